@@ -124,11 +124,8 @@ bench: $(VENV)/.installed-dev ## time the optimisers' own arithmetic on this mac
 netlab: $(VENV)/.installed ## time collectives on an emulated network of this machine's own (Linux, root)
 	@$(HARNESS) netlab --output "$(RESULTS)/netlab"
 
-# Joined with the accuracy runs that there are: those made here, else those that ship.
-ACCURACY = $(firstword $(wildcard $(RESULTS)/fashion_mnist results/reference/fashion_mnist))
-
 speedups: $(VENV)/.installed ## time every method and baseline on such a network, then write the report of speed-ups
-	@$(HARNESS) speedups --output "$(RESULTS)/speedups" $(if $(ACCURACY),--accuracy "$(ACCURACY)")
+	@$(HARNESS) speedups --output "$(RESULTS)/speedups"
 
 speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at 1, 10 and 25 Gb/s, a session more each time
 	@$(HARNESS) speedups --only scored --output "$(RESULTS)/scored_speedups"

@@ -137,14 +137,10 @@ def _add_timing_options(
 ) -> None:
     for sub, folder in ((speedups, "speedups"), (netlab, "netlab"), (time, "speedups_here")):
         sub.add_argument("--output", type=Path, default=Path("results", folder), help=f"default: results/{folder}")
-    what = "of accuracy runs"
-    speedups.add_argument("--accuracy", type=Path, action="append", default=[], metavar="FOLDER", help=what)
     speedups.add_argument("--minutes", type=_above_0, default=90.0, help="last begin of a study's timing (default: 90)")
     what = "what accuracy runs score; links of several latencies; or steps in a row, with slow workers and without"
     speedups.add_argument("--only", choices=("scored", "wide", "consecutive"), help=f"time only {what}; no report")
-    what = "of --only or `time`, by name (default: all)"
-    for sub in (speedups, time):
-        sub.add_argument("--methods", nargs="*", default=[], help=what)
+    time.add_argument("--methods", nargs="*", default=[], help="by name (default: all)")
     netlab.add_argument("--workers", type=_count, default=8, help="gloo processes (default: 8)")
     netlab.add_argument("--machines", type=_count, help="machines they are on, as many on each (default: one each)")
     what = "Mb/s of a machine's link (default: 10,50,100)"

@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from report.frame import read_frames
     from report.render import write_tables
     from report.speed.report import build_speed_report
-    from report.speed.timed import STUDY, experiments_beside
-    from report.speed.workload_model import read_study
+    from report.speed.timed import experiments_beside
+    from report.speed.workload_model import STUDY, read_study
 
     def write() -> str:
         is_study = (options.folder / STUDY).exists()
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UsageError(f"the folder holds {what}, to which --{name} does not belong; leave it out")
         if is_study:
             study = read_study(options.folder)
-            experiments = experiments_beside(options.folder, study.records, options.accuracy)
+            experiments = experiments_beside(options.folder, study.sessions, options.accuracy)
             path = build_speed_report(study, experiments, options.output or options.folder)
             write_study_page(path.with_suffix(".html"), study, experiments)
         else:

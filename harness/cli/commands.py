@@ -227,12 +227,11 @@ def speedups(options: argparse.Namespace) -> int:
     from report.__main__ import main as build
 
     if options.only:
-        for session in SESSIONS[options.only](options.output, options.methods):
+        for session in SESSIONS[options.only](options.output):
             record(session, options.output)
         return 0
     run_study(options.output, options.minutes)
-    accuracy = [word for folder in options.accuracy for word in ("--accuracy", str(folder))]
-    return build([str(options.output), *accuracy])
+    return build([str(options.output)])
 
 
 def netlab(options: argparse.Namespace) -> int:
@@ -245,10 +244,10 @@ def netlab(options: argparse.Namespace) -> int:
 
 def time(options: argparse.Namespace) -> int:
     """Be one of the workers that time steps; 1 where a collective failed."""
-    from harness.timing import cluster
+    from harness.timing.study import time_here
 
     try:
-        cluster.run(options.workload, options.methods, options.visits, options.steps, options.output)
+        time_here(options.workload, options.methods, options.visits, options.steps, options.output)
     except RuntimeError as error:
         return complain(error, FAILURE)
     return 0

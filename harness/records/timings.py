@@ -20,21 +20,21 @@ for each step until it begins anew."""
 
 
 class Fabric(Record):
-    """The network between the workers. Rates are of one direction, as on the wire, before any dilation is undone."""
+    """The network between the workers, at rates of one direction before any dilation is undone; None: no known limit.
+
+    `netlab` is namespaces with rate limits, `host` whatever network the workers' hosts have. Rates are those of each
+    machine's link, and of each worker's inside its machine. The latency is set between machines, one way, by a relay in
+    place of a switch. The compute was slowed down `dilation` times, so the network stands for one that much faster.
+    """
 
     kind: Literal["netlab", "host"]
-    """`netlab`: namespaces with rate limits; `host`: whatever network the workers' hosts have."""
     backend: str
     num_machines: int
     workers_per_machine: int
-    bits_per_second: float | None
-    """Limit of each machine's link; None where nothing limits it, or nobody knows."""
-    inside_bits_per_second: float | None
-    """Limit of each worker's link inside its machine; None where nothing limits it."""
+    bits_per_second: float | None = None
+    inside_bits_per_second: float | None = None
     latency_seconds: float = 0.0
-    """Set between machines, one way, beside what the host takes; a relay's in place of a switch."""
-    dilation: float
-    """k: the compute was slowed down k times, so the network stands for one k times as fast. 1 is real time."""
+    dilation: float = 1.0
 
     @property
     def num_workers(self) -> int:
@@ -52,7 +52,10 @@ class Fabric(Record):
 
 
 class Workload(Record):
-    """A worker's computation in a step, at the speed of the device that is timed or emulated."""
+    """A worker's computation in a step, at the speed of the device that is timed or emulated.
+
+    `source`: where its seconds come from, which is a publication, a calibration here, or a model of them.
+    """
 
     name: str
     model: str
@@ -62,7 +65,6 @@ class Workload(Record):
     forward_seconds: float
     backward_seconds: float
     source: str
-    """Where the two come from: a publication, a calibration here, or a model of them."""
 
     @property
     def compute_seconds(self) -> float:
@@ -71,25 +73,35 @@ class Workload(Record):
 
 
 class Message(Record):
-    """One collective of a step, as a cost model needs it."""
+    """One collective of a step, as a cost model needs it.
+
+    Attributes:
+        payload_bytes: what one worker contributes; in an exchange its message once for each neighbour.
+        every: steps from one to the next.
+        ready: share of the backward pass that is done when it may start, on average; 1: only after it.
+        ready_draws: the same in single steps, where it depends on the step's draw of blocks; all messages' are of the
+            same steps.
+        rounds: of an exchange; empty for other collectives.
+    """
 
     collective: Collective
     payload_bytes: int
-    """What one worker contributes; in an exchange its message once for each neighbour."""
     every: int
-    """Steps from one to the next."""
     ready: float
-    """Share of the backward pass that is done when it may start, on average; 1: only after it."""
     ready_draws: tuple[float, ...] = ()
-    """The same in single steps, where it depends on the step's draw of blocks; all messages' are of the same steps."""
     rounds: Rounds = ()
-    """The rounds of an exchange; empty for other collectives."""
 
 
 class Method(Record):
     """A method or baseline with the settings that a spec gives, and what a session found out about it.
 
-    A row of an accuracy experiment is of this method where its algorithm, settings and momentum equal these three.
+    Attributes:
+        algorithm, settings, momentum: a row of an accuracy experiment is of this method where its three are equal.
+        rows: "experiment/row" of each that is so; of DDP, which computes what SGD does, SGD's; other baselines' none.
+        overlap: whether collectives begin during the backward pass.
+        period: steps after which the pattern of its messages repeats; 1 where all steps are alike.
+        codec_alone_seconds: encoding, decoding and update of a step, mean over the period, of one worker with a core
+            (or a GPU) to itself; None: not timed.
     """
 
     name: str
@@ -98,16 +110,11 @@ class Method(Record):
     settings: dict[str, Any]
     momentum: float
     rows: list[str]
-    """"experiment/row" of each row that is so; of DDP, which computes what SGD does, SGD's; of other baselines none."""
     baseline: bool
     overlap: bool
-    """Whether collectives begin during the backward pass."""
     period: int
-    """Steps after which the pattern of its messages repeats; 1 where all steps are alike."""
     messages: list[Message]
     codec_alone_seconds: float | None = None
-    """Encoding, decoding and update of a step, mean over the period, of one worker with a core (or a GPU) to itself;
-    None: not timed."""
 
     def ratio(self, num_parameters: int) -> float:
         """32-bit gradient over payload, on average over steps; infinite where nothing is sent."""
@@ -132,6 +139,10 @@ class Stragglers(Record):
 class Cell(Record):
     """Timed steps of one kind, of one method, on links of one rate; all lists are by step, in the order of timing.
 
+    `share` is the part of the method's steps that are of this kind; on one link shares sum to 1. The rate is of the
+    emulated links; None: none was set, or such steps send nothing and are alike on all. `visits` are numbers of the
+    method's turns, which are there and back again.
+
     `seconds` are the slowest worker's, the others are means over workers. Where steps are emulated `seconds` leave the
     codec out, since it runs on this host's cores: encoding, decoding and update. `waiting` is from a worker's arrival
     at a collective to the last one's, and 0 where the workers share no clock; `transfer` is the rest of the collective
@@ -142,14 +153,9 @@ class Cell(Record):
     method: str
     kind: StepKind
     share: float
-    """The part of the method's steps that are of this kind; those of its cells on one link sum to 1."""
     bits_per_second: float | None
-    """The rate of the emulated links; None: no rate was set, or steps of this kind send nothing, so they are alike on
-    every link."""
     dilation: float
-    """How many times slower all was."""
     visits: list[int]
-    """Number of the method's turn in which the step was taken; turns are there and back again."""
     seconds: list[float]
     compute_seconds: list[float]
     codec_seconds: list[float]
@@ -161,14 +167,13 @@ class Timing(Record):
     """timing-*.json, scored-*.json: steps of methods that took turns in one session, in one allocation.
 
     A method's mean step on a link is the sum of share times mean over its cells there (`mean_step`). Sessions of the
-    same commit and machine are repetitions: cells of equal method settings, kind and rate can be compared.
+    same commit and machine are repetitions. The fabric's rate is None where cells are of several.
     """
 
     version: int
     basis: Basis
     attempt: Attempt
     fabric: Fabric
-    """Its rate is None where cells are of several."""
     workload: Workload
     stragglers: Stragglers | None = None
     num_warmup_steps: int
@@ -177,17 +182,18 @@ class Timing(Record):
 
 
 class SweepPoint(Record):
-    """One collective at one size. `seconds` are the slowest worker's, one per repetition, the first left out."""
+    """One collective at one size: the slowest worker's seconds, one per repetition, the first left out.
+
+    Bytes and frames are what one machine's link sent per repetition by the interface's counter, acknowledgements
+    included, mean over machines; `formula_bytes` are by the algorithm of the backend, without headers.
+    """
 
     collective: Collective
     payload_bytes: int
     seconds: list[float]
     wire_bytes: float | None
-    """Bytes that one machine's link sent per repetition, by the interface's counter; mean over machines."""
     formula_bytes: float
-    """The same by the algorithm of the backend, without headers."""
     wire_frames: float | None = None
-    """Ethernet frames that it took, acknowledgements included, by the same counter."""
 
 
 class Sweep(Record):
@@ -219,11 +225,8 @@ def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, f
     """Mean seconds of a method's step on one link, over its period, and a confidence interval of that mean.
 
     The kinds' means are mixed by their exact shares, and so are the variances of these means; Student's t has the
-    degrees of freedom of Satterthwaite. Steps count as independent, so the interval is of this session alone: how much
-    sessions differ is another question.
-
-    Args:
-        cells: of one method and link, with those that send nothing; at least two steps each.
+    degrees of freedom of Satterthwaite. Steps count as independent, so the interval is of this session alone. The cells
+    are of one method and link, with those that send nothing; at least two steps each.
     """
     from scipy import stats  # most of a second to import, and most readers of records ask for no interval
 
@@ -240,19 +243,19 @@ def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, f
     return mean, mean - half, mean + half
 
 
-def formula_bytes(collective: Collective, payload_bytes: int, fabric: Fabric) -> float:
-    """Bytes that a machine's link sends, without headers: what one worker of a ring over the ranks sends to the next.
+def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) -> tuple[int, float]:
+    """Hops of a flat ring, and the bytes that a worker sends in each; of an exchange on a ring its one hop.
 
-    Such a ring enters and leaves a machine once, however many of its workers are in it.
-    """
-    return ring_bytes(collective, payload_bytes, fabric.num_workers) if fabric.num_machines > 1 else 0.0
-
-
-def ring_bytes(collective: Collective, payload_bytes: int, num_workers: int) -> float:
-    """Bytes that one worker sends in a ring: 2(n-1)/n of its payload in an all-reduce, in one go or in two stages, n-1
-    payloads in an all-gather. In an exchange its payload, which is for both neighbours.
+    A link of a machine with several of the workers carries as much: a ring over the ranks enters and leaves it once.
     """
     if collective == "exchange":
-        return payload_bytes
-    others = num_workers - 1
-    return (others if collective == "all_gather" else 2 * others / num_workers) * payload_bytes
+        return 1, payload_bytes
+    if collective == "all_gather":
+        return num_workers - 1, payload_bytes
+    return 2 * (num_workers - 1), payload_bytes / num_workers
+
+
+def ring_bytes(collective: Collective, payload_bytes: float, num_workers: int) -> float:
+    """Bytes that one worker sends in a ring, without headers."""
+    hops, hop_bytes = ring_hops(collective, payload_bytes, num_workers)
+    return hops * hop_bytes

@@ -15,19 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from harness.records.run_lock import locked
-from harness.timing.links import (
-    QUEUE_BYTES,
-    LabError,
-    LabTopology,
-    burst_bytes,
-    enter,
-    frames_in_one_piece,
-    unit_bytes,
-)
+from harness.timing.links import FRAME_BYTES, QUEUE_BYTES, LabError, LabTopology, burst_bytes, enter, unit_bytes
 from harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 PREFIX = "cserlab"
@@ -99,8 +90,9 @@ class Lab:
         self.topology = replace(self.topology, bits_per_second=bits_per_second)
         rate, burst = round(bits_per_second), burst_bytes(bits_per_second)
         limit = f"root tbf rate {rate}bit burst {burst} limit {QUEUE_BYTES}"
-        # Sockets look the number up with their route, so that is forgotten: those that are open would keep the old one.
-        frames = f"link set {INTERFACE} gso_max_segs {frames_in_one_piece(bits_per_second)}"
+        # TCP hands a link at most a burst in one piece: the limit would cut a larger one into frames, which takes much
+        # more CPU. Sockets look the number up with their route, so that is forgotten.
+        frames = f"link set {INTERFACE} gso_max_segs {burst // FRAME_BYTES}"
         if self._relay is not None:  # the first to be told, since without it there are no interfaces
             self._tell_relay(f"{bits_per_second}\n")
             frames = f"link set {INTERFACE} mtu {unit_bytes(bits_per_second)}"
@@ -237,16 +229,12 @@ def _signals_as_exceptions() -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     mine = [number for number in ENDING[1:] if is_main and signal.getsignal(number) is signal.SIG_DFL]
     for number in mine:
-        signal.signal(number, _leave)
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
         for number in mine:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def start_inside(network: Lab, work: Callable[..., object], arguments: Sequence[tuple[Any, ...]]) -> WorkerProcesses:

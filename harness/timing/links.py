@@ -24,14 +24,11 @@ from harness.spec import SpecError
 MOST = 250
 """Machines, each a byte of an address; and workers of a machine."""
 LOWEST_RATE = 1e4
-LONGEST_LATENCY_SECONDS = 10.0
 
 FRAME_BYTES = 1514
 """An Ethernet frame of the usual 1500 bytes, as the kernel counts it: without preamble, checksum and gap."""
 BURST_SECONDS = 1e-3
 """A link may be ahead of its rate by this much: more than this kernel's timers are late, less than a message takes."""
-MOST_FRAMES = 65535
-"""The kernel's own bound of a piece."""
 QUEUE_BYTES = 1 << 20
 """What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
 LARGEST_UNIT_BYTES = 60_000
@@ -54,9 +51,8 @@ class LabTopology:
 
     Args:
         num_machines, workers_per_machine: their product is the world size; ranks are contiguous within a machine.
-        bits_per_second: what each machine's link to the switch carries, each way, headers included.
-        latency_seconds: how long a packet is on its way from one machine to another, one way, beside what this machine
-            takes; 0 for a switch, and above for a relay in its place.
+        bits_per_second: what each machine's link carries, each way, headers included.
+        latency_seconds: from one machine to another, one way, beside what this machine takes; above 0 by a relay.
     """
 
     num_machines: int
@@ -68,23 +64,12 @@ class LabTopology:
         for what, count in (("machines", self.num_machines), ("workers a machine", self.workers_per_machine)):
             if not 1 <= count <= MOST:
                 raise LabError(f"a lab has 1 to {MOST} {what}, not {count}")
-        if not 0 <= self.latency_seconds <= LONGEST_LATENCY_SECONDS:
-            longest = f"{LONGEST_LATENCY_SECONDS:g}"
-            raise LabError(f"a link's latency is 0 to {longest} seconds one way, not {self.latency_seconds:g}")
         if not (math.isfinite(self.bits_per_second) and self.bits_per_second >= LOWEST_RATE):
             raise LabError(f"a link's rate is at least {rate_text(LOWEST_RATE)}, not {self.bits_per_second:g} bit/s")
 
     @property
     def num_workers(self) -> int:
         return self.num_machines * self.workers_per_machine
-
-    @property
-    def ring_bits_per_second(self) -> float:
-        """What all workers' links carry together when a ring of all workers keeps the machines' links busy.
-
-        In a ring all workers send at the same pace, so a limit of some is a limit of all.
-        """
-        return self.num_workers * self.bits_per_second
 
     def __str__(self) -> str:
         workers = f"{self.workers_per_machine} x " if self.workers_per_machine > 1 else ""
@@ -108,14 +93,6 @@ def burst_bytes(bits_per_second: float) -> int:
 def unit_bytes(bits_per_second: float) -> int:
     """The largest packet on a link with latency: what its rate carries in BURST_SECONDS, as far as packets go."""
     return min(burst_bytes(bits_per_second) - FRAME_BYTES + 1500, LARGEST_UNIT_BYTES)
-
-
-def frames_in_one_piece(bits_per_second: float) -> int:
-    """How many frames TCP may hand down to a link in one piece.
-
-    A piece larger than the burst would be cut into frames by the limit, one by one, which takes much more CPU.
-    """
-    return min(burst_bytes(bits_per_second) // FRAME_BYTES, MOST_FRAMES)
 
 
 def enter(namespace: str) -> None:

@@ -1,9 +1,10 @@
-"""What is timed: baselines, the family at three overall ratios, relatives, and exactly what experiments score."""
+"""The methods that are timed: those of sessions.toml, and exactly what experiments score."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from algorithms.registry import baselines
@@ -11,10 +12,9 @@ from harness.plan.plan import plan_experiment
 from harness.records.timings import Method
 from harness.spec import SpecError
 from harness.spec_file import find_spec, load_spec
-from harness.timing.workloads import MOMENTUM
+from harness.timing.workloads import DATA, MOMENTUM
 from harness.train.build import table_at_ratio
 
-RATIO = 256
 MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""
 EXPERIMENTS = (MAIN, "fashion_mnist_regime")
@@ -25,18 +25,17 @@ def method(
     name: str,
     label: str,
     algorithm: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    ratio: int | None = None,
     overlap: bool = False,
     momentum: float = MOMENTUM,
     num_steps: int = 0,
 ) -> Method:
-    """A method as a session times it, of which nothing is known yet that a session finds out.
+    """A method with a spec's settings, besides those that it has at a ratio; nothing is known yet that a session finds.
 
-    Args:
-        settings: as a spec has them.
-        overlap: whether collectives begin during the backward pass.
-        num_steps: of the run that it is of, where a setting is said as the run's end.
+    `num_steps` are of the run that it is of, where a setting is said as the run's end.
     """
+    settings = (table_at_ratio(algorithm, ratio) if ratio is not None else {}) | dict(settings)
     intervals = (settings.get(key) for key in ("reset_interval", "sync_interval", "accumulation_steps"))
     period = next((each for each in intervals if each is not None), 1)
     if isinstance(period, int):
@@ -45,7 +44,7 @@ def method(
         name=name,
         label=label,
         algorithm=algorithm,
-        settings=dict(settings),
+        settings=settings,
         momentum=momentum,
         rows=[],
         messages=[],
@@ -55,67 +54,10 @@ def method(
     )
 
 
-def _ddp(name: str, label: str, algorithm: str = "ddp", **settings: int) -> Method:
-    return method(name, label, algorithm, settings, overlap=True)
-
-
-def _own(name: str, label: str, algorithm: str, ratio: int = RATIO, **settings: str) -> Method:
-    overlap = name.endswith("_overlap")
-    return method(name, label, algorithm, table_at_ratio(algorithm, ratio) | settings, overlap)
-
-
-_SPARTA = {"error_compressor": {"kind": "random_k", "ratio": RATIO}, "reset_interval": 1}
-_TABLE = (
-    method("all_reduce", "SGD, one all-reduce", "sgd", {}),
-    _ddp("ddp", "DDP"),
-    _ddp("ddp_fp16", "DDP, fp16", "ddp_fp16"),
-    *(_ddp(f"powersgd_{rank}", f"DDP, PowerSGD rank {rank}", "ddp_powersgd", rank=rank) for rank in (1, 2, 4)),
-    _own("ef_sgd", "EF-SGD", "ef_sgd"),
-    _own("qsparse_local_sgd", "QSparse-local-SGD", "qsparse_local_sgd"),
-    _own("local_sgd", "local SGD", "local_sgd"),
-    _own("csea", "CSEA", "csea"),
-    _own("cser_pl", "CSER-PL", "cser_pl"),
-    _own("mcser", "M-CSER", "mcser"),
-    _own("mcser_32", "M-CSER, ratio 32", "mcser", 32),
-    _own("mcser_1024", "M-CSER, ratio 1024", "mcser", 1024),
-    _own("ef_sgd_overlap", "EF-SGD, overlapped", "ef_sgd"),
-    _own("csea_overlap", "CSEA, overlapped", "csea"),
-    _own("mcser_overlap", "M-CSER, overlapped", "mcser"),
-    _own("dpsgd", "D-PSGD, one peer", "dpsgd", 1),
-    _own("dpsgd_ring", "D-PSGD, ring", "dpsgd", 1, topology="ring"),
-    _own("choco_sgd", "CHOCO-SGD", "choco_sgd"),
-    _own("deep_squeeze", "DeepSqueeze", "deep_squeeze"),
-    _own("diloco", "DiLoCo", "diloco"),
-    _own("ef21_sgdm", "EF21-SGDM", "ef21_sgdm"),
-    _own("noloco", "NoLoCo, pairs", "noloco"),
-    # Its ratio depends on the model; the rank is that of the hook which it stands beside.
-    method("powersgd", "PowerSGD rank 2, two messages", "powersgd", {"rank": 2}),
-    method("sparta", "SPARTA", "cser_pl", _SPARTA),
-    method("two_stage_8", "EF-SGD, 8 bits in two stages", "ef_sgd", {"compressor": {"kind": "quantised_blocks"}}),
-)
-METHODS = {each.name: each for each in _TABLE}
-"""Methods by name, in the order of tables.
-
-Those of the family without a ratio in their label have an overall one of 256, and so have their relatives; but D-PSGD
-compresses nothing, and two stages of 8 bits have 3.9.
-"""
-
-STEPS_BETWEEN = 64
-"""Steps between two averages of a model in `CONSECUTIVE`; blocks have that ratio."""
-_STREAMING = {"sync_interval": STEPS_BETWEEN, "num_fragments": 4, "delay": 12}
-_IN_A_ROW = (
-    METHODS["ddp"],
-    _own("mcser_64", "M-CSER", "mcser", STEPS_BETWEEN),
-    _own("local_sgd_64", "local SGD", "local_sgd", STEPS_BETWEEN),
-    _own("diloco_64", "DiLoCo", "diloco", STEPS_BETWEEN),
-    method("streaming", "Streaming DiLoCo, waiting", "streaming_diloco", _STREAMING),
-    method("streaming_overlap", "Streaming DiLoCo", "streaming_diloco", _STREAMING, overlap=True),
-    method("streaming_4", "Streaming DiLoCo, 4 bits", "streaming_diloco", _STREAMING | {"bits": 4}, overlap=True),
-    _own("noloco_64", "NoLoCo, pairs", "noloco", STEPS_BETWEEN),
-    METHODS["dpsgd"],
-)
-CONSECUTIVE = {each.name: each for each in _IN_A_ROW}
-"""The methods of consecutive steps: a message may travel beside the steps that follow, and a worker may be late."""
+METHODS = {each["name"]: method(**each) for each in DATA["methods"]}
+"""Methods by name, in the order of tables."""
+CONSECUTIVE = {each["name"]: method(**each) for each in DATA["in_a_row"]}
+"""The methods of consecutive steps."""
 
 
 def named(known: Mapping[str, Method], names: Sequence[str]) -> list[Method]:

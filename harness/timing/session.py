@@ -1,25 +1,27 @@
-"""A session as data: what is timed together, over which links, in which order, and what its record holds."""
+"""A session: what is timed together, over which links, in which order; and its record."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from statistics import mean
+from typing import TypeVar
 
 from harness.records.store import VERSION, Attempt
 from harness.records.timings import Cell, Fabric, Message, Method, StepKind, Stragglers, Timing, Workload, ring_bytes
-from harness.timing.timed_step import Parts
+from harness.timing.timed_step import Parts, parts_of
+from harness.timing.turn import NUM_WARMUP_STEPS
+from harness.timing.worker import Do, TimingWorker
 from harness.timing.workloads import Gradients
 
-NUM_WARMUP_STEPS = 3
-"""DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third on."""
-WANTED_SECONDS = 1.0
-"""The length of a slowed step, beside which a message's latency, some 20 ms here, is little."""
-HIGHEST_DILATION = 28.0
-WANTED_SECONDS_BEHIND, HIGHEST_DILATION_BEHIND = 3.0, 64.0
-"""The same where a method encodes behind its backward pass: this host's cores take long, and a slow pass hides it."""
+WANTED = {False: (1.0, 28.0), True: (3.0, 64.0)}
+"""Seconds of a slowed step, beside which a message's latency, some 20 ms here, is little, and the highest dilation.
+
+True: where a method encodes behind its backward pass. This host's cores take long, and a slow pass hides it.
+"""
 SILENT_DILATION = 8.0
 """The dilation of steps that send nothing: they have no link to be slowed down for."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Session:
             is set.
         fastest: rate of a lab's links while methods warm up; no cell asks for more.
         by_cell: whether the dilation is chosen by cell, and the fabric's does not count.
-        in_a_row: whether consecutive steps are timed, in real time.
+        in_a_row: whether consecutive steps are timed.
         trains: whether the workload's model takes its passes; else they are waits of the workload's times.
         steps_per_visit: of each cell; stretches of them where they are in a row.
         stragglers: who is slow, in consecutive steps.
@@ -56,75 +58,80 @@ class Session:
     stragglers: Stragglers | None = None
 
 
-class CellPlan(NamedTuple):
-    """A cell to be timed in one go in each turn: steps of a kind, on links of a rate.
-
-    Attributes:
-        kind: of the steps, by what they send; a method's that are all alike are synchronising steps in every turn.
-        share: of the method's steps that are of this kind.
-        link: as in `Session.links`.
-        dilation: how many times slower passes are, and links.
-    """
-
-    kind: StepKind
-    share: float
-    link: float | None
-    dilation: float
-
-
-def cells_of(session: Session, method: Method) -> list[CellPlan]:
-    """What is timed of a method whose messages are known: each kind of its steps on each link.
+def cells_of(session: Session, method: Method) -> list[Cell]:
+    """What is timed of a method whose messages are known, without steps: each kind of its steps on each link.
 
     Where dilations are by cell, steps that send nothing are timed once; and the dilation is large where messages are
     small, since it divides latency.
     """
-    if session.in_a_row:
-        return [CellPlan("consecutive", 1.0, link, 1.0) for link in session.links]
     always, period = [message for message in method.messages if message.every == 1], method.period
     kinds: list[tuple[StepKind, float, list[Message]]] = [("every", 1.0, always)]
-    if period > 1:
+    if session.in_a_row:
+        kinds = [("consecutive", 1.0, method.messages)]
+    elif period > 1:
         kinds = [("ordinary", 1 - 1 / period, always), ("synchronising", 1 / period, method.messages)]
     cells = []
     for kind, share, messages in kinds:
         if session.by_cell and not messages:
-            cells.append(CellPlan(kind, share, None, SILENT_DILATION))
+            cells.append(_cell(method, kind, share, None, SILENT_DILATION))
             continue
         for link in session.links:
             dilation = _dilation(session, method, messages, link) if session.by_cell else session.fabric.dilation
-            cells.append(CellPlan(kind, share, link, dilation))
+            cells.append(_cell(method, kind, share, link, dilation))
     return cells
+
+
+def _cell(method: Method, kind: StepKind, share: float, link: float | None, dilation: float) -> Cell:
+    return Cell(
+        method=method.name,
+        kind=kind,
+        share=share,
+        bits_per_second=link,
+        dilation=dilation,
+        visits=[],
+        seconds=[],
+        compute_seconds=[],
+        codec_seconds=[],
+        waiting_seconds=[],
+        transfer_seconds=[],
+    )
 
 
 def _dilation(session: Session, method: Method, messages: Sequence[Message], link: float | None) -> float:
     """How many times slower these messages are sent and passes are: a step takes as long as is wanted."""
     assert link is not None, "links without a rate cannot be slowed down"
-    encodes_behind = method.overlap and method.algorithm != "ddp"
-    wanted = WANTED_SECONDS_BEHIND if encodes_behind else WANTED_SECONDS
-    highest = HIGHEST_DILATION_BEHIND if encodes_behind else HIGHEST_DILATION
+    wanted, highest = WANTED[method.overlap and method.algorithm != "ddp"]
     sent = sum(ring_bytes(each.collective, each.payload_bytes, session.fabric.num_workers) for each in messages)
     step = session.workload.compute_seconds + 8 * sent / link
     return max(min(wanted / step, highest), link / session.fastest, 1.0)
 
 
-def cell_of(name: str, plan: CellPlan, steps: Sequence[tuple[int, Parts]], trains: bool) -> Cell:
-    """The record of a cell's steps, each with the number of its turn; of real passes where the session trains."""
-    return Cell(
-        method=name,
-        kind=plan.kind,
-        share=plan.share,
-        bits_per_second=plan.link,
-        dilation=plan.dilation,
-        visits=[visit for visit, _ in steps],
-        seconds=[parts.total if trains else (parts.total - parts.codec) / plan.dilation for _, parts in steps],
-        compute_seconds=[parts.compute / plan.dilation for _, parts in steps],
-        codec_seconds=[parts.codec for _, parts in steps],
-        waiting_seconds=[parts.waiting / plan.dilation for _, parts in steps],
-        transfer_seconds=[parts.transfer / plan.dilation for _, parts in steps],
-    )
+def time_session(session: Session, do: Do, attempt: Attempt, set_rate: Callable[[float], object] | None) -> Timing:
+    """Give the workers the orders of a session, in which methods take turns, and make its record of what they return.
 
-
-def timing_of(session: Session, methods: list[Method], cells: list[Cell], attempt: Attempt) -> Timing:
-    """The session's record, with the methods as it found them to be and their cells, in the order of a turn."""
+    Args:
+        set_rate: has a lab's links carry so many bits a second; None: they are as they are. In a lab workers are of one
+            host, and share its clock.
+    """
+    do(TimingWorker.begin, session.workload, session.gradients, session.trains, session.fabric.num_workers)
+    methods: list[Method] = do(TimingWorker.describe, list(session.methods))[0]
+    cells = {method.name: cells_of(session, method) for method in methods}
+    for visit, method in there_and_back(methods, session.num_visits):
+        if set_rate is not None:  # On a slow network most of a session would be the warm-up.
+            set_rate(session.fastest)
+        do(TimingWorker.build, method)
+        for cell in cells[method.name]:
+            if set_rate is not None and cell.bits_per_second is not None:
+                set_rate(cell.bits_per_second / cell.dilation)
+            for number in range(visit * session.steps_per_visit, (visit + 1) * session.steps_per_visit):
+                if session.in_a_row:
+                    order = (TimingWorker.stretch, number, cell.dilation, session.stragglers)
+                    seconds, passes = zip(*do(*order), strict=True)
+                    parts = Parts(max(seconds), mean(passes), 0.0, 0.0, max(seconds) - mean(passes))
+                else:
+                    steps = do(TimingWorker.step, number, cell.kind != "ordinary", cell.dilation)
+                    parts = parts_of(steps, share_clock=set_rate is not None)
+                add_step(cell, visit, parts, session.trains)
     return Timing(
         version=VERSION,
         basis="measured" if session.trains else "emulated",
@@ -134,5 +141,22 @@ def timing_of(session: Session, methods: list[Method], cells: list[Cell], attemp
         stragglers=session.stragglers,
         num_warmup_steps=NUM_WARMUP_STEPS,
         methods=methods,
-        cells=cells,
+        cells=[cell for own in cells.values() for cell in own],
     )
+
+
+def there_and_back(things: Sequence[T], num_rounds: int) -> Iterator[tuple[int, T]]:
+    """Number of the round and thing: A B C, C B A, A B C, ... so that what disturbs the machine disturbs all alike."""
+    for number in range(num_rounds):
+        for thing in things if number % 2 == 0 else reversed(things):
+            yield number, thing
+
+
+def add_step(cell: Cell, visit: int, parts: Parts, trains: bool) -> None:
+    """Add a step to its cell: the dilation undone in all but the codec, which is left out where passes are waits."""
+    cell.visits.append(visit)
+    cell.seconds.append(parts.total if trains else (parts.total - parts.codec) / cell.dilation)
+    cell.compute_seconds.append(parts.compute / cell.dilation)
+    cell.codec_seconds.append(parts.codec)
+    cell.waiting_seconds.append(parts.waiting / cell.dilation)
+    cell.transfer_seconds.append(parts.transfer / cell.dilation)

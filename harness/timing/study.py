@@ -1,61 +1,44 @@
-"""Which sessions are timed on this machine, and in which order; what it cannot do of the study is written down."""
+"""Which sessions are timed, and in which order: on networks of this machine's own, and by torchrun on those at hand."""
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from harness.records.provenance import new_attempt
-from harness.records.store import VERSION, write_record
-from harness.records.timings import Fabric, LeftOut, Method, Stragglers, TimingStudy
+from harness.records.store import VERSION, read_record, write_record
+from harness.records.timings import Fabric, LeftOut, Method, Stragglers, Sweep, Timing, TimingStudy
+from harness.spec import SpecError
 from harness.timing.lab import lab
 from harness.timing.links import LabTopology, rate_text
 from harness.timing.methods import CONSECUTIVE, METHODS, named, scored_methods
-from harness.timing.session import Session, timing_of
-from harness.timing.session_workers import time_in_lab
-from harness.timing.sweep import ceiling_bits_per_second, connected, fabric, record_name, sweep_lab
-from harness.timing.workloads import gradients_of, workload
+from harness.timing.session import Session, time_session
+from harness.timing.sweep import ceiling_bits_per_second, fabric, record_name, sweep, sweep_lab
+from harness.timing.worker import TIMEOUT_SECONDS, TimingWorker, as_one_of, connected
+from harness.timing.workloads import DATA, gradients_of, problem_of, workload
+from harness.workers.attempt import prepare_thread
+from harness.workers.process_group import joined, own_gpu
 
 SHARE_OF_CEILING = 0.3
 """The part of what this machine's links reach that is used: the rest of its cores' time is for the methods."""
 MOST_COMPUTE_SECONDS = 10.0
 """The longest slowed step: with a longer one a timing would take an hour."""
 
-FEW = ("all_reduce", "ddp", "ddp_fp16", "powersgd_2", "csea", "cser_pl", "mcser", "mcser_overlap")
-"""The methods where a fabric is there for comparison."""
-RELATIVES = ("dpsgd", "dpsgd_ring", "choco_sgd", "deep_squeeze", "diloco", "ef21_sgdm", "powersgd", "sparta")
-"""Methods that readers ask to see beside the family; timed on two layouts and where latency rules."""
-OF_RATIOS = (*(name for name in FEW if name not in ("csea", "cser_pl")), "mcser_32", "mcser_1024")
-"""The methods for a published speed-up, of which it is not known which ratio it was of."""
-
-WIDE_WORKLOAD, WIDE_WORKERS, WIDE_LINK = "cmudict", 8, 100e6
-WIDE_LATENCIES = (0.0, 5e-3, 20e-3, 80e-3)
-"""Seconds one way: a switch, a region, a continent, and half the world."""
-WIDE = (
-    *("all_reduce", "ddp", "powersgd_1", "two_stage_8", "csea", "cser_pl", "mcser", "local_sgd", "diloco", "dpsgd"),
-    *("choco_sgd", "noloco"),
-)
-"""The methods of wide-area links: those that claim them, and baselines."""
-
-SLOW = (None, Stragglers(who="one", factor=1.5), Stragglers(who="one", factor=3), Stragglers(who="in turn", factor=3))
-"""Who is slow in consecutive steps."""
-FAR = (5e-3, 20e-3)
-"""Seconds one way at which consecutive steps are timed too, where nobody is slow."""
-
-SCORED_WORKLOAD, SCORED_WORKERS = "resnet50_v100", 8
-SCORED_LINKS = (1e9, 10e9, 25e9)
-"""Bits a second, of the links that scored methods are emulated on."""
 SCORED_SHARE_OF_CEILING = 0.5
-"""Methods' own arithmetic does not run while links are at work."""
+"""The same of scored sessions: methods' own arithmetic does not run while links are at work."""
 
 
 class Job(NamedTuple):
-    """A workload on machines whose links stand for such a rate, slowed down `dilation` times.
+    """A workload on machines whose links stand for such a rate, slowed down `dilation` times; and groups of methods.
 
     The cores here do the codecs of all workers, at their own speed. Where the passes are slow enough, those of a method
     that encodes behind its backward pass, as PowerSGD, fit in as they would on a GPU; and so does the network's
@@ -63,49 +46,29 @@ class Job(NamedTuple):
     """
 
     workload: str
-    num_machines: int
-    workers_per_machine: int
+    machines: int
+    workers: int
     bits_per_second: float
     dilation: float
-    methods: Sequence[str] = tuple(METHODS)
+    methods: Sequence[str]
 
     def fabric(self, most_bits_per_second: float) -> Fabric:
         """The network here; where links would be faster than it can carry in all, all is slowed down further."""
-        num_workers = self.num_machines * self.workers_per_machine
-        dilation = max(self.dilation, num_workers * self.bits_per_second / most_bits_per_second)
-        slowed = LabTopology(self.num_machines, self.workers_per_machine, self.bits_per_second / dilation)
-        return fabric(slowed, dilation)
+        dilation = max(self.dilation, self.machines * self.workers * self.bits_per_second / most_bits_per_second)
+        return fabric(LabTopology(self.machines, self.workers, self.bits_per_second / dilation), dilation)
 
 
-JOBS = (
-    Job("resnet50_v100", 8, 1, 10e9, 64),
-    *(Job("fashion_mnist", 8, 1, rate, dilation) for rate, dilation in ((1e9, 128), (100e6, 64), (10e6, 16))),
-    Job("fashion_mnist", 8, 1, 10e9, 128, (*FEW, *RELATIVES)),
-    Job("cmudict", 8, 1, 1e9, 64, (*FEW, *RELATIVES)),
-    Job("resnet50_v100", 2, 4, 10e9, 64, (*FEW, *RELATIVES)),
-    Job("resnet50_v100", 8, 1, 25e9, 64, FEW),
-    Job("resnet50_v100", 8, 1, 10e9, 32, FEW),
-    Job("resnet50_v100", 8, 1, 1e9, 16, FEW),
-    Job("resnet50_v100", 8, 1, 100e9, 256, FEW),
-    Job("wide_resnet_40_8_v100", 8, 1, 10e9, 40, OF_RATIOS),
-)
-"""The study's jobs in the order in which they are done: what a slow machine has no time for is at the end.
-
-At 10 Gb/s latency rules on Fashion-MNIST: a model of 103 kB takes less to send than the hops of a ring to wait for.
-A message's latency is this machine's, which the dilation divides: at 10 Gb/s ResNet-50 is timed at two dilations, so at
-two latencies, one twice the other.
-"""
+JOBS = [Job(**job) for job in DATA["jobs"]]
+GROUPS: dict[str, list[str]] = DATA["groups"] | {"all": list(METHODS)}
 
 
 def record(session: Session, folder: Path) -> None:
     """Time the session in a lab, and write its record into the folder. Raises LabError or WorkerError."""
-    network = session.fabric
-    topology = LabTopology(*network.layout, session.fastest, network.latency_seconds)
+    topology = LabTopology(*session.fabric.layout, session.fastest, session.fabric.latency_seconds)
     print(f"speedups: {session.name}, {len(session.methods)} methods on {topology}", flush=True)
     attempt = new_attempt("processes", "gloo", torch.device("cpu"))
-    with lab(topology) as up:
-        methods, cells = time_in_lab(session, up)
-    write_record(folder / f"{session.name}.json", timing_of(session, methods, cells, attempt))
+    with lab(topology) as network, connected(network) as do:
+        write_record(folder / f"{session.name}.json", time_session(session, do, attempt, network.set_rate))
 
 
 def run_study(output: Path, minutes: float) -> TimingStudy:
@@ -114,20 +77,20 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     A timing that would be begun after so many minutes is left out.
     """
     ends = time.monotonic() + 60 * minutes
-    most = SHARE_OF_CEILING * ceiling_bits_per_second(max(job.num_machines * job.workers_per_machine for job in JOBS))
+    most = SHARE_OF_CEILING * ceiling_bits_per_second(max(job.machines * job.workers for job in JOBS))
     print(f"speedups: this machine's links are used up to {rate_text(most)} in all", flush=True)
     fabrics = [job.fabric(most) for job in JOBS]
     rates = {(*each.layout, each.bits_per_second or 0.0) for each in fabrics}
     topologies = [LabTopology(*each) for each in sorted(rates, key=lambda each: each[-1])]
     for topology in topologies:
         print(f"speedups: sweep of {topology}", flush=True)
-        with lab(topology) as network, connected(network) as seconds:
-            write_record(output / record_name(topology), sweep_lab(network, seconds))
+        with lab(topology) as network, connected(network) as do:
+            write_record(output / record_name(topology), sweep_lab(network, do))
     loads = {name: workload(name, "cpu") for name in dict.fromkeys(job.workload for job in JOBS)}
     timings: list[str] = []
     left_out: list[LeftOut] = []
     for job, place in zip(JOBS, fabrics, strict=True):
-        load, layout = loads[job.workload], f"{job.num_machines}x{job.workers_per_machine}"
+        load, layout = loads[job.workload], f"{job.machines}x{job.workers}"
         why = "the minutes given to the study were over" if time.monotonic() > ends else None
         if (compute := place.dilation * load.compute_seconds) > MOST_COMPUTE_SECONDS:
             why = (
@@ -140,7 +103,8 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
         name = f"timing-{job.workload}-{layout}-{job.bits_per_second / 1e6:g}mbps"
         name += f"-slowed-{place.dilation:g}" if f"{name}.json" in timings else ""
         timings.append(f"{name}.json")
-        methods, fastest = named(METHODS, job.methods), most / place.num_workers
+        methods = named(METHODS, [each for group in job.methods for each in GROUPS[group]])
+        fastest = most / place.num_workers
         record(Session(name, load, gradients_of(load.name), methods, place, (job.bits_per_second,), fastest), output)
     sweeps = [record_name(topology) for topology in topologies]
     study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
@@ -148,45 +112,101 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     return study
 
 
-def scored(folder: Path, names: Sequence[str]) -> Iterator[Session]:
+def scored(folder: Path) -> Iterator[Session]:
     """Exactly what the experiments score, on links of several rates in one session; another call is another session."""
-    methods, load = named(scored_methods(Path("results")), names), workload(SCORED_WORKLOAD, "cpu")
-    fastest = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(SCORED_WORKERS) / SCORED_WORKERS
-    several = fabric(LabTopology(SCORED_WORKERS, 1, max(SCORED_LINKS))).model_copy(update={"bits_per_second": None})
+    told, methods = DATA["scored"], list(scored_methods(Path("results")).values())
+    load, num_workers = workload(told["workload"], "cpu"), told["num_workers"]
+    fastest = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(num_workers) / num_workers
+    several = fabric(LabTopology(num_workers, 1, fastest)).model_copy(update={"bits_per_second": None})
     name, gradients = f"scored-{1 + len(list(folder.glob('scored-*.json')))}", gradients_of(load.name)
-    yield Session(name, load, gradients, methods, several, SCORED_LINKS, fastest, by_cell=True)
+    yield Session(name, load, gradients, methods, several, told["links"], fastest, by_cell=True)
 
 
-def wide(folder: Path, names: Sequence[str]) -> Iterator[Session]:
-    """Links of one rate and several latencies, each a session in real time; of `WIDE` if no method is named."""
-    for latency in WIDE_LATENCIES:
-        yield _in_real_time("wide", latency, named(METHODS, names or WIDE))
+def wide(folder: Path) -> Iterator[Session]:
+    """Links of one rate and several latencies, each a session in real time."""
+    for latency in DATA["wide"]["latencies"]:
+        yield _in_real_time("wide", latency, named(METHODS, DATA["wide"]["methods"]))
 
 
-def consecutive(folder: Path, names: Sequence[str]) -> Iterator[Session]:
-    """Consecutive steps, with nobody slow and with stragglers, each a session in real time.
-
-    Far apart M-CSER is left out where no method is named: it would take a quarter of an hour.
-    """
-    for latency, slow in [*((0.0, each) for each in SLOW), *((each, None) for each in FAR)]:
-        methods = named(CONSECUTIVE, names or [name for name in CONSECUTIVE if not latency or name != "mcser_64"])
+def consecutive(folder: Path) -> Iterator[Session]:
+    """Consecutive steps, with nobody slow and with stragglers, each a session in real time."""
+    told = DATA["consecutive"]
+    slow = [Stragglers(**each) for each in told["stragglers"]]
+    for latency, who in [(0.0, None), *((0.0, each) for each in slow), *((far, None) for far in told["far"])]:
+        methods = [each for name, each in CONSECUTIVE.items() if not latency or name not in told["not_far"]]
         session = replace(_in_real_time("consecutive", latency, methods), in_a_row=True, steps_per_visit=2)
-        name = session.name if slow is None else f"{session.name}-{slow.who.replace(' ', '-')}-{slow.factor:g}"
-        yield replace(session, name=name, stragglers=slow)
+        name = session.name if who is None else f"{session.name}-{who.who.replace(' ', '-')}-{who.factor:g}"
+        yield replace(session, name=name, stragglers=who)
 
 
-SESSIONS: dict[str, Callable[[Path, Sequence[str]], Iterator[Session]]] = {
-    "scored": scored,
-    "wide": wide,
-    "consecutive": consecutive,
-}
-"""Sessions that are timed by themselves: called with the folder of records and names of methods, all if none is named.
-
-Raises SpecError: an unknown method, or this machine can have no network lab.
-"""
+SESSIONS = {"scored": scored, "wide": wide, "consecutive": consecutive}
+"""Sessions that are timed by themselves, by the folder of their records. Raises LabError: no lab is possible here."""
 
 
 def _in_real_time(kind: str, latency: float, methods: Sequence[Method]) -> Session:
-    load, place = workload(WIDE_WORKLOAD, "cpu"), fabric(LabTopology(WIDE_WORKERS, 1, WIDE_LINK, latency))
-    name = f"{kind}-{WIDE_LINK / 1e6:g}mbps-{1e3 * latency:g}ms"
-    return Session(name, load, gradients_of(load.name), methods, place, (WIDE_LINK,), WIDE_LINK)
+    told = DATA["wide"]
+    load, link = workload(told["workload"], "cpu"), told["bits_per_second"]
+    place, name = (
+        fabric(LabTopology(told["num_workers"], 1, link, latency)),
+        f"{kind}-{link / 1e6:g}mbps-{1e3 * latency:g}ms",
+    )
+    return Session(name, load, gradients_of(load.name), methods, place, [link], link)
+
+
+# The network at hand: the command `time`, as one of torchrun's processes.
+
+
+def time_here(name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path) -> None:
+    """Sweep the network, and time the methods (all if none is named) on the workload; rank 0 writes both records.
+
+    A workload with published times is emulated by waiting, over gloo; others are trained, on GPUs where there are some.
+    The folder `output` is made a study of; timings of other workloads that are in it stay. Raises SpecError: not
+    started by torchrun, or an unknown name.
+    """
+    if "RANK" not in os.environ:
+        raise SpecError("timing needs several workers: start it with torchrun")
+    wanted, gradients = named(METHODS, methods), gradients_of(name)
+    trains = problem_of(name).emulated is None
+    cuda = torch.cuda.is_available() and trains
+    network = fabric_here("nccl" if cuda else "gloo")
+    device = own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()) if cuda else "cpu"
+    prepare_thread(device)
+    session = Session(
+        f"timing-{name}",
+        workload(name, device),
+        gradients,
+        wanted,
+        network,
+        links=(None,),
+        fastest=math.inf,
+        trains=trains,
+        num_visits=num_visits,
+        steps_per_visit=steps_per_visit,
+    )
+    place = torch.device(device)
+    with joined(device, TIMEOUT_SECONDS, "env://"):
+        attempt, rank = new_attempt("torchrun", network.backend, place), dist.get_rank()
+        do = partial(as_one_of, TimingWorker(place))
+        swept = sweep(attempt, network, do)
+        timing = time_session(session, do, attempt, set_rate=None)
+    if rank == 0:
+        add_to_study(output, swept, timing)
+
+
+def add_to_study(folder: Path, swept: Sweep, timing: Timing) -> None:
+    """Make the folder a study of this sweep, with this timing beside those of other workloads that it has."""
+    file, name = folder / "study.json", f"timing-{timing.workload.name}.json"
+    timings = read_record(file, TimingStudy).timings if file.exists() else []
+    timings = list(dict.fromkeys([*timings, name]))
+    write_record(folder / "sweep.json", swept)
+    write_record(folder / name, timing)
+    write_record(file, TimingStudy(version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[]))
+
+
+def fabric_here(backend: str) -> Fabric:
+    """The network between the workers that the environment speaks of; nobody knows its rates."""
+    world_size, local = int(os.environ["WORLD_SIZE"]), os.environ["LOCAL_WORLD_SIZE"]
+    if not local.isdigit() or world_size % int(local):
+        raise SpecError(f"{world_size} workers, {local} of them on a host: start equally many on every host")
+    layout = {"num_machines": world_size // int(local), "workers_per_machine": int(local)}
+    return Fabric(kind="host", backend=backend, **layout)

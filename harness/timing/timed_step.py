@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 from typing import Any
 from unittest.mock import patch
@@ -23,12 +24,10 @@ Interval = tuple[float, float]
 
 @dataclass
 class Recorded:
-    """One all-reduce or all-gather of this worker, or one exchange with its neighbours.
+    """One collective of this worker, by its group and number in that, as other workers know it too.
 
-    Attributes:
-        key: group and number in it, by which workers know it from others.
-        ready: share of the backward pass that was done when it began.
-        ended: None for one that the host does not see end (on a GPU, where it did not wait for it).
+    `ready` is the share of the backward pass that was done when it began; `ended` is None for one that the host does
+    not see end (on a GPU, where it did not wait for it).
     """
 
     collective: Collective
@@ -55,7 +54,7 @@ def recorded(share_done: Callable[[], float], device: torch.device) -> Iterator[
         seen.append(Recorded(collective, key, num_bytes, share_done(), mark(device)))
         return seen[-1]
 
-    def end(here: Recorded) -> None:
+    def end(here: Recorded, _: object = None) -> None:
         here.ended = mark(device)
 
     def all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
@@ -64,7 +63,7 @@ def recorded(share_done: Callable[[], float], device: torch.device) -> Iterator[
         if not async_op:
             end(here)
         elif not tensor.is_cuda:
-            work.get_future().add_done_callback(lambda _: end(here))
+            work.get_future().add_done_callback(partial(end, here))
         return work
 
     def seen_whole(collective: Collective, name: str) -> Callable[..., Any]:
@@ -99,10 +98,8 @@ def recorded(share_done: Callable[[], float], device: torch.device) -> Iterator[
 class RankStep:
     """One worker's step, in seconds of its clock.
 
-    Attributes:
-        passes_began, last_gradient: of the forward and backward pass; the time between is compute.
-        collectives: by a key that is the same on all workers, from when it was begun to when it was done.
-        scheduled_seconds: what the passes take where they are waits; infinite where they are not.
+    Compute is from `passes_began` to `last_gradient`. Collectives are from when they were begun to when they were done,
+    by keys that are the same on all workers. `scheduled_seconds` is infinite where passes are no waits.
     """
 
     began: float
@@ -136,7 +133,11 @@ def parts_of(workers: Sequence[RankStep], share_clock: bool) -> Parts:
     compute = [min(each.last_gradient - each.passes_began, each.scheduled_seconds) for each in workers]
     sending = [_exposed(each.collectives.values(), each) for each in workers]
     codec = [each.ended - each.began - own - sent for each, own, sent in zip(workers, compute, sending, strict=True)]
-    waiting = _waiting(workers) if share_clock else [0.0] * len(workers)
+    waiting = [0.0] * len(workers)
+    if share_clock:
+        last = {key: max(worker.collectives[key][0] for worker in workers) for key in workers[0].collectives}
+        until = [[(lo, min(hi, last[key])) for key, (lo, hi) in worker.collectives.items()] for worker in workers]
+        waiting = [_exposed(own, worker) for own, worker in zip(until, workers, strict=True)]
     for rank, worker in enumerate(workers):
         if worker.scheduled_seconds < float("inf"):
             shift = min(waiting[rank], max(codec) - codec[rank])
@@ -150,14 +151,6 @@ def parts_of(workers: Sequence[RankStep], share_clock: bool) -> Parts:
         waiting=mean(waiting),
         transfer=mean(sending) - mean(waiting),
     )
-
-
-def _waiting(workers: Sequence[RankStep]) -> list[float]:
-    last = {key: max(worker.collectives[key][0] for worker in workers) for key in workers[0].collectives}
-    until = [
-        [(began, min(ended, last[key])) for key, (began, ended) in worker.collectives.items()] for worker in workers
-    ]
-    return [_exposed(own, worker) for own, worker in zip(until, workers, strict=True)]
 
 
 def _exposed(intervals: Iterable[Interval], worker: RankStep) -> float:

@@ -23,18 +23,17 @@ from algorithms.core.topology import Mixing, Topology
 from algorithms.core.traffic import Mark, mark
 from algorithms.registry import baselines
 from harness.records.timings import Message, Method
-from harness.timing.session import NUM_WARMUP_STEPS, Session
 from harness.timing.timed_step import RankStep, Recorded, recorded
-from harness.timing.workloads import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Trainee, problem_of, short_run
+from harness.timing.workloads import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Trainee, short_run
 from harness.train.build import build_optimizer
 from harness.train.local_workers import seconds_to_idle
 
+NUM_WARMUP_STEPS = 3
+"""DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third on."""
 BUCKET_BYTES = 25 << 20
 """DDP's default for all buckets but the first, which at the start is of 1 MB, and the last."""
-NUM_DRAWS = 1000
-"""Steps of an overlapped method over which it is averaged when its blocks' layers are done."""
-NUM_KEPT_DRAWS = 50
-"""How many of these a record holds."""
+NUM_DRAWS, NUM_KEPT_DRAWS = 1000, 50
+"""Steps over which an overlapped method's early messages are averaged; of the first of them a record holds each one."""
 NUM_CODEC_STEPS = 3
 Groups = Sequence[ProcessGroup | None]
 """Process groups of the same workers, as many as DDP can need; None is the world."""
@@ -46,33 +45,26 @@ def make_groups(num_parameters: int) -> tuple[Groups, Groups]:
     return [None, *(dist.new_group() for _ in range(num_buckets - 1))], [dist.new_group([0])] * num_buckets
 
 
-def trainee_of(session: Session, device: torch.device) -> Trainee:
-    """A new model of the session's workload, with the same parameters on every worker."""
-    schedule = None if session.trains else session.workload
-    return Trainee(session.workload.name, session.gradients, device, schedule, dist.get_rank())
-
-
 class Turn:
-    """A method that is ready to train, built anew with the model that it trains, and warmed up.
+    """A method that is ready to train, built anew around a new trainee, and warmed up.
 
     Its all-reduces may be done by DDP in C++, unseen, from the backward pass's end on or before.
 
     Args:
-        groups: the workers that talk; a group of one stands for a worker of a session of many.
+        num_workers: of the session; a group of one stands for one of them.
         visible: DDP's all-reduces are done by their equal in Python, and bucket by bucket, so that they are seen one by
             one, as they are in no timed step.
     """
 
     def __init__(
-        self, session: Session, method: Method, device: torch.device, groups: Groups, visible: bool = False
+        self, trainee: Trainee, method: Method, num_workers: int, groups: Groups, visible: bool = False
     ) -> None:
-        self.session, self.method, self.device = session, method, device
-        self.trainee = trainee_of(session, device)
-        module, baseline = self.trainee.module, baselines().get(method.algorithm)
+        self.trainee, self.method, self.num_workers = trainee, method, num_workers
+        module, baseline = trainee.module, baselines().get(method.algorithm)
         self.optimizer: Optimizer
         if baseline is None:
             self._model, self._hides = module, False
-            self.optimizer = _own(module, session, method, groups[0])
+            self.optimizer = _own(trainee, method, num_workers, groups[0])
         else:
             assert issubclass(baseline, DDP)
             self._model, self._hides = _in_ddp(baseline, module, method, groups, visible)
@@ -91,15 +83,14 @@ class Turn:
     def go_to(self, period: int, synchronises: bool) -> None:
         """Let the next step be the last of the period of this number, which synchronises, or the one before it.
 
-        Blocks are drawn by the step's number, so another period has others. Step 1 is left out, in which methods may
-        send more than ever after.
+        Another period has other blocks. Step 1 is left out, in which methods may send more than ever after.
         """
         if isinstance(self.optimizer, DistributedOptimizer):
             self.optimizer.num_steps = self.method.period * (period + 2) - (1 if synchronises else 2)
 
     def timed_step(self) -> tuple[RankStep, list[Recorded]]:
         """Take a step; its times on this worker, and what it sent."""
-        device, trainee = self.device, self.trainee
+        device, trainee = self.trainee.device, self.trainee
         with recorded(lambda: trainee.share_done, device) as seen:
             began = mark(device)
             self.step()
@@ -130,15 +121,14 @@ class Turn:
         return step, seen
 
 
-def _own(module: nn.Module, session: Session, method: Method, group: ProcessGroup | None) -> DistributedOptimizer:
+def _own(trainee: Trainee, method: Method, num_workers: int, group: ProcessGroup | None) -> DistributedOptimizer:
     """Build one of this project's methods."""
-    collectives, num_workers = _EqualFromTheStart(group, overlap=method.overlap), session.fabric.num_workers
+    collectives = _EqualFromTheStart(group, overlap=method.overlap)
     has_neighbours = "topology" in method.settings or method.algorithm == "noloco"
     if has_neighbours and collectives.world_size < num_workers:
         collectives = _OneOfMany(group, num_workers)
-    problem = problem_of(session.workload.name)
-    config = short_run(problem, method.algorithm, method.settings, momentum=method.momentum)
-    return build_optimizer(config, module, collectives, method.period)
+    config = short_run(trainee.problem, method.algorithm, method.settings, momentum=method.momentum)
+    return build_optimizer(config, trainee.module, collectives, method.period)
 
 
 class _EqualFromTheStart(ProcessGroupCollectives):
@@ -204,29 +194,25 @@ def _by_bucket(hooks: Sequence[tuple[Any, Hook]]) -> Hook:
     return communicate
 
 
-def described(session: Session, device: torch.device, alone: Groups) -> list[Method]:
-    """The session's methods with their messages and the time of their codecs; the groups are of this worker alone."""
-    found, bare = [], _bare_seconds(session, device)
-    for method in session.methods:
-        turn = Turn(session, method, device, alone, visible=True)
-        known = {"messages": messages_of(turn), "codec_alone_seconds": max(0.0, _seconds(turn) - bare)}
-        found.append(method.model_copy(update=known))
-    return found
+def described(turn: Turn, bare_seconds: float) -> Method:
+    """The turn's method with its messages and the time of its codec, beside passes that take so long by themselves."""
+    codec = max(0.0, _seconds(turn) - bare_seconds)
+    return turn.method.model_copy(update={"messages": messages_of(turn), "codec_alone_seconds": codec})
 
 
 def messages_of(turn: Turn) -> list[Message]:
     """Say what a worker sends in a period: in every step, and what the synchronising step sends besides."""
-    session, method, optimizer = turn.session, turn.method, turn.optimizer
+    method, optimizer = turn.method, turn.optimizer
     messages = _messages_once(turn)
     if "topology" in method.settings:
         # Those of worker 0; each other worker's neighbours are as many ranks further on.
         topology = Topology(method.settings["topology"])
-        rounds = tuple(mixing.receivers[0] for mixing in topology.rounds(session.fabric.num_workers))
+        rounds = tuple(mixing.receivers[0] for mixing in topology.rounds(turn.num_workers))
         return [message.model_copy(update={"rounds": rounds}) for message in messages]
     if not method.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
     steps = range(method.period, (NUM_DRAWS + 1) * method.period, method.period)
-    draws = [early_begins(optimizer.early_messages(step), session.gradients.done) for step in steps]
+    draws = [early_begins(optimizer.early_messages(step), turn.trainee.gradients.done) for step in steps]
     ready = [[draw.get(8 * message.payload_bytes, 1.0) for draw in draws] for message in messages]
     return [
         message.model_copy(update={"ready": mean(own), "ready_draws": tuple(own[:NUM_KEPT_DRAWS])})
@@ -271,14 +257,13 @@ def _seconds(turn: Turn) -> float:
         taken = []
         for _ in range(NUM_CODEC_STEPS):
             turn.go_to(0, synchronises)
-            taken.append(seconds_to_idle(turn.step, turn.device))
+            taken.append(seconds_to_idle(turn.step, turn.trainee.device))
         seconds[synchronises] = median(taken)
     return (seconds.get(False, 0.0) * (period - 1) + seconds[True]) / period
 
 
-def _bare_seconds(session: Session, device: torch.device) -> float:
+def bare_seconds(trainee: Trainee) -> float:
     """Seconds of the passes alone; gradients are added to what is there, as where a method has flat buffers."""
-    trainee = trainee_of(session, device)
     for parameter in trainee.module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    return median([seconds_to_idle(trainee.passes, device) for _ in range(1 + NUM_CODEC_STEPS)][1:])
+    return median([seconds_to_idle(trainee.passes, trainee.device) for _ in range(1 + NUM_CODEC_STEPS)][1:])

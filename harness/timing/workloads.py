@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,46 +25,33 @@ from harness.train.build import build_model, trainable
 from harness.train.local_workers import MixedPrecision, random_batch, seconds_to_idle
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
-FORWARD_SHARE = 1 / 3
-"""The forward pass's part of the passes' time: an assumption, since a backward pass has twice its arithmetic."""
-ASSUMPTION = "forward to backward as 1 to 2 (an assumption)"
+FORWARD_SHARE, ASSUMPTION = 1 / 3, "forward to backward as 1 to 2 (an assumption)"
+"""The forward pass's part of the passes' time: a backward pass has twice its arithmetic."""
 MIN_STEPS, MAX_STEPS, MAX_SECONDS = 5, 200, 3.0
 """Bounds of a calibration."""
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A model, the task whose images or sentences it takes, and how many of them one worker has in a step."""
+DATA: dict[str, Any] = tomllib.loads((Path(__file__).parent / "sessions.toml").read_text())
+"""sessions.toml: what is timed, over which links, in which order."""
+
+
+class Problem(NamedTuple):
+    """A model, the task whose images or sentences it takes, how many of them one worker has in a step, and the
+    precision that its experiment trains in on GPUs; or, where a V100 is emulated, that of what is published of it."""
 
     task: str
     model: ModelSpec
     batch_size: int
     precision: Precision = "fp32"
-    """The precision that its experiment trains in on GPUs."""
-
-
-FASHION_MNIST = Problem("fashion_mnist", ModelSpec(name="small_cnn", options={"widths": [16, 64]}), 16)
-RESNET50 = Problem("imagenet", ModelSpec(name="resnet50"), 32, "fp16")
-WIDE_RESNET = Problem("cifar100", ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16)
-TRANSFORMER = {"width": 64, "num_heads": 4, "num_layers": 1, "feedforward": 128}
-PROBLEMS = {
-    "fashion_mnist": FASHION_MNIST,
-    "cmudict": Problem("cmudict", ModelSpec(name="transformer", options=TRANSFORMER), 32),
-    "resnet50": RESNET50,
-    "wide_resnet_40_8": WIDE_RESNET,
-    "resnet50_v100": RESNET50,
-    "wide_resnet_40_8_v100": WIDE_RESNET,
-}
-"""Problems by the workload's name."""
-EMULATED = {"resnet50_v100": "mixed", "wide_resnet_40_8_v100": "fp32"}
-"""Workloads with the times of a V100, by the precision of what is published of it; the others are measured."""
+    emulated: str | None = None
 
 
 def problem_of(name: str) -> Problem:
     """The problem of a workload. Raises SpecError: there is no such workload; the message names those there are."""
-    if name not in PROBLEMS:
-        raise SpecError(f"unknown workload {name!r}; the workloads are {', '.join(PROBLEMS)}")
-    return PROBLEMS[name]
+    known = DATA["workloads"]
+    if name not in known:
+        raise SpecError(f"unknown workload {name!r}; the workloads are {', '.join(known)}")
+    return Problem(**known[name] | {"model": ModelSpec(**known[name]["model"])})
 
 
 def short_run(
@@ -90,11 +79,11 @@ def workload(name: str, device: str) -> Workload:
     worker alone on one core or GPU, on random images, by the median.
     """
     problem, gradients, place = problem_of(name), gradients_of(name), torch.device(device)
-    if name in EMULATED:
-        rate = published_rate(EMULATED[name])
+    if problem.emulated is not None:
+        rate = published_rate(problem.emulated)
         where, source = f"{rate.device}, {rate.precision}", rate.source
         seconds = problem.batch_size / rate.images_per_second
-        if problem is not RESNET50:
+        if problem.model.name != "resnet50":
             source = f"modelled: scaled by arithmetic from {source}"
             seconds = forward_flops(short_run(problem)) / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
     else:
@@ -164,8 +153,7 @@ class Trainee:
     Args:
         name, gradients: of the workload.
         schedule: has the times that passes wait for, in place of a model's arithmetic; None: the workload's model takes
-            them, on random images or sentences, as `computes_in` says.
-        rank: of the worker, whose own the random batch is.
+            them, on a random batch of this rank, as `computes_in` says.
 
     Attributes:
         module: has the parameters; a method may wrap it.
@@ -178,18 +166,19 @@ class Trainee:
     def __init__(
         self, name: str, gradients: Gradients, device: torch.device, schedule: Workload | None = None, rank: int = 0
     ) -> None:
-        self._schedule, self._device = schedule, device
+        self.problem, self.gradients, self.device, self._schedule = problem_of(name), gradients, device, schedule
         self.dilation, self.share_done = 0.0, 0.0
         self.began = self.last_gradient = self.returned = mark(device)
         self.module: nn.Module
+        self._loss: Callable[[nn.Module], Tensor]
         if schedule is not None:
-            self.module, self._loss = _Waiting(gradients, self._wait), _waited
+            self.module = _Waiting(gradients, self._wait)
+            self._loss = lambda model: model(torch.ones(1, requires_grad=True))
         else:
-            problem, generator = problem_of(name), torch.Generator().manual_seed(rank)
+            task, generator = find_task(self.problem.task), torch.Generator().manual_seed(rank)
             precision = MixedPrecision(computes_in(name, device), device)
-            like = torch.empty(0, device=device)
-            batch = random_batch(find_task(problem.task), problem.batch_size, generator, like)
-            self.module = trainable(short_run(problem), device)
+            batch = random_batch(task, self.problem.batch_size, generator, torch.empty(0, device=device))
+            self.module = trainable(short_run(self.problem), device)
             self._loss = lambda model: precision.loss(model, *batch)
         for number, parameter in enumerate(self.module.parameters()):
             note = partial(self._note, gradients.done[number])
@@ -197,7 +186,7 @@ class Trainee:
 
     def _note(self, done: float, _: Tensor) -> None:
         self.share_done = max(self.share_done, done)
-        self.last_gradient = mark(self._device)
+        self.last_gradient = mark(self.device)
 
     def _wait(self, done: float) -> None:
         """Sleep until so much of the backward pass is over by the schedule; not at all if that is past."""
@@ -215,9 +204,9 @@ class Trainee:
     def passes(self, wrapped: nn.Module | None = None) -> None:
         """The forward pass through `wrapped`, which contains `module` (or through that), and the backward pass."""
         self.share_done = 0.0
-        self.began = mark(self._device)
-        self._loss(wrapped or self.module).backward()
-        self.returned = mark(self._device)
+        self.began = mark(self.device)
+        self._loss(wrapped or self.module).backward()  # type: ignore[no-untyped-call]
+        self.returned = mark(self.device)
 
 
 def computes_in(name: str, device: torch.device) -> Precision:
@@ -228,16 +217,11 @@ def computes_in(name: str, device: torch.device) -> Precision:
     return problem_of(name).precision if device.type == "cuda" else "fp32"
 
 
-def _waited(model: nn.Module) -> Tensor:
-    loss: Tensor = model(torch.ones(1, requires_grad=True))
-    return loss
-
-
 class _Waiting(nn.Module):
     """Parameters in the model's own order; in the backward pass each waits until its gradient would be there.
 
-    Waits end at times that are set when the passes begin, so errors do not add up, and what hooks and gradients cost
-    this host is hidden in the waits as far as these are long enough. Gradients are views of one random vector.
+    Waits end at times that are set when the passes begin, so errors do not add up, and what hooks cost this host is
+    hidden in them as far as they are long enough. Gradients are views of one random vector.
     """
 
     def __init__(self, gradients: Gradients, wait: Callable[[float], None]) -> None:

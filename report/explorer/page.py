@@ -13,8 +13,7 @@ from harness.records.store import write_text_atomically
 from report.explorer.steps import scored_models, step_models, timings_table
 from report.frame import Frames
 from report.regime import claimed_contrasts
-from report.speed.timed import STUDY
-from report.speed.workload_model import SpeedStudy, read_study
+from report.speed.workload_model import STUDY, SpeedStudy, read_study
 from report.statistics import accuracy_frame, difference, pool_of
 
 HERE = Path(__file__).parent
@@ -42,7 +41,7 @@ def write_experiment_page(path: Path, frames: Frames) -> None:
     """
     places = [place / "speedups" for place in (frames.folder.parent, frames.folder.parent.parent)]
     study = next((read_study(place) for place in places if (place / STUDY).exists()), None)
-    models = scored_models(study, frames) if study and study.records.sessions and not frames.is_tuning else []
+    models = scored_models(study, frames) if study and study.sessions and not frames.is_tuning else []
     timings = timings_table(study, {model["name"] for model in models}) if study and models else None
     page = explorer_page(frames, models, timings, without=("scores", "pairs") if frames.is_tuning else ())
     write_text_atomically(path, page, durable=False)
@@ -55,7 +54,7 @@ def write_study_page(path: Path, study: SpeedStudy, experiments: Sequence[Frames
         OSError: the file cannot be written.
     """
     frames = next(iter(experiments), None)
-    scored = scored_models(study, frames) if frames and study.records.sessions else []
+    scored = scored_models(study, frames) if frames and study.sessions else []
     title, without = "Step times and speed-ups", ("scores", "tuning", "pairs")
     page = explorer_page(frames, scored + step_models(study), timings_table(study), title, without)
     write_text_atomically(path, page, durable=False)

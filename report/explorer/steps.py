@@ -20,7 +20,7 @@ def timings_table(study: SpeedStudy, workloads: Collection[str] | None = None) -
     """Every timed cell of a study with what the model says of it, then those of scored methods; of some workloads alone
     if they are named."""
     table = study.cells.drop(columns="timing", errors="ignore")
-    scored = scored_steps_frame(study.records.sessions)
+    scored = scored_steps_frame(study.sessions)
     if len(scored):
         works = {method.name: work for work, methods in _sessions(study).items() for method in methods}
         scored["workload"], scored["basis"] = [scored_name(works[name]) for name in scored["method"]], "emulated"
@@ -43,14 +43,14 @@ def step_models(study: SpeedStudy) -> list[dict[str, Any]]:
 
 def scored_models(study: SpeedStudy, frames: Frames) -> list[dict[str, Any]]:
     """The same of the methods that an experiment scores and of their baselines, without encoding and update."""
-    joined = joined_frame(frames, study.records.sessions).dropna(subset="method")
+    joined = joined_frame(frames, study.sessions).dropna(subset="method")
     rows = {str(name): list(group["row"].unique()) for name, group in joined.groupby("method")}
     found = []
     for work, methods in _sessions(study).items():
         if work in study.models and study.models[work].is_modelled and any(each.name in rows for each in methods):
             wanted = [each for each in methods if each.name in rows or each.baseline]
             told = [_method(each, 0.0, rows.get(each.name, [])) for each in wanted]
-            attempts = [session.attempt for session in study.records.sessions if session.workload.name == work]
+            attempts = [session.attempt for session in study.sessions if session.workload.name == work]
             found.append(_model(study.models[work], scored_name(work), "without encoding and update; ", attempts, told))
     return found
 
@@ -64,7 +64,7 @@ def _sessions(study: SpeedStudy) -> dict[str, list[Method]]:
     """The methods of all sessions, each once, by workload."""
     found: dict[str, dict[str, Method]] = {}
     session: Timing
-    for session in study.records.sessions:
+    for session in study.sessions:
         for method in session.methods:
             found.setdefault(session.workload.name, {}).setdefault(method.name, method)
     return {work: list(methods.values()) for work, methods in found.items()}

@@ -13,8 +13,7 @@ from harness.records.store import read_record
 from harness.records.timings import Timing
 from report.frame import Frames, UsageError, read_frames
 from report.regime import claimed_contrasts
-from report.speed.timed import STUDY
-from report.speed.workload_model import SpeedStudy, read_study
+from report.speed.workload_model import STUDY, SpeedStudy, read_study
 from report.statistics import UNKNOWN, Pool, difference, pool_of
 
 SHIPPED = Path(__file__).parents[2] / "results"

@@ -145,7 +145,7 @@ def what_headlines_ask(study: SpeedStudy, model: WorkloadModel) -> Answer | None
         return lines.iloc[(lines["compute_seconds"] - seconds).abs().argmin()]
 
     shown = pd.concat([imagenet[imagenet["ms"].isin([20, 30, 40, 50])], cifar[cifar["ms"].isin([30, 50])]])
-    near, slow = nearest(imagenet, model.compute_seconds), nearest(imagenet, 0.050)
+    near, slow = nearest(imagenet, model.workload.compute_seconds), nearest(imagenet, 0.050)
     return Answer(frame, {"near": near, "slow": slow, "ten": nearest(cifar, 0.050)}, rows=shown)
 
 

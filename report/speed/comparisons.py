@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,23 +17,18 @@ from report.speed.workload_model import SpeedStudy, WorkloadModel, seconds_at
 
 LOWEST, HIGHEST = 1e6, 400e9
 """Bits per second: the range over which everything is modelled."""
-CLEARLY = 1.05
-"""A method is said to beat a baseline where it is more than so many times as fast."""
-NEGLIGIBLE = 1.1
-"""Communication is called negligible where a step takes no longer than this factor of its compute."""
-_STEPS_PER_DECADE = 20
+CLEARLY, NEGLIGIBLE = 1.05, 1.1
+"""A method beats a baseline where it is more than so many times as fast; communication is negligible where a step takes
+no longer than so many times its compute."""
 
-DDP = "ddp"
-"""The baseline, by name, that all are compared with: overlapped buckets in fp32."""
+DDP, PROPOSED = "ddp", "mcser"
+"""By name the baseline that all are compared with, overlapped in fp32, and the method of which single sentences are."""
 RIVALS = (DDP, "ddp_fp16", "powersgd_2")
 """Overlapped baselines, by name, of the thresholds."""
-PROPOSED = "mcser"
-"""The method, by name, of which single sentences are."""
 PROPOSED_AT_RATIOS = ("mcser_32", PROPOSED, "mcser_1024")
 
 
-@dataclass(frozen=True)
-class Headline:
+class Headline(NamedTuple):
     """A speed-up that was published for training one network on one task; `precision` as in the table of devices."""
 
     words: str
@@ -53,8 +47,8 @@ HEADLINE_RATES = (1e9, 5e9, 10e9, 25e9)
 
 
 def log_grid(low: float, high: float) -> list[float]:
-    """Points evenly spaced on a logarithmic axis, both ends among them."""
-    count = max(2, math.ceil(_STEPS_PER_DECADE * math.log10(high / low)))
+    """Twenty points a decade evenly spaced on a logarithmic axis, both ends among them."""
+    count = max(2, math.ceil(20 * math.log10(high / low)))
     return [float(x) for x in np.geomspace(low, high, count + 1)]
 
 
@@ -98,7 +92,7 @@ def headline_marks(headline: Headline, model: WorkloadModel) -> dict[float, str]
     A rate is scaled to the workload's batch; for another network than ResNet-50 by arithmetic, as its workload was.
     """
     rates = [rate for rate in hardware().training if rate.precision == headline.precision]
-    images = model.compute_seconds * next(rate.images_per_second for rate in rates if rate.gpus == 1)
+    images = model.workload.compute_seconds * next(rate.images_per_second for rate in rates if rate.gpus == 1)
     return dict(sorted((images / (rate.images_per_second / rate.gpus), rate.source) for rate in rates))
 
 
@@ -116,7 +110,7 @@ def headlines_frame(study: SpeedStudy) -> pd.DataFrame:
         marks = headline_marks(headline, model)
         pairs = [(m, r) for m in PROPOSED_AT_RATIOS for r in RIVALS if {m, r} <= model.methods.keys()]
         for compute, (method, rival) in product(sorted({*COMPUTE_SECONDS, *marks}), pairs):
-            factor = partial(speedup, model, method, rival, slower=compute / model.compute_seconds)
+            factor = partial(speedup, model, method, rival, slower=compute / model.workload.compute_seconds)
             common = {
                 "headline": headline.words,
                 "target": headline.target,
@@ -138,10 +132,7 @@ def highest_rate(factor: Callable[[float], float], target: float) -> float:
 
 
 def needed_ratio(compute: Compute, messages: Sequence[Message], network: Network) -> float:
-    """The least ratio, at least 1, by which every message must shrink for communication to be negligible.
-
-    It is nan where latency alone is too much.
-    """
+    """The least ratio, at least 1, at which messages are so short that communication is negligible; nan: none is."""
     allowed = NEGLIGIBLE * (compute.forward + compute.backward)
 
     def spare(ratio: float) -> float:

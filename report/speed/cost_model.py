@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from statistics import fmean as mean
 from typing import Literal
 
-from harness.records.timings import Collective, Message, Rounds
+from harness.records.timings import Collective, Message, Rounds, ring_hops
 
 Algorithm = Literal["ring", "tree", "hierarchical"]
 
@@ -53,10 +53,7 @@ class Links:
 
 @dataclass(frozen=True)
 class Network:
-    """Workers on machines, with the links that each collective finds.
-
-    `dilation`: by how much slower the links' clock runs than the workers'; seconds on the network are divided by it.
-    """
+    """Workers on machines, with the links that each collective finds; their clock runs `dilation` times slower."""
 
     num_machines: int
     workers_per_machine: int
@@ -79,12 +76,7 @@ class Compute:
 
 
 def collective_seconds(network: Network, collective: Collective, payload_bytes: float, rounds: Rounds = ()) -> float:
-    """Seconds of a collective that nothing else delays, of an exchange the mean over its rounds.
-
-    Args:
-        payload_bytes: of one worker, in an exchange its message once for each neighbour.
-        rounds: of an exchange, as in `Message`.
-    """
+    """Seconds of a collective that nothing else delays; of an exchange, whose payload is as in `Message`, the mean."""
     machines, workers = network.num_machines, network.workers_per_machine
     links = network.links[collective]
     if collective == "exchange":
@@ -101,7 +93,7 @@ def collective_seconds(network: Network, collective: Collective, payload_bytes: 
         levels = ((links.inside, workers), (links.between, machines))
         seconds = sum(2 * math.ceil(math.log2(count)) * link.hop(payload_bytes) for link, count in levels)
     else:
-        hops, hop_bytes = ring_hops(network.num_workers, collective, payload_bytes)
+        hops, hop_bytes = ring_hops(collective, payload_bytes, network.num_workers)
         used = [links.between] * (machines > 1) + [links.inside] * (workers > 1)
         seconds = hops * max(link.hop(hop_bytes) for link in used)
     return seconds / network.dilation
@@ -116,15 +108,6 @@ def _hierarchical(network: Network, links: Links, collective: Collective, payloa
     gathered = (workers - 1) * links.inside.hop(payload_bytes)
     between = (machines - 1) * links.between.hop(workers * payload_bytes)
     return gathered + between + chain + network.num_workers * payload_bytes * links.inside.beta
-
-
-def ring_hops(num_workers: int, collective: Collective, payload_bytes: float) -> tuple[int, float]:
-    """Hops of a flat ring, and the bytes of each; of an exchange on a ring its one hop."""
-    if collective == "exchange":
-        return 1, payload_bytes
-    if collective == "all_reduce":
-        return 2 * (num_workers - 1), payload_bytes / num_workers
-    return num_workers - 1, payload_bytes
 
 
 def _exchange(network: Network, links: Links, payload_bytes: float, distances: Sequence[int]) -> float:
@@ -142,8 +125,7 @@ def _exchange(network: Network, links: Links, payload_bytes: float, distances: S
 def step_seconds(compute: Compute, messages: Sequence[Message], network: Network) -> float:
     """Seconds of one step that sends all of these messages; where their blocks are drawn, the mean over draws.
 
-    They queue on one link in the order in which they get ready; each begins when it is ready and the one before it is
-    through. The codec comes after both the backward pass and the last message.
+    They queue on one link as they get ready. The codec comes after both the backward pass and the last message.
     """
     num_draws = min((len(m.ready_draws) for m in messages if m.ready_draws), default=0)
     draws = [[m.ready_draws[draw] if m.ready_draws else m.ready for m in messages] for draw in range(num_draws)]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 from scipy.special import expit
 
-from harness.records.timings import Collective, Fabric, Sweep
-from report.speed.cost_model import Algorithm, Link, Links, Network, ring_hops
+from harness.records.timings import Collective, Fabric, Sweep, ring_hops
+from report.speed.cost_model import Algorithm, Link, Links, Network
 
 COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "two_stages", "all_gather", "exchange")
 POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -57,7 +57,7 @@ def fits_of(sweep: Sweep) -> list[Fit]:
         points = [point for point in sweep.points if point.collective == collective]
         if len({point.payload_bytes for point in points}) < 2:
             continue
-        hops = [ring_hops(sweep.fabric.num_workers, collective, point.payload_bytes) for point in points]
+        hops = [ring_hops(collective, point.payload_bytes, sweep.fabric.num_workers) for point in points]
         tried = [_fitted(hops, [median(point.seconds) for point in points], power) for power in POWERS]
         link, errors = min(tried, key=lambda pair: sum(math.log1p(error) ** 2 for error in pair[1]))
         fits.append(Fit(sweep.fabric, collective, link, max(map(abs, errors))))

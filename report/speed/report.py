@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -15,14 +16,7 @@ from report.speed import comparisons
 from report.speed.comparisons import DDP, PROPOSED
 from report.speed.figures import draw_loss_and_step, draw_speedups
 from report.speed.fitting import fits_frame
-from report.speed.timed import (
-    CONSECUTIVE,
-    WIDE,
-    baselines_frame,
-    conditions_frame,
-    joined_frame,
-    scored_steps_frame,
-)
+from report.speed.timed import WIDE, baselines_frame, conditions_frame, joined_frame, scored_steps_frame
 from report.speed.workload_model import SpeedStudy, WorkloadModel
 from report.wording import factor, milliseconds, rate
 
@@ -40,14 +34,9 @@ HEADER_BYTES = 66
 
 
 def build_speed_report(study: SpeedStudy, experiments: Sequence[Frames], output: Path) -> Path:
-    """Write the report of a study; the same records give the same bytes of Markdown and CSV. Returns its path.
+    """Write the report of a study, with the experiments' losses beside step times, into a folder; returns its path.
 
-    Args:
-        experiments: whose losses stand beside the step times.
-        output: the folder to write into.
-
-    Raises:
-        OSError: the output cannot be written.
+    The same records give the same bytes of Markdown and CSV. Raises OSError: the output cannot be written.
     """
     return write_report(output, "report", "speed.md.j2", *contents(study, experiments))
 
@@ -57,15 +46,15 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     modelled = [m for m in study.models.values() if m.is_modelled and {DDP, PROPOSED} <= m.methods.keys()]
     first = comparisons.HEADLINES[0].workload
     model = next((m for m in modelled if m.workload.name == first), None) or next(iter(modelled), None)
-    wide, row = conditions_frame(study.records.wide), conditions_frame(study.records.consecutive)
-    in_a_row, sweeps = conditions_table(row) if len(row) else None, sweeps_frame(study.records.sweeps)
+    wide, row = conditions_frame(study.wide), conditions_frame(study.consecutive)
+    in_a_row, sweeps = conditions_table(row) if len(row) else None, sweeps_frame(study.sweeps)
     context: dict[str, Any] = {
         "model": model,
         "workloads": list(study.models.values()),
         "at": AT,
-        "records": study.records,
+        "records": study,
         "machine": _machine(study),
-        "left_out": dict.fromkeys(f"{entry.what}: {entry.why}" for entry in study.records.study.left_out),
+        "left_out": dict.fromkeys(f"{entry.what}: {entry.why}" for entry in study.study.left_out),
         "wide": (far := conditions_table(wide)).sort_values(far.columns[-1]) if len(wide) else None,
         "row": in_a_row,
         "row_at": {} if in_a_row is None else in_a_row.set_index("label").to_dict("index"),
@@ -73,7 +62,7 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     }
     frames = {"step_times": study.cells, "sweeps": sweeps, "fits": fits_frame(study.fits)}
     frames |= {"wide_steps": wide[WIDE]} if len(wide) else {}
-    frames |= {"consecutive_steps": row[CONSECUTIVE]} if len(row) else {}
+    frames |= {"consecutive_steps": row} if len(row) else {}
     figures: dict[str, Figure] = {}
     parts = [_joined(study, experiments)] + ([_modelled(study, modelled, model, sweeps)] if model else [])
     for more_context, more_frames, more_figures in parts:
@@ -115,7 +104,7 @@ def _modelled(
 
 def _joined(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     """Loss beside step time: of all experiments in the frames, of the first on the page."""
-    sessions = study.records.sessions
+    sessions = study.sessions
     frames, figures = {"scored_steps": scored_steps_frame(sessions)}, {}
     if not sessions or not experiments:
         return {"joined": None}, frames, {}
@@ -137,8 +126,7 @@ def _joined(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
 
 
 def _as_scored(timed: pd.DataFrame, beside: pd.DataFrame) -> list[dict[Any, Any]]:
-    """At `AT` the proposed method as it is scored and the fastest that loses no more: over DDP, over the best of the
-    baselines timed beside them, and against SGD."""
+    """At `AT` the proposed method as scored and the fastest that loses no more, over DDP and over the best baseline."""
     at = timed[timed["bits_per_second"] == AT].dropna(subset=["estimate"])
     bases: Any = beside[beside["bits_per_second"] == AT].set_index("method")
     own = at[at["label"] == "M-CSER"]
@@ -153,7 +141,7 @@ def _as_scored(timed: pd.DataFrame, beside: pd.DataFrame) -> list[dict[Any, Any]
 
 
 def _machine(study: SpeedStudy) -> dict[str, str]:
-    attempts = study.records.attempts
+    attempts = study.attempts
     if not attempts:
         return {}
     first = attempts[0]
@@ -257,9 +245,8 @@ def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
     for what, errors in (("step", cells["error"]), ("communication", cells["communication_error"][large])):
         errors = errors.dropna().abs()
         for name, group in [("all", errors), *errors.groupby(layout_of(cells))]:
-            numbers = {"mean": group.mean(), "median": group.median(), "p90": group.quantile(0.9)}
-            lines.append({"what": what, "layout": name, "num_cells": len(group)} | numbers)
-    return pd.DataFrame(lines)
+            lines.append((what, name, len(group), group.mean(), group.median(), group.quantile(0.9)))
+    return pd.DataFrame(lines, columns=["what", "layout", "num_cells", "mean", "median", "p90"])
 
 
 def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
@@ -271,9 +258,8 @@ def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     for sweep in sweeps:
         place = sweep.fabric.model_dump(include={"num_machines", "workers_per_machine", "bits_per_second", "dilation"})
         for point in sweep.points:
-            seconds = pd.Series(point.seconds, dtype=float)
-            numbers = point.model_dump(exclude={"seconds"}) | {"median_seconds": seconds.median()}
-            lines.append(place | numbers | {"repetitions": len(seconds)})
+            numbers = {"median_seconds": median(point.seconds), "repetitions": len(point.seconds)}
+            lines.append(place | point.model_dump(exclude={"seconds"}) | numbers)
     frame = pd.DataFrame(lines)
     if len(frame):
         carried = frame["wire_bytes"].astype(float) - HEADER_BYTES * frame["wire_frames"].astype(float)

@@ -1,11 +1,10 @@
-"""Steps by the clock: a study's records, each method's step in them as a line of a frame, and tables of these lines.
+"""Steps by the clock: each method's step in a timing as a line of a frame, and tables of these lines.
 
 Speed is joined to accuracy by settings: a row's step is that of the timed method whose settings are the row's.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,14 +12,10 @@ from typing import Any
 import pandas as pd
 
 from harness.records.experiment import Row
-from harness.records.store import Attempt, RecordError, read_record
-from harness.records.timings import Cell, Method, Sweep, Timing, TimingStudy, mean_step
+from harness.records.timings import Cell, Method, Timing, mean_step
 from report.frame import JUDGED, Frames, UsageError, read_frames
 from report.statistics import against_baseline
 
-STUDY = "study.json"
-SCORED = "scored_speedups"
-"""The folder beside a study's that may hold sessions of scored methods, too."""
 ENOUGH = 10
 """Steps of each kind from which on a mean has a t interval; of fewer there are medians and their range."""
 CROWDED = 0.15
@@ -35,82 +30,20 @@ _CELL += ["label", "baseline", "ratio", *_STEP, *_PARTS]
 _SCORED = ["method", "label", "algorithm", "bits_per_second", *_STEP, "num_sessions", "codec_alone_seconds"]
 WIDE = ["method", "label", "latency_seconds", "bits_per_second", *_STEP]
 """Columns of a table of wide-area links."""
-CONSECUTIVE = [*WIDE, "condition", "passes_seconds"]
-"""The same of consecutive steps."""
-
-
-@dataclass(frozen=True)
-class SpeedRecords:
-    """Everything read of one study, in the order of its lists.
-
-    `sessions` are of scored methods; `wide` are on links of several latencies, and so are `consecutive` steps.
-    """
-
-    study: TimingStudy
-    sweeps: tuple[Sweep, ...]
-    timings: tuple[Timing, ...]
-    sessions: tuple[Timing, ...]
-    wide: tuple[Timing, ...]
-    consecutive: tuple[Timing, ...]
-
-    @property
-    def attempts(self) -> list[Attempt]:
-        """Of all records, in the order of these fields."""
-        records = (*self.sweeps, *self.timings, *self.sessions, *self.wide, *self.consecutive)
-        return [record.attempt for record in records]
-
-
-def read_speed_records(folder: Path) -> SpeedRecords:
-    """Read a study's folder.
-
-    Raises:
-        UsageError: no such folder, or no study in it.
-        RecordError: a record is missing or damaged, or two are from different machines; the message names the file.
-    """
-    if not (folder / STUDY).exists():
-        raise UsageError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
-    study = read_record(folder / STUDY, TimingStudy)
-    scored, wide, consecutive = (folder.glob(f"{name}-*.json") for name in ("scored", "wide", "consecutive"))
-    paths = {
-        "timings": [folder / name for name in study.timings],
-        "sessions": sorted({*scored, *(folder.parent / SCORED).glob("scored-*.json")}),
-        "wide": sorted(wide),
-        "consecutive": sorted(consecutive),
-    }
-    sweeps = {folder / name: read_record(folder / name, Sweep) for name in study.sweeps}
-    found = {name: {path: read_record(path, Timing) for path in own} for name, own in paths.items()}
-    _refuse_mixed(sweeps | found["timings"])
-    for name in ("sessions", "wide", "consecutive"):
-        _refuse_mixed(found[name])
-    return SpeedRecords(study, tuple(sweeps.values()), **{name: tuple(own.values()) for name, own in found.items()})
-
-
-def _refuse_mixed(records: Mapping[Path, Sweep | Timing]) -> None:
-    """Times of two machines, or of two versions of torch, cannot be set beside one another."""
-    attempts = {path: record.attempt for path, record in records.items()}
-    machines = [(path, (a.host, a.cpu, a.packages.get("torch", "unknown"))) for path, a in attempts.items()]
-    for path, machine in machines:
-        first, expected = machines[0]
-        for what, ours, theirs in zip(("host", "CPU", "torch"), expected, machine, strict=True):
-            if ours != theirs:
-                raise RecordError(
-                    f"{path} was timed on another machine than {first.name} ({what} {theirs}, not {ours}); "
-                    "keep each machine's records in a study of their own"
-                )
 
 
 def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
     """One line a timing, method and rate of the links whose kinds of step were all timed, in the order of the records.
 
-    `seconds` is the step over the method's period, from a cell of each kind of its steps, in the device's time: a
-    slowed clock is undone. It has the codec in it where that was measured, and not where it was emulated. `low`, `high`
-    and `interval` say how sure it is: "t" is 95 % of the mean of ten steps or more of each kind; "range" is the lowest
-    to the highest of fewer, whose `seconds` are medians. Parts of the step are means of medians, the codec's as on the
-    clock.
+    `seconds` is the step over the method's period, from a cell of each kind of its steps, in the device's time. It has
+    the codec in it where that was measured, and not where it was emulated. `low`, `high` and `interval` say how sure it
+    is: "t" is 95 % of the mean of ten steps or more of each kind; "range" is the lowest to the highest of fewer, whose
+    `seconds` are medians. Parts of the step are medians, the codec's as on the clock.
     """
     lines = []
     for number, timing in enumerate(timings):
-        fabric, rates = timing.fabric, {cell.bits_per_second for cell in timing.cells} - {None}
+        fabric, told = timing.fabric, {cell.bits_per_second for cell in timing.cells if cell.bits_per_second}
+        rates: list[float | None] = [*sorted(told)] or [None]
         place = {
             "timing": number,
             "workload": timing.workload.name,
@@ -121,13 +54,13 @@ def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
             "dilation": fabric.dilation,
         }
         for method in timing.methods:
-            told = method.model_dump(include={"label", "algorithm", "baseline", "codec_alone_seconds"})
-            told |= {"method": method.name, "ratio": method.ratio(timing.workload.num_parameters)}
+            named = method.model_dump(include={"label", "algorithm", "baseline", "codec_alone_seconds"})
+            named |= {"method": method.name, "ratio": method.ratio(timing.workload.num_parameters)}
             own = [cell for cell in timing.cells if cell.method == method.name and cell.seconds]
-            for bits in sorted(rates) or [None]:
+            for bits in rates:
                 cells = [cell for cell in own if cell.bits_per_second in (bits, None)]
                 if math.isclose(sum(cell.share for cell in cells), 1.0):
-                    lines.append({**place, "bits_per_second": bits, **told, **_step(cells)})
+                    lines.append({**place, "bits_per_second": bits, **named, **_step(cells)})
     return pd.DataFrame(lines, columns=list(dict.fromkeys([*_CELL, *_SCORED[:-2], *WIDE, "codec_alone_seconds"])))
 
 
@@ -172,7 +105,8 @@ def conditions_frame(timings: Sequence[Timing]) -> pd.DataFrame:
 
     ordered = sorted(timings, key=order)
     steps = steps_frame(ordered).rename(columns={"compute_seconds": "passes_seconds"})
-    return steps.assign(condition=[condition(ordered[number]) for number in steps["timing"]])[CONSECUTIVE]
+    steps["condition"] = [condition(ordered[number]) for number in steps["timing"]]
+    return steps[[*WIDE, "condition", "passes_seconds"]]
 
 
 def scored_steps_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
@@ -236,13 +170,9 @@ def _is_of(method: Method, row: Row) -> bool:
     return equal or (method.algorithm == "ddp" and bool(method.rows) and row.algorithm == "sgd")
 
 
-def experiments_beside(folder: Path, records: SpeedRecords, given: Sequence[Path] = ()) -> list[Frames]:
-    """The accuracy experiments whose losses stand beside a study's step times.
-
-    Args:
-        folder: of the study.
-        given: the experiments' folders; none: the judged one and those whose rows the sessions name, where they lie
-            beside the study or under reference/.
+def experiments_beside(folder: Path, sessions: Sequence[Timing], given: Sequence[Path] = ()) -> list[Frames]:
+    """The experiments whose losses stand beside the step times of a study's folder: those of the folders given, else
+    the judged one and those whose rows the sessions name, where they lie beside the study or under reference/.
 
     Raises:
         UsageError: a folder holds no experiment, or is given twice.
@@ -251,7 +181,7 @@ def experiments_beside(folder: Path, records: SpeedRecords, given: Sequence[Path
         raise UsageError("--accuracy names the same experiment twice; give each once")
     if given:
         return [read_frames(path) for path in given]
-    named = (row.split("/")[0] for each in records.sessions for method in each.methods for row in method.rows)
+    named = (row.split("/")[0] for each in sessions for method in each.methods for row in method.rows)
     names = dict.fromkeys((JUDGED, *named))
     places = [place / name for name in names for place in (folder.parent, folder.parent / "reference")]
     return [read_frames(place) for place in places if (place / "experiment.json").exists()]

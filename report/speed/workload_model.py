@@ -1,8 +1,8 @@
-"""The model of one workload's steps on any network, from its timings and the sweeps of the networks that it ran on."""
+"""A study as it is read: its records, and a model of each workload's steps on any network from timings and sweeps."""
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,10 +11,16 @@ import numpy as np
 import pandas as pd
 
 from harness.records.hardware import Memory, hardware
-from harness.records.timings import Basis, Method, Timing, Workload
+from harness.records.store import Attempt, RecordError, read_record
+from harness.records.timings import Basis, Method, Sweep, Timing, TimingStudy, Workload
+from report.frame import UsageError
 from report.speed.cost_model import Algorithm, Compute, Network, period_seconds
 from report.speed.fitting import Fit, fit_line, fits_of, network_on
-from report.speed.timed import SpeedRecords, cells_frame, read_speed_records
+from report.speed.timed import cells_frame
+
+STUDY = "study.json"
+SCORED = "scored_speedups"
+"""The folder beside a study's that may hold sessions of scored methods, too."""
 
 
 @cache
@@ -26,14 +32,11 @@ def codec_bytes() -> dict[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class WorkloadModel:
-    """One workload: its timings and the fits that the model of it uses.
-
-    `codec_lines` has, by a method's name, seconds and seconds a parameter of its codec as this host took them.
-    """
+    """One workload: its timings, the fits that the model of it uses, and seconds of each method's codec on its host."""
 
     timings: tuple[Timing, ...]
     fits: tuple[Fit, ...]
-    codec_lines: dict[str, tuple[float, float]]
+    host_codecs: dict[str, float]
 
     @property
     def workload(self) -> Workload:
@@ -42,11 +45,6 @@ class WorkloadModel:
     @property
     def basis(self) -> Basis:
         return self.timings[0].basis
-
-    @property
-    def compute_seconds(self) -> float:
-        """Forward and backward pass of one worker's batch."""
-        return self.workload.forward_seconds + self.workload.backward_seconds
 
     @cached_property
     def main(self) -> Timing:
@@ -64,36 +62,13 @@ class WorkloadModel:
 
     @cached_property
     def _dilations(self) -> dict[float, float]:
-        """How many times slowed down each timed rate of the curves' layout was; of several timings that with the most
-        methods, so that curves go through what is predicted of its points."""
+        """How many times slowed down each timed rate of the curves' layout was, in the timing of the most methods."""
         found: dict[float, float] = {}
         for timing in sorted(self.timings, key=lambda t: -len(t.methods)):
             bits = timing.fabric.stands_for_bits_per_second
             if bits and timing.fabric.layout == self.main.fabric.layout:
                 found.setdefault(round(bits), timing.fabric.dilation)
         return dict(sorted(found.items()))
-
-    def predicted(self, timing: Timing, name: str) -> tuple[float, float]:
-        """Modelled seconds of a step on a timing's network as they compare with the clock, and of its communication.
-
-        Both are nan where no network like it was swept.
-        """
-        network = network_on(timing.fabric, self.fits)
-        if network is None:
-            return math.nan, math.nan
-        method = next(method for method in timing.methods if method.name == name)
-        codec = self._host_codec(method) if timing.basis == "measured" else 0.0
-        step = self._step(method, network, 1.0, 0.0)
-        return step + codec, step - self.compute_seconds
-
-    def _step(self, method: Method, network: Network, slower: float, codec: float) -> float:
-        work = self.workload
-        compute = Compute(slower * work.forward_seconds, slower * work.backward_seconds, codec)
-        return period_seconds(compute, method.messages, method.period, network)
-
-    def _host_codec(self, method: Method) -> float:
-        constant, slope = self.codec_lines.get(method.name, (0.0, 0.0))
-        return constant + slope * self.workload.num_parameters
 
     @property
     def emulated_device(self) -> Memory | None:
@@ -105,17 +80,24 @@ class WorkloadModel:
         """Seconds of encoding, decoding and update that the model takes.
 
         For an emulated device of the table the bytes that the method moves over the device's memory bandwidth, else the
-        line through what was timed here.
-
-        Raises:
-            ValueError: the table does not say what the method moves.
+        line through what was timed here. Raises ValueError: the table does not say what the method moves.
         """
         device = self.emulated_device
         if device is None:
-            return self._host_codec(method)
+            return self.host_codecs.get(method.name, 0.0)
         if method.name not in codec_bytes():
             raise ValueError(f"report/speed/codecs.toml has no codec_bytes of {method.name}; add what it moves")
         return codec_bytes()[method.name] * self.workload.num_parameters / device.bytes_per_second
+
+    def predicted(self, timing: Timing, name: str) -> tuple[float, float]:
+        """Modelled seconds of a step as timed, and of its communication; nan where no network like its was swept."""
+        network = network_on(timing.fabric, self.fits)
+        if network is None:
+            return math.nan, math.nan
+        method = next(method for method in timing.methods if method.name == name)
+        codec = self.host_codecs.get(name, 0.0) if timing.basis == "measured" else 0.0
+        step = self.seconds(method, network, codec=0.0)
+        return step + codec, step - self.workload.compute_seconds
 
     @property
     def is_modelled(self) -> bool:
@@ -129,14 +111,10 @@ class WorkloadModel:
         inside_bits_per_second: float | None = None,
         algorithm: Algorithm = "ring",
     ) -> Network:
-        """The network that a fabric of these real rates would be, after the fits.
+        """The network that a fabric would be whose machines' and workers' links have these real rates (None: no limit).
 
         Its latency is the lab's over the dilation, and that is as in the timings, by logarithms between timed rates.
-
-        Args:
-            bits_per_second: of a machine's link.
-            layout: machines and workers a machine; None is that of the curves.
-            inside_bits_per_second: of a worker's link inside its machine; None: no limit.
+        `layout` is machines and workers a machine, by default that of the curves.
         """
         main, dilation = self.main.fabric, self.main.fabric.dilation
         machines, workers = layout or main.layout
@@ -154,9 +132,11 @@ class WorkloadModel:
         assert network is not None, "a workload that cannot be modelled is not asked for a network"
         return network
 
-    def seconds(self, method: Method, network: Network, slower: float = 1.0) -> float:
-        """Modelled seconds of a step, the codec among them, on a device so many times slower."""
-        return self._step(method, network, slower, self.codec_seconds(method))
+    def seconds(self, method: Method, network: Network, slower: float = 1.0, codec: float | None = None) -> float:
+        """Modelled seconds of a step, with these of the codec or else its own, on a device so many times slower."""
+        codec = self.codec_seconds(method) if codec is None else codec
+        compute = Compute(slower * self.workload.forward_seconds, slower * self.workload.backward_seconds, codec)
+        return period_seconds(compute, method.messages, method.period, network)
 
 
 @cache
@@ -166,26 +146,35 @@ def _network_at(model: WorkloadModel, bits_per_second: float) -> Network:
 
 @cache
 def seconds_at(model: WorkloadModel, method: str, bits_per_second: float, slower: float = 1.0) -> float:
-    """Modelled seconds of a step of a method, by name, on the curves' layout at this rate of each machine's link.
-
-    Args:
-        slower: how many times slower the device's passes are.
-    """
+    """Modelled seconds of a step of a method, by name, on the curves' layout, by a device so many times slower."""
     return model.seconds(model.methods[method], _network_at(model, bits_per_second), slower)
 
 
 @dataclass(frozen=True)
 class SpeedStudy:
-    """A study's records, its fits, the models of its workloads by name, and its timed cells beside their predictions.
+    """A study's records, in the order of its lists, and what follows from them.
 
-    `cells` is `cells_frame` with `predicted_seconds`, `predicted_communication_seconds` and the relative errors of
-    both, `error` and `communication_error`; nan where nothing was swept, or the clock had no communication.
+    `sessions` are of scored methods; `wide` are on links of several latencies, and so are `consecutive` steps. `models`
+    are the workloads', by name. `cells` is `cells_frame` of the timings beside their predictions, which are
+    `predicted_seconds`, `predicted_communication_seconds` and the relative errors of both, `error` and
+    `communication_error`; nan where nothing was swept, or the clock had no communication.
     """
 
-    records: SpeedRecords
+    study: TimingStudy
+    sweeps: tuple[Sweep, ...]
+    timings: tuple[Timing, ...]
+    sessions: tuple[Timing, ...]
+    wide: tuple[Timing, ...]
+    consecutive: tuple[Timing, ...]
     fits: tuple[Fit, ...]
     models: dict[str, WorkloadModel]
     cells: pd.DataFrame
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Of all records, in the order of these fields."""
+        timings = (*self.timings, *self.sessions, *self.wide, *self.consecutive)
+        return [sweep.attempt for sweep in self.sweeps] + [timing.attempt for timing in timings]
 
 
 def read_study(folder: Path) -> SpeedStudy:
@@ -193,35 +182,59 @@ def read_study(folder: Path) -> SpeedStudy:
 
     Raises:
         UsageError: no such folder, or no study in it.
-        RecordError: a record is damaged, or two are from different machines; the message names the file.
+        RecordError: a record is missing or damaged, or two are from different machines; the message names the file.
     """
-    records = read_speed_records(folder)
-    fits = tuple(fit for sweep in records.sweeps for fit in fits_of(sweep))
-    cells = cells_frame(records.timings)
-    groups: dict[str, list[Timing]] = {}
-    for timing in records.timings:
-        groups.setdefault(timing.workload.name, []).append(timing)
-    lines = _codec_lines(records.timings)
-    models = {name: WorkloadModel(tuple(group), fits, lines) for name, group in groups.items()}
-    timed = [(records.timings[number], name) for number, name in zip(cells["timing"], cells["method"], strict=True)]
-    predicted = [models[timing.workload.name].predicted(timing, name) for timing, name in timed]
+    if not (folder / STUDY).exists():
+        raise UsageError(f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups")
+    study = read_record(folder / STUDY, TimingStudy)
+    scored = sorted({*folder.glob("scored-*.json"), *(folder.parent / SCORED).glob("scored-*.json")})
+    paths = [[folder / name for name in study.timings], scored]
+    paths += [sorted(folder.glob(f"{name}-*.json")) for name in ("wide", "consecutive")]
+    sweeps = {folder / name: read_record(folder / name, Sweep) for name in study.sweeps}
+    timed = [{path: read_record(path, Timing) for path in own} for own in paths]
+    _refuse_mixed({**sweeps, **timed[0]})
+    for own in timed[1:]:
+        _refuse_mixed({**own})
+    timings, sessions, wide, consecutive = (tuple(own.values()) for own in timed)
+    fits, cells, models = tuple(fit for sweep in sweeps.values() for fit in fits_of(sweep)), cells_frame(timings), {}
+    for work in {timing.workload.name: timing.workload for timing in timings}.values():
+        mine = tuple(timing for timing in timings if timing.workload.name == work.name)
+        models[work.name] = WorkloadModel(mine, fits, _host_codecs(timings, work.num_parameters))
+    pairs = [(timings[number], name) for number, name in zip(cells["timing"], cells["method"], strict=True)]
+    predicted = [models[timing.workload.name].predicted(timing, name) for timing, name in pairs]
     cells[["predicted_seconds", "predicted_communication_seconds"]] = np.array(predicted).reshape(-1, 2)
     cells["error"] = cells["predicted_seconds"] / cells["seconds"] - 1
     talk = cells["communication_seconds"].where(cells["communication_seconds"] > 1e-6 * cells["seconds"])
     cells["communication_error"] = cells["predicted_communication_seconds"] / talk - 1
-    return SpeedStudy(records, fits, models, cells)
+    swept = tuple(sweeps.values())
+    return SpeedStudy(study, swept, timings, sessions, wide, consecutive, fits, models, cells)
 
 
-def _codec_lines(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
-    """Seconds and seconds a parameter of each method's codec, of a worker with a core to itself; of one size alone only
-    the slope."""
+def _refuse_mixed(records: Mapping[Path, Sweep | Timing]) -> None:
+    """Times of two machines, or of two versions of torch, cannot be set beside one another."""
+    attempts = {path: record.attempt for path, record in records.items()}
+    machines = {path: (a.host, a.cpu, a.packages.get("torch", "unknown")) for path, a in attempts.items()}
+    for path, machine in machines.items():
+        first, expected = next(iter(machines.items()))
+        for what, ours, theirs in zip(("host", "CPU", "torch"), expected, machine, strict=True):
+            if ours != theirs:
+                raise RecordError(
+                    f"{path} was timed on another machine than {first.name} ({what} {theirs}, not {ours}); "
+                    "keep each machine's records in a study of their own"
+                )
+
+
+def _host_codecs(timings: Sequence[Timing], num_parameters: int) -> dict[str, float]:
+    """Seconds of each method's codec at this size, of a worker with a core to itself: the line through what was timed;
+    of one size alone only its slope."""
     seen: dict[str, list[tuple[int, float]]] = {}
     for timing in timings:
         for method in timing.methods:
             if method.codec_alone_seconds:
                 seen.setdefault(method.name, []).append((timing.workload.num_parameters, method.codec_alone_seconds))
-    lines = {}
+    found = {}
     for name, pairs in seen.items():
         sizes, times = zip(*pairs, strict=True)
-        lines[name] = fit_line([float(len(set(sizes)) > 1)] * len(sizes), sizes, times)
-    return lines
+        constant, slope = fit_line([float(len(set(sizes)) > 1)] * len(sizes), sizes, times)
+        found[name] = constant + slope * num_parameters
+    return found

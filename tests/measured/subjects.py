@@ -13,14 +13,14 @@ from torch import nn
 from algorithms import Collectives, DistributedOptimizer, SoloCollectives
 from algorithms.registry import methods
 from harness.spec import ModelSpec, Precision, RunConfig
-from harness.timing.session_workers import there_and_back
+from harness.timing.session import there_and_back
 from harness.timing.workloads import (
-    FASHION_MNIST,
     LEARNING_RATE,
     MOMENTUM,
     WEIGHT_DECAY,
     Problem,
     gradients_of,
+    problem_of,
     short_run,
 )
 from harness.train.build import build_optimizer, table_at_ratio
@@ -61,7 +61,7 @@ RESET_INTERVAL: int = SETTINGS["mcser"]["reset_interval"]
 def config_of(algorithm: str) -> RunConfig:
     """A run of eight workers on the Fashion-MNIST network with this algorithm."""
     momentum = 0.0 if algorithm in WITHOUT_MOMENTUM else MOMENTUM
-    return short_run(FASHION_MNIST, algorithm, SETTINGS[algorithm], num_workers=8, momentum=momentum)
+    return short_run(problem_of("fashion_mnist"), algorithm, SETTINGS[algorithm], num_workers=8, momentum=momentum)
 
 
 def build(algorithm: str, model: nn.Module, collectives: Collectives) -> DistributedOptimizer:

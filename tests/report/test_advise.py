@@ -72,7 +72,7 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
     model = study.models["resnet50_v100"]
     size, errors = model.workload.num_parameters, []
     for line in study.cells[study.cells["workload"] == "resnet50_v100"].to_dict("records"):
-        timing, method = study.records.timings[line["timing"]], model.methods[line["method"]]
+        timing, method = study.timings[line["timing"]], model.methods[line["method"]]
         # On machines of several workers the study had a flat ring, and the advice goes by hierarchy. Whole models to
         # neighbours took twice as long as their bytes need, which is the lab's backend and no job's network.
         is_hook = method.overlap and method.name not in ("ddp", "ddp_fp16")
@@ -81,7 +81,7 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
         network = network_on(timing.fabric, study.fits)
         assert network is not None
         latency = network.links["all_reduce"].between.alpha / line["dilation"]
-        job = TrainingJob(size, 1, 8, 1, model.compute_seconds, line["bits_per_second"], 0.0, latency)
+        job = TrainingJob(size, 1, 8, 1, model.workload.compute_seconds, line["bits_per_second"], 0.0, latency)
         sent = [
             Sending(m.payload_bytes / (4 * size), 1 / m.every, m.collective, len(m.rounds) > 1) for m in method.messages
         ]

@@ -219,7 +219,7 @@ def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) 
     rates, slower = [3.3e7, 4.7e8, 1e9, 7.7e9, 1e10, 2.5e10, 1e11], [0.5, 1.0, 3.0]
     shown = opened.execute_script(MODELLED, rates, slower)
     for work, model in study.models.items():
-        scored = {each.name: each for session in study.records.sessions for each in session.methods}
+        scored = {each.name: each for session in study.sessions for each in session.methods}
         for name, method, rate, factor, seconds in shown:
             network = model.network(rate)
             assert network is not None

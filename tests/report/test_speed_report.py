@@ -33,7 +33,7 @@ def study() -> SpeedStudy:
 
 @pytest.fixture(scope="module")
 def built(study: SpeedStudy) -> tuple[str, dict[str, pd.DataFrame], dict[str, Any]]:
-    context, frames, figures = contents(study, experiments_beside(SHIPPED, study.records))
+    context, frames, figures = contents(study, experiments_beside(SHIPPED, study.sessions))
     return markdown_of("speed.md.j2", context), frames, figures
 
 
@@ -71,7 +71,7 @@ def test_the_model_is_off_by_what_the_report_says(built: tuple[Any, ...], study:
 
 
 def test_the_head_is_of_what_is_scored_and_can_be_looked_up(built: tuple[Any, ...], study: SpeedStudy) -> None:
-    text, steps = built[0], scored_steps_frame(study.records.sessions)
+    text, steps = built[0], scored_steps_frame(study.sessions)
     own = steps[steps["bits_per_second"] == 10e9].set_index("method")["seconds"]
     ddp, best = (own[name] / own["mcser-96"] for name in ("ddp", "ddp_powersgd_1"))
     head = f"is {ddp:.2f}x as fast as DDP in fp32, and {best:.2f}x as fast as the best baseline"
@@ -122,7 +122,7 @@ def test_mistakes_are_sentences(study: SpeedStudy, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no study.json"):
         read_study(tmp_path)
     with pytest.raises(UsageError, match="names the same experiment twice"):
-        experiments_beside(SHIPPED, study.records, [SHIPPED, SHIPPED])
+        experiments_beside(SHIPPED, study.sessions, [SHIPPED, SHIPPED])
     folder = write_study(tmp_path / "mixed", [sweep(100e6)], [timing(100e6)])
     record = json.loads((folder / "timing-0.json").read_text())
     record["attempt"]["host"] = "elsewhere"

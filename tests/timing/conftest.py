@@ -8,7 +8,6 @@ import os
 import string
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,8 @@ import torch.distributed as dist
 from harness.records.timings import Method, Workload
 from harness.timing import lab
 from harness.timing.lab import LOCKS, remove_namespaces, why_not
-from harness.timing.links import LabTopology
-from harness.timing.session import Session
-from harness.timing.sweep import fabric
 from harness.timing.turn import Turn
-from harness.timing.workloads import Gradients
+from harness.timing.workloads import Gradients, Trainee
 
 needs_lab = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 _endings = itertools.cycle(string.ascii_lowercase)
@@ -45,11 +41,10 @@ WORKLOAD = Workload(
 )
 
 
-def turn_of(method: Method, num_workers: int = 8, **changed: Any) -> Turn:
-    """A turn of a worker that is alone and waits, on the small model, with messages that are seen."""
-    network = fabric(LabTopology(num_workers, 1, 1e9))
-    session = Session("alone", WORKLOAD, GRADIENTS, [method], network, links=(None,), fastest=1e9)
-    return Turn(replace(session, **changed), method, torch.device("cpu"), [None] * 10, visible=True)
+def turn_of(method: Method, num_workers: int = 8, trainee: Trainee | None = None) -> Turn:
+    """A turn of a worker that is alone and by default waits, on the small model, with messages that are seen."""
+    waiting = Trainee(WORKLOAD.name, GRADIENTS, torch.device("cpu"), WORKLOAD)
+    return Turn(trainee or waiting, method, num_workers, [None] * 10, visible=True)
 
 
 @pytest.fixture(scope="module")

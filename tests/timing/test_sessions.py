@@ -11,13 +11,13 @@ import torch
 from scipy import stats
 
 from harness.records.provenance import new_attempt
-from harness.records.timings import Cell, Fabric, StepKind, Stragglers, Timing, formula_bytes, mean_step
+from harness.records.timings import Cell, Fabric, StepKind, Stragglers, Timing, mean_step, ring_bytes
 from harness.timing.links import LabTopology
 from harness.timing.methods import CONSECUTIVE, METHODS
-from harness.timing.session import CellPlan, Session, cell_of, timing_of
-from harness.timing.session_workers import time_in_lab
+from harness.timing.session import Session, add_step, time_session
 from harness.timing.sweep import fabric
 from harness.timing.timed_step import Parts, RankStep, parts_of
+from harness.timing.worker import connected
 from harness.timing.workloads import gradients_of, workload
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_ring"]
@@ -25,17 +25,21 @@ LINK, DILATION, FASTEST = 1e9, 2.0, 7e9
 
 
 class Loopback:
-    """A network of this machine, on which workers have no namespaces of their own and links only note their rates."""
+    """A network of this machine, on which workers have no namespaces of their own."""
 
     interface = "lo"
     topology = LabTopology(2, 1, FASTEST)
 
-    def __init__(self) -> None:
-        self.rates: list[float] = []
-        self.set_rate = self.rates.append
-
     def namespace(self, rank: int) -> None:
         return None
+
+
+def timed(session: Session) -> tuple[Timing, list[float]]:
+    """The record of a session of two workers on it, and the rates that links were set to."""
+    rates: list[float] = []
+    with connected(Loopback()) as do:  # type: ignore[arg-type]
+        attempt = new_attempt("processes", "gloo", torch.device("cpu"))
+        return time_session(session, do, attempt, rates.append), rates
 
 
 def lab_of(num_machines: int, workers_per_machine: int = 1) -> Fabric:
@@ -51,11 +55,8 @@ def asked() -> Session:
 
 @pytest.fixture(scope="module")
 def session(asked: Session) -> tuple[Timing, list[float]]:
-    """The record, and the rates that links were set to, of two workers, started once, since that is what takes long."""
-    network = Loopback()
-    found = time_in_lab(asked, network)  # type: ignore[arg-type]
-    attempt = new_attempt("processes", "gloo", torch.device("cpu"))
-    return timing_of(asked, *found, attempt), network.rates
+    """Started once, since that is what takes long."""
+    return timed(asked)
 
 
 def test_links_are_fast_while_a_method_warms_up_and_then_as_its_cells_ask(session: tuple[Timing, list[float]]) -> None:
@@ -92,33 +93,41 @@ def test_of_two_workers_one_is_slow_at_each_of_consecutive_steps(asked: Session,
     methods = [CONSECUTIVE[name] for name in ("ddp", "streaming_4")]
     slow = Stragglers(who=who, factor=3)
     row = replace(asked, methods=methods, in_a_row=True, num_visits=1, stragglers=slow)
-    found = time_in_lab(row, Loopback())  # type: ignore[arg-type]
+    found, _ = timed(row)
     scheduled = asked.workload.forward_seconds + asked.workload.backward_seconds
-    assert [(each.name, each.period, len(each.messages)) for each in found[0]][1] == ("streaming_4", 16, 1)
-    for cell in found[1]:
+    assert [(each.name, each.period, len(each.messages)) for each in found.methods][1] == ("streaming_4", 16, 1)
+    for cell in found.cells:
         assert cell.compute_seconds == pytest.approx([scheduled * 2] * 2), "the mean over both workers"
         least = 3 if who == "one" or cell.method == "ddp" else 2
         assert min(cell.seconds) >= least * scheduled * 0.999, "who averages in each step waits in each"
 
 
-def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_but_it() -> None:
-    parts, plan = (
-        Parts(total=10.0, compute=4.0, codec=2.0, waiting=1.0, transfer=3.0),
-        CellPlan("every", 1.0, LINK, 2.0),
-    )
-    emulated, real = (cell_of("ddp", plan, [(0, parts)], trains) for trains in (False, True))
-    assert emulated.seconds == [(10.0 - 2.0) / 2.0] and real.seconds == [10.0]
-    assert (emulated.compute_seconds, emulated.codec_seconds) == ([2.0], [2.0])
-    assert (emulated.waiting_seconds, emulated.transfer_seconds) == ([0.5], [1.5])
+def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_but_it(
+    session: tuple[Timing, list[float]],
+) -> None:
+    parts = Parts(total=10.0, compute=4.0, codec=2.0, waiting=1.0, transfer=3.0)
+    for trains, seconds in ((False, (10.0 - 2.0) / 2.0), (True, 10.0)):
+        lists: dict[str, list[float]] = {f"{name}_seconds": [] for name in ("compute", "codec", "waiting", "transfer")}
+        found = session[0].cells[0].model_copy(update={"seconds": [], "visits": [], "dilation": 2.0, **lists})
+        add_step(found, 1, parts, trains)
+        assert (found.visits, found.seconds, found.compute_seconds, found.codec_seconds) == (
+            [1],
+            [seconds],
+            [2.0],
+            [2.0],
+        )
+        assert (found.waiting_seconds, found.transfer_seconds) == ([0.5], [1.5])
 
 
 def test_formulas_of_rings() -> None:
-    # Each of 8 workers sends 7 of 8 parts twice; one edge of the ring leaves each machine.
-    assert formula_bytes("all_reduce", 800, lab_of(8)) == formula_bytes("all_reduce", 800, lab_of(2, 4)) == 2 * 7 * 100
-    assert formula_bytes("all_gather", 800, lab_of(2, 4)) == 7 * 800
-    assert formula_bytes("all_reduce", 800, lab_of(1, 8)) == 0
-    # Two messages of 400 leave each worker, or each of two machines.
-    assert formula_bytes("exchange", 800, lab_of(8)) == formula_bytes("exchange", 800, lab_of(2, 4)) == 800
+    # Each of 8 workers sends 7 of 8 parts twice, or 7 payloads; two messages of 400 leave each.
+    for collective, expected in {
+        "all_reduce": 2 * 7 * 100,
+        "two_stages": 1400,
+        "all_gather": 5600,
+        "exchange": 800,
+    }.items():
+        assert ring_bytes(collective, 800, 8) == expected  # type: ignore[arg-type]
 
 
 # The mean step of a method

@@ -13,20 +13,20 @@ import pytest
 
 from harness.plan.plan import plan_experiment
 from harness.records.store import read_record
-from harness.records.timings import Message, Method, Sweep, Timing, TimingStudy
+from harness.records.timings import Cell, Message, Method, Sweep, Timing, TimingStudy
 from harness.timing import study
-from harness.timing.cluster import add_to_study
 from harness.timing.links import LabTopology
 from harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
-from harness.timing.session import HIGHEST_DILATION_BEHIND, CellPlan, Session, cells_of
-from harness.timing.study import SCORED_LINKS, SCORED_WORKERS, Job, run_study
+from harness.timing.session import WANTED, Session, cells_of
+from harness.timing.study import Job, add_to_study, run_study
 from harness.timing.sweep import fabric
-from harness.timing.workloads import gradients_of, workload
+from harness.timing.workloads import DATA, gradients_of, workload
 from report.speed.workload_model import read_study
 from tests.harness.support import CommandLine
 
 RESULTS = Path(__file__).parents[2] / "results"
 MODEL_BYTES, MOST = 102_228_128, 2e9
+SCORED_WORKERS, SCORED_LINKS = DATA["scored"]["num_workers"], DATA["scored"]["links"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def sending(method: Method, *sent: tuple[int, int]) -> Method:
     return method.model_copy(update={"messages": messages})
 
 
-def cells(method: Method) -> list[CellPlan]:
+def cells(method: Method) -> list[Cell]:
     """Those of a session of scored methods, where this machine's links carry so much in all."""
     load, network = workload("resnet50_v100", "cpu"), fabric(LabTopology(SCORED_WORKERS, 1, 1e9))
     place = {"links": SCORED_LINKS, "fastest": MOST / SCORED_WORKERS, "by_cell": True}
@@ -68,12 +68,12 @@ def cells(method: Method) -> list[CellPlan]:
 
 def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(scored: dict[str, Method]) -> None:
     local = cells(sending(scored["local_sgd-96"], (MODEL_BYTES, 96)))
-    assert [(cell.kind, cell.link, cell.share) for cell in local] == [
+    assert [(cell.kind, cell.bits_per_second, cell.share) for cell in local] == [
         ("ordinary", None, 95 / 96),
         *(("synchronising", link, 1 / 96) for link in SCORED_LINKS),
     ]
     both = cells(sending(scored["mcser-96"], (10**6, 1), (10**7, 24)))
-    assert [(cell.kind, cell.link) for cell in both] == [
+    assert [(cell.kind, cell.bits_per_second) for cell in both] == [
         (kind, link) for kind in ("ordinary", "synchronising") for link in SCORED_LINKS
     ]
 
@@ -81,11 +81,12 @@ def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(sco
 def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_further() -> None:
     large, small = (cells(sending(METHODS["all_reduce"], (size, 1))) for size in (MODEL_BYTES, 1000))
     for cell in (*large, *small):
-        assert cell.link is not None and SCORED_WORKERS * cell.link / cell.dilation <= MOST * (1 + 1e-9)
+        rate = cell.bits_per_second
+        assert rate is not None and SCORED_WORKERS * rate / cell.dilation <= MOST * (1 + 1e-9)
     assert all(one.dilation <= other.dilation for one, other in zip(large, small, strict=True))
     behind = cells(sending(METHODS["powersgd_1"], (1000, 1)))
     assert [cell.dilation for cell in behind] == [
-        max(HIGHEST_DILATION_BEHIND, SCORED_WORKERS * link / MOST) for link in SCORED_LINKS
+        max(WANTED[True][1], SCORED_WORKERS * link / MOST) for link in SCORED_LINKS
     ]
 
 
@@ -102,7 +103,9 @@ def test_what_the_machine_cannot_do_or_has_no_time_for_is_left_out_and_said(
     def record(session: Session, folder: Path) -> None:
         seen.append((session.workload.name, session.fabric.bits_per_second, session.fastest))
 
-    jobs = [Job("resnet50_v100", 8, 1, rate, dilation) for rate, dilation in ((10e9, 1), (10e9, 128), (1e12, 1))]
+    jobs = [
+        Job("resnet50_v100", 8, 1, rate, dilation, ["all"]) for rate, dilation in ((10e9, 1), (10e9, 128), (1e12, 1))
+    ]
     for name, stand_in in {
         "ceiling_bits_per_second": lambda _: MOST / study.SHARE_OF_CEILING,
         "lab": lab,
@@ -155,9 +158,8 @@ def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, *start, *time, *methods], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     study = read_study(folder)
-    records = study.records
-    assert [method.name for method in records.timings[0].methods] == ["ddp", "mcser"]
-    assert records.timings[0].basis == "measured"
+    assert [method.name for method in study.timings[0].methods] == ["ddp", "mcser"]
+    assert study.timings[0].basis == "measured"
     # The network was swept, so every timed step has a prediction of the model beside it.
     assert len(study.cells) == 2 and study.cells["predicted_seconds"].notna().all()
 

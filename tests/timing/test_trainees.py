@@ -151,11 +151,12 @@ def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
     name: str, monkeypatch: pytest.MonkeyPatch, alone: None
 ) -> None:
     monkeypatch.setattr(dist, "_DEFAULT_FIRST_BUCKET_BYTES", 1 << 10)
-    common = {"workload": workload("fashion_mnist", "cpu"), "gradients": gradients_of("fashion_mnist")}
-    waiting, real = (described(name, trains=trains, **common).messages for trains in (False, True))
-    assert [message.payload_bytes for message in waiting] == [message.payload_bytes for message in real]
-    assert [message.ready for message in waiting] == pytest.approx([message.ready for message in real], abs=1e-3)
-    assert name == "mcser" or len({message.ready for message in waiting}) > 1
+    schedules = (workload("fashion_mnist", "cpu"), None)
+    trainees = [Trainee("fashion_mnist", gradients_of("fashion_mnist"), CPU, each) for each in schedules]
+    waits, real = (described(name, trainee=trainee).messages for trainee in trainees)
+    assert [message.payload_bytes for message in waits] == [message.payload_bytes for message in real]
+    assert [message.ready for message in waits] == pytest.approx([message.ready for message in real], abs=1e-3)
+    assert name == "mcser" or len({message.ready for message in waits}) > 1
 
 
 def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(methods: dict[str, Method]) -> None:

@@ -1,0 +1,150 @@
+"""A worker of a timing, and how all of them are given orders at once: in a lab by pipes, or as torchrun's processes."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from algorithms import ProcessGroupCollectives, Purpose
+from algorithms.core.topology import Topology
+from harness.records.timings import Collective, Method, Stragglers, Workload
+from harness.timing.lab import Lab, start_inside
+from harness.timing.timed_step import RankStep
+from harness.timing.turn import Groups, Turn, bare_seconds, described, make_groups
+from harness.timing.workloads import Gradients, Trainee
+from harness.workers.attempt import prepare_thread
+from harness.workers.process_group import joined
+from harness.workers.processes import Worker
+
+TIMEOUT_SECONDS = 900.0
+"""How long a worker waits for the others."""
+LEAST_STRETCH = 16
+"""Consecutive steps of a stretch, at least."""
+Do = Callable[..., list[Any]]
+"""Called with a method of `TimingWorker` and its arguments: what each of the workers returns, by rank."""
+
+
+@contextmanager
+def connected(network: Lab) -> Iterator[Do]:
+    """Inside, the lab has gloo workers that are connected. Their processes start and end here."""
+    with start_inside(network, _obey, [()] * network.topology.num_workers) as processes:
+
+        def do(order: Callable[..., Any], *arguments: object) -> list[Any]:
+            for rank in range(network.topology.num_workers):
+                processes.tell(rank, (order, arguments))
+            return processes.hear_all()
+
+        processes.hear_all()
+        yield do
+
+
+def _obey(worker: Worker) -> None:
+    prepare_thread()
+    with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
+        worker.pipe.send("connected")
+        own = TimingWorker(torch.device("cpu"))
+        while True:
+            order, arguments = worker.pipe.recv()
+            worker.pipe.send(order(own, *arguments))
+
+
+def as_one_of(own: TimingWorker, order: Callable[..., Any], *arguments: object) -> list[Any]:
+    """What `Do` does where each worker's process gives itself the same orders, as torchrun's do."""
+    found: list[Any] = [order(own, *arguments)] * dist.get_world_size()
+    dist.all_gather_object(found, found[0])
+    return found
+
+
+class TimingWorker:
+    """One worker of the group that stands, and the turn that it is in."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._turn: Turn | None = None
+        self._prepared = lru_cache(maxsize=1)(partial(_prepared, device))
+
+    def collective(self, name: Collective, payload_bytes: int, start: float | None) -> tuple[float, float]:
+        """Do a collective once, at a moment of this host's monotonic clock or (None) after a barrier; when it was begun
+        and done."""
+        once = self._prepared(name, payload_bytes)
+        if start is None:
+            dist.barrier()
+        else:
+            time.sleep(max(0.0, start - time.monotonic()))
+        began = time.monotonic()
+        once()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return began, time.monotonic()
+
+    def begin(self, load: Workload, gradients: Gradients, trains: bool, num_workers: int) -> None:
+        """Have the groups and the trainees of a session's workload from now on."""
+        self._num_workers = num_workers
+        self._together, self._alone = make_groups(load.num_parameters)
+        schedule, rank = None if trains else load, dist.get_rank()
+        self._trainee = partial(Trainee, load.name, gradients, self.device, schedule, rank)
+
+    def describe(self, methods: list[Method]) -> list[Method]:
+        """On rank 0 the methods with what is found out of them, by a worker alone."""
+        if dist.get_rank() > 0:
+            return methods
+        bare = bare_seconds(self._trainee())
+        return [described(self._turn_of(method, self._alone, visible=True), bare) for method in methods]
+
+    def _turn_of(self, method: Method, groups: Groups, visible: bool = False) -> Turn:
+        return Turn(self._trainee(), method, self._num_workers, groups, visible)
+
+    def build(self, method: Method) -> None:
+        """Begin a turn of the method, which is built anew, so that the memory of one at a time is needed."""
+        self._turn = None
+        self._turn = self._turn_of(method, self._together)
+        gc.collect()
+
+    def step(self, number: int, synchronises: bool, dilation: float) -> RankStep:
+        """Take the step of this number of its kind, all workers at once."""
+        assert self._turn is not None
+        self._turn.trainee.dilation = dilation
+        self._turn.go_to(number, synchronises)
+        dist.barrier()
+        return self._turn.timed_step()[0]
+
+    def stretch(self, number: int, dilation: float, stragglers: Stragglers | None) -> tuple[float, float]:
+        """Take steps of whole periods, between which nobody waits but for what a method waits for; seconds a step of
+        the whole and of the passes."""
+        turn, rank, world_size = self._turn, dist.get_rank(), dist.get_world_size()
+        assert turn is not None
+        num_steps = turn.method.period * math.ceil(LEAST_STRETCH / turn.method.period)
+        turn.go_to(number * num_steps // turn.method.period, True)
+        compute = 0.0
+        dist.barrier()
+        began = time.perf_counter()
+        for step in range(num_steps):
+            turn.trainee.dilation = dilation
+            if stragglers is not None and rank == (0 if stragglers.who == "one" else step % world_size):
+                turn.trainee.dilation *= stragglers.factor
+            turn.step()
+            compute += turn.trainee.scheduled_seconds
+        return (time.perf_counter() - began) / num_steps, compute / num_steps
+
+
+def _prepared(device: torch.device, name: Collective, payload_bytes: int) -> Callable[[], object]:
+    """A function that does the collective once, with so large a payload."""
+    payload = torch.zeros(1, payload_bytes, dtype=torch.uint8, device=device)
+    if payload_bytes % 4 == 0:
+        payload = payload.view(torch.float32)
+    collectives = ProcessGroupCollectives()
+    if name == "all_gather":
+        return lambda: collectives.all_gather(payload, Purpose.EVALUATION)
+    if name == "exchange":
+        [ring] = Topology("ring").rounds(dist.get_world_size())
+        message = payload[:, : payload.numel() // ring.num_messages]
+        return lambda: collectives.exchange_with_neighbours(message, ring, Purpose.EVALUATION)
+    return lambda: collectives.all_reduce_sum_(payload, Purpose.EVALUATION)
