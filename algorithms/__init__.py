@@ -2,11 +2,9 @@
 
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook as noop_hook
 
-from algorithms.alone import Alone as Alone
-from algorithms.choco_sgd import ChocoSGD as ChocoSGD
 from algorithms.compressors.block import BlockSparsifier as BlockSparsifier
 from algorithms.compressors.block import PerTensorBlockSparsifier as PerTensorBlockSparsifier
-from algorithms.compressors.chunks import ChunkTopK as ChunkTopK
+from algorithms.compressors.coordinates import ChunkTopK as ChunkTopK
 from algorithms.compressors.coordinates import RandomK as RandomK
 from algorithms.compressors.coordinates import TopK as TopK
 from algorithms.compressors.quantisers import QSGD as QSGD
@@ -22,32 +20,33 @@ from algorithms.core.collectives import StackedCollectives as StackedCollectives
 from algorithms.core.compressors import Compressor as Compressor
 from algorithms.core.compressors import Identity as Identity
 from algorithms.core.compressors import Zero as Zero
-from algorithms.core.muon import muon_groups as muon_groups
+from algorithms.core.local_step import muon_groups as muon_groups
 from algorithms.core.optimizer import DistributedOptimizer as DistributedOptimizer
 from algorithms.core.process_group import ProcessGroupCollectives as ProcessGroupCollectives
-from algorithms.core.topology import Topology as Topology
 from algorithms.core.traffic import Purpose as Purpose
 from algorithms.core.traffic import Traffic as Traffic
-from algorithms.csea import CSEA as CSEA
+from algorithms.cser import CSEA as CSEA
 from algorithms.cser import CSER as CSER
-from algorithms.cser_pl import CSERPL as CSERPL
+from algorithms.cser import CSERPL as CSERPL
+from algorithms.cser import MCSER as MCSER
 from algorithms.cser_released import CSERReleased as CSERReleased
-from algorithms.deep_squeeze import DeepSqueeze as DeepSqueeze
+from algorithms.cser_released import MCSERReleased as MCSERReleased
 from algorithms.diloco import DiLoCo as DiLoCo
-from algorithms.dpsgd import DPSGD as DPSGD
+from algorithms.diloco import StreamingDiLoCo as StreamingDiLoCo
 from algorithms.ef21_sgdm import EF21SGDM as EF21SGDM
 from algorithms.ef_sgd import EFSGD as EFSGD
+from algorithms.local_sgd import QSR as QSR
+from algorithms.local_sgd import Alone as Alone
 from algorithms.local_sgd import LocalSGD as LocalSGD
-from algorithms.mcser import MCSER as MCSER
-from algorithms.mcser_released import MCSERReleased as MCSERReleased
-from algorithms.noloco import NoLoCo as NoLoCo
+from algorithms.neighbours import DPSGD as DPSGD
+from algorithms.neighbours import ChocoSGD as ChocoSGD
+from algorithms.neighbours import DeepSqueeze as DeepSqueeze
+from algorithms.neighbours import NoLoCo as NoLoCo
 from algorithms.powersgd import PowerSGD as PowerSGD
 from algorithms.qsparse_local_sgd import QSparseLocalSGD as QSparseLocalSGD
-from algorithms.qsr import QSR as QSR
+from algorithms.qsparse_local_sgd import SparseLoCo as SparseLoCo
 from algorithms.registry import algorithms as algorithms
 from algorithms.sgd import SGD as SGD
-from algorithms.sgd_accumulate import SGDAccumulate as SGDAccumulate
-from algorithms.sparse_loco import SparseLoCo as SparseLoCo
-from algorithms.streaming_diloco import StreamingDiLoCo as StreamingDiLoCo
+from algorithms.sgd import SGDAccumulate as SGDAccumulate
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""CSER as its authors released it, switch by switch.
+"""CSER as its authors released it, switch by switch; M-CSER so is what the published numbers were made with.
 
 Source: the MXNet code in the repository xcgoner/NeurIPS2020_CSER (October 2020), as against algorithm 2 of the paper:
 
@@ -96,3 +96,10 @@ class CSERReleased(CSER):
             return super().average_coordinates_(compressor, step, purpose)
         sent = self.exchange(self.flat.parameters, compressor, step, purpose)
         sent.support.copy_(self.flat.parameters, sent.mean)
+
+
+class MCSERReleased(CSERReleased):
+    """CSERReleased whose momentum is 0.9 by default, and must not be 0."""
+
+    name = "mcser_released"
+    without_momentum = CSERReleased.name

@@ -83,7 +83,7 @@ class EFSGD(DistributedOptimizer):
     def _error_to_send(self, support: Windows) -> Tensor:
         if self.on_gradients:
             return support.gather(self.e).add_(support.gather(self.flat.gradients))
-        return self.local.after(self._groups, support, self.e, sign=+1)
+        return self.local.after(self._groups, support, self.e)
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ class EFSGD(DistributedOptimizer):
         if self.on_gradients:
             self.e.add_(g)
         else:
-            self.local.apply_(self._groups, self.e, sign=+1)
+            self.local.apply_(self._groups, self.e)
             if self.decay:
                 g.zero_()
                 self.decay.apply_(self.param_groups)

@@ -1,4 +1,4 @@
-"""SGD with full averaging, the baseline.
+"""SGD with full averaging, the baseline, in every step or of several steps' gradients.
 
 Source: textbook; Nesterov momentum as in PyTorch.
 
@@ -13,7 +13,7 @@ Cost: 32 d bits per step, one all-reduce.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from algorithms.core import DistributedOptimizer, Layout, Purpose, Stage
+from algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
 
 
 class SGD(DistributedOptimizer):
@@ -34,5 +34,47 @@ class SGD(DistributedOptimizer):
         return [Stage(Purpose.GRADIENT)]
 
     def _update(self, step: int) -> None:
+        self.average_gradients_()
+        self.local_step_()
+
+
+class SGDAccumulate(DistributedOptimizer):
+    """SGD that accumulates gradients, what a practitioner does where the network is slow.
+
+        a_i <- a_i + g_i
+        every A steps:  x <- x - p of the gradient mean(a) / A;  a_i <- 0
+
+    Between, nothing moves: all A gradients are taken at the same x, so this is SGD with batches A times as large and a
+    step in A, at the learning rate of the A-th. Momentum, or AdamW's moments, are of that mean, and the same on all
+    workers. Weight decay enters with the mean, once. Gradients that are left over at the end are dropped.
+    Cost: 32 d / A bits per step on average, an all-reduce every A steps.
+
+    Args: accumulation_steps: A, gradients that make one step.
+    """
+
+    name = "sgd_accumulate"
+    keeps_rounding = False
+    formula = "32 d / A"
+    no_compression: ClassVar = {"accumulation_steps": 1}
+    workers_differ = False
+
+    accumulation_steps: Count
+
+    def _set_up(self) -> None:
+        self.a = self.new_buffer("accumulated")
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        return {"accumulation_steps": ratio}
+
+    def stages(self) -> list[Stage]:
+        return [Stage(Purpose.GRADIENT, every=self.accumulation_steps)]
+
+    def _update(self, step: int) -> None:
+        self.a.add_(self.flat.gradients)
+        if step % self.accumulation_steps:
+            return
+        self.flat.gradients.copy_(self.a).div_(self.accumulation_steps)
+        self.a.zero_()
         self.average_gradients_()
         self.local_step_()

@@ -44,18 +44,10 @@ class BlockSparsifier(SharedSupport):
                 f"{layout.numel}; lower its ratio or num_blocks"
             )
 
-    def block_numel(self, layout: Layout) -> int:
-        return math.ceil(layout.numel / self.blocks)
-
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
-        return float_bits * self._num_chosen(layout) * self.block_numel(layout)
-
-    def _num_chosen(self, layout: Layout) -> int:
-        return min(self.blocks // self.ratio, math.ceil(layout.numel / self.block_numel(layout)))
-
     def support(self, layout: Layout, draw: Draw) -> Windows:
-        size, numel = self.block_numel(layout), layout.numel
-        chosen = draw.choose(math.ceil(numel / size), self._num_chosen(layout))
+        numel, size = layout.numel, math.ceil(layout.numel / self.blocks)
+        count = math.ceil(numel / size)
+        chosen = draw.choose(count, min(self.blocks // self.ratio, count))
         windows = tuple(Window(block * size, (min(size, numel - block * size),), (1,)) for block in chosen)
         return Windows(windows, padding=len(chosen) * size - sum(window.numel for window in windows))
 
@@ -77,20 +69,22 @@ class PerTensorBlockSparsifier(SharedSupport):
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return float_bits * sum(
-            math.prod(hi - lo for lo, hi in spans) * rest for spans, rest in self._spans(layout, draw)
+            math.prod(high - low for low, high in spans) * math.prod(tensor.shape[len(spans) :])
+            for tensor, spans in self._chosen(layout, draw)
         )
 
-    def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range, float_bits: int = FLOAT_BITS) -> Entry:
-        bits = [self.payload_bits(layout, draw(step), float_bits) for step in steps]
-        return Entry(sum(bits), sum(1 for message in bits if message))
-
-    def mean_cost(self, layout: Layout, num_draws: int, float_bits: int = FLOAT_BITS) -> Entry:
+    def cost(
+        self, layout: Layout, draw: Callable[[int], Draw] | None, steps: range, float_bits: int = FLOAT_BITS
+    ) -> Entry:
+        if draw is not None:
+            bits = [self.payload_bits(layout, draw(step), float_bits) for step in steps]
+            return Entry(sum(bits), sum(1 for message in bits if message))
         numel = sum(
             math.prod(_mean_block(size, ratio) for size, ratio in self._axes(tensor)) * math.prod(tensor.shape[2:])
             for tensor in layout.tensors
         )
         silent = (1 - 1 / self.tensor_ratio) ** len(layout.tensors)
-        return Entry(round(num_draws * float_bits * numel / self.tensor_ratio), round(num_draws * (1 - silent)))
+        return Entry(round(len(steps) * float_bits * numel / self.tensor_ratio), round(len(steps) * (1 - silent)))
 
     def _axes(self, tensor: Window) -> Iterator[tuple[int, float]]:
         """The size and the ratio of each axis that is cut."""
@@ -99,22 +93,18 @@ class PerTensorBlockSparsifier(SharedSupport):
     def support(self, layout: Layout, draw: Draw) -> Windows:
         windows = []
         for tensor, spans in self._chosen(layout, draw):
-            shape = tuple(hi - lo for lo, hi in spans) + tensor.shape[len(spans) :]
-            start = sum(lo * stride for (lo, _), stride in zip(spans, tensor.strides, strict=False))
+            shape = tuple(high - low for low, high in spans) + tensor.shape[len(spans) :]
+            start = sum(low * stride for (low, _), stride in zip(spans, tensor.strides, strict=False))
             windows.append(Window(tensor.offset + start, shape, tensor.strides))
         return Windows(tuple(windows))
-
-    def _spans(self, layout: Layout, draw: Draw) -> Iterator[tuple[list[tuple[int, int]], int]]:
-        for tensor, spans in self._chosen(layout, draw):
-            yield spans, math.prod(tensor.shape[len(spans) :])
 
     def _chosen(self, layout: Layout, draw: Draw) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
         """Yields each tensor that takes part, with the range kept along its first one or two axes."""
         raw = draw.integers(3 * len(layout.tensors)).reshape(-1, 3).tolist()
         for tensor, (coin, *places) in zip(layout.tensors, raw, strict=True):
             if coin * self.tensor_ratio < 2**64:
-                axes = zip(tensor.shape[:2], (self.row_ratio, self.column_ratio), places, strict=False)
-                yield tensor, [_aligned_block(size, ratio, place) for size, ratio, place in axes]
+                axes = zip(self._axes(tensor), places, strict=False)
+                yield tensor, [_aligned_block(size, ratio, place) for (size, ratio), place in axes]
 
 
 def _aligned_block(size: int, ratio: float, place: int) -> tuple[int, int]:

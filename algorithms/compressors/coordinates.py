@@ -1,14 +1,19 @@
-"""Sparsifiers of single coordinates: random ones that all workers draw alike, and the largest, each worker its own."""
+"""Sparsifiers of single coordinates: random ones that all workers draw alike, and the largest, of all or each chunk."""
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from algorithms.core.compressors import FLOAT_BITS, INDEX_BITS, Draw, Gathered, SharedSupport, check_numel, num_kept
+from algorithms.core.compressors import FLOAT_BITS, Draw, Gathered, SharedSupport, check_numel, pack_bits, unpack_bits
 from algorithms.core.layout import Indices, Layout
-from algorithms.core.settings import Ratio
+from algorithms.core.settings import Count, Ratio
+
+INDEX_BITS = 32
+SIGMAS = 6
+"""Bins span so many standard deviations of the numbers that are sent."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,10 @@ class RandomK(SharedSupport):
         check_numel(self.kind, self.ratio, layout)
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
-        return float_bits * num_kept(layout.numel, self.ratio)
+        return float_bits * _num_kept(layout.numel, self.ratio)
 
     def support(self, layout: Layout, draw: Draw) -> Indices:
-        return Indices(draw.choose_many(layout.numel, num_kept(layout.numel, self.ratio)))
+        return Indices(draw.choose_many(layout.numel, _num_kept(layout.numel, self.ratio)))
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,10 @@ class TopK(Gathered):
         check_numel(self.kind, self.ratio, layout)
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
-        return (FLOAT_BITS + INDEX_BITS) * num_kept(layout.numel, self.ratio)
+        return (FLOAT_BITS + INDEX_BITS) * _num_kept(layout.numel, self.ratio)
 
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
-        index = vector.abs().topk(num_kept(vector.numel(), self.ratio), sorted=False).indices
+        index = vector.abs().topk(_num_kept(vector.numel(), self.ratio), sorted=False).indices
         values = vector[index].to(torch.float32)
         return torch.cat([values.view(torch.uint8), index.to(torch.int32).view(torch.uint8)])
 
@@ -52,3 +57,91 @@ class TopK(Gathered):
         values, index = message.view(2, -1)
         dense = torch.zeros(numel, dtype=dtype, device=message.device)
         return dense.index_copy_(0, index.view(torch.int32).long(), values.view(torch.float32).to(dtype))
+
+
+@dataclass(frozen=True)
+class ChunkTopK(Gathered):
+    """The `kept` coordinates of largest magnitude in each chunk, each worker its own, with indices within the chunk.
+
+    Source: Sarfi et al., arXiv 2508.15706; the quantiser is that of the authors' earlier release, CCLoco. What is sent
+    falls into bins of width 6 sigma / 2^bits, the middle one, number 2^(bits - 1), lying about the mean and the outer
+    ones open; each number becomes the mean of its bin. Deviations: chunks are of the flat vector, with one table of
+    means, where the release cuts each tensor and has a table for each.
+
+    Args:
+        kept: numbers sent of a chunk; of the last one, which may be shorter, as many or all.
+        chunk_size: coordinates of a chunk.
+        bits: of a number: 2, 4 or 8; or 32, which are exact.
+    """
+
+    kind: ClassVar[str] = "chunk_top_k"
+
+    kept: Count = 64
+    chunk_size: Count = 4096
+    bits: Literal[2, 4, 8, 32] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kept > self.chunk_size:
+            raise ValueError(f"chunk_top_k keeps {self.kept} numbers of a chunk of {self.chunk_size}; lower kept")
+
+    @property
+    def _index_bits(self) -> int:
+        return (self.chunk_size - 1).bit_length()
+
+    def _num_sent(self, numel: int) -> int:
+        chunks, rest = divmod(numel, self.chunk_size)
+        return chunks * self.kept + min(rest, self.kept)
+
+    def _bytes(self, numel: int) -> list[int]:
+        """Returns the bytes of a message's parts: the table of means, the numbers or their bins, and the indices."""
+        table = 0 if self.bits == FLOAT_BITS else FLOAT_BITS << self.bits
+        num_sent = self._num_sent(numel)
+        return [math.ceil(bits / 8) for bits in (table, num_sent * self.bits, num_sent * self._index_bits)]
+
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        return 8 * sum(self._bytes(layout.numel))
+
+    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
+        padded = torch.nn.functional.pad(vector.abs(), (0, -vector.numel() % self.chunk_size), value=-1)
+        # Sorted, so that what pads the last chunk comes last and is cut off.
+        places = padded.view(-1, self.chunk_size).topk(self.kept).indices.view(-1)[: self._num_sent(vector.numel())]
+        values = vector[self._starts(places) + places]
+        digits = (places[:, None] >> torch.arange(self._index_bits, device=vector.device)) & 1
+        indices = pack_bits(digits.view(-1).to(torch.uint8), 1)
+        if self.bits == FLOAT_BITS:
+            return torch.cat([values.to(torch.float32).view(torch.uint8), indices])
+        means, bins = _quantised(values, 1 << self.bits)
+        return torch.cat([means.to(torch.float32).view(torch.uint8), pack_bits(bins, self.bits), indices])
+
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
+        num_sent = self._num_sent(numel)
+        table, numbers, indices = torch.split(message, self._bytes(numel))
+        if self.bits == FLOAT_BITS:
+            values = numbers.clone().view(torch.float32)
+        else:
+            values = table.clone().view(torch.float32)[unpack_bits(numbers, self.bits, num_sent).long()]
+        digits = unpack_bits(indices, 1, num_sent * self._index_bits).view(num_sent, self._index_bits)
+        places = (digits << torch.arange(self._index_bits, device=message.device)).sum(dim=1)
+        dense = torch.zeros(numel, dtype=dtype, device=message.device)
+        return dense.index_copy_(0, self._starts(places) + places, values.to(dtype))
+
+    def _starts(self, places: Tensor) -> Tensor:
+        """Returns where the chunk of each number that is sent begins."""
+        return torch.arange(len(places), device=places.device) // self.kept * self.chunk_size
+
+
+def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
+    """Returns the bins' means, 0 where a bin is empty, of shape (num_bins,), and each value's bin, in uint8."""
+    centred = values - values.mean()
+    width = SIGMAS * centred.std() / num_bins if len(values) > 1 else centred.new_zeros(())
+    scaled = (centred / width).nan_to_num(0.0, 0.0, 0.0)  # all values are alike, or there is a single one
+    bins = (scaled + num_bins // 2).round().clamp(0, num_bins - 1).long()
+    sums = values.new_zeros(num_bins).index_add_(0, bins, values)
+    counts = values.new_zeros(num_bins).index_add_(0, bins, torch.ones_like(values))
+    return sums / counts.clamp(min=1), bins.to(torch.uint8)
+
+
+def _num_kept(numel: int, ratio: float) -> int:
+    """k = d / R, at least 1."""
+    return max(1, int(numel / ratio))

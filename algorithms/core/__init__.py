@@ -10,6 +10,5 @@ from algorithms.core.optimizer import DistributedOptimizer as DistributedOptimiz
 from algorithms.core.settings import Count as Count
 from algorithms.core.settings import fixed as fixed
 from algorithms.core.stages import Stage as Stage
-from algorithms.core.topology import Topology as Topology
 from algorithms.core.traffic import Purpose as Purpose
 from algorithms.core.traffic import Traffic as Traffic

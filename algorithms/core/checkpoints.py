@@ -73,8 +73,8 @@ def consensus_checkpoint(
         "world_size": collectives.world_size,
         f"worker {collectives.rank}": _parts(own),
     }
-    with _checkpointing(folder):
-        save(state, checkpoint_id=folder, **_talking(collectives))
+    with _checkpointing(folder, collectives) as talking:
+        save(state, checkpoint_id=folder, **talking)
 
 
 def load_checkpoint(
@@ -102,7 +102,10 @@ def load_checkpoint(
     average = _of_one_worker(model.state_dict(), collectives)
     state: dict[str, Any] = {"model": {key: _copy(value) for key, value in average.items()}, "world_size": 0}
     _read_(state, folder, collectives)
-    average = {key: _as_held(state["model"][key], held) for key, held in model.state_dict().items()}
+    average = {
+        key: state["model"][key].expand_as(held) if isinstance(held, Tensor) else state["model"][key]
+        for key, held in model.state_dict().items()
+    }
     goes_on = optimizer is not None and state["world_size"] == collectives.world_size
     own = _read_worker(folder, collectives.rank if goes_on else 0, collectives)
     model.load_state_dict(average | own["model"] if goes_on else average)
@@ -167,36 +170,27 @@ def _of_one_worker(state: Mapping[str, Any], collectives: Collectives) -> dict[s
     return {key: value[0] if isinstance(collectives, StackedCollectives) else value for key, value in state.items()}
 
 
-def _as_held(value: Any, held: Any) -> Any:
-    return value.expand_as(held) if isinstance(held, Tensor) else value
-
-
 def _copy(value: Any) -> Any:
     return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
-
-
-def _talking(collectives: Collectives) -> dict[str, Any]:
-    if isinstance(collectives, ProcessGroupCollectives):
-        return {"process_group": collectives.group}
-    return {"no_dist": True}
 
 
 def _read_(state: dict[str, Any], folder: Path, collectives: Collectives) -> None:
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    with _checkpointing(folder):
-        load(state, checkpoint_id=folder, **_talking(collectives))
+    with _checkpointing(folder, collectives) as talking:
+        load(state, checkpoint_id=folder, **talking)
 
 
 @contextmanager
-def _checkpointing(folder: Path) -> Iterator[None]:
-    """Raises a plain error, of one sentence, for that of any rank."""
+def _checkpointing(folder: Path, collectives: Collectives) -> Iterator[dict[str, Any]]:
+    """Yields which processes talk to each other, and raises a plain error, of one sentence, for that of any rank."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         with warnings.catch_warnings(), translated_errors():
             warnings.filterwarnings("ignore", "torch.distributed is")  # a lone process is meant to be alone
-            yield
+            group = {"process_group": collectives.group} if isinstance(collectives, ProcessGroupCollectives) else None
+            yield group or {"no_dist": True}
     except CheckpointException as error:
         rank, (cause, _) = next(iter(error.failures.items()))
         kind = OSError if isinstance(cause, OSError) else ValueError

@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer
 
 from algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
 from algorithms.core.flat import FlatBuffers, dense
-from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import ProcessGroupCollectives
 from algorithms.core.traffic import Purpose
 
@@ -86,7 +84,7 @@ def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
 
 
 @torch.no_grad()
-def make_equal_(
+def equalise_(
     collectives: Collectives, flat: FlatBuffers, groups: Iterable[Mapping[str, Any]], model: nn.Module | None
 ) -> None:
     """Sends worker 0's parameters, and of what the model, if given, has beside the groups: frozen ones and buffers."""
@@ -104,10 +102,6 @@ def make_equal_(
 def _integers(tensor: Tensor) -> Tensor:
     """Returns a floating-point tensor's bits as integers of its size."""
     return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
-
-
-def _has_gradient(parameter: Tensor) -> bool:
-    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 class FirstStep:
@@ -175,7 +169,8 @@ class FirstStep:
         if type(self._flats[0].parameters) is not Tensor:
             return False
         none = not any(flat.gradients.any() for flat in self._flats)
-        silent = ", ".join(str(number) for number in sorted(self._silent) if not _has_gradient(self._tensors[number]))
+        gradients = {number: self._tensors[number].grad for number in sorted(self._silent)}
+        silent = ", ".join(str(number) for number, each in gradients.items() if each is None or not each.any())
         if none or silent:
             warnings.warn(
                 f"{'no parameter has a gradient' if none else f'parameters {silent} have no gradient'} at the "
@@ -226,31 +221,3 @@ def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None
             "model lost; make the optimiser afterwards, or load with assign=False (averages of its weights, as an EMA, "
             "go to consensus(model, averages=[ema]))"
         )
-
-
-def overflowed(
-    optimizer: Optimizer, gradients: Sequence[Tensor], collectives: Collectives, reducer: Reducer | None
-) -> bool:
-    """Returns whether, under a `GradScaler`, any worker's gradients overflowed; if none, takes the scale out of these.
-
-    A worker that skipped alone would leave the others waiting, or drift from them.
-
-    Args:
-        optimizer: for the time of a step the scaler sets its `found_inf`, above 0 where this worker's gradients are not
-            finite, and `grad_scale`, by which they were multiplied, None where they no longer are.
-        reducer: is told to send nothing early.
-    """
-    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
-    if found_inf is None:
-        return False
-    if reducer is not None:
-        reducer.stop("a GradScaler takes the scale out of the gradients in step()")
-    found = found_inf.detach().float().reshape(1, 1).repeat(len(gradients[0]), 1)
-    collectives.all_reduce_sum_(found, Purpose.CONTROL)
-    if found[0].item() > 0:
-        return True
-    grad_scale: Tensor | None = getattr(optimizer, "grad_scale", None)
-    if grad_scale is not None:
-        for each in gradients:
-            each.div_(grad_scale)
-    return False

@@ -170,7 +170,7 @@ class Collectives:
 
 
 def share_of(ranks: range, count: int, world_size: int) -> slice:
-    """Returns which of `count` things in a row fall to these workers; shares differ in size by 1 at most."""
+    """Returns which of `count` things in a row fall to these of so many; shares differ in size by 1 at most."""
     return slice(ranks.start * count // world_size, ranks.stop * count // world_size)
 
 

@@ -70,7 +70,6 @@ def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
 
 
 FLOAT_BITS = 32
-INDEX_BITS = 32
 
 
 class Compressor(ABC):
@@ -100,21 +99,23 @@ class Compressor(ABC):
         `float_bits`: of a number in a message, where the compressor leaves that open (`Encoded` ones have a format).
         """
 
-    def cost(self, layout: Layout, draw: Callable[[int], Draw], steps: range, float_bits: int = FLOAT_BITS) -> Entry:
-        """Returns what one worker sends at these steps, in closed form; here for a payload of constant size."""
-        if not steps:
-            return Entry()
-        bits = self.payload_bits(layout, draw(steps[0]), float_bits)
+    def cost(
+        self, layout: Layout, draw: Callable[[int], Draw] | None, steps: range, float_bits: int = FLOAT_BITS
+    ) -> Entry:
+        """Returns what one worker sends at these steps, in closed form: by their draws, or (None) on average over all.
+
+        Here for a payload of constant size.
+        """
+        bits = self.payload_bits(layout, Draw(0, 0, ""), float_bits)
         all_bits = bits * len(steps)
         return Entry(all_bits, len(steps) if bits else 0, all_bits if isinstance(self, Gathered) else 0)
-
-    def mean_cost(self, layout: Layout, num_draws: int, float_bits: int = FLOAT_BITS) -> Entry:
-        """Returns the same as `cost`, but the mean over all draws where the payload depends on the draw."""
-        return self.cost(layout, lambda step: Draw(0, step, ""), range(num_draws), float_bits)
 
 
 class SharedSupport(Compressor):
     """Keeps coordinates that all workers draw alike: linear, so its payload is dense and may be all-reduced."""
+
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+        return float_bits * self.support(layout, draw).payload_numel
 
     @abstractmethod
     def support(self, layout: Layout, draw: Draw) -> Support:
@@ -156,9 +157,6 @@ class Identity(SharedSupport):
 
     kind: ClassVar[str] = "identity"
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
-        return float_bits * layout.numel
-
     def support(self, layout: Layout, draw: Draw) -> Windows:
         return whole(layout.numel)
 
@@ -168,9 +166,6 @@ class Zero(SharedSupport):
     """Sends nothing."""
 
     kind: ClassVar[str] = "zero"
-
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
-        return 0
 
     def support(self, layout: Layout, draw: Draw) -> Windows:
         return Windows(())
@@ -198,43 +193,10 @@ class Scaled(Gathered):
         return self.unscaled.decode(message, numel, dtype).div_(1 + self.omega)
 
 
-def num_kept(numel: int, ratio: float) -> int:
-    """k = d / R, at least 1."""
-    return max(1, int(numel / ratio))
-
-
 def check_numel(kind: str, ratio: float, layout: Layout) -> None:
     """Raises ValueError where not even one coordinate would be kept."""
     if ratio > layout.numel:
         raise ValueError(f"{kind} at ratio {ratio} keeps no coordinate of the model's {layout.numel}; lower the ratio")
-
-
-def checked(
-    compressor: Compressor, layout: Layout, communication_dtype: torch.dtype | None, fed_back: bool, or_whole: bool
-) -> Compressor:
-    """Returns the compressor to use: itself, or scaled where what it leaves out is fed back and would else grow.
-
-    Args:
-        or_whole: a vector that is too small for it is sent whole.
-
-    Raises:
-        ValueError: it cannot work on such a vector, or with such messages.
-    """
-    if not isinstance(compressor, Compressor):
-        raise ValueError(f"it must be a compressor, not {compressor!r}")
-    if communication_dtype is not None and isinstance(compressor, Encoded):
-        raise ValueError(
-            f"messages of {compressor.kind} have a format of their own; leave the communication dtype (a spec's wire) "
-            "at fp32"
-        )
-    try:
-        compressor.check(layout)
-    except ValueError:
-        if or_whole:
-            return Identity()
-        raise
-    omega = compressor.variance(layout)
-    return Scaled(compressor, omega) if fed_back and omega and isinstance(compressor, Gathered) else compressor
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:

@@ -19,14 +19,6 @@ from torch.utils.dlpack import from_dlpack
 from algorithms.core.layout import Layout, Window
 
 
-class GroupsOfOneType(list[dict[str, Any]]):
-    """An optimiser's parameter groups, for another one that takes only what has type `dtype` of each."""
-
-    def __init__(self, groups: Iterable[dict[str, Any]], dtype: torch.dtype) -> None:
-        super().__init__(groups)
-        self.dtype = dtype
-
-
 def types_of(groups: Sequence[Mapping[str, Any]]) -> list[torch.dtype]:
     """Returns the types of the groups' parameters, first that of the most numbers.
 
@@ -62,24 +54,27 @@ class FlatBuffers:
         _check(tensors)
         first = tensors[0]
         self._stacked = stacked
-        self.layout = Layout.of([tensor[0] for tensor in tensors] if stacked else tensors)
-        self._shape = (len(first) if stacked else 1, self.layout.numel)
-        self.parameters = self.new_buffer(first)
-        ends = [0, *accumulate(sum(each.numel() for each in group) // self._shape[0] for group in groups)]
+        num_workers = len(first) if stacked else 1
+        ends = [0, *accumulate(sum(each.numel() for each in group) // num_workers for group in groups)]
         self.parts = [slice(start, stop) for start, stop in pairwise(ends)]
         """Each parameter group's share of the flat vector."""
-        self.tensors = tensors
-        self.frozen: tuple[int, ...] = ()
-        """During a step, tensors that require no gradient: they and their state are left as they are."""
-        with torch.no_grad():
-            for parameter, window in zip(tensors, self.layout.tensors, strict=True):
-                view = self._view(self.parameters, window)
-                view.copy_(parameter)
-                parameter.data = view
-        # After the loop, which has freed the parameters' own memory.
+        self.tensors, self._shape = tensors, (num_workers, ends[-1])
+        self.parameters = self.new_buffer(first)
+        self._move_in(self._new_layout())
+        # Now that the parameters' own memory is free.
         self.gradients = self.new_buffer()
-        self._homes = _addresses(tensors)
         self._view_gradients()
+
+    def _new_layout(self) -> Layout:
+        return Layout.of([each[0] if self._stacked else each for each in self.tensors])
+
+    @torch.no_grad()
+    def _move_in(self, layout: Layout) -> None:
+        for parameter, window in zip(self.tensors, layout.tensors, strict=True):
+            view = self._view(self.parameters, window)
+            view.copy_(parameter)
+            parameter.data = view
+        self.layout, self._homes = layout, _addresses(self.tensors)
 
     def _view(self, flat: Tensor, window: Window) -> Tensor:
         """The part of a flat tensor that belongs to a parameter, shaped like it."""
@@ -114,51 +109,35 @@ class FlatBuffers:
         Raises:
             RuntimeError: a parameter has another type, device or shape now.
         """
-        home = list(zip(self.tensors, self._homes, self.layout.tensors, strict=True))
-        for number, (parameter, _, window) in enumerate(home):
-            self._check_adoptable(number, parameter, window)
-        gradients = [None if parameter.grad is None else dense(parameter.grad).clone() for parameter in self.tensors]
-        windows = []
-        for parameter, address, window in home:
-            if parameter.data_ptr() != address:
-                window = self._take_back(parameter, window, buffers)
-            windows.append(window)
-        self.layout = Layout(tuple(windows))
-        self._homes = _addresses(self.tensors)
-        for window, gradient in zip(windows, gradients, strict=True):
+        held, workers = self.parameters, self._shape[: int(self._stacked)]
+        for number, (parameter, window) in enumerate(zip(self.tensors, self.layout.tensors, strict=True)):
+            shape = (*workers, *window.shape)
+            if (parameter.dtype, parameter.device, tuple(parameter.shape)) != (held.dtype, held.device, shape):
+                raise RuntimeError(
+                    f"parameter {number} is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device} "
+                    f"now, and was {held.dtype} of shape {shape} on {held.device} when the optimiser was made; convert "
+                    "or move the model first, then make the optimiser"
+                )
+        gradients = [None if each.grad is None else dense(each.grad).clone() for each in self.tensors]
+        layout = self._new_layout()
+        for old, new in zip(self.layout.tensors, layout.tensors, strict=True):
+            for buffer in buffers if new != old else ():
+                new.view(buffer).copy_(old.view(buffer).clone())
+        self._move_in(layout)
+        for window, gradient in zip(layout.tensors, gradients, strict=True):
             self._view(self.gradients, window).copy_(torch.zeros(()) if gradient is None else gradient)
         self._view_gradients()
 
-    def _take_back(self, parameter: Parameter, old: Window, buffers: Iterable[Tensor]) -> Window:
-        (as_if_new,) = Layout.of([parameter[0] if self._stacked else parameter]).tensors
-        window = Window(old.offset, old.shape, as_if_new.strides)
-        if window != old:
-            for buffer in buffers:
-                window.view(buffer).copy_(old.view(buffer).clone())
-        view = self._view(self.parameters, window)
-        view.copy_(parameter)
-        parameter.data = view
-        return window
-
-    def _check_adoptable(self, number: int, parameter: Parameter, window: Window) -> None:
-        held, shape = self.parameters, (*(self._shape[:1] if self._stacked else ()), *window.shape)
-        if (parameter.dtype, parameter.device, tuple(parameter.shape)) != (held.dtype, held.device, shape):
-            raise RuntimeError(
-                f"parameter {number} is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device} now, "
-                f"and was {held.dtype} of shape {shape} on {held.device} when the optimiser was made; convert or move "
-                "the model first, then make the optimiser"
-            )
-
-    def note_frozen(self) -> None:
-        """Note which tensors are frozen now; a step, and what is sent early for it, must begin with this."""
-        self.frozen = tuple(number for number, each in enumerate(self.tensors) if not each.requires_grad)
+    @property
+    def frozen(self) -> list[int]:
+        """The numbers of the tensors that require no gradient: a step leaves them and their state as they are."""
+        return [number for number, each in enumerate(self.tensors) if not each.requires_grad]
 
     def collect_gradients(self) -> None:
         """Make the flat tensor hold the gradients, also where someone replaced `p.grad` or set it to None.
 
         A gradient that is missing is zero.
         """
-        self.note_frozen()
         if not self._attached():
             for number in range(len(self.tensors)):
                 self.collect_gradient(number)

@@ -1,13 +1,14 @@
-"""The local step on the flat vectors, SGD's or AdamW's: in one pass over them, or on a slice of them beforehand."""
+"""The local step on the flat vectors, SGD's, AdamW's or Muon's: in one pass over them, or on a slice beforehand."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import Parameter
 from torch.optim.adamw import adamw as torch_adamw
 from torch.optim.sgd import sgd as torch_sgd
 
@@ -18,6 +19,12 @@ VECTOR_BYTES = 128
 """Slices begin and end at multiples of this, counted from where their span begins."""
 COUNTS = "tensor_steps"
 """What a state calls the AdamW steps that each tensor has done."""
+COEFFICIENTS, NUM_ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+"""Muon's polynomial a s + b s^3 + c s^5, which takes singular values to about 1, and how often it is applied."""
+EPSILON = 1e-7
+"""The least norm that Muon divides a matrix by."""
+RMS = 0.2
+"""The root mean square that a matrix's step has, in learning rates: about that of a step of AdamW."""
 
 Group = dict[str, Any]
 
@@ -27,7 +34,7 @@ class Span:
     """A share of the flat vector that is stepped in one go, with the numbers of its parameter group.
 
     `num_done`: local steps that its tensors have done, where the local optimiser asks for that.
-    `whole`: the matrix that it is, where it cannot be stepped in slices; its offset is 0.
+    `whole`: the matrix that it is, where it cannot be stepped in slices.
     """
 
     start: int
@@ -57,10 +64,8 @@ class LocalStep(ABC):
         """Returns the flat vector, in order, in shares that may be stepped in one go."""
 
     @abstractmethod
-    def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
-    ) -> None:
-        """target <- target + sign p, coordinate by coordinate; the target is x if None. g may be used up.
+    def step_(self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None) -> None:
+        """x <- x - p, or target <- target + p where there is a target, coordinate by coordinate. g may be used up.
 
         All are of shape (local workers, n): a span's coordinates, or a slice of them. Rows go one by one: a kernel's
         rounding depends on where its vectors begin, and a worker's bits must not depend on its neighbours.
@@ -76,48 +81,45 @@ class LocalStep(ABC):
     def restore(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Goes on from the counts of a state."""
 
-    def apply_(self, groups: Sequence[Group], target: Tensor | None = None, sign: int = -1) -> None:
-        """target <- target + sign p, the target being the parameters if None; frozen tensors and buffers stay."""
+    def apply_(self, groups: Sequence[Group], target: Tensor | None = None) -> None:
+        """Does `step_` on the whole vectors; frozen tensors and their buffers stay."""
         flat, buffers = self.flat, self.buffers(groups)
         changed = [flat.parameters if target is None else target, *buffers]
         kept = [(vector, here, vector[:, here].clone()) for here in flat.frozen_slices() for vector in changed]
         for span in self.spans(groups):
-            here = (slice(None), slice(span.start, span.stop))
-            own = [buffer[here] for buffer in buffers]
-            of_target = None if target is None else target[here]
-            self.step_(span, flat.parameters[here], flat.gradients[here], own, of_target, sign)
+            x, g, *own = (vector[:, span.start : span.stop] for vector in (flat.parameters, flat.gradients, *buffers))
+            self.step_(span, x, g, own, None if target is None else target[:, span.start : span.stop])
         for vector, frozen, values in kept:
             vector[:, frozen] = values
         self.count()
 
-    def after(self, groups: Sequence[Group], support: Windows, target: Tensor | None, sign: int) -> Tensor:
-        """Returns `support.gather` of the target as `apply_` will leave it, to the bit; nothing is changed."""
+    def after(self, groups: Sequence[Group], support: Windows, target: Tensor | None = None) -> Tensor:
+        """Returns `support.gather` of x or the target as `apply_` will leave it, to the bit, and changes nothing.
+
+        None of the tensors there may be frozen.
+        """
         parts, num_rows = [], len(self.flat.parameters)
         for window in support.windows:
-            near = self._slice_after(groups, slice(*window.span), target, sign)
-            parts.append(Window(0, window.shape, window.strides).view(near).reshape(num_rows, -1))
+            near = self._slice_after(groups, *window.span, target)
+            parts.append(replace(window, offset=0).view(near).reshape(num_rows, -1))
         return torch.cat([*parts, self.flat.parameters.new_zeros(num_rows, support.padding)], dim=-1)
 
-    def _slice_after(self, groups: Sequence[Group], wanted: slice, target: Tensor | None, sign: int) -> Tensor:
+    def _slice_after(self, groups: Sequence[Group], start: int, stop: int, target: Tensor | None) -> Tensor:
         # A kernel may round what its vectors do not cover in another way (a fused multiply-add is rounded once). So
         # slices are widened to where the whole span's vectors begin and end; what they hold beyond is not used.
         flat, buffers, pieces = self.flat, self.buffers(groups), []
         unit = VECTOR_BYTES // flat.parameters.element_size()
         for span in self.spans(groups):
-            low, high = max(wanted.start, span.start), min(wanted.stop, span.stop)
+            low, high = max(start, span.start), min(stop, span.stop)
             if low < high:
                 first = low - (low - span.start) % unit
                 last = min(high + (span.start - high) % unit, span.stop)
                 if span.whole is not None:
                     first, last = span.start, span.stop
                 x, g, *own = (vector[:, first:last].clone() for vector in (flat.parameters, flat.gradients, *buffers))
-                changed = x if target is None else target[:, first:last].clone()
-                before = changed.clone() if flat.frozen else changed
-                self.step_(span, x, g, own, None if target is None else changed, sign)
-                for frozen in flat.frozen_slices():
-                    here = slice(max(frozen.start - first, 0), max(frozen.stop - first, 0))
-                    changed[:, here] = before[:, here]
-                pieces.append(changed[:, low - first : high - first])
+                changed = None if target is None else target[:, first:last].clone()
+                self.step_(span, x, g, own, changed)
+                pieces.append((x if changed is None else changed)[:, low - first : high - first])
         return torch.cat(pieces, dim=-1)
 
 
@@ -143,47 +145,34 @@ class Nesterov(LocalStep):
         shares = zip(self.flat.parts, groups, strict=True)
         return [Span(part.start, part.stop, group) for part, group in shares if part.start < part.stop]
 
-    def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
-    ) -> None:
-        nesterov_step_(span.group, x, g, buffers[0] if buffers else None, target, sign)
-
-
-def nesterov_step_(group: Group, x: Tensor, g: Tensor, m: Tensor | None, target: Tensor | None, sign: int) -> None:
-    """target <- target + sign eta u, with m <- beta m + g and then u = beta m + g; the target is x if None.
-
-    All of shape (local workers, n). For another target than x the weight decay is first added to the gradients, since
-    it is x's own.
-    """
-    decay = group["weight_decay"]
-    if target is not None and decay:
-        for gradient, parameters in zip(g, x, strict=True):
-            gradient.add_(parameters, alpha=decay)
-    momenta: list[Tensor | None] = [*m.unbind()] if m is not None and group["momentum"] else [None] * len(g)
-    torch_sgd(
-        list((x if target is None else target).unbind()),
-        list(g.unbind()),
-        momenta,
-        foreach=False,
-        fused=fused_is_right(x),
-        weight_decay=decay if target is None else 0.0,
-        momentum=group["momentum"],
-        lr=-sign * group["lr"],
-        dampening=0.0,
-        nesterov=group["momentum"] > 0,
-        maximize=False,
-    )
+    def step_(self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None) -> None:
+        lr, decay, beta = span.group["lr"], span.group["weight_decay"], span.group["momentum"]
+        if target is not None and decay:  # x's own, though the target is another
+            for gradient, parameters in zip(g, x, strict=True):
+                gradient.add_(parameters, alpha=decay)
+        momenta: list[Tensor | None] = [*buffers[0].unbind()] if buffers and beta else [None] * len(g)
+        torch_sgd(
+            list((x if target is None else target).unbind()),
+            list(g.unbind()),
+            momenta,
+            foreach=False,
+            fused=fused_is_right(x),
+            weight_decay=decay if target is None else 0.0,
+            momentum=beta,
+            lr=lr if target is None else -lr,
+            dampening=0.0,
+            nesterov=beta > 0,
+            maximize=False,
+        )
 
 
 class DecayInMomentumOnly(Nesterov):
     """From x alone: the weight decay enters the momentum, and the direct term has none."""
 
-    def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
-    ) -> None:
+    def step_(self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None) -> None:
         group = span.group
         if not buffers:
-            return super().step_(span, x, g, buffers, target, sign)
+            return super().step_(span, x, g, buffers, target)
         for own_x, own_g, own_m in zip(x, g, buffers[0], strict=True):
             own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
             own_x.add_(own_g, alpha=-group["lr"]).add_(own_m, alpha=-group["lr"] * group["momentum"])
@@ -210,25 +199,30 @@ class AdamW(LocalStep):
     def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
         return self._moments
 
+    def stepped_whole(self, tensor: Window, group: Group) -> bool:
+        """Returns whether a tensor of the group cannot be stepped with others or in slices."""
+        return False
+
     def spans(self, groups: Sequence[Group]) -> list[Span]:
-        """Returns the groups, cut where one tensor has done more steps than the next."""
-        tensors = list(zip(self.flat.layout.tensors, self._done, strict=True))
-        spans = []
+        """Returns the groups, cut where one tensor has done more steps than the next and about what is whole."""
+        tensors, spans = list(zip(self.flat.layout.tensors, self._done, strict=True)), []
         for part, group in zip(self.flat.parts, groups, strict=True):
-            inside = [(each, done) for each, done in tensors if part.start <= each.offset < part.stop and each.numel]
-            for done, run in groupby(inside, key=lambda each: each[1]):
-                windows = [window for window, _ in run]
-                spans.append(Span(windows[0].offset, windows[-1].offset + windows[-1].numel, group, done))
+            inside = [
+                (done, each if self.stepped_whole(each, group) else None, each)
+                for each, done in tensors
+                if part.start <= each.offset < part.stop and each.numel
+            ]
+            for (done, whole), run in groupby(inside, key=lambda each: each[:2]):
+                windows = [window for *_, window in run]
+                spans.append(Span(windows[0].offset, windows[-1].offset + windows[-1].numel, group, done, whole))
         return spans
 
-    def step_(
-        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None, sign: int
-    ) -> None:
+    def step_(self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None) -> None:
         group, (exp_avg, exp_avg_sq) = span.group, buffers
         lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
         if target is not None and decay:  # x's own, though the target is another
             for own, parameters in zip(target, x, strict=True):
-                own.add_(parameters, alpha=sign * lr * decay)
+                own.add_(parameters, alpha=lr * decay)
         fused, changed = fused_is_right(x), list((x if target is None else target).unbind())
         # A fill, not a copy: nobody waits for a GPU. The kernel that is not fused reads the number on the host.
         device = x.device if fused else torch.device("cpu")
@@ -245,17 +239,85 @@ class AdamW(LocalStep):
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=-sign * lr,
+            lr=lr if target is None else -lr,
             weight_decay=decay if target is None else 0.0,
             eps=group["eps"],
             maximize=False,
         )
 
     def count(self) -> None:
-        self._done = [done + (number not in self.flat.frozen) for number, done in enumerate(self._done)]
+        self._done = [done + each.requires_grad for done, each in zip(self._done, self.flat.tensors, strict=True)]
 
     def counts(self) -> dict[str, list[int]]:
         return {COUNTS: list(self._done)}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._done = list(state[COUNTS])
+
+
+class Muon(AdamW):
+    """Muon on tensors of two axes or more, in groups that do not say muon = False; AdamW on all others.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the scale and the weight
+    decay are those of Liu et al., "Muon is scalable for LLM training", arXiv 2502.16982, so that one learning rate and
+    one decay serve both kinds of tensors. Inside DiLoCo it is MuLoCo (Therien et al., arXiv 2505.23725).
+
+        m_i <- mu m_i + (1 - mu) g_i;   u_i = mu m_i + (1 - mu) g_i
+        p_i = eta lambda x_i + 0.2 sqrt(max(rows, columns)) eta O(u_i)
+
+    O(u) is U V^T of u = U S V^T, about, by five Newton-Schulz iterations, on a GPU in bfloat16. A tensor of more axes
+    is a matrix with a row for each place of the first one, as a convolution's; one with a single row or column is not.
+    m is kept as AdamW's first moment, "exp_avg"; the second, "exp_avg_sq", stays 0 for matrices. A matrix is stepped
+    as one, for all workers at this end together, but matrices one by one, since their shapes differ.
+    """
+
+    def stepped_whole(self, tensor: Window, group: Group) -> bool:
+        is_flat = len(tensor.shape) < 2 or tensor.numel in (tensor.shape[0], tensor.numel // tensor.shape[0])
+        return bool(group["muon"]) and not is_flat
+
+    def step_(self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None) -> None:
+        if span.whole is None:
+            return super().step_(span, x, g, buffers, target)
+        lr, decay, mu = span.group["lr"], span.group["weight_decay"], span.group["momentum"]
+        matrix = replace(span.whole, offset=0)
+        momentum = buffers[0].lerp_(g, 1 - mu)
+        update = matrix.view(g.lerp(momentum, mu))
+        direction = orthogonalised(update.flatten(2)).view(update.shape)
+        rows, columns = update.shape[1], update[0, 0].numel()
+        target, lr = (x, -lr) if target is None else (target, lr)
+        target.add_(x, alpha=lr * decay)
+        matrix.view(target).add_(direction, alpha=lr * RMS * max(rows, columns) ** 0.5)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Returns U V^T of each U S V^T, with singular values of 0.5 to 1.5, of shape (number, rows, columns)."""
+    wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
+    norms = torch.linalg.vector_norm(
+        wide, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(wide.dtype, torch.float)
+    )
+    o: Tensor = wide / norms.clamp(min=EPSILON)
+    o = o.to(torch.bfloat16 if o.is_cuda else o.dtype)
+    a, b, c = COEFFICIENTS
+    for _ in range(NUM_ITERATIONS):
+        gram = o @ o.mT
+        o = torch.baddbmm(o, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), o, beta=a)
+    return (o if wide is matrices else o.mT).to(matrices.dtype)
+
+
+def muon_groups(model: nn.Module, parameters: Iterable[Parameter] | None = None) -> list[dict[str, Any]]:
+    """Returns parameter groups for local_step = "muon", of which those of embeddings and the output say muon = False.
+
+    The output is the last linear layer, in a model with embeddings only if its weight has the shape of one. Parameters
+    stay in the model's order, so that there may be more than two groups.
+
+    Args:
+        parameters: what is trained in place of the model's own, in the same order.
+    """
+    embeddings = [each for each in model.modules() if isinstance(each, nn.Embedding)]
+    last = [each for each in model.modules() if isinstance(each, nn.Linear)][-1:]
+    shapes = {each.weight.shape for each in embeddings} or {each.weight.shape for each in last}
+    apart = {id(each.weight) for each in (*embeddings, *last) if each.weight.shape in shapes}
+    own = list(model.parameters())
+    pairs = zip(own, own if parameters is None else parameters, strict=True)
+    runs = groupby(pairs, key=lambda pair: id(pair[0]) not in apart)
+    return [{"params": [trained for _, trained in run], "muon": is_hidden} for is_hidden, run in runs]

@@ -2,29 +2,23 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, ClassVar, Self, dataclass_transform
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.core.collectives import Collectives
-from algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, checked
+from algorithms.core.collectives import Collectives, StackedCollectives
+from algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Encoded, Gathered, Identity, Scaled
 from algorithms.core.exchange import Exchanged, Mixed, Sending
-from algorithms.core.flat import FlatBuffers, GroupsOfOneType
+from algorithms.core.flat import FlatBuffers
 from algorithms.core.layout import Layout, Windows
-from algorithms.core.local_step import LocalStep
-from algorithms.core.settings import (
-    FROM_1_UP,
-    NUMBERS,
-    LocalStepName,
-    Setting,
-    argument,
-    check_arguments,
-    fixed,
-)
-from algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises, traffic_of
+from algorithms.core.local_step import AdamW, LocalStep, Muon, Nesterov
+from algorithms.core.settings import FROM_1_UP, NUMBERS, LocalStepName, Setting, argument, fixed
+from algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
 from algorithms.core.state import check_state
-from algorithms.core.topology import Mixing, Topology
+from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Entry, Purpose, Traffic
 
 
@@ -54,8 +48,8 @@ class Method:
     """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
     traffic_follows_rate: ClassVar[bool] = False
     """Whether what is sent depends on the learning rate."""
-    network: Topology | None = None
-    """Who mixes with whom, where workers talk to their neighbours alone."""
+    rounds: tuple[Mixing, ...] = ()
+    """The mixings of steps 1, 2, ..., after which they begin anew, where a setting is a topology."""
     schedule: Callable[[int], float] | None = None
     """The first group's learning rate at each step, counted from 1, where it is known beforehand."""
 
@@ -69,31 +63,33 @@ class Method:
     """The settings of its own, which the class annotates, by name."""
 
     collectives: Collectives
-    communication_dtype: torch.dtype | None
-    """The type of numbers in messages, None for the parameters' own."""
-    flat: FlatBuffers
-    local: LocalStep
     local_step: LocalStepName
     param_groups: list[dict[str, Any]]
     num_steps: int
     seed: int
     _siblings: list[Self]
     """Where parameters have several types, the optimisers alike for each type but the first."""
+    _is_sibling = False
     _given: dict[str, Any]
-    _buffers: dict[str, Tensor]
-    """The state, of shape (local workers, d), by name."""
-    _common: dict[str, Tensor]
-    """What all workers have in common of it, of any shape."""
-    _anchors: list[Tensor]
-    """Those of the buffers that began as the parameters."""
-    _loaded: Tensor | None
-    """Parameters that a state put there, until the next step."""
 
-    def __new__(cls, *args: Any, **given: Any) -> Self:
-        check_arguments(cls, given)
-        self = super().__new__(cls)
-        self._given = given
-        return self
+    def _lay_out(self, dtype: torch.dtype, communication_dtype: torch.dtype | None) -> None:
+        """Moves the parameters of this type into a flat vector, and makes the local step's state."""
+        of_type = [[each for each in group["params"] if each.dtype == dtype] for group in self.param_groups]
+        self.flat = FlatBuffers(of_type, isinstance(self.collectives, StackedCollectives))
+        self.communication_dtype = None if communication_dtype == dtype else communication_dtype
+        """The type of numbers in messages, None for the parameters' own."""
+        self.sending = Sending(self.collectives, self.communication_dtype)
+        self._buffers: dict[str, Tensor] = {}
+        """The state, of shape (local workers, d), by name."""
+        self._common: dict[str, Tensor] = {}
+        """What all workers have in common of it, of any shape."""
+        self._anchors: list[Tensor] = []
+        """Those of the buffers that began as the parameters."""
+        self._loaded: Tensor | None = None
+        """Parameters that a state put there, until the next step."""
+        rules: dict[str, type[LocalStep]] = {"sgd": Nesterov, "adamw": AdamW, "muon": Muon}
+        self.local = rules[self.local_step](self.flat, self._buffers)
+        self.local.buffers(self.param_groups)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -108,25 +104,38 @@ class Method:
         return [self, *self._siblings]
 
     @property
-    def _is_sibling(self) -> bool:
-        return isinstance(self._given.get("params"), GroupsOfOneType)
-
-    @property
     def num_parameters(self) -> int:
         """d, over all types."""
         return sum(each.flat.layout.numel for each in self._of_each_type)
 
     def _compared(self) -> dict[str, str]:
         """Returns what workers and saved states must have in common, in words."""
+        return {key: repr(value) for key, value in self._chosen.items()}
+
+    def _to_agree_on(self) -> dict[str, object]:
+        """Returns what workers must have in common beside settings: what is trained, and with which numbers."""
+        tensors, own, numbers = self.flat.layout.tensors, self.flat.parameters, NUMBERS[self.local_step]
+        kind = f"{str(own.dtype).removeprefix('torch.')} on {own.device.type}"
+        shapes = "; ".join(f"{each.shape} strides {each.strides}" for each in tensors)
+        plain = [[np.asarray(group[key], float).tolist() for key in numbers] for group in self.param_groups]
+        return {
+            "method": self.name,
+            "seed": self.seed,
+            "parameters": f"{self.flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}",
+            f"{', '.join(numbers)} of each group": plain,
+            "overlap": self.collectives.early is not None,
+        }
+
+    @property
+    def _chosen(self) -> dict[str, Any]:
         stepping = {} if self.local_step == "sgd" else {"local_step": self.local_step}
-        compared = {**self.settings, "communication_dtype": self.communication_dtype, **stepping}
-        return {key: repr(value) for key, value in compared.items()}
+        return {**self.settings, "communication_dtype": self.communication_dtype, **stepping}
 
     def __repr__(self) -> str:
         """Returns the method, its settings, the groups' numbers, d, the overall ratio and the worker, in one line."""
-        own, ratio = dict(self.settings), self.overall_ratio()
-        own |= {} if self.communication_dtype is None else {"communication_dtype": self.communication_dtype}
-        own |= {} if self.local_step == "sgd" else {"local_step": self.local_step}
+        own, ratio = self._chosen, self.overall_ratio()
+        if self.communication_dtype is None:
+            del own["communication_dtype"]
         first, *others = [{key: group[key] for key in NUMBERS[self.local_step]} for group in self.param_groups]
         given = ", ".join(f"{key}={value!r}" for key, value in (own | first).items())
         given += "".join(f", group {number}: {each}" for number, each in enumerate(others, 1))
@@ -151,7 +160,13 @@ class Method:
 
     def _expected_traffic(self, num_steps: int) -> Traffic:
         """Does what `expected_traffic` says, for the parameters of one type."""
-        return traffic_of(self.stages(), num_steps, self.cost)
+        traffic = Traffic()
+        for stage in self.stages():
+            traffic.add_entry(stage.purpose, self.cost(stage, stage.steps(num_steps)))
+            if stage.except_every is not None:  # taken off again, so that mean costs are rounded once for each
+                out = self.cost(stage, range(stage.except_every, num_steps + 1, stage.except_every))
+                traffic.add(stage.purpose, *(-each for each in astuple(out)))
+        return traffic
 
     def early_messages(self, step: int) -> list[EarlyMessage]:
         """Returns the messages of step number `step` that need some tensors' gradients only, so may be sent early."""
@@ -164,7 +179,8 @@ class Method:
         what was drawn or trained; where messages are rounded, as each worker keeps what rounding took; and by default
         among neighbours.
         """
-        if num_steps == 0 or not self.workers_differ:
+        alone = self.collectives.world_size == 1 and any(stage.neighbours is not None for stage in self.stages())
+        if num_steps == 0 or not self.workers_differ or alone:
             return True
         return all(each._agree_after(num_steps) for each in self._of_each_type)
 
@@ -182,10 +198,8 @@ class Method:
     def cost(self, stage: Stage, steps: range) -> Entry:
         """Returns what one worker sends at these steps; on a meta model, for plans, the mean over draws of it."""
         layout, compressor = stage.layout or self.flat.layout, stage.compressor
-        if self.flat.parameters.is_meta:
-            entry = compressor.mean_cost(layout, len(steps), self.float_bits)
-        else:
-            entry = compressor.cost(layout, lambda step: self.draw(step, stage.purpose), steps, self.float_bits)
+        draw = None if self.flat.parameters.is_meta else lambda step: self.draw(step, stage.purpose)
+        entry = compressor.cost(layout, draw, steps, self.float_bits)
         if stage.neighbours is None:
             return entry
         bits = entry.bits * stage.neighbours
@@ -206,10 +220,23 @@ class Method:
         Raises:
             ValueError: it cannot work on this model, or with these messages; the message names the setting.
         """
+        where, layout = f"{self.name}: {setting}", self.flat.layout
+        if not isinstance(compressor, Compressor):
+            raise ValueError(f"{where}: it must be a compressor, not {compressor!r}")
+        if self.communication_dtype is not None and isinstance(compressor, Encoded):
+            raise ValueError(
+                f"{where}: messages of {compressor.kind} have a format of their own; leave the communication dtype (a "
+                "spec's wire) at fp32"
+            )
         try:
-            return checked(compressor, self.flat.layout, self.communication_dtype, self.feeds_back, self._is_sibling)
+            compressor.check(layout)
         except ValueError as error:
-            raise ValueError(f"{self.name}: {setting}: {error}") from None
+            if self._is_sibling:  # too few numbers of this type: all are sent
+                return Identity()
+            raise ValueError(f"{where}: {error}") from None
+        if self.feeds_back and isinstance(compressor, Gathered) and (omega := compressor.variance(layout)):
+            return Scaled(compressor, omega)
+        return compressor
 
     # Ratios.
 
@@ -228,7 +255,9 @@ class Method:
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Does what `at_ratio` says, for a ratio from 1 up."""
+        """Does what `at_ratio` says, for a ratio from 1 up, which is the interval if nothing else must be given."""
+        if [key for key, each in cls.declared.items() if each.is_required] == ["sync_interval"]:
+            return {"sync_interval": ratio}
         raise ValueError(f"{cls.name} does not say how it reaches a ratio; give its settings themselves")
 
     def overall_ratio(self) -> float:
@@ -256,13 +285,13 @@ class Method:
         common = self._common[key] = values.to(self.flat.parameters, copy=True)
         return common
 
-    def local_step_(self, target: Tensor | None = None, sign: int = -1) -> None:
-        """target <- target + sign p, p being what the local optimiser would subtract; the target is x by default."""
-        self.local.apply_(self.param_groups, target, sign)
+    def local_step_(self, target: Tensor | None = None) -> None:
+        """x <- x - p, p being what the local optimiser would subtract; or target <- target + p."""
+        self.local.apply_(self.param_groups, target)
 
-    def after_local_step(self, support: Windows, target: Tensor | None = None, sign: int = -1) -> Tensor:
-        """Returns `support.gather(target)` as `local_step_(target, sign)` will leave it, to the bit."""
-        return self.local.after(self.param_groups, support, target, sign)
+    def after_local_step(self, support: Windows, target: Tensor | None = None) -> Tensor:
+        """Returns `support.gather` of x or the target as `local_step_(target)` will leave it, to the bit."""
+        return self.local.after(self.param_groups, support, target)
 
     def average_gradients_(self) -> None:
         """g <- mean(g), for methods whose workers all take the same step."""
@@ -271,6 +300,10 @@ class Method:
     def exchange(self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose) -> Exchanged:
         """Sends C(vector) and averages it; see `Sending`."""
         return self.sending.exchange(vector, compressor, self.flat.layout, self.draw(step, purpose), purpose)
+
+    def mixing(self, step: int) -> Mixing:
+        """Returns who mixes with whom at a step, by the topology."""
+        return self.rounds[(step - 1) % len(self.rounds)]
 
     def mix(self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose) -> Mixed:
         """Sends C(vector) to neighbours and mixes what these send; see `Sending`."""
@@ -286,11 +319,6 @@ class Method:
             self.collectives.all_reduce_mean_(vector, purpose)
         else:
             vector.copy_(self.average(vector, purpose)[1])
-
-    @property
-    def sending(self) -> Sending:
-        """How vectors are sent."""
-        return Sending(self.collectives, self.communication_dtype)
 
     # What is saved of it, for the parameters of one type.
 
@@ -308,37 +336,19 @@ class Method:
             **self.local.counts(),
         }
 
-    def _read(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        """Returns a flat state's vectors by name; only momentum, which is made when it is needed, may be missing.
-
-        Raises:
-            ValueError: the state does not fit.
-        """
+    def _check_state(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where a flat state does not fit."""
         defaults = {key: each.default for key, each in self.declared.items() if not each.is_required}
-        check_state(state, self.name, self.collectives, self._compared(), defaults)
-        refused, held = f"this state does not fit {self.name}", self._buffers | self._common
-        shape = tuple(self.flat.parameters.shape)
-        vectors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-        shapes = dict.fromkeys(vectors, shape) | {key: tuple(value.shape) for key, value in self._common.items()}
-        wrong = {key: tuple(value.shape) for key, value in vectors.items() if tuple(value.shape) != shapes[key]}
-        if wrong or (vectors.keys() ^ held) - {"momentum", "parameters"}:
-            found = wrong or sorted(vectors)
-            raise ValueError(f"{refused}: it holds {found}, this has {sorted(held)} of shape {shape}")
-        for key, counts in self.local.counts().items():
-            saved = state.get(key)
-            if not isinstance(saved, list) or len(saved) != len(counts):
-                raise ValueError(f"{refused}: its {key} is {saved}, not {len(counts)} numbers")
-        return vectors
+        check_state(state, self._flat_state(), defaults, tuple(self.flat.parameters.shape))
 
     def _restore(self, state: dict[str, Any]) -> None:
-        vectors = self._read(state)
-        parameters = vectors.pop("parameters", None)
+        """Goes on from a flat state that fits."""
         self.seed = state["seed"]
         self.local.restore(state)
-        if "momentum" in vectors and "momentum" not in self._buffers:
+        if "momentum" in state and "momentum" not in self._buffers:
             self.new_buffer("momentum")
         for key, buffer in (self._buffers | self._common).items():
-            buffer.zero_() if key not in vectors else buffer.copy_(vectors[key])
-        if parameters is not None:
-            self.flat.parameters.copy_(parameters)
+            buffer.zero_() if key not in state else buffer.copy_(state[key])
+        if "parameters" in state:
+            self.flat.parameters.copy_(state["parameters"])
             self._loaded = self.flat.parameters.clone()

@@ -3,43 +3,35 @@
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import InitVar
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from algorithms.core.checks import (
-    FirstStep,
-    check_agreement,
-    check_parameters,
-    check_whole,
-    enter_together,
-    make_equal_,
-    overflowed,
-)
+from algorithms.core.checks import FirstStep, check_agreement, check_parameters, check_whole, enter_together, equalise_
 from algorithms.core.collectives import Collectives, StackedCollectives
 from algorithms.core.compressors import Compressor, Draw
-from algorithms.core.flat import FlatBuffers, GroupsOfOneType, types_of
-from algorithms.core.local_step import AdamW, LocalStep, Nesterov
+from algorithms.core.flat import types_of
 from algorithms.core.method import Method
-from algorithms.core.muon import Muon
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import default_collectives
 from algorithms.core.settings import (
     NUMBERS,
+    REQUIRED,
     LocalStepName,
     argument,
+    check_arguments,
     check_numbers,
     check_options,
     declared_settings,
     group_defaults,
 )
 from algorithms.core.state import OTHER_TYPES, UNSENT, averaged, check_still_loaded
-from algorithms.core.traffic import Traffic
+from algorithms.core.topology import Topology, rounds_of
+from algorithms.core.traffic import Purpose, Traffic
 
 
 class DistributedOptimizer(Method, Optimizer):
@@ -75,84 +67,68 @@ class DistributedOptimizer(Method, Optimizer):
 
     _step_supports_amp_scaling = True  # a GradScaler then sets found_inf and grad_scale for the time of a step
 
-    if TYPE_CHECKING:  # the first arguments of every method's constructor; its own settings follow
-        params: InitVar[ParamsT] = argument(kw_only=False)
-        lr: InitVar[float]
-        momentum: InitVar[float | None] = None
-        weight_decay: InitVar[float] = 0.0
-        collectives: InitVar[Collectives | None] = None
-        seed: InitVar[int] = 0
-        communication_dtype: InitVar[torch.dtype | None] = None
-        model: InitVar[nn.Module | None] = None
-        local_step: InitVar[LocalStepName] = "sgd"
-        betas: InitVar[tuple[float, float]] = (0.9, 0.999)
-        eps: InitVar[float] = 1e-8
+    # The first arguments of every method's constructor; its own settings follow.
+    params: InitVar[ParamsT] = argument(kw_only=False)
+    lr: InitVar[float]
+    momentum: InitVar[float | None] = None
+    weight_decay: InitVar[float] = 0.0
+    collectives: InitVar[Collectives | None] = None
+    seed: InitVar[int] = 0
+    communication_dtype: InitVar[torch.dtype | None] = None
+    model: InitVar[nn.Module | None] = None
+    local_step: InitVar[LocalStepName] = "sgd"
+    betas: InitVar[tuple[float, float] | None] = None
+    eps: InitVar[float | None] = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.declared = declared_settings(cls, cls.declared)
-        _, *common, _ = inspect.signature(DistributedOptimizer.__init__).parameters.values()
-        by_name = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.declared)
-            for key, each in cls.declared.items()
-        ]
-        cls.__signature__ = inspect.Signature([*common, *by_name])  # type: ignore[attr-defined]
+        common = inspect.get_annotations(DistributedOptimizer)
+        given = {key: (getattr(DistributedOptimizer, key, REQUIRED), each.type) for key, each in common.items()}
+        given |= {key: (each.default, each.declared) for key, each in cls.declared.items()}
+        params, *by_name = (
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for key, (default, kind) in given.items()
+        )
+        params = params.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, default=REQUIRED)
+        cls.__signature__ = inspect.Signature([params, *by_name])  # type: ignore[attr-defined]
 
-    def __init__(
-        self,
-        params: ParamsT,
-        *,
-        lr: float,
-        momentum: float | None = None,
-        weight_decay: float = 0.0,
-        collectives: Collectives | None = None,
-        seed: int = 0,
-        communication_dtype: torch.dtype | None = None,
-        model: nn.Module | None = None,
-        local_step: LocalStepName = "sgd",
-        betas: tuple[float, float] | None = None,
-        eps: float | None = None,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, params: ParamsT, **given: Any) -> None:
+        check_arguments(type(self), given)
+        self._given = {"params": params, **given}
+        given = {key: each.default for key, each in inspect.signature(type(self)).parameters.items()} | given
         for key, setting in self.declared.items():
-            setting.check(f"{self.name}: {key}", self.settings[key])
-            setattr(self, key, self.settings[key])
-        given = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, group_defaults(self.name, local_step, given, self.without_momentum, self.sgd_alone))
-        check_options(self.param_groups, local_step)
+            setting.check(f"{self.name}: {key}", given[key])
+            setattr(self, key, given[key])
+        self.seed, self.num_steps, self.local_step = given["seed"], 0, given["local_step"]
+        numbers = {key: given[key] for key in NUMBERS["muon"]}
+        super().__init__(params, group_defaults(self, numbers))
+        check_options(self.param_groups, self.local_step)
         check_whole(self.param_groups)
-        self.collectives = collectives = default_collectives(self.param_groups) if collectives is None else collectives
-        self.seed, self.num_steps, self.local_step = seed, 0, local_step
-        stacked = isinstance(collectives, StackedCollectives)
-        own, *others = [params.dtype] if isinstance(params, GroupsOfOneType) else types_of(self.param_groups)
-        of_own = [[each for each in group["params"] if each.dtype == own] for group in self.param_groups]
-        self.flat = FlatBuffers(of_own, stacked)
-        self.communication_dtype = None if communication_dtype == self.flat.parameters.dtype else communication_dtype
-        self._buffers, self._common, self._anchors = {}, {}, []
-        rules: dict[str, type[LocalStep]] = {"sgd": Nesterov, "adamw": AdamW, "muon": Muon}
-        self.local = rules[local_step](self.flat, self._buffers)
-        self.local.buffers(self.param_groups)
-        self._model = model
-        self._loaded = None
+        collectives: Collectives = given["collectives"] or default_collectives(self.param_groups)
+        self.collectives, stacked = collectives, isinstance(collectives, StackedCollectives)
+        own, *others = types_of(self.param_groups)
+        self._lay_out(own, given["communication_dtype"])
+        self._model: nn.Module | None = given["model"]
         self._shows_average = False
         if collectives.world_size > 1:
             if not stacked:
                 check_agreement(collectives, {**self._to_agree_on(), "other types": others, **self._compared()})
-            make_equal_(collectives, self.flat, self.param_groups, model)
+            equalise_(collectives, self.flat, self.param_groups, self._model)
         self._siblings = [self._sibling(dtype) for dtype in others]  # type: ignore[misc]
         self._first_step: FirstStep | None = None
         if not self._is_sibling:
             flats = [each.flat for each in self._of_each_type]
             self._first_step = FirstStep(flats, collectives, self.averages_in_backward)
-        self._reducer: Reducer | None = None
-        if collectives.early is not None:
-            messages = lambda: self.early_messages(self.num_steps + 1)  # noqa: E731
-            sums, traffic = collectives.early, collectives.traffic
-            self._reducer = Reducer(self.flat, traffic, sums, messages, self.communication_dtype)
+        next_messages = lambda: self.early_messages(self.num_steps + 1)  # noqa: E731
+        early, traffic = collectives.early, collectives.traffic
+        self._reducer = Reducer(self.flat, early, traffic, next_messages, self.communication_dtype)
         for key, setting in self.declared.items():
-            is_left_out = self.settings[key] is None and setting.admits(type(None))
+            if setting.declared == Topology:
+                self.rounds = rounds_of(given[key], collectives.world_size)
+            is_left_out = given[key] is None and setting.admits(type(None))
             if setting.admits(Compressor) and not is_left_out:
-                setattr(self, key, self.checked(key, self.settings[key]))
+                setattr(self, key, self.checked(key, given[key]))
         self._set_up()
 
     def _set_up(self) -> None:
@@ -165,26 +141,17 @@ class DistributedOptimizer(Method, Optimizer):
         """Returns an optimiser alike, for the same groups' parameters of another type; its draws are its own."""
         if self.averages_in_backward:
             raise ValueError(f"{self.name}: parameters must have one type, and here are {dtype} besides")
-        groups, seed = GroupsOfOneType(self.param_groups, dtype), Draw(self.seed, 0, str(dtype)).key()
+        of_type = [[each for each in group["params"] if each.dtype == dtype] for group in self.param_groups]
+        groups = [{**group, "params": tensors} for group, tensors in zip(self.param_groups, of_type, strict=True)]
+        seed = Draw(self.seed, 0, str(dtype)).key()
         own = {"params": groups, "seed": seed, "collectives": self.collectives.without_overlap(), "model": None}
+        sibling = type(self).__new__(type(self))
+        sibling._is_sibling = True
         try:
-            return type(self)(**self._given | own)
+            sibling.__init__(**self._given | own)  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(f"{error} (of the parameters of type {dtype}, which have messages of their own)") from None
-
-    def _to_agree_on(self) -> dict[str, object]:
-        """Returns what workers must have in common beside settings: what is trained, and with which numbers."""
-        tensors, own, numbers = self.flat.layout.tensors, self.flat.parameters, NUMBERS[self.local_step]
-        kind = f"{str(own.dtype).removeprefix('torch.')} on {own.device.type}"
-        shapes = "; ".join(f"{each.shape} strides {each.strides}" for each in tensors)
-        plain = [[np.asarray(group[key], float).tolist() for key in numbers] for group in self.param_groups]
-        return {
-            "method": self.name,
-            "seed": self.seed,
-            "parameters": f"{self.flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}",
-            f"{', '.join(numbers)} of each group": plain,
-            "overlap": self.collectives.early is not None,
-        }
+        return sibling
 
     @property
     def traffic(self) -> Traffic:
@@ -203,7 +170,7 @@ class DistributedOptimizer(Method, Optimizer):
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Returns a context for all but the last of a step's backward passes: inside, overlap sends nothing."""
-        return nullcontext() if self._reducer is None else self._reducer.pause()
+        return self._reducer.pause()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -236,16 +203,32 @@ class DistributedOptimizer(Method, Optimizer):
             if first_step.check(self._model, self.workers_differ, self.num_steps):
                 self.reanchor()
         if not self._overflowed():
-            if self._reducer is not None:
-                self._reducer.begin_rest()
+            self._reducer.begin_rest()
             for each in of_each_type:
                 each._update(self.num_steps + 1)
             self.num_steps += 1
         return loss
 
     def _overflowed(self) -> bool:
-        gradients = [each.flat.gradients for each in self._of_each_type]
-        return overflowed(self, gradients, self.collectives, self._reducer)
+        """Returns whether, under a `GradScaler`, any worker's gradients overflowed; if none, takes the scale out.
+
+        A worker that skipped alone would leave the others waiting, or drift from them. For the time of a step the
+        scaler sets `found_inf`, above 0 where this worker's gradients are not finite, and `grad_scale`, by which they
+        were multiplied, None where they no longer are.
+        """
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is None:
+            return False
+        self._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
+        found = found_inf.detach().float().reshape(1, 1).repeat(len(self.flat.gradients), 1)
+        self.collectives.all_reduce_sum_(found, Purpose.CONTROL)
+        if found[0].item() > 0:
+            return True
+        scale: Tensor | None = getattr(self, "grad_scale", None)
+        if scale is not None:
+            for each in self._of_each_type:
+                each.flat.gradients.div_(scale)
+        return False
 
     def _adopt_moved(self) -> None:
         """Takes back parameters that someone moved, or raises RuntimeError where that cannot be."""
@@ -271,8 +254,7 @@ class DistributedOptimizer(Method, Optimizer):
         self._drop_early()
 
     def _drop_early(self) -> None:
-        if self._reducer is not None:
-            self._reducer.drop()
+        self._reducer.drop()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Makes the optimiser anew with one more group, before its first step. All workers must call it.
@@ -305,11 +287,10 @@ class DistributedOptimizer(Method, Optimizer):
         """
         self._refuse_inside_consensus("reanchor()")
         self._check_model()
-        if self._reducer is not None:
-            self._reducer.drop()
+        self._reducer.drop()
         for each in self._of_each_type:
             if self.collectives.world_size > 1:
-                make_equal_(self.collectives, each.flat, self.param_groups, each._model)
+                equalise_(self.collectives, each.flat, self.param_groups, each._model)
             for anchor in each._anchors:
                 anchor.copy_(each.flat.parameters)
             for key in each._buffers.keys() & set(UNSENT):
@@ -390,7 +371,7 @@ class DistributedOptimizer(Method, Optimizer):
             )
         states = list(zip(self._of_each_type, [flat, *others.values()], strict=True))
         for each, state in states:
-            each._read(state)
+            each._check_state(state)
         self._adopt_moved()
         self._drop_early()
         super().load_state_dict({"state": {}, "param_groups": groups})

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -25,14 +25,6 @@ from algorithms.core.traffic import Purpose, Traffic
 T = TypeVar("T", bound=tuple[Tensor | None, ...])
 
 
-@dataclass(frozen=True)
-class _Begun:
-    message: Tensor
-    mean: Tensor
-    wait: Callable[[], Tensor | None]
-    """Returns, once the mean is there, what `Collectives.all_reduce_mean_` does."""
-
-
 class EarlyMeans:
     """The collectives' side of overlap: at most one mean under way for each purpose.
 
@@ -43,7 +35,8 @@ class EarlyMeans:
 
     def __init__(self, mean_: Callable[[Tensor], Tensor | None]) -> None:
         self._mean_ = mean_
-        self._begun: dict[Purpose, _Begun] = {}
+        self._begun: dict[Purpose, tuple[Tensor, Callable[[], tuple[Tensor, Tensor | None]]]] = {}
+        """By purpose the message, and what waits for its mean and for what rounding that left."""
         self._helper = ThreadPoolExecutor(1, "early_means")
         self._stream: torch.cuda.Stream | None = None
 
@@ -58,8 +51,7 @@ class EarlyMeans:
                 "two optimisers send early through one ProcessGroupCollectives(overlap=True); give each its own"
             )
         mean = message.clone()
-        waiting = self.beside(lambda: (self._mean_(mean),), mean)
-        self._begun[purpose] = _Begun(message, mean, lambda: waiting()[0])
+        self._begun[purpose] = message, self.beside(lambda: (mean, self._mean_(mean)), mean)
 
     def beside(self, do: Callable[[], T], like: Tensor) -> Callable[[], T]:
         """Has done on the side, in the order of calls, what reads tensors such as `like`; returns what waits for it."""
@@ -90,26 +82,25 @@ class EarlyMeans:
             RuntimeError: what was begun is the mean of something else.
             CollectiveError: as for any collective.
         """
-        begun = self._begun.pop(purpose, None)
-        if begun is None:
+        if purpose not in self._begun:
             return False, None
-        same = tensor.shape == begun.message.shape and torch.allclose(tensor, begun.message, 0, 0, equal_nan=True)
-        rest = begun.wait()
+        message, wait = self._begun.pop(purpose)
+        same = tensor.shape == message.shape and torch.allclose(tensor, message, 0, 0, equal_nan=True)
+        mean, rest = wait()
         if not same:
             raise RuntimeError(
                 f"overlap: the {purpose.value} message of this step differs from what was sent during the backward "
                 "pass, because gradients, parameters or the learning rate were changed between backward() and step() "
                 "(clipped, say); make the collectives with overlap=False"
             )
-        tensor.copy_(begun.mean)
+        tensor.copy_(mean)
         return True, rest
 
     def drop(self) -> list[int]:
         """Forgets what was begun, once it is done; returns the messages' bits."""
         dropped, self._begun = list(self._begun.values()), {}
-        for begun in dropped:
-            begun.wait()
-        return [8 * begun.mean.element_size() * begun.mean.numel() for begun in dropped]
+        means = [wait()[0] for _, wait in dropped]
+        return [8 * mean.element_size() * mean.numel() for mean in means]
 
 
 class Reducer:
@@ -120,8 +111,7 @@ class Reducer:
     sent is dropped and counted as control.
 
     Args:
-        traffic: where what was sent in vain is counted.
-        early: where means are begun.
+        early, traffic: where means are begun, None where nothing is sent early, and what was sent in vain is counted.
         list_messages: returns the early messages of the step that comes next.
         communication_dtype: type of the numbers that are sent, None for the parameters' own.
     """
@@ -129,21 +119,20 @@ class Reducer:
     def __init__(
         self,
         flat: FlatBuffers,
+        early: EarlyMeans | None,
         traffic: Traffic,
-        early: EarlyMeans,
         list_messages: Callable[[], Sequence[EarlyMessage]],
         communication_dtype: torch.dtype | None,
     ) -> None:
         self._flat, self._traffic, self._early = flat, traffic, early
         self._list_messages, self._communication_dtype = list_messages, communication_dtype
-        self._is_listed = False
-        """Whether the messages of the step that comes next are in `_waiting`, or begun."""
-        self._waiting: deque[EarlyMessage] = deque()
+        self._waiting: deque[EarlyMessage] | None = None
+        """Messages of the step that comes next which are not begun yet; None where these are not listed yet."""
         self._finished: set[int] = set()
-        self._paused = self._stopped = False
+        self._paused, self._stopped = False, early is None
         for number, parameter in enumerate(flat.tensors):
-            if parameter.requires_grad:
-                hook = _hook(weakref.ref(self), number)
+            if parameter.requires_grad and early is not None:
+                hook = partial(_gradient_done, weakref.ref(self), number)
                 parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
@@ -156,24 +145,23 @@ class Reducer:
         if self._paused:
             return
         self._flat.collect_gradient(number)
-        self._list()
+        waiting = self._listed()
         self._finished.add(number)
-        while self._waiting and self._finished.issuperset(self._waiting[0].tensors):
-            self._begin_next()
+        while waiting and self._finished.issuperset(waiting[0].tensors):
+            self._begin(waiting.popleft())
 
     def begin_rest(self) -> None:
         """All gradients are done, and the step begins: begin what is left."""
         if not self._stopped:
-            self._list()
-            while self._waiting:
-                self._begin_next()
-            self._is_listed = False
+            for message in self._listed():
+                self._begin(message)
+            self._waiting = None
 
     def drop(self) -> None:
         """Forget this step's messages, also those under way."""
-        for bits in self._early.drop():
+        for bits in self._early.drop() if self._early is not None else ():
             self._traffic.add(Purpose.CONTROL, bits)
-        self._is_listed = False
+        self._waiting = None
 
     def stop(self, reason: str) -> None:
         """Send nothing early from now on."""
@@ -191,25 +179,20 @@ class Reducer:
         finally:
             self._paused = before
 
-    def _list(self) -> None:
-        if not self._is_listed:
+    def _listed(self) -> deque[EarlyMessage]:
+        if self._waiting is None:
             self.drop()
-            self._flat.note_frozen()
             # Gradients are done from the last tensor to the first, so this is about the order of readiness.
-            messages = sorted(self._list_messages(), key=lambda message: -message.tensors[0])
-            self._is_listed, self._waiting, self._finished = True, deque(messages), set()
+            self._waiting = deque(sorted(self._list_messages(), key=lambda message: -message.tensors[0]))
+            self._finished = set()
+        return self._waiting
 
-    def _begin_next(self) -> None:
-        message = self._waiting.popleft()
-        payload = message.payload()
-        dtype = self._communication_dtype
+    def _begin(self, message: EarlyMessage) -> None:
+        assert self._early is not None
+        payload, dtype = message.payload(), self._communication_dtype
         self._early.begin(payload if dtype is None else payload.to(dtype), message.purpose)
 
 
-def _hook(reducer: weakref.ref[Reducer], number: int) -> Callable[[Tensor], None]:
-    def gradient_done(parameter: Tensor) -> None:
-        watching = reducer()
-        if watching is not None:
-            watching.gradient_done(number)
-
-    return gradient_done
+def _gradient_done(watching: weakref.ref[Reducer], number: int, parameter: Tensor) -> None:
+    if (reducer := watching()) is not None:
+        reducer.gradient_done(number)

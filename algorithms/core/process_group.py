@@ -13,14 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
-from algorithms.core.collectives import (
-    Add,
-    CollectiveError,
-    Collectives,
-    SoloCollectives,
-    mean_in_rank_order,
-    share_of,
-)
+from algorithms.core.collectives import Add, CollectiveError, Collectives, SoloCollectives, mean_in_rank_order, share_of
 from algorithms.core.overlap import EarlyMeans
 from algorithms.core.topology import Mixing
 from algorithms.core.traffic import Mark, mark

@@ -12,30 +12,28 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_
 
 LocalStepName = Literal["sgd", "adamw", "muon"]
 
-NUMBERS: dict[str, tuple[str, ...]] = {
-    "sgd": ("lr", "momentum", "weight_decay"),
-    "adamw": ("lr", "betas", "eps", "weight_decay"),
-    "muon": ("lr", "momentum", "betas", "eps", "weight_decay"),
-}
-"""The numbers that each parameter group has, by local step."""
+REQUIRED = inspect.Parameter.empty
+"""The default of what must be given."""
 
-_RANGES = {
-    "lr": ("the learning rate must be a number from 0 up", inf),
-    "momentum": ("the momentum must lie in [0, 1)", 1.0),
-    "weight_decay": ("the weight decay must be a number from 0 up", inf),
-    "eps": ("eps must be a number above 0", inf),
+_ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+NUMBERS: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": REQUIRED, "momentum": 0.0, "weight_decay": 0.0},
+    "adamw": {"lr": REQUIRED, **_ADAM},
+    "muon": {"lr": REQUIRED, "momentum": 0.95, **_ADAM},
+}
+"""The numbers that each parameter group has, by local step, and their defaults."""
+
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "lr": ("the learning rate must be a number from 0 up", lambda value: 0 <= value < inf),
+    "momentum": ("the momentum must lie in [0, 1)", lambda value: 0 <= value < 1),
+    "weight_decay": ("the weight decay must be a number from 0 up", lambda value: 0 <= value < inf),
+    "betas": ("betas must lie in [0, 1)", lambda pair: all(0 <= beta < 1 for beta in pair)),
+    "eps": ("eps must be a number above 0", lambda value: 0 < value < inf),
 }
 
-_NOT_TAKEN = {
-    "dampening": 0,
-    "nesterov": True,
-    "maximize": False,
-    "foreach": False,
-    "differentiable": False,
-    "fused": True,
-    "amsgrad": False,
-    "capturable": False,
-}
+_NOT_TAKEN: dict[str, Any] = {"dampening": 0, "nesterov": True, "fused": True} | dict.fromkeys(
+    ("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False
+)
 """Options of torch.optim.SGD and AdamW that are not taken, with the value that says what is done anyway."""
 _DONE = {"sgd": "with Nesterov's momentum", "adamw": "with Adam's two moments", "muon": "by Muon's rule"}
 
@@ -43,62 +41,57 @@ _DONE = {"sgd": "with Nesterov's momentum", "adamw": "with Adam's two moments", 
 # The numbers of parameter groups.
 
 
-def group_defaults(
-    method: str,
-    local_step: LocalStepName,
-    given: dict[str, Any],
-    without_momentum: str | None,
-    sgd_alone: str | None,
-) -> dict[str, Any]:
-    """Returns the numbers of groups that do not say otherwise: those of this local step, `given` or by default.
+def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the numbers of groups that do not say otherwise: those of its local step, `given` or by default.
 
     Args:
+        method: the optimiser. One that is called otherwise without momentum has some by default.
         given: all numbers; None where the user gave none.
-        without_momentum: what the method is called without momentum, if that is another one. It then has some by
-            default: 0.9, where others have 0.
-        sgd_alone: why the method has no local step but SGD's, if it has not.
 
     Raises:
         ValueError: no such local step, one that the method cannot have, or numbers of another one.
     """
+    name, local_step, without_momentum = method.name, method.local_step, method.without_momentum
     if local_step not in get_args(LocalStepName):
-        raise ValueError(f"{method}: local_step must be one of {', '.join(NUMBERS)}, not {local_step!r}")
-    if local_step != "sgd" and sgd_alone is not None:
-        raise ValueError(f"{method}: local_step = {local_step!r} cannot be, since {sgd_alone}; leave local_step out")
-    foreign = [key for key, value in given.items() if value is not None and key not in NUMBERS[local_step]]
-    if foreign:
-        raise ValueError(f"{method}: {_foreign(foreign[0], local_step)}")
-    momentum = 0.95 if local_step == "muon" else 0.0 if without_momentum is None else 0.9
-    usual = {"momentum": momentum, "betas": (0.9, 0.999), "eps": 1e-8}
-    chosen = {key: usual[key] if given[key] is None else given[key] for key in NUMBERS[local_step]}
+        raise ValueError(f"{name}: local_step must be one of {', '.join(NUMBERS)}, not {local_step!r}")
+    if local_step != "sgd" and (reason := method.sgd_alone) is not None:
+        raise ValueError(f"{name}: local_step = {local_step!r} cannot be, since {reason}; leave local_step out")
+    chosen = {key: value for key, value in given.items() if value is not None}
+    _refuse_foreign(name, chosen, local_step)
+    usual = {"momentum": 0.9} if local_step == "sgd" and without_momentum is not None else {}
+    chosen = NUMBERS[local_step] | usual | chosen
     if chosen.get("momentum") == 0 and without_momentum is not None:
-        raise ValueError(f"{method}: the momentum must not be 0; without momentum the method is {without_momentum}")
+        raise ValueError(f"{name}: the momentum must not be 0; without momentum the method is {without_momentum}")
     return {**chosen, "muon": True} if local_step == "muon" else chosen
 
 
-def _foreign(key: str, local_step: str) -> str:
-    owner = next(name for name, numbers in NUMBERS.items() if key in numbers)
-    return f"{key} belongs to local_step = {owner!r}, and local_step is {local_step!r}; leave {key} out"
+def _refuse_foreign(where: str, given: Iterable[str], own: str) -> None:
+    for owner, numbers in NUMBERS.items():
+        for key in given:
+            if key in numbers and key not in NUMBERS[own]:
+                raise ValueError(f"{where}: {key} belongs to local_step = {owner!r}, not {own!r}; leave {key} out")
 
 
 def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
     """Raises ValueError where a group's learning rate, momentum, betas, eps or weight decay is out of range."""
     for group in groups:
-        for key, (sentence, limit) in _RANGES.items():
-            if key in group and not 0 <= group[key] < limit:
+        for key, (sentence, holds) in _RANGES.items():
+            if key in group and not holds(group[key]):
                 raise ValueError(f"{sentence}, not {group[key]}")
-        if "betas" in group and not all(0 <= beta < 1 for beta in group["betas"]):
-            raise ValueError(f"betas must lie in [0, 1), not {group['betas']}")
-        if group.get("eps") == 0:
-            raise ValueError("eps must be a number above 0, not 0")
 
 
 def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -> None:
     """Raises ValueError where a group asks for something that these optimisers do not do."""
     for number, group in enumerate(groups):
+        _refuse_foreign(f"group {number}", group, local_step)
         for key in NUMBERS[local_step]:
-            _check_plain(number, key, group[key])
-        check_numbers([{key: group[key] for key in NUMBERS[local_step]}])
+            value = group[key]
+            if key == "betas" and not (isinstance(value, tuple | list) and len(value) == 2):
+                raise ValueError(f"group {number}: betas must be two numbers, not {value!r}")
+            plain = value if key == "betas" else [value]
+            if any(isinstance(each, bool) or not isinstance(each, Real) for each in plain):
+                raise ValueError(f"group {number}: {key} must be a plain number, not {value!r}")
+        check_numbers([group])
         for key, done in _NOT_TAKEN.items():
             if group.get(key, done) not in (done, None):
                 raise ValueError(
@@ -107,18 +100,6 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
                 )
         if "muon" in group and (local_step != "muon" or not isinstance(group["muon"], bool)):
             raise ValueError(f"group {number}: muon is True or False, for local_step = 'muon' alone; leave it out")
-        foreign = [key for keys in NUMBERS.values() for key in keys if key in group and key not in NUMBERS[local_step]]
-        if foreign:
-            raise ValueError(f"group {number}: {_foreign(foreign[0], local_step)}")
-
-
-def _check_plain(number: int, key: str, value: Any) -> None:
-    is_pair = key == "betas"
-    if is_pair and not (isinstance(value, tuple | list) and len(value) == 2):
-        raise ValueError(f"group {number}: betas must be two numbers, not {value!r}")
-    for each in value if is_pair else [value]:
-        if isinstance(each, bool) or not isinstance(each, Real):
-            raise ValueError(f"group {number}: {key} must be a plain number, not {each!r}")
 
 
 # The settings of a method's own.
@@ -146,9 +127,6 @@ ConsensusStep = Annotated[float, Range("be a number above 0 and up to 1", lambda
 BelowOne = Annotated[float, Range("lie in [0, 1)", lambda value: 0 <= value < 1)]
 Share = Annotated[float, Range("lie in [0, 1]", lambda value: 0 <= value <= 1)]
 
-REQUIRED = inspect.Parameter.empty
-"""The default of a setting that must be given."""
-
 
 @dataclass(frozen=True)
 class Fixed:
@@ -163,7 +141,7 @@ def fixed(value: Any, *, init: Literal[False] = False) -> Any:
 
 
 def argument(*, kw_only: bool = True) -> Any:
-    """Declares an argument of all methods that need not be given by name, for type checkers alone."""
+    """Declares, for type checkers, an argument of all methods that need not be given by name."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A method's step as data: what is sent, in stages; the closed form and what can be sent early follow from them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeGuard
@@ -10,7 +10,7 @@ from torch import Tensor
 from algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Identity, SharedSupport
 from algorithms.core.flat import FlatBuffers
 from algorithms.core.layout import Layout, Support, Windows
-from algorithms.core.traffic import Entry, Purpose, Traffic
+from algorithms.core.traffic import Purpose
 
 EVERYTHING = Identity()
 
@@ -29,6 +29,8 @@ class Stage:
         except_every: nor at multiples of this, itself a multiple of `every`.
         layout: of v where that is not the whole flat vector.
         neighbours: to how many a worker sends its message; None where it is averaged.
+        equalises: whether workers hold the same parameters after it, if sums are exact; None where that is so if
+            everything is sent to all.
         early: computes what will be sent of these coordinates, of shape (support.payload_numel,), once their gradients
             are done, and changes nothing: `DistributedOptimizer.after_local_step`, say. Then it can be sent during the
             backward pass. None where the message needs more than that.
@@ -42,6 +44,7 @@ class Stage:
     except_every: int | None = None
     layout: Layout | None = None
     neighbours: int | None = None
+    equalises: bool | None = None
     early: Callable[[Windows], Tensor] | None = None
 
     def steps(self, num_steps: int) -> range:
@@ -53,28 +56,16 @@ class Stage:
         return step in self.steps(step) and (self.except_every is None or step % self.except_every != 0)
 
 
-def traffic_of(stages: Iterable[Stage], num_steps: int, cost: Callable[[Stage, range], Entry]) -> Traffic:
-    """Returns what one worker sends in the first `num_steps` steps, in closed form; `cost` is a stage's.
-
-    What falls on the steps left out is taken off again, so that mean costs are rounded once for each.
-    """
-    traffic = Traffic()
-    for stage in stages:
-        traffic.add_entry(stage.purpose, cost(stage, stage.steps(num_steps)))
-        if stage.except_every is not None:
-            out = cost(stage, range(stage.except_every, num_steps + 1, stage.except_every))
-            traffic.add(stage.purpose, -out.bits, -out.collectives, -out.gathered_bits, -out.neighbour_bits)
-    return traffic
-
-
 def equalises(stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]) -> bool:
     """Returns whether all workers hold the same parameters after the stage took place in that step, if sums are exact.
 
     They do where the whole error or model is averaged; and where every update is, so that none ever differed.
     """
+    if stage.equalises is not None:
+        return stage.equalises and stage.takes_place(step)
     if stage.purpose is Purpose.GRADIENT:
         return isinstance(stage.compressor, Identity) and stage.every == 1 and stage.except_every is None
-    is_whole = stage.layout is None and stage.neighbours is None
+    is_whole = stage.neighbours is None and (stage.layout is None or stage.layout.numel == layout.numel)
     return is_whole and stage.takes_place(step) and sends_all(stage, layout, draw(step, stage.purpose))
 
 
@@ -92,12 +83,11 @@ class EarlyMessage:
     """A message of a step that can be computed before the whole gradient is known."""
 
     purpose: Purpose
-    support: Windows
     payload_bits: int
     tensors: tuple[int, ...]
     """Numbers of the tensors whose gradients must be done, ascending."""
     payload: Callable[[], Tensor]
-    """Returns what the step will send, of shape (support.payload_numel,), and changes nothing."""
+    """Returns what the step will send, and changes nothing."""
 
 
 def early_messages(
@@ -113,8 +103,9 @@ def early_messages(
             compressor, now = stage.compressor, draw(step, stage.purpose)
             support = compressor.support(layout, now) if isinstance(compressor, SharedSupport) else None
             if stage.early is not None and _is_known_early(support, layout, before):
-                bits, payload = compressor.payload_bits(layout, now, float_bits), partial(stage.early, support)
-                messages.append(EarlyMessage(stage.purpose, support, bits, layout.touched(support), payload))
+                tensors, bits = layout.touched(support), float_bits * support.payload_numel
+                if not set(tensors) & set(flat.frozen):  # these have no gradient that could be waited for
+                    messages.append(EarlyMessage(stage.purpose, bits, tensors, partial(stage.early, support)))
             before.append(support)
     return messages
 

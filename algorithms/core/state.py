@@ -17,40 +17,44 @@ UNSENT = ("error", "accumulated")
 
 
 def check_state(
-    state: Mapping[str, Any],
-    method: str,
-    worker: Collectives,
-    settings: Mapping[str, str],
-    defaults: Mapping[str, Any],
+    state: Mapping[str, Any], own: Mapping[str, Any], defaults: Mapping[str, Any], shape: tuple[int, ...]
 ) -> None:
-    """Raises ValueError where `state`, the part "flat" of a state, is not for this worker of this method.
+    """Raises ValueError where `state`, the part "flat" of a state, is not like `own`, which this worker would save now.
 
-    A setting that a state does not know was at its default when it was saved: the method did not have it yet.
+    A setting that a state does not know was at its default when it was saved: the method did not have it yet. Momentum,
+    which is made when it is needed, and parameters, of this shape, may be missing.
     """
-    refused = f"this state does not fit {method}"
+    refused = f"this state does not fit {own['method']}"
     if not state:
         raise ValueError(
             f'{refused}: there is no "flat" in its first group, which is a worker\'s own; get_state_dict() keeps that '
             "without flatten_optimizer_state_dict and full_state_dict, and consensus_checkpoint() saves it for all"
         )
-    if state.get("method") != method:
+    if state.get("method") != own["method"]:
         raise ValueError(f"{refused}: its method is {state.get('method')!r}")
-    saved = {**{key: repr(value) for key, value in defaults.items()}, **state["settings"]}
+    settings, saved = own["settings"], {**{key: repr(value) for key, value in defaults.items()}, **state["settings"]}
     for key in sorted(saved.keys() | settings.keys()):
         if saved.get(key) != settings.get(key):
             raise ValueError(f"{refused}: it was saved with {key} = {saved.get(key)}, this has {settings.get(key)}")
-    if state["rank"] is None:
-        return
-    if state["world_size"] != worker.world_size:
-        raise ValueError(
-            f"{refused}: it is one of {state['world_size']} workers', here are {worker.world_size}; what "
-            "consensus_checkpoint() saves fits any number"
-        )
-    if state["rank"] != worker.rank:
-        raise ValueError(
-            f"{refused}: it is worker {state['rank']}'s, this is worker {worker.rank}; each worker must save a file of "
-            "its own and load that"
-        )
+    if state["rank"] is not None:
+        if state["world_size"] != own["world_size"]:
+            raise ValueError(
+                f"{refused}: it is one of {state['world_size']} workers', here are {own['world_size']}; what "
+                "consensus_checkpoint() saves fits any number"
+            )
+        if state["rank"] != own["rank"]:
+            raise ValueError(
+                f"{refused}: it is worker {state['rank']}'s, this is worker {own['rank']}; each worker must save a "
+                "file of its own and load that"
+            )
+    found, held = (
+        dict.fromkeys(("momentum", "parameters"), shape)
+        | {key: tuple(value.shape) for key, value in each.items() if isinstance(value, Tensor)}
+        | {key: (len(value),) for key, value in each.items() if isinstance(value, list)}
+        for each in (state, own)
+    )
+    if found != held:
+        raise ValueError(f"{refused}: it holds {found}, this has {held}")
 
 
 def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:

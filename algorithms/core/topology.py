@@ -1,13 +1,16 @@
 """Topologies: whose messages each worker takes, and with what weight; plain data, with their spectral gap."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy
 from numpy.typing import NDArray
 
-Named = Literal["ring", "exponential", "one_peer", "complete"]
+Topology = Literal["ring", "exponential", "one_peer", "complete"]
+"""Who mixes with whom. "ring": both neighbours. "exponential": those at distances 1, 2, 4, ... "one_peer": the same, a
+distance a step in turn; the number of workers must be a power of two. "complete": everybody."""
 
 
 @dataclass(frozen=True)
@@ -58,78 +61,32 @@ class Mixing:
         return matrix
 
 
-@dataclass(frozen=True, repr=False)
-class Topology:
-    """A rule of who mixes with whom; `rounds` says what it means for n workers.
-
-    Args:
-        kind: "ring": both neighbours. "exponential": those at distances 1, 2, 4, ... "one_peer": the same, one distance
-            a step in turn; n must be a power of two. "complete": everybody.
+def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
+    """Returns the mixings of steps 1, 2, ..., after which they begin anew; one_peer alone has more than one.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: there is no such topology of that many workers.
     """
-
-    kind: Named
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Named):
-            raise ValueError(f"unknown topology {self.kind!r}; it must be one of {', '.join(get_args(Named))}")
-
-    def __repr__(self) -> str:
-        return repr(self.kind)
-
-    @property
-    def is_static(self) -> bool:
-        """Whether each step mixes as the one before."""
-        return self.kind != "one_peer"
-
-    def rounds(self, num_workers: int) -> tuple[Mixing, ...]:
-        """The mixings of steps 1, 2, ..., after which they begin anew: a single one where the topology is static.
-
-        Raises:
-            ValueError: there is no such topology of that many workers.
-        """
-        n = num_workers
-        powers = [2**k for k in range((n - 1).bit_length())]
-        if self.kind == "one_peer" and n & (n - 1):
-            raise ValueError(
-                f"the topology one_peer needs a power of two of workers, not {n}; take exponential or ring"
-            )
-        distances: dict[str, list[set[int]]] = {
-            "ring": [{1, n - 1}],
-            "exponential": [set(powers)],
-            "one_peer": [{power} for power in powers] or [set()],
-            "complete": [set(range(1, n))],
-        }
-        return tuple(_circulant(n, each - {0, n}) for each in distances[self.kind])
-
-    def spectral_gap(self, num_workers: int) -> float:
-        """1 - ||W_k ... W_1 - 1/n||, the largest singular value, over the rounds until they begin anew.
-
-        In so many steps the workers' distance to their mean becomes 1 - gap of what it was, or less.
-
-        Raises:
-            ValueError: as `rounds`.
-        """
-        matrices = [mixing.matrix for mixing in self.rounds(num_workers)]
-        over_all = reduce(lambda before, after: after @ before, matrices)
-        return max(0.0, 1 - float(numpy.linalg.norm(over_all - 1 / num_workers, 2)))
+    n = num_workers
+    powers = [2**k for k in range((n - 1).bit_length())]
+    if topology == "one_peer" and n & (n - 1):
+        raise ValueError(f"the topology one_peer needs a power of two of workers, not {n}; take exponential or ring")
+    distances: dict[str, list[set[int]]] = {
+        "ring": [{1, n - 1}],
+        "exponential": [set(powers)],
+        "one_peer": [{power} for power in powers] or [set()],
+        "complete": [set(range(1, n))],
+    }
+    return tuple(_circulant(n, each - {0, n}) for each in distances[topology])
 
 
-def mixing_of(rounds: tuple[Mixing, ...], step: int) -> Mixing:
-    """Returns the mixing of step number `step`, counted from 1."""
-    return rounds[(step - 1) % len(rounds)]
+def spectral_gap(rounds: Sequence[Mixing]) -> float:
+    """Returns 1 - ||W_k ... W_1 - 1/n||, the largest singular value, over the rounds until they begin anew.
 
-
-def as_topology(name: str, topology: Topology | Named) -> Topology:
-    """The topology that method `name` was given, by itself or by its name. Raises ValueError where it is neither."""
-    if isinstance(topology, Topology):
-        return topology
-    try:
-        return Topology(topology)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    In so many steps the workers' distance to their mean becomes 1 - gap of what it was, or less.
+    """
+    over_all = reduce(lambda before, after: after @ before, [mixing.matrix for mixing in rounds])
+    return max(0.0, 1 - float(numpy.linalg.norm(over_all - 1 / rounds[0].num_workers, 2)))
 
 
 def _circulant(num_workers: int, distances: set[int]) -> Mixing:

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from algorithms import DistributedOptimizer, SoloCollectives, StackedCollectives
 from algorithms.baselines.ddp import DDP
+from algorithms.core.topology import spectral_gap
 from algorithms.registry import methods
 from harness.plan.peak import peak_models
 from harness.records.hardware import TrainingRate, hardware
@@ -137,7 +138,7 @@ def _footprint(config_json: str) -> Footprint:
     if config.restart is not None:
         check_restart(config.restart, optimizer, num_steps, config.num_workers)
     has_tail = config.restart is not None and config.restart.everything_sent
-    traffic, topology = planned_traffic(config, optimizer, num_steps), optimizer.network
+    traffic, rounds = planned_traffic(config, optimizer, num_steps), optimizer.rounds
     return Footprint(
         formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
         num_parameters=layout.numel,
@@ -151,8 +152,8 @@ def _footprint(config_json: str) -> Footprint:
         checkpoint_bytes=_bytes_of(empty.state_dict().values()) + _worker_bytes(optimizer, config.num_workers),
         averages_models=optimizer.averages_models,
         final_exchange=optimizer.averages_models and not (has_tail or optimizer.agree_after(num_steps)),
-        spectral_gap=None if topology is None else topology.spectral_gap(config.num_workers),
-        num_rounds=1 if topology is None else len(topology.rounds(config.num_workers)),
+        spectral_gap=spectral_gap(rounds) if rounds else None,
+        num_rounds=len(rounds) or 1,
     )
 
 

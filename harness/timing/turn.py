@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from algorithms import DistributedOptimizer, ProcessGroupCollectives
 from algorithms.baselines.ddp import DDP, Hook, wrapped
 from algorithms.core.stages import EarlyMessage
-from algorithms.core.topology import Mixing, Topology
+from algorithms.core.topology import Mixing, rounds_of
 from algorithms.core.traffic import Mark, mark
 from algorithms.registry import baselines
 from harness.records.timings import Message, Method
@@ -206,8 +206,8 @@ def messages_of(turn: Turn) -> list[Message]:
     messages = _messages_once(turn)
     if "topology" in method.settings:
         # Those of worker 0; each other worker's neighbours are as many ranks further on.
-        topology = Topology(method.settings["topology"])
-        rounds = tuple(mixing.receivers[0] for mixing in topology.rounds(turn.num_workers))
+        mixings = rounds_of(method.settings["topology"], turn.num_workers)
+        rounds = tuple(mixing.receivers[0] for mixing in mixings)
         return [message.model_copy(update={"rounds": rounds}) for message in messages]
     if not method.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages

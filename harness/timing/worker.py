@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from algorithms import ProcessGroupCollectives, Purpose
-from algorithms.core.topology import Topology
+from algorithms.core.topology import rounds_of
 from harness.records.timings import Collective, Method, Stragglers, Workload
 from harness.timing.lab import Lab, start_inside
 from harness.timing.timed_step import RankStep
@@ -144,7 +144,7 @@ def _prepared(device: torch.device, name: Collective, payload_bytes: int) -> Cal
     if name == "all_gather":
         return lambda: collectives.all_gather(payload, Purpose.EVALUATION)
     if name == "exchange":
-        [ring] = Topology("ring").rounds(dist.get_world_size())
+        [ring] = rounds_of("ring", dist.get_world_size())
         message = payload[:, : payload.numel() // ring.num_messages]
         return lambda: collectives.exchange_with_neighbours(message, ring, Purpose.EVALUATION)
     return lambda: collectives.all_reduce_sum_(payload, Purpose.EVALUATION)

@@ -14,7 +14,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from algorithms import Collectives, Compressor, DistributedOptimizer, Topology, muon_groups
+from algorithms import Collectives, Compressor, DistributedOptimizer, muon_groups
 from algorithms.baselines.ddp import DDP
 from algorithms.registry import compressors, methods
 from harness.models import NETWORKS
@@ -155,9 +155,6 @@ def _value(algorithm: str, key: str, declared: Any, value: Any, num_steps: int) 
             takes = ", ".join(name for name, each in compressors().items() if issubclass(each, kinds))
             raise SpecError(f"{algorithm}: {key} cannot be {compressor.kind!r}; it takes {takes}")
         return compressor
-    if Topology in _choices(declared):
-        with _refusals(f"{algorithm}: {key}: "):
-            return Topology(value)
     if value == "end" and key.endswith("_interval"):
         return num_steps
     _check_type(f"{algorithm}: {key}", value, declared)

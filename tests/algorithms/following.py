@@ -100,11 +100,7 @@ def rises_and_falls(step: int) -> float:
 
 
 def assert_follows(
-    name: str,
-    own: dict[str, Any],
-    expected: Iterator[State],
-    rate: Callable[[int], float] | None = None,
-    **common: Any,
+    name: str, own: dict[str, Any], expected: Iterator[State], rate: Callable[[int], float] | None = None, **common: Any
 ) -> None:
     """After each step the workers' parameters, and their errors where the method holds them, are as expected.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, Purpose
 from algorithms.core.checks import enter_together
-from algorithms.core.topology import Named
+from algorithms.core.topology import Topology
 from tests.algorithms import overlap_scripts, user_scripts
 from tests.algorithms.problems import (
     COMPRESSORS,
@@ -53,7 +53,7 @@ def runs() -> Iterator[Run]:
         yield name, own_settings(name, [COMPRESSORS[key]], 4), {}
     yield "diloco", {"sync_interval": 6, "num_fragments": 3}, {}
     yield "local_sgd", {"sync_interval": 4}, {"communication_dtype": torch.bfloat16}
-    for kind in get_args(Named):
+    for kind in get_args(Topology):
         yield "dpsgd", own_settings("dpsgd", topology=kind), {}
 
 

@@ -7,16 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms import QSGD, Collectives, Purpose, StackedCollectives
-from tests.algorithms.problems import (
-    JOINT,
-    SHARED,
-    algorithms,
-    kinds_taken,
-    own_settings,
-    stacked,
-    trained,
-    workers,
-)
+from tests.algorithms.problems import JOINT, SHARED, algorithms, kinds_taken, own_settings, stacked, trained, workers
 
 SHORT = [torch.float16, torch.bfloat16]
 EPSILON = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms import (
+    EFSGD,
     QSGD,
     BlockSparsifier,
     ChunkTopK,
@@ -24,7 +25,7 @@ from algorithms import (
     TopK,
     Zero,
 )
-from algorithms.core.compressors import Draw, Encoded, Gathered, SharedSupport, checked
+from algorithms.core.compressors import Draw, Encoded, Gathered, SharedSupport
 from algorithms.core.exchange import Exchanged, Sending
 from algorithms.core.layout import Layout, Window
 from algorithms.core.traffic import Entry
@@ -84,11 +85,7 @@ def chunk_sparsifiers(bits: st.SearchStrategy[int]) -> st.SearchStrategy[ChunkTo
 RATIOS = st.floats(1, 12)
 PER_TENSOR = st.builds(PerTensorBlockSparsifier, RATIOS, RATIOS, st.floats(1, 3))
 SPARSIFIERS = st.one_of(
-    block_sparsifiers(),
-    PER_TENSOR,
-    st.builds(RandomK, RATIOS),
-    st.just(Identity()),
-    st.just(Zero()),
+    block_sparsifiers(), PER_TENSOR, st.builds(RandomK, RATIOS), st.just(Identity()), st.just(Zero())
 )
 QSGDS = st.builds(QSGD, st.sampled_from([2, 4, 8]), st.integers(1, 60))
 CHUNKS = chunk_sparsifiers(st.sampled_from([2, 4, 8]))
@@ -137,10 +134,10 @@ def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
 def test_the_mean_cost_of_draws_that_differ_is_their_mean(compressor: PerTensorBlockSparsifier) -> None:
     layout, draws = layout_of((10, 7), (9,), (4, 3, 2)), 3000
     bits = np.array([compressor.payload_bits(layout, draw_at(step)) for step in range(draws)])
-    mean = compressor.mean_cost(layout, draws)
+    mean = compressor.cost(layout, None, range(draws))
     assert abs(mean.bits - bits.sum()) < 5 * bits.std() * math.sqrt(draws)
     assert abs(mean.collectives - (bits > 0).sum()) < 5 * math.sqrt(draws) / 2
-    assert compressor.mean_cost(layout, draws, 16).bits == pytest.approx(mean.bits / 2, abs=1)
+    assert compressor.cost(layout, None, range(draws), 16).bits == pytest.approx(mean.bits / 2, abs=1)
 
 
 @pytest.mark.parametrize("compressor", [QSGD(2), QSGD(2, 16), QSGD(2, 4), QSGD(2, 3), QSGD(4, 64), QSGD(4)], ids=str)
@@ -150,8 +147,12 @@ def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -
     Scaled for feedback, it loses omega / (1 + omega) of them.
     """
     layout, lost, scaled_lost = flat_layout(1024), [], []
-    scaled = checked(compressor, layout, None, fed_back=True, or_whole=False)
-    assert checked(compressor, layout, None, fed_back=False, or_whole=False) is compressor
+    fed_back, dropped = (
+        EFSGD([nn.Parameter(torch.zeros(1024))], lr=0.1, compressor=compressor, drop_rest=drops)
+        for drops in (False, True)
+    )
+    scaled = fed_back.compressor
+    assert dropped.compressor is compressor
     omega = compressor.variance(layout)
     assert (scaled is compressor) == (omega == 0)
     for vector in (torch.ones(1024), random_vector(1024, 1, torch.float32), torch.eye(1024)[5]):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms import Topology
 from algorithms.core.compressors import Draw
 from tests.algorithms import transcription
 from tests.algorithms.following import (
@@ -23,14 +22,7 @@ from tests.algorithms.following import (
     mask_of,
     rises_and_falls,
 )
-from tests.algorithms.problems import (
-    ADAMW,
-    COMPRESSORS,
-    LR,
-    MUON,
-    NAMES,
-    SHARED,
-)
+from tests.algorithms.problems import ADAMW, COMPRESSORS, LR, MUON, NAMES, SHARED
 from tests.algorithms.transcription import Array, Problem, State
 
 ORDERS = ("combine_while_adapt", "adapt_then_combine")
@@ -203,7 +195,7 @@ def neighbours() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
     for order, momentum, kind in itertools.product(ORDERS, (0.0, 0.9), WEIGHTS):
         if momentum or kind == "ring":
             definition = by(t.dpsgd, WEIGHTS[kind], order == "combine_while_adapt")
-            yield "dpsgd", {"topology": Topology(kind), "order": order}, momentum, definition  # type: ignore[arg-type]
+            yield "dpsgd", {"topology": kind, "order": order}, momentum, definition
     for kind, key, gamma, released in CHOCO_CASES:
         own = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": gamma, "released_order": released}
         yield "choco_sgd", own, 0.9, by(t.choco_sgd, WEIGHTS[kind](1), compress_of(key, True), gamma, released)

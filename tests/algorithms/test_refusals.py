@@ -21,12 +21,12 @@ from algorithms import (
     QuantisedBlocks,
     RandomK,
     TopK,
-    Topology,
     algorithms,
 )
 from algorithms.baselines.ddp import DDP
 from algorithms.core.layout import Layout
 from algorithms.core.settings import REQUIRED
+from algorithms.core.topology import rounds_of
 from tests.algorithms.problems import (
     ADAMW,
     JOINT,
@@ -213,4 +213,4 @@ def test_what_cannot_be_parameters() -> None:
     with pytest.raises(ValueError, match=r"num_fragments = 8 is more .* of type torch.bfloat16"):
         DiLoCo(two_types, lr=1.0, sync_interval=8, num_fragments=8)
     with pytest.raises(ValueError, match="one_peer needs a power of two of workers, not 12"):
-        Topology("one_peer").rounds(12)
+        rounds_of("one_peer", 12)

@@ -13,15 +13,7 @@ from torch import Tensor
 
 import algorithms as package
 from algorithms import Compressor, algorithms
-from tests.algorithms.problems import (
-    COMPRESSORS,
-    NAMES,
-    named_compressors,
-    own_settings,
-    plain_sgd,
-    switches,
-    trained,
-)
+from tests.algorithms.problems import COMPRESSORS, NAMES, named_compressors, own_settings, plain_sgd, switches, trained
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "algorithms.md"
 HEADING = "## Which setting of which method is which other method"

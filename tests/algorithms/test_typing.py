@@ -18,7 +18,7 @@ from torch import nn
 
 from algorithms import (
     CSER, DPSGD, EFSGD, MCSER, QSGD, SGD, BlockSparsifier, CSERReleased, DeepSqueeze, DiLoCo, LocalSGD,
-    ProcessGroupCollectives, QSparseLocalSGD, TopK, Topology, consensus_checkpoint,
+    ProcessGroupCollectives, QSparseLocalSGD, TopK, consensus_checkpoint,
 )
 
 model = nn.Linear(3, 2)
@@ -33,7 +33,7 @@ DiLoCo(params, lr=0.1, sync_interval=8, outer_lr=1, outer_momentum=0.5, num_frag
 optimizer = CSER(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
 CSERReleased(params, lr=0.1, gradient_compressor=block, error_compressor=block, reset_interval=8)
 DPSGD(params, lr=0.1, topology="one_peer", order="adapt_then_combine")
-DeepSqueeze(params, lr=0.1, topology=Topology("ring"), compressor=QSGD(bits=4), gamma=1)
+DeepSqueeze(params, lr=0.1, topology="ring", compressor=QSGD(bits=4), gamma=1)
 with optimizer.consensus(model):
     print(optimizer.traffic.training_bits + 1)
 consensus_checkpoint("step-1", model, optimizer, step=1)

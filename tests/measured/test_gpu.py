@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, StackedCollectives, algorithms
-from algorithms.core.topology import Topology
+from algorithms.core.topology import rounds_of
 from algorithms.registry import baselines
 from harness.plan.footprint import dry_steps
 from harness.plan.plan import make_plan
@@ -81,7 +81,7 @@ def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
         codes = collectives.all_gather(torch.full((1, 3), rank, dtype=torch.uint8, device=place), Purpose.CONTROL)
         if not torch.equal(codes.cpu(), torch.arange(size, dtype=torch.uint8)[:, None].expand(-1, 3)):
             wrong.append(f"gather on {place}")
-        [ring] = Topology("ring").rounds(size)
+        [ring] = rounds_of("ring", size)
         received = collectives.exchange_with_neighbours(torch.full((1, 5), rank, device=place), ring, Purpose.CONTROL)
         if any(bool((message != sender).any()) for sender, message in received.items()):
             wrong.append(f"neighbours on {place}")
