@@ -9,7 +9,7 @@ from harness.records.store import write_text_atomically
 from report.frame import JUDGED, UsageError
 from report.plotting import style
 from report.questions.asked import QUESTIONS, Question
-from report.questions.evidence import Answer, Evidence, evidence_of
+from report.questions.evidence import GPT, RESIDUAL, Answer, Evidence, evidence_of
 from report.questions.speed import SCORED, gain
 from report.render import environment, write_report
 from report.speed.comparisons import DDP
@@ -28,7 +28,7 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
     Args:
         results: folder of one's own records; what is not there is taken from those that ship.
         output: where to write; None is the folder "answers" in `results`.
-        readme: a file with marks between which the three cards go; None for none.
+        readme: a file with marks between which the cards go; None for none.
 
     Raises:
         RecordError: a record is damaged or of another version; the message names the file.
@@ -61,7 +61,7 @@ def _said(question: Question, answer: Answer | None) -> str:
 
 
 def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
-    """The numbers of the three cards; None for a card whose runs are missing."""
+    """The numbers of the cards; None for a card whose runs are missing."""
     judged = evidence.experiment(JUDGED)
     known = judged if judged and judged.has("mcser-96", "mcser_block-96", judged.baseline) else None
     steps = answers[5].frame if 5 in answers else pd.DataFrame(columns=["method", "gbits"])
@@ -71,6 +71,7 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
         "accuracy": known and known.contrast("mcser-96", known.baseline),
         "blocks": known and known.contrast("mcser_block-96", known.baseline),
         "regime": known and known.regime,
+        "elsewhere": evidence.elsewhere({RESIDUAL: [("mcser_topk", "sgd")], GPT: [("cser-8", "adamw")]}),
         "over_best": gain(cells, SCORED, RIVAL) if has_speed else None,
         "over_ddp": gain(cells, SCORED, DDP) if has_speed else None,
         "gbits": AT / 1e9,

@@ -24,7 +24,7 @@ OWN = [("mcser-96", "local_sgd-96"), ("mcser_block-96", "local_sgd-96"), ("final
 AGAINST_LOCAL = (
     (JUDGED, "perceptron", OWN),
     (CONVOLUTIONS, "convolutions", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
-    (RESIDUAL, "residual network", [("mcser_block-24", "local_sgd-24")]),
+    (RESIDUAL, "residual network", [("mcser_block-24", "local_sgd-24"), ("mcser_topk", "local_sgd-24")]),
     ("kjv_es", "translation", [("cser-8", "local-8")]),
     (GPT, "GPT", [("cser-8", "local-8")]),
     ("study_tail", "perceptron", [(TAIL, "local_sgd-96"), (TAIL, "local_sgd-4")]),
@@ -115,5 +115,7 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     others = frame[~tail & (frame["experiment"] != JUDGED)].to_dict("records")
     tails = frame[tail].to_dict("records") if tail.sum() == 2 else None
     return Answer(
-        frame, {"lines": lines, "others": others, "tail": tails}, rows=frame[~tail & (frame["row"] != "final_average")]
+        frame,
+        {"lines": lines, "others": others, "tail": tails},
+        rows=frame[~tail & frame["verdict"].notna() & (frame["row"] != "final_average")],
     )
