@@ -12,7 +12,7 @@ from report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load
 from report.frame import JUDGED, LONG, Frames
 from report.regime import assay_frame, lost_frame, needs_frame, noise_share, predictors_frame
 from report.render import write_report
-from report.statistics import MORE, VERDICTS, accuracy_frame, contrasts_frame, pool_of, rates_frame
+from report.statistics import BELOW, BEYOND, MORE, VERDICTS, accuracy_frame, contrasts_frame, pool_of, rates_frame
 from report.wording import FORMATS, amount, counted, listed, points, short
 
 MOST_ROWS = 62
@@ -87,7 +87,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
     shown, columns = _accuracy_table(frames, accuracy)
     needs, lost, contrasts = tables["needs"], tables["lost"], tables["contrasts"]
     verdicts = contrasts["verdict"].value_counts()
-    own_p = contrasts["p_holm"].mask(contrasts["verdict"] == MORE, contrasts["p_more_holm"])
+    own_p = contrasts["p_holm"].mask(contrasts["verdict"].isin((MORE, BEYOND, BELOW)), contrasts["p_more_holm"])
     return {
         **tables,
         "experiment": experiment,
@@ -108,7 +108,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "has_links": bool(accuracy["models_sent"].notna().any()),
         "mcser": {"mcser", "cser"} <= set(rows["algorithm"]),
         "ours": bool(((rows["algorithm"] == "cser") & (rows["local_step"] == "adamw")).any()),
-        "contrasts": contrasts.assign(own_p=own_p),  # of losing more, where that is the verdict
+        "contrasts": contrasts.assign(own_p=own_p),  # of the reverse, where that is the verdict
         "num_verdicts": {word: int(verdicts.get(word, 0)) for word in VERDICTS},
         "verdicts": _verdict_table(frames, contrasts),
         "pool": pool_of(frames),
@@ -156,7 +156,7 @@ def _verdict_table(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
     """One line a verdict: the contrasts that have it, each with its estimate."""
     found: dict[str, list[str]] = {word: [] for word in VERDICTS}
     for line in contrasts.to_dict("records"):
-        joined = _JOINED[line["kind"]]
+        joined = " less " if line["verdict"] in (BEYOND, BELOW) else _JOINED[line["kind"]]
         said = _name(frames, line["row"]) + (joined and joined + _name(frames, line["reference"]))
         known = "" if math.isnan(line["estimate"]) else f" ({points(line['estimate'])})"
         found[line["verdict"]].append(said + known)

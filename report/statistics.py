@@ -25,10 +25,12 @@ COVERAGE = 0.95
 
 LESS, MORE = "loses less than the margin", "loses more than the margin"
 BETTER, WORSE, EQUAL = "better", "worse", "equal within the margin"
+BEYOND, BELOW = "better by more than the margin", "worse by more than the margin"
+"""Of two methods that were asked to be equal, and are shown to be further apart."""
 NOT_TOLD, DIVERGED, NO_RUNS = "not told apart", "diverged", "not enough runs"
 OTHER_RATE, NOT_RUN = "not shown at equal rate", "not run at equal rate"
 """Of a difference between the best rates of two methods, which might be the rates'."""
-VERDICTS = (BETTER, WORSE, LESS, MORE, EQUAL, OTHER_RATE, NOT_RUN, NOT_TOLD, DIVERGED, NO_RUNS)
+VERDICTS = (BETTER, WORSE, BEYOND, BELOW, LESS, MORE, EQUAL, OTHER_RATE, NOT_RUN, NOT_TOLD, DIVERGED, NO_RUNS)
 """In the order in which a report tells them."""
 
 
@@ -232,40 +234,39 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
 
     Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high (two-sided 95 %), p,
     at_equal_rate, p, p_holm, p_more, p_more_holm, verdict. `p` is one-sided for non-inferiority, two-sided for
-    superiority, and for equivalence the larger of the two one-sided ones. `p_more` asks of a non-inferiority contrast
-    the reverse, whether more than the margin is lost; these have a Holm family of their own. A contrast whose runs are
-    not there, or of which a row has a run that diverged, counts in its family with a p of 1. Superiority needs the same
-    sign `at_equal_rate`.
+    superiority, and for equivalence the larger of the two one-sided ones. `p_more` asks the reverse: of non-inferiority
+    whether more than the margin is lost, of equivalence whether the two lie further apart; each has a Holm family of
+    its own. A contrast whose runs are not there, or of which a row has a run that diverged, counts in its family with
+    a p of 1. What says that one method is better needs the same sign `at_equal_rate`.
     """
     pool, rates = pool_of(frames), rates_frame(frames)
     lines = []
     for contrast in frames.contrasts:
         known = difference(frames, contrast.row, contrast.reference, pool) or UNKNOWN
         numbers = (known.estimate, known.standard_error, known.degrees, *known.interval())
-        asks = contrast.kind == "superiority"
+        asks = contrast.kind != "non-inferiority"
         equal = at_equal_rate(frames, rates, contrast.row, contrast.reference) if asks else math.nan
         lines.append((*contrast.model_dump().values(), *numbers, equal, *_p_values(frames, contrast, known)))
     columns = [*Contrast.model_fields, "estimate", "standard_error", "degrees", "low", "high", "at_equal_rate"]
     columns += ["p", "p_more"]
     frame = pd.DataFrame(lines, columns=columns)
     frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float))
-    reverse = frame["kind"] == "non-inferiority"
-    frame["p_more_holm"] = math.nan
-    frame.loc[reverse, "p_more_holm"] = holm(frame.loc[reverse, "p_more"].to_numpy(dtype=float))
+    frame["p_more_holm"] = frame.groupby("kind")["p_more"].transform(lambda p: holm(p) if p.notna().all() else p)
     level = 1 - frames.experiment.confidence
     frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
     return frame[[*columns[:-1], "p_holm", "p_more", "p_more_holm", "verdict"]]
 
 
 def _p_values(frames: Frames, contrast: Contrast, found: Difference) -> tuple[float, float]:
-    """The contrast's p and, of non-inferiority, that of the reverse; 1 where nothing can be said."""
+    """The contrast's p and, where there is a margin, that of the reverse; 1 where nothing can be said."""
     if math.isnan(found.standard_error) or _num_diverged(frames, contrast.row, contrast.reference):
-        return 1.0, 1.0 if contrast.kind == "non-inferiority" else math.nan
+        return 1.0, math.nan if contrast.kind == "superiority" else 1.0
     margin = contrast.margin
     if contrast.kind == "non-inferiority":
         return found.p_above(-margin), found.p_below(-margin)
     if contrast.kind == "equivalence":
-        return max(found.p_above(-margin), found.p_below(margin)), math.nan
+        apart = min(1.0, 2 * min(found.p_below(-margin), found.p_above(margin)))
+        return max(found.p_above(-margin), found.p_below(margin)), apart
     return min(1.0, 2 * min(found.p_above(0.0), found.p_below(0.0))), math.nan
 
 
@@ -278,18 +279,19 @@ def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
         return DIVERGED
     if math.isnan(line["standard_error"]):
         return NO_RUNS
-    is_shown = line["p_holm"] <= level
+    is_shown, is_reverse = line["p_holm"] <= level, line["p_more_holm"] <= level
     if line["kind"] == "non-inferiority":
-        return LESS if is_shown else MORE if line["p_more_holm"] <= level else NOT_TOLD
-    if not is_shown:
-        return NOT_TOLD
-    if line["kind"] == "equivalence":
+        return LESS if is_shown else MORE if is_reverse else NOT_TOLD
+    if line["kind"] == "equivalence" and is_shown:
         return EQUAL
+    if not (is_shown or is_reverse):
+        return NOT_TOLD
     if math.isnan(line["at_equal_rate"]):
         return NOT_RUN
     if line["estimate"] * line["at_equal_rate"] <= 0:
         return OTHER_RATE
-    return BETTER if line["estimate"] > 0 else WORSE
+    better, worse = (BETTER, WORSE) if line["kind"] == "superiority" else (BEYOND, BELOW)
+    return better if line["estimate"] > 0 else worse
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

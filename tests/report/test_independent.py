@@ -121,7 +121,11 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         row, reference, margin = contrast["row"], contrast["reference"], contrast["margin"]
         if min(len(scores.get(row, ())), len(scores.get(reference, ()))) < 2 or {row, reference} & lost:
             lines.append(
-                {"p": 1.0, "p_more": 1.0, "word": "diverged" if {row, reference} & lost else "not enough runs"}
+                {
+                    "p": 1.0,
+                    "p_more": float("nan") if contrast["kind"] == "superiority" else 1.0,
+                    "word": "diverged" if {row, reference} & lost else "not enough runs",
+                }
             )
             continue
         estimate, error, degrees = difference_of(folder, row, reference)
@@ -132,13 +136,17 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         )
         p = {"non-inferiority": below, "equivalence": max(below, above)}.get(contrast["kind"])
         p = 2 * stats.t.sf(abs(estimate) / error, degrees) if p is None else p
-        line = {"estimate": estimate, "low": low, "high": high, "p": p, "p_more": 1 - below}
+        apart = min(1.0, 2 * stats.t.sf((abs(estimate) - margin) / error, degrees))
+        more = {"non-inferiority": 1 - below, "equivalence": apart}.get(contrast["kind"], math.nan)
+        line = {"estimate": estimate, "low": low, "high": high, "p": p, "p_more": more}
         lines.append(line | {"is_so": is_so_at_one_rate(folder, plan, contrast, estimate)})
     frame = pd.DataFrame(lines, columns=["estimate", "low", "high", "p", "p_more", "word", "is_so"])
     frame["kind"] = [contrast["kind"] for contrast in contrasts]
     frame["p_holm"] = multipletests(frame["p"], method="holm")[1]
-    asked = frame["kind"] == "non-inferiority"
-    frame.loc[asked, "p_more_holm"] = multipletests(frame.loc[asked, "p_more"], method="holm")[1] if asked.any() else []
+    for kind in ("non-inferiority", "equivalence"):
+        asked = frame["kind"] == kind
+        adjusted = multipletests(frame.loc[asked, "p_more"], method="holm")[1] if asked.any() else []
+        frame.loc[asked, "p_more_holm"] = adjusted
     level = 1 - plan["confidence"]
     frame["word"] = [line.word if isinstance(line.word, str) else word(line, level) for line in frame.itertuples()]
     return frame
@@ -150,13 +158,14 @@ def word(line: Any, level: float) -> str:
     if line.kind == "non-inferiority":
         more = "loses more than the margin" if line.p_more_holm <= level else "not told apart"
         return "loses less than the margin" if shown else more
-    if line.kind == "equivalence":
-        return "equal within the margin" if shown else "not told apart"
-    if not shown:
+    if line.kind == "equivalence" and shown:
+        return "equal within the margin"
+    if not shown and not line.p_more_holm <= level:
         return "not told apart"
     if pd.isna(line.is_so):
         return "not run at equal rate"
-    return ("better" if line.estimate > 0 else "worse") if line.is_so else "not shown at equal rate"
+    how = ("better" if line.estimate > 0 else "worse") + " by more than the margin" * (line.kind == "equivalence")
+    return how if line.is_so else "not shown at equal rate"
 
 
 @pytest.mark.parametrize("folder", DECLARED, ids=lambda folder: folder.name)
