@@ -4,6 +4,7 @@ import hashlib
 import json
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 from algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
 from algorithms.core.flat import FlatBuffers, dense
@@ -26,14 +28,29 @@ _SHARDED = {
 DIGEST_BYTES, TEXT_LENGTH = 8, 120
 
 
-def check_whole(groups: Iterable[Mapping[str, Any]]) -> None:
-    """Raises ValueError where a parameter is a shard: each worker here holds a whole model, and averages it."""
+def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
+    """Returns the types of the groups' parameters, first that of the most numbers.
+
+    Raises:
+        ValueError: there is none, one is a shard, as each worker here holds a whole model, or one cannot lie in a flat
+            vector; the message says which and why.
+    """
     if any(frame.f_code.co_qualname.startswith("ZeroRedundancyOptimizer.") for frame, _ in traceback.walk_stack(None)):
         raise ValueError(
             "ZeroRedundancyOptimizer gives each worker other parameters to step on, and these optimisers average those "
             "of all; make this one directly, with all parameters, or keep torch's own optimiser in it"
         )
-    for parameter in (each for group in groups for each in group["params"]):
+    tensors = [parameter for group in groups for parameter in group["params"]]
+    if not tensors:
+        raise ValueError("there is no parameter to train: every group is empty")
+    if frozen := [number for number, each in enumerate(tensors) if not each.requires_grad]:
+        warnings.warn(
+            f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, yet they are sent; "
+            "give only those that will be trained at some time",
+            stacklevel=3,
+        )
+    addresses, numels = dict[int, int](), Counter[torch.dtype]()
+    for number, parameter in enumerate(tensors):
         for attribute, who in _SHARDED.items():
             if getattr(parameter, attribute, None):
                 raise ValueError(
@@ -41,6 +58,24 @@ def check_whole(groups: Iterable[Mapping[str, Any]]) -> None:
                     "whole models: give them the module as it was before, or keep torch's own optimiser, whose "
                     "gradients examples/fsdp2_compressed_gradients.py compresses under fully_shard"
                 )
+        if parameter.device != tensors[0].device:
+            raise ValueError(
+                f"parameter {number} is on {parameter.device}, parameter 0 on {tensors[0].device}; an optimiser takes "
+                "parameters on one device"
+            )
+        if not parameter.is_floating_point():
+            raise ValueError(f"parameter {number} is {parameter.dtype}; an optimiser takes real floating-point numbers")
+        if parameter.numel() and not parameter.is_meta and not isinstance(parameter, FakeTensor):
+            other = addresses.setdefault(parameter.data_ptr(), number)
+            if other != number and tensors[other] is parameter:
+                raise ValueError(f"parameters {other} and {number} are one and the same Parameter; give each once")
+            if other != number:
+                raise ValueError(
+                    f"parameters {other} and {number} share memory, which they could not do any more; make them one "
+                    "Parameter that both modules hold"
+                )
+        numels[parameter.dtype] += parameter.numel()
+    return [dtype for dtype, _ in numels.most_common()]
 
 
 def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> None:

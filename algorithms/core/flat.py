@@ -4,11 +4,8 @@ Each is of shape (local workers, d), a row a worker: a process has one row, stac
 """
 
 import operator
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,39 +16,15 @@ from torch.utils.dlpack import from_dlpack
 from algorithms.core.layout import Layout, Window
 
 
-def types_of(groups: Sequence[Mapping[str, Any]]) -> list[torch.dtype]:
-    """Returns the types of the groups' parameters, first that of the most numbers.
-
-    Raises:
-        ValueError: there is no parameter, or they are on several devices.
-    """
-    tensors = [parameter for group in groups for parameter in group["params"]]
-    if not tensors:
-        raise ValueError("there is no parameter to train: every group is empty")
-    numels = Counter[torch.dtype]()
-    for number, parameter in enumerate(tensors):
-        numels[parameter.dtype] += parameter.numel()
-        if parameter.device != tensors[0].device:
-            raise ValueError(
-                f"parameter {number} is on {parameter.device}, parameter 0 on {tensors[0].device}; an optimiser takes "
-                "parameters on one device"
-            )
-    return [dtype for dtype, _ in numels.most_common()]
-
-
 class FlatBuffers:
     """Moves the parameters of all groups that have one type, in order, into one tensor, their gradients into another.
 
     Args:
         stacked: parameters have a first axis, over workers, and so have the buffers.
-
-    Raises:
-        ValueError: one of them cannot lie there; the message says which and why.
     """
 
     def __init__(self, groups: Sequence[Sequence[Parameter]], stacked: bool = False) -> None:
         tensors = [parameter for group in groups for parameter in group]
-        _check(tensors)
         first = tensors[0]
         self._stacked = stacked
         num_workers = len(first) if stacked else 1
@@ -191,26 +164,3 @@ def _own_view(row: Tensor, window: Window) -> Tensor:
 def dense(gradient: Tensor) -> Tensor:
     """Returns a gradient that is sparse as a dense tensor, and others as they are."""
     return gradient.to_dense() if gradient.is_sparse else gradient
-
-
-def _check(tensors: Sequence[Parameter]) -> None:
-    addresses = dict[int, int]()
-    frozen = [number for number, each in enumerate(tensors) if not each.requires_grad]
-    if frozen:
-        warnings.warn(
-            f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, yet they are sent; "
-            "give only those that will be trained at some time",
-            stacklevel=5,
-        )
-    for number, parameter in enumerate(tensors):
-        if not parameter.is_floating_point():
-            raise ValueError(f"parameter {number} is {parameter.dtype}; an optimiser takes real floating-point numbers")
-        if parameter.numel() and not parameter.is_meta and not isinstance(parameter, FakeTensor):
-            other = addresses.setdefault(parameter.data_ptr(), number)
-            if other != number and tensors[other] is parameter:
-                raise ValueError(f"parameters {other} and {number} are one and the same Parameter; give each once")
-            if other != number:
-                raise ValueError(
-                    f"parameters {other} and {number} share memory, which they could not do any more; make them one "
-                    "Parameter that both modules hold"
-                )

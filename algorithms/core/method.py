@@ -69,7 +69,8 @@ class Method:
     seed: int
     _siblings: list[Self]
     """Where parameters have several types, the optimisers alike for each type but the first."""
-    _is_sibling = False
+    _sibling_type: torch.dtype | None = None
+    """The type of a sibling's parameters."""
     _given: dict[str, Any]
 
     def _lay_out(self, dtype: torch.dtype, communication_dtype: torch.dtype | None) -> None:
@@ -231,7 +232,7 @@ class Method:
         try:
             compressor.check(layout)
         except ValueError as error:
-            if self._is_sibling:  # too few numbers of this type: all are sent
+            if self._sibling_type is not None:  # too few numbers of this type: all are sent
                 return Identity()
             raise ValueError(f"{where}: {error}") from None
         if self.feeds_back and isinstance(compressor, Gathered) and (omega := compressor.variance(layout)):

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from algorithms.core.checks import FirstStep, check_agreement, check_parameters, check_whole, enter_together, equalise_
+from algorithms.core.checks import FirstStep, check_agreement, check_parameters, enter_together, equalise_, types_of
 from algorithms.core.collectives import Collectives, StackedCollectives
 from algorithms.core.compressors import Compressor, Draw
-from algorithms.core.flat import types_of
 from algorithms.core.method import Method
 from algorithms.core.overlap import Reducer
 from algorithms.core.process_group import default_collectives
@@ -104,10 +103,9 @@ class DistributedOptimizer(Method, Optimizer):
         numbers = {key: given[key] for key in NUMBERS["muon"]}
         super().__init__(params, group_defaults(self, numbers))
         check_options(self.param_groups, self.local_step)
-        check_whole(self.param_groups)
         collectives: Collectives = given["collectives"] or default_collectives(self.param_groups)
         self.collectives, stacked = collectives, isinstance(collectives, StackedCollectives)
-        own, *others = types_of(self.param_groups)
+        own, *others = types_of(self.param_groups) if self._sibling_type is None else [self._sibling_type]
         self._lay_out(own, given["communication_dtype"])
         self._model: nn.Module | None = given["model"]
         self._shows_average = False
@@ -117,7 +115,7 @@ class DistributedOptimizer(Method, Optimizer):
             equalise_(collectives, self.flat, self.param_groups, self._model)
         self._siblings = [self._sibling(dtype) for dtype in others]  # type: ignore[misc]
         self._first_step: FirstStep | None = None
-        if not self._is_sibling:
+        if self._sibling_type is None:
             flats = [each.flat for each in self._of_each_type]
             self._first_step = FirstStep(flats, collectives, self.averages_in_backward)
         next_messages = lambda: self.early_messages(self.num_steps + 1)  # noqa: E731
@@ -146,7 +144,7 @@ class DistributedOptimizer(Method, Optimizer):
         seed = Draw(self.seed, 0, str(dtype)).key()
         own = {"params": groups, "seed": seed, "collectives": self.collectives.without_overlap(), "model": None}
         sibling = type(self).__new__(type(self))
-        sibling._is_sibling = True
+        sibling._sibling_type = dtype
         try:
             sibling.__init__(**self._given | own)  # type: ignore[misc]
         except ValueError as error:
