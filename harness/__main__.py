@@ -1,4 +1,4 @@
-"""The command line: plan, run, status, collect, report, pack and others, each an experiment's or a measurement's."""
+"""The command line: plan, run, status, report, pack and others, each an experiment's or a measurement's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ _above_0 = _number(math.ulp(0), "a number above 0")
 _at_least_0 = _number(0, "a number of at least 0")
 
 
+_PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+
+
+def _amount(text: str) -> float:
+    """What 25.6M or 10Gb/s stands for."""
+    number = text.removesuffix("b/s")
+    prefix = number[-1:] if number[-1:] in _PREFIXES else ""
+    value: float = _number(math.ulp(0), "a number as 25.6M or 10Gb/s")(number.removesuffix(prefix))
+    return _PREFIXES.get(prefix, 1.0) * value
+
+
+def _layout(text: str) -> tuple[int, int]:
+    """Machines, and workers on each of them."""
+    machines, _, each = text.partition("x")
+    return _count(machines), _count(each or "1")
+
+
 def _rates(text: str) -> list[float]:
     """In bits a second, of a list in Mb/s."""
     return [1e6 * _above_0(rate) for rate in text.split(",")]
@@ -73,10 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     run = add(commands.run, "do the runs that are missing")
     submit = add(commands.submit, "submit what is missing to a Slurm cluster, and return at once")
     status = add(commands.status, "say how far each row is, here and on a cluster")
-    collect = add(commands.collect, "write an experiment's rows, runs, scores and trials as CSV")
-    report = add(commands.report, "make report.md and report.pdf from the records")
-    for sub in (plan, preflight, run, submit, status, collect, report):
-        sub.add_argument("experiment", help="name of a shipped experiment, or a TOML file")
+    report = add(commands.report, "make report.md, report.pdf and report.html from the records")
+    for sub in (plan, preflight, run, submit, status, report):
+        records = ", or a folder of records" if sub is report else ""
+        sub.add_argument("experiment", help=f"name of a shipped experiment, or a TOML file{records}")
         sub.add_argument("--tuning", action="store_true", help="the experiment's tuning instead of itself")
         sub.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
         sub.set_defaults(rows=[], seeds=[])
@@ -84,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_run_options(sub)
     _add_submit_options(submit)
     status.add_argument("--json", action="store_true", help="for machines")
+    report.add_argument("--output", type=Path, help="folder to write into (default: that of the records)")
     pack = add(commands.pack, "put the finished runs of an experiment into one file, runs.jsonl in its folder")
     what = "afterwards remove the folders that the file gives back to the byte, logs and checkpoints with them"
     pack.add_argument("--remove-folders", action="store_true", help=what)
@@ -94,10 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     answers.add_argument("--results", type=Path, default=Path("results"), help=what)
     answers.add_argument("--output", type=Path, help="folder to write into (default: answers/ in the results)")
     answers.add_argument("--readme", type=Path, help="file that gets the three cards between its marks")
-    # The options are the report's, and go there as they are: no character begins an option here.
-    what = "say what each method would take and lose in a job of yours"
-    advise = add(commands.advise, what, add_help=False, prefix_chars="\0")
-    advise.add_argument("words", nargs="*", metavar="OPTION", help="see its own --help")
+    _add_advice_options(add(commands.advise, "say what each method would take and lose in a job of yours"))
     _add_timing_options(
         add(commands.speedups, "time methods and baselines on an emulated network, and report it"),
         add(commands.netlab, "time collectives on an emulated network of this machine's own"),
@@ -130,6 +146,22 @@ def _add_submit_options(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("--yes", action="store_true", help="do not ask before submitting")
     submit.add_argument("--no-preflight", action="store_true", help="do not check from compute nodes first")
     submit.add_argument("--wait", action="store_true", help="stay until nothing is queued or running any more")
+
+
+def _add_advice_options(advise: argparse.ArgumentParser) -> None:
+    add = partial(advise.add_argument, metavar="NUMBER")
+    add("--parameters", type=_amount, required=True, help="of the network, as 25.6M")
+    add("--steps", type=_amount, required=True, help="of the whole job, as 450000")
+    what = "one a machine, as 8, or machines x workers a machine, as 2x4"
+    add("--workers", "--layout", dest="layout", type=_layout, required=True, help=what)
+    add("--compute-ms", type=_above_0, required=True, help="both passes of one worker's batch, as 27")
+    add("--bandwidth", type=_amount, required=True, help="of a machine's link, each way, as 10Gb/s")
+    add("--inside", type=_amount, default=0.0, help="of a worker's link inside its machine (default: no limit)")
+    add("--latency-us", type=_above_0, default=50.0, help="of a hop (default: 50)")
+    add("--margin", type=_above_0, default=0.5, help="loss that counts as none, in points (default: 0.5)")
+    add("--gap", type=_above_0, help="points between a worker alone and SGD in this job (default: the map's)")
+    add("--dollars-per-hour", type=_above_0, help="of all machines together")
+    advise.add_argument("--map", type=Path, help="folder of the experiment whose runs predict losses")
 
 
 def _add_timing_options(

@@ -87,7 +87,13 @@ def _varied(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     del data["like"]
     known = {row.get("row"): row for row in base.get("rows", [])}
     if isinstance(data.get("rows"), list):
-        data["rows"] = [_named_row(row, known, like, tunes_itself) for row in data["rows"]]
+        if unknown := [row for row in data["rows"] if isinstance(row, str) and row not in known]:
+            raise SpecError(f"rows names {unknown[0]!r}, which is not among the [[rows]] of {like}")
+        left_to_tuning = {"learning_rate"} if tunes_itself else set()
+        data["rows"] = [
+            {key: known[row][key] for key in known[row] if key not in left_to_tuning} if isinstance(row, str) else row
+            for row in data["rows"]
+        ]
     rows = [row for row in data.get("rows", []) if isinstance(row, dict)]
     if not tunes_itself and "tuning" in base:
         strange = [row.get("row") for row in rows if row.get("row") not in known and "learning_rate" not in row]
@@ -107,15 +113,6 @@ def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
     """The table of that name; empty where there is none, or it is none."""
     found = data.get(key)
     return found if isinstance(found, dict) else {}
-
-
-def _named_row(row: Any, known: dict[str, dict[str, Any]], like: str, tunes_itself: bool) -> Any:
-    """The base's row where `row` is a name, else `row` as it is."""
-    if not isinstance(row, str):
-        return row
-    if row not in known:
-        raise SpecError(f"rows names {row!r}, which is not among the [[rows]] of {like}")
-    return {key: value for key, value in known[row].items() if key != "learning_rate" or not tunes_itself}
 
 
 def _row_of(error: ValidationError, data: dict[str, Any]) -> str:

@@ -4,21 +4,18 @@ Steps are modelled from what each row of an experiment sent, by the cost model o
 curves through the experiment's runs of several lengths (report/regime.py), with how far the job lies beyond them.
 """
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from harness.records.timings import Collective, Message, Rounds
-from report.frame import TRAINING, Frames, UsageError, end_of, read_frames
-from report.job import TrainingJob, add_arguments, job_of
+from report.frame import TRAINING, Frames, UsageError, read_frames
 from report.questions.evidence import SHIPPED, Evidence
 from report.questions.networks import METHODS, shares_lost, spread_between_kinds
 from report.regime import PREDICTORS, Vector, assay_frame, fitted_values, left_out_values, lost_frame, predictors_frame
@@ -38,6 +35,40 @@ WORTH = 1.05
 """A method is recommended over DDP where its step is so many times as fast, or more."""
 COVERAGE, NUM_DRAWS = 1.96, 20
 """Standard deviations of a 95 % interval, and times that the seeds' noise is drawn for one of its two parts."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training job as far as advice needs to know it.
+
+    Attributes:
+        compute_seconds: forward and backward pass of one worker's batch.
+        bits_per_second: of a machine's link to the others, each way; `inside`: of a worker's link inside its machine,
+            0 for no limit.
+        latency_seconds: of a hop.
+        margin: loss that counts as none, a share.
+        gap: between a worker alone and SGD, a share; None takes the map's own.
+    """
+
+    num_parameters: int
+    num_steps: int
+    num_machines: int
+    workers_per_machine: int
+    compute_seconds: float
+    bits_per_second: float
+    inside_bits_per_second: float = 0.0
+    latency_seconds: float = 50e-6
+    margin: float = 0.005
+    gap: float | None = None
+    dollars_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 2:
+            raise UsageError("one worker sends nothing; give two workers or more")
+
+    @property
+    def num_workers(self) -> int:
+        return self.num_machines * self.workers_per_machine
 
 
 @dataclass(frozen=True)
@@ -173,8 +204,7 @@ def advise(job: TrainingJob, frames: Frames, shares: pd.DataFrame) -> Advice:
     Args:
         shares: what methods lose on other kinds of network; see `report.questions.networks.shares_lost`.
 
-    Raises:
-        UsageError: the experiment has no runs of several lengths, or none that can tell a loss.
+    Raises UsageError: the experiment has no runs of several lengths, or none that can tell a loss.
     """
     lost, telling = lost_frame(frames), assay_frame(frames)
     telling = telling[telling["reason"].isna()]
@@ -261,32 +291,12 @@ def _shown(job: TrainingJob, gap: float, lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown | dollars)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one sentence, as all others are."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m harness advise`: print the recommendation, the table and what it rests on."""
-    parser = _Parser(prog="python -m harness advise", description="Advice for one's own job.", allow_abbrev=False)
-    add_arguments(parser)
-    parser.add_argument("--map", type=Path, default=MAP, help="folder of the experiment whose runs predict losses")
-
-    def said() -> str:
-        options = parser.parse_args(arguments)
-        job = job_of(options)
-        if not SHIPPED.is_dir():
-            raise UsageError(
-                f"advice stands on the records in {SHIPPED}, which come with a checkout and not with an installation; "
-                "run `python -m harness advise` in a checkout"
-            )
-        shares = shares_lost(Evidence((SHIPPED,)))
-        return advise(job, read_frames(options.map), shares[shares["tells"]]).text
-
-    return end_of(said)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def advice_from(folder: Path, job: TrainingJob) -> str:
+    """Advice from the runs in an experiment's folder, in words. Raises UsageError as `advise`."""
+    if not SHIPPED.is_dir():
+        raise UsageError(
+            f"advice stands on the records in {SHIPPED}, which come with a checkout and not with an installation; "
+            "run `python -m harness advise` in a checkout"
+        )
+    shares = shares_lost(Evidence((SHIPPED,)))
+    return advise(job, read_frames(folder), shares[shares["tells"]]).text

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -49,27 +48,6 @@ class UsageError(ValueError):
     """The command was given something that cannot be used; the message is one sentence for the user."""
 
     exit_code = 2
-
-
-def end_of(write: Callable[[], str]) -> int:
-    """What a command of the report ends with: it writes, and says what; a failure is one sentence on standard error.
-
-    Returns:
-        The exit status: 0, 1 for a failure, 2 for a user's mistake, 130 after Ctrl-C.
-    """
-    try:
-        print(write())
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return int(getattr(error, "exit_code", 1))
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: cannot read or write {what}; check the folder or choose another --output", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: the same command writes the report anew", file=sys.stderr)
-        return 130
-    return 0
 
 
 @dataclass(frozen=True)

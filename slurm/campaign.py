@@ -70,11 +70,7 @@ class Campaign(Record):
 
 
 def read_campaign(folder: Path) -> Campaign:
-    """The campaign of the experiment in this folder, with no submissions where there is none yet.
-
-    Raises:
-        RecordError: damaged, or of another version.
-    """
+    """The campaign of the experiment in this folder, with no submissions where there is none yet."""
     found = store.read_optional(folder / NAME, Campaign)
     return found or Campaign(version=store.VERSION, experiment=folder.name, submissions=[])
 
@@ -108,11 +104,7 @@ class Request:
 
 
 def statuses(folder: Path, runs: Iterable[PlannedRun]) -> list[RunStatus]:
-    """The state of each of these runs of an experiment's folder, by their records, and by the queue if submitted.
-
-    Raises:
-        RecordError: a record is damaged.
-    """
+    """The state of each of these runs of an experiment's folder, by their records, and by the queue if submitted."""
     campaign = read_campaign(folder)
     queue = queued_jobs() if campaign.submissions else {}
     unique = {run.run_id: run for run in runs}
@@ -146,11 +138,7 @@ def put_submission(folder: Path, number: int, submission: Submission | None) -> 
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy our packages to this folder, over what a submission that was refused has left, and return it.
-
-    Raises:
-        OSError: no space, no permission.
-    """
+    """Copy our packages to this folder, over what a submission that was refused has left, and return it."""
     shutil.rmtree(folder, ignore_errors=True)
     for package in PACKAGES:  # `harness/shipped` is a link to results, which jobs do not need
         shutil.copytree(OURS / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))

@@ -16,19 +16,18 @@ import torch
 
 from algorithms import ProcessGroupCollectives
 from harness.records.provenance import new_attempt, output_of
-from harness.records.recorder import SupersededError, write_failure
+from harness.records.state import saved_step
 from harness.spec import SpecError
 from harness.tasks.task import Check, find_task
 from harness.train.train import train
-from harness.train.training import Job, Preempted
+from harness.train.training import Job
 from harness.workers import preflight as machine
 from harness.workers.attempt import prepare_thread, recorded
 from harness.workers.preflight import first_line
 from harness.workers.process_group import backend_for, from_rank_0, joined, own_gpu
-from slurm.allocation import Allocation, StopNotice, this_allocation
 from slurm.campaign import Request
 from slurm.profile import Profile
-from slurm.requeue import NothingToDo, begin_attempt, begins, recorded_end
+from slurm.requeue import Allocation, NothingToDo, StopNotice, begin_attempt, begins, recorded_end, this_allocation
 
 GRACE_SECONDS = 5.0
 """How long a worker that lost the others stays, so that the one that caused it can say why before Slurm ends all."""
@@ -50,7 +49,7 @@ def do_run(job: Job, profile: Profile) -> None:
         to_do = True
         if allocation.rank == 0:
             try:
-                begin_attempt(job.folder, job.run.run_id, allocation, profile.max_retries, stack)
+                begin_attempt(job.recorder(), allocation, profile.max_retries, stack)
             except NothingToDo as error:
                 print(error, flush=True)
                 to_do = False
@@ -58,12 +57,13 @@ def do_run(job: Job, profile: Profile) -> None:
         def work() -> None:
             with meeting(profile, allocation, job.timeout_seconds):
                 if from_rank_0(to_do):
-                    _train(job, allocation.rank, notice)
+                    train(job, ProcessGroupCollectives(), notice.stop_requested)
 
         if not recorded(job, work):
-            if recorded_end(job.folder, allocation.attempt) == "communication":
+            kind = recorded_end(job.folder, allocation.attempt)
+            if kind == "communication":
                 time.sleep(GRACE_SECONDS)
-            sys.exit(1)
+            sys.exit(0 if kind == "preempted" else 1)
     sys.exit(0)
 
 
@@ -83,29 +83,21 @@ def _here(job: Job, profile: Profile, allocation: Allocation) -> Job:
     """The job as this process does it. Its commit stays the snapshot's: the checkout around that goes on."""
     device = own_device(profile, allocation)
     kept = job.attempt.model_dump(include={"command", "git_commit", "git_diff_sha256"})
-    kept |= {"attempt": allocation.attempt, "slurm": facts(allocation) if allocation.rank == 0 else None}
+    kept |= {"attempt": allocation.attempt, "slurm": facts(allocation, job.folder) if allocation.rank == 0 else None}
     made = new_attempt("slurm", backend_for(device), torch.device(device))
     return replace(job, device=device, attempt=made.model_copy(update=kept))
 
 
-def _train(job: Job, rank: int, notice: StopNotice) -> None:
-    """Ends the process, and leaves the group as it stands, where another attempt has taken the run over."""
-    try:
-        train(job, ProcessGroupCollectives(), notice.stop_requested)
-    except Preempted as error:
-        if rank == 0:
-            write_failure(job.folder, job.run.run_id, job.attempt.attempt, "preempted", str(error), "")
-    except SupersededError as error:
-        print(f"{error}; this one stops and writes nothing", flush=True)
-        sys.exit(1)
+def facts(allocation: Allocation, folder: Path) -> dict[str, str]:
+    """What an attempt's record says of the allocation: Slurm's variables, nodes, GPUs, driver, topology.
 
-
-def facts(allocation: Allocation) -> dict[str, str]:
-    """What an attempt's record says of the allocation: Slurm's variables, nodes, GPUs, driver, topology."""
+    `saved` is the step of the checkpoint that the run in this folder has when the job starts.
+    """
     kept = ("SLURM_CLUSTER_NAME", "SLURM_JOB_", "SLURM_ARRAY_", "SLURM_RESTART", "SLURM_NTASKS", "SLURM_CPUS_PER_TASK",
             "SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES")  # fmt: skip
     found = {name: text for name, text in os.environ.items() if name.startswith(kept)}
-    found |= {"job": allocation.job, "nodes": ",".join(submitit.JobEnvironment().hostnames)}
+    found |= {"job": allocation.job, "restart": str(allocation.restart), "saved": str(saved_step(folder) or 0)}
+    found |= {"nodes": ",".join(submitit.JobEnvironment().hostnames)}
     found["gpus"] = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or ""
     found["topology"] = output_of("nvidia-smi", "topo", "-m") or ""
     return {name: text for name, text in found.items() if text}
@@ -149,14 +141,9 @@ def network_check(profile: Profile, here: Allocation, device: str) -> Check:
         return Check("a GPU for each worker", False, why)
     except (RuntimeError, OSError) as error:
         return Check("network", False, f"an all-reduce fails: {first_line(error)}; {advice}")
-    return Check("network", True, rate_in_words(measured, profile))
-
-
-def rate_in_words(measured: float, profile: Profile) -> str:
-    """An all-reduce's bits per second on a link, beside what the profile says of a node's."""
-    workers, promised = f"{profile.num_workers} workers on {profile.nodes} nodes", profile.link_bits_per_second
+    workers = f"{profile.num_workers} workers on {profile.nodes} nodes"
     text = f"an all-reduce among {workers} gets {measured / 1e9:.3g} Gb/s a link"
-    if promised is None:
-        return text
-    advice = ", so look at network_interface, or ask the site" if measured < promised / 2 else ""
-    return f"{text}; the profile says {promised / 1e9:g}{advice}"
+    if promised := profile.link_bits_per_second:
+        look = ", so look at network_interface, or ask the site" if measured < promised / 2 else ""
+        text += f"; the profile says {promised / 1e9:g}{look}"
+    return Check("network", True, text)

@@ -80,8 +80,7 @@ class Profile(Strict):
 def load_profile(name: str) -> Profile:
     """The profile NAME, or one of its variants as NAME:VARIANT; NAME may be the path of a TOML file.
 
-    Raises:
-        SpecError: no such profile or variant, or one that cannot be used, in one sentence.
+    Raises SpecError: no such profile or variant, or one that cannot be used.
     """
     stem, _, variant = name.partition(":")
     path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
@@ -192,9 +191,3 @@ def _exports(profile: Profile, code: Path) -> list[str]:
     # Behind the snapshot stays what modules put there.
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     return [path, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]
-
-
-def explain_refusal(message: str, cluster: str) -> str:
-    """What sbatch said, in one line, and where to look."""
-    said = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in message.splitlines() if line)
-    return f"sbatch refused: {said}; see whether Slurm is up (sinfo), and change the profile {cluster}"

@@ -1,9 +1,10 @@
-"""Which jobs have started a run, in `slurm.json` of its folder; how a start ended; and what follows from that.
+"""A start of a job, as its processes see it; when to stop; how it ended, and whether the job is requeued.
 
-The last line of every job's script calls this: it looks at how the workers ended, and requeues the job or lets it end.
-It loads no torch, which can take longer than Slurm leaves a job that it ends.
+Starts are the attempts in a run's run.json. The last line of every job's script calls this file: it looks at how the
+workers ended, and requeues the job or lets it end. It loads no torch, which can take longer than Slurm leaves a job.
 """
 
+import hashlib
 import os
 import re
 import signal
@@ -12,16 +13,23 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+import submitit
+from submitit.helpers import TorchDistributedEnvironment
+
 from harness.records import packs, store
-from harness.records.provenance import now, output_of
-from harness.records.recorder import end_by_watchdog, read_failure, tail_of, write_failure
+from harness.records.provenance import output_of
+from harness.records.recorder import Recorder, end_by_watchdog, read_failure, tail_of, write_failure
 from harness.records.run_lock import BusyError, owned
 from harness.records.state import is_done, saved_step
-from harness.records.store import FailureKind, Record, RecordError, RunFile
-from slurm.allocation import Allocation, this_allocation
+from harness.records.store import Attempt, FailureKind, RecordError, RunFile
+from harness.workers.processes import StopFlag
 from slurm.campaign import Campaign, Submission
+
+PORTS = range(20_000, 32_000)
+"""Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by default)."""
 
 ALWAYS: tuple[FailureKind, ...] = ("preempted",)
 RETRIED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
@@ -38,40 +46,87 @@ TOLD_TO_STOP = 128 + signal.SIGUSR2
 """srun's exit code where USR2 ended the workers: they were still loading, and did not listen for it."""
 
 
-class Start(Record):
-    """One start of a job. `saved`: the step of the checkpoint that it began from, 0 where there was none."""
+@dataclass(frozen=True)
+class Allocation:
+    """One start of one job, as one of its processes sees it.
+
+    `job` is as the campaign's record has it, 7_2 of an array: Slurm's own number of an array's last task names them
+    all. `restart` counts requeues before, `task` is the index in the array, 0 where there is none.
+    """
 
     job: str
     restart: int
-    attempt: str
-    time: str
-    saved: int = 0
+    task: int
+    rank: int
+    local_rank: int
+    world_size: int
+    first_node: str
+
+    @property
+    def key(self) -> str:
+        """Names this start of this job, among all of this cluster's."""
+        return f"{os.environ.get('SLURM_CLUSTER_NAME', '')}/{self.job}/{self.restart}"
+
+    @property
+    def attempt(self) -> str:
+        """The attempt's name, by which all of its processes call it."""
+        began = os.environ.get("SLURM_JOB_START_TIME", "")  # where Slurm's numbers begin anew
+        return hashlib.sha256(f"{self.key} {began}".encode()).hexdigest()[:8]
+
+    @property
+    def port(self) -> int:
+        """The port at which the workers of this start meet; another start, or another job, has another."""
+        return PORTS[int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % len(PORTS)]
 
 
-class Starts(Record):
-    """slurm.json."""
+def this_allocation() -> Allocation:
+    """The place of this process, as submitit reads it; the batch script's own counts as rank 0."""
+    job, place = submitit.JobEnvironment(), TorchDistributedEnvironment()
+    return Allocation(
+        job=job.job_id,
+        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        task=int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")),
+        rank=place.rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size,
+        first_node=place.master_addr,
+    )
 
-    version: int
-    starts: list[Start]
+
+class StopNotice(StopFlag):
+    """Slurm's word to a worker that it must stop, as a flag that the training loop asks for between steps.
+
+    Listens for USR2, which comes before the time limit or by hand, and TERM, which comes before a job is ended. Until
+    the first question nothing is worth saving, and TERM ends the process at once, so that what `slurm.requeue` has to
+    say of it comes before Slurm's KILL. submitit's own handler for USR2 takes every warning within ten minutes of the
+    limit for a time-out, and requeues before workers agree on a step; so this one replaces it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        signal.signal(signal.SIGUSR2, self.note)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def stop_requested(self) -> bool:
+        """Whether the worker must stop at the next occasion."""
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self.note)
+        return super().stop_requested()
 
 
 class NothingToDo(RuntimeError):
     """The job ends here; the message says why."""
 
 
-def read_starts(folder: Path) -> list[Start]:
-    """The starts so far.
-
-    Raises:
-        RecordError: damaged, or of another version.
-    """
-    record = store.read_optional(folder / "slurm.json", Starts)
-    return record.starts if record else []
+def read_attempts(folder: Path) -> list[Attempt]:
+    """The attempts at the run so far. Raises RecordError: damaged, or of another version."""
+    run = store.read_optional(folder / "run.json", RunFile)
+    return run.attempts if run else []
 
 
-def add_start(folder: Path, before: Sequence[Start], start: Start) -> None:
-    """Write the next start down."""
-    store.write_record(folder / "slurm.json", Starts(version=store.VERSION, starts=[*before, start]))
+def of_job(attempts: Sequence[Attempt], job: str) -> list[Attempt]:
+    """The attempts that this job has started."""
+    return [each for each in attempts if each.slurm is not None and each.slurm.get("job") == job]
 
 
 def recorded_end(folder: Path, attempt: str) -> FailureKind:
@@ -80,14 +135,14 @@ def recorded_end(folder: Path, attempt: str) -> FailureKind:
     return failure.kind if failure else "node"
 
 
-def num_in_vain(folder: Path, starts: Sequence[Start]) -> int:
+def num_in_vain(folder: Path, starts: Sequence[Attempt]) -> int:
     """Starts of one job that began where the run still is; none where the last one was told to stop."""
-    saved = saved_step(folder) or 0
-    in_vain = [start for start in starts if start.saved == saved]
+    saved = str(saved_step(folder) or 0)
+    in_vain = [start for start in starts if start.slurm is not None and start.slurm.get("saved") == saved]
     return 0 if starts and recorded_end(folder, starts[-1].attempt) in ALWAYS else len(in_vain)
 
 
-def goes_on(folder: Path, starts: Sequence[Start], max_retries: int) -> bool:
+def goes_on(folder: Path, starts: Sequence[Attempt], max_retries: int) -> bool:
     """Whether the job of these starts goes on; another job of the same run begins to count anew."""
     ended = recorded_end(folder, starts[-1].attempt)
     return ended in (*ALWAYS, *RETRIED) and num_in_vain(folder, starts) <= max_retries
@@ -98,22 +153,18 @@ def begins(attempt: str) -> str:
     return f"attempt {attempt} begins"
 
 
-def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries: int, stack: ExitStack) -> None:
+def begin_attempt(recorder: Recorder, allocation: Allocation, max_retries: int, stack: ExitStack) -> None:
     """Begin this start's attempt, over any that its job left; the run's lock is held until `stack` ends.
 
-    Raises:
-        NothingToDo: the run is done, another process is at it, or its processes ended without a word too often.
-        RecordError: a record is damaged.
+    Raises NothingToDo: the run is done, another process is at it, or its processes ended without a word too often.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    starts = read_starts(folder)
-    ours = [start for start in starts if start.job == allocation.job]
-    run = store.read_optional(folder / "run.json", RunFile)
-    newest = run.attempts[-1].attempt if run and run.attempts else None
+    folder, run_id = recorder.folder, recorder.run_id
+    attempts = read_attempts(folder)
+    ours = of_job(attempts, allocation.job)
     try:
         stack.enter_context(owned(folder))
     except BusyError as error:
-        if newest not in [start.attempt for start in ours] if newest else not ours:
+        if not ours or ours[-1] is not attempts[-1]:
             raise NothingToDo(str(error)) from None
         # An orphan of this job has the lock, and will find out that it was replaced.
     if num_in_vain(folder, ours) > max_retries:
@@ -122,8 +173,7 @@ def begin_attempt(folder: Path, run_id: str, allocation: Allocation, max_retries
         message = f"gave up: job {allocation.job} ended with {kind} at start {len(ours)}, and has saved nothing new"
         write_failure(folder, run_id, last, kind, message, "", is_last_word=True)
         raise NothingToDo(message)
-    place = {"job": allocation.job, "restart": allocation.restart, "attempt": allocation.attempt}
-    add_start(folder, starts, Start(**place, time=now(), saved=saved_step(folder) or 0))
+    recorder.enter(saved_step(folder) or 0)
     # Only now: having written to the folder, this node sees what others wrote to it before.
     if is_done(folder):
         raise NothingToDo(f"run {run_id} is done")
@@ -149,14 +199,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def decide(folder: Path, submission: Submission, allocation: Allocation, max_retries: int, code: int) -> int:
     """Requeue the job where its run has no result and may go on; returns the job's exit code.
 
-    Raises:
-        OSError: no space, no permission: going on would end in the same way.
+    Raises OSError: no space, no permission: going on would end in the same way.
     """
     if packs.read_result(folder) is not None:
         return 0
-    starts, log = read_starts(folder), submission.log_of(allocation.job)
-    here = [start for start in starts if (start.job, start.restart) == (allocation.job, allocation.restart)]
-    if here and here[-1] is not starts[-1]:
+    attempts, log = read_attempts(folder), submission.log_of(allocation.job)
+    ours = of_job(attempts, allocation.job)
+    here = [each for each in ours if each.slurm is not None and each.slurm.get("restart") == str(allocation.restart)]
+    if here and here[-1] is not attempts[-1]:
         # Slurm believed this job dead and started it anew: requeuing it now would end that other start.
         print("a later start has taken the run over: nothing follows from this one", flush=True)
         return 1
@@ -166,7 +216,6 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
         # What a worker has said stands, but for "communication", which is no cause.
         kind, why = by_slurm or _unsaid_end(log, attempt, code)
         write_failure(folder, folder.name, attempt, kind, f"{why}; srun ended with code {code}, see {log}", "")
-    ours = [start for start in starts if start.job == allocation.job]
     if not here:
         lost = allocation.restart - len(ours)
         is_told = by_slurm is None and code == TOLD_TO_STOP and lost < max_retries

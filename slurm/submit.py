@@ -22,14 +22,7 @@ from harness.workers.launch import missing_runs, write_experiment
 from slurm import campaign
 from slurm.campaign import CampaignError, Request, Submission
 from slurm.job import ALL_WELL, do_run, preflight
-from slurm.profile import (
-    array_parameters,
-    explain_refusal,
-    preflight_minutes,
-    preflight_parameters,
-    python_of,
-    sbatch_text,
-)
+from slurm.profile import array_parameters, preflight_minutes, preflight_parameters, python_of, sbatch_text
 
 LOCK_SECONDS = 5.0
 """How long another command that submits the experiment is waited for."""
@@ -59,8 +52,7 @@ def check(request: Request) -> None:
 def left_to_submit(request: Request) -> list[PlannedRun]:
     """The runs that are neither done nor queued or running.
 
-    Raises:
-        CampaignError: the queue does not answer, and runs that were submitted before may wait in it.
+    Raises CampaignError: the queue does not answer, and runs that were submitted before may wait in it.
     """
     if campaign.read_campaign(request.folder).submissions and campaign.queued_jobs() is None:
         raise CampaignError("squeue does not answer, so nobody knows which runs are queued; call again when it does")
@@ -73,7 +65,7 @@ def show(request: Request, num_runs: int) -> None:
     """Print the plan, its cost, and what of it is to be submitted, in the order in which it would be."""
     profile = request.profile
     show_plan(request.plan, profile.link_bits_per_second or 0.0)
-    others = len({run.run_id for run in request.plan.runs}) - num_runs
+    others = len(request.plan.by_id) - num_runs
     if request.preflight and num_runs:
         print(f"first preflight, a job in the shape of a run, for {preflight_minutes(profile)} min at most")
     print(
@@ -104,9 +96,7 @@ def submit(request: Request) -> list[str]:
     Where the cluster takes no array of so many tasks there are several, each of which waits for the one before, so
     that no more runs are on at once than the profile says.
 
-    Raises:
-        BusyError: another submitter is at it.
-        CampaignError: a compute node lacks what runs need, or sbatch refused.
+    Raises BusyError: another submitter is at it; CampaignError: a node lacks what runs need, or sbatch refused.
     """
     lock = request.folder / "submit.lock"
     with locked(lock, LOCK_SECONDS, f"another command is submitting this experiment, and holds {lock}; wait for it"):
@@ -126,7 +116,9 @@ def submit(request: Request) -> list[str]:
                     runs, left = left[:size], left[size:]
                     jobs += _submit_array(request, code, runs, *after, *before)
         except (FailedJobError, FailedSubmissionError) as error:
-            raise CampaignError(explain_refusal(str(error), request.cluster)) from None
+            lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines() if line]
+            where = f"see whether Slurm is up (sinfo), and change the profile {request.cluster}"
+            raise CampaignError(f"sbatch refused: {' '.join(lines)}; {where}") from None
         return jobs
 
 
@@ -147,8 +139,7 @@ def _preflight(request: Request, code: Path) -> list[str]:
 def wait_for_preflight(job: str, logs: Sequence[Path]) -> bool:
     """Whether the job, whose ranks have these logs, found all well; False where it has not in time: no bad sign.
 
-    Raises:
-        CampaignError: a check failed, or the job ended without an answer.
+    Raises CampaignError: a check failed, or the job ended without an answer.
     """
     began = seen = time.monotonic()
     while True:

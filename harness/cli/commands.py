@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"{skipped} runs were skipped, as another command is at them; call again when it has ended")
             return 0
         planned = _planned(options)  # A tuning's records say what it wants next.
-    print(f"all {len({run.run_id for run in planned.runs})} runs of {planned.experiment.name} are done")
+    print(f"all {len(planned.by_id)} runs of {planned.experiment.name} are done")
     return 0
 
 
@@ -169,11 +169,6 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
-def collect(options: argparse.Namespace) -> int:
-    """Write the experiment's tables as CSV, and say where."""
-    return report(options, "--frames")
-
-
 def pack(options: argparse.Namespace) -> int:
     """Add the finished runs in an experiment's folder to its pack, and say how many it has."""
     from harness.records.packs import pack_runs
@@ -191,25 +186,49 @@ def unpack(options: argparse.Namespace) -> int:
     return 0
 
 
-def report(options: argparse.Namespace, *own: str) -> int:
-    """Build the report, which may have words of its own; the exit code is the report's."""
+def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
+    """The folder of records that is meant, and that of the tuning where it is neither beside nor above."""
     from harness.plan.tuning import tuning_folder
     from harness.spec_file import find_spec, load_spec
-    from report.__main__ import main as build
 
+    given = Path(options.experiment)
+    if (given / "experiment.json").exists() or (given / "study.json").exists():
+        return given, None
     spec = load_spec(find_spec(options.experiment))
-    words = [str(options.results / (f"{spec.name}_tuning" if options.tuning else spec.name)), *own]
     searched = tuning_folder(spec, options.results)
-    if searched.parent != options.results:
-        words += ["--tuning", str(searched)]
-    return build(words)
+    folder = options.results / (f"{spec.name}_tuning" if options.tuning else spec.name)
+    return folder, None if searched.parent == options.results else searched
+
+
+def report(options: argparse.Namespace) -> int:
+    """Build the report, and say where it is."""
+    from report.build import build
+
+    folder, tuning = _records(options)
+    print(f"wrote {build(folder, options.output, tuning)} and what belongs to it beside it")
+    return 0
 
 
 def advise(options: argparse.Namespace) -> int:
-    """Advice for a job; the options and the exit code are the report's."""
-    from report.advise import main as advice
+    """Advice for a job: a recommendation, the table, and what it rests on."""
+    from report.advise import MAP, TrainingJob, advice_from
 
-    return advice(options.words)
+    num_machines, workers_per_machine = options.layout
+    job = TrainingJob(
+        num_parameters=round(options.parameters),
+        num_steps=round(options.steps),
+        num_machines=num_machines,
+        workers_per_machine=workers_per_machine,
+        compute_seconds=options.compute_ms / 1e3,
+        bits_per_second=options.bandwidth,
+        inside_bits_per_second=options.inside,
+        latency_seconds=options.latency_us / 1e6,
+        margin=options.margin / 100,
+        gap=None if options.gap is None else options.gap / 100,
+        dollars_per_hour=options.dollars_per_hour,
+    )
+    print(advice_from(options.map or MAP, job))
+    return 0
 
 
 def answers(options: argparse.Namespace) -> int:
@@ -222,16 +241,17 @@ def answers(options: argparse.Namespace) -> int:
 
 
 def speedups(options: argparse.Namespace) -> int:
-    """Do the study of speed-ups and build its report; 1 where a worker failed, else the report's exit code."""
+    """Do the study of speed-ups and build its report; 1 where a worker failed."""
     from harness.timing.study import SESSIONS, record, run_study
-    from report.__main__ import main as build
+    from report.build import build
 
     if options.only:
         for session in SESSIONS[options.only](options.output):
             record(session, options.output)
         return 0
     run_study(options.output, options.minutes)
-    return build([str(options.output)])
+    print(f"wrote {build(options.output)} and what belongs to it beside it")
+    return 0
 
 
 def netlab(options: argparse.Namespace) -> int:

@@ -101,17 +101,10 @@ def _show_power(plan: Plan) -> None:
         print("declared contrasts: give statistics.seed_deviation to have their power\n")
         return
     table = [
-        {
-            "row": each.contrast.row,
-            "contrast": each.contrast.kind,
-            "reference": each.contrast.reference,
-            "margin": each.contrast.margin,
-            "power": f"{each.alone:.2f}",
-            "power at Holm's first step": f"{each.first:.2f}",
-        }
-        for each in powers(plan.experiment, plan.seed_deviation)
+        (contrast.row, contrast.kind, contrast.reference, contrast.margin, f"{alone:.2f}", f"{first:.2f}")
+        for contrast, alone, first in powers(plan.experiment, plan.seed_deviation)
     ]
-    print(tabulate(table, "keys"))
+    print(tabulate(table, ["row", "contrast", "reference", "margin", "power", "power at Holm's first step"]))
     said = f"power: with a standard deviation of {plan.seed_deviation:g} between seeds"
     print(f"{said}; of rows that are equal, or for superiority the margin apart\n")
 

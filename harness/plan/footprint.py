@@ -1,50 +1,36 @@
-"""What a run will send, hold and take, from its settings alone: the optimiser is made on a model without memory.
+"""What a run will send and hold, from its settings alone: the optimiser is made on a model without memory.
 
-A step's arithmetic is measured on dry steps on a GPU, or where that is quick, else reckoned from published rates. In a
-dry step one worker trains on random images, alone and without data.
+The most memory that a step takes is found by taking it there, where allocations are counted.
 """
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from algorithms import DistributedOptimizer, SoloCollectives, StackedCollectives
+from algorithms import Collectives, DistributedOptimizer, StackedCollectives
 from algorithms.baselines.ddp import DDP
-from algorithms.core.topology import spectral_gap
+from algorithms.core.collectives import Add
+from algorithms.core.topology import Mixing, spectral_gap
 from algorithms.registry import methods
-from harness.plan.peak import peak_models
-from harness.records.hardware import TrainingRate, hardware
 from harness.spec import ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from harness.tasks.task import find_task
-from harness.train.build import build_model, build_optimizer, num_steps_of, trainable
-from harness.train.local_workers import Trainee, seconds_to_idle
+from harness.train.build import build_model, build_optimizer, num_steps_of
 from harness.train.training import check_restart, planned_traffic
-
-MAX_STEPS, MAX_SECONDS = 20, 1.0
-"""Dry steps at the most."""
-
-DRY_FLOPS = 2e9
-"""Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a plan should."""
-MEASURED, CPU = "measured on dry steps on random images", "CPU core"
-
-RESNET50_FORWARD_FLOPS = 8.2e9
-"""Per image of 224 x 224: 4.1 G multiply-adds (He et al., CVPR 2016, table 1: 3.8 G, v1.5 a little more)."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one worker, in a whole run.
-
-    `gathered_bits` of the payload bits go by all-gathers, and `neighbour_bits` straight to neighbours.
-    """
+    """What one worker sends and holds in a whole run; `gathered_bits` of its payload bits go by all-gathers."""
 
     formula: str
     num_parameters: int
@@ -53,9 +39,9 @@ class Footprint:
     bits: int
     gathered_bits: int
     neighbour_bits: int
-    memory_bytes: int
+    """Sent straight to neighbours."""
     peak_models: float
-    """The most that a step holds, in models; see `harness.plan.peak`."""
+    """The most that a step holds, in models; see `peak_models`."""
     checkpoint_bytes: int
     """Of one generation: the model's state and the optimiser's."""
     averages_models: bool
@@ -70,15 +56,16 @@ class Footprint:
     @property
     def ratio(self) -> float:
         """d / (numbers sent per step), a number being 32 bits."""
-        return self.num_steps / (self.bits / self._model_bits) if self.bits else float("inf")
+        return self.num_steps / self.models_in_training if self.bits else math.inf
 
     @property
     def models_in_training(self) -> float:
-        return self.bits / self._model_bits
+        """In models of 32 d bits, as the next two."""
+        return self.bits / (32 * self.num_parameters)
 
     @property
     def models_sent(self) -> float:
-        """In models of 32 d bits, the final exchange included."""
+        """The final exchange included."""
         return self.models_in_training + self.final_exchange
 
     @property
@@ -87,13 +74,9 @@ class Footprint:
 
         Of a ring all-reduce 2 (n-1)/n times the payload, of an all-gather n-1 times; what goes to neighbours once.
         """
-        n = self.num_workers
-        gathered, to_neighbours = self.gathered_bits / self._model_bits, self.neighbour_bits / self._model_bits
+        n, model = self.num_workers, 32 * self.num_parameters
+        gathered, to_neighbours = self.gathered_bits / model, self.neighbour_bits / model
         return 2 * (n - 1) / n * (self.models_sent - gathered - to_neighbours) + (n - 1) * gathered + to_neighbours
-
-    @property
-    def _model_bits(self) -> int:
-        return 32 * self.num_parameters
 
 
 def check_common(spec: Spec) -> None:
@@ -133,21 +116,18 @@ def _footprint(config_json: str) -> Footprint:
     expanded = (each.detach().expand(config.num_workers, *each.shape) for each in empty.parameters())
     stacked = [nn.Parameter(tensor) for tensor in expanded]
     optimizer = build_optimizer(config, empty, StackedCollectives(config.num_workers), num_steps, stacked)
-    layout = optimizer.flat.layout
-    element = optimizer.flat.parameters.element_size()
     if config.restart is not None:
         check_restart(config.restart, optimizer, num_steps, config.num_workers)
     has_tail = config.restart is not None and config.restart.everything_sent
     traffic, rounds = planned_traffic(config, optimizer, num_steps), optimizer.rounds
     return Footprint(
         formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
-        num_parameters=layout.numel,
+        num_parameters=optimizer.flat.layout.numel,
         num_steps=num_steps,
         num_workers=config.num_workers,
         bits=traffic.training_bits,
         gathered_bits=sum(entry.gathered_bits for entry in traffic.training().values()),
         neighbour_bits=sum(entry.neighbour_bits for entry in traffic.training().values()),
-        memory_bytes=round((2 + optimizer.memory_in_parameters()) * layout.numel) * element,
         peak_models=peak_models(config, empty, num_steps),
         checkpoint_bytes=_bytes_of(empty.state_dict().values()) + _worker_bytes(optimizer, config.num_workers),
         averages_models=optimizer.averages_models,
@@ -175,74 +155,77 @@ def _model_without_memory(model: str, task: str) -> nn.Module:
     return build_model(ModelSpec.model_validate_json(model), find_task(task), 0, torch.device("meta"))
 
 
-@dataclass(frozen=True)
-class StepTime:
-    """Seconds of one worker's forward and backward pass and update, on what, and how this is known.
+class OneOfMany(Collectives):
+    """One worker of a group whose others do not exist: in the room for their messages are copies of its own."""
 
-    `activation_bytes`: memory that they need beside parameters, gradients and momentum, where it was measured.
+    def _sum_(self, tensor: Tensor) -> None:
+        pass
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        return tensor.repeat(self.world_size, *(1 for _ in tensor.shape[1:]))
+
+    def _broadcast_(self, tensor: Tensor) -> None:
+        pass
+
+    def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
+        size = -(-blocks.shape[1] // self.world_size)
+        return blocks[0].clone(), add(blocks[:, :size].repeat(self.world_size, 1, 1))[1]
+
+    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
+        return {sender: tensor[0].clone() for sender in mixing.senders[self.rank]}
+
+
+class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes that operations inside allocate: those that are there now, and the most so far."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self._known: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {_key(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor) and (key := _key(each)) not in given | self._known.keys():
+                storage = each.untyped_storage()
+                self._known[key] = storage.nbytes()
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._free, key)
+        self.most = max(self.most, self.now)
+        return result
+
+    def _free(self, key: int) -> None:
+        self.now -= self._known.pop(key)
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+@torch.no_grad()
+def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
+    """The most numbers that a worker holds in a step that synchronises, activations left out, in models.
+
+    Parameters, gradients and state, and what the step allocates for a while, messages among it.
+
+    Args:
+        model: on the meta device.
     """
-
-    seconds: float
-    device: str
-    basis: str
-    activation_bytes: int | None = None
-
-
-def published_rate(precision: str) -> TrainingRate:
-    """What one V100 takes for ResNet-50: "mixed", or "fp32"."""
-    return next(rate for rate in hardware().training if rate.gpus == 1 and rate.precision == precision)
-
-
-def step_times(config: RunConfig) -> tuple[StepTime, ...]:
-    """A worker's step, measured, or by each rate published of eight GPUs together, the fastest first; without data."""
-    key = (config.model.model_dump_json(), config.task.name, config.batch_size, config.precision)
-    if key not in _KNOWN_TIMES:
-        _KNOWN_TIMES[key] = _step_times(config)
-    return _KNOWN_TIMES[key]
+    optimizer = build_optimizer(config, model, OneOfMany(0, config.num_workers), num_steps)
+    if isinstance(optimizer, DDP):  # its buckets are part of what it holds
+        return 2 + optimizer.memory_in_parameters()
+    # On a real device it is fused, and takes no room.
+    optimizer.local.step_ = lambda *_: None  # type: ignore[method-assign]
+    held = optimizer.flat.parameters.element_size() * optimizer.flat.layout.numel
+    with Allocations() as allocations:
+        for step in _steps_apart(optimizer, num_steps):
+            optimizer._update(step)
+            optimizer.num_steps = step
+    return float(2 + optimizer.memory_in_parameters() + allocations.most / held)
 
 
-_KNOWN_TIMES: dict[tuple[str, str, int, str], tuple[StepTime, ...]] = {}
-"""By what a step's time depends on: model, task, batch size and precision."""
-
-
-def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
-    if torch.cuda.is_available():
-        return (dry_steps(config, torch.device("cuda", 0)),)
-    flops = forward_flops(config)
-    if flops <= DRY_FLOPS:
-        return (dry_steps(config, torch.device("cpu")),)
-    wanted = "mixed" if config.precision == "fp16" else "fp32"  # A V100 has no bf16.
-    rates = [rate for rate in hardware().training if (rate.gpus, rate.precision, rate.batch_size) == (8, wanted, None)]
-    # What so many operations of a forward pass take at the rate published for ResNet-50.
-    seconds = [flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus) for rate in rates]
-    times = zip(seconds, rates, strict=True)
-    found = [StepTime(each, rate.device, f"scaled by arithmetic from {rate.source}") for each, rate in times]
-    return tuple(sorted(found, key=lambda time: time.seconds))
-
-
-def forward_flops(config: RunConfig) -> float:
-    """Floating-point operations of one worker's forward pass, counted on a model without memory."""
-    task = find_task(config.task.name)
-    model = build_model(config.model, task, 0, torch.device("meta"))
-    inputs = torch.zeros((config.batch_size, *task.input_shape), device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(inputs)
-    return float(counter.get_total_flops())
-
-
-def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
-    """Take steps of the config's model, batch and precision, with plain SGD, as training takes them on the device."""
-    torch.set_num_threads(1)
-    cuda = device.type == "cuda"
-    plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
-    trainee = Trainee(plain, trainable(plain, device), SoloCollectives())
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    held = torch.cuda.memory_allocated(device) if cuda else 0
-    trainee.step()  # The first one sets things up.
-    times = [seconds_to_idle(trainee.step, device)]
-    while len(times) < MAX_STEPS and sum(times) < MAX_SECONDS:
-        times.append(seconds_to_idle(trainee.step, device))
-    peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
-    name = torch.cuda.get_device_name(device) if cuda else CPU
-    return StepTime(median(times), name, MEASURED, peak)
+def _steps_apart(optimizer: DistributedOptimizer, num_steps: int) -> list[int]:
+    """The first step, one in which all that is sent at intervals is sent, and that in which what is late arrives."""
+    together = min(math.lcm(*(stage.every for stage in optimizer.stages())), num_steps)
+    return sorted({1, together, together + getattr(optimizer, "delay", 0)})

@@ -1,20 +1,38 @@
-"""What a plan's runs will take, and what its contrasts can show: hours, dollars and power, before any run."""
+"""What a plan's runs will take, and what its contrasts can show: hours, dollars and power, before any run.
+
+A step's arithmetic is measured on dry steps on a GPU, or where that is quick, else reckoned from published rates. In a
+dry step one worker trains on random images, alone and without data.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
-from scipy.stats import chi2, nct, norm, t
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from harness.plan.footprint import CPU, StepTime, step_times
+from algorithms import SoloCollectives
 from harness.plan.plan import Plan
 from harness.records.experiment import Contrast, Experiment, Row
-from harness.records.hardware import Machine, hardware
+from harness.records.hardware import Machine, TrainingRate, hardware
 from harness.spec import RunConfig
-from harness.train.build import num_steps_of
+from harness.tasks.task import find_task
+from harness.train.build import build_model, num_steps_of, trainable
+from harness.train.local_workers import Trainee, seconds_to_idle
+
+MAX_STEPS, MAX_SECONDS = 20, 1.0
+"""Dry steps at the most."""
+
+DRY_FLOPS = 2e9
+"""Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a plan should."""
+MEASURED, CPU = "measured on dry steps on random images", "CPU core"
+
+RESNET50_FORWARD_FLOPS = 8.2e9
+"""Per image of 224 x 224: 4.1 G multiply-adds (He et al., CVPR 2016, table 1: 3.8 G, v1.5 a little more)."""
 
 LEVEL = 0.05
 _POINTS = 2000
@@ -22,22 +40,95 @@ _POINTS = 2000
 
 
 @dataclass(frozen=True)
+class StepTime:
+    """Seconds of one worker's forward and backward pass and update, on what, and how this is known.
+
+    `activation_bytes`: memory that they need beside parameters, gradients and momentum, where it was measured.
+    """
+
+    seconds: float
+    device: str
+    basis: str
+    activation_bytes: int | None = None
+
+
+def published_rate(precision: str) -> TrainingRate:
+    """What one V100 takes for ResNet-50: "mixed", or "fp32"."""
+    return next(rate for rate in hardware().training if rate.gpus == 1 and rate.precision == precision)
+
+
+def step_times(config: RunConfig) -> tuple[StepTime, ...]:
+    """A worker's step, measured, or by each rate published of eight GPUs together, the fastest first; without data."""
+    key = (config.model.model_dump_json(), config.task.name, config.batch_size, config.precision)
+    if key not in _KNOWN_TIMES:
+        _KNOWN_TIMES[key] = _step_times(config)
+    return _KNOWN_TIMES[key]
+
+
+_KNOWN_TIMES: dict[tuple[str, str, int, str], tuple[StepTime, ...]] = {}
+"""By what a step's time depends on: model, task, batch size and precision."""
+
+
+def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
+    if torch.cuda.is_available():
+        return (dry_steps(config, torch.device("cuda", 0)),)
+    flops = forward_flops(config)
+    if flops <= DRY_FLOPS:
+        return (dry_steps(config, torch.device("cpu")),)
+    wanted = "mixed" if config.precision == "fp16" else "fp32"  # A V100 has no bf16.
+    rates = [rate for rate in hardware().training if (rate.gpus, rate.precision, rate.batch_size) == (8, wanted, None)]
+    # What so many operations of a forward pass take at the rate published for ResNet-50.
+    seconds = [flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus) for rate in rates]
+    times = zip(seconds, rates, strict=True)
+    found = [StepTime(each, rate.device, f"scaled by arithmetic from {rate.source}") for each, rate in times]
+    return tuple(sorted(found, key=lambda time: time.seconds))
+
+
+def forward_flops(config: RunConfig) -> float:
+    """Floating-point operations of one worker's forward pass, counted on a model without memory."""
+    task = find_task(config.task.name)
+    model = build_model(config.model, task, 0, torch.device("meta"))
+    inputs = torch.zeros((config.batch_size, *task.input_shape), device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(inputs)
+    return float(counter.get_total_flops())
+
+
+def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
+    """Take steps of the config's model, batch and precision, with plain SGD, as training takes them on the device."""
+    torch.set_num_threads(1)
+    cuda = device.type == "cuda"
+    plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
+    trainee = Trainee(plain, trainable(plain, device), SoloCollectives())
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device) if cuda else 0
+    trainee.step()  # The first one sets things up.
+    times = [seconds_to_idle(trainee.step, device)]
+    while len(times) < MAX_STEPS and sum(times) < MAX_SECONDS:
+        times.append(seconds_to_idle(trainee.step, device))
+    peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
+    name = torch.cuda.get_device_name(device) if cuda else CPU
+    return StepTime(median(times), name, MEASURED, peak)
+
+
+@dataclass(frozen=True)
 class Effort:
-    """Of all runs of a plan, one after the other.
+    """What all runs of a plan take, one after the other.
 
     Attributes:
         configs: of the runs that differ.
         compute: hours by each step's time that is known; least first.
         link_bits: what crosses a worker's link in all runs.
-        link_bits_per_second: of a node; None where nothing passes one, or nobody knows.
+        link_bits_per_second: of a node; 0 where nothing passes one, or nobody knows.
     """
 
     configs: list[RunConfig]
     compute: list[tuple[StepTime, float]]
     link_bits: float
-    link_bits_per_second: float | None
+    link_bits_per_second: float
 
-    def hours(self, link_bits_per_second: float | None) -> tuple[float, float]:
+    def hours(self, link_bits_per_second: float) -> tuple[float, float]:
         """At the fastest that is known with all communication hidden, and at the slowest with none hidden."""
         return self.compute[0][1], self.compute[-1][1] + hours_on(self.link_bits, link_bits_per_second)
 
@@ -49,18 +140,17 @@ def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
         link_bits_per_second: of a node, 0 where nothing passes one or nobody knows; None for such GPUs' usual link.
     """
     bits = {row.row: link_bits_of(row) for row in plan.experiment.rows}
-    runs = {run.run_id: run for run in plan.runs}.values()
+    runs = plan.by_id.values()
     steps = [(step_times(run.config), num_steps_of(run.config)[1]) for run in runs]
     compute = [
         (time, sum(times[place].seconds * num_steps for times, num_steps in steps) / 3600)
         for place, time in enumerate(steps[0][0])
     ]
-    device = compute[0][0].device
-    link = link_bits_per_second
+    device, link = compute[0][0].device, link_bits_per_second
     if link is None:
-        link = next((machine.bits_per_second for machine in _with(device) if machine.gpus == 1), None)
-    link = link if link and device != CPU else None
-    return Effort([run.config for run in runs], compute, sum(bits[run.row] for run in runs), link)
+        link = next((machine.bits_per_second for machine in _with(device) if machine.gpus == 1), 0.0)
+    link_bits = sum(bits[run.row] for run in runs)
+    return Effort([run.config for run in runs], compute, link_bits, 0.0 if device == CPU else link)
 
 
 def link_bits_of(row: Row) -> float:
@@ -68,7 +158,7 @@ def link_bits_of(row: Row) -> float:
     return (row.link_models or 0.0) * 32 * row.num_parameters
 
 
-def hours_on(bits: float, link_bits_per_second: float | None) -> float:
+def hours_on(bits: float, link_bits_per_second: float) -> float:
     """Hours that bits take on a link at its full rate; none where there is no link."""
     return bits / link_bits_per_second / 3600 if link_bits_per_second else 0.0
 
@@ -80,87 +170,66 @@ def _with(device: str) -> list[Machine]:
 
 def cost_sentences(effort: Effort) -> list[str]:
     """Runs, memory, and hours and dollars of all runs."""
-    (known, hours), config = effort.compute[0], effort.configs[0]
+    (known, hours), config, num_runs = effort.compute[0], effort.configs[0], len(effort.configs)
     activations = "without activations (a GPU would measure them)"
     if known.activation_bytes is not None:
         activations = (
             f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: {config.batch_size} of "
             f"them, {config.precision})"
         )
-    each = f"{len(effort.configs)} runs; {1e3 * known.seconds:.3g} ms of compute a step"
-    first = f"{each}; memory: parameters, gradients and optimiser state, {activations}"
+    each = f"{num_runs} runs; {1e3 * known.seconds:.3g} ms of compute a step"
+    lines = [f"{each}; memory: parameters, gradients and optimiser state, {activations}"]
     if known.device == CPU:
         hours, num_cores = hours * config.num_workers, len(os.sched_getaffinity(0))
         return [
-            first,
+            *lines,
             f"{hours:,.1f} CPU core hours for forward and backward passes and updates ({known.basis}); communication, "
             "data and evaluation come on top",
             f"about {60 * hours / num_cores:.0f} min on the {num_cores} cores of this machine",
         ]
-    return [first, *_hours_sentences(effort), *_price_sentences(effort)]
-
-
-def _hours_sentences(effort: Effort) -> list[str]:
-    """Hours of a run and of all, by each figure that is known, and in sum."""
-    link, num_runs, num_workers = effort.link_bits_per_second, len(effort.configs), effort.configs[0].num_workers
-    lines = [f"hours on {num_workers} GPUs, of a run and of all {num_runs} one after the other:"]
+    lines.append(f"hours on {config.num_workers} GPUs, of a run and of all {num_runs} one after the other:")
     for time, hours in effort.compute:
         lines.append(f"  {_in_words(hours / num_runs)} and {_in_words(hours)} ({time.device}; {time.basis})")
-    if link:
+    if link := effort.link_bits_per_second:
         added = hours_on(effort.link_bits, link)
         lines.append(
             f"  modelled communication at {link / 1e9:g} Gb/s, at line rate and with nothing hidden: "
             f"{_in_words(added / num_runs)} more on average, {_in_words(added)} in all; by row above"
         )
-    span = " to ".join(map(_in_words, effort.hours(link)))
-    return [*lines, f"  so {span} in all; evaluation comes on top"]
+    lines.append(f"  so {' to '.join(map(_in_words, effort.hours(link)))} in all; evaluation comes on top")
+    machines = _with(known.device)
+    for machine in machines:  # each kind with its own link
+        count = -(-config.num_workers // machine.gpus)
+        span = effort.hours(machine.bits_per_second if count > 1 else 0.0)
+        low, high = (each * count * machine.dollars_per_hour for each in span)
+        lines.append(f"about {low:,.0f} to {high:,.0f} dollars on {count} x {machine.name} ({machine.source})")
+    return lines if machines else [*lines, f"no price: harness/records/hardware.toml has none for {known.device}"]
 
 
 def _in_words(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-def _price_sentences(effort: Effort) -> list[str]:
-    """Dollars on each kind of machine in the price table, with its own link between machines."""
-    device, num_workers = effort.compute[0][0].device, effort.configs[0].num_workers
-    lines = []
-    for machine in _with(device):
-        count = -(-num_workers // machine.gpus)
-        hours = effort.hours(machine.bits_per_second if count > 1 else None)
-        low, high = (each * count * machine.dollars_per_hour for each in hours)
-        lines.append(f"about {low:,.0f} to {high:,.0f} dollars on {count} x {machine.name} ({machine.source})")
-    return lines or [f"no price: harness/records/hardware.toml has none for {device}"]
+def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, float, float]]:
+    """The chance that a declared contrast's claim is shown: judged at 5 % by itself, and at Holm's first step.
 
-
-@dataclass(frozen=True)
-class Power:
-    """The chance that a contrast's claim is shown. `alone`: judged at 5 % by itself; `first`: at Holm's first step.
-
-    It is the chance of two rows that are equal, and for superiority of two that are the margin apart.
-    """
-
-    contrast: Contrast
-    alone: float
-    first: float
-
-
-def powers(experiment: Experiment, deviation: float) -> list[Power]:
-    """By declared contrast, with scores that have this standard deviation between seeds in every row.
-
-    The degrees of freedom are those of the two rows alone; a variance pooled over rows has more, and more power.
+    It is the chance of two rows that are equal, and for superiority of two that are the margin apart, where scores have
+    this standard deviation between seeds in every row. The degrees of freedom are those of the two rows alone; a
+    variance pooled over rows has more, and more power.
     """
     contrasts = experiment.contrasts or []
-    seeds = {row.row: len(row.runs) for row in experiment.rows}
-    found = []
+    seeds, found = {row.row: len(row.runs) for row in experiment.rows}, []
     for contrast in contrasts:
         row, reference = seeds[contrast.row], seeds[contrast.reference]
         error, degrees = deviation * math.sqrt(1 / row + 1 / reference), row + reference - 2
         alone, first = (_power(contrast, error, degrees, level) for level in (LEVEL, LEVEL / len(contrasts)))
-        found.append(Power(contrast, alone, first))
+        found.append((contrast, alone, first))
     return found
 
 
 def _power(contrast: Contrast, error: float, degrees: int, level: float) -> float:
+    from scipy.stats import chi2, nct, norm, t  # most of a second to import
+
     if degrees < 1:
         return 0.0
     away, two_sided = contrast.margin / error, contrast.kind == "superiority"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.plan.footprint import Footprint, check_common
-from harness.plan.rows import PlannedRow, checked_footprint, config_of, plan_row, why_too_short
+from harness.plan.rows import PlannedRow, TooShortError, plan_row
 from harness.plan.tuning import (
     SearchState,
     choices,
@@ -44,6 +44,11 @@ class Plan:
     """Rows that would be there at other lengths, and why they are not, a sentence each."""
     seed_deviation: float | None = None
     """Standard deviation of a row's scores between seeds, as the spec expects it."""
+
+    @property
+    def by_id(self) -> dict[str, PlannedRun]:
+        """The runs that differ, by their ids: rows may share one."""
+        return {run.run_id: run for run in self.runs}
 
     def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
         """The plan with the runs of these rows and seeds alone; none stands for all. The record stays whole."""
@@ -132,11 +137,10 @@ def _at_length(
 ) -> Iterator[PlannedRow]:
     for row in rows:
         name = f"{row.row}@{num_epochs}"
-        why = why_too_short(row, checked_footprint(name, config_of(spec, row, seeds[0], num_epochs)))
-        if why:
-            left_out.append(f"{name} is left out: {why}")
-        else:
+        try:
             yield plan_row(spec, row, seeds, name, num_epochs, base=row.row)
+        except TooShortError as error:
+            left_out.append(f"{name} is left out: {error.why}")
 
 
 def _judged(spec: Spec) -> dict[str, Any]:

@@ -32,6 +32,14 @@ class PlannedRow:
     footprint: Footprint
 
 
+class TooShortError(SpecError):
+    """A run is too short for its row to say anything."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"row {name}: {why}; raise num_epochs or lower what it compresses by")
+        self.why = why
+
+
 def plan_row(
     spec: Spec,
     row: RowSpec,
@@ -47,13 +55,16 @@ def plan_row(
         name: the planned row's, where it is not the row itself.
         own: what else the planned row's record says of where it comes from.
 
-    Raises SpecError: a setting that cannot be used, or a run that sends too little.
+    Raises SpecError: a setting that cannot be used; TooShortError.
     """
     name = name or row.row
     configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
-    footprint = checked_footprint(name, configs[0])
+    try:
+        footprint = footprint_of(configs[0])
+    except SpecError as error:
+        raise SpecError(f"row {name}: {error}") from None
     if why := why_too_short(row, footprint):
-        raise SpecError(f"row {name}: {why}; raise num_epochs or lower what it compresses by")
+        raise TooShortError(name, why)
     runs = [PlannedRun(run_id(config), name, seed, config) for seed, config in zip(seeds, configs, strict=True)]
     planned = Row(
         row=name,
@@ -68,14 +79,6 @@ def plan_row(
         **own,
     )
     return PlannedRow(planned, runs, footprint)
-
-
-def checked_footprint(row: str, config: RunConfig) -> Footprint:
-    """A config's footprint; the message of a SpecError names the row."""
-    try:
-        return footprint_of(config)
-    except SpecError as error:
-        raise SpecError(f"row {row}: {error}") from None
 
 
 def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:

@@ -39,15 +39,22 @@ class Recorder:
         self.run_id, self.attempt = run.run_id, attempt.attempt
         self._beaten = 0.0
 
+    def enter(self, resumed_from_step: int) -> None:
+        """Write the attempt to run.json, after those of before; once more where it is the newest already."""
+        path = self.folder / "run.json"
+        before = store.read_record(path, RunFile).attempts if path.exists() else []
+        if self.attempt in [each.attempt for each in before]:
+            self.check_is_newest()
+            before.pop()
+        attempt = self._attempt.model_copy(update={"resumed_from_step": resumed_from_step})
+        store.write_record(path, self._run.model_copy(update={"attempts": [*before, attempt]}))
+
     def begin(self, resumed_from_step: int) -> None:
-        """Add the attempt to run.json, after those of before, and forget evaluations that it will do again."""
+        """Enter the attempt with the step that it goes on from, and forget evaluations that it will do again."""
         for name in ("run.json", "events.jsonl", "heartbeat.json", "result.json"):
             for torn in self.folder.glob(f".{name}.*"):  # an attempt was killed while it wrote
                 torn.unlink(missing_ok=True)
-        path = self.folder / "run.json"
-        before = store.read_record(path, RunFile).attempts if path.exists() else []
-        attempt = self._attempt.model_copy(update={"resumed_from_step": resumed_from_step})
-        store.write_record(path, self._run.model_copy(update={"attempts": [*before, attempt]}))
+        self.enter(resumed_from_step)
         truncate_events(self.folder / "events.jsonl", resumed_from_step)
 
     def check_is_newest(self) -> None:

@@ -96,8 +96,14 @@ def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) ->
         return "done", "" if seen.result.status == "done" else f"diverged at step {seen.result.diverged_at_step}"
     if job is not None and job.queue == "waits":
         return "queued", f"again, after {seen.failure.kind}" if seen.failure is not None else ""
-    silent = _silent_seconds(seen, now)
-    if _is_on(seen, silent, job) or (job is not None and job.queue == "runs"):
+    failure, beat = seen.failure, seen.heartbeat
+    silent: float | None = None
+    if beat is not None and (failure is None or failure.attempt != beat.attempt):
+        silent = now - beat.time  # of an attempt that has not failed since
+    fresh = GONE_FRESH_SECONDS if job is not None and job.queue == "gone" else FRESH_SECONDS
+    # The run's process lives: by its lock where that can be seen, else by its heartbeat.
+    is_on = seen.owned if seen.owned is not None else silent is not None and silent < fresh
+    if is_on or (job is not None and job.queue == "runs"):
         if silent is None:
             return "running", "starting or ending"
         return "running", "" if silent < FRESH_SECONDS else f"silent for {silent:.0f} s"
@@ -115,19 +121,3 @@ def status_of(folder: Path, row: str, seed: int, job: Submitted | None = None) -
     """What is shown of the run in this folder; see `judge`. Raises RecordError as `look`."""
     seen = look(folder)
     return RunStatus(folder, row, seed, *judge(seen, job), seen, *((job.name, job.log) if job else ()))
-
-
-def _silent_seconds(seen: Seen, now: float) -> float | None:
-    """Age of the heartbeat; None where there is none, or that of an attempt which has failed since."""
-    failure, heartbeat = seen.failure, seen.heartbeat
-    if heartbeat is None or (failure is not None and failure.attempt == heartbeat.attempt):
-        return None
-    return now - heartbeat.time
-
-
-def _is_on(seen: Seen, silent: float | None, job: Submitted | None) -> bool:
-    """Whether the run's process lives: by its lock where that can be seen, else by its heartbeat."""
-    if seen.owned is not None:
-        return seen.owned
-    fresh = GONE_FRESH_SECONDS if job is not None and job.queue == "gone" else FRESH_SECONDS
-    return silent is not None and silent < fresh

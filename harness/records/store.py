@@ -112,14 +112,6 @@ class Event(Record):
     """What else a text task's sentences were scored by, as shares, by name."""
 
 
-class Translation(Record):
-    """One sentence of the evaluated split, and what the workers' average made of it."""
-
-    source: str
-    expected: str
-    said: str
-
-
 class Result(Record):
     """result.json: written last and atomically; being there and valid is what "done" means.
 
@@ -151,8 +143,8 @@ class Result(Record):
     """Accuracy of each worker's own model at the end, by rank, on the same samples as the average's."""
     metrics: dict[str, float] | None = None
     """As an event's."""
-    translations: list[Translation] | None = None
-    """The same sentences for all runs of a task."""
+    translations: list[dict[str, str]] | None = None
+    """Some sentences of the evaluated split and what was made of them, in older records."""
     data_sha256: str | None = None
     """Of a text task's data, both splits."""
     vocabulary_sha256: str | None = None
@@ -176,15 +168,13 @@ class Failure(Record):
 class Heartbeat(Record):
     """heartbeat.json: replaced atomically while a run is on; `time` is seconds since the epoch."""
 
+    model_config = ConfigDict(extra="ignore")  # older ones said more
+
     attempt: str
     time: float
     step: int
     num_steps: int
-    epoch: float
-    loss: float | None
-    accuracy: float | None
     images_per_second: float
-    megabytes_sent: float
     seconds_left: float | None
 
 
@@ -330,7 +320,12 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     if durable:
-        make_names_durable(path.parent)
+        with suppress(OSError):  # a file's new name survives the machine's end too, where the file system can
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 @contextmanager
@@ -341,16 +336,6 @@ def errors_naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-
-
-def make_names_durable(folder: Path) -> None:
-    """Have a file's new name survive the machine's end, as its contents do, where the file system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def write_record(path: Path, record: Record, durable: bool = True) -> None:

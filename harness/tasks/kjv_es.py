@@ -64,9 +64,8 @@ class BibleVerses:
     Attributes:
         num_slots: of the versification that both texts have.
         vocabulary: subwords of both languages together.
-        positions: most subwords of a verse, END included; longer ones are cut.
+        positions: most subwords of a verse, END included; longer ones are refused.
         sha256: the digest of all pairs, those to score first; None where any will do.
-        max_cut: a larger share of verses to cut is refused.
     """
 
     num_train: int
@@ -76,7 +75,6 @@ class BibleVerses:
     vocabulary: int = 2_000
     positions: int = 96
     sha256: str | None = None
-    max_cut: float = 0.01
     metrics: tuple[str, ...] = ("bleu", "chrf")
 
     @property
@@ -95,7 +93,12 @@ class BibleVerses:
         train, test, sha256 = self._read(data)
         subwords = Subwords([text for pair in train for text in pair[:2]], self.vocabulary)
         encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
-        _cut([encoded_train, encoded_test], self.positions - 1, self.max_cut)
+        longest = max(len(own) for encoded in (encoded_train, encoded_test) for side in encoded[:2] for own in side)
+        if longest >= self.positions:
+            raise DataError(
+                f"a sentence has {longest} subwords, more than the {self.positions - 1} that the model has positions "
+                "for beside the end; give more positions"
+            )
         pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
         return PairSamples(*pairs, BleuAndChrf(subwords.decode), self.positions, sha256, subwords.sha256)
 
@@ -183,19 +186,6 @@ def plain_text(osis: str) -> str:
 def _encoded(pairs: Chapter, subwords: Subwords) -> Encoded:
     sources, targets, groups = zip(*pairs, strict=True)
     return subwords.encode(sources), subwords.encode(targets), list(groups)
-
-
-def _cut(encoded: Sequence[Encoded], longest: int, max_cut: float) -> None:
-    """Cut sentences to `longest` subwords, in place. Raises DataError where that is more than a share `max_cut`."""
-    sides = [side for sources, targets, _ in encoded for side in (sources, targets)]
-    total, num_cut = sum(map(len, sides)), sum(len(own) > longest for side in sides for own in side)
-    if num_cut > max_cut * total:
-        raise DataError(
-            f"{num_cut:,} of {total:,} sentences are longer than the {longest} subwords that the model has positions "
-            f"for, more than {max_cut:.1%}; give more positions"
-        )
-    for side in sides:
-        side[:] = [own[:longest] for own in side]
 
 
 class Subwords:

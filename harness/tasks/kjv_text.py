@@ -7,7 +7,6 @@ random once for all runs: stretches of them are of all books. A window's group i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,39 +18,26 @@ from harness.spec import TaskSpec
 from harness.tasks import DataError
 from harness.tasks.kjv_es import ENGLISH, NUM_SLOTS, PACKAGES, SHARE, Chapter, chapters_of, read_module
 from harness.tasks.pairs import digest, shuffled
-from harness.tasks.task import EVALUATION_BATCH, Batch, held_out_indices, to_device
+from harness.tasks.task import Batch, TensorSamples, subset
 
 SYMBOLS = "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZ[]abcdefghijklmnopqrstuvwxyz\u00c6\u00e6\u2014\u2019"
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Windows of a text on the device, each with the symbol after it.
+class Windows(TensorSamples):
+    """Windows of a text, uint8 of shape (windows, labels_per_sample + 1), labelled by the groups that they are of.
 
-    Attributes:
-        train, evaluation: uint8 of shape (windows, labels_per_sample + 1).
-        train_labels: the group of each window to train on.
-        sha256: of the text, what is scored first.
+    `sha256` is of the text, what is scored first.
     """
 
-    train: Tensor
-    evaluation: Tensor
-    train_labels: Tensor
     num_groups: int
     labels_per_sample: int
     sha256: str
 
-    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
-        return (_batch(self.train, index) for index in indices)
-
-    def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        return (_batch(self.evaluation, index) for index in torch.split(indices, EVALUATION_BATCH))
-
-
-def _batch(windows: Tensor, index: Tensor) -> Batch:
-    """Inputs and labels, int64 of shape (batch, labels_per_sample) each: a label is the symbol that follows."""
-    chosen = windows.index_select(0, to_device(index, windows.device)).long()
-    return chosen[:, :-1], chosen[:, 1:]
+    def batch(self, inputs: Tensor, labels: Tensor) -> Batch:
+        """Inputs and labels, int64 of shape (batch, labels_per_sample) each: a label is the symbol that follows."""
+        symbols = inputs.long()
+        return symbols[:, :-1], symbols[:, 1:]
 
 
 @dataclass(frozen=True)
@@ -74,12 +60,12 @@ class BibleText:
         self._splits(data)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> Windows:
-        (train, groups), (test, _), sha256 = self._splits(data)
-        kept, held_out = held_out_indices(len(train), spec.held_out, spec.num_train)
-        scored = train[held_out] if spec.held_out else test
-        return Windows(train[kept].to(device), scored.to(device), groups[kept], self.num_groups, self.length, sha256)
+        train, test, sha256 = self._splits(data)
+        own = vars(subset(train, spec, None if spec.held_out else test))
+        tensors = {name: each.to(device) for name, each in own.items()}
+        return Windows(**tensors, num_groups=self.num_groups, labels_per_sample=self.length, sha256=sha256)
 
-    def _splits(self, data: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:
+    def _splits(self, data: Path | None) -> tuple[Batch, Batch, str]:
         """Windows and groups to train on, those to score, and the digest. Raises DataError for another text."""
         share = data or SHARE
         slots = read_module(ENGLISH, share, self.num_slots)

@@ -140,16 +140,6 @@ class PairSamples:
         """Groups that shards may be made of."""
         return int(self.train.groups.max()) + 1
 
-    @property
-    def lengths(self) -> Tensor:
-        """Lengths by which batches are made of sentences of like length."""
-        return self.train.lengths
-
-    @property
-    def num_tokens(self) -> Tensor:
-        """Tokens of each pair over which the loss is a mean."""
-        return self.train.num_tokens
-
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
         return map(self.train.batch, indices)
 

@@ -64,7 +64,7 @@ EVALUATION_BATCH = 250
 
 @dataclass(frozen=True)
 class TensorSamples:
-    """A small data set held on the device, without augmentation."""
+    """A small data set held on the device, without augmentation; `batch` is what is made of chosen samples."""
 
     train_inputs: Tensor
     train_labels: Tensor
@@ -73,16 +73,18 @@ class TensorSamples:
 
     def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
         for index in indices:
-            yield _chosen(self.train_inputs, self.train_labels, index)
+            yield self._chosen(self.train_inputs, self.train_labels, index)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         for index in torch.split(indices, EVALUATION_BATCH):
-            yield _chosen(self.evaluation_inputs, self.evaluation_labels, index)
+            yield self._chosen(self.evaluation_inputs, self.evaluation_labels, index)
 
+    def _chosen(self, inputs: Tensor, labels: Tensor, index: Tensor) -> Batch:
+        index = to_device(index, inputs.device)
+        return self.batch(inputs.index_select(0, index), labels.index_select(0, index))
 
-def _chosen(inputs: Tensor, labels: Tensor, index: Tensor) -> Batch:
-    index = to_device(index, inputs.device)
-    return inputs.index_select(0, index), labels.index_select(0, index)
+    def batch(self, inputs: Tensor, labels: Tensor) -> Batch:
+        return inputs, labels
 
 
 def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:

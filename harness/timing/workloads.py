@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from algorithms.core.traffic import mark
-from harness.plan.footprint import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
+from harness.plan.forecast import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
 from harness.records.timings import Workload
 from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, SpecError, TaskSpec
 from harness.tasks.task import find_task

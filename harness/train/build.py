@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -141,24 +140,23 @@ def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Mod
 
 
 def _settings(algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int) -> dict[str, Any]:
-    declared = algorithm.declared
-    required = [key for key, each in declared.items() if each.is_required]
-    _check_keys(f"algorithm {algorithm.name}", table, list(declared), required)
-    return {key: _value(algorithm.name, key, declared[key].declared, value, num_steps) for key, value in table.items()}
+    name, types = algorithm.name, {key: each.declared for key, each in algorithm.declared.items()}
+    made = {key: _made(f"{name}: {key}", value, types.get(key, Any), num_steps) for key, value in table.items()}
+    _check(f"algorithm {name}", made, types, [key for key, each in algorithm.declared.items() if each.is_required])
+    return made
 
 
-def _value(algorithm: str, key: str, declared: Any, value: Any, num_steps: int) -> Any:
-    kinds = tuple(each for each in _choices(declared) if isinstance(each, type) and issubclass(each, Compressor))
-    if kinds and _complaint(value, declared):
-        compressor = build_compressor(f"{algorithm}: {key}", value)
+def _made(where: str, value: Any, declared: Any, num_steps: int) -> Any:
+    """What a value of a spec stands for, where a setting is declared so: a compressor, the run's length, or itself."""
+    choices = (declared, *typing.get_args(declared))
+    kinds = tuple(each for each in choices if isinstance(each, type) and issubclass(each, Compressor))
+    if kinds and value is not None:
+        compressor = build_compressor(where, value)
         if not isinstance(compressor, kinds):
             takes = ", ".join(name for name, each in compressors().items() if issubclass(each, kinds))
-            raise SpecError(f"{algorithm}: {key} cannot be {compressor.kind!r}; it takes {takes}")
+            raise SpecError(f"{where} cannot be {compressor.kind!r}; it takes {takes}")
         return compressor
-    if value == "end" and key.endswith("_interval"):
-        return num_steps
-    _check_type(f"{algorithm}: {key}", value, declared)
-    return value
+    return num_steps if value == "end" and where.endswith("_interval") else value
 
 
 def build_compressor(where: str, table: Any) -> Compressor:
@@ -186,44 +184,28 @@ def _table(compressor: Compressor) -> dict[str, Any]:
 
 
 def _check_options(where: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
-    """Names and types of the options of a model's `build`, after the task's shape and classes, or of a compressor."""
+    """Check the options of a model's `build`, after the task's shape and classes, or of a compressor."""
     parameters = list(inspect.signature(function).parameters.values())
     options = parameters if inspect.isclass(function) else parameters[2:]
     required = [each.name for each in options if each.default is inspect.Parameter.empty]
-    _check_keys(where, given, [each.name for each in options], required)
     hints = typing.get_type_hints(function, include_extras=True)
-    for key, value in given.items():
-        _check_type(f"{where}: {key}", value, hints.get(key, Any))
+    _check(where, given, {each.name: hints.get(each.name, Any) for each in options}, required)
 
 
-def _check_keys(where: str, given: dict[str, Any], known: list[str], required: list[str]) -> None:
-    unknown = [key for key in given if key not in known]
+def _check(where: str, given: dict[str, Any], types: dict[str, Any], required: list[str]) -> None:
+    """Raises SpecError for a name that is none of these, one that lacks, or a value that is not of its type."""
+    unknown = [key for key in given if key not in types]
     if unknown:
-        raise SpecError(f"{where} has no setting {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+        raise SpecError(f"{where} has no setting {unknown[0]!r}; it has {', '.join(types) or 'none'}")
     missing = [key for key in required if key not in given]
     if missing:
         raise SpecError(f"{where} needs the setting {missing[0]!r}")
-
-
-def _check_type(where: str, value: Any, declared: Any) -> None:
-    complaint = _complaint(value, declared)
-    if complaint:
-        raise SpecError(f"{where}: {complaint} (given: {value!r})")
-
-
-def _complaint(value: Any, declared: Any) -> str | None:
-    """What pydantic, which converts nothing here, has against a value of a spec where such a type is declared."""
-    try:
-        TypeAdapter(declared, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
-    except ValidationError as error:
-        return error.errors()[0]["msg"]
-    return None
-
-
-def _choices(declared: Any) -> tuple[Any, ...]:
-    """The types that a union stands for; a type stands for itself."""
-    is_union = typing.get_origin(declared) in (typing.Union, types.UnionType)
-    return typing.get_args(declared) if is_union else (declared,)
+    for key, value in given.items():
+        try:  # pydantic converts nothing here
+            config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+            TypeAdapter(types[key], config=config).validate_python(value)
+        except ValidationError as error:
+            raise SpecError(f"{where}: {key}: {error.errors()[0]['msg']} (given: {value!r})") from None
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:

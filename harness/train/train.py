@@ -125,11 +125,7 @@ class Monitor:
             time=time.time(),
             step=training.step,
             num_steps=training.num_steps,
-            epoch=training.step / training.per_epoch,
-            loss=training.train_loss,
-            accuracy=training.score.accuracy if training.score else None,
             images_per_second=rate * config.batch_size * config.num_workers,
-            megabytes_sent=training.collectives.traffic.training_bits / 8e6,
             seconds_left=(training.num_steps - training.step) / rate if rate else None,
         )
 
@@ -146,33 +142,23 @@ def record_score(training: Training) -> None:
         return
     training.score = score
     if training.recorder is not None:
-        training.recorder.event(_event(training, score))
-
-
-def _event(training: Training, score: Score) -> Event:
-    assert training.train_loss is not None
-    return Event(
-        step=training.step,
-        epoch=training.step / training.per_epoch,
-        learning_rate=training.optimizer.param_groups[0]["lr"],
-        bits_sent=training.collectives.traffic.training_bits,
-        error_norm=score.error_norm,
-        worker_distance=score.worker_distance,
-        wall_seconds=training.clock.wall_seconds,
-        **_scores(training.train_loss, score),
-    )
+        event = Event(
+            step=training.step,
+            epoch=training.step / training.per_epoch,
+            learning_rate=training.optimizer.param_groups[0]["lr"],
+            bits_sent=training.collectives.traffic.training_bits,
+            error_norm=score.error_norm,
+            worker_distance=score.worker_distance,
+            wall_seconds=training.clock.wall_seconds,
+            **_scores(training.train_loss, score),
+        )
+        training.recorder.event(event)
 
 
 def _scores(train_loss: float | None, score: Score | None) -> dict[str, Any]:
     """What an event and a result say alike; nothing of a run that diverged."""
-    return {
-        "train_loss": train_loss if score else None,
-        "test_loss": score.loss if score else None,
-        "test_correct": score.correct if score else None,
-        "test_count": score.count if score else None,
-        "test_accuracy": score.accuracy if score else None,
-        "metrics": score.metrics if score else None,
-    }
+    said = {f"test_{key}": getattr(score, key, None) for key in ("loss", "correct", "count", "accuracy")}
+    return said | {"train_loss": train_loss if score else None, "metrics": score.metrics if score else None}
 
 
 def record_result(training: Training) -> None:
@@ -184,7 +170,8 @@ def record_result(training: Training) -> None:
             f"worker {collectives.rank} sent {sent}, but the closed form of {optimizer.name} says {expected}"
         )
     with optimizer.consensus():
-        digest = parameters_sha256(optimizer.flat.parameters[0])
+        # Two runs with the same digest ended the same, to the bit.
+        digest = hashlib.sha256(optimizer.flat.parameters[0].detach().cpu().numpy().tobytes()).hexdigest()
     training.clock.switch("evaluate")
     own = worker_accuracies(training.models, training.precision, collectives, samples, training.num_evaluation)
     training.clock.switch("compute")
@@ -219,8 +206,3 @@ def _result(training: Training, recorder: Recorder, digest: str, own: list[float
         signatures=(samples.measure.signatures() or None) if isinstance(samples, PairSamples) else None,
         **_scores(training.train_loss, score),
     )
-
-
-def parameters_sha256(parameters: Tensor) -> str:
-    """Digest of the parameters' bytes: two runs with the same digest ended the same, to the bit."""
-    return hashlib.sha256(parameters.detach().cpu().numpy().tobytes()).hexdigest()

@@ -16,6 +16,7 @@ from harness.records.recorder import Recorder
 from harness.records.store import VERSION, Attempt, RunFile
 from harness.rows import RestartSpec
 from harness.spec import PlannedRun, RunConfig, SpecError
+from harness.tasks.pairs import PairSamples
 from harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
 from harness.train import checkpoint
 from harness.train.build import MemoryFormat, build_optimizer, format_of, module_to_train, num_steps_of, trainable
@@ -189,10 +190,9 @@ class Training:
         """The batches of the workers at this end, step by step; a joint one where they go through all at once."""
         config, samples, ranks = self.config, self.samples, self.collectives.own_ranks
         indices = [self._indices(rank) for rank in ranks]
-        num_tokens: Tensor | None = getattr(samples, "num_tokens", None)
-        if num_tokens is not None:
+        if isinstance(samples, PairSamples):  # whose loss is a mean over tokens
             everyone = [self._indices(rank) for rank in range(config.num_workers)]
-            self._weights = token_weights(num_tokens, everyone, ranks)
+            self._weights = token_weights(samples.train.num_tokens, everyone, ranks)
         if self._batched is not None:
             joined = (torch.cat(each) for each in zip(*indices, strict=True))
             return ([batch] for batch in samples.training_batches(joined, config.seed, 0, self.step))
@@ -204,7 +204,8 @@ class Training:
 
     def _indices(self, rank: int) -> Iterator[Tensor]:
         """What a worker trains on from this step on."""
-        config, lengths = self.config, getattr(self.samples, "lengths", None)
+        config, samples = self.config, self.samples
+        lengths = samples.train.lengths if isinstance(samples, PairSamples) else None
         steps, shard = range(self.step, self.num_steps), None if self._shards is None else self._shards[rank]
         sizes = config.num_workers, config.batch_size
         return worker_batches(config.seed, self.num_train, rank, *sizes, steps, shard, lengths)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from algorithms import CollectiveError, ProcessGroupCollectives, StackedCollectives
-from harness.records.recorder import end_by_watchdog, read_failure, tail_of, write_failure
+from harness.records.recorder import SupersededError, end_by_watchdog, read_failure, tail_of, write_failure
 from harness.records.run_lock import BusyError, owned
 from harness.records.state import is_done
 from harness.records.store import FailureKind, RecordError
@@ -85,8 +85,8 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
         work()
         return True
     except Exception as error:
-        stopped = isinstance(error, Preempted)
-        trace = "" if stopped else "".join(traceback.format_exception(error))
+        said = isinstance(error, Preempted | SupersededError)
+        trace = "" if said else "".join(traceback.format_exception(error))
         print(trace or f"{job.run.row} seed {job.run.seed}: {error}", flush=True)
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
     return False

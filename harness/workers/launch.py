@@ -51,19 +51,17 @@ class Options:
 def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     """The runs without a result, seeds first, so that early reports cover all rows; those of the second rule last."""
     packs.read_pack(folder)
-    order = {run.run_id: number for number, run in enumerate(plan.runs)}
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
-    missing = [run for run in plan.runs if not is_done(folder / run.run_id)]
-    unique = {run.run_id: run for run in missing}
+    missing = [run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)]
     second = {row.row for row in plan.experiment.rows if row.rule == "training_loss"}
-    return sorted(unique.values(), key=lambda run: (run.row in second, seeds.get(run.seed, 0), order[run.run_id]))
+    return sorted(missing, key=lambda run: (run.row in second, seeds.get(run.seed, 0)))
 
 
 def prepare(plan: Plan, results: Path) -> list[PlannedRun]:
     """Write experiment.json, clear up after processes that were killed just after a result, and say what is missing."""
     folder = write_experiment(plan, results)
     missing = missing_runs(plan, folder)
-    for run_id in {run.run_id for run in plan.runs} - {run.run_id for run in missing}:
+    for run_id in plan.by_id.keys() - {run.run_id for run in missing}:
         checkpoint.discard(folder / run_id / checkpoint.FOLDER)
     return missing
 
@@ -99,7 +97,7 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
     checkpoint, and raises Interrupted.
     """
     free, pending = places(plan, options), prepare(plan, options.results)
-    total, active, failures, asked = len({run.run_id for run in plan.runs}), list[ActiveRun](), 0, False
+    total, active, failures, asked = len(plan.by_id), list[ActiveRun](), 0, False
     done = total - len(pending)
     with noticed() as flag:
         try:
@@ -164,7 +162,7 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
         raise SpecError(f"the launcher started {world_size} processes, the experiment has {sorted(wanted)} workers")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     [devices, *_] = device_groups(options.device, here, torch.cuda.device_count())
-    device, by_id = devices[int(os.environ.get("LOCAL_RANK", "0"))], {run.run_id: run for run in plan.runs}
+    device, by_id = devices[int(os.environ.get("LOCAL_RANK", "0"))], plan.by_id
     prepare_thread(device)
     with noticed(second_ends=False) as flag, joined(device, options.timeout_seconds, "env://"):
         attempt, rank = new_attempt("torchrun", dist.get_backend(), torch.device(device)), dist.get_rank()

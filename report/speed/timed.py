@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.records.experiment import Row
 from harness.records.timings import Cell, Method, Timing, mean_step
-from report.frame import JUDGED, Frames, UsageError, read_frames
+from report.frame import JUDGED, Frames, read_frames
 from report.statistics import against_baseline
 
 ENOUGH = 10
@@ -170,17 +170,10 @@ def _is_of(method: Method, row: Row) -> bool:
     return equal or (method.algorithm == "ddp" and bool(method.rows) and row.algorithm == "sgd")
 
 
-def experiments_beside(folder: Path, sessions: Sequence[Timing], given: Sequence[Path] = ()) -> list[Frames]:
-    """The experiments whose losses stand beside the step times of a study's folder: those of the folders given, else
-    the judged one and those whose rows the sessions name, where they lie beside the study or under reference/.
-
-    Raises:
-        UsageError: a folder holds no experiment, or is given twice.
+def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:
+    """The experiments whose losses stand beside the step times of a study's folder: the judged one and those whose
+    rows the sessions name, where they lie beside the study or under reference/.
     """
-    if len({path.resolve() for path in given}) < len(given):
-        raise UsageError("--accuracy names the same experiment twice; give each once")
-    if given:
-        return [read_frames(path) for path in given]
     named = (row.split("/")[0] for each in sessions for method in each.methods for row in method.rows)
     names = dict.fromkeys((JUDGED, *named))
     places = [place / name for name in names for place in (folder.parent, folder.parent / "reference")]

@@ -32,7 +32,7 @@ from tests.harness.support import (
 ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
 
 
-def test_run_report_collect_and_status_agree_with_the_raw_records(tmp_path: Path, cli: CommandLine) -> None:
+def test_run_report_and_status_agree_with_the_raw_records(tmp_path: Path, cli: CommandLine) -> None:
     path, results, printed = write_spec(tmp_path, changed(small_spec(), "tuning")), tmp_path / "results", {}
     folder = results / "small"
     for name, more in ("run", ["--jobs", "2"]), ("report", []):
@@ -44,20 +44,17 @@ def test_run_report_collect_and_status_agree_with_the_raw_records(tmp_path: Path
     assert [number for number, _ in ended] == [f"[{number}/6" for number in range(1, 7)]
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
     page = (folder / "report.md").read_text()
-    assert "frames" in cli.out("collect", path, "--results", results)
-    tables = []
-    for name in ("csv", "frames"):
-        with (folder / name / "runs.csv").open(newline="") as file:
-            tables.append({line["run_id"]: line for line in csv.DictReader(file)})
+    with (folder / "csv" / "runs.csv").open(newline="") as file:
+        table = {line["run_id"]: line for line in csv.DictReader(file)}
     scores: dict[str, list[float]] = {row: [] for row in ROWS}
     for place in folder.glob("*/result.json"):
         run, result = json.loads(place.with_name("run.json").read_text()), json.loads(place.read_text())
         training = {key: result["traffic"][key] for key in ("gradient", "error", "model")}
         assert training == result["expected_traffic"]
-        reported, collected = (table[run["run_id"]] for table in tables)
+        reported = table[run["run_id"]]
         assert int(reported["bits"]) == sum(entry["bits"] for entry in training.values())
-        assert (collected["row"], int(collected["seed"]), collected["status"]) == (run["row"], run["seed"], "done")
-        assert float(collected["score"]) == pytest.approx(result["test_accuracy"], rel=1e-12)
+        assert (reported["row"], int(reported["seed"]), reported["status"]) == (run["row"], run["seed"], "done")
+        assert float(reported["score"]) == pytest.approx(result["test_accuracy"], rel=1e-12)
         scores[run["row"]].append(100 * result["test_correct"] / result["test_count"])
     for row, label in ROWS.items():
         assert label in page and len(scores[row]) == 2 and f"{fmean(scores[row]):.2f}" in page

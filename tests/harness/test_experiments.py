@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,14 +22,7 @@ from harness.tasks.kjv_es import ENGLISH, PACKAGES
 from harness.tasks.task import find_task
 from harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, job_for
-from tests.tasks.miniatures import (
-    MiniatureCIFAR100,
-    bible,
-    cmudict_file,
-    fashion_mnist_files,
-    imagenet_tree,
-    write,
-)
+from tests.tasks.miniatures import MiniatureCIFAR100, bible, fashion_mnist_files, imagenet_tree, made_up_entries, write
 
 NUM_WORKERS, BATCH_SIZE, STEPS_PER_EPOCH = 2, 2, 6
 NUM_EPOCHS = {"fp32": 1, "bf16": 1, "fp16": 3}
@@ -97,8 +91,7 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
         patch.setattr(fashion_mnist, "FILES", fashion_mnist_files(folder, NUM_TRAIN, NUM_TEST))
         return replace(cast(FashionMNIST, find_task(name)), **own)
     if name == "cmudict":
-        cmudict_file(folder, NUM_TRAIN + NUM_TEST)
-        return CMUDict(**own, sha256=None)
+        return CMUDict(**own, sha256=None, entries=partial(made_up_entries, NUM_TRAIN + NUM_TEST))
     if name == "kjv_text":
         num_slots = bible(folder, ENGLISH, 1, chapters=(40, 40))
         return replace(kjv_text.TASK, **own, length=8, num_slots=num_slots, sha256=None)

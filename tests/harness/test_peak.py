@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.plan.peak import Allocations, OneOfMany, peak_models
+from harness.plan.footprint import Allocations, OneOfMany, peak_models
 from harness.spec import RunConfig
 from harness.train.build import build_optimizer
 from tests.harness.support import small_config

@@ -13,9 +13,8 @@ import torch
 from scipy import stats
 
 from harness.cli import show
-from harness.plan import footprint
-from harness.plan.footprint import MEASURED, StepTime, dry_steps
-from harness.plan.forecast import powers
+from harness.plan import forecast
+from harness.plan.forecast import MEASURED, StepTime, dry_steps, powers
 from harness.plan.plan import make_plan
 from harness.plan.tuning import SearchState, Trial, TrialOutcome, neighbouring_rates, next_rate, search
 from harness.records.experiment import Contrast
@@ -152,8 +151,8 @@ def test_with_a_gpu_time_and_activations_are_measured(
     """A step takes half a second and 3 MB."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA X1")
-    monkeypatch.setattr(footprint, "dry_steps", lambda config, device: StepTime(0.5, "NVIDIA X1", MEASURED, 3_000_000))
-    monkeypatch.setattr(footprint, "_KNOWN_TIMES", {})
+    monkeypatch.setattr(forecast, "dry_steps", lambda config, device: StepTime(0.5, "NVIDIA X1", MEASURED, 3_000_000))
+    monkeypatch.setattr(forecast, "_KNOWN_TIMES", {})
     show.show_plan(make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path))
     output = capsys.readouterr().out
     assert "activations add 3 MB (measured on dry steps on random images: 20 of them, fp32)" in output
@@ -240,12 +239,12 @@ def test_the_power_of_a_plan_is_the_share_of_drawn_experiments_that_show_it(
     )
     plan = make_plan(spec, tmp_path)
     assert [len(row.runs) for row in plan.experiment.rows] == [6, 3, 3]
-    (found,) = powers(plan.experiment, DEVIATION)
-    assert found.contrast == Contrast(**contrast(kind), margin=MARGIN)
-    assert found.alone == pytest.approx(drawn(kind, apart), abs=0.03)
-    assert found.first == found.alone, "one contrast has no other to be corrected for"
+    ((found, alone, first),) = powers(plan.experiment, DEVIATION)
+    assert found == Contrast(**contrast(kind), margin=MARGIN)
+    assert alone == pytest.approx(drawn(kind, apart), abs=0.03)
+    assert first == alone, "one contrast has no other to be corrected for"
     two = Spec.model_validate(table_of(contrasts=[contrast("non-inferiority"), contrast("superiority")]))
-    assert all(each.first < each.alone for each in powers(make_plan(two, tmp_path).experiment, DEVIATION))
+    assert all(first < alone for _, alone, first in powers(make_plan(two, tmp_path).experiment, DEVIATION))
 
 
 def test_rates_beside_the_chosen_one_are_rows_of_their_own_at_the_seeds_asked_for(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, StackedCollectives, algorithms
 from algorithms.core.topology import rounds_of
 from algorithms.registry import baselines
-from harness.plan.footprint import dry_steps
+from harness.plan.forecast import dry_steps
 from harness.plan.plan import make_plan
 from harness.spec import Precision, RunConfig
 from harness.spec_file import find_spec, load_spec

@@ -12,7 +12,7 @@ import pytest
 import typst
 from matplotlib.image import imread
 
-from report.__main__ import main
+from harness.__main__ import main
 from report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure, main_load
 from report.accuracy_report import build_report
 from report.explorer.page import write_experiment_page
@@ -119,7 +119,7 @@ def test_a_resumed_run_changes_its_own_part_alone(small: Built, tmp_path: Path) 
 
 
 def test_a_rebuild_gives_the_same_bytes(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(small.records), "--output", str(tmp_path)]) == 0
+    assert main(["report", str(small.records), "--output", str(tmp_path)]) == 0
     assert "report.md" in capsys.readouterr().out
     (tmp_path / "report.html").unlink()  # which the command alone writes
     assert _files(tmp_path, "**/*.*") == _files(small.output, "**/*.*")
@@ -132,5 +132,5 @@ def test_no_runs_and_a_tuning_have_reports_too(tmp_path: Path) -> None:
     empty = build(records)
     assert "| not enough runs | M-CSER; local SGD;" in empty.markdown
     assert "0 of 33 runs are done" in empty.markdown and not (empty.output / "figures").exists()
-    assert main([str(RESULTS / "cmudict_tuning"), "--output", str(tmp_path)]) == 0
+    assert main(["report", str(RESULTS / "cmudict_tuning"), "--output", str(tmp_path)]) == 0
     assert "A search for settings and learning rates." in (tmp_path / "report.md").read_text()

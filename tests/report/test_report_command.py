@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from report.__main__ import main
+from harness.__main__ import main
 from report.frame import read_frames
 from tests.report.holed import change, run_of, unpacked
 
@@ -18,7 +18,7 @@ def records(tmp_path: Path) -> Path:
 
 
 def _fails(capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, *words: str) -> None:
-    assert main(arguments) == status
+    assert main(["report", *arguments]) == status
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1 and "Traceback" not in message
     for word in words:
@@ -28,12 +28,9 @@ def _fails(capsys: pytest.CaptureFixture[str], arguments: list[str], status: int
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], ["nowhere", "give the folder"]),
-        (["."], ["no experiment.json"]),
-        (["cmudict", "--tuning", "absent"], ["absent"]),
-        (["cmudict", "--accuracy", "cmudict"], ["--accuracy", "leave it out"]),
-        (["study", "--frames"], ["--frames", "leave it out"]),
-        (["study", "--tuning", "cmudict"], ["--tuning", "leave it out"]),
+        (["nowhere"], ["nowhere", "give the path"]),
+        (["fashion_mnist", "--results", "nowhere"], ["nowhere/fashion_mnist", "give the folder"]),
+        (["fashion_mnist", "--results", "empty"], ["no experiment.json"]),
     ],
 )
 def test_a_mistake_is_a_sentence(
@@ -44,8 +41,7 @@ def test_a_mistake_is_a_sentence(
     words: list[str],
 ) -> None:
     monkeypatch.chdir(records.parent)
-    Path("study").mkdir()
-    Path("study/study.json").touch()
+    Path("empty/fashion_mnist").mkdir(parents=True)
     _fails(capsys, arguments, 2, *words)
 
 
@@ -70,7 +66,7 @@ def test_a_record_that_is_damaged_or_cannot_be_is_named(
 
 
 def test_output_is_a_file(capsys: pytest.CaptureFixture[str], records: Path) -> None:
-    _fails(capsys, [str(records), "--output", str(records / "experiment.json")], 1, "experiment.json", "--output")
+    _fails(capsys, [str(records), "--output", str(records / "experiment.json")], 1, "experiment.json")
 
 
 def test_a_torn_last_event_is_dropped_and_unplanned_folders_are_counted(records: Path) -> None:

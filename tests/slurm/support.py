@@ -17,8 +17,8 @@ import pytest
 import tomli_w
 
 from harness.__main__ import main
-from slurm.allocation import Allocation
 from slurm.campaign import PACKAGES, Submission
+from slurm.requeue import Allocation
 from tests.harness.support import ROOT, Table, small_spec
 
 PATIENCE_SECONDS = 150.0

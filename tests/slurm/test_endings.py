@@ -9,19 +9,20 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from harness.records import store
-from harness.records.recorder import write_failure
+from harness.records.recorder import Recorder, write_failure
 from harness.records.run_lock import owned
 from harness.records.store import Failure, FailureKind, read_record
 from harness.workers.attempt import attempt_stacked
 from slurm import requeue
 from slurm.campaign import put_submission
-from slurm.requeue import ALWAYS, RETRIED, NothingToDo, Start, add_start, begin_attempt, decide, read_starts
+from slurm.requeue import ALWAYS, RETRIED, Allocation, NothingToDo, begin_attempt, decide, read_attempts
 from tests.harness.support import ROOT, Table, job_for, small_config
 from tests.slurm.support import allocation, submission
 
@@ -29,7 +30,7 @@ from tests.slurm.support import allocation, submission
 
 LISTENS = """
 import os, signal, sys
-from slurm.allocation import StopNotice
+from slurm.requeue import StopNotice
 notice, number, trains = StopNotice(), int(sys.argv[1]), sys.argv[2] == "trains"
 trains = trains and not notice.stop_requested()
 os.kill(os.getpid(), number)
@@ -74,34 +75,40 @@ def failure_of(folder: Path) -> Failure:
     return read_record(folder / "failure.json", Failure)
 
 
-def starts_of(num_starts: int, job: str = "7_0", saved: int = 0) -> list[Start]:
-    return [Start(job=job, restart=number, attempt=f"a{number}", time="", saved=saved) for number in range(num_starts)]
+def enter(folder: Path, attempt: str, restart: int, saved: int = 0, job: str = "7_0") -> None:
+    """A start of a job, as the newest attempt of run.json."""
+    recorder_of(folder, allocation(job=job, restart=restart), attempt, saved).enter(saved)
+
+
+def recorder_of(folder: Path, here: Allocation, attempt: str | None = None, saved: int = 0) -> Recorder:
+    made = job_for(small_config(), folder)
+    slurm = {"job": here.job, "restart": str(here.restart), "saved": str(saved)}
+    named = made.attempt.model_copy(update={"attempt": attempt or here.attempt, "slurm": slurm})
+    return replace(made, folder=folder, attempt=named).recorder()
 
 
 def started(folder: Path, before: int = 0, said: tuple[str, FailureKind] | None = None) -> Path:
     """Records of a run whose job 7_0 started so often before, and once more, as attempt `now`."""
-    add_start(folder, starts_of(before), Start(job="7_0", restart=before, attempt="now", time=""))
-    if said:
+    for restart in range(before):
+        enter(folder, f"a{restart}", restart)
+        if said and said[0] == f"a{restart}":
+            write_failure(folder, "run", *said, "its own words", "")
+    enter(folder, "now", before)
+    if said and said[0] == "now":
         write_failure(folder, "run", *said, "its own words", "")
     return folder
 
 
 def begun(folder: Path, **changes: int | str) -> str:
     with ExitStack() as stack:
-        begin_attempt(folder, folder.name, allocation(**changes), 2, stack)
+        begin_attempt(recorder_of(folder, allocation(**changes)), allocation(**changes), 2, stack)
     return allocation(**changes).attempt
 
 
-def with_attempt(folder: Path, attempt: str, resumed_from_step: int = 0, saved: int | None = None) -> None:
-    """run.json of a run at which this attempt is the newest, and the pointer of a checkpoint at the step `saved`."""
-    job = job_for(small_config(), folder)
-    recorder = job.recorder()
-    recorder.folder = folder
-    recorder._attempt = job.attempt.model_copy(update={"attempt": attempt})
-    recorder.begin(resumed_from_step)
-    if saved is not None:
-        (folder / "checkpoint").mkdir(exist_ok=True)
-        (folder / "checkpoint" / "latest").write_text(f"step-{saved:09d}\n")
+def save(folder: Path, step: int) -> None:
+    """The pointer of a checkpoint at this step."""
+    (folder / "checkpoint").mkdir(exist_ok=True)
+    (folder / "checkpoint" / "latest").write_text(f"step-{step:09d}\n")
 
 
 @pytest.mark.parametrize(("kind", "follows"), [
@@ -117,11 +124,11 @@ def test_job_is_requeued_by_kind_so_long_as_its_starts_save_something_new(
     Starts of another job of the run do not count.
     """
     folder, turns = tmp_path / "run", [0, 10, 20, 30, 40, 40, 40]
-    before = starts_of(9, job="6_0", saved=40)
+    for restart in range(9):
+        enter(folder, f"a{restart}", restart, saved=40, job="6_0")
     for restart, (saved, step) in enumerate(itertools.pairwise(turns)):
-        before.append(Start(job="7_0", restart=restart, attempt=f"b{restart}", time="", saved=saved))
-        add_start(folder, before[:-1], before[-1])
-        with_attempt(folder, f"b{restart}", saved, saved=step)
+        enter(folder, f"b{restart}", restart, saved)
+        save(folder, step)
         write_failure(folder, "run", f"b{restart}", kind, "why", "")
         assert requeue_of(folder, restart, 1, max_retries=1) == follows[restart]
     assert follows[0] or requeued.read_text() == "requeue 7_0\n" * follows.count(0)
@@ -241,14 +248,14 @@ def test_starts_that_save_nothing_new_give_up_and_a_job_that_was_submitted_anew_
 ) -> None:
     folder = tmp_path / "run"
     attempts = [begun(folder, restart=restart) for restart in (0, 1, 2)]
-    assert [start.attempt for start in read_starts(folder)] == attempts and len(set(attempts)) == 3
+    assert [each.attempt for each in read_attempts(folder)] == attempts and len(set(attempts)) == 3
     with pytest.raises(NothingToDo, match="gave up: job 7_0 ended with node at start 3"):
         begun(folder, restart=3)
     assert failure_of(folder).kind == "node"
     write_failure(folder, "run", attempts[-1], "preempted", "", "", is_last_word=True)
     begun(folder, restart=3)
     with ExitStack() as stack:
-        begin_attempt(folder, "run", allocation(job="9_0"), 2, stack)
+        begin_attempt(recorder_of(folder, allocation(job="9_0")), allocation(job="9_0"), 2, stack)
 
 
 def test_result_that_is_seen_late_is_not_made_twice(tmp_path: Path) -> None:
@@ -266,8 +273,7 @@ def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
     monkeypatch.setattr("harness.records.run_lock.PATIENCE_SECONDS", 0.2)
     folder = tmp_path / "run"
     orphan = begun(folder)
-    with_attempt(folder, orphan)
     with owned(folder):  # which the orphan still holds
         assert begun(folder, restart=1) != orphan
         with pytest.raises(NothingToDo), ExitStack() as stack:
-            begin_attempt(folder, "run", allocation(job="9_0"), 2, stack)
+            begin_attempt(recorder_of(folder, allocation(job="9_0")), allocation(job="9_0"), 2, stack)

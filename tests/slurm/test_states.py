@@ -28,9 +28,8 @@ NOW = 1_800_000_000.0
 
 
 def beat(age: float, attempt: str = "a", **changes: Any) -> Heartbeat:
-    given = {"attempt": attempt, "time": NOW - age, "step": 50, "num_steps": 100, "epoch": 1.5, "loss": 1.0}
-    rest = {"accuracy": None, "images_per_second": 640.0, "megabytes_sent": 1.0, "seconds_left": 120.0}
-    return Heartbeat(**(given | rest | changes))
+    given = {"attempt": attempt, "time": NOW - age, "step": 50, "num_steps": 100}
+    return Heartbeat(**(given | {"images_per_second": 640.0, "seconds_left": 120.0} | changes))
 
 
 def failure(kind: str, attempt: str = "a") -> Failure:

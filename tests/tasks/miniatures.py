@@ -163,16 +163,13 @@ def made_up_words(seed: int, count: int) -> list[str]:
     return list(words)
 
 
-def cmudict_file(folder: Path, num_words: int) -> Path:
-    """A cmudict.dict in alphabetical order: every third word has a second pronunciation, and a comment."""
-    lines = []
+def made_up_entries(num_words: int) -> list[tuple[str, list[str]]]:
+    """Words in alphabetical order with phones; every third word has a second pronunciation."""
+    entries = []
     for number, word in enumerate(sorted(made_up_words(4, num_words))):
-        phones = " ".join(["AH0", "B", "EH1", "T"][: 1 + len(word) % 4])
-        lines.append(f"{word} {phones}")
-        if number % 3 == 0:
-            lines.append(f"{word}(2) {phones} S # as a noun")
-    write(folder, {"cmudict.dict": "\n".join(lines).encode() + b"\n"})
-    return folder / "cmudict.dict"
+        phones = ["AH0", "B", "EH1", "T"][: 1 + len(word) % 4]
+        entries += [(word, phones), (word, [*phones, "S"])][: 1 + (number % 3 == 0)]
+    return entries
 
 
 def verses(seed: int, count: int) -> list[str]:

@@ -41,7 +41,7 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
     [(inputs, labels)] = list(samples.evaluation_batches(torch.arange(40)))
     scored = text(inputs.flatten())
     assert text(labels.flatten())[:-1] == scored[1:]
-    trained = sorted(text(window) for window in samples.train[:, :-1])
+    trained = sorted(text(window) for window in samples.train_inputs[:, :-1])
     fitting = []
     for chosen in itertools.combinations(range(len(lines)), 3):
         rest = "".join(line for number, line in enumerate(lines) if number not in chosen)
@@ -52,16 +52,16 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
     books = ["", ""]
     for chapter, line in zip(chapters_of(slots, slots), lines, strict=True):
         books[chapter[0].group] += line
-    for window, group in zip(samples.train[:, :-1], samples.train_labels.tolist(), strict=True):
+    for window, group in zip(samples.train_inputs[:, :-1], samples.train_labels.tolist(), strict=True):
         assert text(window).split("\n")[0] in books[group], "a window's group is the book it begins in"
 
 
 def test_windows_held_out_are_not_trained_on(tmp_path: Path) -> None:
     task = miniature(tmp_path)
     every, some = loaded(task, tmp_path), loaded(task, tmp_path, held_out=15)
-    assert len(some.train) == 135 and len(some.evaluation) == 15
-    parts = sorted(map(text, torch.cat([some.train, some.evaluation])))
-    assert parts == sorted(map(text, every.train))
+    assert len(some.train_inputs) == 135 and len(some.evaluation_inputs) == 15
+    parts = sorted(map(text, torch.cat([some.train_inputs, some.evaluation_inputs])))
+    assert parts == sorted(map(text, every.train_inputs))
 
 
 def test_another_text_is_refused_in_a_sentence(tmp_path: Path) -> None:

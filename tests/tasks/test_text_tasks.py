@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from harness.tasks import DataError
 from harness.tasks.cmudict import SYMBOLS, CMUDict
 from harness.tasks.kjv_es import MODULES, PACKAGES, BibleVerses, Subwords, TextPair, fits, plain_text, read_module
 from harness.tasks.pairs import BEGIN, END, IGNORED, PAD, BleuAndChrf, Pairs, PairSamples, PhoneErrors, plain
-from tests.tasks.miniatures import bible, cmudict_file, verses
+from tests.tasks.miniatures import bible, made_up_entries, verses
 
 CPU = torch.device("cpu")
-WORDS = CMUDict(num_train=25, num_test=15, sha256=None)
+WORDS = CMUDict(num_train=25, num_test=15, sha256=None, entries=partial(made_up_entries, 40))
 
 
 def kjv(share: Path) -> BibleVerses:
@@ -43,7 +44,7 @@ def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
 @pytest.fixture(params=["words", "bibles"])
 def task_and_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CMUDict | BibleVerses, Path]:
     if request.param == "words":
-        return WORDS, cmudict_file(tmp_path, 40).parent
+        return WORDS, tmp_path
     return kjv(tmp_path), tmp_path
 
 
@@ -74,7 +75,7 @@ def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
 
 
 def test_the_first_pronunciation_counts_without_stress(tmp_path: Path) -> None:
-    folder = cmudict_file(tmp_path, 40).parent
+    folder = tmp_path
     for word, phones in texts(load(WORDS, folder), "train"):
         assert phones == " ".join(["AH", "B", "EH", "T"][: 1 + len(word) % 4])
     groups = load(WORDS, folder).train.groups
@@ -122,21 +123,13 @@ def test_damaged_bibles_are_refused_in_a_sentence(damage: str, tmp_path: Path) -
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("line", "words"), [("abc", "no word with phones"), ("abc ZZ", "line 1"), ("äbc AH0", "'äbc AH0'")]
-)
-def test_bad_words_and_another_dictionary_are_refused(line: str, words: str, tmp_path: Path) -> None:
-    path = cmudict_file(tmp_path, 41)
-    for task, folder, said in (
-        (WORDS, tmp_path, r"41 of up to .* expected 40"),
-        (CMUDict(26, 15), tmp_path, "other words or pronunciations"),
-        (WORDS, tmp_path / "elsewhere", "missing"),
+def test_another_dictionary_is_refused(tmp_path: Path) -> None:
+    for task, said in (
+        (replace(WORDS, entries=partial(made_up_entries, 41)), r"41 of up to .* expected 40"),
+        (replace(WORDS, sha256="0" * 64), "other words or pronunciations"),
     ):
         with pytest.raises(DataError, match=said):
-            load(task, folder)
-    path.write_text(f"{line}\n{path.read_text()}")
-    with pytest.raises(DataError, match=words):
-        load(WORDS, tmp_path)
+            load(task, tmp_path)
 
 
 def test_other_texts_than_the_known_ones_are_refused(tmp_path: Path) -> None:
@@ -148,12 +141,10 @@ def test_other_texts_than_the_known_ones_are_refused(tmp_path: Path) -> None:
             other.prepare(tmp_path)
 
 
-def test_sentences_beyond_the_positions_are_cut_and_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_sentences_beyond_the_positions_and_vocabularies_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     task = kjv(tmp_path)
-    with pytest.raises(DataError, match=r"of 80 sentences are longer than the 9 subwords"):
+    with pytest.raises(DataError, match=r"more than the 9 that the model has positions for"):
         load(replace(task, positions=10), tmp_path)
-    samples = load(replace(task, positions=10, max_cut=1.0), tmp_path)
-    assert int(samples.train.lengths.max()) == 10
     for size, words in ((5_000, "larger than the training texts allow"), (100, "no room")):
         with pytest.raises(DataError, match=words):
             load(replace(task, vocabulary=size), tmp_path)

@@ -11,7 +11,7 @@ from torch import nn
 
 from algorithms import DistributedOptimizer, algorithms
 from algorithms.core import traffic
-from harness.plan.footprint import RESNET50_FORWARD_FLOPS
+from harness.plan.forecast import RESNET50_FORWARD_FLOPS
 from harness.records.timings import Message, Method
 from harness.timing import workloads
 from harness.timing.methods import METHODS
