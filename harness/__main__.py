@@ -172,7 +172,9 @@ def _add_timing_options(
     speedups.add_argument("--minutes", type=_above_0, default=90.0, help="last begin of a study's timing (default: 90)")
     what = "what accuracy runs score; links of several latencies; or steps in a row, with slow workers and without"
     speedups.add_argument("--only", choices=("scored", "wide", "consecutive"), help=f"time only {what}; no report")
-    time.add_argument("--methods", nargs="*", default=[], help="by name (default: all)")
+    what = "of --only or `time`, by name (default: all)"
+    for sub in (speedups, time):
+        sub.add_argument("--methods", nargs="*", default=[], help=what)
     netlab.add_argument("--workers", type=_count, default=8, help="gloo processes (default: 8)")
     netlab.add_argument("--machines", type=_count, help="machines they are on, as many on each (default: one each)")
     what = "Mb/s of a machine's link (default: 10,50,100)"

@@ -246,7 +246,7 @@ def speedups(options: argparse.Namespace) -> int:
     from report.build import build
 
     if options.only:
-        for session in SESSIONS[options.only](options.output):
+        for session in SESSIONS[options.only](options.output, options.methods):
             record(session, options.output)
         return 0
     run_study(options.output, options.minutes)

@@ -45,11 +45,6 @@ class Fabric(Record):
         """Machines, and workers of each."""
         return self.num_machines, self.workers_per_machine
 
-    @property
-    def stands_for_bits_per_second(self) -> float | None:
-        """The rate of a machine's link that this one emulates."""
-        return None if self.bits_per_second is None else self.bits_per_second * self.dilation
-
 
 class Workload(Record):
     """A worker's computation in a step, at the speed of the device that is timed or emulated.

@@ -113,8 +113,8 @@ def time_session(session: Session, do: Do, attempt: Attempt, set_rate: Callable[
         set_rate: has a lab's links carry so many bits a second; None: they are as they are. In a lab workers are of one
             host, and share its clock.
     """
-    do(TimingWorker.begin, session.workload, session.gradients, session.trains, session.fabric.num_workers)
-    methods: list[Method] = do(TimingWorker.describe, list(session.methods))[0]
+    told = (session.workload, session.gradients, session.trains, session.fabric.num_workers, list(session.methods))
+    methods: list[Method] = do(TimingWorker.begin, *told)[0]
     cells = {method.name: cells_of(session, method) for method in methods}
     for visit, method in there_and_back(methods, session.num_visits):
         if set_rate is not None:  # On a slow network most of a session would be the warm-up.

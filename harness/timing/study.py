@@ -112,9 +112,9 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     return study
 
 
-def scored(folder: Path) -> Iterator[Session]:
+def scored(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Exactly what the experiments score, on links of several rates in one session; another call is another session."""
-    told, methods = DATA["scored"], list(scored_methods(Path("results")).values())
+    told, methods = DATA["scored"], named(scored_methods(Path("results")), names)
     load, num_workers = workload(told["workload"], "cpu"), told["num_workers"]
     fastest = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(num_workers) / num_workers
     several = fabric(LabTopology(num_workers, 1, fastest)).model_copy(update={"bits_per_second": None})
@@ -122,25 +122,29 @@ def scored(folder: Path) -> Iterator[Session]:
     yield Session(name, load, gradients, methods, several, told["links"], fastest, by_cell=True)
 
 
-def wide(folder: Path) -> Iterator[Session]:
+def wide(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Links of one rate and several latencies, each a session in real time."""
     for latency in DATA["wide"]["latencies"]:
-        yield _in_real_time("wide", latency, named(METHODS, DATA["wide"]["methods"]))
+        yield _in_real_time("wide", latency, named(METHODS, names or DATA["wide"]["methods"]))
 
 
-def consecutive(folder: Path) -> Iterator[Session]:
+def consecutive(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Consecutive steps, with nobody slow and with stragglers, each a session in real time."""
     told = DATA["consecutive"]
     slow = [Stragglers(**each) for each in told["stragglers"]]
     for latency, who in [(0.0, None), *((0.0, each) for each in slow), *((far, None) for far in told["far"])]:
-        methods = [each for name, each in CONSECUTIVE.items() if not latency or name not in told["not_far"]]
+        usual = [name for name in CONSECUTIVE if not latency or name not in told["not_far"]]
+        methods = named(CONSECUTIVE, names or usual)
         session = replace(_in_real_time("consecutive", latency, methods), in_a_row=True, steps_per_visit=2)
         name = session.name if who is None else f"{session.name}-{who.who.replace(' ', '-')}-{who.factor:g}"
         yield replace(session, name=name, stragglers=who)
 
 
 SESSIONS = {"scored": scored, "wide": wide, "consecutive": consecutive}
-"""Sessions that are timed by themselves, by the folder of their records. Raises LabError: no lab is possible here."""
+"""Sessions that are timed by themselves: called with the folder of records and names of methods, all if none is named.
+
+Raises SpecError: an unknown method, or this machine can have no network lab.
+"""
 
 
 def _in_real_time(kind: str, latency: float, methods: Sequence[Method]) -> Session:

@@ -84,8 +84,6 @@ def recorded(share_done: Callable[[], float], device: torch.device) -> Iterator[
         patch.object(dist, "all_reduce", all_reduce),
         patch.multiple(
             ProcessGroupCollectives,
-            # A mean of 16-bit numbers, which takes two collectives of other kinds and sends as much as an all-reduce.
-            _short_mean_=seen_whole("all_reduce", "_short_mean_"),
             _reduce_blocks=seen_whole("two_stages", "_reduce_blocks"),
             all_gather=seen_whole("all_gather", "all_gather"),
             exchange_with_neighbours=seen_whole("exchange", "exchange_with_neighbours"),

@@ -17,7 +17,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.optim import Optimizer
 
 from algorithms import DistributedOptimizer, ProcessGroupCollectives
-from algorithms.baselines.ddp import DDP, Hook, wrapped
+from algorithms.baselines.ddp import DDP, wrapped
 from algorithms.core.stages import EarlyMessage
 from algorithms.core.topology import Mixing, rounds_of
 from algorithms.core.traffic import Mark, mark
@@ -155,43 +155,30 @@ class _OneOfMany(_EqualFromTheStart):
 def _in_ddp(
     baseline: type[DDP], module: nn.Module, method: Method, groups: Groups, visible: bool
 ) -> tuple[nn.Module, bool]:
-    """In DDP as fast as that can be, buckets in the order of gradients; and whether its all-reduces are hidden."""
-    model = wrapped(module, groups[0], fixed_buckets=False)
-    state, hook = baseline.hook(groups[0], method.settings)
-    # Without a hook DDP does by itself what this one does.
-    if hook is allreduce_hook and not visible:
-        return model, True
-    if isinstance(state, PowerSGDState):
-        hook = _by_bucket([baseline.hook(group, method.settings) for group in groups])
-    model.register_comm_hook(state, _one_by_one(hook) if visible else hook)
-    return model, False
-
-
-def _one_by_one(hook: Hook) -> Hook:
-    """The hook, whose last message of a bucket is through before the backward pass goes on."""
-
-    def finish(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        result = hook(state, bucket)
-        result.wait()
-        return result
-
-    return finish
-
-
-def _by_bucket(hooks: Sequence[tuple[Any, Hook]]) -> Hook:
-    """The hook of a bucket's number, with its state, which may have a process group of its own.
+    """In DDP as fast as that can be, buckets in the order of gradients; and whether its all-reduces are hidden.
 
     PowerSGD's second and third all-reduces are begun by whichever thread finds the one before done; on one group of
-    gloo's, those of two buckets could have another order on another worker.
+    gloo's, those of two buckets could have another order on another worker. So each bucket has a group of its own.
     """
+    model = wrapped(module, groups[0], fixed_buckets=False)
+    hooks = [baseline.hook(groups[0], method.settings)] * len(groups)
+    # Without a hook DDP does by itself what this one does.
+    if hooks[0][1] is allreduce_hook and not visible:
+        return model, True
+    if isinstance(hooks[0][0], PowerSGDState):
+        hooks = [baseline.hook(group, method.settings) for group in groups]
 
     def communicate(_: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         state, hook = hooks[bucket.index()]
         if isinstance(state, PowerSGDState) and not bucket.is_last() and state.iter < state.start_powerSGD_iter:
             state.iter += 1  # The hook counts only where it sees the last bucket.
-        return hook(state, bucket)
+        result = hook(state, bucket)
+        if visible:
+            result.wait()
+        return result
 
-    return communicate
+    model.register_comm_hook(None, communicate)
+    return model, False
 
 
 def described(turn: Turn, bare_seconds: float) -> Method:
@@ -234,32 +221,33 @@ def early_begins(messages: Sequence[EarlyMessage], done: Mapping[int, float]) ->
 
 def _messages_once(turn: Turn) -> list[Message]:
     """What ordinary steps send too is sent in each step, the rest of a synchronising step's once in a period."""
-    period, often = turn.method.period, list[int]()
+    period, often, messages = turn.method.period, list[int](), []
     if period > 1:
         turn.go_to(0, False)
         often = [each.payload_bytes for each in turn.timed_step()[1]]
     turn.go_to(0, True)
-    messages = []
     for each in turn.timed_step()[1]:
         if not each.payload_bytes:  # PowerSGD reduces what is no matrix also where there is nothing.
             continue
         if is_often := each.payload_bytes in often:
             often.remove(each.payload_bytes)
-        sent = {"collective": each.collective, "payload_bytes": each.payload_bytes}
-        messages.append(Message(**sent, every=1 if is_often else period, ready=each.ready))
+        known = {"collective": each.collective, "payload_bytes": each.payload_bytes}
+        messages.append(Message(**known, every=1 if is_often else period, ready=each.ready))
     return messages
 
 
 def _seconds(turn: Turn) -> float:
     """Seconds of a step: the mean over the period of its kinds' medians."""
-    period, seconds = turn.method.period, {}
-    for synchronises in [True] if period == 1 else [False, True]:
+
+    def seconds(synchronises: bool) -> float:
         taken = []
         for _ in range(NUM_CODEC_STEPS):
             turn.go_to(0, synchronises)
             taken.append(seconds_to_idle(turn.step, turn.trainee.device))
-        seconds[synchronises] = median(taken)
-    return (seconds.get(False, 0.0) * (period - 1) + seconds[True]) / period
+        return median(taken)
+
+    others = turn.method.period - 1
+    return ((others * seconds(False) if others else 0.0) + seconds(True)) / turn.method.period
 
 
 def bare_seconds(trainee: Trainee) -> float:

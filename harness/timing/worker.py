@@ -85,19 +85,18 @@ class TimingWorker:
             torch.cuda.synchronize(self.device)
         return began, time.monotonic()
 
-    def begin(self, load: Workload, gradients: Gradients, trains: bool, num_workers: int) -> None:
-        """Have the groups and the trainees of a session's workload from now on."""
+    def begin(
+        self, load: Workload, gradients: Gradients, trains: bool, num_workers: int, methods: list[Method]
+    ) -> list[Method]:
+        """Have a session's groups and trainees from now on; on rank 0 its methods with what is found out of them, by a
+        worker alone."""
         self._num_workers = num_workers
-        self._together, self._alone = make_groups(load.num_parameters)
-        schedule, rank = None if trains else load, dist.get_rank()
-        self._trainee = partial(Trainee, load.name, gradients, self.device, schedule, rank)
-
-    def describe(self, methods: list[Method]) -> list[Method]:
-        """On rank 0 the methods with what is found out of them, by a worker alone."""
+        self._together, alone = make_groups(load.num_parameters)
+        self._trainee = partial(Trainee, load.name, gradients, self.device, None if trains else load, dist.get_rank())
         if dist.get_rank() > 0:
             return methods
         bare = bare_seconds(self._trainee())
-        return [described(self._turn_of(method, self._alone, visible=True), bare) for method in methods]
+        return [described(self._turn_of(method, alone, visible=True), bare) for method in methods]
 
     def _turn_of(self, method: Method, groups: Groups, visible: bool = False) -> Turn:
         return Turn(self._trainee(), method, self._num_workers, groups, visible)

@@ -94,7 +94,7 @@ def workload(name: str, device: str) -> Workload:
             taken.append(seconds_to_idle(trainee.passes, place))
         where, seconds = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU core", median(taken[1:])
         source = f"measured here: median of {len(taken) - 1} steps of one worker alone, on random images, "
-        source += computes_in(name, place)
+        source += trainee.computes_in
     return Workload(
         name=name,
         model=problem.model.name,
@@ -153,10 +153,12 @@ class Trainee:
     Args:
         name, gradients: of the workload.
         schedule: has the times that passes wait for, in place of a model's arithmetic; None: the workload's model takes
-            them, on a random batch of this rank, as `computes_in` says.
+            them, on a random batch of this rank.
 
     Attributes:
         module: has the parameters; a method may wrap it.
+        computes_in: precision of a model's passes, its experiment's on a GPU. Losses are not scaled: an overflow would
+            leave a step out.
         dilation: how many times the schedule's times waits take; at first nothing waits, which is enough to warm up.
         share_done: the part of the backward pass that is over, by the model's arithmetic.
         began, last_gradient, returned: when the passes began, when the last gradient was there, and when the backward
@@ -167,6 +169,7 @@ class Trainee:
         self, name: str, gradients: Gradients, device: torch.device, schedule: Workload | None = None, rank: int = 0
     ) -> None:
         self.problem, self.gradients, self.device, self._schedule = problem_of(name), gradients, device, schedule
+        self.computes_in: Precision = self.problem.precision if device.type == "cuda" else "fp32"
         self.dilation, self.share_done = 0.0, 0.0
         self.began = self.last_gradient = self.returned = mark(device)
         self.module: nn.Module
@@ -176,7 +179,7 @@ class Trainee:
             self._loss = lambda model: model(torch.ones(1, requires_grad=True))
         else:
             task, generator = find_task(self.problem.task), torch.Generator().manual_seed(rank)
-            precision = MixedPrecision(computes_in(name, device), device)
+            precision = MixedPrecision(self.computes_in, device)
             batch = random_batch(task, self.problem.batch_size, generator, torch.empty(0, device=device))
             self.module = trainable(short_run(self.problem), device)
             self._loss = lambda model: precision.loss(model, *batch)
@@ -207,14 +210,6 @@ class Trainee:
         self.began = mark(self.device)
         self._loss(wrapped or self.module).backward()  # type: ignore[no-untyped-call]
         self.returned = mark(self.device)
-
-
-def computes_in(name: str, device: torch.device) -> Precision:
-    """The precision of a workload's passes: its experiment's on a GPU, fp32 on a CPU.
-
-    Losses are not scaled: what is timed is the passes, and an overflow would leave a step out.
-    """
-    return problem_of(name).precision if device.type == "cuda" else "fp32"
 
 
 class _Waiting(nn.Module):

@@ -65,7 +65,7 @@ class WorkloadModel:
         """How many times slowed down each timed rate of the curves' layout was, in the timing of the most methods."""
         found: dict[float, float] = {}
         for timing in sorted(self.timings, key=lambda t: -len(t.methods)):
-            bits = timing.fabric.stands_for_bits_per_second
+            bits = (timing.fabric.bits_per_second or 0.0) * timing.fabric.dilation
             if bits and timing.fabric.layout == self.main.fabric.layout:
                 found.setdefault(round(bits), timing.fabric.dilation)
         return dict(sorted(found.items()))

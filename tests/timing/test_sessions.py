@@ -11,10 +11,10 @@ import torch
 from scipy import stats
 
 from harness.records.provenance import new_attempt
-from harness.records.timings import Cell, Fabric, StepKind, Stragglers, Timing, mean_step, ring_bytes
+from harness.records.timings import Cell, StepKind, Stragglers, Timing, mean_step, ring_bytes
 from harness.timing.links import LabTopology
 from harness.timing.methods import CONSECUTIVE, METHODS
-from harness.timing.session import Session, add_step, time_session
+from harness.timing.session import Session, add_step, cells_of, time_session
 from harness.timing.sweep import fabric
 from harness.timing.timed_step import Parts, RankStep, parts_of
 from harness.timing.worker import connected
@@ -22,6 +22,7 @@ from harness.timing.workloads import gradients_of, workload
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_ring"]
 LINK, DILATION, FASTEST = 1e9, 2.0, 7e9
+NETWORK = fabric(LabTopology(2, 1, LINK / DILATION), DILATION)
 
 
 class Loopback:
@@ -42,15 +43,11 @@ def timed(session: Session) -> tuple[Timing, list[float]]:
         return time_session(session, do, attempt, rates.append), rates
 
 
-def lab_of(num_machines: int, workers_per_machine: int = 1) -> Fabric:
-    return fabric(LabTopology(num_machines, workers_per_machine, LINK / DILATION), DILATION)
-
-
 @pytest.fixture(scope="module")
 def asked() -> Session:
     load, methods = workload("fashion_mnist", "cpu"), [METHODS[name] for name in TIMED]
-    gradients, network = gradients_of("fashion_mnist"), lab_of(2)
-    return Session("two", load, gradients, methods, network, links=(LINK,), fastest=FASTEST, steps_per_visit=2)
+    gradients = gradients_of("fashion_mnist")
+    return Session("two", load, gradients, methods, NETWORK, links=(LINK,), fastest=FASTEST, steps_per_visit=2)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +65,7 @@ def test_links_are_fast_while_a_method_warms_up_and_then_as_its_cells_ask(sessio
 
 def test_a_record_holds_what_was_asked_for(session: tuple[Timing, list[float]], asked: Session) -> None:
     record, _ = session
-    assert (record.fabric, record.workload, record.basis) == (lab_of(2), asked.workload, "emulated")
+    assert (record.fabric, record.workload, record.basis) == (NETWORK, asked.workload, "emulated")
     assert [method.name for method in record.methods] == TIMED
     assert all(method.codec_alone_seconds is not None and method.messages for method in record.methods)
     kinds = {1: ["every"], 32: ["ordinary", "synchronising"]}
@@ -102,32 +99,21 @@ def test_of_two_workers_one_is_slow_at_each_of_consecutive_steps(asked: Session,
         assert min(cell.seconds) >= least * scheduled * 0.999, "who averages in each step waits in each"
 
 
-def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_but_it(
-    session: tuple[Timing, list[float]],
-) -> None:
+def test_the_codec_is_left_out_of_emulated_steps_and_the_dilation_undone_in_all_but_it(asked: Session) -> None:
     parts = Parts(total=10.0, compute=4.0, codec=2.0, waiting=1.0, transfer=3.0)
-    for trains, seconds in ((False, (10.0 - 2.0) / 2.0), (True, 10.0)):
-        lists: dict[str, list[float]] = {f"{name}_seconds": [] for name in ("compute", "codec", "waiting", "transfer")}
-        found = session[0].cells[0].model_copy(update={"seconds": [], "visits": [], "dilation": 2.0, **lists})
+    for trains, seconds in ((False, (10.0 - 2.0) / DILATION), (True, 10.0)):
+        [found] = cells_of(asked, METHODS["ddp"])
         add_step(found, 1, parts, trains)
-        assert (found.visits, found.seconds, found.compute_seconds, found.codec_seconds) == (
-            [1],
-            [seconds],
-            [2.0],
-            [2.0],
-        )
-        assert (found.waiting_seconds, found.transfer_seconds) == ([0.5], [1.5])
+        assert (found.visits, found.seconds, found.compute_seconds) == ([1], [seconds], [2.0])
+        assert (found.codec_seconds, found.waiting_seconds, found.transfer_seconds) == ([2.0], [0.5], [1.5])
 
 
-def test_formulas_of_rings() -> None:
-    # Each of 8 workers sends 7 of 8 parts twice, or 7 payloads; two messages of 400 leave each.
-    for collective, expected in {
-        "all_reduce": 2 * 7 * 100,
-        "two_stages": 1400,
-        "all_gather": 5600,
-        "exchange": 800,
-    }.items():
-        assert ring_bytes(collective, 800, 8) == expected  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("collective", "expected"), [("all_reduce", 1400), ("two_stages", 1400), ("all_gather", 5600), ("exchange", 800)]
+)
+def test_formulas_of_rings(collective: Any, expected: float) -> None:
+    """Each of 8 workers sends 7 of 8 parts twice, or 7 payloads; two messages of 400 leave each."""
+    assert ring_bytes(collective, 800, 8) == expected
 
 
 # The mean step of a method
