@@ -2,6 +2,8 @@
 
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook as noop_hook
 
+from algorithms.alone import Alone as Alone
+from algorithms.choco_sgd import ChocoSGD as ChocoSGD
 from algorithms.compressors.block import BlockSparsifier as BlockSparsifier
 from algorithms.compressors.block import PerTensorBlockSparsifier as PerTensorBlockSparsifier
 from algorithms.compressors.coordinates import ChunkTopK as ChunkTopK
@@ -25,28 +27,26 @@ from algorithms.core.optimizer import DistributedOptimizer as DistributedOptimiz
 from algorithms.core.process_group import ProcessGroupCollectives as ProcessGroupCollectives
 from algorithms.core.traffic import Purpose as Purpose
 from algorithms.core.traffic import Traffic as Traffic
-from algorithms.cser import CSEA as CSEA
+from algorithms.csea import CSEA as CSEA
 from algorithms.cser import CSER as CSER
-from algorithms.cser import CSERPL as CSERPL
-from algorithms.cser import MCSER as MCSER
+from algorithms.cser_pl import CSERPL as CSERPL
 from algorithms.cser_released import CSERReleased as CSERReleased
 from algorithms.cser_released import MCSERReleased as MCSERReleased
+from algorithms.deep_squeeze import DeepSqueeze as DeepSqueeze
 from algorithms.diloco import DiLoCo as DiLoCo
-from algorithms.diloco import StreamingDiLoCo as StreamingDiLoCo
+from algorithms.dpsgd import DPSGD as DPSGD
 from algorithms.ef21_sgdm import EF21SGDM as EF21SGDM
 from algorithms.ef_sgd import EFSGD as EFSGD
-from algorithms.local_sgd import QSR as QSR
-from algorithms.local_sgd import Alone as Alone
 from algorithms.local_sgd import LocalSGD as LocalSGD
-from algorithms.neighbours import DPSGD as DPSGD
-from algorithms.neighbours import ChocoSGD as ChocoSGD
-from algorithms.neighbours import DeepSqueeze as DeepSqueeze
-from algorithms.neighbours import NoLoCo as NoLoCo
+from algorithms.mcser import MCSER as MCSER
+from algorithms.noloco import NoLoCo as NoLoCo
 from algorithms.powersgd import PowerSGD as PowerSGD
 from algorithms.qsparse_local_sgd import QSparseLocalSGD as QSparseLocalSGD
-from algorithms.qsparse_local_sgd import SparseLoCo as SparseLoCo
+from algorithms.qsr import QSR as QSR
 from algorithms.registry import algorithms as algorithms
 from algorithms.sgd import SGD as SGD
 from algorithms.sgd import SGDAccumulate as SGDAccumulate
+from algorithms.sparse_loco import SparseLoCo as SparseLoCo
+from algorithms.streaming_diloco import StreamingDiLoCo as StreamingDiLoCo
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""CSER and its relatives: partial synchronisation of every update, and of the accumulated error every H steps.
+"""CSER: partial synchronisation of every update, and of the accumulated error every H steps.
 
 Source: Xie et al., "CSER: Communication-efficient SGD with Error Reset", NeurIPS 2020, algorithm 2; compressors C1
 (error) and C2 (gradient).
@@ -7,17 +7,14 @@ Source: Xie et al., "CSER: Communication-efficient SGD with Error Reset", NeurIP
     every H steps:
         e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
 
-M-CSER is this on the Nesterov update, m_i <- beta m_i + g_i and p_i = eta (beta m_i + g_i). With C2 = zero no update is
-sent, and the first line is x_i <- x_i - p_i; e_i <- e_i - p_i: that is CSER-PL, "partial local SGD", and with H = 1 as
-well CSEA, "error averaging".
-
 Two forms. The explicit one holds e_i and takes any compressor. Where both compressors have shared support no e_i is
 needed: x_i - e_i is the same on all workers, so on the blocks that C1 chose the last line says x_i <- mean(x). The
 update that a worker sends is then what its local step really took off the parameters, (x before) - (x after).
 
-Weight decay enters p_i. Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
+With momentum the method is the paper's M-CSER (`mcser.py`). Weight decay enters p_i.
+Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / R2 + 32 d / (R1 H) bits per step on average for sparsifiers of ratios R1 and R2; a collective per step
-and one more every H steps, none for a compressor that sends nothing. CSER-PL: 32 d / (R1 H), CSEA: 32 d / R1.
+and one more every H steps, none for a compressor that sends nothing.
 """
 
 from dataclasses import replace
@@ -29,7 +26,7 @@ from algorithms.compressors.block import BlockSparsifier
 from algorithms.core import Compressor, Count, DistributedOptimizer, Identity, Layout, Purpose, SharedSupport, Stage
 from algorithms.core.compressors import Zero
 from algorithms.core.layout import Support, Windows
-from algorithms.core.settings import fixed, nearest_factors
+from algorithms.core.settings import nearest_factors
 
 
 class CSER(DistributedOptimizer):
@@ -122,52 +119,3 @@ class CSER(DistributedOptimizer):
         """The coordinates that the compressor draws, which it must do alike on all workers."""
         assert isinstance(compressor, SharedSupport)
         return compressor.support(self.flat.layout, self.draw(step, purpose))
-
-
-class MCSER(CSER):
-    """M-CSER: CSER whose momentum is 0.9 by default, and must not be 0.
-
-    The paper's experiments are with momentum, also where its tables say CSER. With AdamW `cser` and this are one.
-    """
-
-    name = "mcser"
-    without_momentum = CSER.name
-
-
-class CSERPL(CSER):
-    """CSER-PL: local steps, and a part of the error is averaged every H steps.
-
-    In the release weight decay enters the momentum alone: `cser_released` with C2 = zero.
-
-    Args: error_compressor: C1, any; reset_interval: H; explicit_error: see `CSER`.
-    """
-
-    name = "cser_pl"
-    formula = "32 d / (R1 H)"
-    no_compression: ClassVar = {"error_compressor": Identity(), "reset_interval": 1}
-
-    gradient_compressor: Compressor = fixed(Zero())
-
-    @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """R1 H = R with H at most R1 and near it, as in the paper's experiments."""
-        reset_interval, error_ratio = nearest_factors(ratio)
-        return {"error_compressor": BlockSparsifier(error_ratio), "reset_interval": reset_interval}
-
-
-class CSEA(CSER):
-    """CSEA: a part of the error is averaged after every step.
-
-    Args: error_compressor: C1, any; explicit_error: see `CSER`.
-    """
-
-    name = "csea"
-    formula = "32 d / R1"
-    no_compression: ClassVar = {"error_compressor": Identity()}
-
-    gradient_compressor: Compressor = fixed(Zero())
-    reset_interval: int = fixed(1)
-
-    @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        return {"error_compressor": BlockSparsifier(ratio)}

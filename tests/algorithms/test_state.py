@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, TopK, consensus_checkpoint, load_checkpoint
 from algorithms.core.layout import Layout
+from algorithms.core.low_rank import LowRank
 from algorithms.core.state import OTHER_TYPES, common_state
-from algorithms.powersgd import LowRank
 from tests.algorithms.problems import (
     ACCURATE,
     ADAMW,

@@ -1,0 +1,114 @@
+"""DDP with PyTorch's PowerSGD hook, as people have it; `powersgd` is the paper's.
+
+Source: PyTorch's `powerSGD_hook`, after Vogels et al., "PowerSGD", NeurIPS 2019, algorithms 1 and 2.
+
+    M_i <- g_i + e_i                    of each tensor, seen as (first axis, rest), that is worth it
+    P <- mean(M Q);  P <- orthonormal basis of its columns
+    Q_i <- M_i^T P;  Q <- mean(Q)       kept for the next step, then made orthonormal
+    g <- P Q^T;  e_i <- M_i - P Q^T     and of other tensors g <- mean(g)
+
+A tensor is worth it where 2 r (rows + columns) < rows x columns, r being at most the smaller side. The error, which is
+taken with the mean Q, adds up each worker's distance to the mean gradient. The first two steps send everything. A
+gradient that is not finite spoils the error for ever, so loss scaling is refused.
+Cost: 32 (sum of r (rows + columns) over such tensors + other numbers) bits per step, three all-reduces of each of DDP's
+buckets, which are counted as three in all. In the first two steps: 32 d bits, one all-reduce.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defined]
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+
+from algorithms.baselines.ddp import DDP, Hook
+from algorithms.core import Count, Purpose, Traffic
+from algorithms.core.layout import Window
+
+EARLIEST = 3
+"""The first step that the hook can compress: it was made for buckets that change after the first one."""
+
+BY_BUCKET = {"errors": "error_dict", "left_factors": "p_memory_dict", "right_factors": "q_memory_dict"}
+"""The parts of the hook's state that ours holds by bucket, with the hook's names for them."""
+
+
+class DDPPowerSGD(DDP):
+    """Args: rank: r, of a matrix at most its smaller side."""
+
+    name = "ddp_powersgd"
+    formula = "32 (sum of r (rows + columns) + other numbers)"
+    no_compression: ClassVar = None
+    tried_with: ClassVar = {"rank": 1}
+    state_is_common = False
+    needs_contiguous = True
+    survives_overflow = False
+
+    rank: Count
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        if not all(each.shape and _is_contiguous(each) for each in self.flat.layout.tensors):
+            raise ValueError(
+                f"{self.name}: PyTorch's hook takes parameters of one axis or more that are contiguous; make the model "
+                "so, or take powersgd"
+            )
+        self._counted = 0
+        tensors = self.flat.layout.tensors
+        self._sent_numel = sum(sent_numel(each.shape, self.rank) for each in tensors)
+        compressed = [each for each in tensors if sent_numel(each.shape, self.rank) < each.numel]
+        self.hook_numel = self.flat.layout.numel + sum(sent_numel(each.shape, self.rank) for each in compressed)
+
+    @classmethod
+    def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
+        # The hook counts steps from 0.
+        return PowerSGDState(group, settings["rank"], start_powerSGD_iter=EARLIEST - 1), powerSGD_hook
+
+    def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:
+        """Returns PyTorch's own count in the hook's state, which adds up what is left after compression."""
+        before, self._counted = self._counted, self.hook_state.total_numel_after_compression
+        return (self._counted - before, 3) if self._counted > before else super()._handed_on(bucket)
+
+    @property
+    def error(self) -> Tensor | None:
+        """This worker's error, of shape (1, d), in the order of buckets; None before it compresses."""
+        errors: dict[int, Tensor] = self.hook_state.error_dict
+        return torch.cat([errors[bucket] for bucket in sorted(errors)]).unsqueeze(0) if errors else None
+
+    def _expected_traffic(self, num_steps: int) -> Traffic:
+        traffic, num_full = Traffic(), min(num_steps, EARLIEST - 1)
+        traffic.add(Purpose.GRADIENT, 32 * self.flat.layout.numel * num_full, num_full)
+        traffic.add(Purpose.GRADIENT, 32 * self._sent_numel * (num_steps - num_full), 3 * (num_steps - num_full))
+        return traffic
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `DistributedOptimizer`; "hook" is what the hook keeps. Q is drawn once, so no generator is saved."""
+        held = {key: dict(getattr(self.hook_state, name)) for key, name in BY_BUCKET.items()}
+        return {**super().state_dict(), "hook": {"steps": self.hook_state.iter, **held}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `DistributedOptimizer`.
+
+        Raises:
+            ValueError: see there; and a state without the hook's.
+        """
+        if "hook" not in state_dict:
+            raise ValueError(f"this state does not fit {self.name}: it holds nothing of the hook's errors and factors")
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "hook"})
+        held = state_dict["hook"]
+        self.hook_state.iter = held["steps"]
+        for key, name in BY_BUCKET.items():
+            own = {bucket: value.to(self.flat.parameters, copy=True) for bucket, value in held[key].items()}
+            setattr(self.hook_state, name, own)
+
+
+def _is_contiguous(window: Window) -> bool:
+    return torch.empty_strided(window.shape, window.strides, device="meta").is_contiguous()
+
+
+def sent_numel(shape: tuple[int, ...], rank: int) -> int:
+    """Numbers that the hook sends of a gradient of this shape."""
+    rows = shape[0]
+    columns = torch.Size(shape[1:]).numel()
+    factors = min(rows, columns, rank) * (rows + columns)
+    return factors if 2 * factors < rows * columns else rows * columns

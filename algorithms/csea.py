@@ -1,0 +1,33 @@
+"""CSEA: no update is sent, a part of the error is averaged after every step ("error averaging").
+
+Source: Xie et al., "CSER", NeurIPS 2020: CSER with H = 1 and C2 = zero.
+
+    x_i <- x_i - p_i;   e_i <- e_i - p_i
+    e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
+
+Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
+Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
+"""
+
+from typing import Any, ClassVar
+
+from algorithms.compressors.block import BlockSparsifier
+from algorithms.core import Compressor, Identity, Layout
+from algorithms.core.compressors import Zero
+from algorithms.core.settings import fixed
+from algorithms.cser import CSER
+
+
+class CSEA(CSER):
+    """Args: error_compressor: C1, any; explicit_error: see `CSER`."""
+
+    name = "csea"
+    formula = "32 d / R1"
+    no_compression: ClassVar = {"error_compressor": Identity()}
+
+    gradient_compressor: Compressor = fixed(Zero())
+    reset_interval: int = fixed(1)
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        return {"error_compressor": BlockSparsifier(ratio)}

@@ -1,0 +1,36 @@
+"""CSER-PL: local steps, and a part of the error is averaged every H steps ("partial local SGD").
+
+Source: Xie et al., "CSER", NeurIPS 2020: CSER with C2 = zero.
+
+    x_i <- x_i - p_i;   e_i <- e_i - p_i
+    every H steps:
+        e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
+
+In the release weight decay enters the momentum alone: `cser_released` with C2 = zero.
+Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
+Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
+"""
+
+from typing import Any, ClassVar
+
+from algorithms.compressors.block import BlockSparsifier
+from algorithms.core import Compressor, Identity, Layout
+from algorithms.core.compressors import Zero
+from algorithms.core.settings import fixed, nearest_factors
+from algorithms.cser import CSER
+
+
+class CSERPL(CSER):
+    """Args: error_compressor: C1, any; reset_interval: H; explicit_error: see `CSER`."""
+
+    name = "cser_pl"
+    formula = "32 d / (R1 H)"
+    no_compression: ClassVar = {"error_compressor": Identity(), "reset_interval": 1}
+
+    gradient_compressor: Compressor = fixed(Zero())
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """R1 H = R with H at most R1 and near it, as in the paper's experiments."""
+        reset_interval, error_ratio = nearest_factors(ratio)
+        return {"error_compressor": BlockSparsifier(error_ratio), "reset_interval": reset_interval}

@@ -1,0 +1,57 @@
+"""Decentralised SGD: each worker steps alone and mixes its parameters with its neighbours'.
+
+Source: Lian et al., "Can decentralized algorithms outperform centralized algorithms?", NeurIPS 2017, algorithm 1
+(D-PSGD), which combines while it adapts: its gradient is taken before the mixing, at x_i. BlueFog has both orders.
+
+    combine_while_adapt:  x_i <- sum_j w_ij x_j - p_i
+    adapt_then_combine:   x_i <- sum_j w_ij (x_j - p_j)
+
+w_ij are the topology's weights of this step. Momentum, or AdamW's moments, are local and not mixed. Weight decay enters
+p_i, with worker i's own x_i. Workers' parameters differ; what comes of a run is their mean, which moves by -mean(p) in
+each step. Where messages are rounded, x_i + sum_j w_ij (r_j - r_i) stands for the sum, r being what was sent.
+Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_peer 1, complete n - 1), one exchange.
+"""
+
+from typing import Any, ClassVar, Literal
+
+from algorithms.core import DistributedOptimizer, Layout, Purpose, Stage
+from algorithms.core.topology import Topology
+
+Order = Literal["combine_while_adapt", "adapt_then_combine"]
+
+
+class DPSGD(DistributedOptimizer):
+    """Decentralised SGD.
+
+    Args:
+        topology: who mixes with whom.
+        order: of the step and the mixing.
+    """
+
+    name = "dpsgd"
+    formula = "32 d neighbours"
+    no_compression: ClassVar = {"topology": "complete", "order": "adapt_then_combine"}
+    tried_with: ClassVar = {"topology": "ring"}
+
+    topology: Topology
+    order: Order
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """Each neighbour is sent the whole model, and to have one of them is the least."""
+        if ratio > 1:
+            raise ValueError(f"dpsgd: nothing is compressed, so its ratio is at most 1, not {ratio}; take choco_sgd")
+        return {"topology": "one_peer", "order": "adapt_then_combine"}
+
+    def stages(self) -> list[Stage]:
+        averages = self.order == "adapt_then_combine" and self.rounds[0].averages
+        return [Stage(Purpose.MODEL, neighbours=self.rounds[0].num_messages, equalises=averages)]
+
+    def _update(self, step: int) -> None:
+        x, mixing = self.flat.parameters, self.mixing(step)
+        if self.order == "adapt_then_combine":
+            self.local_step_()
+        _, pull = self.sending.mix_dense(x, mixing, Purpose.MODEL)
+        if self.order == "combine_while_adapt":
+            self.local_step_()
+        x.add_(pull)

@@ -1,0 +1,83 @@
+"""QSR: local SGD whose workers average more and more seldom as the learning rate falls.
+
+Source: Gu et al., "A quadratic synchronization rule for distributed deep learning", ICLR 2024 (arXiv 2310.14423); its
+release, hmgxr128/QSR, `localopt.py`.
+
+    a round that begins at learning rate eta_t:  H = max(H_base, floor((alpha / eta_t)^2))
+    H times:    x_i <- x_i - p_i
+    then:       x_i <- mean(x)
+
+eta is the first parameter group's. In the warm-up H is H_base, as released: that is the first round, and each that
+begins at a higher rate than the round before. Momentum, or AdamW's moments, are local and never averaged.
+
+Deviations: the release is told how long the warm-up is, and the run, with whose end it ends the last round.
+Cost: 32 d bits a round, an all-reduce.
+"""
+
+import math
+from typing import Any, ClassVar
+
+from algorithms.core import Layout, Purpose, Stage, Traffic, fixed
+from algorithms.core.settings import NotNegative
+from algorithms.local_sgd import LocalSGD
+
+Round = tuple[int, int, float]
+"""The number of a round, counted from 1, its last step, and the learning rate at which it began."""
+NONE: Round = (0, 0, 0.0)
+
+
+class QSR(LocalSGD):
+    """Args: sync_interval: H_base, in steps; alpha: from 0 up."""
+
+    name = "qsr"
+    formula = "32 d / H"
+    no_compression: ClassVar = {"sync_interval": 1, "alpha": 0.0}
+    tried_with: ClassVar = {"alpha": 0.25}
+    traffic_follows_rate = True
+
+    alpha: NotNegative
+    first_moment_interval: int | None = fixed(None)
+    second_moment_interval: int | None = fixed(None)
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        self.param_groups[0]["round"] = NONE  # there PyTorch saves and loads it
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        raise ValueError("qsr: what it sends depends on the learning rates; give sync_interval and alpha themselves")
+
+    def stages(self) -> list[Stage]:
+        return []  # none that takes place every so many steps
+
+    def _expected_traffic(self, num_steps: int) -> Traffic:
+        number, end, _ = self._round_at(num_steps)
+        num_syncs = number if end == num_steps else number - 1
+        traffic = Traffic()
+        traffic.add(Purpose.MODEL, self.float_bits * self.flat.layout.numel * num_syncs, num_syncs)
+        return traffic
+
+    def _agree_after(self, num_steps: int) -> bool:
+        return self.communication_dtype is None and self._round_at(num_steps)[1] == num_steps
+
+    def _round_at(self, step: int) -> Round:
+        """Returns the round that a step is in; of steps to come, at the rates of the schedule, or else at today's."""
+        group = self.param_groups[0]
+        now: Round = group["round"] if step >= self.num_steps else NONE
+        while now[1] < step:
+            now = self._after(now, group["lr"] if self.schedule is None else self.schedule(now[1] + 1))
+        return now
+
+    def _after(self, last: Round, rate: float) -> Round:
+        """Returns the round after another one."""
+        number, end, rate_before = last
+        seldom = 0 if rate > rate_before or rate == 0 else math.floor((self.alpha / rate) ** 2)
+        return number + 1, end + max(self.sync_interval, seldom), rate
+
+    def _update(self, step: int) -> None:
+        group = self.param_groups[0]
+        if step > group["round"][1]:
+            group["round"] = self._after(group["round"], group["lr"])
+        self.local_step_()
+        if step == group["round"][1]:
+            self.average_(self.flat.parameters)

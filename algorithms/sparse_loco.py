@@ -1,0 +1,58 @@
+"""SparseLoCo: DiLoCo whose workers send the largest of what they moved, in few bits, and keep the rest for later.
+
+Source: Sarfi et al., "Communication efficient LLM pre-training with SparseLoCo", arXiv 2508.15706, 2025.
+
+    x_i <- x_i - p_i                       (inner step; x is the same on all workers, x_i what the worker trains)
+    every H steps:
+        e_i <- beta e_i + (x - x_i)
+        x   <- x - alpha mean(C(e))
+        e_i <- e_i - C(e_i)
+        x_i <- x
+
+C is the source's Q(Top-k(.)), the compressor `chunk_top_k`. The decaying error stands for an outer momentum, of which
+there is none. With beta = 1 and alpha = 1 this is QSparse-local-SGD. The inner momentum, or AdamW's moments, are local
+and are kept.
+
+Deviations: the source's inner optimiser is local_step = "adamw", by default it is SGD. The authors' earlier release,
+CCLoco, takes the mean over those workers that sent a number; the paper, as here, over all.
+Cost: what C sends, every H steps, by one all-gather.
+"""
+
+from typing import ClassVar
+
+from algorithms.core import Identity, Purpose, Stage, fixed
+from algorithms.core.settings import Positive, Share
+from algorithms.qsparse_local_sgd import QSparseLocalSGD
+
+
+class SparseLoCo(QSparseLocalSGD):
+    """SparseLoCo.
+
+    Args:
+        compressor: C, any.
+        sync_interval: H, in steps.
+        outer_lr: alpha, above 0, which no schedule changes.
+        error_decay: beta, in [0, 1].
+    """
+
+    name = "sparse_loco"
+    no_compression: ClassVar = {"compressor": Identity(), "sync_interval": 1, "outer_lr": 1.0, "error_decay": 1.0}
+    tried_with: ClassVar = {"outer_lr": 0.8, "error_decay": 0.9}
+
+    outer_lr: Positive = 1.0
+    error_decay: Share = 0.95
+    keep_master: bool = fixed(False)
+    decay_in_momentum_only: bool = fixed(False)
+
+    def stages(self) -> list[Stage]:
+        return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval)]
+
+    def _update(self, step: int) -> None:
+        self.local_step_()
+        if step % self.sync_interval == 0:
+            self.e.mul_(self.error_decay).add_(self.x).sub_(self.flat.parameters)
+            sent = self.exchange(self.e, self.compressor, step, Purpose.MODEL)
+            # The product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+            sent.support.add_(self.x, sent.mean * self.outer_lr, alpha=-1)
+            sent.support.add_(self.e, sent.own, alpha=-1)
+            self.flat.parameters.copy_(self.x)
