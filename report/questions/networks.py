@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,8 @@ METHODS = {
     **dict.fromkeys(("ef_sgd", "qsparse_local_sgd"), TOP_K), "powersgd": POWERSGD, "diloco": OUTER,
 }  # fmt: skip
 """By algorithm: the method that speaks for it between kinds of network."""
+STATISTICS, GROUP_NORM = ("study_batch_norm_recalibrate", "study_batch_norm_local"), "study_group_norm"
+"""The convolutions with other batch-norm statistics for the score, and without batch norm."""
 NUM_DRAWS = 2_000
 """Draws of the seeds' noise for the interval of a rank correlation."""
 HALF_WIDTH = 1.96
@@ -155,8 +158,19 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "rank_interval": ends,
         "spread": spread_between_kinds(telling),
         "telling": telling["network"].nunique(),
+        **_norms(evidence),
     }
     return Answer(frame, numbers, _by_kind(shares), rows=locals_[locals_["verdict"] != NOT_CLAIMED].head(6))
+
+
+def _norms(evidence: Evidence) -> dict[str, Any]:
+    """What the convolutions lose with another normalisation: the most that statistics move it, and with group norm."""
+    pairs = [(KINDS[1].rows[method], "sgd") for method in (RESET, LOCAL)]
+    parts = ((name, pairs, {"experiment": name}) for name in (CONVOLUTIONS, *STATISTICS, GROUP_NORM))
+    lost = evidence.contrasts(parts).pivot(index="experiment", columns="row", values="estimate")
+    moved = lost.reindex(STATISTICS) - lost.reindex([CONVOLUTIONS]).squeeze()
+    grouped = [float(lost.at[GROUP_NORM, row]) for row, _ in pairs] if GROUP_NORM in lost.index else []
+    return {"moved": float(moved.abs().max().max()), "grouped": grouped}
 
 
 COLOURS = {
