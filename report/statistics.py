@@ -251,7 +251,10 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     columns += ["p", "p_more"]
     frame = pd.DataFrame(lines, columns=columns)
     frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float))
-    frame["p_more_holm"] = frame.groupby("kind")["p_more"].transform(lambda p: holm(p) if p.notna().all() else p)
+    frame["p_more_holm"] = math.nan
+    for kind in ("non-inferiority", "equivalence"):
+        asked = frame["kind"] == kind
+        frame.loc[asked, "p_more_holm"] = holm(frame.loc[asked, "p_more"].to_numpy(dtype=float))
     level = 1 - frames.experiment.confidence
     frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
     return frame[[*columns[:-1], "p_holm", "p_more", "p_more_holm", "verdict"]]

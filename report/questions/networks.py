@@ -169,7 +169,7 @@ def _norms(evidence: Evidence) -> dict[str, Any]:
     parts = ((name, pairs, {"experiment": name}) for name in (CONVOLUTIONS, *STATISTICS, GROUP_NORM))
     lost = evidence.contrasts(parts).pivot(index="experiment", columns="row", values="estimate")
     moved = lost.reindex(STATISTICS) - lost.reindex([CONVOLUTIONS]).squeeze()
-    grouped = [float(lost.at[GROUP_NORM, row]) for row, _ in pairs] if GROUP_NORM in lost.index else []
+    grouped = lost.reindex([GROUP_NORM]).dropna()[[row for row, _ in pairs]].to_numpy().ravel().tolist()
     return {"moved": float(moved.abs().max().max()), "grouped": grouped}
 
 
