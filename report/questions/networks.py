@@ -166,11 +166,14 @@ def other_networks(evidence: Evidence) -> Answer | None:
 def _norms(evidence: Evidence) -> dict[str, Any]:
     """What the convolutions lose with another normalisation: the most that statistics move it, and with group norm."""
     pairs = [(KINDS[1].rows[method], "sgd") for method in (RESET, LOCAL)]
-    parts = ((name, pairs, {"experiment": name}) for name in (CONVOLUTIONS, *STATISTICS, GROUP_NORM))
+    parts = ((name, pairs, {"experiment": name}) for name in (CONVOLUTIONS, *STATISTICS))
     lost = evidence.contrasts(parts).pivot(index="experiment", columns="row", values="estimate")
     moved = lost.reindex(STATISTICS) - lost.reindex([CONVOLUTIONS]).squeeze()
-    grouped = lost.reindex([GROUP_NORM]).dropna()[[row for row, _ in pairs]].to_numpy().ravel().tolist()
-    return {"moved": float(moved.abs().max().max()), "grouped": grouped}
+    grouped = evidence.contrasts([(GROUP_NORM, pairs, {})]).to_dict("records")
+    all_sent = [
+        known.frames.done("sgd").mean() for name in (GROUP_NORM, CONVOLUTIONS) if (known := evidence.experiment(name))
+    ]
+    return {"moved": float(moved.abs().max().max()), "grouped": grouped, "all_sent": all_sent}
 
 
 COLOURS = {
