@@ -39,14 +39,13 @@ MAX_ARRAY_SIZE = 1001
 
 def check(request: Request) -> None:
     """Raises SpecError where the profile does not fit the experiment."""
-    profile = request.profile
-    for run in request.plan.runs:
-        if run.config.num_workers != profile.num_workers:
-            raise SpecError(
-                f"the profile {request.cluster} gives {profile.nodes} nodes x {profile.workers_per_node} = "
-                f"{profile.num_workers} workers, {request.name} has {run.config.num_workers}; change nodes "
-                "or workers_per_node in it, or take another profile or variant"
-            )
+    profile, num_workers = request.profile, request.plan.runs[0].config.num_workers
+    if num_workers != profile.num_workers:
+        raise SpecError(
+            f"the profile {request.cluster} gives {profile.nodes} nodes x {profile.workers_per_node} = "
+            f"{profile.num_workers} workers, {request.name} has {num_workers}; change nodes or workers_per_node in it, "
+            "or take another profile or variant"
+        )
 
 
 def left_to_submit(request: Request) -> list[PlannedRun]:
