@@ -205,7 +205,7 @@ def report(options: argparse.Namespace) -> int:
     from report.build import build
 
     folder, tuning = _records(options)
-    print(f"wrote {build(folder, options.output, tuning)} and what belongs to it beside it")
+    print(f"wrote {build(folder, options.output, tuning)} and report.pdf, report.html, figures/ and csv/ beside it")
     return 0
 
 
@@ -250,7 +250,7 @@ def speedups(options: argparse.Namespace) -> int:
             record(session, options.output)
         return 0
     run_study(options.output, options.minutes)
-    print(f"wrote {build(options.output)} and what belongs to it beside it")
+    print(f"wrote {build(options.output)} and report.pdf, report.html, figures/ and csv/ beside it")
     return 0
 
 
