@@ -105,6 +105,14 @@ def begun(folder: Path, **changes: int | str) -> str:
     return allocation(**changes).attempt
 
 
+def test_a_start_that_begins_to_train_is_one_attempt(tmp_path: Path) -> None:
+    recorder = recorder_of(started(tmp_path / "run", before=1), allocation(restart=2), "third")
+    recorder.enter(0)
+    recorder.begin(30)
+    attempts = [(each.attempt, each.resumed_from_step) for each in read_attempts(tmp_path / "run")]
+    assert attempts == [("a0", 0), ("now", 0), ("third", 30)]
+
+
 def save(folder: Path, step: int) -> None:
     """The pointer of a checkpoint at this step."""
     (folder / "checkpoint").mkdir(exist_ok=True)
