@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.models.transformer import gpt, sines
+from harness.models.transformer import _causal, gpt, sines
 from harness.models.transformer import transformer as build
 from harness.tasks.pairs import BEGIN, END, PAD
 from harness.train.evaluate import LENGTH_POWER, beam, greedy
@@ -150,3 +150,10 @@ def test_sizes_that_do_not_fit_and_images_are_refused() -> None:
         gpt((1, 28, 28), NUM_TOKENS, **SIZES)
     with pytest.raises(ValueError, match="multiple of num_heads"):
         gpt((LENGTH,), NUM_TOKENS, **(SIZES | {"width": 15}))
+
+
+def test_attention_that_is_written_out_is_the_fused_one() -> None:
+    generator = torch.Generator().manual_seed(3)
+    heads = [torch.randn(2, 3, 7, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
+    fused = torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
+    torch.testing.assert_close(_causal(*heads), fused)
