@@ -171,7 +171,9 @@ def _add_timing_options(
         sub.add_argument("--output", type=Path, default=Path("results", folder), help=f"default: results/{folder}")
     speedups.add_argument("--minutes", type=_above_0, default=90.0, help="last begin of a study's timing (default: 90)")
     what = "what accuracy runs score; links of several latencies; or steps in a row, with slow workers and without"
-    speedups.add_argument("--only", choices=("scored", "wide", "consecutive"), help=f"time only {what}; no report")
+    speedups.add_argument(
+        "--only", choices=("scored", "wide", "consecutive", "text"), help=f"time only {what}; no report"
+    )
     what = "of --only or `time`, by name (default: all)"
     for sub in (speedups, time):
         sub.add_argument("--methods", nargs="*", default=[], help=what)

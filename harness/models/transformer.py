@@ -226,7 +226,8 @@ def _causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention to positions up to one's own, written out: PyTorch's fused one is slow backward on a CPU in bf16."""
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
     later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-    return scores.masked_fill(later, -math.inf).softmax(-1) @ values
+    mixed: Tensor = scores.masked_fill(later, -math.inf).softmax(-1) @ values
+    return mixed
 
 
 def _feedforward(width: int, hidden: int) -> nn.Sequential:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from harness.records.store import Attempt, Record
+from harness.rows import LocalStep
 
 Basis = Literal["measured", "emulated"]
 """`emulated`: compute was a wait of known length, or the clock was dilated; the network is real in both."""
@@ -91,7 +92,8 @@ class Method(Record):
     """A method or baseline with the settings that a spec gives, and what a session found out about it.
 
     Attributes:
-        algorithm, settings, momentum: a row of an accuracy experiment is of this method where its three are equal.
+        algorithm, settings, momentum, local_step: a row of an accuracy experiment is of this method where its four are
+            equal.
         rows: "experiment/row" of each that is so; of DDP, which computes what SGD does, SGD's; other baselines' none.
         overlap: whether collectives begin during the backward pass.
         period: steps after which the pattern of its messages repeats; 1 where all steps are alike.
@@ -104,12 +106,18 @@ class Method(Record):
     algorithm: str
     settings: dict[str, Any]
     momentum: float
+    local_step: LocalStep = "sgd"
     rows: list[str]
     baseline: bool
     overlap: bool
     period: int
     messages: list[Message]
     codec_alone_seconds: float | None = None
+
+    @property
+    def key(self) -> tuple[str, dict[str, Any], float, str]:
+        """What two of the same step have in common."""
+        return self.algorithm, self.settings, self.momentum, self.local_step
 
     def ratio(self, num_parameters: int) -> float:
         """32-bit gradient over payload, on average over steps; infinite where nothing is sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from typing import Any
 from algorithms.registry import baselines
 from harness.plan.plan import plan_experiment
 from harness.records.timings import Method
+from harness.rows import LocalStep
 from harness.spec import SpecError
 from harness.spec_file import find_spec, load_spec
 from harness.timing.workloads import DATA, MOMENTUM
@@ -19,6 +21,8 @@ MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""
 EXPERIMENTS = (MAIN, "fashion_mnist_regime")
 """Whose rows are timed as they are scored: the main one, and others with all their rows."""
+INTERVALS = ("reset_interval", "sync_interval", "accumulation_steps", "first_moment_interval", "second_moment_interval")
+"""Settings after which many steps what a method sends repeats: all of a method's together."""
 
 
 def method(
@@ -29,6 +33,7 @@ def method(
     ratio: int | None = None,
     overlap: bool = False,
     momentum: float = MOMENTUM,
+    local_step: LocalStep = "sgd",
     num_steps: int = 0,
 ) -> Method:
     """A method with a spec's settings, besides those that it has at a ratio; nothing is known yet that a session finds.
@@ -36,21 +41,20 @@ def method(
     `num_steps` are of the run that it is of, where a setting is said as the run's end.
     """
     settings = (table_at_ratio(algorithm, ratio) if ratio is not None else {}) | dict(settings)
-    intervals = (settings.get(key) for key in ("reset_interval", "sync_interval", "accumulation_steps"))
-    period = next((each for each in intervals if each is not None), 1)
-    if isinstance(period, int):
-        period //= settings.get("num_fragments", 1)
+    intervals = [settings[key] for key in INTERVALS if key in settings]
+    period = num_steps if "end" in intervals else math.lcm(*intervals) // settings.get("num_fragments", 1)
     return Method(
         name=name,
         label=label,
         algorithm=algorithm,
         settings=settings,
         momentum=momentum,
+        local_step=local_step,
         rows=[],
         messages=[],
         baseline=algorithm in baselines() or algorithm == "sgd",
         overlap=overlap,
-        period=num_steps if period == "end" else period,
+        period=period,
     )
 
 
@@ -67,15 +71,15 @@ def named(known: Mapping[str, Method], names: Sequence[str]) -> list[Method]:
     return [known[name] for name in names or known]
 
 
-def scored_methods(results: Path) -> dict[str, Method]:
+def scored_methods(results: Path, experiments: Sequence[str] = EXPERIMENTS, overlap: bool = False) -> dict[str, Method]:
     """The baselines, then each configuration that the experiments score: settings as their tuning chose them.
 
     Of a row that is there at several ratios, in `MAIN`, that of the experiment's main ratio is taken; rows of
     the other experiments are all taken. DDP computes what SGD does, so SGD's rows are DDP's too. `results` may have
-    the experiments' own tunings.
+    the experiments' own tunings. `overlap`: whether what can be sent during the backward pass is; no result changes.
     """
     found: list[Method] = []
-    for experiment in EXPERIMENTS:
+    for experiment in experiments:
         plan = plan_experiment(experiment, results)
         rows = {row.row: row for row in plan.experiment.rows if row.base is None}
         main = load_spec(find_spec(experiment)).statistics.main_ratio if experiment == MAIN else None
@@ -85,15 +89,23 @@ def scored_methods(results: Path) -> dict[str, Method]:
             if main is not None and row.label in at_main and row.ratio != main:
                 continue
             config = configs[name]
-            key = config.algorithm, config.settings, config.momentum
-            known = next((each for each in found if (each.algorithm, each.settings, each.momentum) == key), None)
-            if known is None:
-                known = method(name, row.label, *key[:2], momentum=config.momentum, num_steps=row.num_steps)
-                found.append(known)
+            new = method(
+                name,
+                row.label,
+                config.algorithm,
+                config.settings,
+                overlap=overlap,
+                momentum=config.momentum,
+                local_step=config.local_step,
+                num_steps=row.num_steps,
+            )
+            known = next((each for each in found if each.key == new.key), new)
+            if known is new:
+                found.append(new)
             known.rows.append(f"{experiment}/{name}")
-    of_sgd = next(each.rows for each in found if each.algorithm == "sgd")
+    of_sgd = next(each for each in found if each.algorithm == "sgd")
     rivals = [
-        METHODS["ddp"].model_copy(update={"rows": of_sgd}),
+        METHODS["ddp"].model_copy(update={"rows": of_sgd.rows, "local_step": of_sgd.local_step}),
         METHODS["ddp_fp16"],
         METHODS["powersgd_1"].model_copy(update={"name": "ddp_powersgd_1"}),
     ]

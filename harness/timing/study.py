@@ -140,16 +140,28 @@ def consecutive(folder: Path, names: Sequence[str]) -> Iterator[Session]:
         yield replace(session, name=name, stragglers=who)
 
 
-SESSIONS = {"scored": scored, "wide": wide, "consecutive": consecutive}
+def text(folder: Path, names: Sequence[str]) -> Iterator[Session]:
+    """What the experiment on text scores: steps in a row, in which all that can be sent early is."""
+    told = DATA["text"]
+    scores = scored_methods(Path("results"), [told["experiment"]], overlap=True)
+    methods = named(scores, names or [name for name in scores if name not in told["left_out"]])
+    for latency in told["latencies"]:
+        session = _in_real_time("text", latency, methods, told["workload"])
+        yield replace(session, in_a_row=True, steps_per_visit=told["steps_per_visit"])
+
+
+SESSIONS = {"scored": scored, "wide": wide, "consecutive": consecutive, "text": text}
 """Sessions that are timed by themselves: called with the folder of records and names of methods, all if none is named.
 
 Raises SpecError: an unknown method, or this machine can have no network lab.
 """
 
 
-def _in_real_time(kind: str, latency: float, methods: Sequence[Method]) -> Session:
+def _in_real_time(
+    kind: str, latency: float, methods: Sequence[Method], name: str = DATA["wide"]["workload"]
+) -> Session:
     told = DATA["wide"]
-    load, link = workload(told["workload"], "cpu"), told["bits_per_second"]
+    load, link = workload(name, "cpu"), told["bits_per_second"]
     place, name = (
         fabric(LabTopology(told["num_workers"], 1, link, latency)),
         f"{kind}-{link / 1e6:g}mbps-{1e3 * latency:g}ms",

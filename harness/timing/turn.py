@@ -68,9 +68,13 @@ class Turn:
         else:
             assert issubclass(baseline, DDP)
             self._model, self._hides = _in_ddp(baseline, module, method, groups, visible)
-            self.optimizer = torch.optim.SGD(
-                module.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
-            )
+            given = module.parameters()
+            if method.local_step == "adamw":
+                self.optimizer = torch.optim.AdamW(given, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+            else:
+                self.optimizer = torch.optim.SGD(
+                    given, LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
+                )
         for _ in range(NUM_WARMUP_STEPS):
             self.step()
 
@@ -127,7 +131,8 @@ def _own(trainee: Trainee, method: Method, num_workers: int, group: ProcessGroup
     has_neighbours = "topology" in method.settings or method.algorithm == "noloco"
     if has_neighbours and collectives.world_size < num_workers:
         collectives = _OneOfMany(group, num_workers)
-    config = short_run(trainee.problem, method.algorithm, method.settings, momentum=method.momentum)
+    momentum, local_step = method.momentum, method.local_step
+    config = short_run(trainee.problem, method.algorithm, method.settings, momentum=momentum, local_step=local_step)
     return build_optimizer(config, trainee.module, collectives, method.period)
 
 

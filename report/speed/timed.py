@@ -166,8 +166,9 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
 
 
 def _is_of(method: Method, row: Row) -> bool:
-    equal = (method.algorithm, method.settings, method.momentum) == (row.algorithm, row.settings, row.momentum)
-    return equal or (method.algorithm == "ddp" and bool(method.rows) and row.algorithm == "sgd")
+    if method.algorithm == "ddp" and method.rows:
+        return (row.algorithm, row.local_step) == ("sgd", method.local_step)
+    return method.key == (row.algorithm, row.settings, row.momentum, row.local_step)
 
 
 def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:
