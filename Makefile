@@ -31,7 +31,7 @@ export PYTHON VENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup reproduce reproduce-long tune studies answers plan status report bench test check clean
-.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-wide speedups-consecutive
+.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-wide speedups-consecutive speedups-text
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -132,6 +132,9 @@ speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at
 
 speedups-wide: $(VENV)/.installed ## time methods on links of 0 to 80 ms one way, beside the study of speed-ups (Linux, root)
 	@$(HARNESS) speedups --only wide --output "$(RESULTS)/speedups"
+
+speedups-text: $(VENV)/.installed ## time what the experiment on text scores, on links of 0 and 20 ms one way (Linux, root)
+	@$(HARNESS) speedups --only text --output "$(RESULTS)/speedups"
 
 speedups-consecutive: $(VENV)/.installed ## time steps in a row: what travels beside them, and slow workers (Linux, root)
 	@$(HARNESS) speedups --only consecutive --output "$(RESULTS)/speedups"

@@ -46,7 +46,7 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     modelled = [m for m in study.models.values() if m.is_modelled and {DDP, PROPOSED} <= m.methods.keys()]
     first = comparisons.HEADLINES[0].workload
     model = next((m for m in modelled if m.workload.name == first), None) or next(iter(modelled), None)
-    wide, row = conditions_frame(study.wide), conditions_frame(study.consecutive)
+    wide, row, text = (conditions_frame(own) for own in (study.wide, study.consecutive, study.text))
     in_a_row, sweeps = conditions_table(row) if len(row) else None, sweeps_frame(study.sweeps)
     context: dict[str, Any] = {
         "model": model,
@@ -57,12 +57,14 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
         "left_out": dict.fromkeys(f"{entry.what}: {entry.why}" for entry in study.study.left_out),
         "wide": (far := conditions_table(wide)).sort_values(far.columns[-1]) if len(wide) else None,
         "row": in_a_row,
+        "text": conditions_table(text) if len(text) else None,
         "row_at": {} if in_a_row is None else in_a_row.set_index("label").to_dict("index"),
         "passes": row.loc[row["condition"] == row["condition"].iloc[0], "passes_seconds"].mean() if len(row) else None,
     }
     frames = {"step_times": study.cells, "sweeps": sweeps, "fits": fits_frame(study.fits)}
     frames |= {"wide_steps": wide[WIDE]} if len(wide) else {}
     frames |= {"consecutive_steps": row} if len(row) else {}
+    frames |= {"text_steps": text} if len(text) else {}
     figures: dict[str, Figure] = {}
     parts = [_joined(study, experiments)] + ([_modelled(study, modelled, model, sweeps)] if model else [])
     for more_context, more_frames, more_figures in parts:

@@ -154,10 +154,10 @@ def seconds_at(model: WorkloadModel, method: str, bits_per_second: float, slower
 class SpeedStudy:
     """A study's records, in the order of its lists, and what follows from them.
 
-    `sessions` are of scored methods; `wide` are on links of several latencies, and so are `consecutive` steps. `models`
-    are the workloads', by name. `cells` is `cells_frame` of the timings beside their predictions, which are
-    `predicted_seconds`, `predicted_communication_seconds` and the relative errors of both, `error` and
-    `communication_error`; nan where nothing was swept, or the clock had no communication.
+    `sessions` are of scored methods; `wide`, `consecutive` and `text` are on links of several latencies, the last
+    two of steps in a row. `models` are the workloads', by name. `cells` is `cells_frame` of the timings beside
+    their predictions, which are `predicted_seconds`, `predicted_communication_seconds` and the relative errors of
+    both, `error` and `communication_error`; nan where nothing was swept, or the clock had no communication.
     """
 
     study: TimingStudy
@@ -166,6 +166,7 @@ class SpeedStudy:
     sessions: tuple[Timing, ...]
     wide: tuple[Timing, ...]
     consecutive: tuple[Timing, ...]
+    text: tuple[Timing, ...]
     fits: tuple[Fit, ...]
     models: dict[str, WorkloadModel]
     cells: pd.DataFrame
@@ -173,7 +174,7 @@ class SpeedStudy:
     @property
     def attempts(self) -> list[Attempt]:
         """Of all records, in the order of these fields."""
-        timings = (*self.timings, *self.sessions, *self.wide, *self.consecutive)
+        timings = (*self.timings, *self.sessions, *self.wide, *self.consecutive, *self.text)
         return [sweep.attempt for sweep in self.sweeps] + [timing.attempt for timing in timings]
 
 
@@ -189,13 +190,13 @@ def read_study(folder: Path) -> SpeedStudy:
     study = read_record(folder / STUDY, TimingStudy)
     scored = sorted({*folder.glob("scored-*.json"), *(folder.parent / SCORED).glob("scored-*.json")})
     paths = [[folder / name for name in study.timings], scored]
-    paths += [sorted(folder.glob(f"{name}-*.json")) for name in ("wide", "consecutive")]
+    paths += [sorted(folder.glob(f"{name}-*.json")) for name in ("wide", "consecutive", "text")]
     sweeps = {folder / name: read_record(folder / name, Sweep) for name in study.sweeps}
     timed = [{path: read_record(path, Timing) for path in own} for own in paths]
     _refuse_mixed({**sweeps, **timed[0]})
     for own in timed[1:]:
         _refuse_mixed({**own})
-    timings, sessions, wide, consecutive = (tuple(own.values()) for own in timed)
+    timings, sessions, wide, consecutive, text = (tuple(own.values()) for own in timed)
     fits, cells, models = tuple(fit for sweep in sweeps.values() for fit in fits_of(sweep)), cells_frame(timings), {}
     for work in {timing.workload.name: timing.workload for timing in timings}.values():
         mine = tuple(timing for timing in timings if timing.workload.name == work.name)
@@ -207,7 +208,7 @@ def read_study(folder: Path) -> SpeedStudy:
     talk = cells["communication_seconds"].where(cells["communication_seconds"] > 1e-6 * cells["seconds"])
     cells["communication_error"] = cells["predicted_communication_seconds"] / talk - 1
     swept = tuple(sweeps.values())
-    return SpeedStudy(study, swept, timings, sessions, wide, consecutive, fits, models, cells)
+    return SpeedStudy(study, swept, timings, sessions, wide, consecutive, text, fits, models, cells)
 
 
 def _refuse_mixed(records: Mapping[Path, Sweep | Timing]) -> None:
