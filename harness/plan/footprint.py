@@ -25,7 +25,7 @@ from algorithms.registry import methods
 from harness.spec import ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from harness.tasks.task import find_task
 from harness.train.build import build_model, build_optimizer, num_steps_of
-from harness.train.training import check_restart, planned_traffic
+from harness.train.restarts import check_restart, planned_traffic
 
 
 @dataclass(frozen=True)

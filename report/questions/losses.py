@@ -1,14 +1,22 @@
 """Questions on what is lost: by method, on other tasks, by the relatives, and against local SGD. Contrasts judge."""
 
+from typing import Any
+
 import pandas as pd
 
 from report.frame import JUDGED, LONG
 from report.questions.evidence import CONVOLUTIONS, GPT, NETWORKS, RESIDUAL, Answer, Compared, Evidence
 from report.regime import NOT_CLAIMED, tells
+from report.speed.timed import joined_frame
 from report.statistics import BETTER, LESS, MORE, WORSE
 
 SHOWN = ("mcser-96", "mcser_block-96", "local_sgd-96", "qsparse-96", "ef_topk-96", "diloco-96")
 """Rows of question 1's table."""
+
+RECENT = "gpt_text_methods"
+"""The experiment of methods that people run in 2026."""
+BOUNDS = ("alone", "muon")
+"""Its rows that send nothing, or everything."""
 
 RELATIVES = ("dpsgd", "powersgd_rank_1", "deep_squeeze-96", "choco-96", "ef21-96")
 
@@ -101,8 +109,36 @@ def the_relatives(evidence: Evidence) -> Answer:
         RESIDUAL: [("powersgd", "sgd"), ("diloco-24", "sgd")],
         GPT: [("powersgd-8", "adamw"), ("diloco-8", "adamw")],
     }
+    numbers["recent"] = _recent(evidence)
     numbers |= {"diloco": judged.contrast("diloco-96", judged.baseline), "elsewhere": evidence.elsewhere(pairs)}
     return Answer(frame, numbers)
+
+
+def _recent(evidence: Evidence) -> dict[str, Any] | None:
+    """The methods of 2026 on the GPT: what each loses, what was asked of it, and its step on links of each latency.
+
+    `best` are by latency the methods than which no other is both as fast and loses no more.
+    """
+    known = evidence.experiment(RECENT)
+    if known is None:
+        return None
+    own = known.frames.rows.loc[known.frames.rows["base"].isna(), "row"]
+    rows = known.contrasts_of((row, known.baseline) for row in own if row != known.baseline)
+    asked = pd.DataFrame(known.contrasts.values(), columns=["row", "reference", "estimate", "verdict"])
+    asked["reference"] = asked["reference"].map(known.frames.by_row["label"])
+    rows = rows.drop(columns="verdict").merge(asked, how="left", on="row", suffixes=("", "_asked"))
+    best = {}
+    for timing in evidence.speed.text if evidence.speed else ():
+        latency = f"{1e3 * timing.fabric.latency_seconds:g} ms"
+        steps = joined_frame(known.frames, [timing]).dropna(subset=["seconds"])
+        rows[latency] = rows["row"].map(steps.groupby("row")["seconds"].min())
+        best[latency] = steps.loc[steps["frontier"], "label"].tolist()
+    rows = rows.sort_values("estimate", ascending=False)
+    equal = rows[~rows["row"].isin(BOUNDS)]
+    places = equal.assign(place=range(1, 1 + len(equal)))
+    cser = places[places["row"].str.startswith("cser")].to_dict("records")
+    link = timing.fabric.bits_per_second if best else None
+    return {"rows": rows, "best": best, "regime": known.regime, "cser": cser, "judged": len(equal), "link": link}
 
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:

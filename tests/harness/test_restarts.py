@@ -15,7 +15,8 @@ from algorithms.registry import algorithms
 from harness.plan.footprint import footprint_of
 from harness.spec import RunConfig
 from harness.train.build import build_optimizer
-from harness.train.training import Training, lose_state
+from harness.train.restarts import lose_state
+from harness.train.training import Training
 from tests.harness.support import BLOCK, comparable, done, job_for, settings_of, small_config
 
 NUM_WORKERS, NUM_STEPS, NUM_TAKEN = 3, 16, 8
