@@ -38,6 +38,14 @@ AGAINST_LOCAL = (
     ("study_tail", "perceptron", [(TAIL, "local_sgd-96"), (TAIL, "local_sgd-4")]),
 )
 """Question 25's experiments, their networks and pairs."""
+OTHER_LOADS = (
+    ("study_resnet_loads", "residual network, four times the load", [("mcser_block-6", "local_sgd-6")]),
+    ("study_resnet_loads", "residual network, a quarter of the load", [("mcser_block-96", "local_sgd-96")]),
+    ("study_gpt_text_loads", "GPT, four times the load", [("cser-2", "local-2")]),
+    ("study_gpt_text_loads", "GPT, a quarter of the load", [("cser-32", "local-32")]),
+    (RECENT, "GPT, an eighth of the load", [("cser-64", "local-64")]),
+)
+"""The same where more or less is sent."""
 
 
 def _losses(known: Compared) -> pd.DataFrame:
@@ -143,15 +151,17 @@ def _recent(evidence: Evidence) -> dict[str, Any] | None:
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:
     """Question 25: error reset less local steps by kind of network, one average at the end, and a synchronous tail."""
-    parts = ((name, pairs, {"network": network, "experiment": name}) for name, network, pairs in AGAINST_LOCAL)
+    asked = (*AGAINST_LOCAL, *OTHER_LOADS)
+    parts = ((name, pairs, {"network": network, "experiment": name}) for name, network, pairs in asked)
     frame = evidence.contrasts(parts)
+    other_load = frame["network"].isin([network for _, network, _ in OTHER_LOADS])
     tail = frame["row"] == TAIL
     frame.loc[tail, "other"] = "local SGD, H = " + frame["reference"].str.rpartition("-")[2]
     lines = frame[frame["experiment"] == JUDGED].to_dict("records")
-    others = frame[~tail & (frame["experiment"] != JUDGED)].to_dict("records")
+    others = frame[~tail & ~other_load & (frame["experiment"] != JUDGED)].to_dict("records")
     tails = frame[tail].to_dict("records") if tail.sum() == 2 else None
     return Answer(
         frame,
-        {"lines": lines, "others": others, "tail": tails},
+        {"lines": lines, "others": others, "loads": frame[other_load].to_dict("records"), "tail": tails},
         rows=frame[~tail & frame["verdict"].notna() & (frame["row"] != "final_average")],
     )

@@ -60,7 +60,9 @@ def made(frames: Frames, slower: float = 1.0) -> Timing:
 
 def test_rows_are_joined_by_settings_and_not_by_names(frames: Frames) -> None:
     methods = [method(frames, "mcser-96", name="a name", label="another"), method(frames, "mcser-384", momentum=0.5)]
-    cells = [cell("a name", steps(0.1), 1e9), cell("mcser-384", steps(1.0), 1e9)]
+    other_step = {"algorithm": "ddp", "rows": ["of/another"], "local_step": "adamw"}
+    methods += [method(frames, "ef_topk-96", local_step="adamw"), method(frames, "sgd", name="ddp", **other_step)]
+    cells = [cell("a name", steps(0.1), 1e9), *(cell(each["name"], steps(1.0), 1e9) for each in methods[1:])]
     found = joined_frame(frames, [session(methods, cells)])
     timed = found.dropna(subset=["seconds"])
     assert timed["row"].to_list() == ["mcser-96"] and timed["method"].to_list() == ["a name"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from harness.timing import study
 from harness.timing.links import LabTopology
 from harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
 from harness.timing.session import WANTED, Session, cells_of
-from harness.timing.study import Job, add_to_study, run_study
+from harness.timing.study import Job, add_to_study, run_study, text
 from harness.timing.sweep import fabric
 from harness.timing.workloads import DATA, gradients_of, workload
 from report.speed.workload_model import read_study
@@ -51,6 +52,21 @@ def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(scored:
     left = {row.partition("/")[2] for row in timed}
     assert {"sgd", "alone", "final_average", "dpsgd", "powersgd_rank_1"} <= left, "the bounds, and who has no ratio 96"
     assert not any(row.endswith(("-12", "-384", "-1536")) for row in left)
+
+
+def test_what_the_experiment_on_text_scores_is_timed_with_its_local_steps_and_as_early_as_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(RESULTS.parent)
+    at_once, far = text(tmp_path, [])
+    assert [each.fabric.latency_seconds for each in (at_once, far)] == [0.0, 20e-3] and at_once.methods == far.methods
+    configs = {run.row: run.config for run in plan_experiment("gpt_text_methods", RESULTS).runs}
+    steps = {row: (config.algorithm, config.settings, config.local_step) for row, config in configs.items()}
+    timed = {each.name: (each.algorithm, each.settings, each.local_step) for each in at_once.methods}
+    assert timed.pop("ddp") == ("ddp", {}, "adamw") and steps.pop("qsr-64") and timed == steps
+    assert all(each.overlap for each in at_once.methods)
+    periods = {each.name: each.period for each in at_once.methods}
+    assert (periods["adamw"], periods["streaming-64"], periods["moments-64"]) == (1, 16, math.lcm(96, 288, 576))
 
 
 def sending(method: Method, *sent: tuple[int, int]) -> Method:
