@@ -210,7 +210,7 @@ NUMBERED = ("README.md", "results/answers/answers.md")
 
 MOST_WORDS, MOST_NUMBERS = 30, 4
 BUDGET = 10_000
-"""Words of all documents, with README and that of the results, and their code."""
+"""Words of all documents, with README and that of the results, their code and tables' bars: what `wc -w` counts."""
 
 NUMBER = re.compile(r"(?<![\w.−+-])[−+]?\d[\d,]*(?:\.\d+)?")
 
@@ -251,4 +251,4 @@ def words(page: Path) -> int:
 
 def test_documents_keep_to_their_budget() -> None:
     assert words(ROOT / "README.md") <= 1_200
-    assert sum(words(ROOT / page) for page in PAGES) <= BUDGET
+    assert sum(len((ROOT / page).read_text().split()) for page in PAGES) <= BUDGET

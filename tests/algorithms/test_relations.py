@@ -1,80 +1,105 @@
-"""What docs/algorithms.md says of which method another is: each line of its table, and SGD without compression."""
+"""Which setting of which method is which other method: the list, and each trained; SGD without compression as well."""
 
 import itertools
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import algorithms as package
-from algorithms import Compressor, algorithms
+from algorithms import Compressor, Identity, Zero, algorithms
 from tests.algorithms.problems import COMPRESSORS, NAMES, named_compressors, own_settings, plain_sgd, switches, trained
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "algorithms.md"
-HEADING = "## Which setting of which method is which other method"
-NO_COMPRESSION = "no compression"
 RUN, NUM_WORKERS = 12, 4
-SOME = ("block", "random_k", "top_k")
-IN_WORDS: dict[str, dict[str, Any]] = {
-    "`sync_interval` beyond the run's end": {"sync_interval": RUN + 1},
-    "`group_size` = all workers": {"group_size": NUM_WORKERS},
-}
-"""Settings that the table says in words."""
+NEVER = {"sync_interval": RUN + 1}
+OFF = switches("cser_released")
+AVERAGE = {"outer_lr": 1, "outer_momentum": 0}
+"""Settings of an outer SGD that steps to the workers' average."""
+UNCOMPRESSED = {"compressor": Identity()}
+ON_ITS_MEAN_GRADIENT = "torch.optim.SGD"
+"""With Nesterov's momentum; for a heavy ball with `dampening` = `momentum`."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """A method with some settings, to be trained as another is: to the bit, or else up to rounding."""
+class Relation:
+    """A method with these settings, whatever the rest, trains what another does with its own and the same rest."""
 
     method: str
-    setting: str
+    settings: dict[str, Any]
     other: str
-    to_the_bit: bool
-
-    def fixed(self) -> dict[str, Any]:
-        """The settings that the line gives."""
-        if self.setting == NO_COMPRESSION:
-            return dict(algorithms()[self.method].no_compression or {})
-        found = switches(self.method) if "all switches off" in self.setting else {}
-        for words, own in IN_WORDS.items():
-            found |= own if words in self.setting else {}
-        return found | evaluated(self.setting)
+    other_settings: dict[str, Any] = field(default_factory=dict)
+    exact: bool = True
+    """To the bit, or else up to rounding."""
+    num_workers: int = NUM_WORKERS
+    compressors: Sequence[str] = ("block", "random_k", "top_k", "per_tensor", "chunks")
+    """Those that settings left open are tried with, of `COMPRESSORS`."""
 
 
-def evaluated(cell: str) -> dict[str, Any]:
-    """The values of all `key = value` in a cell of the table."""
-    spans = [span for span in re.findall("`([^`]*)`", cell) if " = " in span]
-    return dict(pair for span in spans for pair in eval(f"dict({span})", vars(package).copy()).items())
+def rounded(method: str, settings: dict[str, Any], other: str, **more: Any) -> Relation:
+    return Relation(method, settings, other, exact=False, **more)
 
 
-def lines() -> Iterator[Line]:
-    section = DOCUMENT.read_text().split(HEADING)[1].split("\n## ")[0]
-    to_the_bit, up_to_rounding = section.split("Up to rounding:")
-    for text, exact in ((to_the_bit, True), (up_to_rounding, False)):
-        for methods, setting, other in re.findall(r"^\| (`.*`) \| (.*) \| (.*) \|$", text, flags=re.MULTILINE):
-            for method in re.findall(r"`(\w+)`", methods):
-                yield Line(method, setting, other, exact)
-    for name in NAMES:
-        if algorithms()[name].no_compression and name != "ef21_sgdm":  # which has a line of its own
-            yield Line(name, NO_COMPRESSION, "`sgd`", to_the_bit=False)
+def alone(method: str, settings: dict[str, Any]) -> Relation:
+    """One worker has nobody to send to, so every compressor will do."""
+    return rounded(method, settings, "sgd", num_workers=1, compressors=tuple(COMPRESSORS))
 
 
-def rest_of(line: Line) -> list[dict[str, Any]]:
-    """Settings that the line leaves open, at some values."""
-    name, fixed = line.method, line.fixed()
-    is_open = any(isinstance(value, Compressor) and key not in fixed for key, value in own_settings(name).items())
-    tried: dict[str, Compressor] = {key: COMPRESSORS[key] for key in (*SOME, "per_tensor", "chunks")}
-    if "one worker" in line.setting:
-        tried = COMPRESSORS
-    elif "but for what compressors draw" in line.other:
-        tried = {key: COMPRESSORS[key] for key in ("top_k", "sign")}
+RELATIONS = [
+    Relation("local_sgd", NEVER, "alone"),
+    Relation("qsr", {"alpha": 0}, "local_sgd"),
+    Relation("sparse_loco", {"outer_lr": 1, "error_decay": 1}, "qsparse_local_sgd"),
+    Relation("cser", {"gradient_compressor": Zero()}, "cser_pl"),
+    Relation("mcser", {}, "cser"),
+    Relation("cser_released", OFF, "cser"),
+    Relation("cser_released", {"gradient_compressor": Zero(), "decay_in_momentum_only": False}, "cser_pl"),
+    Relation("mcser_released", {}, "cser_released"),
+    Relation("cser_pl", {"reset_interval": 1}, "csea"),
+    Relation("cser_pl", {"error_compressor": Identity()}, "local_sgd"),
+    Relation("cser_pl", {"error_compressor": Zero()}, "alone"),
+    Relation("diloco", {**AVERAGE, "num_fragments": 1}, "local_sgd"),
+    Relation("diloco", AVERAGE, "sgd", num_workers=1),
+    Relation("diloco", {**NEVER, "num_fragments": 1}, "alone"),
+    Relation("streaming_diloco", {"merge": 1}, "alone"),
+    *(alone(method, {}) for method in ("alone", "csea", "cser", "cser_pl", "mcser")),
+    *(alone(method, OFF) for method in ("cser_released", "mcser_released")),
+    rounded("streaming_diloco", {"delay": 0, "merge": 0}, "diloco"),
+    rounded("sgd", {}, ON_ITS_MEAN_GRADIENT),
+    rounded("ef21_sgdm", UNCOMPRESSED, ON_ITS_MEAN_GRADIENT),
+    rounded("ef21_sgdm", {**UNCOMPRESSED, "momentum": 0}, "sgd", other_settings={"momentum": 0}),
+    rounded("qsparse_local_sgd", UNCOMPRESSED, "local_sgd"),
+    # But for what compressors draw, as the two draw for different purposes.
+    rounded("qsparse_local_sgd", {"sync_interval": 1}, "ef_sgd", compressors=("top_k", "sign")),
+    rounded("sparse_loco", {**UNCOMPRESSED, "outer_lr": 1, "error_decay": 1}, "local_sgd"),
+    rounded("noloco", {"group_size": NUM_WORKERS, "outer_momentum": 0}, "diloco", other_settings={"outer_momentum": 0}),
+    *(
+        rounded(method, {**UNCOMPRESSED, "gamma": 1, **switched}, "dpsgd", other_settings={"order": order})
+        for method, switched, order in (
+            ("choco_sgd", {}, "adapt_then_combine"),
+            ("choco_sgd", {"released_order": True}, "combine_while_adapt"),
+            ("deep_squeeze", {}, "adapt_then_combine"),
+        )
+    ),
+    *(
+        rounded(name, dict(method.no_compression), "sgd")
+        for name, method in algorithms().items()
+        if method.no_compression and name != "ef21_sgdm"  # which is another SGD, as said above
+    ),
+]
+"""Besides, test_definitions.py holds three to transcriptions of the other side, which is no method of ours:
+`sgd_accumulate` is SGD with larger batches, `ef21_sgdm` without momentum EF21, and `cser_pl` with RandomK(1 / p) and an
+exchange in every step SPARTA (exo-explore/gym), which averages a share p of the parameters."""
+
+
+def rest_of(relation: Relation) -> list[dict[str, Any]]:
+    """Settings that the relation leaves open, at some values."""
+    name = relation.method
+    values = own_settings(name).items()
+    is_open = any(isinstance(value, Compressor) and key not in relation.settings for key, value in values)
+    tried = {key: COMPRESSORS[key] for key in relation.compressors}
     keys = named_compressors(name, tried) if is_open else ["identity"]
-    both = "explicit_error" in switches(name) and not line.to_the_bit
+    both = "explicit_error" in switches(name) and not relation.exact
     forms = [{"explicit_error": held} for held in (False, True)] if both else [{}]
     return [
         own_settings(name, [COMPRESSORS[key], COMPRESSORS["block"]], interval, **form)
@@ -82,48 +107,36 @@ def rest_of(line: Line) -> list[dict[str, Any]]:
     ]
 
 
-def result(name: str, given: dict[str, Any], num_workers: int, dtype: torch.dtype) -> list[Tensor]:
+def result(name: str, given: dict[str, Any], num_workers: int, exact: bool) -> list[Tensor]:
     """Each worker's parameters, of a method that is given what it takes of these."""
     own = {key: value for key, value in given.items() if key in algorithms()[name].declared}
     common = {"momentum": given["momentum"]} if "momentum" in given else {}
-    return trained(name, own, num_workers, RUN, dtype, seed=5, **common)
+    return trained(name, own, num_workers, RUN, torch.float32 if exact else torch.float64, seed=5, **common)
 
 
-def expected(line: Line, rest: dict[str, Any], num_workers: int, dtype: torch.dtype) -> list[Tensor]:
-    if line.other.startswith("`torch.optim.SGD`"):
-        return [plain_sgd(line.method, num_workers, RUN)] * num_workers
-    (other,) = re.findall(r"^`(\w+)`", line.other)
+def expected(relation: Relation, rest: dict[str, Any]) -> list[Tensor]:
+    if relation.other == ON_ITS_MEAN_GRADIENT:
+        return [plain_sgd(relation.method, relation.num_workers, RUN)] * relation.num_workers
     interval = {"sync_interval": rest["reset_interval"]} if "reset_interval" in rest else {}
-    return result(other, interval | rest | evaluated(line.other), num_workers, dtype)
+    return result(relation.other, interval | rest | relation.other_settings, relation.num_workers, relation.exact)
 
 
-BY_DEFINITION = {
-    ("sgd_accumulate", "batches of b"),
-    ("cser_pl", "`error_compressor = RandomK(ratio=1/p), reset_interval = 1`"),
-    ("ef21_sgdm", "`momentum = 0`"),
-}
-"""Lines whose other side is no method of ours: test_definitions.py holds these to a transcription of it."""
-AT_THE_END = ("local_sgd", "`sync_interval` = the run's length")
-LINES = list(lines())
+@pytest.mark.parametrize("relation", RELATIONS, ids=lambda each: f"{each.method} {each.settings} is {each.other}")
+def test_one_method_is_another(relation: Relation) -> None:
+    for rest in rest_of(relation):
+        found = result(relation.method, rest | relation.settings, relation.num_workers, relation.exact)
+        atol = 0 if relation.exact else 1e-12
+        torch.testing.assert_close(found, expected(relation, rest), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [line for line in LINES if (line.method, line.setting) not in BY_DEFINITION],
-    ids=lambda line: f"{line.method}: {line.setting}",
-)
-def test_one_method_is_another(line: Line) -> None:
-    if (line.method, line.setting) == AT_THE_END:
-        mean = torch.stack(trained("alone", {}, 3, RUN)).mean(0)
-        found = trained("local_sgd", {"sync_interval": RUN}, 3, RUN)
-        return torch.testing.assert_close(found, [mean] * 3, rtol=0, atol=1e-12)
-    num_workers, dtype = 1 if "one worker" in line.setting else NUM_WORKERS, (torch.float64, torch.float32)
-    for rest in rest_of(line):
-        found = result(line.method, rest | line.fixed(), num_workers, dtype[line.to_the_bit])
-        others = expected(line, rest, num_workers, dtype[line.to_the_bit])
-        torch.testing.assert_close(found, others, rtol=0, atol=0 if line.to_the_bit else 1e-12)
+def test_local_sgd_with_the_runs_length_is_one_average_at_the_end() -> None:
+    mean = torch.stack(trained("alone", {}, 3, RUN)).mean(0)
+    found = trained("local_sgd", {"sync_interval": RUN}, 3, RUN)
+    torch.testing.assert_close(found, [mean] * 3, rtol=0, atol=1e-12)
 
 
-def test_no_line_is_lost_and_each_method_has_one() -> None:
-    assert {*BY_DEFINITION, AT_THE_END} <= {(line.method, line.setting) for line in LINES}
-    assert all(any(f"`{name}`" in f"`{line.method}` {line.other}" for line in LINES) for name in NAMES)
+def test_each_method_has_a_relation_and_settings_are_of_their_methods() -> None:
+    assert set(NAMES) <= {name for each in RELATIONS for name in (each.method, each.other)}
+    for each in RELATIONS:
+        for name, settings in ((each.method, each.settings), (each.other, each.other_settings)):
+            assert name == ON_ITS_MEAN_GRADIENT or settings.keys() <= {*algorithms()[name].declared, "momentum"}

@@ -68,7 +68,7 @@ def beginning(begun: list[State], part: str) -> str:
 
 
 def line(name: str) -> str:
-    """The table's words on a method, where a part is each worker's own, of size d and 0 at first unless it says so."""
+    """The page's words on a method, where a part is each worker's own, of size d and 0 at first unless it says so."""
     begun, trained = begun_and_trained(name)
     parts = [part for part in trained[0] if part != "parameters"]
     whole = [part for part in parts if trained[0][part].numel() == NUM_PARAMETERS]
@@ -78,8 +78,7 @@ def line(name: str) -> str:
         facts = ["common"] * is_common(trained, part) + ["Σ r columns"] * (part not in whole)
         facts += [fact for fact in [beginning(begun, part)] if fact != "0"]
         cells.append(part.replace("_", " ") + (f" ({', '.join(facts)})" if facts else ""))
-    agree = "agree" if is_common(trained, "parameters") else "differ"
-    return f"{agree} | {', '.join(cells)} | {len(whole)} d{' and Q' if parts != whole else ''} |"
+    return f"{' (agree)' if is_common(trained, 'parameters') else ''}: {', '.join(cells)}."
 
 
 @pytest.mark.parametrize("name", ["mcser", "ef_sgd"])
@@ -142,5 +141,5 @@ def test_the_page_says_what_the_state_of_each_method_is() -> None:
     methods: dict[str, list[str]] = {}
     for name in NAMES:
         methods.setdefault(line(name), []).append(f"`{name}`")
-    lines = [f"| {', '.join(names)} | {rest}" for rest, names in methods.items()]
-    assert re.findall(r"^\| `.*", PAGE, flags=re.MULTILINE) == lines, "\n".join(lines)
+    lines = [f"- {', '.join(names)}{rest}" for rest, names in methods.items()]
+    assert re.findall(r"^- `.*", PAGE, flags=re.MULTILINE) == lines, "\n".join(lines)
