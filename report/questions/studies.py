@@ -204,7 +204,8 @@ def over_width(evidence: Evidence) -> Answer:
 def over_skew(evidence: Evidence) -> Answer:
     """Question 18: from equal shares to two classes a worker."""
     answer = _over(evidence, "skew")
-    books = evidence.contrasts([("study_gpt_text_books", [("local-8", "adamw"), ("cser-8", "local-8")], {})])
+    pairs = [("local-8", "adamw"), ("cser-8", "local-8")]
+    books = evidence.contrasts((name, pairs, {}) for name in ("study_gpt_text_books", GPT))
     return replace(answer, numbers={**answer.numbers, "books": books.to_dict("records")})
 
 
