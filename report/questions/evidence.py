@@ -62,6 +62,11 @@ class Compared:
     def baseline(self) -> str:
         return self.frames.experiment.baseline or ""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether none of its runs is still to come."""
+        return not self.frames.runs["status"].isin(("missing", "failed")).any()
+
     def contrast(self, row: str, reference: str) -> dict[str, Any]:
         """Row minus reference with its 95 % interval, and what both are.
 

@@ -128,7 +128,7 @@ def _recent(evidence: Evidence) -> dict[str, Any] | None:
     `best` are by latency the methods than which no other is both as fast and loses no more.
     """
     known = evidence.experiment(RECENT)
-    if known is None:
+    if known is None or not known.is_whole:
         return None
     own = known.frames.rows.loc[known.frames.rows["base"].isna(), "row"]
     rows = known.contrasts_of((row, known.baseline) for row in own if row != known.baseline)
@@ -151,7 +151,8 @@ def _recent(evidence: Evidence) -> dict[str, Any] | None:
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:
     """Question 25: error reset less local steps by kind of network, one average at the end, and a synchronous tail."""
-    asked = (*AGAINST_LOCAL, *OTHER_LOADS)
+    whole = [each for each in OTHER_LOADS if (known := evidence.experiment(each[0])) and known.is_whole]
+    asked = [*AGAINST_LOCAL, *whole]
     parts = ((name, pairs, {"network": network, "experiment": name}) for name, network, pairs in asked)
     frame = evidence.contrasts(parts)
     other_load = frame["network"].isin([network for _, network, _ in OTHER_LOADS])
