@@ -135,8 +135,8 @@ def _recent(evidence: Evidence) -> dict[str, Any] | None:
     asked = pd.DataFrame(known.contrasts.values(), columns=["row", "reference", "estimate", "verdict"])
     asked["reference"] = asked["reference"].map(known.frames.by_row["label"])
     rows = rows.drop(columns="verdict").merge(asked, how="left", on="row", suffixes=("", "_asked"))
-    best = {}
-    for timing in evidence.speed.text if evidence.speed else ():
+    best, timings = {}, evidence.speed.text if evidence.speed else ()
+    for timing in timings:
         latency = f"{1e3 * timing.fabric.latency_seconds:g} ms"
         steps = joined_frame(known.frames, [timing]).dropna(subset=["seconds"])
         rows[latency] = rows["row"].map(steps.groupby("row")["seconds"].min())
@@ -145,7 +145,7 @@ def _recent(evidence: Evidence) -> dict[str, Any] | None:
     equal = rows[~rows["row"].isin(BOUNDS)]
     places = equal.assign(place=range(1, 1 + len(equal)))
     cser = places[places["row"].str.startswith("cser")].to_dict("records")
-    link = timing.fabric.bits_per_second if best else None
+    link = timings[0].fabric.bits_per_second if timings else None
     return {"rows": rows, "best": best, "regime": known.regime, "cser": cser, "judged": len(equal), "link": link}
 
 
