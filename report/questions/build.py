@@ -43,7 +43,7 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         frames = {f"question_{number}": each.frame for number, each in answers.items()}
     output = output or results / NAME
     said = [{"number": q.number, "asked": q.asked, "command": q.command, "text": _said(q, a)} for q, a in found]
-    names = sorted(each.frames.experiment.name for each in evidence.known.values() if each)
+    names = sorted(each.frames.experiment.name for each in evidence.known.values() if each and each.is_whole)
     context = {"questions": said, "num_answered": len(answers), "names": names}
     path = write_report(output, NAME, "answers.md.j2", context, frames, figures)
     if readme:

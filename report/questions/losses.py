@@ -141,12 +141,12 @@ def _recent(evidence: Evidence) -> dict[str, Any] | None:
         steps = joined_frame(known.frames, [timing]).dropna(subset=["seconds"])
         rows[latency] = rows["row"].map(steps.groupby("row")["seconds"].min())
         best[latency] = steps.loc[steps["frontier"], "label"].tolist()
-    rows = rows.sort_values("estimate", ascending=False)
-    equal = rows[~rows["row"].isin(BOUNDS)]
-    places = equal.assign(place=range(1, 1 + len(equal)))
-    cser = places[places["row"].str.startswith("cser")].to_dict("records")
+    rows = rows.sort_values("estimate", ascending=False).assign(is_bound=rows["row"].isin(BOUNDS))
+    equal = rows[~rows["is_bound"]].assign(place=range(1, 1 + int((~rows["is_bound"]).sum())))
+    cser = equal[equal["row"].str.startswith("cser")].to_dict("records")
     link = timings[0].fabric.bits_per_second if timings else None
-    return {"rows": rows, "best": best, "regime": known.regime, "cser": cser, "judged": len(equal), "link": link}
+    told = {"rows": rows, "least": equal.iloc[0], "cser": cser, "num_equal": len(equal)}
+    return told | {"best": best, "link": link, "regime": known.regime}
 
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:
