@@ -198,3 +198,9 @@ def test_what_neighbours_are_sent_and_who_they_are(methods: dict[str, Method]) -
         rounds = peers if name == "dpsgd" else ring
         expected = Message(collective="exchange", payload_bytes=payload_bytes, every=1, ready=1.0, rounds=rounds)
         assert methods[name].messages == [expected]
+
+
+def test_a_method_is_timed_with_its_local_step(alone: None) -> None:
+    changed = {"local_step": "adamw", "momentum": 0.0}
+    ddp, own = (turn_of(METHODS[name].model_copy(update=changed)).optimizer for name in ("ddp", "local_sgd"))
+    assert isinstance(ddp, torch.optim.AdamW) and isinstance(own, DistributedOptimizer) and own.local_step == "adamw"
