@@ -20,12 +20,19 @@ Rounds = tuple[tuple[int, ...], ...]
 for each step until it begins anew."""
 
 
+def latency_text(latency_seconds: float, jitter_seconds: float) -> str:
+    """A latency for people: 20 ms, or 5 to 10 ms."""
+    most = f" to {1e3 * (latency_seconds + jitter_seconds):g}" if jitter_seconds else ""
+    return f"{1e3 * latency_seconds:g}{most} ms"
+
+
 class Fabric(Record):
     """The network between the workers, at rates of one direction before any dilation is undone; None: no known limit.
 
     `netlab` is namespaces with rate limits, `host` whatever network the workers' hosts have. Rates are those of each
     machine's link, and of each worker's inside its machine. The latency is set between machines, one way, by a relay in
-    place of a switch. The compute was slowed down `dilation` times, so the network stands for one that much faster.
+    place of a switch; a packet has up to the jitter more. The compute was slowed down `dilation` times, so the network
+    stands for one that much faster.
     """
 
     kind: Literal["netlab", "host"]
@@ -35,6 +42,7 @@ class Fabric(Record):
     bits_per_second: float | None = None
     inside_bits_per_second: float | None = None
     latency_seconds: float = 0.0
+    jitter_seconds: float = 0.0
     dilation: float = 1.0
 
     @property
@@ -45,6 +53,11 @@ class Fabric(Record):
     def layout(self) -> tuple[int, int]:
         """Machines, and workers of each."""
         return self.num_machines, self.workers_per_machine
+
+    @property
+    def latency(self) -> str:
+        """The latency one way for people."""
+        return latency_text(self.latency_seconds, self.jitter_seconds)
 
 
 class Workload(Record):

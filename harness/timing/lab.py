@@ -135,7 +135,8 @@ class Lab:
     def _start_relay(self) -> None:
         """The relay makes the machines' interfaces, and lives in the last one's namespace, with which it is ended."""
         namespaces = [str(NAMESPACES / name) for name in self._machines]
-        arguments = [sys.executable, "-m", "harness.timing.links", INTERFACE, str(self.topology.latency_seconds)]
+        latency = [str(self.topology.latency_seconds), str(self.topology.jitter_seconds)]
+        arguments = [sys.executable, "-m", "harness.timing.links", INTERFACE, *latency]
         pipe = subprocess.PIPE
         self._relay = subprocess.Popen([*arguments, *namespaces], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         self._tell_relay("")

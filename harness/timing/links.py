@@ -12,6 +12,7 @@ import fcntl
 import heapq
 import math
 import os
+import random
 import select
 import struct
 import sys
@@ -19,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.records.timings import latency_text
 from harness.spec import SpecError
 
 MOST = 250
@@ -53,12 +55,14 @@ class LabTopology:
         num_machines, workers_per_machine: their product is the world size; ranks are contiguous within a machine.
         bits_per_second: what each machine's link carries, each way, headers included.
         latency_seconds: from one machine to another, one way, beside what this machine takes; above 0 by a relay.
+        jitter_seconds: how much more it is at most, evenly and for each packet; none overtakes another.
     """
 
     num_machines: int
     workers_per_machine: int
     bits_per_second: float
     latency_seconds: float = 0.0
+    jitter_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for what, count in (("machines", self.num_machines), ("workers a machine", self.workers_per_machine)):
@@ -66,6 +70,8 @@ class LabTopology:
                 raise LabError(f"a lab has 1 to {MOST} {what}, not {count}")
         if not (math.isfinite(self.bits_per_second) and self.bits_per_second >= LOWEST_RATE):
             raise LabError(f"a link's rate is at least {rate_text(LOWEST_RATE)}, not {self.bits_per_second:g} bit/s")
+        if self.jitter_seconds and not self.latency_seconds:
+            raise LabError("a link has jitter where it has latency: give it some")
 
     @property
     def num_workers(self) -> int:
@@ -73,7 +79,7 @@ class LabTopology:
 
     def __str__(self) -> str:
         workers = f"{self.workers_per_machine} x " if self.workers_per_machine > 1 else ""
-        far = f", {1e3 * self.latency_seconds:g} ms one way" if self.latency_seconds else ""
+        far = f", {latency_text(self.latency_seconds, self.jitter_seconds)} one way" if self.latency_seconds else ""
         return f"{self.num_machines} x {workers}{rate_text(self.bits_per_second)}{far}"
 
 
@@ -111,15 +117,15 @@ def open_tun(namespace: str, interface: str) -> int:
     return device
 
 
-def relay(devices: Sequence[int], latency_seconds: float, orders: int) -> None:
+def relay(devices: Sequence[int], latency_seconds: float, jitter_seconds: float, orders: int) -> None:
     """Passes packets on until `orders` is closed, from where each line gives the rate of all links, in bits a second.
 
     A packet leaves for the machine whose address it has, after those before it at the link's rate, and arrives
-    `latency_seconds` later. One that would wait behind more than QUEUE_BYTES is dropped.
+    `latency_seconds` to `jitter_seconds` more later. One that would wait behind more than QUEUE_BYTES is dropped.
     """
-    rate, number = 1e12, 0
-    free = [0.0] * len(devices)
-    """When the link to a machine will have sent what was given to it."""
+    rate, number, draws = 1e12, 0, random.Random(0)
+    free, last = [0.0] * len(devices), [0.0] * len(devices)
+    """When the link to a machine will have sent what was given to it, and when the last of that arrives."""
     flying: list[tuple[float, int, int, bytes]] = []
     while True:
         wait = max(0.0, flying[0][0] - time.monotonic()) if flying else None
@@ -137,18 +143,20 @@ def relay(devices: Sequence[int], latency_seconds: float, orders: int) -> None:
             is_ours = packet[0] >> 4 == 4 and 0 <= machine < len(devices)
             if is_ours and (free[machine] - now) * rate <= 8 * QUEUE_BYTES:
                 free[machine] = max(free[machine], now) + 8 * len(packet) / rate
-                heapq.heappush(flying, (free[machine] + latency_seconds, number, machine, packet))
+                arrives = free[machine] + latency_seconds + jitter_seconds * draws.random()
+                last[machine] = max(last[machine], arrives)
+                heapq.heappush(flying, (last[machine], number, machine, packet))
                 number += 1
         while flying and flying[0][0] <= time.monotonic():
             _, _, machine, packet = heapq.heappop(flying)
             os.write(devices[machine], packet)
 
 
-def main(interface: str, latency_seconds: str, *namespaces: str) -> None:
+def main(interface: str, latency_seconds: str, jitter_seconds: str, *namespaces: str) -> None:
     """Makes the devices, says so, and relays; it ends in the last machine's namespace, with which it is ended."""
     devices = [open_tun(namespace, interface) for namespace in namespaces]
     os.write(1, b"made\n")
-    relay(devices, float(latency_seconds), 0)
+    relay(devices, float(latency_seconds), float(jitter_seconds), 0)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ GROUPS: dict[str, list[str]] = DATA["groups"] | {"all": list(METHODS)}
 
 def record(session: Session, folder: Path) -> None:
     """Time the session in a lab, and write its record into the folder. Raises LabError or WorkerError."""
-    topology = LabTopology(*session.fabric.layout, session.fastest, session.fabric.latency_seconds)
+    place = session.fabric
+    topology = LabTopology(*place.layout, session.fastest, place.latency_seconds, place.jitter_seconds)
     print(f"speedups: {session.name}, {len(session.methods)} methods on {topology}", flush=True)
     attempt = new_attempt("processes", "gloo", torch.device("cpu"))
     with lab(topology) as network, connected(network) as do:
@@ -124,8 +125,9 @@ def scored(folder: Path, names: Sequence[str]) -> Iterator[Session]:
 
 def wide(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Links of one rate and several latencies, each a session in real time."""
-    for latency in DATA["wide"]["latencies"]:
-        yield _in_real_time("wide", latency, named(METHODS, names or DATA["wide"]["methods"]))
+    told = DATA["wide"]
+    for latency, jitter in [*((each, 0.0) for each in told["latencies"]), *told["with_jitter"]]:
+        yield _in_real_time("wide", latency, named(METHODS, names or told["methods"]), jitter=jitter)
 
 
 def consecutive(folder: Path, names: Sequence[str]) -> Iterator[Session]:
@@ -158,14 +160,12 @@ Raises SpecError: an unknown method, or this machine can have no network lab.
 
 
 def _in_real_time(
-    kind: str, latency: float, methods: Sequence[Method], name: str = DATA["wide"]["workload"]
+    kind: str, latency: float, methods: Sequence[Method], name: str = DATA["wide"]["workload"], jitter: float = 0.0
 ) -> Session:
     told = DATA["wide"]
     load, link = workload(name, "cpu"), told["bits_per_second"]
-    place, name = (
-        fabric(LabTopology(told["num_workers"], 1, link, latency)),
-        f"{kind}-{link / 1e6:g}mbps-{1e3 * latency:g}ms",
-    )
+    place = fabric(LabTopology(told["num_workers"], 1, link, latency, jitter))
+    name = f"{kind}-{link / 1e6:g}mbps-{place.latency.replace(' ', '')}"
     return Session(name, load, gradients_of(load.name), methods, place, [link], link)
 
 

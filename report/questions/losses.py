@@ -138,7 +138,7 @@ def _recent(evidence: Evidence) -> dict[str, Any] | None:
     rows = rows.drop(columns="verdict").merge(asked, how="left", on="row", suffixes=("", "_asked"))
     best, timings = {}, evidence.speed.text if evidence.speed else ()
     for timing in timings:
-        latency = f"{1e3 * timing.fabric.latency_seconds:g} ms"
+        latency = timing.fabric.latency
         steps = joined_frame(known.frames, [timing]).dropna(subset=["seconds"])
         rows[latency] = rows["row"].map(steps.groupby("row")["seconds"].min())
         best[latency] = steps.loc[steps["frontier"], "label"].tolist()

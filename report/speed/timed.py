@@ -28,7 +28,7 @@ _STEP = ["seconds", "low", "high", "interval", "num_steps"]
 _CELL = ["timing", "workload", "basis", "machines", "workers_per_machine", "bits_per_second", "dilation", "method"]
 _CELL += ["label", "baseline", "ratio", *_STEP, *_PARTS]
 _SCORED = ["method", "label", "algorithm", "bits_per_second", *_STEP, "num_sessions", "codec_alone_seconds"]
-WIDE = ["method", "label", "latency_seconds", "bits_per_second", *_STEP]
+WIDE = ["method", "label", "latency_seconds", "jitter_seconds", "bits_per_second", *_STEP]
 """Columns of a table of wide-area links."""
 
 
@@ -51,6 +51,7 @@ def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
             "machines": fabric.num_machines,
             "workers_per_machine": fabric.workers_per_machine,
             "latency_seconds": fabric.latency_seconds,
+            "jitter_seconds": fabric.jitter_seconds,
             "dilation": fabric.dilation,
         }
         for method in timing.methods:
@@ -96,12 +97,14 @@ def conditions_frame(timings: Sequence[Timing]) -> pd.DataFrame:
     """
 
     def order(timing: Timing) -> tuple[float, ...]:
-        slow = timing.stragglers
-        return (0, timing.fabric.latency_seconds) if slow is None else (1, slow.who == "in turn", slow.factor)
+        slow, fabric = timing.stragglers, timing.fabric
+        if slow is None:
+            return 0, fabric.latency_seconds, fabric.jitter_seconds
+        return 1, slow.who == "in turn", slow.factor
 
     def condition(timing: Timing) -> str:
-        latency, slow = f"{1e3 * timing.fabric.latency_seconds:g} ms", timing.stragglers
-        return latency if slow is None else f"{slow.who} {slow.factor:g}x"
+        slow = timing.stragglers
+        return timing.fabric.latency if slow is None else f"{slow.who} {slow.factor:g}x"
 
     ordered = sorted(timings, key=order)
     steps = steps_frame(ordered).rename(columns={"compute_seconds": "passes_seconds"})

@@ -134,7 +134,7 @@ def test_consecutive_steps_and_wide_areas_have_tables_by_latency_and_by_who_is_s
     cases = [(0.02, None), (0.0, {"who": "in turn", "factor": 3.0}), (0.0, None), (0.0, {"who": "one", "factor": 1.5})]
     for number, (latency, slow) in enumerate(cases):
         record = timing(1e8, dilation=1.0) | {"stragglers": slow}
-        record["fabric"] |= {"latency_seconds": latency}
+        record["fabric"] |= {"latency_seconds": latency, "jitter_seconds": latency / 2}
         for cell in record["cells"]:
             cell["seconds"] = [0.1 + number] * 2
         if slow is None:
@@ -143,9 +143,9 @@ def test_consecutive_steps_and_wide_areas_have_tables_by_latency_and_by_who_is_s
             cell["kind"] = "consecutive"
         (folder / f"consecutive-{number}.json").write_text(json.dumps(record))
     context, frames, _ = contents(read_study(folder), [])
-    assert list(context["wide"].columns) == ["label", "0 ms", "20 ms"]
+    assert list(context["wide"].columns) == ["label", "0 ms", "20 to 30 ms"]
     assert len(frames["wide_steps"]) == 2 * len(context["wide"]) and set(context["wide"]["0 ms"].round(6)) == {2.1}
-    heads = ["0 ms", "20 ms", "one 1.5x", "in turn 3x"]
+    heads = ["0 ms", "20 to 30 ms", "one 1.5x", "in turn 3x"]
     assert list(context["row"].columns) == ["label", *heads]
     assert context["row"][heads].iloc[0].to_list() == pytest.approx([2.1, 0.1, 3.1, 1.1])
     assert len(frames["consecutive_steps"]) == 4 * len(context["row"])

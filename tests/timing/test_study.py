@@ -19,7 +19,7 @@ from harness.timing import study
 from harness.timing.links import LabTopology
 from harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
 from harness.timing.session import WANTED, Session, cells_of
-from harness.timing.study import Job, add_to_study, run_study, text
+from harness.timing.study import Job, add_to_study, run_study, text, wide
 from harness.timing.sweep import fabric
 from harness.timing.workloads import DATA, gradients_of, workload
 from report.speed.workload_model import read_study
@@ -67,6 +67,15 @@ def test_what_the_experiment_on_text_scores_is_timed_with_its_local_steps_and_as
     assert all(each.overlap for each in at_once.methods)
     periods = {each.name: each.period for each in at_once.methods}
     assert (periods["adamw"], periods["streaming-64"], periods["moments-64"]) == (1, 16, math.lcm(96, 288, 576))
+
+
+def test_links_far_apart_have_four_latencies_and_one_that_varies(tmp_path: Path) -> None:
+    places = {each.name: each.fabric for each in wide(tmp_path, ["ddp"])}
+    assert len(places) == 5 and {each.bits_per_second for each in places.values()} == {100e6}
+    varies = places.pop("wide-100mbps-5to10ms")
+    assert [varies.latency_seconds, varies.jitter_seconds, varies.latency] == [5e-3, 5e-3, "5 to 10 ms"]
+    assert [each.latency for each in places.values()] == ["0 ms", "5 ms", "20 ms", "80 ms"]
+    assert not any(each.jitter_seconds for each in places.values())
 
 
 def sending(method: Method, *sent: tuple[int, int]) -> Method:
