@@ -13,10 +13,13 @@ from report.statistics import BETTER, LESS, MORE, WORSE
 SHOWN = ("mcser-96", "mcser_block-96", "local_sgd-96", "qsparse-96", "ef_topk-96", "diloco-96")
 """Rows of question 1's table."""
 
-RECENT = "gpt_text_methods"
-"""The experiment of methods that people run in 2026."""
+RECENT = {
+    "gpt_text_methods": {"network": "a GPT", "interval": 64, "unit": "hundredths of a nat", "speaks": "cser"},
+    "resnet_methods": {"network": "a residual network", "interval": 24, "unit": "points", "speaks": "mcser"},
+}
+"""The experiments of methods that people run in 2026; error reset there has names that begin so."""
 BOUNDS = ("alone", "muon")
-"""Its rows that send nothing, or everything."""
+"""Their rows that send nothing, or everything."""
 
 RELATIVES = ("dpsgd", "powersgd_rank_1", "deep_squeeze-96", "choco-96", "ef21-96")
 
@@ -43,7 +46,7 @@ OTHER_LOADS = (
     ("study_resnet_loads", "residual network, a quarter of the load", [("mcser_block-96", "local_sgd-96")]),
     ("study_gpt_text_loads", "GPT, four times the load", [("cser-2", "local-2")]),
     ("study_gpt_text_loads", "GPT, a quarter of the load", [("cser-32", "local-32")]),
-    (RECENT, "GPT, an eighth of the load", [("cser-64", "local-64")]),
+    ("gpt_text_methods", "GPT, an eighth of the load", [("cser-64", "local-64")]),
 )
 """The same where more or less is sent."""
 
@@ -117,17 +120,17 @@ def the_relatives(evidence: Evidence) -> Answer:
         RESIDUAL: [("powersgd", "sgd"), ("diloco-24", "sgd")],
         GPT: [("powersgd-8", "adamw"), ("diloco-8", "adamw")],
     }
-    numbers["recent"] = _recent(evidence)
+    numbers["recent"] = [told for name in RECENT if (told := _recent(evidence, name))]
     numbers |= {"diloco": judged.contrast("diloco-96", judged.baseline), "elsewhere": evidence.elsewhere(pairs)}
     return Answer(frame, numbers)
 
 
-def _recent(evidence: Evidence) -> dict[str, Any] | None:
-    """The methods of 2026 on the GPT: what each loses, what was asked of it, and its step on links of each latency.
+def _recent(evidence: Evidence, name: str) -> dict[str, Any] | None:
+    """The methods of 2026: what each loses, what was asked of it, and on the GPT its step on links of each latency.
 
     `best` are by latency the methods than which no other is both as fast and loses no more.
     """
-    known = evidence.experiment(RECENT)
+    known = evidence.experiment(name)
     if known is None or not known.is_whole:
         return None
     own = known.frames.rows.loc[known.frames.rows["base"].isna(), "row"]
@@ -136,7 +139,7 @@ def _recent(evidence: Evidence) -> dict[str, Any] | None:
     asked = asked.drop_duplicates("row", keep="last")  # 4 bits are asked against both outer momenta; the last is its own
     asked["reference"] = asked["reference"].map(known.frames.by_row["label"])
     rows = rows.drop(columns="verdict").merge(asked, how="left", on="row", suffixes=("", "_asked"))
-    best, timings = {}, evidence.speed.text if evidence.speed else ()
+    best, timings = {}, evidence.speed.text if evidence.speed and name == "gpt_text_methods" else ()
     for timing in timings:
         latency = timing.fabric.latency
         steps = joined_frame(known.frames, [timing]).dropna(subset=["seconds"])
@@ -144,10 +147,11 @@ def _recent(evidence: Evidence) -> dict[str, Any] | None:
         best[latency] = steps.loc[steps["frontier"], "label"].tolist()
     rows = rows.sort_values("estimate", ascending=False).assign(is_bound=rows["row"].isin(BOUNDS))
     equal = rows[~rows["is_bound"]].assign(place=range(1, 1 + int((~rows["is_bound"]).sum())))
-    cser = equal[equal["row"].str.startswith("cser")].to_dict("records")
+    cser = equal[equal["row"].str.startswith(str(RECENT[name]["speaks"]))].to_dict("records")
     link = timings[0].fabric.bits_per_second if timings else None
+    baseline = known.frames.by_row.loc[known.baseline, "label"]
     told = {"rows": rows, "least": equal.iloc[0], "cser": cser, "num_equal": len(equal)}
-    return told | {"best": best, "link": link, "regime": known.regime}
+    return told | {"best": best, "link": link, "regime": known.regime, "baseline": baseline} | RECENT[name]
 
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:
