@@ -136,7 +136,7 @@ def _recent(evidence: Evidence, name: str) -> dict[str, Any] | None:
     own = known.frames.rows.loc[known.frames.rows["base"].isna(), "row"]
     rows = known.contrasts_of((row, known.baseline) for row in own if row != known.baseline)
     asked = pd.DataFrame(known.contrasts.values(), columns=["row", "reference", "estimate", "verdict"])
-    asked = asked.drop_duplicates("row", keep="last")  # 4 bits are asked against both outer momenta; the last is its own
+    asked = asked.drop_duplicates("row", keep="last")  # a row that is asked twice has its closest rival last
     asked["reference"] = asked["reference"].map(known.frames.by_row["label"])
     rows = rows.drop(columns="verdict").merge(asked, how="left", on="row", suffixes=("", "_asked"))
     best, timings = {}, evidence.speed.text if evidence.speed and name == "gpt_text_methods" else ()

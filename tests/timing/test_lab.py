@@ -179,7 +179,7 @@ with socket.create_connection((sys.argv[1], 9)) as connection:
 
 @needs_lab
 @pytest.mark.usefixtures("prefix")
-@pytest.mark.parametrize("jitter_seconds", [0.0, 0.1])
+@pytest.mark.parametrize("jitter_seconds", [0.0, 0.05])
 def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: float) -> None:
     """A connection stands after a packet there and one back; a long transfer goes at the rate of its link."""
     latency_seconds, rate = 0.1, 20e6
@@ -195,7 +195,8 @@ def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: f
     least, most = 2 * latency_seconds, 2 * (latency_seconds + jitter_seconds)
     assert least + jitter_seconds / 2 <= there_and_back < most + 0.1, "the relay's draws are the same each time"
     assert received == num_bytes and num_bytes < sent < 1.1 * num_bytes
-    assert 0.5 * rate < 8 * received / seconds < 1.1 * rate
+    share = 0.2 if jitter_seconds else 0.5  # where packets come in bunches, TCP's window grows more slowly
+    assert share * rate < 8 * received / seconds < 1.1 * rate
 
 
 @needs_lab
