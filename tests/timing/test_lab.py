@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from harness.records.store import read_record
 from harness.records.timings import Sweep
 from harness.timing import sweep as sweeps
 from harness.timing.lab import lab, start_inside, why_not
-from harness.timing.links import LabError, LabTopology
+from harness.timing.links import LabError, LabTopology, relay
 from harness.workers.process_group import joined
 from harness.workers.processes import Worker
 from tests.harness.support import CommandLine
@@ -197,6 +199,23 @@ def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: f
     assert received == num_bytes and num_bytes < sent < 1.1 * num_bytes
     share = 0.2 if jitter_seconds else 0.5  # where packets come in bunches, TCP's window grows more slowly
     assert share * rate < 8 * received / seconds < 1.1 * rate
+
+
+def test_on_a_way_that_varies_no_packet_is_early_and_none_overtakes_another() -> None:
+    latency_seconds, delays = 0.02, []
+    (sender, ours), (receiver, theirs) = (socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
+    orders, end = os.pipe()
+    passes_on = Thread(
+        target=relay, args=([ours.fileno(), theirs.fileno()], latency_seconds, 0.05, orders), daemon=True
+    )
+    passes_on.start()
+    began = [time.monotonic() for number in range(40) if sender.send(b"\x45" + bytes(18) + bytes([2, number]))]
+    for number in range(40):
+        assert receiver.recv(100)[-1] == number
+        delays.append(time.monotonic() - began[number])
+    os.close(end)
+    passes_on.join()
+    assert min(delays) >= latency_seconds and max(delays) >= latency_seconds + 0.03
 
 
 @needs_lab
