@@ -128,7 +128,7 @@ def the_relatives(evidence: Evidence) -> Answer:
 def _recent(evidence: Evidence, name: str) -> dict[str, Any] | None:
     """The methods of 2026: what each loses, what was asked of it, and on the GPT its step on links of each latency.
 
-    `best` are by latency the methods than which no other is both as fast and loses no more.
+    `least` are those that lose least: the first, and whose intervals meet its own. `ddp` has DDP's step by latency.
     """
     known = evidence.experiment(name)
     if known is None or not known.is_whole:
@@ -139,19 +139,18 @@ def _recent(evidence: Evidence, name: str) -> dict[str, Any] | None:
     asked = asked.drop_duplicates("row", keep="last")  # a row that is asked twice has its closest rival last
     asked["reference"] = asked["reference"].map(known.frames.by_row["label"])
     rows = rows.drop(columns="verdict").merge(asked, how="left", on="row", suffixes=("", "_asked"))
-    best, timings = {}, evidence.speed.text if evidence.speed and name == "gpt_text_methods" else ()
+    ddp, timings = {}, evidence.speed.text if evidence.speed and name == "gpt_text_methods" else ()
     for timing in timings:
-        latency = timing.fabric.latency
-        steps = joined_frame(known.frames, [timing]).dropna(subset=["seconds"])
-        rows[latency] = rows["row"].map(steps.groupby("row")["seconds"].min())
-        best[latency] = steps.loc[steps["frontier"], "label"].tolist()
+        steps = joined_frame(known.frames, [timing]).groupby("row")["seconds"].min()
+        rows[timing.fabric.latency], ddp[timing.fabric.latency] = rows["row"].map(steps), steps[known.baseline]
     rows = rows.sort_values("estimate", ascending=False).assign(is_bound=rows["row"].isin(BOUNDS))
     equal = rows[~rows["is_bound"]].assign(place=range(1, 1 + int((~rows["is_bound"]).sum())))
     cser = equal[equal["row"].str.startswith(str(RECENT[name]["speaks"]))].to_dict("records")
     link = timings[0].fabric.bits_per_second if timings else None
     baseline = known.frames.by_row.loc[known.baseline, "label"]
-    told = {"rows": rows, "least": equal.iloc[0], "cser": cser, "num_equal": len(equal)}
-    return told | {"best": best, "link": link, "regime": known.regime, "baseline": baseline} | RECENT[name]
+    least = equal[equal["high"] >= equal["low"].iloc[0]].to_dict("records")
+    told = {"rows": rows, "least": least, "cser": cser, "num_equal": len(equal)}
+    return told | {"ddp": ddp, "link": link, "regime": known.regime, "baseline": baseline} | RECENT[name]
 
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:
