@@ -16,8 +16,8 @@ from report.regime import tells
 from report.statistics import LESS, contrasts_frame
 from report.wording import MINUS, amount, counted, points
 
-SAME_LOAD = 1.05
-"""A row may put so much more on a link than the load that rows are compared at."""
+SAME_LOAD = 1.07
+"""A row may put so much more on a link than the load that rows are compared at: blocks of 4 bits have their scales."""
 
 LEAST_LOADS = 3
 """A method is drawn over the load of a link where it was run at so many loads or more."""

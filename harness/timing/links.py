@@ -55,7 +55,8 @@ class LabTopology:
         num_machines, workers_per_machine: their product is the world size; ranks are contiguous within a machine.
         bits_per_second: what each machine's link carries, each way, headers included.
         latency_seconds: from one machine to another, one way, beside what this machine takes; above 0 by a relay.
-        jitter_seconds: how much more it is at most, evenly and for each packet; none overtakes another.
+        jitter_seconds: how much more it is at most, evenly and for each packet. None overtakes another on its way to
+            the same machine, so a burst comes nearer the longer time.
     """
 
     num_machines: int
@@ -70,8 +71,8 @@ class LabTopology:
                 raise LabError(f"a lab has 1 to {MOST} {what}, not {count}")
         if not (math.isfinite(self.bits_per_second) and self.bits_per_second >= LOWEST_RATE):
             raise LabError(f"a link's rate is at least {rate_text(LOWEST_RATE)}, not {self.bits_per_second:g} bit/s")
-        if self.jitter_seconds and not self.latency_seconds:
-            raise LabError("a link has jitter where it has latency: give it some")
+        if self.jitter_seconds and not (self.jitter_seconds > 0 and self.latency_seconds):
+            raise LabError("a link's jitter is at least 0 s, and there is some only where it has latency")
 
     @property
     def num_workers(self) -> int:
@@ -121,7 +122,8 @@ def relay(devices: Sequence[int], latency_seconds: float, jitter_seconds: float,
     """Passes packets on until `orders` is closed, from where each line gives the rate of all links, in bits a second.
 
     A packet leaves for the machine whose address it has, after those before it at the link's rate, and arrives
-    `latency_seconds` to `jitter_seconds` more later. One that would wait behind more than QUEUE_BYTES is dropped.
+    `latency_seconds` later, and a drawn part of `jitter_seconds` more. One that would wait behind more than QUEUE_BYTES
+    is dropped.
     """
     rate, number, draws = 1e12, 0, random.Random(0)
     free, last = [0.0] * len(devices), [0.0] * len(devices)

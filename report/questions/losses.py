@@ -14,10 +14,12 @@ SHOWN = ("mcser-96", "mcser_block-96", "local_sgd-96", "qsparse-96", "ef_topk-96
 """Rows of question 1's table."""
 
 RECENT = {
-    "gpt_text_methods": {"network": "a GPT", "interval": 64, "unit": "hundredths of a nat", "speaks": "cser"},
-    "resnet_methods": {"network": "a residual network", "interval": 24, "unit": "points", "speaks": "mcser"},
+    "gpt_text_methods": {"network": "a GPT", "unit": "hundredths of a nat"},
+    "resnet_methods": {"network": "a residual network", "unit": "points"},
 }
-"""The experiments of methods that people run in 2026; error reset there has names that begin so."""
+"""The experiments of methods that people run in 2026."""
+ERROR_RESET = ("cser", "mcser", "cser_pl")
+"""Algorithms of the paper."""
 BOUNDS = ("alone", "muon")
 """Their rows that send nothing, or everything."""
 
@@ -120,15 +122,21 @@ def the_relatives(evidence: Evidence) -> Answer:
         RESIDUAL: [("powersgd", "sgd"), ("diloco-24", "sgd")],
         GPT: [("powersgd-8", "adamw"), ("diloco-8", "adamw")],
     }
-    numbers["recent"] = [told for name in RECENT if (told := _recent(evidence, name))]
-    numbers |= {"diloco": judged.contrast("diloco-96", judged.baseline), "elsewhere": evidence.elsewhere(pairs)}
-    return Answer(frame, numbers)
+    recent = [told for name in RECENT if (told := _recent(evidence, name))]
+    numbers |= {
+        "recent": recent,
+        "diloco": judged.contrast("diloco-96", judged.baseline),
+        "elsewhere": evidence.elsewhere(pairs),
+    }
+    return Answer(pd.concat([frame, *(told["rows"] for told in recent)]), numbers, rows=frame)
 
 
 def _recent(evidence: Evidence, name: str) -> dict[str, Any] | None:
     """The methods of 2026: what each loses, what was asked of it, and on the GPT its step on links of each latency.
 
-    `least` are those that lose least: the first, and whose intervals meet its own. `ddp` has DDP's step by latency.
+    `least` are those of the least mean losses: the first, and whose intervals meet its own. `below` lose more than a
+    worker alone. `ddp` has DDP's step by latency. A row that is asked twice stands beside the rival that its spec has
+    last.
     """
     known = evidence.experiment(name)
     if known is None or not known.is_whole:
@@ -136,20 +144,26 @@ def _recent(evidence: Evidence, name: str) -> dict[str, Any] | None:
     own = known.frames.rows.loc[known.frames.rows["base"].isna(), "row"]
     rows = known.contrasts_of((row, known.baseline) for row in own if row != known.baseline)
     asked = pd.DataFrame(known.contrasts.values(), columns=["row", "reference", "estimate", "verdict"])
-    asked = asked.drop_duplicates("row", keep="last")  # a row that is asked twice has its closest rival last
+    asked = asked.drop_duplicates("row", keep="last")
     asked["reference"] = asked["reference"].map(known.frames.by_row["label"])
     rows = rows.drop(columns="verdict").merge(asked, how="left", on="row", suffixes=("", "_asked"))
     ddp, timings = {}, evidence.speed.text if evidence.speed and name == "gpt_text_methods" else ()
     for timing in timings:
-        steps = joined_frame(known.frames, [timing]).groupby("row")["seconds"].min()
-        rows[timing.fabric.latency], ddp[timing.fabric.latency] = rows["row"].map(steps), steps[known.baseline]
+        latency, steps = timing.fabric.latency, joined_frame(known.frames, [timing])
+        rows[latency] = rows["row"].map(steps.groupby("row")["seconds"].min())
+        ddp[latency] = steps.loc[steps["label"] == "DDP", "seconds"].min()
     rows = rows.sort_values("estimate", ascending=False).assign(is_bound=rows["row"].isin(BOUNDS))
     equal = rows[~rows["is_bound"]].assign(place=range(1, 1 + int((~rows["is_bound"]).sum())))
-    cser = equal[equal["row"].str.startswith(str(RECENT[name]["speaks"]))].to_dict("records")
+    cser = equal[equal["row"].map(known.frames.by_row["algorithm"]).isin(ERROR_RESET)]
     link = timings[0].fabric.bits_per_second if timings else None
     baseline = known.frames.by_row.loc[known.baseline, "label"]
-    least = equal[equal["high"] >= equal["low"].iloc[0]].to_dict("records")
-    told = {"rows": rows, "least": least, "cser": cser, "num_equal": len(equal)}
+    least = equal[equal["high"] >= equal["low"].iloc[0]]
+    alone = rows.loc[rows["row"] == "alone", "estimate"].iloc[0]
+    told = {"rows": rows, "cser": cser.to_dict("records"), "num_equal": len(equal), "alone": alone}
+    told |= {"least": least.to_dict("records"), "below": equal[equal["estimate"] < alone].to_dict("records")}
+    told |= {"loads": (equal["link_models"].min(), equal["link_models"].max())}
+    told["timed"] = pd.concat([least, cser]).drop_duplicates("row").dropna(subset=[*ddp]).head(3).to_dict("records")
+    told["muon"] = known.contrast("muloco-64", "muon") if known.has("muloco-64", "muon") else None
     return told | {"ddp": ddp, "link": link, "regime": known.regime, "baseline": baseline} | RECENT[name]
 
 
