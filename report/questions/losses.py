@@ -128,43 +128,41 @@ def the_relatives(evidence: Evidence) -> Answer:
         "diloco": judged.contrast("diloco-96", judged.baseline),
         "elsewhere": evidence.elsewhere(pairs),
     }
-    return Answer(pd.concat([frame, *(told["rows"] for told in recent)]), numbers, rows=frame)
+    parts = [frame.assign(experiment=LONG), *(told["rows"] for told in recent)]
+    return Answer(pd.concat(parts), numbers, rows=frame)
 
 
 def _recent(evidence: Evidence, name: str) -> dict[str, Any] | None:
-    """The methods of 2026: what each loses, what was asked of it, and on the GPT its step on links of each latency.
+    """The methods of 2026: what each loses, what was asked of error reset, and on the GPT steps on links of a latency.
 
-    `least` are those of the least mean losses: the first, and whose intervals meet its own. `below` lose more than a
-    worker alone. `ddp` has DDP's step by latency. A row that is asked twice stands beside the rival that its spec has
-    last.
+    `least` are those of the least mean losses: the first, and whose intervals meet its own; `cser` is error reset that
+    is none of them, and `below` loses more than a worker alone. `ddp` has DDP's step by latency.
     """
     known = evidence.experiment(name)
     if known is None or not known.is_whole:
         return None
-    own = known.frames.rows.loc[known.frames.rows["base"].isna(), "row"]
-    rows = known.contrasts_of((row, known.baseline) for row in own if row != known.baseline)
-    asked = pd.DataFrame(known.contrasts.values(), columns=["row", "reference", "estimate", "verdict"])
-    asked = asked.drop_duplicates("row", keep="last")
-    asked["reference"] = asked["reference"].map(known.frames.by_row["label"])
-    rows = rows.drop(columns="verdict").merge(asked, how="left", on="row", suffixes=("", "_asked"))
+    by_row, experiment = known.frames.by_row, known.frames.experiment
+    own = [row.row for row in experiment.rows if row.base is None and row.row != known.baseline]
+    rows = known.contrasts_of((row, known.baseline) for row in own).sort_values("estimate", ascending=False)
+    rows = rows.assign(experiment=name)
     ddp, timings = {}, evidence.speed.text if evidence.speed and name == "gpt_text_methods" else ()
     for timing in timings:
         latency, steps = timing.fabric.latency, joined_frame(known.frames, [timing])
         rows[latency] = rows["row"].map(steps.groupby("row")["seconds"].min())
         ddp[latency] = steps.loc[steps["label"] == "DDP", "seconds"].min()
-    rows = rows.sort_values("estimate", ascending=False).assign(is_bound=rows["row"].isin(BOUNDS))
-    equal = rows[~rows["is_bound"]].assign(place=range(1, 1 + int((~rows["is_bound"]).sum())))
-    cser = equal[equal["row"].map(known.frames.by_row["algorithm"]).isin(ERROR_RESET)]
-    link = timings[0].fabric.bits_per_second if timings else None
-    baseline = known.frames.by_row.loc[known.baseline, "label"]
-    least = equal[equal["high"] >= equal["low"].iloc[0]]
+    equal = rows[~rows["row"].isin(BOUNDS)]
+    equal = equal.assign(place=range(1, 1 + len(equal)))
+    is_reset, least = equal["row"].map(by_row["algorithm"]).isin(ERROR_RESET), equal["high"] >= equal["low"].iloc[0]
     alone = rows.loc[rows["row"] == "alone", "estimate"].iloc[0]
-    told = {"rows": rows, "cser": cser.to_dict("records"), "num_equal": len(equal), "alone": alone}
-    told |= {"least": least.to_dict("records"), "below": equal[equal["estimate"] < alone].to_dict("records")}
-    told |= {"loads": (equal["link_models"].min(), equal["link_models"].max())}
-    told["timed"] = pd.concat([least, cser]).drop_duplicates("row").dropna(subset=[*ddp]).head(3).to_dict("records")
-    told["muon"] = known.contrast("muloco-64", "muon") if known.has("muloco-64", "muon") else None
-    return told | {"ddp": ddp, "link": link, "regime": known.regime, "baseline": baseline} | RECENT[name]
+    parts = {"least": least, "cser": is_reset & ~least, "below": equal["estimate"] < alone}
+    told = {key: equal[chosen].to_dict("records") for key, chosen in parts.items()}
+    told["timed"] = equal[least | is_reset].dropna(subset=[*ddp]).head(3).to_dict("records")
+    asked = [known.contrast(*pair) for pair in known.contrasts if pair[0] in equal.loc[is_reset, "row"].tolist()]
+    muon = known.contrast("muloco-64", "muon") if known.has("muloco-64", "muon") else None
+    link, loads = timings[0].fabric.bits_per_second if timings else None, equal["link_models"]
+    told |= {"loads": (loads.min(), loads.max()), "num_equal": len(equal), "alone": alone, "asked": asked, "muon": muon}
+    told |= {"rows": rows, "ddp": ddp, "link": link, "regime": known.regime}
+    return told | {"baseline": by_row.loc[known.baseline, "label"]} | RECENT[name]
 
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:
@@ -182,5 +180,5 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     return Answer(
         frame,
         {"lines": lines, "others": others, "loads": frame[other_load].to_dict("records"), "tail": tails},
-        rows=frame[~tail & frame["verdict"].notna() & (frame["row"] != "final_average")],
+        rows=frame[~tail & ~other_load & frame["verdict"].notna() & (frame["row"] != "final_average")],
     )

@@ -20,6 +20,7 @@ from report.questions import evidence
 from report.questions.asked import QUESTIONS
 from report.questions.build import build_answers, put_into
 from report.questions.evidence import evidence_of
+from report.questions.losses import RECENT
 from tests.harness.support import CommandLine
 from tests.report.faults import faults_of
 from tests.report.test_independent import PLANS, difference_of, scores_of
@@ -42,7 +43,8 @@ COMPARED = {
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The results that ship, without experiments of one's own, which would be answered from first."""
     folder = tmp_path_factory.mktemp("results")
-    for name in ("reference", "speedups", "scored_speedups", "study_*", f"{LONG}_tuning"):
+    tunings = [f"{name}_tuning" for name in (LONG, *RECENT)]
+    for name in ("reference", "speedups", "scored_speedups", "study_*", *tunings):
         for place in RESULTS.glob(name):
             (folder / place.name).symlink_to(place)
     with pytest.MonkeyPatch.context() as patch:
