@@ -17,6 +17,7 @@ from tabulate import tabulate
 from harness.records.timings import Collective, Message, Rounds
 from report.frame import TRAINING, Frames, UsageError, read_frames
 from report.questions.evidence import SHIPPED, Evidence
+from report.questions.losses import RECENT
 from report.questions.networks import METHODS, shares_lost, spread_between_kinds
 from report.regime import PREDICTORS, Vector, assay_frame, fitted_values, left_out_values, lost_frame, predictors_frame
 from report.render import environment
@@ -95,10 +96,12 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
         )
         if bits > 0:  # false for nan, of a purpose that a run has not
             kinds = [row.get(f"{key}.kind") for key in ("compressor", f"{purpose}_compressor")]
-            dense: Collective = "two_stages" if "quantised_blocks" in kinds else "all_reduce"
+            is_short = "quantised_blocks" in kinds or pd.notna(row.get("bits"))  # Streaming DiLoCo's own
+            dense: Collective = "two_stages" if is_short else "all_reduce"
             way: Collective = "exchange" if 2 * told > bits else "all_gather" if 2 * gathered > bits else dense
             models = bits / collectives / (32 * row["num_parameters"])
-            found.append(Sending(models, collectives / row["num_steps"], way, row.get("topology") == "one_peer"))
+            one_peer = row.get("topology") == "one_peer" or row["algorithm"] == "noloco"
+            found.append(Sending(models, collectives / row["num_steps"], way, one_peer))
     return found
 
 
@@ -198,11 +201,12 @@ class Advice:
     text: str
 
 
-def advise(job: TrainingJob, frames: Frames, shares: pd.DataFrame) -> Advice:
+def advise(job: TrainingJob, frames: Frames, shares: pd.DataFrame, others: Sequence[Frames] = ()) -> Advice:
     """Advice from an experiment's runs of several lengths, and the traffic of its rows at the main length.
 
     Args:
         shares: what methods lose on other kinds of network; see `report.questions.networks.shares_lost`.
+        others: experiments of one length, whose methods have a step and memory here, and no loss.
 
     Raises UsageError: the experiment has no runs of several lengths, or none that can tell a loss.
     """
@@ -226,6 +230,7 @@ def advise(job: TrainingJob, frames: Frames, shares: pd.DataFrame) -> Advice:
         between = spreads.get(METHODS.get(group["algorithm"].iloc[0], ""), max(spreads.values(), default=0.0))
         losses = expected_losses(known, wanted, predictor, between)
         lines += pd.concat([wanted, losses], axis=1).to_dict("records")
+    lines += _of_one_length(job, others, {str(line["method"]) for line in lines})
     table = pd.DataFrame(lines).sort_values(["seconds", "method"], ignore_index=True)
     base, best = _recommended(job, gap, table)
     context = {
@@ -250,6 +255,16 @@ def _job_line(job: TrainingJob, row: pd.Series, sendings: Sequence[Sending]) -> 
     line = {"method": row["label"], "ratio": row["ratio"], "seconds": method_seconds(job, sendings)}
     line["held"] = row["peak_models"]
     return line | {"models_sent": models, "num_steps": job.num_steps, "ratio_sent": job.num_steps / models}
+
+
+def _of_one_length(job: TrainingJob, others: Sequence[Frames], known: set[str]) -> list[dict[Any, Any]]:
+    """Lines of methods that are not `known`: what they would lose at a job's length nobody knows."""
+    unknown, found = dict.fromkeys(("share", "low", "high", "beyond"), math.nan), dict[str, dict[Any, Any]]()
+    for frames in others:
+        for _, row in frames.rows[frames.rows["base"].isna() & (frames.rows["ratio"] > 1)].iterrows():
+            if row["label"] not in known and (sendings := sendings_of(frames, row)):
+                found.setdefault(row["label"], _job_line(job, row, sendings) | unknown)
+    return list(found.values())
 
 
 def _ddp(job: TrainingJob, bytes_per_number: int, name: str) -> dict[str, Any]:
@@ -282,10 +297,10 @@ def _shown(job: TrainingJob, gap: float, lines: pd.DataFrame) -> pd.DataFrame:
         "hours": hours.map("{:.3g}".format),
         "models sent": lines["models_sent"].map(amount),
         "GB held": (lines["held"] * 4 * job.num_parameters / 1e9).map("{:.2g}".format),
-        "expected loss, points": (losses[0] + " (" + losses[1] + " to " + losses[2] + ")").mask(
-            lines["method"].str.startswith("DDP"), "0"
-        ),
-        "beyond what was run": beyond.mask(lines["beyond"] == 1, "no"),
+        "expected loss, points": (losses[0] + " (" + losses[1] + " to " + losses[2] + ")")
+        .mask(lines["method"].str.startswith("DDP"), "0")
+        .mask(lines["share"].isna(), "not known"),
+        "beyond what was run": beyond.mask(lines["beyond"] == 1, "no").mask(lines["share"].isna(), "one length"),
     }
     dollars = {"dollars": (hours * job.dollars_per_hour).map("{:,.0f}".format)} if job.dollars_per_hour else {}
     return pd.DataFrame(shown | dollars)
@@ -299,4 +314,5 @@ def advice_from(folder: Path, job: TrainingJob) -> str:
             "run `python -m harness advise` in a checkout"
         )
     shares = shares_lost(Evidence((SHIPPED,)))
-    return advise(job, read_frames(folder), shares[shares["tells"]]).text
+    recent = [read_frames(place) for name in RECENT if (place := SHIPPED / "reference" / name).is_dir()]
+    return advise(job, read_frames(folder), shares[shares["tells"]], recent).text

@@ -134,6 +134,15 @@ def test_the_command_prints_a_sentence_and_a_table(capsys: pytest.CaptureFixture
     assert main(["advise", *words.split()]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("Use ") and "DDP, fp32" in printed and "dollars" in printed
+    assert all("not known" in line for line in printed.splitlines() if line.startswith(("Streaming", "CSER-PL with")))
+
+
+def test_pairs_meet_one_other_and_four_bits_travel_in_two_stages() -> None:
+    frames = read_frames(MAP.parent / "gpt_text_methods")
+    ways = {name: sendings_of(frames, frames.row(name)) for name in ("noloco-37", "streaming_4-8", "cser_pl_4-8")}
+    assert [(each.collective, each.one_peer) for each in ways["noloco-37"]] == [("exchange", True)]
+    assert {each.collective for name in ("streaming_4-8", "cser_pl_4-8") for each in ways[name]} == {"two_stages"}
+    assert ways["streaming_4-8"][0].models == pytest.approx(ways["cser_pl_4-8"][0].models / 2), "half of it at a time"
 
 
 @pytest.mark.parametrize(
