@@ -135,6 +135,9 @@ def test_the_command_prints_a_sentence_and_a_table(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert printed.startswith("Use ") and "DDP, fp32" in printed and "dollars" in printed
     assert all("not known" in line for line in printed.splitlines() if line.startswith(("Streaming", "CSER-PL with")))
+    assert not any(line.startswith(("AdamW ", "Muon ")) for line in printed.splitlines()), (
+        "DDP stands for all that is sent"
+    )
 
 
 def test_pairs_meet_one_other_and_four_bits_travel_in_two_stages() -> None:
