@@ -51,12 +51,12 @@ class Kind:
 
 
 _MLP = {RESET: "mcser-96", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96", OUTER: "diloco-96"}
-_SMALL = {RESET: "mcser-h16-r1_12-r2_192", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96"}
+_SMALL = {RESET: "mcser-h16-r1_3-r2_48", LOCAL: "local_sgd-24", TOP_K: "ef_topk-96"}
 _TEXT = {RESET: "cser-8", LOCAL: "local-8", TOP_K: "ef_topk-8", POWERSGD: "powersgd-8"}
 _RESIDUAL = {RESET: "mcser_topk", LOCAL: "local_sgd-24", TOP_K: "ef_topk-96", OUTER: "diloco-24", POWERSGD: "powersgd"}
 KINDS = (
     Kind("Perceptron", JUDGED, _MLP),
-    Kind("Convolutions", CONVOLUTIONS, _SMALL | {RESET: "mcser-h16-r1_3-r2_48", LOCAL: "local_sgd-24"}),
+    Kind("Convolutions", CONVOLUTIONS, _SMALL),
     Kind("Residual", RESIDUAL, _RESIDUAL),
     Kind("Transformer, SGD", "cmudict", _TEXT | {RESET: "mcser-8", LOCAL: "local_sgd-8"}),
     Kind("Transformer, AdamW", "cmudict_adamw", _TEXT),
