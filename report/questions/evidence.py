@@ -85,6 +85,12 @@ class Compared:
         """The contrast of each pair that has finished runs, a line each."""
         return pd.DataFrame([self.contrast(*pair) for pair in pairs if self.has(*pair)], columns=CONTRAST)
 
+    @property
+    def losses(self) -> pd.DataFrame:
+        """Each method of which it was asked what it loses, against the baseline."""
+        declared = [each.row for each in self.frames.contrasts if each.kind == "non-inferiority"]
+        return self.contrasts_of((row, self.baseline) for row in declared)
+
     def has(self, *rows: str) -> bool:
         """Whether all these rows have a finished run."""
         return all(row in self.frames.by_row.index and len(self.frames.done(row)) for row in rows)

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from report.frame import JUDGED, LONG
-from report.questions.evidence import CONVOLUTIONS, GPT, NETWORKS, RESIDUAL, Answer, Compared, Evidence
+from report.questions.evidence import CONVOLUTIONS, GPT, NETWORKS, RESIDUAL, Answer, Evidence
 from report.regime import NOT_CLAIMED, tells
 from report.speed.timed import joined_frame
 from report.statistics import BETTER, LESS, MORE, WORSE
@@ -53,12 +53,6 @@ OTHER_LOADS = (
 """The same where more or less is sent."""
 
 
-def _losses(known: Compared) -> pd.DataFrame:
-    """Each method of which it was asked what it loses, against the baseline."""
-    declared = [each.row for each in known.frames.contrasts if each.kind == "non-inferiority"]
-    return known.contrasts_of((row, known.baseline) for row in declared)
-
-
 def _judged(losses: pd.DataFrame) -> dict[str, int]:
     """Of how many methods a loss was asked, and of how many it is shown to be less or more than the margin."""
     shown, more = (int((losses["verdict"] == verdict).sum()) for verdict in (LESS, MORE))
@@ -68,9 +62,9 @@ def _judged(losses: pd.DataFrame) -> dict[str, int]:
 def what_is_lost(evidence: Evidence) -> Answer:
     """Question 1: differences to SGD at the main ratio, judged, and the accuracies behind them."""
     known = evidence[JUDGED]
-    frame = _losses(known)
+    frame = known.losses
     others = ((network, evidence.experiment(name)) for name, network in NETWORKS.items())
-    elsewhere = [{"network": network} | _judged(_losses(each)) for network, each in others if each]
+    elsewhere = [{"network": network} | _judged(each.losses) for network, each in others if each]
     frame["score"] = [known.frames.done(row).mean() for row in frame["row"]]
     bounds = {"ceiling": known.frames.done(known.baseline).mean(), "floor": known.frames.done("alone").mean()}
     shown = frame[frame["row"].isin(SHOWN)].sort_values("estimate", ascending=False)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from report.frame import JUDGED
 from report.plotting import FAMILIES, GREY, end_labels, legend_beside, new_figure
-from report.questions.evidence import CONVOLUTIONS, GPT, RESIDUAL, TWO_LEVEL, Answer, Evidence
+from report.questions.evidence import CONVOLUTIONS, GPT, NETWORKS, RESIDUAL, TWO_LEVEL, Answer, Evidence
 
 BOTH = "mcser-h16-r1_12-r2_192"
 KINDS = {
@@ -17,6 +17,8 @@ KINDS = {
     "quantised1": "sign in two stages", "quantised4": "4 bits in two stages",
 }  # fmt: skip
 RULES = {"drop": "dropped", "feedback": "error feedback", "reset": "error reset"}
+LOADS = {"study_resnet_loads": RESIDUAL, "study_gpt_text_loads": GPT}
+"""Experiments at four times and at a quarter of a load of a link, and the one at that load."""
 FAMILY = ("cser", "mcser", "csea", "cser_pl")
 
 
@@ -198,7 +200,21 @@ def over_width(evidence: Evidence) -> Answer:
         GPT: [("cser-8", "adamw")],
     }
     answer = _over(evidence, "width")
-    return replace(answer, numbers={**answer.numbers, "elsewhere": evidence.elsewhere(pairs)})
+    return replace(
+        answer, numbers={**answer.numbers, "elsewhere": evidence.elsewhere(pairs), "loads": _loads(evidence)}
+    )
+
+
+def _loads(evidence: Evidence) -> list[dict[str, Any]]:
+    """By network and method: what is lost at four times, at once and at a quarter of a load."""
+    lines = []
+    for name, at_once in LOADS.items():
+        known, base = evidence.experiment(name), evidence.experiment(at_once)
+        if known and base and known.is_whole:
+            lost = pd.concat([known.losses, base.losses]).sort_values("link_models", ascending=False)
+            for label, own in lost.groupby("label", sort=False)["estimate"]:
+                lines += [{"network": NETWORKS[at_once], "label": label, "lost": list(own)}] if len(own) == 3 else []
+    return lines
 
 
 def over_skew(evidence: Evidence) -> Answer:
