@@ -161,7 +161,11 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     add("--margin", type=_above_0, default=0.5, help="loss that counts as none, in points (default: 0.5)")
     add("--gap", type=_above_0, help="points between a worker alone and SGD in this job (default: the map's)")
     add("--dollars-per-hour", type=_above_0, help="of all machines together")
-    advise.add_argument("--map", type=Path, help="folder of the experiment whose runs predict losses")
+    kinds = ("perceptron", "gpt")
+    advise.add_argument(
+        "--network", choices=kinds, default=kinds[0], help="nearest to the job's (default: %(default)s)"
+    )
+    advise.add_argument("--map", type=Path, help="folder of the experiment whose runs predict losses, in place of that")
 
 
 def _add_timing_options(

@@ -16,16 +16,19 @@ from tabulate import tabulate
 
 from harness.records.timings import Collective, Message, Rounds
 from report.frame import TRAINING, Frames, UsageError, read_frames
-from report.questions.evidence import SHIPPED, Evidence
+from report.questions.evidence import GPT, SHIPPED, Evidence
 from report.questions.losses import RECENT
 from report.questions.networks import METHODS, shares_lost, spread_between_kinds
-from report.regime import PREDICTORS, Vector, assay_frame, fitted_values, left_out_values, lost_frame, predictors_frame
+from report.regime import PREDICTORS, Vector, assay_frame, fitted_values, left_out_values, losses_of, predictors_frame
 from report.render import environment
 from report.speed.cost_model import Compute, Link, Links, Network, step_seconds
 from report.wording import amount, milliseconds, points, short
 
-MAP = SHIPPED / "reference/fashion_mnist_long"
-"""The experiment whose runs predict losses."""
+MAPS = {
+    "perceptron": [SHIPPED / "reference/fashion_mnist_long"],
+    "gpt": [SHIPPED / "reference" / GPT, SHIPPED / "study_gpt_text_loads"],
+}
+"""By kind of network: the experiments whose runs predict losses, one of several lengths or more of several loads."""
 BUCKET_BYTES = 25 * 2**20
 """Of DDP's buckets, its default."""
 FORWARD_SHARE = 1 / 3
@@ -154,10 +157,11 @@ def expected_losses(
     """The share of the gap that a method is expected to lose at each of the wanted lines, with a 95 % interval.
 
     The interval joins three errors: the seeds', by drawing their noise; the curve's own, by the misses of rows of one
-    length that are predicted from the other lengths alone; and that the job's network is of another kind.
+    length, or of one load where all have one length, that the others alone predict; and that the job's network is
+    another one.
 
     Args:
-        lost: the method's rows of `report.regime.lost_frame`.
+        lost: the method's rows of `losses_of`.
         wanted: with the columns models_sent, num_steps and ratio_sent.
         predictor: one of `PREDICTORS`.
         between_kinds: standard deviation of the share between kinds of network.
@@ -167,13 +171,14 @@ def expected_losses(
     """
     columns = list(PREDICTORS[predictor])
     logs, at = (np.log(frame[columns].to_numpy(dtype=float)) for frame in (lost, wanted))
-    observed, steps = lost["lost"].to_numpy(dtype=float), lost["num_steps"].to_numpy()
+    observed = lost["lost"].to_numpy(dtype=float)
+    left_out = lost["num_steps" if lost["num_steps"].nunique() > 1 else "models_sent"].to_numpy()
     share, generator = fitted_values(logs, observed, at), np.random.default_rng(0)
     noise = np.sqrt(lost["noise"].fillna(0.0).to_numpy(dtype=float))
     drawn = [
         fitted_values(logs, observed + noise * generator.standard_normal(len(noise)), at) for _ in range(NUM_DRAWS)
     ]
-    misses = observed - left_out_values(logs, observed, steps)
+    misses = observed - left_out_values(logs, observed, left_out)
     others = math.hypot(math.sqrt(float((misses**2).mean())), between_kinds)
     error = COVERAGE * np.hypot(np.std(drawn, axis=0), others)
     beyond = _beyond(lost["models_sent"], wanted["models_sent"])
@@ -201,36 +206,38 @@ class Advice:
     text: str
 
 
-def advise(job: TrainingJob, frames: Frames, shares: pd.DataFrame, others: Sequence[Frames] = ()) -> Advice:
-    """Advice from an experiment's runs of several lengths, and the traffic of its rows at the main length.
+def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, others: Sequence[Frames] = ()) -> Advice:
+    """Advice from the runs of a kind of network, of several lengths or loads, and the traffic of their rows.
 
     Args:
+        maps: one experiment of several lengths, or some of one length, which share their bounds.
         shares: what methods lose on other kinds of network; see `report.questions.networks.shares_lost`.
-        others: experiments of one length, whose methods have a step and memory here, and no loss.
+        others: experiments whose methods have a step and memory here, and no loss.
 
-    Raises UsageError: the experiment has no runs of several lengths, or none that can tell a loss.
+    Raises UsageError: the runs are too few, or cannot tell a loss.
     """
-    lost, telling = lost_frame(frames), assay_frame(frames)
+    lost, telling = losses_of(maps), assay_frame(maps[0])
     telling = telling[telling["reason"].isna()]
     if lost.empty or telling.empty:
-        where = f"{frames.folder} has no runs of several lengths that can tell a loss"
+        where = f"{maps[0].folder} has no runs of several lengths that can tell a loss"
         raise UsageError(f"{where}, so it has no regime map; give another experiment with --map")
     gap = job.gap if job.gap is not None else float(telling["gap"].iloc[0])
-    explained = predictors_frame(lost).set_index("predictor")["left_out"]
-    predictor = str(explained[["models sent", "steps and ratio"]].idxmax())
+    predictor = "models sent"
+    if lost["num_steps"].nunique() > 1:
+        explained = predictors_frame(lost).set_index("predictor")["left_out"]
+        predictor = str(explained[["models sent", "steps and ratio"]].idxmax())
     spreads = spread_between_kinds(shares)
     lines: list[dict[Any, Any]] = [_ddp(job, 4, "DDP, fp32"), _ddp(job, 2, "DDP, fp16 hook")]
-    rows = frames.rows[frames.rows["base"].isna() & frames.rows["tunes"].isna() & (frames.rows["rule"] == "held_out")]
-    for label, group in rows.groupby("label", sort=False):
-        known = lost[lost["label"] == label]
-        own = [(row, sendings) for _, row in group.iterrows() if (sendings := sendings_of(frames, row))]
-        if known.empty or not own:
+    sent = [(row, sendings) for each in maps for row in _own_rows(each) if (sendings := sendings_of(each, row))]
+    for label in dict.fromkeys(row["label"] for row, _ in sent):
+        known, own = lost[lost["label"] == label], [each for each in sent if each[0]["label"] == label]
+        if known.empty:
             continue
-        wanted = pd.DataFrame([_job_line(job, row, sendings) for row, sendings in own])
-        between = spreads.get(METHODS.get(group["algorithm"].iloc[0], ""), max(spreads.values(), default=0.0))
+        wanted = pd.DataFrame([_job_line(job, *each) for each in own])
+        between = spreads.get(METHODS.get(own[0][0]["algorithm"], ""), max(spreads.values(), default=0.0))
         losses = expected_losses(known, wanted, predictor, between)
         lines += pd.concat([wanted, losses], axis=1).to_dict("records")
-    lines += _of_one_length(job, others, {str(line["method"]) for line in lines})
+    lines += _without_curve(job, others, {str(line["method"]) for line in lines})
     table = pd.DataFrame(lines).sort_values(["seconds", "method"], ignore_index=True)
     base, best = _recommended(job, gap, table)
     context = {
@@ -240,13 +247,23 @@ def advise(job: TrainingJob, frames: Frames, shares: pd.DataFrame, others: Seque
         "base": base,
         "best": best,
         "table": tabulate(_shown(job, gap, table).to_dict("list"), headers="keys", disable_numparse=True),
-        "experiment": frames.experiment,
-        "size": frames.rows["num_parameters"].iloc[0],
+        "experiment": maps[0].experiment,
+        "kind": {places[0].name: kind for kind, places in MAPS.items()}.get(maps[0].experiment.name),
+        "is_text": not maps[0].metric.is_share,
+        "size": maps[0].rows["num_parameters"].iloc[0],
         "lengths": telling["num_steps"],
+        "loads": sorted(lost["models_sent"]),
         "predictor": predictor,
         "num_kinds": shares["network"].nunique(),
     }
     return Advice(table, gap, environment().get_template("advice.md.j2").render(context).rstrip())
+
+
+def _own_rows(frames: Frames) -> list[pd.Series]:
+    """Those of the main length, with the rates that trials chose."""
+    rows = frames.rows
+    own = rows["base"].isna() & rows["tunes"].isna() & (rows["rule"] == "held_out")
+    return [row for _, row in rows[own].iterrows()]
 
 
 def _job_line(job: TrainingJob, row: pd.Series, sendings: Sequence[Sending]) -> dict[str, Any]:
@@ -257,8 +274,8 @@ def _job_line(job: TrainingJob, row: pd.Series, sendings: Sequence[Sending]) -> 
     return line | {"models_sent": models, "num_steps": job.num_steps, "ratio_sent": job.num_steps / models}
 
 
-def _of_one_length(job: TrainingJob, others: Sequence[Frames], known: set[str]) -> list[dict[Any, Any]]:
-    """Lines of methods that are not `known`: what they would lose at a job's length nobody knows."""
+def _without_curve(job: TrainingJob, others: Sequence[Frames], known: set[str]) -> list[dict[Any, Any]]:
+    """Lines of methods that are not `known`: what they would lose in the job nobody knows."""
     unknown, found = dict.fromkeys(("share", "low", "high", "beyond"), math.nan), dict[str, dict[Any, Any]]()
     for frames in others:
         for _, row in frames.rows[frames.rows["base"].isna() & (frames.rows["ratio"] > 1)].iterrows():
@@ -300,14 +317,14 @@ def _shown(job: TrainingJob, gap: float, lines: pd.DataFrame) -> pd.DataFrame:
         "expected loss, points": (losses[0] + " (" + losses[1] + " to " + losses[2] + ")")
         .mask(lines["method"].str.startswith("DDP"), "0")
         .mask(lines["share"].isna(), "not known"),
-        "beyond what was run": beyond.mask(lines["beyond"] == 1, "no").mask(lines["share"].isna(), "one length"),
+        "beyond what was run": beyond.mask(lines["beyond"] == 1, "no").mask(lines["share"].isna(), "too few runs"),
     }
     dollars = {"dollars": (hours * job.dollars_per_hour).map("{:,.0f}".format)} if job.dollars_per_hour else {}
     return pd.DataFrame(shown | dollars)
 
 
-def advice_from(folder: Path, job: TrainingJob) -> str:
-    """Advice from the runs in an experiment's folder, in words. Raises UsageError as `advise`."""
+def advice_from(folders: Sequence[Path], job: TrainingJob) -> str:
+    """Advice from the runs in experiments' folders, in words. Raises UsageError as `advise`."""
     if not SHIPPED.is_dir():
         raise UsageError(
             f"advice stands on the records in {SHIPPED}, which come with a checkout and not with an installation; "
@@ -315,4 +332,5 @@ def advice_from(folder: Path, job: TrainingJob) -> str:
         )
     shares = shares_lost(Evidence((SHIPPED,)))
     recent = [read_frames(place) for name in RECENT if (place := SHIPPED / "reference" / name).is_dir()]
-    return advise(job, read_frames(folder), shares[shares["tells"]], recent).text
+    maps = [read_frames(folder) for folder in folders]
+    return advise(job, maps, shares[shares["tells"]], [*maps, *recent]).text

@@ -25,6 +25,9 @@ PREDICTORS = {
 _LEAST_ROWS = 5
 """Rows that a method needs for its curves."""
 
+_LEAST_LOADS = 3
+"""Loads that a method needs for a curve where all runs have one length."""
+
 _LIMITS = (10.0, 4.0)
 """Bounds of a curve's middle value and of its slopes, either way."""
 
@@ -133,11 +136,27 @@ def _crossing(models: Vector, estimates: Vector, margin: float) -> float:
 
 
 def lost_frame(frames: Frames) -> pd.DataFrame:
+    """The lines of `lost_rows` of methods with runs at two lengths or more and at least five rows."""
+    frame = lost_rows(frames)
+    groups = frame.groupby("label", sort=False)
+    enough = (groups["row"].transform("size") >= _LEAST_ROWS) & (groups["num_steps"].transform("nunique") > 1)
+    return frame[enough].reset_index(drop=True)
+
+
+def losses_of(maps: Sequence[Frames]) -> pd.DataFrame:
+    """The lines of `lost_rows` of methods with a curve: through several lengths, or through loads."""
+    if len(maps) == 1:
+        return lost_frame(maps[0])
+    lost = pd.concat([lost_rows(each) for each in maps], ignore_index=True)
+    return lost[lost.groupby("label")["models_sent"].transform("nunique") >= _LEAST_LOADS].reset_index(drop=True)
+
+
+def lost_rows(frames: Frames) -> pd.DataFrame:
     """The share of the gap that each row of each length loses: 0 is as good as all sent, 1 as a worker alone.
 
     What loses more than all counts as 1, seed by seed and in the mean, so that both can be compared. Columns: row,
     label, num_steps, models_sent, ratio_sent, lost, noise (variance of `lost` between seeds, the ceiling's with it).
-    Rows of methods with runs at two lengths or more and at least five rows; lengths that cannot tell are left out.
+    Lengths that cannot tell are left out.
     """
     telling = _telling(frames)
     bounds = {frames.experiment.baseline, frames.experiment.floor}
@@ -154,10 +173,7 @@ def lost_frame(frames: Frames) -> pd.DataFrame:
         models = float(row["models_sent"])
         lines.append((row["row"], row["label"], steps, models, steps / models, lost, noise))
     columns = ["row", "label", "num_steps", "models_sent", "ratio_sent", "lost", "noise"]
-    frame = pd.DataFrame(lines, columns=columns)
-    groups = frame.groupby("label", sort=False)
-    enough = (groups["row"].transform("size") >= _LEAST_ROWS) & (groups["num_steps"].transform("nunique") > 1)
-    return frame[enough].reset_index(drop=True)
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _telling(frames: Frames) -> dict[int, tuple[float, float, float]]:
@@ -203,11 +219,11 @@ def _misses(group: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
     return float(((lost - fitted_values(logs, lost, logs)) ** 2).sum()), float(((lost - left_out) ** 2).sum())
 
 
-def left_out_values(logs: Vector, lost: Vector, num_steps: Vector) -> Vector:
-    """What a method's rows of each length lose as its rows of the other lengths alone predict it."""
+def left_out_values(logs: Vector, lost: Vector, groups: Vector) -> Vector:
+    """What a method's rows of each group, as of a length, lose as its rows of the other groups alone predict it."""
     left_out = np.empty(len(lost))
-    for length in np.unique(num_steps):
-        there = num_steps == length
+    for each in np.unique(groups):
+        there = groups == each
         left_out[there] = fitted_values(logs[~there], lost[~there], logs[there])
     return left_out
 

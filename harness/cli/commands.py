@@ -211,7 +211,7 @@ def report(options: argparse.Namespace) -> int:
 
 def advise(options: argparse.Namespace) -> int:
     """Advice for a job: a recommendation, the table, and what it rests on."""
-    from report.advise import MAP, TrainingJob, advice_from
+    from report.advise import MAPS, TrainingJob, advice_from
 
     num_machines, workers_per_machine = options.layout
     job = TrainingJob(
@@ -227,7 +227,7 @@ def advise(options: argparse.Namespace) -> int:
         gap=None if options.gap is None else options.gap / 100,
         dollars_per_hour=options.dollars_per_hour,
     )
-    print(advice_from(options.map or MAP, job))
+    print(advice_from([options.map] if options.map else MAPS[options.network], job))
     return 0
 
 

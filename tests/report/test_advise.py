@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 from harness.__main__ import main
-from report.advise import MAP, Sending, TrainingJob, advise, ddp_seconds, expected_losses, method_seconds, sendings_of
+from report.advise import MAPS, Sending, TrainingJob, advise, ddp_seconds, expected_losses, method_seconds, sendings_of
 from report.frame import Frames, read_frames
-from report.regime import lost_frame
+from report.regime import losses_of, lost_frame
 from report.speed.fitting import network_on
 from report.speed.workload_model import read_study
 
+MAP = MAPS["perceptron"][0]
 SPEEDUPS = Path(__file__).parents[2] / "results/speedups"
 RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
 
@@ -112,14 +113,14 @@ def test_a_job_within_and_beyond_what_was_run(lost: pd.DataFrame) -> None:
 
 
 def test_a_slow_link_asks_for_a_method_and_a_fast_one_for_ddp(frames: Frames, shares: pd.DataFrame) -> None:
-    slow = advise(RESNET50, frames, shares)
+    slow = advise(RESNET50, [frames], shares)
     lines = slow.lines
     assert slow.text.startswith("Use ") and not slow.text.startswith("Use plain DDP")
     named = lines[[slow.text.startswith(f"Use {name} at ratio") for name in lines["method"]]]
     assert len(named) and (slow.gap * named["high"]).min() <= RESNET50.margin
     assert "times beyond what was run" in slow.text and "between 2 kinds of network" in slow.text
     fast = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6)
-    assert advise(fast, frames, shares).text.startswith("Use plain DDP")
+    assert advise(fast, [frames], shares).text.startswith("Use plain DDP")
 
 
 def test_an_interval_is_widened_by_the_spread_between_kinds(lost: pd.DataFrame) -> None:
@@ -164,3 +165,17 @@ def test_mistakes_are_one_sentence(words: str, said: str, capsys: pytest.Capture
     except SystemExit as ended:  # argparse's, after the usage
         code = ended.code
     assert code == 2 and said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_nearest_kind_of_network_gives_the_losses(frames: Frames, shares: pd.DataFrame) -> None:
+    """On the GPT a job of its own length is expected to lose what its runs lost; the perceptron's runs do not count."""
+    gpt = [read_frames(folder) for folder in MAPS["gpt"]]
+    lost, length = losses_of(gpt), gpt[0].rows["num_steps"].max()
+    advice = advise(TrainingJob(413_696, length, 8, 1, 10e-3, 1e8), gpt, shares, gpt)
+    own = advice.lines.dropna(subset="share").merge(lost, left_on="method", right_on="label", suffixes=("", "_seen"))
+    own = own[own["models_sent"].round() == own["models_sent_seen"].round()]
+    assert set(own["method"]) >= {"local AdamW", "CSER with AdamW, blocks", "EF-AdamW top-k"} and len(own) >= 9
+    assert ((own["low"] <= own["lost"]) & (own["lost"] <= own["high"])).all() and own["beyond"].max() < 1.0001
+    powersgd = advice.lines.set_index("method").loc["PowerSGD with AdamW"]
+    assert math.isnan(powersgd["share"]) and powersgd["seconds"] > 0
+    assert "a GPT" in advice.text and "hundredth of a nat" in advice.text
