@@ -1,7 +1,8 @@
 """Advice for one's own job: what each method's step would take there, and what the regime map says that it loses.
 
 Steps are modelled from what each row of an experiment sent, by the cost model of report/speed. Losses are read off the
-curves through the experiment's runs of several lengths (report/regime.py), with how far the job lies beyond them.
+curves through runs of several lengths or loads on the nearest kind of network (report/regime.py), with how far the job
+lies beyond them.
 """
 
 import math
@@ -33,8 +34,6 @@ BUCKET_BYTES = 25 * 2**20
 """Of DDP's buckets, its default."""
 FORWARD_SHARE = 1 / 3
 """Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
-DDP_HELD = 4.0
-"""Models that DDP holds: parameters, gradients, momentum and its buckets."""
 WORTH = 1.05
 """A method is recommended over DDP where its step is so many times as fast, or more."""
 COVERAGE, NUM_DRAWS = 1.96, 20
@@ -50,8 +49,8 @@ class TrainingJob:
         bits_per_second: of a machine's link to the others, each way; `inside`: of a worker's link inside its machine,
             0 for no limit.
         latency_seconds: of a hop.
-        margin: loss that counts as none, a share.
-        gap: between a worker alone and SGD, a share; None takes the map's own.
+        margin: loss that counts as none, a share, or in nats.
+        gap: between a worker alone and all sent, a share, or in nats; None takes the map's own.
     """
 
     num_parameters: int
@@ -172,24 +171,24 @@ def expected_losses(
     columns = list(PREDICTORS[predictor])
     logs, at = (np.log(frame[columns].to_numpy(dtype=float)) for frame in (lost, wanted))
     observed = lost["lost"].to_numpy(dtype=float)
-    left_out = lost["num_steps" if lost["num_steps"].nunique() > 1 else "models_sent"].to_numpy()
+    groups = lost["num_steps" if lost["num_steps"].nunique() > 1 else "models_sent"].to_numpy()
     share, generator = fitted_values(logs, observed, at), np.random.default_rng(0)
     noise = np.sqrt(lost["noise"].fillna(0.0).to_numpy(dtype=float))
     drawn = [
         fitted_values(logs, observed + noise * generator.standard_normal(len(noise)), at) for _ in range(NUM_DRAWS)
     ]
-    misses = observed - left_out_values(logs, observed, left_out)
+    misses = observed - left_out_values(logs, observed, groups)
     others = math.hypot(math.sqrt(float((misses**2).mean())), between_kinds)
     error = COVERAGE * np.hypot(np.std(drawn, axis=0), others)
     beyond = _beyond(lost["models_sent"], wanted["models_sent"])
-    if "num_steps" in columns:
+    if "num_steps" in columns or lost["num_steps"].nunique() == 1:
         beyond = np.maximum(beyond, _beyond(lost["num_steps"], wanted["num_steps"]))
     return pd.DataFrame({"share": share, "low": share - error, "high": share + error, "beyond": beyond}, wanted.index)
 
 
 def _beyond(tried: pd.Series, values: pd.Series) -> Vector:
     own, run = values.to_numpy(dtype=float), tried.to_numpy(dtype=float)
-    return np.asarray(np.maximum(np.maximum(own / run.max(), run.min() / own), 1.0), dtype=np.float64)
+    return np.asarray(np.maximum(own / run.max(), run.min() / own).clip(1.0).round(6), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,7 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
     lost, telling = losses_of(maps), assay_frame(maps[0])
     telling = telling[telling["reason"].isna()]
     if lost.empty or telling.empty:
-        where = f"{maps[0].folder} has no runs of several lengths that can tell a loss"
+        where = f"{maps[0].folder} has no runs of several lengths or loads that can tell a loss"
         raise UsageError(f"{where}, so it has no regime map; give another experiment with --map")
     gap = job.gap if job.gap is not None else float(telling["gap"].iloc[0])
     predictor = "models sent"
@@ -227,7 +226,8 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
         explained = predictors_frame(lost).set_index("predictor")["left_out"]
         predictor = str(explained[["models sent", "steps and ratio"]].idxmax())
     spreads = spread_between_kinds(shares)
-    lines: list[dict[Any, Any]] = [_ddp(job, 4, "DDP, fp32"), _ddp(job, 2, "DDP, fp16 hook")]
+    held = float(maps[0].row(str(maps[0].experiment.baseline))["peak_models"]) + 1  # and its buckets
+    lines: list[dict[Any, Any]] = [_ddp(job, 4, "DDP, fp32", held), _ddp(job, 2, "DDP, fp16 hook", held)]
     sent = [(row, sendings) for each in maps for row in _own_rows(each) if (sendings := sendings_of(each, row))]
     for label in dict.fromkeys(row["label"] for row, _ in sent):
         known, own = lost[lost["label"] == label], [each for each in sent if each[0]["label"] == label]
@@ -252,7 +252,8 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
         "is_text": not maps[0].metric.is_share,
         "size": maps[0].rows["num_parameters"].iloc[0],
         "lengths": telling["num_steps"],
-        "loads": sorted(lost["models_sent"]),
+        "names": [each.experiment.name for each in maps],
+        "models": (lost["models_sent"].min(), lost["models_sent"].max()),
         "predictor": predictor,
         "num_kinds": shares["network"].nunique(),
     }
@@ -284,10 +285,10 @@ def _without_curve(job: TrainingJob, others: Sequence[Frames], known: set[str]) 
     return list(found.values())
 
 
-def _ddp(job: TrainingJob, bytes_per_number: int, name: str) -> dict[str, Any]:
+def _ddp(job: TrainingJob, bytes_per_number: int, name: str, held: float) -> dict[str, Any]:
     ratio = 4 / bytes_per_number
     nothing = {"share": 0.0, "low": 0.0, "high": 0.0, "beyond": 1.0}
-    line = {"method": name, "ratio": ratio, "seconds": ddp_seconds(job, bytes_per_number), "held": DDP_HELD}
+    line = {"method": name, "ratio": ratio, "seconds": ddp_seconds(job, bytes_per_number), "held": held}
     return line | {"models_sent": job.num_steps / ratio} | nothing
 
 
@@ -333,4 +334,5 @@ def advice_from(folders: Sequence[Path], job: TrainingJob) -> str:
     shares = shares_lost(Evidence((SHIPPED,)))
     recent = [read_frames(place) for name in RECENT if (place := SHIPPED / "reference" / name).is_dir()]
     maps = [read_frames(folder) for folder in folders]
-    return advise(job, maps, shares[shares["tells"]], [*maps, *recent]).text
+    others = [each for each in recent if each.experiment.baseline == maps[0].experiment.baseline]
+    return advise(job, maps, shares[shares["tells"]], [*maps, *others]).text

@@ -137,18 +137,21 @@ def _crossing(models: Vector, estimates: Vector, margin: float) -> float:
 
 def lost_frame(frames: Frames) -> pd.DataFrame:
     """The lines of `lost_rows` of methods with runs at two lengths or more and at least five rows."""
-    frame = lost_rows(frames)
-    groups = frame.groupby("label", sort=False)
-    enough = (groups["row"].transform("size") >= _LEAST_ROWS) & (groups["num_steps"].transform("nunique") > 1)
-    return frame[enough].reset_index(drop=True)
+    return _of_several_lengths(lost_rows(frames))
 
 
 def losses_of(maps: Sequence[Frames]) -> pd.DataFrame:
-    """The lines of `lost_rows` of methods with a curve: through several lengths, or through loads."""
-    if len(maps) == 1:
-        return lost_frame(maps[0])
+    """The lines of `lost_rows` of methods with a curve: through lengths, or where one was run through loads."""
     lost = pd.concat([lost_rows(each) for each in maps], ignore_index=True)
+    if lost["num_steps"].nunique() > 1:
+        return _of_several_lengths(lost)
     return lost[lost.groupby("label")["models_sent"].transform("nunique") >= _LEAST_LOADS].reset_index(drop=True)
+
+
+def _of_several_lengths(lost: pd.DataFrame) -> pd.DataFrame:
+    groups = lost.groupby("label", sort=False)
+    enough = (groups["row"].transform("size") >= _LEAST_ROWS) & (groups["num_steps"].transform("nunique") > 1)
+    return lost[enough].reset_index(drop=True)
 
 
 def lost_rows(frames: Frames) -> pd.DataFrame:

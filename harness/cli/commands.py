@@ -227,7 +227,7 @@ def advise(options: argparse.Namespace) -> int:
         gap=None if options.gap is None else options.gap / 100,
         dollars_per_hour=options.dollars_per_hour,
     )
-    print(advice_from([options.map] if options.map else MAPS[options.network], job))
+    print(advice_from(options.map or MAPS[options.network], job))
     return 0
 
 

@@ -199,22 +199,21 @@ def over_width(evidence: Evidence) -> Answer:
         RESIDUAL: [("mcser_block-24", "sgd")],
         GPT: [("cser-8", "adamw")],
     }
-    answer = _over(evidence, "width")
-    return replace(
-        answer, numbers={**answer.numbers, "elsewhere": evidence.elsewhere(pairs), "loads": _loads(evidence)}
-    )
+    answer, loads = _over(evidence, "width"), _over_loads(evidence)
+    numbers = {**answer.numbers, "elsewhere": evidence.elsewhere(pairs), "loads": loads.to_dict("records")}
+    return replace(answer, frame=pd.concat([answer.frame, loads], ignore_index=True), numbers=numbers)
 
 
-def _loads(evidence: Evidence) -> list[dict[str, Any]]:
-    """By network and method: what is lost at four times, at once and at a quarter of a load."""
-    lines = []
+def _over_loads(evidence: Evidence) -> pd.DataFrame:
+    """What methods lose at four times, at once and at a quarter of a load of a link, of methods run at all three."""
+    tables = [pd.DataFrame(columns=["link_models"])]
     for name, at_once in LOADS.items():
         known, base = evidence.experiment(name), evidence.experiment(at_once)
         if known and base and known.is_whole:
-            lost = pd.concat([known.losses, base.losses]).sort_values("link_models", ascending=False)
-            for label, own in lost.groupby("label", sort=False)["estimate"]:
-                lines += [{"network": NETWORKS[at_once], "label": label, "lost": list(own)}] if len(own) == 3 else []
-    return lines
+            lost = pd.concat([known.losses.assign(experiment=name), base.losses.assign(experiment=at_once)])
+            of_three = lost.groupby("label")["row"].transform("size") == 3
+            tables.append(lost[of_three].assign(network=NETWORKS[at_once]))
+    return pd.concat(tables).sort_values("link_models", ascending=False)
 
 
 def over_skew(evidence: Evidence) -> Answer:

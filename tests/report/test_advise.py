@@ -11,7 +11,7 @@ import pytest
 from harness.__main__ import main
 from report.advise import MAPS, Sending, TrainingJob, advise, ddp_seconds, expected_losses, method_seconds, sendings_of
 from report.frame import Frames, read_frames
-from report.regime import losses_of, lost_frame
+from report.regime import losses_of, lost_frame, lost_rows
 from report.speed.fitting import network_on
 from report.speed.workload_model import read_study
 
@@ -167,15 +167,22 @@ def test_mistakes_are_one_sentence(words: str, said: str, capsys: pytest.Capture
     assert code == 2 and said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_nearest_kind_of_network_gives_the_losses(frames: Frames, shares: pd.DataFrame) -> None:
-    """On the GPT a job of its own length is expected to lose what its runs lost; the perceptron's runs do not count."""
-    gpt = [read_frames(folder) for folder in MAPS["gpt"]]
-    lost, length = losses_of(gpt), gpt[0].rows["num_steps"].max()
-    advice = advise(TrainingJob(413_696, length, 8, 1, 10e-3, 1e8), gpt, shares, gpt)
-    own = advice.lines.dropna(subset="share").merge(lost, left_on="method", right_on="label", suffixes=("", "_seen"))
-    own = own[own["models_sent"].round() == own["models_sent_seen"].round()]
-    assert set(own["method"]) >= {"local AdamW", "CSER with AdamW, blocks", "EF-AdamW top-k"} and len(own) >= 9
-    assert ((own["low"] <= own["lost"]) & (own["lost"] <= own["high"])).all() and own["beyond"].max() < 1.0001
-    powersgd = advice.lines.set_index("method").loc["PowerSGD with AdamW"]
-    assert math.isnan(powersgd["share"]) and powersgd["seconds"] > 0
-    assert "a GPT" in advice.text and "hundredth of a nat" in advice.text
+def test_curves_through_three_loads_of_a_gpt_foretell_a_fourth(capsys: pytest.CaptureFixture[str]) -> None:
+    """What methods lose at an eighth of the load, from runs at four times, at once and at a quarter; and no steps."""
+    lost = losses_of([read_frames(folder) for folder in MAPS["gpt"]])
+    fourth = lost_rows(read_frames(MAP.parent / "gpt_text_methods")).set_index("row")
+    seen = {"local-64": "local AdamW", "cser-64": "CSER with AdamW, blocks", "diloco_half-64": "DiLoCo with AdamW"}
+    assert set(lost["label"]) == {*seen.values(), "EF-AdamW top-k"} and (lost["label"].value_counts() == 3).all()
+    for row, label in seen.items():
+        wanted = fourth.loc[[row]]
+        found = expected_losses(lost[lost["label"] == label], wanted, "models sent").loc[row]
+        assert found["share"] == pytest.approx(wanted["lost"].item(), abs=0.06), row
+        assert found["beyond"] == pytest.approx(61 / 30, rel=0.1)
+        longer = expected_losses(lost[lost["label"] == label], wanted.assign(num_steps=19_220), "models sent")
+        assert longer["beyond"].item() == pytest.approx(10)
+    words = "--parameters 413696 --steps 1922 --workers 8 --compute-ms 10 --bandwidth 100Mb/s --network gpt"
+    assert main(["advise", *words.split()]) == 0
+    printed = capsys.readouterr().out
+    methods = [line.split("  ")[0] for line in printed.splitlines()]
+    assert {"local AdamW", "PowerSGD with AdamW", "DiLoCo with Muon"} <= {*methods} and "local SGD" not in methods
+    assert "Its kind is a GPT" in printed and "hundredth of a nat" in printed
