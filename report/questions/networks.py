@@ -57,13 +57,13 @@ _RESIDUAL = {RESET: "mcser_topk", LOCAL: "local_sgd-24", TOP_K: "ef_topk-96", OU
 KINDS = (
     Kind("Perceptron", JUDGED, _MLP),
     Kind("Convolutions", CONVOLUTIONS, _SMALL),
+    Kind("DenseNet", "study_network_densenet", _SMALL),
+    Kind("ShuffleNet", "study_network_shufflenet", _SMALL),
     Kind("Residual", RESIDUAL, _RESIDUAL),
+    Kind("GPT, AdamW", GPT, _TEXT | {TOP_K: "ef_topk_updates-32", OUTER: "diloco-8"}),
     Kind("Transformer, SGD", "cmudict", _TEXT | {RESET: "mcser-8", LOCAL: "local_sgd-8"}),
     Kind("Transformer, AdamW", "cmudict_adamw", _TEXT),
     Kind("Translation, AdamW", "kjv_es", _TEXT),
-    Kind("GPT, AdamW", GPT, _TEXT | {TOP_K: "ef_topk_updates-32", OUTER: "diloco-8"}),
-    Kind("DenseNet", "study_network_densenet", _SMALL),
-    Kind("ShuffleNet", "study_network_shufflenet", _SMALL),
 )
 
 

@@ -113,8 +113,7 @@ def test_differences_are_those_of_the_raw_results(number: int) -> None:
     order = dict(zip(ats, ("study_width_8", "study_two_level", "study_width_128"), strict=True)) if ats else {}
     assert len(frame) >= 3
     for line in frame.itertuples():
-        name = order.get(line.at) if ats else None
-        name = name or getattr(line, "experiment", names[0])
+        name = order.get(getattr(line, "at", None)) or getattr(line, "experiment", names[0])
         found = welch(name, str(line.row), str(line.reference))
         assert found == pytest.approx((line.estimate, line.low, line.high), rel=1e-9, abs=1e-12), line.row
 
