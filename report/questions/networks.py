@@ -122,6 +122,14 @@ def rank_correlation(shares: pd.DataFrame) -> tuple[float, float, float]:
     return float(mean[0]), float(low), float(high)
 
 
+def shared_orders(shares: pd.DataFrame) -> dict[tuple[str, ...], list[str]]:
+    """The orders of the three methods that every kind has, least lost first, and the kinds of each; means alone."""
+    three = shares[shares["method"].isin((RESET, LOCAL, TOP_K))].sort_values("share")
+    orders = three.groupby("network", sort=False)["method"].agg(tuple)
+    found = {order: [name for name in shares["network"].unique() if orders.get(name) == order] for order in orders}
+    return {order: names for order, names in found.items() if len(names) > 1}
+
+
 def _rank_correlations(one: Vector, other: Vector) -> Vector:
     """Spearman's, of each line of two arrays without ties."""
     apart = rankdata(one, axis=1) - rankdata(other, axis=1)
@@ -156,6 +164,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "missing": [kind.network for kind in KINDS if kind not in kinds],
         "rank": rank,
         "rank_interval": ends,
+        "orders": shared_orders(telling),
         "spread": spread_between_kinds(telling),
         "telling": telling["network"].nunique(),
         **_norms(evidence),
