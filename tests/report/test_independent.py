@@ -90,10 +90,10 @@ def at_rates(folder: Path, plan: dict[str, Any], row: str) -> dict[tuple[str, fl
         runs = each["runs"] if each in beside else {seed: each["runs"][seed] for one in beside for seed in one["runs"]}
         scores = scores_of(folder, {**plan, "rows": [{"row": row, "runs": runs}]})
         found["test", each["learning_rate"]] = scores.loc[~scores["diverged"], "score"].mean()
-    tuning = folder.parent.parent / f"{(plan['tuning'] or {}).get('experiment')}"
+    tuning = RESULTS / f"{(plan['tuning'] or {}).get('experiment')}"
     if (tuning / "experiment.json").exists():
         longest = max(each["num_epochs"] for each in plan["rows"])
-        own = plan["tuning"]["choices"].get(row, {}).get("candidate")
+        own = plan["tuning"].get("choices", {}).get(row, {}).get("candidate")
         for each in json.loads((tuning / "experiment.json").read_text())["rows"]:
             if (each.get("tunes"), each["num_epochs"], each.get("candidate") or 0) == (row, longest, own):
                 scores = scores_of(tuning, {**plan, "rows": [each]})
