@@ -158,20 +158,13 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     add("--bandwidth", type=_amount, required=True, help="of a machine's link, each way, as 10Gb/s")
     add("--inside", type=_amount, default=0.0, help="of a worker's link inside its machine (default: no limit)")
     add("--latency-us", type=_above_0, default=50.0, help="of a hop (default: 50)")
-    add(
-        "--margin",
-        type=_above_0,
-        default=0.5,
-        help="loss that counts as none, in points, of a GPT hundredths of a nat (default: 0.5)",
-    )
+    add("--margin", type=_above_0, help="loss that counts as none, in points (default: the map's own)")
     add("--gap", type=_above_0, help="points between a worker alone and all sent in this job (default: the map's)")
     add("--dollars-per-hour", type=_above_0, help="of all machines together")
-    kinds = ("perceptron", "gpt")
-    advise.add_argument(
-        "--network", choices=kinds, default=kinds[0], help="nearest to the job's (default: %(default)s)"
-    )
+    kinds, maps = ("perceptron", "gpt"), advise.add_mutually_exclusive_group()
+    maps.add_argument("--network", choices=kinds, default=kinds[0], help="nearest to the job's (default: %(default)s)")
     what = "folder of your own experiment, or of several, in place of that network's"
-    advise.add_argument("--map", type=Path, nargs="+", metavar="FOLDER", help=what)
+    maps.add_argument("--map", type=Path, nargs="+", metavar="FOLDER", help=what)
 
 
 def _add_timing_options(

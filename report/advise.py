@@ -49,7 +49,7 @@ class TrainingJob:
         bits_per_second: of a machine's link to the others, each way; `inside`: of a worker's link inside its machine,
             0 for no limit.
         latency_seconds: of a hop.
-        margin: loss that counts as none, a share, or in nats.
+        margin: loss that counts as none, a share, or in nats; None takes the map's own.
         gap: between a worker alone and all sent, a share, or in nats; None takes the map's own.
     """
 
@@ -61,7 +61,7 @@ class TrainingJob:
     bits_per_second: float
     inside_bits_per_second: float = 0.0
     latency_seconds: float = 50e-6
-    margin: float = 0.005
+    margin: float | None = None
     gap: float | None = None
     dollars_per_hour: float | None = None
 
@@ -215,6 +215,9 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
 
     Raises UsageError: the runs are too few, or cannot tell a loss.
     """
+    alike = {(each.experiment.task, each.experiment.baseline, each.rows["num_parameters"].iloc[0]) for each in maps}
+    if len(alike) > 1:
+        raise UsageError("the folders of --map differ in task, network or baseline; give folders of one network")
     lost, telling = losses_of(maps), assay_frame(maps[0])
     telling = telling[telling["reason"].isna()]
     if lost.empty or telling.empty:
@@ -239,21 +242,27 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
         lines += pd.concat([wanted, losses], axis=1).to_dict("records")
     lines += _without_curve(job, others, {str(line["method"]) for line in lines})
     table = pd.DataFrame(lines).sort_values(["seconds", "method"], ignore_index=True)
-    base, best = _recommended(job, gap, table)
+    margin = job.margin if job.margin is not None else maps[0].experiment.margin
+    assert margin is not None, "an experiment that can tell a loss has a margin"
+    base, best = _recommended(margin, gap, table)
+    faster = table[table["seconds"] * WORTH < base["seconds"]]
     context = {
         "job": job,
         "gap": gap,
         "worth": WORTH,
         "base": base,
         "best": best,
+        "margin": margin,
+        "enough": np.ceil(1e4 * gap * faster["high"].min()) / 1e4,
         "table": tabulate(_shown(job, gap, table).to_dict("list"), headers="keys", disable_numparse=True),
         "experiment": maps[0].experiment,
         "kind": {places[0].name: kind for kind, places in MAPS.items()}.get(maps[0].experiment.name),
         "is_text": not maps[0].metric.is_share,
+        "sent_all": maps[0].row(str(maps[0].experiment.baseline))["label"],
         "size": maps[0].rows["num_parameters"].iloc[0],
-        "lengths": telling["num_steps"],
+        "lengths": lost["num_steps"].drop_duplicates(),
+        "num_loads": lost.groupby("label")["models_sent"].nunique().min(),
         "names": [each.experiment.name for each in maps],
-        "models": (lost["models_sent"].min(), lost["models_sent"].max()),
         "predictor": predictor,
         "num_kinds": shares["network"].nunique(),
     }
@@ -292,10 +301,10 @@ def _ddp(job: TrainingJob, bytes_per_number: int, name: str, held: float) -> dic
     return line | {"models_sent": job.num_steps / ratio} | nothing
 
 
-def _recommended(job: TrainingJob, gap: float, lines: pd.DataFrame) -> tuple[dict[Any, Any], dict[Any, Any] | None]:
+def _recommended(margin: float, gap: float, lines: pd.DataFrame) -> tuple[dict[Any, Any], dict[Any, Any] | None]:
     """DDP's faster line, and the line that is recommended over it; None where none is worth it."""
     base = lines[lines["method"].str.startswith("DDP")].iloc[0]
-    safe = lines[gap * lines["high"] <= job.margin]
+    safe = lines[gap * lines["high"] <= margin]
     # Of lines that are about as fast as the fastest, the one that sends most is the safest.
     near = safe[safe["seconds"] <= WORTH * safe["seconds"].min()]
     best = near.loc[near["models_sent"].idxmax()]

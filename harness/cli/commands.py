@@ -223,7 +223,7 @@ def advise(options: argparse.Namespace) -> int:
         bits_per_second=options.bandwidth,
         inside_bits_per_second=options.inside,
         latency_seconds=options.latency_us / 1e6,
-        margin=options.margin / 100,
+        margin=None if options.margin is None else options.margin / 100,
         gap=None if options.gap is None else options.gap / 100,
         dollars_per_hour=options.dollars_per_hour,
     )

@@ -21,7 +21,9 @@ SHIPPED = Path(__file__).parents[2] / "results"
 
 TWO_LEVEL, CONVOLUTIONS, RESIDUAL, GPT = "study_two_level", "study_network_cnn", "resnet_regime", "gpt_text"
 
-NETWORKS = {CONVOLUTIONS: "convolutions", RESIDUAL: "a residual network", GPT: "a GPT"}
+DENSENET = "study_network_densenet"
+
+NETWORKS = {CONVOLUTIONS: "convolutions", DENSENET: "a DenseNet", RESIDUAL: "a residual network", GPT: "a GPT"}
 """What answers that rest on a perceptron say of other networks, by experiment."""
 
 CONTRAST = ["row", "reference", "label", "other", "ratio", "learning_rate", "models_sent", "link_models", "other_rate"]

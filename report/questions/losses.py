@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from report.frame import JUDGED, LONG
-from report.questions.evidence import CONVOLUTIONS, GPT, NETWORKS, RESIDUAL, Answer, Evidence
+from report.questions.evidence import CONVOLUTIONS, DENSENET, GPT, NETWORKS, RESIDUAL, Answer, Evidence
 from report.regime import NOT_CLAIMED, tells
 from report.speed.timed import joined_frame
 from report.statistics import BETTER, LESS, MORE, WORSE
@@ -37,9 +37,10 @@ OWN = [("mcser-96", "local_sgd-96"), ("mcser_block-96", "local_sgd-96"), ("final
 AGAINST_LOCAL = (
     (JUDGED, "perceptron", OWN),
     (CONVOLUTIONS, "convolutions", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
+    (DENSENET, "DenseNet", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
     (RESIDUAL, "residual network", [("mcser_block-24", "local_sgd-24"), ("mcser_topk", "local_sgd-24")]),
-    ("kjv_es", "translation", [("cser-8", "local-8")]),
     (GPT, "GPT", [("cser-8", "local-8")]),
+    ("kjv_es", "translation", [("cser-8", "local-8")]),
     ("study_tail", "perceptron", [(TAIL, "local_sgd-96"), (TAIL, "local_sgd-4")]),
 )
 """Question 25's experiments, their networks and pairs."""
@@ -174,5 +175,5 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     return Answer(
         frame,
         {"lines": lines, "others": others, "loads": frame[other_load].to_dict("records"), "tail": tails},
-        rows=frame[~tail & ~other_load & frame["verdict"].notna() & (frame["row"] != "final_average")],
+        rows=frame[~tail & ~other_load & frame["verdict"].notna() & (frame["row"] != "final_average")].head(6),
     )

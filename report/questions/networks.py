@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from report.frame import JUDGED
 from report.plotting import FAMILIES, GREY, legend_beside, new_figure
-from report.questions.evidence import CONVOLUTIONS, GPT, RESIDUAL, Answer, Compared, Evidence
+from report.questions.evidence import CONVOLUTIONS, DENSENET, GPT, RESIDUAL, Answer, Compared, Evidence
 from report.regime import NOT_CLAIMED, Vector, tells
 from report.statistics import LESS
 
@@ -57,7 +57,7 @@ _RESIDUAL = {RESET: "mcser_topk", LOCAL: "local_sgd-24", TOP_K: "ef_topk-96", OU
 KINDS = (
     Kind("Perceptron", JUDGED, _MLP),
     Kind("Convolutions", CONVOLUTIONS, _SMALL),
-    Kind("DenseNet", "study_network_densenet", _SMALL),
+    Kind("DenseNet", DENSENET, _SMALL),
     Kind("ShuffleNet", "study_network_shufflenet", _SMALL),
     Kind("Residual", RESIDUAL, _RESIDUAL),
     Kind("GPT, AdamW", GPT, _TEXT | {TOP_K: "ef_topk_updates-32", OUTER: "diloco-8"}),
@@ -122,14 +122,6 @@ def rank_correlation(shares: pd.DataFrame) -> tuple[float, float, float]:
     return float(mean[0]), float(low), float(high)
 
 
-def shared_orders(shares: pd.DataFrame) -> dict[tuple[str, ...], list[str]]:
-    """The orders of the three methods that every kind has, least lost first, and the kinds of each; means alone."""
-    three = shares[shares["method"].isin((RESET, LOCAL, TOP_K))].sort_values("share")
-    orders = three.groupby("network", sort=False)["method"].agg(tuple)
-    found = {order: [name for name in shares["network"].unique() if orders.get(name) == order] for order in orders}
-    return {order: names for order, names in found.items() if len(names) > 1}
-
-
 def _rank_correlations(one: Vector, other: Vector) -> Vector:
     """Spearman's, of each line of two arrays without ties."""
     apart = rankdata(one, axis=1) - rankdata(other, axis=1)
@@ -153,6 +145,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
             parts.append((kind.experiment, [pair], named | {"form": form}))
     frame = evidence.contrasts(parts)
     losses, locals_ = frame.iloc[::2], frame.iloc[1::2]
+    shown = locals_[locals_["verdict"] != NOT_CLAIMED].head(6)
     telling = shares[shares["tells"]]
     rank, *ends = rank_correlation(telling)
     numbers = {
@@ -162,14 +155,14 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "local": locals_[["network", "verdict"]].to_dict("records"),
         "experiments": [f"`{name}`" for name in losses["experiment"]],
         "missing": [kind.network for kind in KINDS if kind not in kinds],
+        "left_out": [name for name in locals_["network"] if name not in set(shown["network"])],
         "rank": rank,
         "rank_interval": ends,
-        "orders": shared_orders(telling),
         "spread": spread_between_kinds(telling),
         "telling": telling["network"].nunique(),
         **_norms(evidence),
     }
-    return Answer(frame, numbers, _by_kind(shares), rows=locals_[locals_["verdict"] != NOT_CLAIMED].head(6))
+    return Answer(frame, numbers, _by_kind(shares), rows=shown)
 
 
 def _norms(evidence: Evidence) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_a_slow_link_asks_for_a_method_and_a_fast_one_for_ddp(frames: Frames, sh
     lines = slow.lines
     assert slow.text.startswith("Use ") and not slow.text.startswith("Use plain DDP")
     named = lines[[slow.text.startswith(f"Use {name} at ratio") for name in lines["method"]]]
-    assert len(named) and (slow.gap * named["high"]).min() <= RESNET50.margin
+    assert len(named) and (slow.gap * named["high"]).min() <= 0.005
     assert "times beyond what was run" in slow.text and "between 2 kinds of network" in slow.text
     fast = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6)
     assert advise(fast, [frames], shares).text.startswith("Use plain DDP")
@@ -134,7 +134,8 @@ def test_the_command_prints_a_sentence_and_a_table(capsys: pytest.CaptureFixture
     words = "--parameters 25.6M --steps 450000 --layout 2x4 --compute-ms 27 --bandwidth 10Gb/s --dollars-per-hour 24"
     assert main(["advise", *words.split()]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("Use ") and "DDP, fp32" in printed and "dollars" in printed
+    # The spread between kinds alone bounds no loss by half a point, and the advice says which margin would do.
+    assert printed.startswith("Use plain DDP") and "With a margin of" in printed and "dollars" in printed
     recent = [line for line in printed.splitlines() if line.startswith(("Streaming", "M-CSER-PL, 4 bits"))]
     assert len(recent) == 3 and all("not known" in line for line in recent)
 
@@ -175,6 +176,7 @@ def test_curves_through_three_loads_of_a_gpt_foretell_a_fourth(capsys: pytest.Ca
         jobs = pd.concat([fourth.loc[[row]], fourth.loc[[row]].assign(num_steps=19_220)])
         found = expected_losses(lost[lost["label"] == label], jobs, "models sent")
         assert found["share"].to_numpy() == pytest.approx(fourth.loc[row, "lost"], abs=0.06), row
+        assert found["low"].max() < fourth.loc[row, "lost"] < found["high"].min()
         assert found["beyond"].to_numpy() == pytest.approx([61 / 30, 10], rel=0.1)
     words = "--parameters 413696 --steps 1922 --workers 8 --compute-ms 10 --bandwidth 100Mb/s --network gpt"
     assert main(["advise", *words.split()]) == 0

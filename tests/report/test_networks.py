@@ -10,16 +10,7 @@ import pandas as pd
 import pytest
 
 from report.questions.evidence import Evidence, evidence_of
-from report.questions.networks import (
-    KINDS,
-    LOCAL,
-    RESET,
-    TOP_K,
-    rank_correlation,
-    shared_orders,
-    shares_lost,
-    spread_between_kinds,
-)
+from report.questions.networks import KINDS, rank_correlation, shares_lost, spread_between_kinds
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +53,3 @@ def test_the_order_of_methods_is_compared_over_pairs_of_kinds_with_three_in_comm
     mean, low, high = rank_correlation(table([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], half_width=0.5))
     assert (mean, low) == pytest.approx((1, -1)) and high == pytest.approx(1)
     assert all(map(math.isnan, rank_correlation(table([0.1, 0.2], [0.1, 0.2]))))
-    three = table([0.1, 0.2, 0.3], [0.4, 0.5, 0.9], [0.2, 0.1, 0.3], [0.3, 0.1])
-    three["method"] = three["method"].map(dict(zip("abc", (TOP_K, RESET, LOCAL), strict=True)))
-    assert list(shared_orders(three)) == [(TOP_K, RESET, LOCAL)]
