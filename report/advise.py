@@ -6,7 +6,7 @@ lies beyond them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -213,7 +213,7 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
         shares: what methods lose on other kinds of network; see `report.questions.networks.shares_lost`.
         others: experiments whose methods have a step and memory here, and no loss.
 
-    Raises UsageError: the runs are too few, or cannot tell a loss.
+    Raises UsageError: the runs are too few, of several networks, or cannot tell a loss.
     """
     alike = {(each.experiment.task, each.experiment.baseline, each.rows["num_parameters"].iloc[0]) for each in maps}
     if len(alike) > 1:
@@ -228,18 +228,10 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
     if lost["num_steps"].nunique() > 1:
         explained = predictors_frame(lost).set_index("predictor")["left_out"]
         predictor = str(explained[["models sent", "steps and ratio"]].idxmax())
-    spreads = spread_between_kinds(shares)
-    held = float(maps[0].row(str(maps[0].experiment.baseline))["peak_models"]) + 1  # and its buckets
+    sent_all = maps[0].row(str(maps[0].experiment.baseline))
+    held = float(sent_all["peak_models"]) + 1  # and its buckets
     lines: list[dict[Any, Any]] = [_ddp(job, 4, "DDP, fp32", held), _ddp(job, 2, "DDP, fp16 hook", held)]
-    sent = [(row, sendings) for each in maps for row in _own_rows(each) if (sendings := sendings_of(each, row))]
-    for label in dict.fromkeys(row["label"] for row, _ in sent):
-        known, own = lost[lost["label"] == label], [each for each in sent if each[0]["label"] == label]
-        if known.empty:
-            continue
-        wanted = pd.DataFrame([_job_line(job, *each) for each in own])
-        between = spreads.get(METHODS.get(own[0][0]["algorithm"], ""), max(spreads.values(), default=0.0))
-        losses = expected_losses(known, wanted, predictor, between)
-        lines += pd.concat([wanted, losses], axis=1).to_dict("records")
+    lines += _with_curve(job, maps, lost, predictor, spread_between_kinds(shares))
     lines += _without_curve(job, others, {str(line["method"]) for line in lines})
     table = pd.DataFrame(lines).sort_values(["seconds", "method"], ignore_index=True)
     margin = job.margin if job.margin is not None else maps[0].experiment.margin
@@ -258,7 +250,7 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
         "experiment": maps[0].experiment,
         "kind": {places[0].name: kind for kind, places in MAPS.items()}.get(maps[0].experiment.name),
         "is_text": not maps[0].metric.is_share,
-        "sent_all": maps[0].row(str(maps[0].experiment.baseline))["label"],
+        "sent_all": sent_all["label"],
         "size": maps[0].rows["num_parameters"].iloc[0],
         "lengths": lost["num_steps"].drop_duplicates(),
         "num_loads": lost.groupby("label")["models_sent"].nunique().min(),
@@ -282,6 +274,20 @@ def _job_line(job: TrainingJob, row: pd.Series, sendings: Sequence[Sending]) -> 
     line = {"method": row["label"], "ratio": row["ratio"], "seconds": method_seconds(job, sendings)}
     line["held"] = row["peak_models"]
     return line | {"models_sent": models, "num_steps": job.num_steps, "ratio_sent": job.num_steps / models}
+
+
+def _with_curve(
+    job: TrainingJob, maps: Sequence[Frames], lost: pd.DataFrame, predictor: str, spreads: Mapping[str, float]
+) -> list[dict[Any, Any]]:
+    """Lines of methods whose loss a curve foretells."""
+    sent = [(row, sendings) for each in maps for row in _own_rows(each) if (sendings := sendings_of(each, row))]
+    lines: list[dict[Any, Any]] = []
+    for label, known in lost.groupby("label", sort=False):
+        own = [each for each in sent if each[0]["label"] == label]
+        wanted = pd.DataFrame([_job_line(job, *each) for each in own])
+        between = spreads.get(METHODS.get(own[0][0]["algorithm"], ""), max(spreads.values(), default=0.0))
+        lines += pd.concat([wanted, expected_losses(known, wanted, predictor, between)], axis=1).to_dict("records")
+    return lines
 
 
 def _without_curve(job: TrainingJob, others: Sequence[Frames], known: set[str]) -> list[dict[Any, Any]]:
