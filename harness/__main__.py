@@ -161,7 +161,7 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     add("--margin", type=_above_0, help="loss that counts as none, in points (default: the map's own)")
     add("--gap", type=_above_0, help="points between a worker alone and all sent in this job (default: the map's)")
     add("--dollars-per-hour", type=_above_0, help="of all machines together")
-    kinds, maps = ("perceptron", "gpt"), advise.add_mutually_exclusive_group()
+    kinds, maps = ("perceptron", "residual", "gpt"), advise.add_mutually_exclusive_group()
     maps.add_argument("--network", choices=kinds, default=kinds[0], help="nearest to the job's (default: %(default)s)")
     what = "folder of your own experiment, or of several, in place of that network's"
     maps.add_argument("--map", type=Path, nargs="+", metavar="FOLDER", help=what)

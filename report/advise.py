@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from harness.records.timings import Collective, Message, Rounds
 from report.frame import TRAINING, Frames, UsageError, read_frames
-from report.questions.evidence import GPT, SHIPPED, Evidence
+from report.questions.evidence import GPT, RESIDUAL, SHIPPED, Evidence
 from report.questions.losses import RECENT
 from report.questions.networks import METHODS, shares_lost, spread_between_kinds
 from report.regime import PREDICTORS, Vector, assay_frame, fitted_values, left_out_values, losses_of, predictors_frame
@@ -27,6 +27,7 @@ from report.wording import amount, milliseconds, points, short
 
 MAPS = {
     "perceptron": [SHIPPED / "reference/fashion_mnist_long"],
+    "residual": [SHIPPED / "reference" / RESIDUAL, SHIPPED / "study_resnet_loads"],
     "gpt": [SHIPPED / "reference" / GPT, SHIPPED / "study_gpt_text_loads"],
 }
 """By kind of network: the experiments whose runs predict losses, one of several lengths or more of several loads."""

@@ -70,6 +70,7 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     return {
         "accuracy": known and known.contrast("mcser-96", known.baseline),
         "blocks": known and known.contrast("mcser_block-96", known.baseline),
+        "ties": answers[1].numbers["ties"] if 1 in answers else [],
         "regime": known and known.regime,
         "elsewhere": evidence.elsewhere({RESIDUAL: [("mcser_topk", "sgd")], GPT: [("cser-8", "adamw")]}),
         "over_best": gain(cells, SCORED, RIVAL) if has_speed else None,

@@ -21,9 +21,12 @@ SHIPPED = Path(__file__).parents[2] / "results"
 
 TWO_LEVEL, CONVOLUTIONS, RESIDUAL, GPT = "study_two_level", "study_network_cnn", "resnet_regime", "gpt_text"
 
-DENSENET = "study_network_densenet"
+DENSENET, SHUFFLENET = "study_network_densenet", "study_network_shufflenet"
 
-NETWORKS = {CONVOLUTIONS: "convolutions", DENSENET: "a DenseNet", RESIDUAL: "a residual network", GPT: "a GPT"}
+NETWORKS = {
+    CONVOLUTIONS: "convolutions", DENSENET: "a DenseNet", SHUFFLENET: "a ShuffleNet", RESIDUAL: "a residual network",
+    GPT: "a GPT",
+}  # fmt: skip
 """What answers that rest on a perceptron say of other networks, by experiment."""
 
 CONTRAST = ["row", "reference", "label", "other", "ratio", "learning_rate", "models_sent", "link_models", "other_rate"]

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from report.frame import JUDGED, LONG
-from report.questions.evidence import CONVOLUTIONS, DENSENET, GPT, NETWORKS, RESIDUAL, Answer, Evidence
+from report.questions.evidence import CONVOLUTIONS, DENSENET, GPT, NETWORKS, RESIDUAL, SHUFFLENET, Answer, Evidence
 from report.regime import NOT_CLAIMED, tells
 from report.speed.timed import joined_frame
 from report.statistics import BETTER, LESS, MORE, WORSE
@@ -14,10 +14,20 @@ SHOWN = ("mcser-96", "mcser_block-96", "local_sgd-96", "qsparse-96", "ef_topk-96
 """Rows of question 1's table."""
 
 RECENT = {
-    "gpt_text_methods": {"network": "a GPT", "unit": "hundredths of a nat"},
-    "resnet_methods": {"network": "a residual network", "unit": "points"},
+    "gpt_text_methods": {
+        "network": "a GPT",
+        "unit": "hundredths of a nat",
+        "absent": "EF top-k and PowerSGD, above, were not run at this load.",
+    },
+    "resnet_methods": {
+        "network": "a residual network",
+        "unit": "points",
+        "absent": "EF-SGD top-k and PowerSGD, above, are not among them.",
+    },
 }
 """The experiments of methods that people run in 2026."""
+TIES = "fashion_mnist_ties"
+"""The rows of the judged experiment whose rate tied with another one, at that one."""
 ERROR_RESET = ("cser", "mcser", "cser_pl")
 """Algorithms of the paper."""
 BOUNDS = ("alone", "muon")
@@ -38,6 +48,7 @@ AGAINST_LOCAL = (
     (JUDGED, "perceptron", OWN),
     (CONVOLUTIONS, "convolutions", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
     (DENSENET, "DenseNet", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
+    (SHUFFLENET, "ShuffleNet", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
     (RESIDUAL, "residual network", [("mcser_block-24", "local_sgd-24"), ("mcser_topk", "local_sgd-24")]),
     (GPT, "GPT", [("cser-8", "local-8")]),
     ("kjv_es", "translation", [("cser-8", "local-8")]),
@@ -67,9 +78,12 @@ def what_is_lost(evidence: Evidence) -> Answer:
     others = ((network, evidence.experiment(name)) for name, network in NETWORKS.items())
     elsewhere = [{"network": network} | _judged(each.losses) for network, each in others if each]
     frame["score"] = [known.frames.done(row).mean() for row in frame["row"]]
+    ties = _ties(evidence, [("mcser_block-96_0.01", "sgd"), ("local_sgd-96_0.01", "sgd")])
     bounds = {"ceiling": known.frames.done(known.baseline).mean(), "floor": known.frames.done("alone").mean()}
     shown = frame[frame["row"].isin(SHOWN)].sort_values("estimate", ascending=False)
-    return Answer(frame, _judged(frame) | bounds | {"elsewhere": elsewhere}, rows=shown)
+    return Answer(
+        frame, _judged(frame) | bounds | {"elsewhere": elsewhere, "ties": ties.to_dict("records")}, rows=shown
+    )
 
 
 def other_tasks(evidence: Evidence) -> Answer | None:
@@ -88,7 +102,7 @@ def other_tasks(evidence: Evidence) -> Answer | None:
     claimed = frame[frame["verdict"] != NOT_CLAIMED]
     losses, against = (claimed[claimed["kind"] == kind] for kind in ("non-inferiority", "superiority"))
     own = claimed["row"].isin(("cser-8", "mcser-8"))
-    against = against[against["row"].isin(("cser-8", "mcser-8"))]
+    against = against[against["row"].isin(("cser-8", "mcser-8", "cser_topk-8"))]
     # Not told apart, and yet the interval lies wholly beyond the margin.
     beyond = losses[(losses["high"] < -losses["margin"]) & ~losses["verdict"].isin((LESS, MORE))]
     numbers = _judged(losses) | {
@@ -114,8 +128,8 @@ def the_relatives(evidence: Evidence) -> Answer:
     outer = judged.contrast("diloco-96", "sgd_outer")
     numbers = {"best": frame.iloc[0], "worst": frame.iloc[-1], "judged": judged.regime, "outer": outer}
     pairs = {
-        RESIDUAL: [("powersgd", "sgd"), ("diloco-24", "sgd")],
-        GPT: [("powersgd-8", "adamw"), ("diloco-8", "adamw")],
+        RESIDUAL: [("powersgd", "sgd"), ("diloco-24", "sgd"), ("ef_topk-96", "sgd")],
+        GPT: [("powersgd-8", "adamw"), ("diloco-8", "adamw"), ("ef_topk_updates-32", "adamw")],
     }
     recent = [told for name in RECENT if (told := _recent(evidence, name))]
     numbers |= {
@@ -170,10 +184,38 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     tail = frame["row"] == TAIL
     frame.loc[tail, "other"] = "local SGD, H = " + frame["reference"].str.rpartition("-")[2]
     lines = frame[frame["experiment"] == JUDGED].to_dict("records")
-    others = frame[~tail & ~other_load & (frame["experiment"] != JUDGED)].to_dict("records")
-    tails = frame[tail].to_dict("records") if tail.sum() == 2 else None
-    return Answer(
-        frame,
-        {"lines": lines, "others": others, "loads": frame[other_load].to_dict("records"), "tail": tails},
-        rows=frame[~tail & ~other_load & frame["verdict"].notna() & (frame["row"] != "final_average")].head(6),
-    )
+    compared = ~tail & ~other_load & (frame["row"] != "final_average")
+    shown = frame[compared & frame["verdict"].notna()].head(6)
+    others = frame[compared & (frame["experiment"] != JUDGED) & ~frame.index.isin(shown.index)]
+    ties = _ties(evidence, [("mcser-96", "local_sgd-96_0.01"), ("mcser_block-96_0.01", "local_sgd-96_0.01")])
+    after, links = _tails(evidence, "study_gpt_text_tail"), evidence[JUDGED].frames.by_row["link_models"]
+    found = pd.concat([each for each in (frame, ties, after) if len(each)], ignore_index=True)
+    numbers = {
+        "lines": lines,
+        "heavier": links["mcser-96"] / links["local_sgd-96"],
+        "same": [evidence[LONG].contrast(*pair) for pair in OWN[:2]] if evidence.experiment(LONG) else [],
+        "ties": ties.to_dict("records"),
+        "others": others.to_dict("records"),
+        "loads": frame[other_load].to_dict("records"),
+        "tail": frame[tail].to_dict("records") if tail.sum() == 2 else None,
+        "names": [f"`{name}`" for name in found["experiment"].unique() if name != JUDGED],
+        "after": after[after["reference"] != after["baseline"]].to_dict("records"),
+    }
+    return Answer(found, numbers, rows=shown)
+
+
+def _ties(evidence: Evidence, pairs: list[tuple[str, str]]) -> pd.DataFrame:
+    """Contrasts on the perceptron at the other one of two rates that tied; none until all their runs are done."""
+    known = evidence.experiment(TIES)
+    asked = pairs if known and known.is_whole else []
+    return evidence.contrasts([(TIES, asked, {"network": "perceptron, other rates", "experiment": TIES})])
+
+
+def _tails(evidence: Evidence, name: str) -> pd.DataFrame:
+    """What synchronous tails of a whole experiment change, and in `left` what each is at against the baseline then."""
+    known = evidence.experiment(name)
+    if known is None or not known.is_whole:
+        return pd.DataFrame(columns=["reference", "baseline"])
+    frame = known.contrasts_of(known.contrasts).assign(experiment=name, baseline=known.baseline)
+    left = frame[frame["reference"] == known.baseline].set_index("row")
+    return frame.assign(left=frame["row"].map(left["estimate"]), shown=frame["row"].map(left["verdict"]))

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from report.frame import JUDGED
 from report.plotting import FAMILIES, GREY, legend_beside, new_figure
-from report.questions.evidence import CONVOLUTIONS, DENSENET, GPT, RESIDUAL, Answer, Compared, Evidence
+from report.questions.evidence import CONVOLUTIONS, DENSENET, GPT, RESIDUAL, SHUFFLENET, Answer, Compared, Evidence
 from report.regime import NOT_CLAIMED, Vector, tells
 from report.statistics import LESS
 
@@ -58,7 +58,7 @@ KINDS = (
     Kind("Perceptron", JUDGED, _MLP),
     Kind("Convolutions", CONVOLUTIONS, _SMALL),
     Kind("DenseNet", DENSENET, _SMALL),
-    Kind("ShuffleNet", "study_network_shufflenet", _SMALL),
+    Kind("ShuffleNet", SHUFFLENET, _SMALL),
     Kind("Residual", RESIDUAL, _RESIDUAL),
     Kind("GPT, AdamW", GPT, _TEXT | {TOP_K: "ef_topk_updates-32", OUTER: "diloco-8"}),
     Kind("Transformer, SGD", "cmudict", _TEXT | {RESET: "mcser-8", LOCAL: "local_sgd-8"}),
@@ -154,6 +154,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "shown": int((losses["verdict"] == LESS).sum()),
         "local": locals_[["network", "verdict"]].to_dict("records"),
         "experiments": [f"`{name}`" for name in losses["experiment"]],
+        "topk": evidence.contrasts([(RESIDUAL, [("mcser_topk", "local_sgd-24")], {})]).to_dict("records"),
         "missing": [kind.network for kind in KINDS if kind not in kinds],
         "left_out": [name for name in locals_["network"] if name not in set(shown["network"])],
         "rank": rank,
@@ -171,7 +172,7 @@ def _norms(evidence: Evidence) -> dict[str, Any]:
     parts = ((name, pairs, {"experiment": name}) for name in (CONVOLUTIONS, *STATISTICS))
     lost = evidence.contrasts(parts).pivot(index="experiment", columns="row", values="estimate")
     moved = lost.reindex(STATISTICS) - lost.reindex([CONVOLUTIONS]).squeeze()
-    grouped = evidence.contrasts([(GROUP_NORM, pairs, {})]).to_dict("records")
+    grouped = evidence.contrasts([(GROUP_NORM, [*pairs, (KINDS[1].rows[TOP_K], "sgd")], {})]).to_dict("records")
     all_sent = [
         known.frames.done("sgd").mean() for name in (GROUP_NORM, CONVOLUTIONS) if (known := evidence.experiment(name))
     ]

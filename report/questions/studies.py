@@ -9,7 +9,17 @@ from matplotlib.figure import Figure
 
 from report.frame import JUDGED
 from report.plotting import FAMILIES, GREY, end_labels, legend_beside, new_figure
-from report.questions.evidence import CONVOLUTIONS, DENSENET, GPT, NETWORKS, RESIDUAL, TWO_LEVEL, Answer, Evidence
+from report.questions.evidence import (
+    CONVOLUTIONS,
+    DENSENET,
+    GPT,
+    NETWORKS,
+    RESIDUAL,
+    SHUFFLENET,
+    TWO_LEVEL,
+    Answer,
+    Evidence,
+)
 
 BOTH = "mcser-h16-r1_12-r2_192"
 KINDS = {
@@ -195,8 +205,7 @@ def _set_ups(frame: pd.DataFrame, changed: tuple[str, ...]) -> Figure:
 def over_width(evidence: Evidence) -> Answer:
     """Question 8: networks from fewer parameters than samples to four times as many."""
     pairs = {
-        CONVOLUTIONS: [("mcser-h16-r1_3-r2_48", "sgd")],
-        DENSENET: [("mcser-h16-r1_3-r2_48", "sgd")],
+        **{name: [("mcser-h16-r1_3-r2_48", "sgd")] for name in (CONVOLUTIONS, DENSENET, SHUFFLENET)},
         RESIDUAL: [("mcser_block-24", "sgd")],
         GPT: [("cser-8", "adamw")],
     }

@@ -116,7 +116,7 @@ def which_learning_rate(evidence: Evidence) -> Answer | None:
         "trials": len(trials),
         "diverged": len(diverged),
         "from": diverged["learning_rate"].min(),
-        "rows_from": sorted(set(diverged.loc[diverged["learning_rate"] < 0.1, "row"])),
+        "labels_from": sorted(set(diverged.loc[diverged["learning_rate"] < 0.1, "label"])),
     }
     return Answer(trials, numbers, _rates(trials))
 
