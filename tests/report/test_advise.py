@@ -186,3 +186,18 @@ def test_curves_through_three_loads_of_a_gpt_foretell_a_fourth(capsys: pytest.Ca
     assert {"local AdamW", "PowerSGD with AdamW", "DiLoCo with Muon"} <= {*methods}
     assert not {"local SGD", "AdamW", "Muon"} & {*methods}
     assert "Its kind is a GPT" in printed and "hundredth of a nat" in printed
+
+
+def test_a_residual_network_has_curves_through_three_loads(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = losses_of([read_frames(folder) for folder in MAPS["residual"]])
+    counts = lost["label"].value_counts()
+    assert set(counts.index) == {"local SGD", "DiLoCo", "M-CSER block", "EF-SGD top-k"} and (counts == 3).all()
+    for _, own in lost.groupby("label"):  # a curve is through its own runs, but for what seeds move
+        found = expected_losses(own, own.assign(num_steps=4_680), "models sent")
+        assert found["share"].to_numpy() == pytest.approx(own["lost"].to_numpy(), abs=0.05)
+    words = "--parameters 77594 --steps 4680 --workers 8 --compute-ms 10 --bandwidth 100Mb/s --network residual"
+    assert main(["advise", *words.split()]) == 0
+    printed = capsys.readouterr().out
+    methods = [line.split("  ")[0] for line in printed.splitlines()]
+    assert {*counts.index, "PowerSGD", "SparseLoCo"} <= {*methods}
+    assert "Its kind is a residual network" in printed and "a nat" not in printed
