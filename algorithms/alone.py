@@ -12,7 +12,7 @@ Cost: 0 bits.
 
 from typing import Any, ClassVar
 
-from algorithms.core import DistributedOptimizer, Layout
+from cser_bench.algorithms.core import DistributedOptimizer, Layout
 
 
 class Alone(DistributedOptimizer):

@@ -22,11 +22,20 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Compressor, Count, DistributedOptimizer, Identity, Layout, Purpose, SharedSupport, Stage
-from algorithms.core.compressors import Zero
-from algorithms.core.layout import Support, Windows
-from algorithms.core.settings import nearest_factors
+from cser_bench.algorithms.compressors.block import BlockSparsifier
+from cser_bench.algorithms.core import (
+    Compressor,
+    Count,
+    DistributedOptimizer,
+    Identity,
+    Layout,
+    Purpose,
+    SharedSupport,
+    Stage,
+)
+from cser_bench.algorithms.core.compressors import Zero
+from cser_bench.algorithms.core.layout import Support, Windows
+from cser_bench.algorithms.core.settings import nearest_factors
 
 
 class CSER(DistributedOptimizer):

@@ -13,11 +13,11 @@ Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one c
 
 from typing import Any, ClassVar
 
-from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Compressor, Identity, Layout
-from algorithms.core.compressors import Zero
-from algorithms.core.settings import fixed, nearest_factors
-from algorithms.cser import CSER
+from cser_bench.algorithms.compressors.block import BlockSparsifier
+from cser_bench.algorithms.core import Compressor, Identity, Layout
+from cser_bench.algorithms.core.compressors import Zero
+from cser_bench.algorithms.core.settings import fixed, nearest_factors
+from cser_bench.algorithms.cser import CSER
 
 
 class CSERPL(CSER):

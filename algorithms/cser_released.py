@@ -16,10 +16,10 @@ Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collecti
 from dataclasses import replace
 from typing import ClassVar
 
-from algorithms.core import Compressor, Purpose, SharedSupport, Stage, fixed
-from algorithms.core.local_step import DecayInMomentumOnly
-from algorithms.core.stages import sends_all
-from algorithms.cser import CSER
+from cser_bench.algorithms.core import Compressor, Purpose, SharedSupport, Stage, fixed
+from cser_bench.algorithms.core.local_step import DecayInMomentumOnly
+from cser_bench.algorithms.core.stages import sends_all
+from cser_bench.algorithms.cser import CSER
 
 
 class CSERReleased(CSER):

@@ -15,10 +15,10 @@ Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one
 
 from typing import Any, ClassVar
 
-from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage
-from algorithms.core.settings import ConsensusStep
-from algorithms.core.topology import Topology
+from cser_bench.algorithms.compressors.block import BlockSparsifier
+from cser_bench.algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage
+from cser_bench.algorithms.core.settings import ConsensusStep
+from cser_bench.algorithms.core.topology import Topology
 
 
 class DeepSqueeze(DistributedOptimizer):

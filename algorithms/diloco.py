@@ -26,10 +26,10 @@ Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F step
 
 from typing import ClassVar
 
-from algorithms.core import Compressor, Count, DistributedOptimizer, Layout, Purpose, Stage
-from algorithms.core.collectives import share_of
-from algorithms.core.settings import BelowOne, Positive
-from algorithms.core.stages import EVERYTHING
+from cser_bench.algorithms.core import Compressor, Count, DistributedOptimizer, Layout, Purpose, Stage
+from cser_bench.algorithms.core.collectives import share_of
+from cser_bench.algorithms.core.settings import BelowOne, Positive
+from cser_bench.algorithms.core.stages import EVERYTHING
 
 
 class DiLoCo(DistributedOptimizer):

@@ -14,8 +14,8 @@ Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_pee
 
 from typing import Any, ClassVar, Literal
 
-from algorithms.core import DistributedOptimizer, Layout, Purpose, Stage
-from algorithms.core.topology import Topology
+from cser_bench.algorithms.core import DistributedOptimizer, Layout, Purpose, Stage
+from cser_bench.algorithms.core.topology import Topology
 
 Order = Literal["combine_while_adapt", "adapt_then_combine"]
 

@@ -26,8 +26,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage
+from cser_bench.algorithms.compressors.block import BlockSparsifier
+from cser_bench.algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage
 
 
 class EF21SGDM(DistributedOptimizer):

@@ -31,9 +31,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
-from algorithms.core.local_step import Nesterov
+from cser_bench.algorithms.compressors.block import BlockSparsifier
+from cser_bench.algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
+from cser_bench.algorithms.core.local_step import Nesterov
 
 FedBack = Literal["updates", "gradients"]
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from algorithms.core import Count, DistributedOptimizer, Purpose, Stage
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Stage
 
 
 class LocalSGD(DistributedOptimizer):

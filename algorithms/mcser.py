@@ -9,7 +9,7 @@ With AdamW p_i is what that would subtract, its two moments are local likewise, 
 Cost: as CSER. State: the momentum or the moments, and with block sparsifiers nothing else.
 """
 
-from algorithms.cser import CSER
+from cser_bench.algorithms.cser import CSER
 
 
 class MCSER(CSER):

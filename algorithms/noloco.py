@@ -21,9 +21,9 @@ from typing import ClassVar
 
 import numpy
 
-from algorithms.core import Count, DistributedOptimizer, Purpose, Stage
-from algorithms.core.settings import BelowOne, Positive
-from algorithms.core.topology import Mixing
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Stage
+from cser_bench.algorithms.core.settings import BelowOne, Positive
+from cser_bench.algorithms.core.topology import Mixing
 
 
 class NoLoCo(DistributedOptimizer):

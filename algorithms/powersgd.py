@@ -29,8 +29,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
-from algorithms.core.low_rank import LowRank
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
+from cser_bench.algorithms.core.low_rank import LowRank
 
 
 class PowerSGD(DistributedOptimizer):

@@ -20,9 +20,18 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from algorithms.compressors.block import BlockSparsifier
-from algorithms.core import Compressor, Count, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
-from algorithms.core.local_step import DecayInMomentumOnly
+from cser_bench.algorithms.compressors.block import BlockSparsifier
+from cser_bench.algorithms.core import (
+    Compressor,
+    Count,
+    DistributedOptimizer,
+    Identity,
+    Layout,
+    Purpose,
+    Stage,
+    Windows,
+)
+from cser_bench.algorithms.core.local_step import DecayInMomentumOnly
 
 
 class QSparseLocalSGD(DistributedOptimizer):

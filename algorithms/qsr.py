@@ -17,9 +17,9 @@ Cost: 32 d bits a round, an all-reduce.
 import math
 from typing import Any, ClassVar
 
-from algorithms.core import Layout, Purpose, Stage, Traffic, fixed
-from algorithms.core.settings import NotNegative
-from algorithms.local_sgd import LocalSGD
+from cser_bench.algorithms.core import Layout, Purpose, Stage, Traffic, fixed
+from cser_bench.algorithms.core.settings import NotNegative
+from cser_bench.algorithms.local_sgd import LocalSGD
 
 Round = tuple[int, int, float]
 """The number of a round, counted from 1, its last step, and the learning rate at which it began."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TypeVar
 
-from algorithms.core.compressors import Compressor, Identity, Zero
-from algorithms.core.optimizer import DistributedOptimizer
+from cser_bench.algorithms.core.compressors import Compressor, Identity, Zero
+from cser_bench.algorithms.core.optimizer import DistributedOptimizer
 
 T = TypeVar("T")
 
@@ -16,14 +16,14 @@ T = TypeVar("T")
 @cache
 def algorithms() -> dict[str, type[DistributedOptimizer]]:
     """All algorithms by the name that specs use, sorted."""
-    found = _classes("algorithms", DistributedOptimizer)  # type: ignore[type-abstract]
+    found = _classes("cser_bench.algorithms", DistributedOptimizer)  # type: ignore[type-abstract]
     return _by_name([(item.name, item) for item in found])
 
 
 @cache
 def baselines() -> dict[str, type[DistributedOptimizer]]:
     """All baselines, whose workers must be processes, by the name that specs use, sorted."""
-    found = _classes("algorithms.baselines", DistributedOptimizer)  # type: ignore[type-abstract]
+    found = _classes("cser_bench.algorithms.baselines", DistributedOptimizer)  # type: ignore[type-abstract]
     return _by_name([(item.name, item) for item in found])
 
 
@@ -35,7 +35,7 @@ def methods() -> dict[str, type[DistributedOptimizer]]:
 @cache
 def compressors() -> dict[str, type[Compressor]]:
     """All compressors by the name that specs use, sorted."""
-    own = _classes("algorithms.compressors", Compressor)  # type: ignore[type-abstract]
+    own = _classes("cser_bench.algorithms.compressors", Compressor)  # type: ignore[type-abstract]
     found: list[type[Compressor]] = [Identity, Zero, *own]
     return _by_name([(item.kind, item) for item in found])
 

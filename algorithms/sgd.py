@@ -13,7 +13,7 @@ Cost: 32 d bits per step, one all-reduce.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
 
 
 class SGD(DistributedOptimizer):

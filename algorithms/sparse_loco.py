@@ -20,9 +20,9 @@ Cost: what C sends, every H steps, by one all-gather.
 
 from typing import ClassVar
 
-from algorithms.core import Identity, Purpose, Stage, fixed
-from algorithms.core.settings import Positive, Share
-from algorithms.qsparse_local_sgd import QSparseLocalSGD
+from cser_bench.algorithms.core import Identity, Purpose, Stage, fixed
+from cser_bench.algorithms.core.settings import Positive, Share
+from cser_bench.algorithms.qsparse_local_sgd import QSparseLocalSGD
 
 
 class SparseLoCo(QSparseLocalSGD):

@@ -27,11 +27,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from algorithms.compressors.quantisers import QuantisedBlocks
-from algorithms.core import Layout, Purpose, Traffic, fixed
-from algorithms.core.exchange import Exchanged
-from algorithms.core.settings import Share
-from algorithms.diloco import DiLoCo
+from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks
+from cser_bench.algorithms.core import Layout, Purpose, Traffic, fixed
+from cser_bench.algorithms.core.exchange import Exchanged
+from cser_bench.algorithms.core.settings import Share
+from cser_bench.algorithms.diloco import DiLoCo
 
 
 class StreamingDiLoCo(DiLoCo):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
-from algorithms import QuantisedBlocks
+from cser_bench.algorithms import QuantisedBlocks
 
 NUM_STEPS, BATCH_SIZE = 60, 32
 

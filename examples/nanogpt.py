@@ -13,7 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from algorithms import MCSER, DiLoCo, DistributedOptimizer, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from cser_bench.algorithms import (
+    MCSER,
+    DiLoCo,
+    DistributedOptimizer,
+    consensus_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+)
 
 NUM_STEPS, WARMUP, EVALUATE_EVERY, BATCH_SIZE, CONTEXT, WIDTH = 120, 10, 40, 8, 48, 48
 

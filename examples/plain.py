@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from algorithms import MCSER, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from cser_bench.algorithms import MCSER, consensus_checkpoint, load_checkpoint, newest_checkpoint
 
 NUM_EPOCHS, BATCH_SIZE = 4, 32
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/plain")

@@ -18,7 +18,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from algorithms import MCSER, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from cser_bench.algorithms import MCSER, consensus_checkpoint, load_checkpoint, newest_checkpoint
 
 NUM_EPOCHS, BATCH_SIZE, NUM_BATCHES = 4, 16, 12
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/timm")

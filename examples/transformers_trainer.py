@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from algorithms import MCSER, DistributedOptimizer, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from cser_bench.algorithms import MCSER, DistributedOptimizer, consensus_checkpoint, load_checkpoint, newest_checkpoint
 
 
 class ConsensusTrainer(Trainer):

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.cli import commands, exits
+from cser_bench.harness.cli import commands, exits
 
 
 def command_line() -> int:

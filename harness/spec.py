@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from harness.rows import (
+from cser_bench.harness.rows import (
     Betas,
     Count,
     GridSpec,

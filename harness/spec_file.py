@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.spec import Spec, SpecError, explain
+from cser_bench.harness.spec import Spec, SpecError, explain
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 

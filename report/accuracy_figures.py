@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from report.frame import Frames
-from report.plotting import FAMILIES, GREY, colour_of, decades, family_of, headline, new_figure, style
-from report.regime import tells
-from report.statistics import LESS, contrasts_frame
-from report.wording import MINUS, amount, counted, points
+from cser_bench.report.frame import Frames
+from cser_bench.report.plotting import FAMILIES, GREY, colour_of, decades, family_of, headline, new_figure, style
+from cser_bench.report.regime import tells
+from cser_bench.report.statistics import LESS, contrasts_frame
+from cser_bench.report.wording import MINUS, amount, counted, points
 
 SAME_LOAD = 1.07
 """A row may put so much more on a link than the load that rows are compared at: blocks of 4 bits have their scales."""

@@ -8,12 +8,21 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure
-from report.frame import JUDGED, LONG, Frames
-from report.regime import assay_frame, lost_frame, needs_frame, noise_share, predictors_frame
-from report.render import write_report
-from report.statistics import BELOW, BEYOND, MORE, VERDICTS, accuracy_frame, contrasts_frame, pool_of, rates_frame
-from report.wording import FORMATS, amount, counted, listed, points, short
+from cser_bench.report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure
+from cser_bench.report.frame import JUDGED, LONG, Frames
+from cser_bench.report.regime import assay_frame, lost_frame, needs_frame, noise_share, predictors_frame
+from cser_bench.report.render import write_report
+from cser_bench.report.statistics import (
+    BELOW,
+    BEYOND,
+    MORE,
+    VERDICTS,
+    accuracy_frame,
+    contrasts_frame,
+    pool_of,
+    rates_frame,
+)
+from cser_bench.report.wording import FORMATS, amount, counted, listed, points, short
 
 MOST_ROWS = 62
 """A table of more rows would not fit on a page: it then has those of the main ratio alone."""

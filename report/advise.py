@@ -15,15 +15,23 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from harness.records.timings import Collective, Message, Rounds
-from report.frame import TRAINING, Frames, UsageError, read_frames
-from report.questions.evidence import GPT, RESIDUAL, SHIPPED, Evidence
-from report.questions.losses import RECENT
-from report.questions.networks import METHODS, shares_lost, spread_between_kinds
-from report.regime import PREDICTORS, Vector, assay_frame, fitted_values, left_out_values, losses_of, predictors_frame
-from report.render import environment
-from report.speed.cost_model import Compute, Link, Links, Network, step_seconds
-from report.wording import amount, milliseconds, points, short
+from cser_bench.harness.records.timings import Collective, Message, Rounds
+from cser_bench.report.frame import TRAINING, Frames, UsageError, read_frames
+from cser_bench.report.questions.evidence import GPT, RESIDUAL, SHIPPED, Evidence
+from cser_bench.report.questions.losses import RECENT
+from cser_bench.report.questions.networks import METHODS, shares_lost, spread_between_kinds
+from cser_bench.report.regime import (
+    PREDICTORS,
+    Vector,
+    assay_frame,
+    fitted_values,
+    left_out_values,
+    losses_of,
+    predictors_frame,
+)
+from cser_bench.report.render import environment
+from cser_bench.report.speed.cost_model import Compute, Link, Links, Network, step_seconds
+from cser_bench.report.wording import amount, milliseconds, points, short
 
 MAPS = {
     "perceptron": [SHIPPED / "reference/fashion_mnist_long"],

@@ -3,12 +3,12 @@
 import gc
 from pathlib import Path
 
-from report.accuracy_report import build_report
-from report.explorer.page import write_experiment_page, write_study_page
-from report.frame import read_frames
-from report.speed.report import build_speed_report
-from report.speed.timed import experiments_beside
-from report.speed.workload_model import STUDY, read_study
+from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.explorer.page import write_experiment_page, write_study_page
+from cser_bench.report.frame import read_frames
+from cser_bench.report.speed.report import build_speed_report
+from cser_bench.report.speed.timed import experiments_beside
+from cser_bench.report.speed.workload_model import STUDY, read_study
 
 
 def build(folder: Path, output: Path | None = None, tuning: Path | None = None) -> Path:

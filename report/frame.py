@@ -12,9 +12,18 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from harness.records.experiment import Contrast, Experiment, Metric, Row, metric_of, read_experiment, score_in, score_of
-from harness.records.packs import read_runs
-from harness.records.store import RecordError, Result, RunRecord
+from cser_bench.harness.records.experiment import (
+    Contrast,
+    Experiment,
+    Metric,
+    Row,
+    metric_of,
+    read_experiment,
+    score_in,
+    score_of,
+)
+from cser_bench.harness.records.packs import read_runs
+from cser_bench.harness.records.store import RecordError, Result, RunRecord
 
 Status = Literal["done", "diverged", "failed", "missing"]
 

@@ -10,10 +10,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from harness.records.store import write_text_atomically
-from report import wording
-from report.plotting import save
-from report.typesetting import pdf_of
+from cser_bench.harness.records.store import write_text_atomically
+from cser_bench.report import wording
+from cser_bench.report.plotting import save
+from cser_bench.report.typesetting import pdf_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 

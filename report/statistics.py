@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from harness.records.experiment import Contrast
-from report.frame import Frames
+from cser_bench.harness.records.experiment import Contrast
+from cser_bench.report.frame import Frames
 
 HOMOGENEITY_LEVEL = 0.05
 """Of the Brown-Forsythe test: below it every row keeps its own variance."""

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness.cli.exits import OURS
-from harness.records import store
-from harness.records.provenance import output_of
-from harness.records.state import RunStatus, Submitted, status_of
-from harness.records.store import Record
-from slurm.profile import Profile, SubmissionPaths
+from cser_bench.harness.cli.exits import OURS
+from cser_bench.harness.records import store
+from cser_bench.harness.records.provenance import output_of
+from cser_bench.harness.records.state import RunStatus, Submitted, status_of
+from cser_bench.harness.records.store import Record
+from cser_bench.slurm.profile import Profile, SubmissionPaths
 
 if TYPE_CHECKING:
-    from harness.plan.plan import Plan  # which loads torch
-    from harness.spec import PlannedRun
+    from cser_bench.harness.plan.plan import Plan  # which loads torch
+    from cser_bench.harness.spec import PlannedRun
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 """What squeue says of a job that waits."""
@@ -25,7 +25,7 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 NAME = "campaign.json"
 """The record's, in an experiment's folder."""
 
-PACKAGES = ("algorithms", "harness", "report", "slurm")
+PACKAGE = "cser_bench"
 
 
 class CampaignError(RuntimeError):
@@ -138,8 +138,8 @@ def put_submission(folder: Path, number: int, submission: Submission | None) -> 
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy our packages to this folder, over what a submission that was refused has left, and return it."""
+    """Copy our package to this folder, over what a submission that was refused has left, and return it."""
     shutil.rmtree(folder, ignore_errors=True)
-    for package in PACKAGES:  # `harness/shipped` is a link to results, which jobs do not need
-        shutil.copytree(OURS / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    ignored = shutil.ignore_patterns("__pycache__", "shipped")  # `shipped` is a link to results, which jobs do not need
+    shutil.copytree(OURS / PACKAGE, folder / PACKAGE, ignore=ignored)
     return folder

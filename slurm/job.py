@@ -14,20 +14,28 @@ from pathlib import Path
 import submitit
 import torch
 
-from algorithms import ProcessGroupCollectives
-from harness.records.provenance import new_attempt, output_of
-from harness.records.state import saved_step
-from harness.spec import SpecError
-from harness.tasks.task import Check, find_task
-from harness.train.train import train
-from harness.train.training import Job
-from harness.workers import preflight as machine
-from harness.workers.attempt import prepare_thread, recorded
-from harness.workers.preflight import first_line
-from harness.workers.process_group import backend_for, from_rank_0, joined, own_gpu
-from slurm.campaign import Request
-from slurm.profile import Profile
-from slurm.requeue import Allocation, NothingToDo, StopNotice, begin_attempt, begins, recorded_end, this_allocation
+from cser_bench.algorithms import ProcessGroupCollectives
+from cser_bench.harness.records.provenance import new_attempt, output_of
+from cser_bench.harness.records.state import saved_step
+from cser_bench.harness.spec import SpecError
+from cser_bench.harness.tasks.task import Check, find_task
+from cser_bench.harness.train.train import train
+from cser_bench.harness.train.training import Job
+from cser_bench.harness.workers import preflight as machine
+from cser_bench.harness.workers.attempt import prepare_thread, recorded
+from cser_bench.harness.workers.preflight import first_line
+from cser_bench.harness.workers.process_group import backend_for, from_rank_0, joined, own_gpu
+from cser_bench.slurm.campaign import Request
+from cser_bench.slurm.profile import Profile
+from cser_bench.slurm.requeue import (
+    Allocation,
+    NothingToDo,
+    StopNotice,
+    begin_attempt,
+    begins,
+    recorded_end,
+    this_allocation,
+)
 
 GRACE_SECONDS = 5.0
 """How long a worker that lost the others stays, so that the one that caused it can say why before Slurm ends all."""

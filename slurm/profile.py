@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from submitit.slurm.slurm import _make_sbatch_string  # the public way to the text needs srun on the path
 
-from harness.rows import Count, NonNegative, Positive, Strict
-from harness.spec import SpecError, explain
-from harness.spec_file import read_toml
+from cser_bench.harness.rows import Count, NonNegative, Positive, Strict
+from cser_bench.harness.spec import SpecError, explain
+from cser_bench.harness.spec_file import read_toml
 
 CLUSTERS = Path(__file__).parent / "clusters"
 
@@ -166,7 +166,7 @@ def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) ->
 def array_parameters(profile: Profile, name: str, place: SubmissionPaths, *after: str) -> dict[str, Any]:
     """The same for an array of runs; `after`: dependencies, such as afterok:12."""
     # Not in a container, which mostly lacks scontrol: by the Python that submits.
-    requeue = [sys.executable, "-m", "slurm.requeue", str(place.campaign), str(place.submission)]
+    requeue = [sys.executable, "-m", "cser_bench.slurm.requeue", str(place.campaign), str(place.submission)]
     waits = {"dependency": ",".join(after), "kill-on-invalid-dep": "yes"} if after else {}
     return preflight_parameters(profile, name, place) | {
         "job_name": name,

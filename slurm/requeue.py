@@ -19,14 +19,14 @@ from pathlib import Path
 import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
-from harness.records import packs, store
-from harness.records.provenance import output_of
-from harness.records.recorder import Recorder, end_by_watchdog, read_failure, tail_of, write_failure
-from harness.records.run_lock import BusyError, owned
-from harness.records.state import is_done, saved_step
-from harness.records.store import Attempt, FailureKind, RecordError, RunFile
-from harness.workers.processes import StopFlag
-from slurm.campaign import Campaign, Submission
+from cser_bench.harness.records import packs, store
+from cser_bench.harness.records.provenance import output_of
+from cser_bench.harness.records.recorder import Recorder, end_by_watchdog, read_failure, tail_of, write_failure
+from cser_bench.harness.records.run_lock import BusyError, owned
+from cser_bench.harness.records.state import is_done, saved_step
+from cser_bench.harness.records.store import Attempt, FailureKind, RecordError, RunFile
+from cser_bench.harness.workers.processes import StopFlag
+from cser_bench.slurm.campaign import Campaign, Submission
 
 PORTS = range(20_000, 32_000)
 """Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by default)."""

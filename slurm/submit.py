@@ -11,18 +11,18 @@ import torch
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from harness.cli.show import show_plan
-from harness.records.provenance import new_attempt, now, output_of
-from harness.records.recorder import tail_of
-from harness.records.run_lock import locked
-from harness.spec import PlannedRun, SpecError
-from harness.tasks.task import find_task
-from harness.train.training import Job
-from harness.workers.launch import missing_runs, write_experiment
-from slurm import campaign
-from slurm.campaign import CampaignError, Request, Submission
-from slurm.job import ALL_WELL, do_run, preflight
-from slurm.profile import array_parameters, preflight_minutes, preflight_parameters, python_of, sbatch_text
+from cser_bench.harness.cli.show import show_plan
+from cser_bench.harness.records.provenance import new_attempt, now, output_of
+from cser_bench.harness.records.recorder import tail_of
+from cser_bench.harness.records.run_lock import locked
+from cser_bench.harness.spec import PlannedRun, SpecError
+from cser_bench.harness.tasks.task import find_task
+from cser_bench.harness.train.training import Job
+from cser_bench.harness.workers.launch import missing_runs, write_experiment
+from cser_bench.slurm import campaign
+from cser_bench.slurm.campaign import CampaignError, Request, Submission
+from cser_bench.slurm.job import ALL_WELL, do_run, preflight
+from cser_bench.slurm.profile import array_parameters, preflight_minutes, preflight_parameters, python_of, sbatch_text
 
 LOCK_SECONDS = 5.0
 """How long another command that submits the experiment is waited for."""

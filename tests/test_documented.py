@@ -13,21 +13,21 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, Identity, algorithms, registry
-from algorithms import baselines as baselines_package
-from algorithms.core.compressors import Draw, SharedSupport
-from algorithms.core.layout import Layout
-from algorithms.registry import _by_name, _classes, compressors
-from harness import tasks
-from harness.__main__ import _parser
-from harness.plan.footprint import footprint_of
-from harness.records.store import Result, read_record, read_run
-from harness.spec import TaskSpec
-from harness.tasks.task import TensorSamples, find_task
-from harness.workers.attempt import attempt_as_rank, attempt_stacked
-from report.frame import LONG
-from report.questions.evidence import evidence_of
-from report.render import environment
+from cser_bench.algorithms import BlockSparsifier, Collectives, DistributedOptimizer, Identity, algorithms, registry
+from cser_bench.algorithms import baselines as baselines_package
+from cser_bench.algorithms.core.compressors import Draw, SharedSupport
+from cser_bench.algorithms.core.layout import Layout
+from cser_bench.algorithms.registry import _by_name, _classes, compressors
+from cser_bench.harness import tasks
+from cser_bench.harness.__main__ import _parser
+from cser_bench.harness.plan.footprint import footprint_of
+from cser_bench.harness.records.store import Result, read_record, read_run
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks.task import TensorSamples, find_task
+from cser_bench.harness.workers.attempt import attempt_as_rank, attempt_stacked
+from cser_bench.report.frame import LONG
+from cser_bench.report.questions.evidence import evidence_of
+from cser_bench.report.render import environment
 from tests.algorithms.problems import make_model, make_optimizer, own_settings, train, trained, workers
 from tests.harness.support import job_for, small_config
 
@@ -127,7 +127,7 @@ def test_two_of_one_name_are_refused(stride: Any) -> None:
 def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "ddp_bf16.py").write_text(shown(BASELINE))
     monkeypatch.setattr(baselines_package, "__path__", [*baselines_package.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "algorithms.baselines.ddp_bf16", raising=False)
+    monkeypatch.delitem(sys.modules, "cser_bench.algorithms.baselines.ddp_bf16", raising=False)
     registry.baselines.cache_clear()
     yield "ddp_bf16"
     registry.baselines.cache_clear()
@@ -150,7 +150,7 @@ def test_the_baseline_is_trained_and_sends_half(baseline: str, tmp_path: Path) -
 def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "letters.py").write_text(shown(TASK))
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "harness.tasks.letters", raising=False)
+    monkeypatch.delitem(sys.modules, "cser_bench.harness.tasks.letters", raising=False)
     return "letters"
 
 

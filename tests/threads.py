@@ -10,9 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from algorithms import CollectiveError, Collectives
-from algorithms.core.collectives import Add, share_of, sum_in_rank_order
-from algorithms.core.topology import Mixing
+from cser_bench.algorithms import CollectiveError, Collectives
+from cser_bench.algorithms.core.collectives import Add, share_of, sum_in_rank_order
+from cser_bench.algorithms.core.topology import Mixing
 
 T = TypeVar("T")
 

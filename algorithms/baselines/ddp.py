@@ -25,9 +25,9 @@ from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defi
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from algorithms.core import Layout, Purpose
-from algorithms.core.process_group import ProcessGroupCollectives, translated_errors
-from algorithms.sgd import SGD
+from cser_bench.algorithms.core import Layout, Purpose
+from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
+from cser_bench.algorithms.sgd import SGD
 
 Hook = Callable[[Any, GradBucket], torch.futures.Future[Tensor]]
 """A communication hook, which takes its state and a bucket; see `DistributedDataParallel.register_comm_hook`."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from torch.distributed import ProcessGroup
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 
-from algorithms.baselines.ddp import DDP, Hook
+from cser_bench.algorithms.baselines.ddp import DDP, Hook
 
 
 class DDPFp16(DDP):

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defined]
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
-from algorithms.baselines.ddp import DDP, Hook
-from algorithms.core import Count, Purpose, Traffic
-from algorithms.core.layout import Window
+from cser_bench.algorithms.baselines.ddp import DDP, Hook
+from cser_bench.algorithms.core import Count, Purpose, Traffic
+from cser_bench.algorithms.core.layout import Window
 
 EARLIEST = 3
 """The first step that the hook can compress: it was made for buckets that change after the first one."""

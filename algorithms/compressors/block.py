@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from algorithms.core.compressors import FLOAT_BITS, Draw, SharedSupport
-from algorithms.core.layout import Layout, Window, Windows
-from algorithms.core.settings import Count, Ratio
-from algorithms.core.traffic import Entry
+from cser_bench.algorithms.core.compressors import FLOAT_BITS, Draw, SharedSupport
+from cser_bench.algorithms.core.layout import Layout, Window, Windows
+from cser_bench.algorithms.core.settings import Count, Ratio
+from cser_bench.algorithms.core.traffic import Entry
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from algorithms.core.compressors import FLOAT_BITS, Draw, Gathered, SharedSupport, check_numel, pack_bits, unpack_bits
-from algorithms.core.layout import Indices, Layout
-from algorithms.core.settings import Count, Ratio
+from cser_bench.algorithms.core.compressors import (
+    FLOAT_BITS,
+    Draw,
+    Gathered,
+    SharedSupport,
+    check_numel,
+    pack_bits,
+    unpack_bits,
+)
+from cser_bench.algorithms.core.layout import Indices, Layout
+from cser_bench.algorithms.core.settings import Count, Ratio
 
 INDEX_BITS = 32
 SIGMAS = 6

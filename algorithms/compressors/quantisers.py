@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from algorithms.core.compressors import FLOAT_BITS, Draw, Gathered, Reduced, pack_bits, unpack_bits
-from algorithms.core.layout import Layout
-from algorithms.core.settings import Count
+from cser_bench.algorithms.core.compressors import FLOAT_BITS, Draw, Gathered, Reduced, pack_bits, unpack_bits
+from cser_bench.algorithms.core.layout import Layout
+from cser_bench.algorithms.core.settings import Count
 
 
 @dataclass(frozen=True)

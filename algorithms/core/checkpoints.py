@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from algorithms.core.collectives import Collectives, SoloCollectives, StackedCollectives
-from algorithms.core.optimizer import DistributedOptimizer
-from algorithms.core.process_group import ProcessGroupCollectives, translated_errors
-from algorithms.core.state import common_state
+from cser_bench.algorithms.core.collectives import Collectives, SoloCollectives, StackedCollectives
+from cser_bench.algorithms.core.optimizer import DistributedOptimizer
+from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
+from cser_bench.algorithms.core.state import common_state
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
-from algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
-from algorithms.core.flat import FlatBuffers, dense
-from algorithms.core.process_group import ProcessGroupCollectives
-from algorithms.core.traffic import Purpose
+from cser_bench.algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
+from cser_bench.algorithms.core.flat import FlatBuffers, dense
+from cser_bench.algorithms.core.process_group import ProcessGroupCollectives
+from cser_bench.algorithms.core.traffic import Purpose
 
 _SHARDED = {
     "_fsdp_flattened": "FullyShardedDataParallel",

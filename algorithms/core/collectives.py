@@ -8,9 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from algorithms.core.overlap import EarlyMeans
-from algorithms.core.topology import Mixing
-from algorithms.core.traffic import Elapsed, Mark, Purpose, Traffic, mark
+from cser_bench.algorithms.core.overlap import EarlyMeans
+from cser_bench.algorithms.core.topology import Mixing
+from cser_bench.algorithms.core.traffic import Elapsed, Mark, Purpose, Traffic, mark
 
 Add = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From all workers' messages of some blocks: the message that goes to all in their place, and what stays here."""

@@ -11,9 +11,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from algorithms.core.layout import Layout, Support, Windows, whole
-from algorithms.core.settings import declared_settings
-from algorithms.core.traffic import Entry
+from cser_bench.algorithms.core.layout import Layout, Support, Windows, whole
+from cser_bench.algorithms.core.settings import declared_settings
+from cser_bench.algorithms.core.traffic import Entry
 
 Integers = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
 

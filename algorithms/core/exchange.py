@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from algorithms.core.collectives import Collectives, share_of, sum_in_rank_order
-from algorithms.core.compressors import Compressor, Draw, Encoded, Gathered, Reduced, SharedSupport
-from algorithms.core.layout import Layout, Support, whole
-from algorithms.core.topology import Mixing
-from algorithms.core.traffic import Elapsed, Purpose, Traffic
+from cser_bench.algorithms.core.collectives import Collectives, share_of, sum_in_rank_order
+from cser_bench.algorithms.core.compressors import Compressor, Draw, Encoded, Gathered, Reduced, SharedSupport
+from cser_bench.algorithms.core.layout import Layout, Support, whole
+from cser_bench.algorithms.core.topology import Mixing
+from cser_bench.algorithms.core.traffic import Elapsed, Purpose, Traffic
 
 
 @dataclass(frozen=True)

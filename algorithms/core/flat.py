@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensor
 from torch.nn import Parameter
 from torch.utils.dlpack import from_dlpack
 
-from algorithms.core.layout import Layout, Window
+from cser_bench.algorithms.core.layout import Layout, Window
 
 
 class FlatBuffers:

@@ -12,8 +12,8 @@ from torch.nn import Parameter
 from torch.optim.adamw import adamw as torch_adamw
 from torch.optim.sgd import sgd as torch_sgd
 
-from algorithms.core.flat import FlatBuffers
-from algorithms.core.layout import Window, Windows
+from cser_bench.algorithms.core.flat import FlatBuffers
+from cser_bench.algorithms.core.layout import Window, Windows
 
 VECTOR_BYTES = 128
 """Slices begin and end at multiples of this, counted from where their span begins."""

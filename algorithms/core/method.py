@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.core.collectives import Collectives, StackedCollectives
-from algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Encoded, Gathered, Identity, Scaled
-from algorithms.core.exchange import Exchanged, Mixed, Sending
-from algorithms.core.flat import FlatBuffers
-from algorithms.core.layout import Layout, Windows
-from algorithms.core.local_step import AdamW, LocalStep, Muon, Nesterov
-from algorithms.core.settings import FROM_1_UP, NUMBERS, LocalStepName, Setting, argument, fixed
-from algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
-from algorithms.core.state import check_state
-from algorithms.core.topology import Mixing
-from algorithms.core.traffic import Entry, Purpose, Traffic
+from cser_bench.algorithms.core.collectives import Collectives, StackedCollectives
+from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Encoded, Gathered, Identity, Scaled
+from cser_bench.algorithms.core.exchange import Exchanged, Mixed, Sending
+from cser_bench.algorithms.core.flat import FlatBuffers
+from cser_bench.algorithms.core.layout import Layout, Windows
+from cser_bench.algorithms.core.local_step import AdamW, LocalStep, Muon, Nesterov
+from cser_bench.algorithms.core.settings import FROM_1_UP, NUMBERS, LocalStepName, Setting, argument, fixed
+from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
+from cser_bench.algorithms.core.state import check_state
+from cser_bench.algorithms.core.topology import Mixing
+from cser_bench.algorithms.core.traffic import Entry, Purpose, Traffic
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(fixed, argument))

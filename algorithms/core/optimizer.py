@@ -11,13 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from algorithms.core.checks import FirstStep, check_agreement, check_parameters, enter_together, equalise_, types_of
-from algorithms.core.collectives import Collectives, StackedCollectives
-from algorithms.core.compressors import Compressor, Draw
-from algorithms.core.method import Method
-from algorithms.core.overlap import Reducer
-from algorithms.core.process_group import default_collectives
-from algorithms.core.settings import (
+from cser_bench.algorithms.core.checks import (
+    FirstStep,
+    check_agreement,
+    check_parameters,
+    enter_together,
+    equalise_,
+    types_of,
+)
+from cser_bench.algorithms.core.collectives import Collectives, StackedCollectives
+from cser_bench.algorithms.core.compressors import Compressor, Draw
+from cser_bench.algorithms.core.method import Method
+from cser_bench.algorithms.core.overlap import Reducer
+from cser_bench.algorithms.core.process_group import default_collectives
+from cser_bench.algorithms.core.settings import (
     NUMBERS,
     REQUIRED,
     LocalStepName,
@@ -28,9 +35,9 @@ from algorithms.core.settings import (
     declared_settings,
     group_defaults,
 )
-from algorithms.core.state import OTHER_TYPES, UNSENT, averaged, check_still_loaded
-from algorithms.core.topology import Topology, rounds_of
-from algorithms.core.traffic import Purpose, Traffic
+from cser_bench.algorithms.core.state import OTHER_TYPES, UNSENT, averaged, check_still_loaded
+from cser_bench.algorithms.core.topology import Topology, rounds_of
+from cser_bench.algorithms.core.traffic import Purpose, Traffic
 
 
 class DistributedOptimizer(Method, Optimizer):

@@ -18,9 +18,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from algorithms.core.flat import FlatBuffers
-from algorithms.core.stages import EarlyMessage
-from algorithms.core.traffic import Purpose, Traffic
+from cser_bench.algorithms.core.flat import FlatBuffers
+from cser_bench.algorithms.core.stages import EarlyMessage
+from cser_bench.algorithms.core.traffic import Purpose, Traffic
 
 T = TypeVar("T", bound=tuple[Tensor | None, ...])
 

@@ -13,10 +13,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
-from algorithms.core.collectives import Add, CollectiveError, Collectives, SoloCollectives, mean_in_rank_order, share_of
-from algorithms.core.overlap import EarlyMeans
-from algorithms.core.topology import Mixing
-from algorithms.core.traffic import Mark, mark
+from cser_bench.algorithms.core.collectives import (
+    Add,
+    CollectiveError,
+    Collectives,
+    SoloCollectives,
+    mean_in_rank_order,
+    share_of,
+)
+from cser_bench.algorithms.core.overlap import EarlyMeans
+from cser_bench.algorithms.core.topology import Mixing
+from cser_bench.algorithms.core.traffic import Mark, mark
 
 # PyTorch 2.13 renamed it and warns of the old name.
 _all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

@@ -7,10 +7,10 @@ from typing import TypeGuard
 
 from torch import Tensor
 
-from algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Identity, SharedSupport
-from algorithms.core.flat import FlatBuffers
-from algorithms.core.layout import Layout, Support, Windows
-from algorithms.core.traffic import Purpose
+from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Identity, SharedSupport
+from cser_bench.algorithms.core.flat import FlatBuffers
+from cser_bench.algorithms.core.layout import Layout, Support, Windows
+from cser_bench.algorithms.core.traffic import Purpose
 
 EVERYTHING = Identity()
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algorithms.core.collectives import Collectives
-from algorithms.core.traffic import Purpose
+from cser_bench.algorithms.core.collectives import Collectives
+from cser_bench.algorithms.core.traffic import Purpose
 
 OTHER_TYPES = "other types"
 """Where a state holds what belongs to parameters of each type but the first."""

@@ -13,18 +13,18 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING
 
-from harness.cli.exits import FAILURE, UsageError, complain, program
+from cser_bench.harness.cli.exits import FAILURE, UsageError, complain, program
 
 if TYPE_CHECKING:
-    from harness.plan.plan import Plan
-    from harness.workers.launch import Options
+    from cser_bench.harness.plan.plan import Plan
+    from cser_bench.harness.workers.launch import Options
 
 WAIT_SECONDS = 5.0
 """Between two looks at a campaign that is waited for."""
 
 
 def _planned(options: argparse.Namespace) -> Plan:
-    from harness.plan.plan import plan_experiment
+    from cser_bench.harness.plan.plan import plan_experiment
 
     planned = plan_experiment(options.experiment, options.results, options.tuning)
     return planned.only(options.rows, options.seeds) if options.rows or options.seeds else planned
@@ -32,22 +32,22 @@ def _planned(options: argparse.Namespace) -> Plan:
 
 def plan(options: argparse.Namespace) -> int:
     """Print the runs; nothing is read or written besides the specification and the records."""
-    from harness.cli.show import show_plan
+    from cser_bench.harness.cli.show import show_plan
 
     show_plan(_planned(options))
     return 0
 
 
 def _launch_options(options: argparse.Namespace) -> Options:
-    from harness.workers.launch import Options
+    from cser_bench.harness.workers.launch import Options
 
     return Options(**{field.name: getattr(options, field.name) for field in fields(Options)})
 
 
 def preflight(options: argparse.Namespace) -> int:
     """Say whether what a long experiment needs is there, and then how long it takes; 1 where something is not."""
-    from harness.plan.forecast import cost_sentences, effort_of
-    from harness.workers.preflight import checks, line_of
+    from cser_bench.harness.plan.forecast import cost_sentences, effort_of
+    from cser_bench.harness.workers.preflight import checks, line_of
 
     planned = _planned(options)
     failed = 0
@@ -64,8 +64,8 @@ def run(options: argparse.Namespace) -> int:
     """Do the runs that are missing; 1 where one failed."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
-    from harness.tasks.task import find_task
-    from harness.workers.launch import launch, places, prepare, run_under_torchrun
+    from cser_bench.harness.tasks.task import find_task
+    from cser_bench.harness.workers.launch import launch, places, prepare, run_under_torchrun
 
     planned = _planned(options)
     launch_options = _launch_options(options)
@@ -90,10 +90,10 @@ def run(options: argparse.Namespace) -> int:
 
 def submit(options: argparse.Namespace) -> int:
     """Submit the runs that are missing to a Slurm cluster; 1 where the command waits, and some have no result then."""
-    from slurm.campaign import Request, read_campaign
-    from slurm.profile import load_profile
-    from slurm.submit import check, left_to_submit, sbatch_texts, show
-    from slurm.submit import submit as submit_runs
+    from cser_bench.slurm.campaign import Request, read_campaign
+    from cser_bench.slurm.profile import load_profile
+    from cser_bench.slurm.submit import check, left_to_submit, sbatch_texts, show
+    from cser_bench.slurm.submit import submit as submit_runs
 
     planned = _planned(options)
     if options.cluster is None:
@@ -139,8 +139,8 @@ def submit(options: argparse.Namespace) -> int:
 
 def _wait(planned: Plan, folder: Path) -> int:
     """Until nothing is queued or running; 1 where runs are left then."""
-    from harness.cli.show import status_text, totals_text
-    from slurm.campaign import statuses
+    from cser_bench.harness.cli.show import status_text, totals_text
+    from cser_bench.slurm.campaign import statuses
 
     runs, said = statuses(folder, planned.runs), ""
     while {"queued", "running"} & {run.state for run in runs}:
@@ -155,10 +155,10 @@ def _wait(planned: Plan, folder: Path) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Say how far each row is, here and on a cluster."""
-    from harness.cli.show import status_fields, status_text
-    from harness.records.experiment import Experiment
-    from harness.records.store import read_optional
-    from slurm.campaign import statuses
+    from cser_bench.harness.cli.show import status_fields, status_text
+    from cser_bench.harness.records.experiment import Experiment
+    from cser_bench.harness.records.store import read_optional
+    from cser_bench.slurm.campaign import statuses
 
     planned = _planned(options)
     folder = options.results / planned.experiment.name
@@ -171,7 +171,7 @@ def status(options: argparse.Namespace) -> int:
 
 def pack(options: argparse.Namespace) -> int:
     """Add the finished runs in an experiment's folder to its pack, and say how many it has."""
-    from harness.records.packs import pack_runs
+    from cser_bench.harness.records.packs import pack_runs
 
     num_runs, num_folders = pack_runs(options.folder, options.remove_folders)
     print(f"{options.folder}: {num_runs} runs in the pack, {num_folders} of them from folders")
@@ -180,7 +180,7 @@ def pack(options: argparse.Namespace) -> int:
 
 def unpack(options: argparse.Namespace) -> int:
     """Make folders of the runs in an experiment's pack, and say what was done."""
-    from harness.records.packs import unpack_runs
+    from cser_bench.harness.records.packs import unpack_runs
 
     print(f"{options.folder}: {unpack_runs(options.folder)} folders written; those that were there stay as they are")
     return 0
@@ -188,8 +188,8 @@ def unpack(options: argparse.Namespace) -> int:
 
 def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
     """The folder of records that is meant, and that of the tuning where it is neither beside nor above."""
-    from harness.plan.tuning import tuning_folder
-    from harness.spec_file import find_spec, load_spec
+    from cser_bench.harness.plan.tuning import tuning_folder
+    from cser_bench.harness.spec_file import find_spec, load_spec
 
     given = Path(options.experiment)
     if (given / "experiment.json").exists() or (given / "study.json").exists():
@@ -202,7 +202,7 @@ def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
 
 def report(options: argparse.Namespace) -> int:
     """Build the report, and say where it is."""
-    from report.build import build
+    from cser_bench.report.build import build
 
     folder, tuning = _records(options)
     print(f"wrote {build(folder, options.output, tuning)} and report.pdf, report.html, figures/ and csv/ beside it")
@@ -211,7 +211,7 @@ def report(options: argparse.Namespace) -> int:
 
 def advise(options: argparse.Namespace) -> int:
     """Advice for a job: a recommendation, the table, and what it rests on."""
-    from report.advise import MAPS, TrainingJob, advice_from
+    from cser_bench.report.advise import MAPS, TrainingJob, advice_from
 
     num_machines, workers_per_machine = options.layout
     job = TrainingJob(
@@ -233,7 +233,7 @@ def advise(options: argparse.Namespace) -> int:
 
 def answers(options: argparse.Namespace) -> int:
     """Answer the readers' questions from records; nothing is trained."""
-    from report.questions.build import build_answers
+    from cser_bench.report.questions.build import build_answers
 
     path = build_answers(options.results, options.output, options.readme)
     print(f"wrote {path} and answers.pdf beside it")
@@ -242,8 +242,8 @@ def answers(options: argparse.Namespace) -> int:
 
 def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report; 1 where a worker failed."""
-    from harness.timing.study import SESSIONS, record, run_study
-    from report.build import build
+    from cser_bench.harness.timing.study import SESSIONS, record, run_study
+    from cser_bench.report.build import build
 
     if options.only:
         for session in SESSIONS[options.only](options.output, options.methods):
@@ -256,7 +256,7 @@ def speedups(options: argparse.Namespace) -> int:
 
 def netlab(options: argparse.Namespace) -> int:
     """Sweep networks of the rates asked for; 1 where a worker failed."""
-    from harness.timing.sweep import netlab
+    from cser_bench.harness.timing.sweep import netlab
 
     netlab(options.workers, options.machines, options.rates, options.output)
     return 0
@@ -264,7 +264,7 @@ def netlab(options: argparse.Namespace) -> int:
 
 def time(options: argparse.Namespace) -> int:
     """Be one of the workers that time steps; 1 where a collective failed."""
-    from harness.timing.study import time_here
+    from cser_bench.harness.timing.study import time_here
 
     try:
         time_here(options.workload, options.methods, options.visits, options.steps, options.output)

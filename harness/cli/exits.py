@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-OURS = Path(__file__).resolve().parents[2]
-"""The folder that our packages lie in."""
+OURS = Path(__file__).absolute().parents[3]
+"""The folder that our package lies in. Not resolved: in a checkout `cser_bench/harness` is a link."""
 
 FAILURE, BROKEN_PIPE, INTERRUPTED = 1, 141, 130
 

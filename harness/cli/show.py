@@ -9,11 +9,11 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from tabulate import tabulate
 
-from algorithms import algorithms
-from harness.plan.forecast import cost_sentences, effort_of, hours_on, link_bits_of, powers
-from harness.plan.plan import COMMON, Plan
-from harness.records.experiment import Row
-from harness.records.state import RunStatus, State
+from cser_bench.algorithms import algorithms
+from cser_bench.harness.plan.forecast import cost_sentences, effort_of, hours_on, link_bits_of, powers
+from cser_bench.harness.plan.plan import COMMON, Plan
+from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.records.state import RunStatus, State
 
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:

@@ -34,7 +34,7 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision import models
 
-from harness.rows import Count
+from cser_bench.harness.rows import Count
 
 SMALL_SIDE = 64
 EXPANSION = 4

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.rows import Count
-from harness.tasks.pairs import PAD
+from cser_bench.harness.rows import Count
+from cser_bench.harness.tasks.pairs import PAD
 
 Past = tuple[Tensor, Tensor]
 """Keys and values of the positions so far, each of shape (batch, heads, positions, width / heads)."""

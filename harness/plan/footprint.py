@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from algorithms import Collectives, DistributedOptimizer, StackedCollectives
-from algorithms.baselines.ddp import DDP
-from algorithms.core.collectives import Add
-from algorithms.core.topology import Mixing, spectral_gap
-from algorithms.registry import methods
-from harness.spec import ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
-from harness.tasks.task import find_task
-from harness.train.build import build_model, build_optimizer, num_steps_of
-from harness.train.restarts import check_restart, planned_traffic
+from cser_bench.algorithms import Collectives, DistributedOptimizer, StackedCollectives
+from cser_bench.algorithms.baselines.ddp import DDP
+from cser_bench.algorithms.core.collectives import Add
+from cser_bench.algorithms.core.topology import Mixing, spectral_gap
+from cser_bench.algorithms.registry import methods
+from cser_bench.harness.spec import ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
+from cser_bench.harness.tasks.task import find_task
+from cser_bench.harness.train.build import build_model, build_optimizer, num_steps_of
+from cser_bench.harness.train.restarts import check_restart, planned_traffic
 
 
 @dataclass(frozen=True)

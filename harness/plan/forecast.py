@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from algorithms import SoloCollectives
-from harness.plan.plan import Plan
-from harness.records.experiment import Contrast, Experiment, Row
-from harness.records.hardware import Machine, TrainingRate, hardware
-from harness.spec import RunConfig
-from harness.tasks.task import find_task
-from harness.train.build import build_model, num_steps_of, trainable
-from harness.train.local_workers import Trainee, seconds_to_idle
+from cser_bench.algorithms import SoloCollectives
+from cser_bench.harness.plan.plan import Plan
+from cser_bench.harness.records.experiment import Contrast, Experiment, Row
+from cser_bench.harness.records.hardware import Machine, TrainingRate, hardware
+from cser_bench.harness.spec import RunConfig
+from cser_bench.harness.tasks.task import find_task
+from cser_bench.harness.train.build import build_model, num_steps_of, trainable
+from cser_bench.harness.train.local_workers import Trainee, seconds_to_idle
 
 MAX_STEPS, MAX_SECONDS = 20, 1.0
 """Dry steps at the most."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.plan.footprint import Footprint, check_common
-from harness.plan.rows import PlannedRow, TooShortError, plan_row
-from harness.plan.tuning import (
+from cser_bench.harness.plan.footprint import Footprint, check_common
+from cser_bench.harness.plan.rows import PlannedRow, TooShortError, plan_row
+from cser_bench.harness.plan.tuning import (
     SearchState,
     choices,
     neighbouring_rates,
@@ -19,11 +19,11 @@ from harness.plan.tuning import (
     tuning_name,
     tuning_record,
 )
-from harness.records import store
-from harness.records.experiment import Contrast, Experiment
-from harness.rows import RowSpec
-from harness.spec import PlannedRun, Spec, SpecError
-from harness.spec_file import find_spec, load_spec
+from cser_bench.harness.records import store
+from cser_bench.harness.records.experiment import Contrast, Experiment
+from cser_bench.harness.rows import RowSpec
+from cser_bench.harness.spec import PlannedRun, Spec, SpecError
+from cser_bench.harness.spec_file import find_spec, load_spec
 
 COMMON = {
     *("task", "model", "num_workers", "batch_size", "schedule", "evaluation", "partition", "precision", "wire"),

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from algorithms.registry import methods
-from harness.plan.footprint import Footprint, footprint_of
-from harness.records.experiment import Row
-from harness.rows import RowSpec
-from harness.spec import PlannedRun, RunConfig, Spec, SpecError, TrainingSpec, explain, run_id
+from cser_bench.algorithms.registry import methods
+from cser_bench.harness.plan.footprint import Footprint, footprint_of
+from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.rows import RowSpec
+from cser_bench.harness.spec import PlannedRun, RunConfig, Spec, SpecError, TrainingSpec, explain, run_id
 
 _FROM_CONFIG = {
     *("algorithm", "settings", "learning_rate", "local_step", "momentum", "betas", "eps", "weight_decay"),

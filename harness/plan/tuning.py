@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from harness.plan.rows import PlannedRow, config_of, plan_row
-from harness.records.experiment import Choice, Tuning, metric_of, score_in
-from harness.records.packs import read_result
-from harness.rows import RowSpec
-from harness.spec import Spec, SpecError, TuningSpec, run_id
+from cser_bench.harness.plan.rows import PlannedRow, config_of, plan_row
+from cser_bench.harness.records.experiment import Choice, Tuning, metric_of, score_in
+from cser_bench.harness.records.packs import read_result
+from cser_bench.harness.rows import RowSpec
+from cser_bench.harness.spec import Spec, SpecError, TuningSpec, run_id
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 """Records that come with the program: in a checkout its results folder, in an installation the tunings of it."""

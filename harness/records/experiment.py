@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
-from harness.records.store import Event, Record, Result, read_record
-from harness.spec import ContrastSpec
+from cser_bench.harness.records.store import Event, Record, Result, read_record
+from cser_bench.harness.spec import ContrastSpec
 
 
 class Planned(Record):

@@ -6,7 +6,7 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
-from harness.records.store import Record
+from cser_bench.harness.records.store import Record
 
 
 class TrainingRate(Record):

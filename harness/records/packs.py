@@ -19,11 +19,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from harness.records import store
-from harness.records.experiment import read_experiment
-from harness.records.run_lock import locked
-from harness.records.store import RecordError, Result, RunRecord
-from harness.spec import RunConfig, explain, run_id
+from cser_bench.harness.records import store
+from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.records.run_lock import locked
+from cser_bench.harness.records.store import RecordError, Result, RunRecord
+from cser_bench.harness.spec import RunConfig, explain, run_id
 
 FORMAT = 2
 """Version of the pack's format; a pack of another is refused, never guessed at."""

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.records.store import Attempt
+from cser_bench.harness.records.store import Attempt
 
 if TYPE_CHECKING:
     import torch

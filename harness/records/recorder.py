@@ -7,9 +7,9 @@ import re
 import time
 from pathlib import Path
 
-from harness.records import store
-from harness.records.run_lock import locked
-from harness.records.store import Attempt, Event, Failure, FailureKind, Heartbeat, Result, RunFile
+from cser_bench.harness.records import store
+from cser_bench.harness.records.run_lock import locked
+from cser_bench.harness.records.store import Attempt, Event, Failure, FailureKind, Heartbeat, Result, RunFile
 
 HEARTBEAT_SECONDS = 0.5
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.records import packs, store
-from harness.records.run_lock import is_owned
-from harness.records.store import Failure, Heartbeat, Result, RunFile
+from cser_bench.harness.records import packs, store
+from cser_bench.harness.records.run_lock import is_owned
+from cser_bench.harness.records.store import Failure, Heartbeat, Result, RunFile
 
 State = Literal["done", "running", "queued", "stopped", "failed", "stale", "missing"]
 """`stopped`: asked to, with its state saved. `stale`: it ended without a word. A run that diverged is done."""

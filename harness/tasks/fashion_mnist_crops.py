@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from harness.spec import TaskSpec
-from harness.tasks.augment import CroppedSamples
-from harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, as_tensors, contents
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks.augment import CroppedSamples
+from cser_bench.harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, as_tensors, contents
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from torchvision.datasets import DatasetFolder
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional
 
-from harness.seeds import generator
-from harness.spec import TaskSpec
-from harness.tasks import DataError
-from harness.tasks.augment import Draws, crop_box, draw, jittered, normalised
-from harness.tasks.task import Batch, cache_folder, held_out_indices, to_device
+from cser_bench.harness.seeds import generator
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.tasks.augment import Draws, crop_box, draw, jittered, normalised
+from cser_bench.harness.tasks.task import Batch, cache_folder, held_out_indices, to_device
 
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per channel, of pixels scaled to [0, 1]; those of GluonCV and torchvision."""

@@ -28,9 +28,18 @@ import numpy
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from harness.spec import TaskSpec
-from harness.tasks import DataError
-from harness.tasks.pairs import NUM_SPECIAL, BleuAndChrf, Encoded, PairSamples, Tokens, chosen_pairs, digest, shuffled
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.tasks.pairs import (
+    NUM_SPECIAL,
+    BleuAndChrf,
+    Encoded,
+    PairSamples,
+    Tokens,
+    chosen_pairs,
+    digest,
+    shuffled,
+)
 
 SPECIAL = ["<pad>", "<begin>", "<end>"]
 LEAST = NUM_SPECIAL + 256

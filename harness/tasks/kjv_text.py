@@ -14,11 +14,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from harness.spec import TaskSpec
-from harness.tasks import DataError
-from harness.tasks.kjv_es import ENGLISH, NUM_SLOTS, PACKAGES, SHARE, Chapter, chapters_of, read_module
-from harness.tasks.pairs import digest, shuffled
-from harness.tasks.task import Batch, TensorSamples, subset
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.tasks.kjv_es import ENGLISH, NUM_SLOTS, PACKAGES, SHARE, Chapter, chapters_of, read_module
+from cser_bench.harness.tasks.pairs import digest, shuffled
+from cser_bench.harness.tasks.task import Batch, TensorSamples, subset
 
 SYMBOLS = "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZ[]abcdefghijklmnopqrstuvwxyz\u00c6\u00e6\u2014\u2019"
 

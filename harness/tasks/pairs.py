@@ -13,8 +13,8 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from harness.spec import TaskSpec
-from harness.tasks.task import Batch, held_out_indices, to_device
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks.task import Batch, held_out_indices, to_device
 
 PAD, BEGIN, END = 0, 1, 2
 """Tokens that every vocabulary begins with: what fills up a batch's shorter sentences, and stands around each."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from harness.seeds import generator
-from harness.spec import TaskSpec
-from harness.tasks.pairs import NUM_SPECIAL, Encoded, PairSamples, PhoneErrors, Tokens, chosen_pairs, digest
+from cser_bench.harness.seeds import generator
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks.pairs import NUM_SPECIAL, Encoded, PairSamples, PhoneErrors, Tokens, chosen_pairs, digest
 
 ALPHABET = "abcdefgh"
 SHORTEST, LONGEST = 2, 7

@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from harness import tasks
-from harness.seeds import generator
-from harness.spec import SpecError, TaskSpec
+from cser_bench.harness import tasks
+from cser_bench.harness.seeds import generator
+from cser_bench.harness.spec import SpecError, TaskSpec
 
 Batch = tuple[Tensor, Tensor]
 """Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,); of text see `Pairs.batch`."""
@@ -124,9 +124,11 @@ def cache_folder(name: str) -> Path:
 def find_task(name: str) -> Task:
     """The task of that name. Raises SpecError: there is none; the message names those there are."""
     known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
-    found = getattr(importlib.import_module(f"harness.tasks.{name}"), "TASK", None) if name in known else None
+    found = (
+        getattr(importlib.import_module(f"cser_bench.harness.tasks.{name}"), "TASK", None) if name in known else None
+    )
     if found is None:
-        there = [each for each in known if hasattr(importlib.import_module(f"harness.tasks.{each}"), "TASK")]
+        there = [each for each in known if hasattr(importlib.import_module(f"cser_bench.harness.tasks.{each}"), "TASK")]
         raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(there)}")
     task: Task = found
     return task

@@ -17,9 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.records.run_lock import locked
-from harness.timing.links import FRAME_BYTES, QUEUE_BYTES, LabError, LabTopology, burst_bytes, enter, unit_bytes
-from harness.workers.processes import Worker, WorkerProcesses, start_workers
+from cser_bench.harness.records.run_lock import locked
+from cser_bench.harness.timing.links import (
+    FRAME_BYTES,
+    QUEUE_BYTES,
+    LabError,
+    LabTopology,
+    burst_bytes,
+    enter,
+    unit_bytes,
+)
+from cser_bench.harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 PREFIX = "cserlab"
 """Of the names of a lab's namespaces; all that are called so are the lab's."""
@@ -136,7 +144,7 @@ class Lab:
         """The relay makes the machines' interfaces, and lives in the last one's namespace, with which it is ended."""
         namespaces = [str(NAMESPACES / name) for name in self._machines]
         latency = [str(self.topology.latency_seconds), str(self.topology.jitter_seconds)]
-        arguments = [sys.executable, "-m", "harness.timing.links", INTERFACE, *latency]
+        arguments = [sys.executable, "-m", "cser_bench.harness.timing.links", INTERFACE, *latency]
         pipe = subprocess.PIPE
         self._relay = subprocess.Popen([*arguments, *namespaces], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         self._tell_relay("")

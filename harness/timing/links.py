@@ -20,8 +20,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.records.timings import latency_text
-from harness.spec import SpecError
+from cser_bench.harness.records.timings import latency_text
+from cser_bench.harness.spec import SpecError
 
 MOST = 250
 """Machines, each a byte of an address; and workers of a machine."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from algorithms.registry import baselines
-from harness.plan.plan import plan_experiment
-from harness.records.timings import Method
-from harness.rows import LocalStep
-from harness.spec import SpecError
-from harness.spec_file import find_spec, load_spec
-from harness.timing.workloads import DATA, MOMENTUM
-from harness.train.build import table_at_ratio
+from cser_bench.algorithms.registry import baselines
+from cser_bench.harness.plan.plan import plan_experiment
+from cser_bench.harness.records.timings import Method
+from cser_bench.harness.rows import LocalStep
+from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec_file import find_spec, load_spec
+from cser_bench.harness.timing.workloads import DATA, MOMENTUM
+from cser_bench.harness.train.build import table_at_ratio
 
 MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""

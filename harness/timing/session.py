@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TypeVar
 
-from harness.records.store import VERSION, Attempt
-from harness.records.timings import Cell, Fabric, Message, Method, StepKind, Stragglers, Timing, Workload, ring_bytes
-from harness.timing.timed_step import Parts, parts_of
-from harness.timing.turn import NUM_WARMUP_STEPS
-from harness.timing.worker import Do, TimingWorker
-from harness.timing.workloads import Gradients
+from cser_bench.harness.records.store import VERSION, Attempt
+from cser_bench.harness.records.timings import (
+    Cell,
+    Fabric,
+    Message,
+    Method,
+    StepKind,
+    Stragglers,
+    Timing,
+    Workload,
+    ring_bytes,
+)
+from cser_bench.harness.timing.timed_step import Parts, parts_of
+from cser_bench.harness.timing.turn import NUM_WARMUP_STEPS
+from cser_bench.harness.timing.worker import Do, TimingWorker
+from cser_bench.harness.timing.workloads import Gradients
 
 WANTED = {False: (1.0, 28.0), True: (3.0, 64.0)}
 """Seconds of a slowed step, beside which a message's latency, some 20 ms here, is little, and the highest dilation.

@@ -14,19 +14,19 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from harness.records.provenance import new_attempt
-from harness.records.store import VERSION, read_record, write_record
-from harness.records.timings import Fabric, LeftOut, Method, Stragglers, Sweep, Timing, TimingStudy
-from harness.spec import SpecError
-from harness.timing.lab import lab
-from harness.timing.links import LabTopology, rate_text
-from harness.timing.methods import CONSECUTIVE, METHODS, named, scored_methods
-from harness.timing.session import Session, time_session
-from harness.timing.sweep import ceiling_bits_per_second, fabric, record_name, sweep, sweep_lab
-from harness.timing.worker import TIMEOUT_SECONDS, TimingWorker, as_one_of, connected
-from harness.timing.workloads import DATA, gradients_of, problem_of, workload
-from harness.workers.attempt import prepare_thread
-from harness.workers.process_group import joined, own_gpu
+from cser_bench.harness.records.provenance import new_attempt
+from cser_bench.harness.records.store import VERSION, read_record, write_record
+from cser_bench.harness.records.timings import Fabric, LeftOut, Method, Stragglers, Sweep, Timing, TimingStudy
+from cser_bench.harness.spec import SpecError
+from cser_bench.harness.timing.lab import lab
+from cser_bench.harness.timing.links import LabTopology, rate_text
+from cser_bench.harness.timing.methods import CONSECUTIVE, METHODS, named, scored_methods
+from cser_bench.harness.timing.session import Session, time_session
+from cser_bench.harness.timing.sweep import ceiling_bits_per_second, fabric, record_name, sweep, sweep_lab
+from cser_bench.harness.timing.worker import TIMEOUT_SECONDS, TimingWorker, as_one_of, connected
+from cser_bench.harness.timing.workloads import DATA, gradients_of, problem_of, workload
+from cser_bench.harness.workers.attempt import prepare_thread
+from cser_bench.harness.workers.process_group import joined, own_gpu
 
 SHARE_OF_CEILING = 0.3
 """The part of what this machine's links reach that is used: the rest of its cores' time is for the methods."""

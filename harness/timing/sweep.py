@@ -14,12 +14,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from harness.records.provenance import new_attempt
-from harness.records.store import VERSION, Attempt, write_record
-from harness.records.timings import Collective, Fabric, Sweep, SweepPoint, ring_bytes
-from harness.timing.lab import Lab, lab
-from harness.timing.links import LabError, LabTopology, burst_bytes, rate_text
-from harness.timing.worker import Do, TimingWorker, connected
+from cser_bench.harness.records.provenance import new_attempt
+from cser_bench.harness.records.store import VERSION, Attempt, write_record
+from cser_bench.harness.records.timings import Collective, Fabric, Sweep, SweepPoint, ring_bytes
+from cser_bench.harness.timing.lab import Lab, lab
+from cser_bench.harness.timing.links import LabError, LabTopology, burst_bytes, rate_text
+from cser_bench.harness.timing.worker import Do, TimingWorker, connected
 
 SIZES = (1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 2_500_000, 10_000_000, 64_000_000)
 PAYLOADS: dict[Collective, tuple[int, ...]] = {

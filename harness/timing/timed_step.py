@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from algorithms import ProcessGroupCollectives
-from algorithms.core.topology import Mixing
-from algorithms.core.traffic import Mark, mark
-from harness.records.timings import Collective
+from cser_bench.algorithms import ProcessGroupCollectives
+from cser_bench.algorithms.core.topology import Mixing
+from cser_bench.algorithms.core.traffic import Mark, mark
+from cser_bench.harness.records.timings import Collective
 
 Interval = tuple[float, float]
 

@@ -16,17 +16,17 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
 from torch.optim import Optimizer
 
-from algorithms import DistributedOptimizer, ProcessGroupCollectives
-from algorithms.baselines.ddp import DDP, wrapped
-from algorithms.core.stages import EarlyMessage
-from algorithms.core.topology import Mixing, rounds_of
-from algorithms.core.traffic import Mark, mark
-from algorithms.registry import baselines
-from harness.records.timings import Message, Method
-from harness.timing.timed_step import RankStep, Recorded, recorded
-from harness.timing.workloads import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Trainee, short_run
-from harness.train.build import build_optimizer
-from harness.train.local_workers import seconds_to_idle
+from cser_bench.algorithms import DistributedOptimizer, ProcessGroupCollectives
+from cser_bench.algorithms.baselines.ddp import DDP, wrapped
+from cser_bench.algorithms.core.stages import EarlyMessage
+from cser_bench.algorithms.core.topology import Mixing, rounds_of
+from cser_bench.algorithms.core.traffic import Mark, mark
+from cser_bench.algorithms.registry import baselines
+from cser_bench.harness.records.timings import Message, Method
+from cser_bench.harness.timing.timed_step import RankStep, Recorded, recorded
+from cser_bench.harness.timing.workloads import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Trainee, short_run
+from cser_bench.harness.train.build import build_optimizer
+from cser_bench.harness.train.local_workers import seconds_to_idle
 
 NUM_WARMUP_STEPS = 3
 """DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third on."""

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from algorithms import ProcessGroupCollectives, Purpose
-from algorithms.core.topology import rounds_of
-from harness.records.timings import Collective, Method, Stragglers, Workload
-from harness.timing.lab import Lab, start_inside
-from harness.timing.timed_step import RankStep
-from harness.timing.turn import Groups, Turn, bare_seconds, described, make_groups
-from harness.timing.workloads import Gradients, Trainee
-from harness.workers.attempt import prepare_thread
-from harness.workers.process_group import joined
-from harness.workers.processes import Worker
+from cser_bench.algorithms import ProcessGroupCollectives, Purpose
+from cser_bench.algorithms.core.topology import rounds_of
+from cser_bench.harness.records.timings import Collective, Method, Stragglers, Workload
+from cser_bench.harness.timing.lab import Lab, start_inside
+from cser_bench.harness.timing.timed_step import RankStep
+from cser_bench.harness.timing.turn import Groups, Turn, bare_seconds, described, make_groups
+from cser_bench.harness.timing.workloads import Gradients, Trainee
+from cser_bench.harness.workers.attempt import prepare_thread
+from cser_bench.harness.workers.process_group import joined
+from cser_bench.harness.workers.processes import Worker
 
 TIMEOUT_SECONDS = 900.0
 """How long a worker waits for the others."""

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from algorithms.core.traffic import mark
-from harness.plan.forecast import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
-from harness.records.timings import Workload
-from harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, SpecError, TaskSpec
-from harness.tasks.task import find_task
-from harness.train.build import build_model, trainable
-from harness.train.local_workers import MixedPrecision, random_batch, seconds_to_idle
+from cser_bench.algorithms.core.traffic import mark
+from cser_bench.harness.plan.forecast import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
+from cser_bench.harness.records.timings import Workload
+from cser_bench.harness.spec import EvaluationSpec, ModelSpec, Precision, RunConfig, ScheduleSpec, SpecError, TaskSpec
+from cser_bench.harness.tasks.task import find_task
+from cser_bench.harness.train.build import build_model, trainable
+from cser_bench.harness.train.local_workers import MixedPrecision, random_batch, seconds_to_idle
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
 FORWARD_SHARE, ASSUMPTION = 1 / 3, "forward to backward as 1 to 2 (an assumption)"

@@ -13,14 +13,14 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from algorithms import Collectives, Compressor, DistributedOptimizer, muon_groups
-from algorithms.baselines.ddp import DDP
-from algorithms.registry import compressors, methods
-from harness.models import NETWORKS
-from harness.seeds import derive_seed
-from harness.spec import ModelSpec, RunConfig, SpecError
-from harness.tasks.task import Task, find_task, split_sizes
-from harness.train.order import learning_rate_factor, shard_size
+from cser_bench.algorithms import Collectives, Compressor, DistributedOptimizer, muon_groups
+from cser_bench.algorithms.baselines.ddp import DDP
+from cser_bench.algorithms.registry import compressors, methods
+from cser_bench.harness.models import NETWORKS
+from cser_bench.harness.seeds import derive_seed
+from cser_bench.harness.spec import ModelSpec, RunConfig, SpecError
+from cser_bench.harness.tasks.task import Task, find_task, split_sizes
+from cser_bench.harness.train.order import learning_rate_factor, shard_size
 
 
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
@@ -30,7 +30,7 @@ def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) ->
     """
     if spec.name not in NETWORKS:
         raise SpecError(f"unknown model {spec.name!r}; the models are {', '.join(sorted(NETWORKS))}")
-    build = getattr(importlib.import_module(f"harness.models.{NETWORKS[spec.name]}"), spec.name)
+    build = getattr(importlib.import_module(f"cser_bench.harness.models.{NETWORKS[spec.name]}"), spec.name)
     _check_options(f"model {spec.name}", spec.options, build)
     # nn.Module draws initial values from the global generator and offers no other.
     place = torch.device("cpu" if device.type != "meta" else "meta")

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from algorithms import Collectives, Purpose
-from harness.records.store import VERSION, errors_naming, write_text_atomically
+from cser_bench.algorithms import Collectives, Purpose
+from cser_bench.harness.records.store import VERSION, errors_naming, write_text_atomically
 
 FOLDER = "checkpoint"
 """Name of the folder in a run's."""

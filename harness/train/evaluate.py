@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from algorithms import Collectives, DistributedOptimizer, Purpose
-from harness.models.transformer import Transformer
-from harness.spec import RunConfig
-from harness.tasks.pairs import BEGIN, END, PAD, PairSamples, plain
-from harness.tasks.task import Samples
-from harness.train.local_workers import MixedPrecision
-from harness.train.order import worker_batches
+from cser_bench.algorithms import Collectives, DistributedOptimizer, Purpose
+from cser_bench.harness.models.transformer import Transformer
+from cser_bench.harness.spec import RunConfig
+from cser_bench.harness.tasks.pairs import BEGIN, END, PAD, PairSamples, plain
+from cser_bench.harness.tasks.task import Samples
+from cser_bench.harness.train.local_workers import MixedPrecision
+from cser_bench.harness.train.order import worker_batches
 
 RECALIBRATION_STEPS = 32
 """Training batches per worker from which "recalibrate" estimates batch-norm statistics."""

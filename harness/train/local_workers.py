@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from algorithms import Collectives, DistributedOptimizer, StackedCollectives
-from harness.spec import Precision, RunConfig
-from harness.tasks.pairs import NUM_SPECIAL
-from harness.tasks.task import Task, find_task
-from harness.train.build import build_optimizer, module_to_train
+from cser_bench.algorithms import Collectives, DistributedOptimizer, StackedCollectives
+from cser_bench.harness.spec import Precision, RunConfig
+from cser_bench.harness.tasks.pairs import NUM_SPECIAL
+from cser_bench.harness.tasks.task import Task, find_task
+from cser_bench.harness.train.build import build_optimizer, module_to_train
 
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from algorithms import Collectives, DistributedOptimizer, Purpose, Traffic
-from harness.rows import RestartSpec
-from harness.spec import RunConfig, SpecError
-from harness.train.build import build_optimizer
+from cser_bench.algorithms import Collectives, DistributedOptimizer, Purpose, Traffic
+from cser_bench.harness.rows import RestartSpec
+from cser_bench.harness.spec import RunConfig, SpecError
+from cser_bench.harness.train.build import build_optimizer
 
 PARAMETERS = "parameters"
 """What a restart calls them, in whose place worker 0's are taken."""

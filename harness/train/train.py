@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algorithms import Collectives, Purpose, StackedCollectives
-from harness.records import store
-from harness.records.recorder import Recorder
-from harness.records.store import Event, Heartbeat, Result, TrafficEntry
-from harness.tasks.pairs import PairSamples
-from harness.tasks.task import to_device
-from harness.train import checkpoint
-from harness.train.evaluate import Score, evaluate, worker_accuracies
-from harness.train.order import evaluation_steps
-from harness.train.training import Job, Preempted, StopRequested, Training
+from cser_bench.algorithms import Collectives, Purpose, StackedCollectives
+from cser_bench.harness.records import store
+from cser_bench.harness.records.recorder import Recorder
+from cser_bench.harness.records.store import Event, Heartbeat, Result, TrafficEntry
+from cser_bench.harness.tasks.pairs import PairSamples
+from cser_bench.harness.tasks.task import to_device
+from cser_bench.harness.train import checkpoint
+from cser_bench.harness.train.evaluate import Score, evaluate, worker_accuracies
+from cser_bench.harness.train.order import evaluation_steps
+from cser_bench.harness.train.training import Job, Preempted, StopRequested, Training
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""

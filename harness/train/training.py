@@ -10,20 +10,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from algorithms import Collectives, Purpose, SoloCollectives, StackedCollectives, Traffic
-from algorithms.core.traffic import Elapsed, mark
-from harness.records.recorder import Recorder
-from harness.records.store import VERSION, Attempt, RunFile
-from harness.spec import PlannedRun
-from harness.tasks.pairs import PairSamples
-from harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
-from harness.train import checkpoint
-from harness.train.build import MemoryFormat, format_of, module_to_train, num_steps_of, trainable
-from harness.train.checkpoint import CheckpointError
-from harness.train.evaluate import Score
-from harness.train.local_workers import MixedPrecision, batched_backward, bind_rows, local_workers
-from harness.train.order import class_counts, learning_rate_factor, token_weights, worker_batches, worker_shards
-from harness.train.restarts import lose_state, tail_of, traffic_before_tail
+from cser_bench.algorithms import Collectives, Purpose, SoloCollectives, StackedCollectives, Traffic
+from cser_bench.algorithms.core.traffic import Elapsed, mark
+from cser_bench.harness.records.recorder import Recorder
+from cser_bench.harness.records.store import VERSION, Attempt, RunFile
+from cser_bench.harness.spec import PlannedRun
+from cser_bench.harness.tasks.pairs import PairSamples
+from cser_bench.harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
+from cser_bench.harness.train import checkpoint
+from cser_bench.harness.train.build import MemoryFormat, format_of, module_to_train, num_steps_of, trainable
+from cser_bench.harness.train.checkpoint import CheckpointError
+from cser_bench.harness.train.evaluate import Score
+from cser_bench.harness.train.local_workers import MixedPrecision, batched_backward, bind_rows, local_workers
+from cser_bench.harness.train.order import (
+    class_counts,
+    learning_rate_factor,
+    token_weights,
+    worker_batches,
+    worker_shards,
+)
+from cser_bench.harness.train.restarts import lose_state, tail_of, traffic_before_tail
 
 StopRequested = Callable[[], bool]
 

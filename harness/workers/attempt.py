@@ -16,19 +16,19 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from algorithms import CollectiveError, ProcessGroupCollectives, StackedCollectives
-from harness.records.recorder import SupersededError, end_by_watchdog, read_failure, tail_of, write_failure
-from harness.records.run_lock import BusyError, owned
-from harness.records.state import is_done
-from harness.records.store import FailureKind, RecordError
-from harness.spec import SpecError
-from harness.tasks import DataError
-from harness.train.build import use_device
-from harness.train.checkpoint import CheckpointError
-from harness.train.train import train
-from harness.train.training import Job, Preempted, StopRequested
-from harness.workers.process_group import Workers, from_rank_0, joined
-from harness.workers.processes import Worker, WorkerProcesses, start_workers
+from cser_bench.algorithms import CollectiveError, ProcessGroupCollectives, StackedCollectives
+from cser_bench.harness.records.recorder import SupersededError, end_by_watchdog, read_failure, tail_of, write_failure
+from cser_bench.harness.records.run_lock import BusyError, owned
+from cser_bench.harness.records.state import is_done
+from cser_bench.harness.records.store import FailureKind, RecordError
+from cser_bench.harness.spec import SpecError
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.train.build import use_device
+from cser_bench.harness.train.checkpoint import CheckpointError
+from cser_bench.harness.train.train import train
+from cser_bench.harness.train.training import Job, Preempted, StopRequested
+from cser_bench.harness.workers.process_group import Workers, from_rank_0, joined
+from cser_bench.harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch and the libraries under it say in plain RuntimeErrors."""

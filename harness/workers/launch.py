@@ -14,22 +14,22 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from algorithms import ProcessGroupCollectives
-from algorithms.registry import baselines
-from harness.plan.plan import Plan
-from harness.records import packs, store
-from harness.records.experiment import Experiment
-from harness.records.provenance import new_attempt
-from harness.records.run_lock import owned
-from harness.records.state import is_done
-from harness.records.store import Attempt
-from harness.spec import PlannedRun, RunConfig, SpecError
-from harness.train import checkpoint
-from harness.train.train import train
-from harness.train.training import Job
-from harness.workers.attempt import ActiveRun, Resources, close, prepare_thread, recorded, start
-from harness.workers.process_group import Workers, backend_for, device_groups, from_rank_0, joined
-from harness.workers.processes import noticed
+from cser_bench.algorithms import ProcessGroupCollectives
+from cser_bench.algorithms.registry import baselines
+from cser_bench.harness.plan.plan import Plan
+from cser_bench.harness.records import packs, store
+from cser_bench.harness.records.experiment import Experiment
+from cser_bench.harness.records.provenance import new_attempt
+from cser_bench.harness.records.run_lock import owned
+from cser_bench.harness.records.state import is_done
+from cser_bench.harness.records.store import Attempt
+from cser_bench.harness.spec import PlannedRun, RunConfig, SpecError
+from cser_bench.harness.train import checkpoint
+from cser_bench.harness.train.train import train
+from cser_bench.harness.train.training import Job
+from cser_bench.harness.workers.attempt import ActiveRun, Resources, close, prepare_thread, recorded, start
+from cser_bench.harness.workers.process_group import Workers, backend_for, device_groups, from_rank_0, joined
+from cser_bench.harness.workers.processes import noticed
 
 POLL_SECONDS = 0.1
 

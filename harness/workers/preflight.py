@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from algorithms import CollectiveError
-from harness.plan.plan import Plan
-from harness.spec import SpecError
-from harness.tasks import DataError
-from harness.tasks.task import Check, Task, find_task
-from harness.train.checkpoint import GENERATIONS
-from harness.workers.launch import Options, places, workers_of
+from cser_bench.algorithms import CollectiveError
+from cser_bench.harness.plan.plan import Plan
+from cser_bench.harness.spec import SpecError
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.tasks.task import Check, Task, find_task
+from cser_bench.harness.train.checkpoint import GENERATIONS
+from cser_bench.harness.workers.launch import Options, places, workers_of
 
 PROBE_BYTES = 1_000_000
 """Written to a disk to see that it can be: more than what a full one may still take beside a file's name."""

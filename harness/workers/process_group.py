@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from algorithms import CollectiveError
-from algorithms.core.process_group import translated_errors
-from harness.spec import SpecError
+from cser_bench.algorithms import CollectiveError
+from cser_bench.algorithms.core.process_group import translated_errors
+from cser_bench.harness.spec import SpecError
 
 T = TypeVar("T")
 Workers = Literal["stacked", "processes"]

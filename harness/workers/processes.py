@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.multiprocessing.spawn import ProcessContext
 
-PRELOADED = ("harness.workers.fork_server", "torch._dynamo")
+PRELOADED = ("cser_bench.harness.workers.fork_server", "torch._dynamo")
 """What every worker needs; the last PyTorch would import, for a second, when it makes its first optimiser."""
 EXIT_ORPHAN = 4
 POLL_SECONDS = 0.1

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from harness.records.store import write_text_atomically
-from report.explorer.steps import scored_models, step_models, timings_table
-from report.frame import Frames
-from report.regime import claimed_contrasts
-from report.speed.workload_model import STUDY, SpeedStudy, read_study
-from report.statistics import accuracy_frame, difference, pool_of
+from cser_bench.harness.records.store import write_text_atomically
+from cser_bench.report.explorer.steps import scored_models, step_models, timings_table
+from cser_bench.report.frame import Frames
+from cser_bench.report.regime import claimed_contrasts
+from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
+from cser_bench.report.statistics import accuracy_frame, difference, pool_of
 
 HERE = Path(__file__).parent
 SCRIPTS = ("charts.js", "tables.js", "state.js", "accuracy.js", "speed.js", "explorer.js")

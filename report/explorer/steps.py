@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from harness.records.store import Attempt
-from harness.records.timings import Message, Method, Timing
-from report.frame import Frames
-from report.speed.cost_model import Compute, Network, step_seconds
-from report.speed.timed import joined_frame, scored_steps_frame
-from report.speed.workload_model import SpeedStudy, WorkloadModel
+from cser_bench.harness.records.store import Attempt
+from cser_bench.harness.records.timings import Message, Method, Timing
+from cser_bench.report.frame import Frames
+from cser_bench.report.speed.cost_model import Compute, Network, step_seconds
+from cser_bench.report.speed.timed import joined_frame, scored_steps_frame
+from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 
 RATES = tuple(float(f"{10 ** (7 + step / 12):.6g}") for step in range(56))
 """Bits per second, 10 Mb/s to 383 Gb/s; between them the page goes straight in logarithms."""

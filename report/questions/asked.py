@@ -4,9 +4,9 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from report.questions import losses, networks, speed, studies, tuning
-from report.questions.evidence import Answer, Evidence
-from report.render import TEMPLATES
+from cser_bench.report.questions import losses, networks, speed, studies, tuning
+from cser_bench.report.questions.evidence import Answer, Evidence
+from cser_bench.report.render import TEMPLATES
 
 COMPUTED: dict[int, Callable[[Evidence], Answer | None]] = {
     1: losses.what_is_lost, 2: speed.which_baseline, 3: speed.which_layout, 4: speed.which_bandwidth,

@@ -5,15 +5,15 @@ from typing import Any
 
 import pandas as pd
 
-from harness.records.store import write_text_atomically
-from report.frame import JUDGED, UsageError
-from report.plotting import style
-from report.questions.asked import QUESTIONS, Question
-from report.questions.evidence import GPT, RESIDUAL, Answer, Evidence, evidence_of
-from report.questions.speed import SCORED, gain
-from report.render import environment, write_report
-from report.speed.comparisons import DDP
-from report.speed.report import AT
+from cser_bench.harness.records.store import write_text_atomically
+from cser_bench.report.frame import JUDGED, UsageError
+from cser_bench.report.plotting import style
+from cser_bench.report.questions.asked import QUESTIONS, Question
+from cser_bench.report.questions.evidence import GPT, RESIDUAL, Answer, Evidence, evidence_of
+from cser_bench.report.questions.speed import SCORED, gain
+from cser_bench.report.render import environment, write_report
+from cser_bench.report.speed.comparisons import DDP
+from cser_bench.report.speed.report import AT
 
 NAME = "answers"
 RIVAL = "ddp_powersgd_1"

@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness.records.store import read_record
-from harness.records.timings import Timing
-from report.frame import Frames, UsageError, read_frames
-from report.regime import claimed_contrasts
-from report.speed.workload_model import STUDY, SpeedStudy, read_study
-from report.statistics import UNKNOWN, Pool, difference, pool_of
+from cser_bench.harness.records.store import read_record
+from cser_bench.harness.records.timings import Timing
+from cser_bench.report.frame import Frames, UsageError, read_frames
+from cser_bench.report.regime import claimed_contrasts
+from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
+from cser_bench.report.statistics import UNKNOWN, Pool, difference, pool_of
 
-SHIPPED = Path(__file__).parents[2] / "results"
+SHIPPED = Path(__file__).resolve().parents[2] / "results"
 """Records that come with the project."""
 
 TWO_LEVEL, CONVOLUTIONS, RESIDUAL, GPT = "study_two_level", "study_network_cnn", "resnet_regime", "gpt_text"

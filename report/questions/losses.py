@@ -4,11 +4,20 @@ from typing import Any
 
 import pandas as pd
 
-from report.frame import JUDGED, LONG
-from report.questions.evidence import CONVOLUTIONS, DENSENET, GPT, NETWORKS, RESIDUAL, SHUFFLENET, Answer, Evidence
-from report.regime import NOT_CLAIMED, tells
-from report.speed.timed import joined_frame
-from report.statistics import BETTER, LESS, MORE, WORSE
+from cser_bench.report.frame import JUDGED, LONG
+from cser_bench.report.questions.evidence import (
+    CONVOLUTIONS,
+    DENSENET,
+    GPT,
+    NETWORKS,
+    RESIDUAL,
+    SHUFFLENET,
+    Answer,
+    Evidence,
+)
+from cser_bench.report.regime import NOT_CLAIMED, tells
+from cser_bench.report.speed.timed import joined_frame
+from cser_bench.report.statistics import BETTER, LESS, MORE, WORSE
 
 SHOWN = ("mcser-96", "mcser_block-96", "local_sgd-96", "qsparse-96", "ef_topk-96", "diloco-96")
 """Rows of question 1's table."""

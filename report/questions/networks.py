@@ -11,11 +11,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from report.frame import JUDGED
-from report.plotting import FAMILIES, GREY, legend_beside, new_figure
-from report.questions.evidence import CONVOLUTIONS, DENSENET, GPT, RESIDUAL, SHUFFLENET, Answer, Compared, Evidence
-from report.regime import NOT_CLAIMED, Vector, tells
-from report.statistics import LESS
+from cser_bench.report.frame import JUDGED
+from cser_bench.report.plotting import FAMILIES, GREY, legend_beside, new_figure
+from cser_bench.report.questions.evidence import (
+    CONVOLUTIONS,
+    DENSENET,
+    GPT,
+    RESIDUAL,
+    SHUFFLENET,
+    Answer,
+    Compared,
+    Evidence,
+)
+from cser_bench.report.regime import NOT_CLAIMED, Vector, tells
+from cser_bench.report.statistics import LESS
 
 RESET, LOCAL, TOP_K, POWERSGD, OUTER = "error reset", "local steps", "error feedback, top-k", "PowerSGD", "DiLoCo"
 METHODS = {

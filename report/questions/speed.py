@@ -9,14 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
-from harness.records.hardware import hardware
-from report.plotting import GREY, new_figure
-from report.questions.evidence import Answer, Evidence
-from report.speed import comparisons
-from report.speed.comparisons import DDP, PROPOSED
-from report.speed.report import AT, SOME_RATES, costs_table
-from report.speed.timed import scored_steps_frame
-from report.speed.workload_model import SpeedStudy, WorkloadModel
+from cser_bench.harness.records.hardware import hardware
+from cser_bench.report.plotting import GREY, new_figure
+from cser_bench.report.questions.evidence import Answer, Evidence
+from cser_bench.report.speed import comparisons
+from cser_bench.report.speed.comparisons import DDP, PROPOSED
+from cser_bench.report.speed.report import AT, SOME_RATES, costs_table
+from cser_bench.report.speed.timed import scored_steps_frame
+from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 
 WORKLOAD = "resnet50_v100"
 BASELINES = ("all_reduce", DDP, "ddp_fp16", "powersgd_2")

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from report.frame import JUDGED
-from report.plotting import FAMILIES, GREY, end_labels, legend_beside, new_figure
-from report.questions.evidence import (
+from cser_bench.report.frame import JUDGED
+from cser_bench.report.plotting import FAMILIES, GREY, end_labels, legend_beside, new_figure
+from cser_bench.report.questions.evidence import (
     CONVOLUTIONS,
     DENSENET,
     GPT,

@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from report.frame import LONG, Frames
-from report.plotting import legend_beside, new_figure
-from report.questions.evidence import Answer, Evidence
-from report.wording import listed, short
+from cser_bench.report.frame import LONG, Frames
+from cser_bench.report.plotting import legend_beside, new_figure
+from cser_bench.report.questions.evidence import Answer, Evidence
+from cser_bench.report.wording import listed, short
 
 NEAR = 0.002
 """A trial is as good as the best where its held-out accuracy is no further behind."""

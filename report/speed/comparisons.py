@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from harness.records.hardware import hardware
-from harness.records.timings import Message
-from report.speed.cost_model import Algorithm, Compute, Network, step_seconds
-from report.speed.workload_model import SpeedStudy, WorkloadModel, seconds_at
+from cser_bench.harness.records.hardware import hardware
+from cser_bench.harness.records.timings import Message
+from cser_bench.report.speed.cost_model import Algorithm, Compute, Network, step_seconds
+from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel, seconds_at
 
 LOWEST, HIGHEST = 1e6, 400e9
 """Bits per second: the range over which everything is modelled."""

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from statistics import fmean as mean
 from typing import Literal
 
-from harness.records.timings import Collective, Message, Rounds, ring_hops
+from cser_bench.harness.records.timings import Collective, Message, Rounds, ring_hops
 
 Algorithm = Literal["ring", "tree", "hierarchical"]
 

@@ -9,10 +9,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from report.plotting import colour_of, end_labels, new_figure, style
-from report.speed.comparisons import DDP, PROPOSED, RIVALS, log_grid, speedups_frame
-from report.speed.workload_model import SpeedStudy, WorkloadModel
-from report.wording import rate
+from cser_bench.report.plotting import colour_of, end_labels, new_figure, style
+from cser_bench.report.speed.comparisons import DDP, PROPOSED, RIVALS, log_grid, speedups_frame
+from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
+from cser_bench.report.wording import rate
 
 LOW, HIGH = 1e9, 100e9
 """Bits per second, of figures over rates."""

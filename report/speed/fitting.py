@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 from scipy.special import expit
 
-from harness.records.timings import Collective, Fabric, Sweep, ring_hops
-from report.speed.cost_model import Algorithm, Link, Links, Network
+from cser_bench.harness.records.timings import Collective, Fabric, Sweep, ring_hops
+from cser_bench.report.speed.cost_model import Algorithm, Link, Links, Network
 
 COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "two_stages", "all_gather", "exchange")
 POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)

@@ -9,16 +9,16 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from harness.records.timings import Sweep
-from report.frame import Frames
-from report.render import write_report
-from report.speed import comparisons
-from report.speed.comparisons import DDP, PROPOSED
-from report.speed.figures import draw_loss_and_step, draw_speedups
-from report.speed.fitting import fits_frame
-from report.speed.timed import WIDE, baselines_frame, conditions_frame, joined_frame, scored_steps_frame
-from report.speed.workload_model import SpeedStudy, WorkloadModel
-from report.wording import factor, milliseconds, rate
+from cser_bench.harness.records.timings import Sweep
+from cser_bench.report.frame import Frames
+from cser_bench.report.render import write_report
+from cser_bench.report.speed import comparisons
+from cser_bench.report.speed.comparisons import DDP, PROPOSED
+from cser_bench.report.speed.figures import draw_loss_and_step, draw_speedups
+from cser_bench.report.speed.fitting import fits_frame
+from cser_bench.report.speed.timed import WIDE, baselines_frame, conditions_frame, joined_frame, scored_steps_frame
+from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
+from cser_bench.report.wording import factor, milliseconds, rate
 
 Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
 """What the template names, the tables by name of their CSV, and the figures."""

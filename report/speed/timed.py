@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.records.experiment import Row
-from harness.records.timings import Cell, Method, Timing, mean_step
-from report.frame import JUDGED, Frames, read_frames
-from report.statistics import against_baseline
+from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.records.timings import Cell, Method, Timing, mean_step
+from cser_bench.report.frame import JUDGED, Frames, read_frames
+from cser_bench.report.statistics import against_baseline
 
 ENOUGH = 10
 """Steps of each kind from which on a mean has a t interval; of fewer there are medians and their range."""

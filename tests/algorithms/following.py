@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from algorithms import Collectives
-from algorithms.core.compressors import Draw, SharedSupport
-from algorithms.core.layout import Layout
+from cser_bench.algorithms import Collectives
+from cser_bench.algorithms.core.compressors import Draw, SharedSupport
+from cser_bench.algorithms.core.layout import Layout
 from tests.algorithms import transcription
 from tests.algorithms.problems import (
     BIAS_LR,

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 
-from algorithms import (
+from cser_bench.algorithms import (
     BlockSparsifier,
     Collectives,
     DistributedOptimizer,
@@ -24,7 +24,7 @@ from algorithms import (
     RandomK,
     Zero,
 )
-from algorithms.core.state import OTHER_TYPES
+from cser_bench.algorithms.core.state import OTHER_TYPES
 from tests.algorithms.problems import ADAMW, MUON, make_optimizer, own_settings, reloaded, switches
 from tests.algorithms.user_scripts import Net, loss_of
 

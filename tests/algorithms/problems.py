@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import Parameter
 
-from algorithms import (
+from cser_bench.algorithms import (
     QSGD,
     BlockSparsifier,
     ChunkTopK,
@@ -35,7 +35,7 @@ from algorithms import (
     Zero,
     algorithms,
 )
-from algorithms.core.compressors import SharedSupport
+from cser_bench.algorithms.core.compressors import SharedSupport
 from tests.threads import run_workers
 
 T = TypeVar("T")

@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from algorithms import CollectiveError, Collectives, ProcessGroupCollectives, Purpose
-from algorithms.core.checks import enter_together
-from algorithms.core.topology import Topology
+from cser_bench.algorithms import CollectiveError, Collectives, ProcessGroupCollectives, Purpose
+from cser_bench.algorithms.core.checks import enter_together
+from cser_bench.algorithms.core.topology import Topology
 from tests.algorithms import overlap_scripts, user_scripts
 from tests.algorithms.problems import (
     COMPRESSORS,
@@ -91,7 +91,7 @@ def process(rank: int, folder: Path) -> None:
     }
     cases |= overlap_scripts.cases(pair) | {"the guide": user_scripts.the_guide_runs_as_it_stands}
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", module="algorithms")
+        warnings.filterwarnings("error", module="cser_bench")
         results: dict[str, Any] = {"cases": outcomes(cases)}
     results["runs"] = [final_state(ProcessGroupCollectives(), run) for run in runs()]
     dist.barrier()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms import BlockSparsifier, DistributedOptimizer, StackedCollectives, algorithms
-from algorithms.powersgd import PowerSGD
+from cser_bench.algorithms import BlockSparsifier, DistributedOptimizer, StackedCollectives, algorithms
+from cser_bench.algorithms.powersgd import PowerSGD
 from tests.algorithms.problems import NAMES
 
 NUM_WORKERS, NUMEL = 4, 6144

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import QSGD, Collectives, Purpose, StackedCollectives
+from cser_bench.algorithms import QSGD, Collectives, Purpose, StackedCollectives
 from tests.algorithms.problems import JOINT, SHARED, algorithms, kinds_taken, own_settings, stacked, trained, workers
 
 SHORT = [torch.float16, torch.bfloat16]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from algorithms import (
+from cser_bench.algorithms import (
     EFSGD,
     QSGD,
     BlockSparsifier,
@@ -25,11 +25,11 @@ from algorithms import (
     TopK,
     Zero,
 )
-from algorithms.core.compressors import Draw, Encoded, Gathered, SharedSupport
-from algorithms.core.exchange import Exchanged, Sending
-from algorithms.core.layout import Layout, Window
-from algorithms.core.traffic import Entry
-from algorithms.registry import compressors
+from cser_bench.algorithms.core.compressors import Draw, Encoded, Gathered, SharedSupport
+from cser_bench.algorithms.core.exchange import Exchanged, Sending
+from cser_bench.algorithms.core.layout import Layout, Window
+from cser_bench.algorithms.core.traffic import Entry
+from cser_bench.algorithms.registry import compressors
 from tests.algorithms import transcription
 from tests.algorithms.transcription import Array, Compress
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-import algorithms as package
-from algorithms import Collectives, Purpose, algorithms
+from cser_bench import algorithms as package
+from cser_bench.algorithms import Collectives, Purpose, algorithms
 from tests.algorithms.problems import (
     ACCURATE,
     ADAMW,
@@ -51,7 +51,7 @@ PAIRS = [(name, key) for name in NAMES for key in named_compressors(name, COMPRE
 
 def test_the_registry_finds_each_module_of_the_package_and_each_states_with_what_it_is_sgd() -> None:
     stems = {path.stem for path in Path(package.__path__[0]).glob("*.py")}
-    modules = {algorithm.__module__.split(".")[1] for algorithm in algorithms().values()}
+    modules = {algorithm.__module__.rpartition(".")[2] for algorithm in algorithms().values()}
     assert modules == stems - {"__init__", "registry"}
     for name, algorithm in algorithms().items():
         assert algorithm.name == name

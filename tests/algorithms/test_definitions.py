@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.core.compressors import Draw
+from cser_bench.algorithms.core.compressors import Draw
 from tests.algorithms import transcription
 from tests.algorithms.following import (
     NUM_STEPS,

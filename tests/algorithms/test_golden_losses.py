@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms import Collectives, Compressor, algorithms
+from cser_bench.algorithms import Collectives, Compressor, algorithms
 from tests.algorithms.problems import (
     COMPRESSORS,
     NAMES,

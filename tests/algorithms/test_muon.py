@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from algorithms import SGD, DiLoCo, muon_groups
+from cser_bench.algorithms import SGD, DiLoCo, muon_groups
 from tests.algorithms.problems import MUON, batch_loss, flat_parameters, make_model
 
 

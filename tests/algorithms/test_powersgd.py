@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms import StackedCollectives
-from algorithms.powersgd import PowerSGD
+from cser_bench.algorithms import StackedCollectives
+from cser_bench.algorithms.powersgd import PowerSGD
 from tests.algorithms import transcription
 from tests.algorithms.following import first_q
 from tests.algorithms.transcription import Array, Problem

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms import Collectives, Purpose
+from cser_bench.algorithms import Collectives, Purpose
 from tests.algorithms import processes
 from tests.algorithms.problems import run_processes, workers
 
@@ -58,7 +58,7 @@ def test_a_missed_collective_of_processes_times_out(by_processes: list[dict[str,
 
 FAILING = """
 import time, torch
-from algorithms import SGD
+from cser_bench.algorithms import SGD
 torch.distributed.init_process_group("gloo")
 optimizer = SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
 optimizer.param_groups[0]["params"][0].sum().backward()

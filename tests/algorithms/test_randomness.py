@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.core.compressors import Draw
+from cser_bench.algorithms.core.compressors import Draw
 
 # Of Draw(1, 2, "gradient").
 KEY = 41110946149140371502579049581479416615

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms import (
+from cser_bench.algorithms import (
     QSGD,
     SGD,
     BlockSparsifier,
@@ -23,10 +23,10 @@ from algorithms import (
     TopK,
     algorithms,
 )
-from algorithms.baselines.ddp import DDP
-from algorithms.core.layout import Layout
-from algorithms.core.settings import REQUIRED
-from algorithms.core.topology import rounds_of
+from cser_bench.algorithms.baselines.ddp import DDP
+from cser_bench.algorithms.core.layout import Layout
+from cser_bench.algorithms.core.settings import REQUIRED
+from cser_bench.algorithms.core.topology import rounds_of
 from tests.algorithms.problems import (
     ADAMW,
     JOINT,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms import Compressor, Identity, Zero, algorithms
+from cser_bench.algorithms import Compressor, Identity, Zero, algorithms
 from tests.algorithms.problems import COMPRESSORS, NAMES, named_compressors, own_settings, plain_sgd, switches, trained
 
 RUN, NUM_WORKERS = 12, 4

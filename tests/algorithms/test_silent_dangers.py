@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import (
+from cser_bench.algorithms import (
     EFSGD,
     SGD,
     BlockSparsifier,
@@ -22,7 +22,7 @@ from algorithms import (
     algorithms,
     consensus_checkpoint,
 )
-from algorithms.core.traffic import Entry
+from cser_bench.algorithms.core.traffic import Entry
 from tests.algorithms.problems import (
     ACCURATE,
     LR,

@@ -10,10 +10,17 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
-from algorithms import BlockSparsifier, Collectives, DistributedOptimizer, TopK, consensus_checkpoint, load_checkpoint
-from algorithms.core.layout import Layout
-from algorithms.core.low_rank import LowRank
-from algorithms.core.state import OTHER_TYPES, common_state
+from cser_bench.algorithms import (
+    BlockSparsifier,
+    Collectives,
+    DistributedOptimizer,
+    TopK,
+    consensus_checkpoint,
+    load_checkpoint,
+)
+from cser_bench.algorithms.core.layout import Layout
+from cser_bench.algorithms.core.low_rank import LowRank
+from cser_bench.algorithms.core.state import OTHER_TYPES, common_state
 from tests.algorithms.problems import (
     ACCURATE,
     ADAMW,

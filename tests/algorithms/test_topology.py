@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms import StackedCollectives, algorithms
-from algorithms.core.topology import Topology, rounds_of, spectral_gap
+from cser_bench.algorithms import StackedCollectives, algorithms
+from cser_bench.algorithms.core.topology import Topology, rounds_of, spectral_gap
 from tests.algorithms import transcription
 from tests.algorithms.problems import NAMES, own_settings
 

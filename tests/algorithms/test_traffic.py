@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from algorithms import Traffic
-from algorithms.core.compressors import Gathered
-from algorithms.core.traffic import Entry
+from cser_bench.algorithms import Traffic
+from cser_bench.algorithms.core.compressors import Gathered
+from cser_bench.algorithms.core.traffic import Entry
 from tests.algorithms.following import rises_and_falls
 from tests.algorithms.problems import (
     ADAMW,

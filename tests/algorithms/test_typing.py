@@ -16,7 +16,7 @@ SCRIPT = """
 import torch
 from torch import nn
 
-from algorithms import (
+from cser_bench.algorithms import (
     CSER, DPSGD, EFSGD, MCSER, QSGD, SGD, BlockSparsifier, CSERReleased, DeepSqueeze, DiLoCo, LocalSGD,
     ProcessGroupCollectives, QSparseLocalSGD, TopK, consensus_checkpoint,
 )

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from algorithms import BlockSparsifier, DistributedOptimizer, SoloCollectives, algorithms
+from cser_bench.algorithms import BlockSparsifier, DistributedOptimizer, SoloCollectives, algorithms
 from tests.algorithms.problems import NAMES, TAKING_ADAMW, make_model, own_settings
 
 # Numbers of 16 bits.

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-from algorithms import (
+from cser_bench.algorithms import (
     BlockSparsifier,
     Compressor,
     DistributedOptimizer,

@@ -18,8 +18,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import ConstantLR
 
-from algorithms import SGD, consensus_checkpoint, load_checkpoint, newest_checkpoint
-from algorithms.core.checkpoints import METADATA
+from cser_bench.algorithms import SGD, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from cser_bench.algorithms.core.checkpoints import METADATA
 
 ROOT = Path(__file__).parents[2]
 NUM_WORKERS = 2

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from algorithms import DistributedOptimizer
+from cser_bench.algorithms import DistributedOptimizer
 
 RANK = os.environ["RANK"]
 LOG, OTHERS, KILLED_AFTER = f"{sys.argv[1]}-{RANK}.jsonl", f"{sys.argv[1]}-0.jsonl", int(sys.argv[2])

@@ -21,20 +21,20 @@ import tomli_w
 import torch
 from torch import Tensor, nn
 
-from algorithms import Compressor
-from algorithms.registry import methods
-from harness.__main__ import main
-from harness.records.packs import read_pack
-from harness.records.provenance import new_attempt
-from harness.records.store import RunRecord, read_run
-from harness.spec import PlannedRun, RunConfig, TaskSpec, run_id
-from harness.tasks.blobs import Blobs
-from harness.tasks.task import Batch, TensorSamples
-from harness.train import checkpoint, training
-from harness.train.train import train
-from harness.train.training import Job
-from harness.workers.attempt import attempt_stacked, prepare_thread, recorded
-from harness.workers.launch import Options, Workers
+from cser_bench.algorithms import Compressor
+from cser_bench.algorithms.registry import methods
+from cser_bench.harness.__main__ import main
+from cser_bench.harness.records.packs import read_pack
+from cser_bench.harness.records.provenance import new_attempt
+from cser_bench.harness.records.store import RunRecord, read_run
+from cser_bench.harness.spec import PlannedRun, RunConfig, TaskSpec, run_id
+from cser_bench.harness.tasks.blobs import Blobs
+from cser_bench.harness.tasks.task import Batch, TensorSamples
+from cser_bench.harness.train import checkpoint, training
+from cser_bench.harness.train.train import train
+from cser_bench.harness.train.training import Job
+from cser_bench.harness.workers.attempt import attempt_stacked, prepare_thread, recorded
+from cser_bench.harness.workers.launch import Options, Workers
 from tests.threads import run_workers
 
 ROOT = Path(__file__).parents[2]

@@ -14,22 +14,22 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from algorithms import ProcessGroupCollectives, Purpose
-from algorithms.baselines import ddp
-from algorithms.registry import baselines
-from harness.plan.footprint import footprint_of
-from harness.plan.plan import make_plan
-from harness.records.store import read_run
-from harness.spec import Spec, SpecError
-from harness.tasks import blobs
-from harness.tasks.task import find_task
-from harness.train.build import build_model
-from harness.train.local_workers import Trainee
-from harness.train.train import train
-from harness.train.training import Job
-from harness.workers.attempt import prepare_thread
-from harness.workers.launch import launch, places
-from harness.workers.process_group import joined
+from cser_bench.algorithms import ProcessGroupCollectives, Purpose
+from cser_bench.algorithms.baselines import ddp
+from cser_bench.algorithms.registry import baselines
+from cser_bench.harness.plan.footprint import footprint_of
+from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.records.store import read_run
+from cser_bench.harness.spec import Spec, SpecError
+from cser_bench.harness.tasks import blobs
+from cser_bench.harness.tasks.task import find_task
+from cser_bench.harness.train.build import build_model
+from cser_bench.harness.train.local_workers import Trainee
+from cser_bench.harness.train.train import train
+from cser_bench.harness.train.training import Job
+from cser_bench.harness.workers.attempt import prepare_thread
+from cser_bench.harness.workers.launch import launch, places
+from cser_bench.harness.workers.process_group import joined
 from tests.harness.support import (
     DoctoredBlobs,
     Quiet,

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms import Collectives
-from harness.plan.plan import Plan, make_plan
-from harness.records.recorder import SupersededError
-from harness.records.state import is_done, saved_step
-from harness.records.store import Failure, read_record, read_run
-from harness.spec_file import load_spec
-from harness.train import checkpoint
-from harness.train.checkpoint import CheckpointError
-from harness.workers import attempt, launch
-from harness.workers.attempt import attempt_stacked
+from cser_bench.algorithms import Collectives
+from cser_bench.harness.plan.plan import Plan, make_plan
+from cser_bench.harness.records.recorder import SupersededError
+from cser_bench.harness.records.state import is_done, saved_step
+from cser_bench.harness.records.store import Failure, read_record, read_run
+from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.train import checkpoint
+from cser_bench.harness.train.checkpoint import CheckpointError
+from cser_bench.harness.workers import attempt, launch
+from cser_bench.harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     CSER,
     Killed,
@@ -157,7 +157,7 @@ def test_checkpoint_that_does_not_fit_leaves_room_for_the_record_of_that(
     def no_space(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.train.checkpoint.os.fsync", no_space)
+    monkeypatch.setattr("cser_bench.harness.train.checkpoint.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         save(tmp_path, 5)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

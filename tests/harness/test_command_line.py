@@ -13,9 +13,9 @@ from statistics import fmean
 import pytest
 import tomli_w
 
-from harness.__main__ import main
-from harness.plan.plan import plan_experiment
-from harness.workers.launch import write_experiment
+from cser_bench.harness.__main__ import main
+from cser_bench.harness.plan.plan import plan_experiment
+from cser_bench.harness.workers.launch import write_experiment
 from tests.harness.support import (
     ROOT,
     CommandLine,
@@ -140,7 +140,7 @@ def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly(tmp_path: Pa
     """As in `plan | head`."""
     code = """
 import sys
-from harness.cli import exits
+from cser_bench.harness.cli import exits
 sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0))
 """
     pipe = subprocess.PIPE

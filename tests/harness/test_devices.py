@@ -13,17 +13,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from algorithms import ProcessGroupCollectives, SoloCollectives
-from harness.plan.plan import make_plan
-from harness.spec import SpecError
-from harness.spec_file import load_spec
-from harness.tasks.task import find_task
-from harness.train import checkpoint
-from harness.train.build import build_model, build_optimizer
-from harness.workers import process_group
-from harness.workers.launch import workers_of
-from harness.workers.preflight import check_gpus, check_results, check_writable
-from harness.workers.process_group import device_groups, joined, own_gpu
+from cser_bench.algorithms import ProcessGroupCollectives, SoloCollectives
+from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.tasks.task import find_task
+from cser_bench.harness.train import checkpoint
+from cser_bench.harness.train.build import build_model, build_optimizer
+from cser_bench.harness.workers import process_group
+from cser_bench.harness.workers.launch import workers_of
+from cser_bench.harness.workers.preflight import check_gpus, check_results, check_writable
+from cser_bench.harness.workers.process_group import device_groups, joined, own_gpu
 from tests.harness.support import CommandLine, changed, launch_options, small_config, small_spec, write_spec
 
 

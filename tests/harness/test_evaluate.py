@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import DistributedOptimizer, Purpose, StackedCollectives
-from harness.spec import RunConfig, TaskSpec
-from harness.tasks.blobs import TASK
-from harness.tasks.task import Batch, TensorSamples
-from harness.train.build import build_model
-from harness.train.evaluate import RECALIBRATION_STEPS, evaluate, worker_accuracies
-from harness.train.local_workers import MixedPrecision, local_workers
-from harness.train.order import worker_batches
+from cser_bench.algorithms import DistributedOptimizer, Purpose, StackedCollectives
+from cser_bench.harness.spec import RunConfig, TaskSpec
+from cser_bench.harness.tasks.blobs import TASK
+from cser_bench.harness.tasks.task import Batch, TensorSamples
+from cser_bench.harness.train.build import build_model
+from cser_bench.harness.train.evaluate import RECALIBRATION_STEPS, evaluate, worker_accuracies
+from cser_bench.harness.train.local_workers import MixedPrecision, local_workers
+from cser_bench.harness.train.order import worker_batches
 from tests.harness.support import CSER, small_config
 
 CPU = torch.device("cpu")

@@ -9,18 +9,18 @@ from typing import cast
 
 import pytest
 
-from harness.plan.plan import make_plan
-from harness.records.experiment import Row
-from harness.records.store import read_run
-from harness.spec import ModelSpec, PlannedRun, Spec
-from harness.spec_file import EXPERIMENTS, load_spec
-from harness.tasks import fashion_mnist, kjv_es, kjv_text
-from harness.tasks.cmudict import CMUDict
-from harness.tasks.fashion_mnist import FashionMNIST
-from harness.tasks.imagenet import ImageNet
-from harness.tasks.kjv_es import ENGLISH, PACKAGES
-from harness.tasks.task import find_task
-from harness.workers.attempt import attempt_stacked
+from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.records.store import read_run
+from cser_bench.harness.spec import ModelSpec, PlannedRun, Spec
+from cser_bench.harness.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.tasks import fashion_mnist, kjv_es, kjv_text
+from cser_bench.harness.tasks.cmudict import CMUDict
+from cser_bench.harness.tasks.fashion_mnist import FashionMNIST
+from cser_bench.harness.tasks.imagenet import ImageNet
+from cser_bench.harness.tasks.kjv_es import ENGLISH, PACKAGES
+from cser_bench.harness.tasks.task import find_task
+from cser_bench.harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, job_for
 from tests.tasks.miniatures import MiniatureCIFAR100, bible, fashion_mnist_files, imagenet_tree, made_up_entries, write
 
@@ -111,10 +111,10 @@ def test_each_method_trains_to_a_valid_result_and_sends_what_its_plan_says(
 ) -> None:
     """A run checks its bits against its closed form."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr("harness.plan.rows.why_too_short", lambda row, foreseen: None)
+    monkeypatch.setattr("cser_bench.harness.plan.rows.why_too_short", lambda row, foreseen: None)
     spec = shrunken(name)
     task = spec.task.name
-    monkeypatch.setattr(f"harness.tasks.{task}.TASK", miniature(task, tmp_path / "data", monkeypatch))
+    monkeypatch.setattr(f"cser_bench.harness.tasks.{task}.TASK", miniature(task, tmp_path / "data", monkeypatch))
     plan = make_plan(spec, tmp_path)
     rows = {row.row: row for row in plan.experiment.rows}
     for run in plan.runs:

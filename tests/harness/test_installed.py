@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.spec_file import find_spec, load_spec
+from cser_bench.harness.spec_file import find_spec, load_spec
 from tests.harness.support import ROOT, changed, only, small_spec, write_spec
 
 PACKAGES = ("algorithms", "harness", "slurm", "report")
+"""The folders at the top of the repository, to which `cser_bench` has a link each."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("installed")
     source = folder / "source"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in PACKAGES:
+    for name in (*PACKAGES, "cser_bench"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
     for tuning in (ROOT / "results").glob("*_tuning"):
         shutil.copytree(tuning, source / "results" / tuning.name, ignore=ignored)
@@ -61,11 +62,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 @pytest.mark.timeout(400)
 def test_shipped_experiments_plan_from_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
-    code = "import harness, report; print(harness.__file__, report.__file__)"
+    code = "from cser_bench import harness, report; print(harness.__file__, report.__file__)"
     done = installed.call("python", "-c", code, cwd=tmp_path)
     assert done.stdout.count(str(installed.packages)) == 2, done.stdout + done.stderr
     tunings = {path.name for path in (ROOT / "results").glob("*_tuning")}
-    assert tunings and {path.name for path in (installed.packages / "harness" / "shipped").iterdir()} >= tunings
+    assert tunings and {path.name for path in (installed.packages / "cser_bench/harness/shipped").iterdir()} >= tunings
     for name in ("fashion_mnist_regime", "studies/two_level"):  # of which the first takes another's tuning
         done = installed.call("cser-harness", "plan", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

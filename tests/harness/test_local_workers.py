@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import DistributedOptimizer, SoloCollectives
-from algorithms.core.checks import FirstStep
-from algorithms.registry import algorithms
-from harness.records.store import Failure, RunRecord, read_record, read_run
-from harness.tasks import blobs
-from harness.train import build, training
-from harness.train.build import build_model, build_optimizer
-from harness.train.local_workers import MixedPrecision, batched_backward
-from harness.workers.attempt import attempt_stacked
+from cser_bench.algorithms import DistributedOptimizer, SoloCollectives
+from cser_bench.algorithms.core.checks import FirstStep
+from cser_bench.algorithms.registry import algorithms
+from cser_bench.harness.records.store import Failure, RunRecord, read_record, read_run
+from cser_bench.harness.tasks import blobs
+from cser_bench.harness.train import build, training
+from cser_bench.harness.train.build import build_model, build_optimizer
+from cser_bench.harness.train.local_workers import MixedPrecision, batched_backward
+from cser_bench.harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,
     CSER,

@@ -16,14 +16,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from harness.records.recorder import write_failure
-from harness.records.store import Failure, read_record
-from harness.tasks import blobs
-from harness.train.training import Job
-from harness.workers import process_group
-from harness.workers.attempt import ActiveRun, Resources, attempt_as_rank, close
-from harness.workers.process_group import joined
-from harness.workers.processes import Worker, WorkerError, WorkerProcesses, start_workers
+from cser_bench.harness.records.recorder import write_failure
+from cser_bench.harness.records.store import Failure, read_record
+from cser_bench.harness.tasks import blobs
+from cser_bench.harness.train.training import Job
+from cser_bench.harness.workers import process_group
+from cser_bench.harness.workers.attempt import ActiveRun, Resources, attempt_as_rank, close
+from cser_bench.harness.workers.process_group import joined
+from cser_bench.harness.workers.processes import Worker, WorkerError, WorkerProcesses, start_workers
 from tests.harness.support import DoctoredBlobs, job_for, small_config
 
 # Who fails says so before its group ends

@@ -16,15 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from algorithms import StackedCollectives
-from algorithms.registry import algorithms
-from harness.seeds import derive_seed
-from harness.spec import PartitionSpec, ScheduleSpec, SpecError, TaskSpec
-from harness.tasks.blobs import TASK
-from harness.tasks.task import Batch, TensorSamples, held_out_indices, split_sizes
-from harness.train.build import build_model, num_steps_of
-from harness.train.local_workers import local_workers
-from harness.train.order import class_counts, evaluation_steps, learning_rate_factor, worker_batches, worker_shards
+from cser_bench.algorithms import StackedCollectives
+from cser_bench.algorithms.registry import algorithms
+from cser_bench.harness.seeds import derive_seed
+from cser_bench.harness.spec import PartitionSpec, ScheduleSpec, SpecError, TaskSpec
+from cser_bench.harness.tasks.blobs import TASK
+from cser_bench.harness.tasks.task import Batch, TensorSamples, held_out_indices, split_sizes
+from cser_bench.harness.train.build import build_model, num_steps_of
+from cser_bench.harness.train.local_workers import local_workers
+from cser_bench.harness.train.order import (
+    class_counts,
+    evaluation_steps,
+    learning_rate_factor,
+    worker_batches,
+    worker_shards,
+)
 from tests.harness.support import BLOCK, Table, done, settings_of, small_config
 
 FIXED: dict[str, Table] = {

@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from harness.cli.show import status_text
-from harness.plan.plan import make_plan
-from harness.records import packs, store
-from harness.records.experiment import read_experiment
-from harness.records.packs import NAME as PACK
-from harness.records.packs import pack_runs, read_pack, read_runs, render_pack, unpack_runs
-from harness.records.store import VERSION, read_run, read_run_files
-from harness.spec_file import load_spec
-from harness.workers.launch import launch, missing_runs
-from report.frame import read_frames
-from slurm.campaign import statuses
+from cser_bench.harness.cli.show import status_text
+from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.records import packs, store
+from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.records.packs import NAME as PACK
+from cser_bench.harness.records.packs import pack_runs, read_pack, read_runs, render_pack, unpack_runs
+from cser_bench.harness.records.store import VERSION, read_run, read_run_files
+from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.workers.launch import launch, missing_runs
+from cser_bench.report.frame import read_frames
+from cser_bench.slurm.campaign import statuses
 from tests.harness.support import (
     ROOT,
     CommandLine,

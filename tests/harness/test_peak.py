@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.plan.footprint import Allocations, OneOfMany, peak_models
-from harness.spec import RunConfig
-from harness.train.build import build_optimizer
+from cser_bench.harness.plan.footprint import Allocations, OneOfMany, peak_models
+from cser_bench.harness.spec import RunConfig
+from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import small_config
 
 SIZE, NUM_STEPS = 300, 24

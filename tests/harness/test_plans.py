@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from algorithms import StackedCollectives
-from harness.models.transformer import GPT
-from harness.plan.footprint import footprint_of
-from harness.plan.plan import Plan, make_plan, plan_experiment
-from harness.plan.rows import config_of
-from harness.plan.tuning import Trial, settled
-from harness.records.experiment import read_experiment
-from harness.spec import RunConfig, SpecError, run_id
-from harness.spec_file import EXPERIMENTS, load_spec
-from harness.train.build import build_optimizer
+from cser_bench.algorithms import StackedCollectives
+from cser_bench.harness.models.transformer import GPT
+from cser_bench.harness.plan.footprint import footprint_of
+from cser_bench.harness.plan.plan import Plan, make_plan, plan_experiment
+from cser_bench.harness.plan.rows import config_of
+from cser_bench.harness.plan.tuning import Trial, settled
+from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.spec import RunConfig, SpecError, run_id
+from cser_bench.harness.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import BLOCK, CSER, ROOT, Table, changed, small_config, small_spec, write_spec
 
 

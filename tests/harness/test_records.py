@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from torch.distributed import DistStoreError
 
-from algorithms import CollectiveError
-from harness.records import recorder, store
-from harness.records.experiment import metric_of, score_of
-from harness.records.recorder import append_event, truncate_events, write_failure
-from harness.records.run_lock import is_owned, owned
-from harness.records.state import is_done
-from harness.records.store import Event, Failure, RecordError, read_events, read_record, read_run
-from harness.tasks import DataError
-from harness.train.checkpoint import CheckpointError
-from harness.workers.attempt import attempt_stacked, failure_kind
+from cser_bench.algorithms import CollectiveError
+from cser_bench.harness.records import recorder, store
+from cser_bench.harness.records.experiment import metric_of, score_of
+from cser_bench.harness.records.recorder import append_event, truncate_events, write_failure
+from cser_bench.harness.records.run_lock import is_owned, owned
+from cser_bench.harness.records.state import is_done
+from cser_bench.harness.records.store import Event, Failure, RecordError, read_events, read_record, read_run
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.train.checkpoint import CheckpointError
+from cser_bench.harness.workers.attempt import attempt_stacked, failure_kind
 from tests.harness.support import (
     CSER,
     CommandLine,

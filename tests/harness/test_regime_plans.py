@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from harness.plan.plan import Plan, make_plan
-from harness.plan.tuning import TrialOutcome
-from harness.records.experiment import read_experiment
-from harness.records.store import write_record
-from harness.spec import SpecError
-from harness.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.plan.plan import Plan, make_plan
+from cser_bench.harness.plan.tuning import TrialOutcome
+from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.records.store import write_record
+from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec_file import EXPERIMENTS, load_spec
 from tests.harness.support import BLOCK, CommandLine, Table, changed, shipped_run, small_spec, write_spec
 
 LOCAL = {"sync_interval": 5}

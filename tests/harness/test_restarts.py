@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import DistributedOptimizer, StackedCollectives
-from algorithms.registry import algorithms
-from harness.plan.footprint import footprint_of
-from harness.spec import RunConfig
-from harness.train.build import build_optimizer
-from harness.train.restarts import lose_state
-from harness.train.training import Training
+from cser_bench.algorithms import DistributedOptimizer, StackedCollectives
+from cser_bench.algorithms.registry import algorithms
+from cser_bench.harness.plan.footprint import footprint_of
+from cser_bench.harness.spec import RunConfig
+from cser_bench.harness.train.build import build_optimizer
+from cser_bench.harness.train.restarts import lose_state
+from cser_bench.harness.train.training import Training
 from tests.harness.support import BLOCK, comparable, done, job_for, settings_of, small_config
 
 NUM_WORKERS, NUM_STEPS, NUM_TAKEN = 3, 16, 8

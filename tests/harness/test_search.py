@@ -12,15 +12,15 @@ import pytest
 import torch
 from scipy import stats
 
-from harness.cli import show
-from harness.plan import forecast
-from harness.plan.forecast import MEASURED, StepTime, dry_steps, powers
-from harness.plan.plan import make_plan
-from harness.plan.tuning import SearchState, Trial, TrialOutcome, neighbouring_rates, next_rate, search
-from harness.records.experiment import Contrast
-from harness.rows import RowSpec
-from harness.spec import Spec, TuningSpec
-from harness.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.cli import show
+from cser_bench.harness.plan import forecast
+from cser_bench.harness.plan.forecast import MEASURED, StepTime, dry_steps, powers
+from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.plan.tuning import SearchState, Trial, TrialOutcome, neighbouring_rates, next_rate, search
+from cser_bench.harness.records.experiment import Contrast
+from cser_bench.harness.rows import RowSpec
+from cser_bench.harness.spec import Spec, TuningSpec
+from cser_bench.harness.spec_file import EXPERIMENTS, load_spec
 from tests.harness.support import CSER, Table, changed, small_config, small_spec, write_spec
 
 Score = float | tuple[float, float] | None

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan.plan import Plan, make_plan
-from harness.records.run_lock import owned
-from harness.records.state import judge, look, saved_step
-from harness.records.store import Failure, Heartbeat, read_if_whole, read_record, read_run
-from harness.spec_file import load_spec
-from harness.train import train
-from harness.workers.attempt import attempt_stacked
-from harness.workers.launch import launch
-from harness.workers.processes import Interrupted
+from cser_bench.harness.plan.plan import Plan, make_plan
+from cser_bench.harness.records.run_lock import owned
+from cser_bench.harness.records.state import judge, look, saved_step
+from cser_bench.harness.records.store import Failure, Heartbeat, read_if_whole, read_record, read_run
+from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.train import train
+from cser_bench.harness.workers.attempt import attempt_stacked
+from cser_bench.harness.workers.launch import launch
+from cser_bench.harness.workers.processes import Interrupted
 from tests.harness.support import (
     CSER,
     Quiet,

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from algorithms import SGD, Compressor, SoloCollectives
-from algorithms.registry import algorithms, compressors
-from harness.plan.plan import make_plan
-from harness.spec import SpecError
-from harness.spec_file import EXPERIMENTS, find_spec, load_spec
-from harness.train.build import build_optimizer
+from cser_bench.algorithms import SGD, Compressor, SoloCollectives
+from cser_bench.algorithms.registry import algorithms, compressors
+from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec_file import EXPERIMENTS, find_spec, load_spec
+from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import BLOCK, CommandLine, Table, changed, small_config, small_spec, write_spec
 
 ABSENT = object()
@@ -121,7 +121,7 @@ def test_setting_that_may_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
         rank: int | None = None
         compressor: Compressor | None = None
 
-    monkeypatch.setattr("harness.train.build.methods", lambda: {"own": Own})
+    monkeypatch.setattr("cser_bench.harness.train.build.methods", lambda: {"own": Own})
     for table, held in (({}, (None, None)), ({"rank": 3}, (3, None)), ({"compressor": BLOCK}, (None, 4))):
         made: Any = build_optimizer(small_config("own", table), nn.Linear(2, 2), SoloCollectives(), 10)
         assert (made.rank, getattr(made.compressor, "ratio", None)) == held

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms import Purpose
-from algorithms.registry import algorithms
-from algorithms.sgd import SGD
-from harness.plan.footprint import footprint_of
-from harness.records.store import Failure, read_record, read_run
-from harness.spec import RunConfig
-from harness.tasks import blobs
-from harness.train.training import PHASES
-from harness.workers.attempt import attempt_stacked
+from cser_bench.algorithms import Purpose
+from cser_bench.algorithms.registry import algorithms
+from cser_bench.algorithms.sgd import SGD
+from cser_bench.harness.plan.footprint import footprint_of
+from cser_bench.harness.records.store import Failure, read_record, read_run
+from cser_bench.harness.spec import RunConfig
+from cser_bench.harness.tasks import blobs
+from cser_bench.harness.train.training import PHASES
+from cser_bench.harness.workers.attempt import attempt_stacked
 from tests.harness.support import (
     BLOCK,
     CSER,

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from harness.seeds import generator
-from harness.spec import RunConfig, TaskSpec
-from harness.tasks.pairs import PairSamples
-from harness.tasks.reversal import TASK
-from harness.train.build import build_model
-from harness.train.evaluate import translation_sums
-from harness.train.local_workers import MixedPrecision
-from harness.train.order import worker_batches
+from cser_bench.harness.seeds import generator
+from cser_bench.harness.spec import RunConfig, TaskSpec
+from cser_bench.harness.tasks.pairs import PairSamples
+from cser_bench.harness.tasks.reversal import TASK
+from cser_bench.harness.train.build import build_model
+from cser_bench.harness.train.evaluate import translation_sums
+from cser_bench.harness.train.local_workers import MixedPrecision
+from cser_bench.harness.train.order import worker_batches
 from tests.harness.support import CSER, comparable, done, small_config
 
 CPU = torch.device("cpu")

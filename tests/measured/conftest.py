@@ -9,7 +9,7 @@ import pytest
 import torch
 from tabulate import tabulate
 
-from harness.workers.attempt import prepare_thread
+from cser_bench.harness.workers.attempt import prepare_thread
 from tests.measured.subjects import FULL, TINY, Scale
 
 

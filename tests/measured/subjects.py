@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from algorithms import Collectives, DistributedOptimizer, SoloCollectives
-from algorithms.registry import methods
-from harness.spec import ModelSpec, Precision, RunConfig
-from harness.timing.session import there_and_back
-from harness.timing.workloads import (
+from cser_bench.algorithms import Collectives, DistributedOptimizer, SoloCollectives
+from cser_bench.algorithms.registry import methods
+from cser_bench.harness.spec import ModelSpec, Precision, RunConfig
+from cser_bench.harness.timing.session import there_and_back
+from cser_bench.harness.timing.workloads import (
     LEARNING_RATE,
     MOMENTUM,
     WEIGHT_DECAY,
@@ -23,11 +23,11 @@ from harness.timing.workloads import (
     problem_of,
     short_run,
 )
-from harness.train.build import build_optimizer, table_at_ratio
-from harness.train.local_workers import seconds_to_idle
-from harness.workers.attempt import prepare_thread
-from harness.workers.process_group import device_groups, joined
-from harness.workers.processes import Worker, start_workers
+from cser_bench.harness.train.build import build_optimizer, table_at_ratio
+from cser_bench.harness.train.local_workers import seconds_to_idle
+from cser_bench.harness.workers.attempt import prepare_thread
+from cser_bench.harness.workers.process_group import device_groups, joined
+from cser_bench.harness.workers.processes import Worker, start_workers
 from tests.harness.support import BLOCK, settings_of
 
 RATIO = 256

@@ -12,7 +12,7 @@ from statistics import median
 import pytest
 import torch
 
-from harness.workers.attempt import prepare_thread
+from cser_bench.harness.workers.attempt import prepare_thread
 from tests.measured import subjects
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]

@@ -16,18 +16,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from algorithms import Collectives, ProcessGroupCollectives, Purpose, SoloCollectives, StackedCollectives, algorithms
-from algorithms.core.topology import rounds_of
-from algorithms.registry import baselines
-from harness.plan.forecast import dry_steps
-from harness.plan.plan import make_plan
-from harness.spec import Precision, RunConfig
-from harness.spec_file import find_spec, load_spec
-from harness.tasks.augment import CroppedSamples
-from harness.timing.workloads import Problem, short_run
-from harness.train.build import format_of, trainable
-from harness.train.local_workers import Trainee, seconds_to_idle
-from harness.train.training import Clock
+from cser_bench.algorithms import (
+    Collectives,
+    ProcessGroupCollectives,
+    Purpose,
+    SoloCollectives,
+    StackedCollectives,
+    algorithms,
+)
+from cser_bench.algorithms.core.topology import rounds_of
+from cser_bench.algorithms.registry import baselines
+from cser_bench.harness.plan.forecast import dry_steps
+from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.spec import Precision, RunConfig
+from cser_bench.harness.spec_file import find_spec, load_spec
+from cser_bench.harness.tasks.augment import CroppedSamples
+from cser_bench.harness.timing.workloads import Problem, short_run
+from cser_bench.harness.train.build import format_of, trainable
+from cser_bench.harness.train.local_workers import Trainee, seconds_to_idle
+from cser_bench.harness.train.training import Clock
 from tests.measured import subjects
 from tests.measured.subjects import TINY, Scale, learning, on_processes
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from harness.models import resnets
-from harness.models.resnets import PreActivationBlock, resnet50, resnet50_v2, wide_resnet
-from harness.spec import ModelSpec, SpecError
-from harness.spec_file import find_spec, load_spec
-from harness.tasks.task import find_task
-from harness.train.build import build_model
+from cser_bench.harness.models import resnets
+from cser_bench.harness.models.resnets import PreActivationBlock, resnet50, resnet50_v2, wide_resnet
+from cser_bench.harness.spec import ModelSpec, SpecError
+from cser_bench.harness.spec_file import find_spec, load_spec
+from cser_bench.harness.tasks.task import find_task
+from cser_bench.harness.train.build import build_model
 
 # Each shrunken to what a test can train.
 SMALL: dict[str, dict[str, Any]] = {

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.models.transformer import _causal, gpt, sines
-from harness.models.transformer import transformer as build
-from harness.tasks.pairs import BEGIN, END, PAD
-from harness.train.evaluate import LENGTH_POWER, beam, greedy
+from cser_bench.harness.models.transformer import _causal, gpt, sines
+from cser_bench.harness.models.transformer import transformer as build
+from cser_bench.harness.tasks.pairs import BEGIN, END, PAD
+from cser_bench.harness.train.evaluate import LENGTH_POWER, beam, greedy
 
 NUM_TOKENS, LENGTH = 11, 9
 SIZES = {"width": 16, "num_heads": 2, "num_layers": 2, "feedforward": 24}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.records.packs import NAME, unpack_runs
-from harness.records.store import VERSION
-from report.accuracy_report import build_report
-from report.frame import read_frames
+from cser_bench.harness.records.packs import NAME, unpack_runs
+from cser_bench.harness.records.store import VERSION
+from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.frame import read_frames
 
 RESULTS = Path(__file__).parents[2] / "results"
 EXPERIMENT = "cmudict"

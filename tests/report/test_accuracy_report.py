@@ -12,14 +12,14 @@ import pytest
 import typst
 from matplotlib.image import imread
 
-from harness.__main__ import main
-from report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure, main_load
-from report.accuracy_report import build_report
-from report.explorer.page import write_experiment_page
-from report.frame import JUDGED, Frames, read_frames
-from report.regime import needs_frame
-from report.statistics import accuracy_frame, contrasts_frame
-from report.typesetting import fitted_source
+from cser_bench.harness.__main__ import main
+from cser_bench.report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure, main_load
+from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.explorer.page import write_experiment_page
+from cser_bench.report.frame import JUDGED, Frames, read_frames
+from cser_bench.report.regime import needs_frame
+from cser_bench.report.statistics import accuracy_frame, contrasts_frame
+from cser_bench.report.typesetting import fitted_source
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS, Built, build, holed, resume, run_of, unpacked
 

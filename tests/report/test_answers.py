@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.spec_file import find_spec
-from report.frame import JUDGED, LONG
-from report.plotting import style
-from report.questions import evidence
-from report.questions.asked import QUESTIONS
-from report.questions.build import build_answers, put_into
-from report.questions.evidence import evidence_of
-from report.questions.losses import RECENT
+from cser_bench.harness.spec_file import find_spec
+from cser_bench.report.frame import JUDGED, LONG
+from cser_bench.report.plotting import style
+from cser_bench.report.questions import evidence
+from cser_bench.report.questions.asked import QUESTIONS
+from cser_bench.report.questions.build import build_answers, put_into
+from cser_bench.report.questions.evidence import evidence_of
+from cser_bench.report.questions.losses import RECENT
 from tests.harness.support import CommandLine
 from tests.report.faults import faults_of
 from tests.report.test_independent import PLANS, difference_of, scores_of

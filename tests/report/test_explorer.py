@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from report.explorer.page import experiment_tables, explorer_page
-from report.explorer.steps import scored_models, scored_name, step_models, timings_table
-from report.frame import Frames, read_frames
-from report.speed.cost_model import Compute, period_seconds
-from report.speed.workload_model import SpeedStudy, read_study, seconds_at
+from cser_bench.report.explorer.page import experiment_tables, explorer_page
+from cser_bench.report.explorer.steps import scored_models, scored_name, step_models, timings_table
+from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.speed.cost_model import Compute, period_seconds
+from cser_bench.report.speed.workload_model import SpeedStudy, read_study, seconds_at
 
 selenium = pytest.importorskip("selenium")
 

@@ -9,8 +9,8 @@ from statistics import stdev
 import pandas as pd
 import pytest
 
-from report.questions.evidence import Evidence, evidence_of
-from report.questions.networks import KINDS, rank_correlation, shares_lost, spread_between_kinds
+from cser_bench.report.questions.evidence import Evidence, evidence_of
+from cser_bench.report.questions.networks import KINDS, rank_correlation, shares_lost, spread_between_kinds
 
 
 @pytest.fixture(scope="module")

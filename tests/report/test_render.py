@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from report import wording
-from report.plotting import end_labels, new_figure, style
-from report.render import table
-from report.typesetting import typst_of
+from cser_bench.report import wording
+from cser_bench.report.plotting import end_labels, new_figure, style
+from cser_bench.report.render import table
+from cser_bench.report.typesetting import typst_of
 from tests.report.faults import faults_of
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.__main__ import main
-from report.frame import read_frames
+from cser_bench.harness.__main__ import main
+from cser_bench.report.frame import read_frames
 from tests.report.holed import change, run_of, unpacked
 
 

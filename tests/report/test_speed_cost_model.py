@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
-from harness.records.timings import Collective, Message
-from report.speed.cost_model import (
+from cser_bench.harness.records.timings import Collective, Message
+from cser_bench.report.speed.cost_model import (
     Algorithm,
     Compute,
     Link,

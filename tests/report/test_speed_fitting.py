@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.records.timings import Fabric, Sweep
-from report.speed.cost_model import Network, collective_seconds
-from report.speed.fitting import Fit, fit_line, fits_of, network_on
+from cser_bench.harness.records.timings import Fabric, Sweep
+from cser_bench.report.speed.cost_model import Network, collective_seconds
+from cser_bench.report.speed.fitting import Fit, fit_line, fits_of, network_on
 from tests.report.made_up_timings import ALPHA, EFFICIENCY, fabric, ring_seconds, sweep
 
 RATE = EFFICIENCY * 100e6 / 8

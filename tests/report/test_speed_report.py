@@ -13,13 +13,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.records.store import RecordError
-from report.frame import UsageError
-from report.render import markdown_of
-from report.speed.comparisons import HEADLINES, headline_marks, needed_ratios_frame, speedup
-from report.speed.report import build_speed_report, contents
-from report.speed.timed import experiments_beside, scored_steps_frame
-from report.speed.workload_model import SpeedStudy, codec_bytes, read_study
+from cser_bench.harness.records.store import RecordError
+from cser_bench.report.frame import UsageError
+from cser_bench.report.render import markdown_of
+from cser_bench.report.speed.comparisons import HEADLINES, headline_marks, needed_ratios_frame, speedup
+from cser_bench.report.speed.report import build_speed_report, contents
+from cser_bench.report.speed.timed import experiments_beside, scored_steps_frame
+from cser_bench.report.speed.workload_model import SpeedStudy, codec_bytes, read_study
 from tests.report.faults import faults_of
 from tests.report.made_up_timings import NUM_PARAMETERS, ring_seconds, sweep, timing, write_study
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from harness.records.timings import Timing
-from report.frame import Frames, read_frames
-from report.speed.timed import joined_frame, scored_steps_frame
+from cser_bench.harness.records.timings import Timing
+from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.speed.timed import joined_frame, scored_steps_frame
 
 ROOT = Path(__file__).parents[2]
 LINKS = (1e9, 10e9)

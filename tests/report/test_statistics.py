@@ -12,11 +12,11 @@ import pytest
 from scipy import stats
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from harness.records.experiment import Contrast
-from harness.records.packs import read_runs
-from harness.records.store import Result
-from report.frame import Frames, read_frames, status_of
-from report.statistics import at_equal_rate, contrasts_frame, difference, pool_of
+from cser_bench.harness.records.experiment import Contrast
+from cser_bench.harness.records.packs import read_runs
+from cser_bench.harness.records.store import Result
+from cser_bench.report.frame import Frames, read_frames, status_of
+from cser_bench.report.statistics import at_equal_rate, contrasts_frame, difference, pool_of
 
 SHIPPED = Path(__file__).parents[2] / "results" / "reference"
 SGD = [0.874, 0.877, 0.875, 0.876, 0.8745, 0.8765, 0.8752, 0.8758]

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import tomli_w
 
-from harness.__main__ import main
-from slurm.campaign import PACKAGES, Submission
-from slurm.requeue import Allocation
+from cser_bench.harness.__main__ import main
+from cser_bench.slurm.campaign import PACKAGE, Submission
+from cser_bench.slurm.requeue import Allocation
 from tests.harness.support import ROOT, Table, small_spec
 
 PATIENCE_SECONDS = 150.0
@@ -60,9 +60,8 @@ def one_run(row: str, **training: Any) -> Table:
 
 def slow_checkout(folder: Path, seconds: float) -> Path:
     """A copy of the sources in which the task `blobs` sleeps before each batch, which changes no result."""
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
-    path = folder / "harness" / "tasks" / "task.py"
+    shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    path = folder / PACKAGE / "harness" / "tasks" / "task.py"
     text, batch = path.read_text(), "        for index in indices:\n"
     assert text.count(batch) == 1
     path.write_text(text.replace(batch, f"{batch}            __import__('time').sleep({seconds})\n"))
@@ -79,7 +78,7 @@ def slurm_command(*words: str | Path, checkout: Path = ROOT) -> subprocess.Compl
             code = main(said)
         return subprocess.CompletedProcess(said, code, out.getvalue(), err.getvalue())
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "harness", *said]
+    command = [sys.executable, "-m", "cser_bench.harness", *said]
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=400)
 
 

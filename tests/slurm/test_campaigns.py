@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan.plan import Plan, make_plan
-from harness.records.store import Heartbeat, RecordError, read_optional, read_run
-from harness.spec import PlannedRun
-from harness.spec_file import load_spec
-from harness.workers.attempt import attempt_stacked
-from report.accuracy_report import build_report
-from report.frame import read_frames
-from slurm.campaign import queued_jobs, read_campaign, statuses
-from slurm.requeue import read_attempts
+from cser_bench.harness.plan.plan import Plan, make_plan
+from cser_bench.harness.records.store import Heartbeat, RecordError, read_optional, read_run
+from cser_bench.harness.spec import PlannedRun
+from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.workers.attempt import attempt_stacked
+from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.frame import read_frames
+from cser_bench.slurm.campaign import queued_jobs, read_campaign, statuses
+from cser_bench.slurm.requeue import read_attempts
 from tests.harness.support import Table, changed, comparable, job_for, small_spec, write_spec
 from tests.slurm.local_cluster import LocalCluster
 from tests.slurm.support import (
@@ -119,7 +119,7 @@ def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
         for name, value in cluster.environment.items():
             patch.setenv(name, value)
         job = made.submit(checkout=slow)
-        for path in (slow / "harness" / "tasks" / "blobs.py", slow / "slurm" / "job.py"):
+        for path in (slow / "cser_bench/harness/tasks/blobs.py", slow / "cser_bench/slurm/job.py"):
             path.write_text("raise ZeroDivisionError('this was edited after the submission')\n")
         cluster.call("scontrol", "release", job)
     return made

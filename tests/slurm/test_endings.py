@@ -15,14 +15,14 @@ from typing import get_args
 
 import pytest
 
-from harness.records import store
-from harness.records.recorder import Recorder, write_failure
-from harness.records.run_lock import owned
-from harness.records.store import Failure, FailureKind, read_record
-from harness.workers.attempt import attempt_stacked
-from slurm import requeue
-from slurm.campaign import put_submission
-from slurm.requeue import ALWAYS, RETRIED, Allocation, NothingToDo, begin_attempt, decide, read_attempts
+from cser_bench.harness.records import store
+from cser_bench.harness.records.recorder import Recorder, write_failure
+from cser_bench.harness.records.run_lock import owned
+from cser_bench.harness.records.store import Failure, FailureKind, read_record
+from cser_bench.harness.workers.attempt import attempt_stacked
+from cser_bench.slurm import requeue
+from cser_bench.slurm.campaign import put_submission
+from cser_bench.slurm.requeue import ALWAYS, RETRIED, Allocation, NothingToDo, begin_attempt, decide, read_attempts
 from tests.harness.support import ROOT, Table, job_for, small_config
 from tests.slurm.support import allocation, submission
 
@@ -30,7 +30,7 @@ from tests.slurm.support import allocation, submission
 
 LISTENS = """
 import os, signal, sys
-from slurm.requeue import StopNotice
+from cser_bench.slurm.requeue import StopNotice
 notice, number, trains = StopNotice(), int(sys.argv[1]), sys.argv[2] == "trains"
 trains = trains and not notice.stop_requested()
 os.kill(os.getpid(), number)
@@ -278,7 +278,7 @@ def test_result_that_is_seen_late_is_not_made_twice(tmp_path: Path) -> None:
 def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.records.run_lock.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("cser_bench.harness.records.run_lock.PATIENCE_SECONDS", 0.2)
     folder = tmp_path / "run"
     orphan = begun(folder)
     with owned(folder):  # which the orphan still holds

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from harness.spec import SpecError
-from slurm import submit
-from slurm.campaign import CampaignError
-from slurm.job import ALL_WELL
-from slurm.profile import CLUSTERS, Profile, SubmissionPaths, array_parameters, load_profile, sbatch_text
-from slurm.submit import array_sizes, wait_for_preflight
+from cser_bench.harness.spec import SpecError
+from cser_bench.slurm import submit
+from cser_bench.slurm.campaign import CampaignError
+from cser_bench.slurm.job import ALL_WELL
+from cser_bench.slurm.profile import CLUSTERS, Profile, SubmissionPaths, array_parameters, load_profile, sbatch_text
+from cser_bench.slurm.submit import array_sizes, wait_for_preflight
 from tests.harness.support import CommandLine, small_spec, write_spec
 from tests.slurm.support import small_profile, write_profile
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from harness.cli.show import status_text, worker_hours
-from harness.records import store
-from harness.records.experiment import read_experiment
-from harness.records.run_lock import locked
-from harness.records.state import Seen, judge
-from harness.records.store import Failure, Heartbeat, Result
-from slurm import campaign
-from slurm.campaign import Campaign, put_submission, read_campaign, statuses, submitted
+from cser_bench.harness.cli.show import status_text, worker_hours
+from cser_bench.harness.records import store
+from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.records.run_lock import locked
+from cser_bench.harness.records.state import Seen, judge
+from cser_bench.harness.records.store import Failure, Heartbeat, Result
+from cser_bench.slurm import campaign
+from cser_bench.slurm.campaign import Campaign, put_submission, read_campaign, statuses, submitted
 from tests.harness.support import CommandLine, small_spec, write_spec
 from tests.report.holed import holed, unpacked
 from tests.slurm.support import small_profile, submission, write_profile
@@ -166,7 +166,7 @@ def test_a_second_submitter_waits_and_then_says_who_is_at_it(
         (tmp_path / program).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("slurm.submit.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("cser_bench.slurm.submit.LOCK_SECONDS", 0.2)
     spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile())
     words = ["submit", spec, "--cluster", profile, "--results", tmp_path / "results", "--yes"]
     with locked(tmp_path / "results" / "small" / "submit.lock"):

@@ -21,8 +21,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.datasets import CIFAR100
 
-from harness.tasks import cifar100
-from harness.tasks.fashion_mnist import FILES
+from cser_bench.harness.tasks import cifar100
+from cser_bench.harness.tasks.fashion_mnist import FILES
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional
 
-from harness.seeds import generator
-from harness.tasks import augment
-from harness.tasks.augment import Draws, crop_box, draw, draw_shifts, shifted_crops
+from cser_bench.harness.seeds import generator
+from cser_bench.harness.tasks import augment
+from cser_bench.harness.tasks.augment import Draws, crop_box, draw, draw_shifts, shifted_crops
 
 MANY = 10_000
 

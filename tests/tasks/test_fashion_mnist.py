@@ -12,10 +12,10 @@ import pytest
 import torch
 import torchvision
 
-from harness.spec import TaskSpec
-from harness.tasks import DataError, fashion_mnist
-from harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, contents, verified
-from harness.tasks.fashion_mnist_crops import TASK as CROPS
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError, fashion_mnist
+from cser_bench.harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, contents, verified
+from cser_bench.harness.tasks.fashion_mnist_crops import TASK as CROPS
 from tests.tasks.miniatures import fashion_mnist_files
 
 IMAGES, LABELS = list(fashion_mnist.FILES)[:2]

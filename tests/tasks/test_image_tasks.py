@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from harness.spec import TaskSpec
-from harness.tasks import DataError, cifar100, imagenet
-from harness.tasks.augment import Draws
-from harness.tasks.imagenet import ImageNet, decoded, random_crop, read_images
-from harness.tasks.task import Samples
-from harness.train.order import worker_batches
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError, cifar100, imagenet
+from cser_bench.harness.tasks.augment import Draws
+from cser_bench.harness.tasks.imagenet import ImageNet, decoded, random_crop, read_images
+from cser_bench.harness.tasks.task import Samples
+from cser_bench.harness.train.order import worker_batches
 from tests.tasks.miniatures import MiniatureCIFAR100, imagenet_tree, jpeg, photo, same, write
 
 CPU = torch.device("cpu")

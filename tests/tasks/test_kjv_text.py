@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.spec import TaskSpec
-from harness.tasks import DataError
-from harness.tasks.kjv_es import ENGLISH, chapters_of, read_module
-from harness.tasks.kjv_text import SYMBOLS, TASK, BibleText, Windows
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.tasks.kjv_es import ENGLISH, chapters_of, read_module
+from cser_bench.harness.tasks.kjv_text import SYMBOLS, TASK, BibleText, Windows
 from tests.tasks.miniatures import bible
 
 CPU = torch.device("cpu")

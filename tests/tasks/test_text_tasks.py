@@ -10,11 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.spec import TaskSpec
-from harness.tasks import DataError
-from harness.tasks.cmudict import SYMBOLS, CMUDict
-from harness.tasks.kjv_es import MODULES, PACKAGES, BibleVerses, Subwords, TextPair, fits, plain_text, read_module
-from harness.tasks.pairs import BEGIN, END, IGNORED, PAD, BleuAndChrf, Pairs, PairSamples, PhoneErrors, plain
+from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.tasks import DataError
+from cser_bench.harness.tasks.cmudict import SYMBOLS, CMUDict
+from cser_bench.harness.tasks.kjv_es import (
+    MODULES,
+    PACKAGES,
+    BibleVerses,
+    Subwords,
+    TextPair,
+    fits,
+    plain_text,
+    read_module,
+)
+from cser_bench.harness.tasks.pairs import BEGIN, END, IGNORED, PAD, BleuAndChrf, Pairs, PairSamples, PhoneErrors, plain
 from tests.tasks.miniatures import bible, made_up_entries, verses
 
 CPU = torch.device("cpu")

@@ -15,11 +15,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from harness.records.timings import Method, Workload
-from harness.timing import lab
-from harness.timing.lab import LOCKS, remove_namespaces, why_not
-from harness.timing.turn import Turn
-from harness.timing.workloads import Gradients, Trainee
+from cser_bench.harness.records.timings import Method, Workload
+from cser_bench.harness.timing import lab
+from cser_bench.harness.timing.lab import LOCKS, remove_namespaces, why_not
+from cser_bench.harness.timing.turn import Turn
+from cser_bench.harness.timing.workloads import Gradients, Trainee
 
 needs_lab = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 _endings = itertools.cycle(string.ascii_lowercase)

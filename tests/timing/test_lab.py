@@ -19,23 +19,23 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from algorithms import MCSER, BlockSparsifier, ProcessGroupCollectives
-from harness.records.run_lock import BusyError
-from harness.records.store import read_record
-from harness.records.timings import Sweep
-from harness.timing import sweep as sweeps
-from harness.timing.lab import lab, start_inside, why_not
-from harness.timing.links import LabError, LabTopology, relay
-from harness.workers.process_group import joined
-from harness.workers.processes import Worker
+from cser_bench.algorithms import MCSER, BlockSparsifier, ProcessGroupCollectives
+from cser_bench.harness.records.run_lock import BusyError
+from cser_bench.harness.records.store import read_record
+from cser_bench.harness.records.timings import Sweep
+from cser_bench.harness.timing import sweep as sweeps
+from cser_bench.harness.timing.lab import lab, start_inside, why_not
+from cser_bench.harness.timing.links import LabError, LabTopology, relay
+from cser_bench.harness.workers.process_group import joined
+from cser_bench.harness.workers.processes import Worker
 from tests.harness.support import CommandLine
 from tests.timing.conftest import HEADER_BYTES, is_alive, limits, namespaces, needs_lab, output
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
 import signal, subprocess, sys, time
-from harness.timing import lab
-from harness.timing.links import LabTopology
+from cser_bench.harness.timing import lab
+from cser_bench.harness.timing.links import LabTopology
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored where tests are started by nohup
 lab.PREFIX = sys.argv[1]
 with lab.lab(LabTopology(2, 2, 1e8)) as network:
@@ -268,7 +268,7 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def test_numbers_that_no_lab_can_have_are_one_sentence(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.timing.lab.why_not", lambda: None)
+    monkeypatch.setattr("cser_bench.harness.timing.lab.why_not", lambda: None)
     for words, said in {
         "--workers 8 --machines 3": "8 workers are not as many on each of 3 machines",
         "--workers 300": "a lab has 1 to 250 machines, not 300",

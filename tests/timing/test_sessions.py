@@ -10,15 +10,15 @@ import pytest
 import torch
 from scipy import stats
 
-from harness.records.provenance import new_attempt
-from harness.records.timings import Cell, StepKind, Stragglers, Timing, mean_step, ring_bytes
-from harness.timing.links import LabTopology
-from harness.timing.methods import CONSECUTIVE, METHODS
-from harness.timing.session import Session, add_step, cells_of, time_session
-from harness.timing.sweep import fabric
-from harness.timing.timed_step import Parts, RankStep, parts_of
-from harness.timing.worker import connected
-from harness.timing.workloads import gradients_of, workload
+from cser_bench.harness.records.provenance import new_attempt
+from cser_bench.harness.records.timings import Cell, StepKind, Stragglers, Timing, mean_step, ring_bytes
+from cser_bench.harness.timing.links import LabTopology
+from cser_bench.harness.timing.methods import CONSECUTIVE, METHODS
+from cser_bench.harness.timing.session import Session, add_step, cells_of, time_session
+from cser_bench.harness.timing.sweep import fabric
+from cser_bench.harness.timing.timed_step import Parts, RankStep, parts_of
+from cser_bench.harness.timing.worker import connected
+from cser_bench.harness.timing.workloads import gradients_of, workload
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_ring"]
 LINK, DILATION, FASTEST = 1e9, 2.0, 7e9

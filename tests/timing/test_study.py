@@ -12,17 +12,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.plan.plan import plan_experiment
-from harness.records.store import read_record
-from harness.records.timings import Cell, Message, Method, Sweep, Timing, TimingStudy
-from harness.timing import study
-from harness.timing.links import LabTopology
-from harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
-from harness.timing.session import WANTED, Session, cells_of
-from harness.timing.study import Job, add_to_study, run_study, text, wide
-from harness.timing.sweep import fabric
-from harness.timing.workloads import DATA, gradients_of, workload
-from report.speed.workload_model import read_study
+from cser_bench.harness.plan.plan import plan_experiment
+from cser_bench.harness.records.store import read_record
+from cser_bench.harness.records.timings import Cell, Message, Method, Sweep, Timing, TimingStudy
+from cser_bench.harness.timing import study
+from cser_bench.harness.timing.links import LabTopology
+from cser_bench.harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
+from cser_bench.harness.timing.session import WANTED, Session, cells_of
+from cser_bench.harness.timing.study import Job, add_to_study, run_study, text, wide
+from cser_bench.harness.timing.sweep import fabric
+from cser_bench.harness.timing.workloads import DATA, gradients_of, workload
+from cser_bench.report.speed.workload_model import read_study
 from tests.harness.support import CommandLine
 
 RESULTS = Path(__file__).parents[2] / "results"

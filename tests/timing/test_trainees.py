@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from algorithms import DistributedOptimizer, algorithms
-from algorithms.core import traffic
-from harness.plan.forecast import RESNET50_FORWARD_FLOPS
-from harness.records.timings import Message, Method
-from harness.timing import workloads
-from harness.timing.methods import METHODS
-from harness.timing.turn import messages_of
-from harness.timing.workloads import Trainee, gradients_of, gradients_of_model, workload
+from cser_bench.algorithms import DistributedOptimizer, algorithms
+from cser_bench.algorithms.core import traffic
+from cser_bench.harness.plan.forecast import RESNET50_FORWARD_FLOPS
+from cser_bench.harness.records.timings import Message, Method
+from cser_bench.harness.timing import workloads
+from cser_bench.harness.timing.methods import METHODS
+from cser_bench.harness.timing.turn import messages_of
+from cser_bench.harness.timing.workloads import Trainee, gradients_of, gradients_of_model, workload
 from tests.timing.conftest import GRADIENTS, NUMEL, WORKLOAD, turn_of
 
 CPU = torch.device("cpu")
