@@ -39,6 +39,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class PartitionSpec(Strict):
+    """How samples are divided among workers; see `harness.train.order`."""
+
+    kind: Literal["reshuffled", "contiguous", "dirichlet", "class_shards"] = "reshuffled"
+    alpha: Positive = 1.0
+    shards_per_worker: Count = 2
+
+
 class RestartSpec(Strict):
     """At a share of the run, workers go on without a part of their state, as from a checkpoint that lacks it.
 
@@ -85,6 +93,7 @@ class RowSpec(Strict):
     `candidates`: instead of `settings` several tables of them, among which the tuning chooses together with the rate.
     `learning_rates`: those that the tuning begins with for this row, instead of its grid.
     `restart`: what its workers lose in the middle of a run.
+    `partition`: instead of the experiment's, as for a worker alone that has all samples.
     """
 
     row: Name
@@ -102,6 +111,7 @@ class RowSpec(Strict):
     candidates: list[dict[str, Any]] = []
     learning_rates: Rates = []
     restart: RestartSpec | None = None
+    partition: PartitionSpec | None = None
 
     def restarted(self, restart: RestartOf) -> RowSpec:
         """The row once more, under another name, with this restart."""

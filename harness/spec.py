@@ -16,6 +16,7 @@ from cser_bench.harness.rows import (
     LocalStep,
     Name,
     NonNegative,
+    PartitionSpec,
     Positive,
     Rates,
     RestartOf,
@@ -94,14 +95,6 @@ class EvaluationSpec(Strict):
     batch_norm: Literal["average", "recalibrate", "local"] = "average"
     num_scores: Count | None = None
     beam: Annotated[int, Field(ge=1, le=64)] = 1
-
-
-class PartitionSpec(Strict):
-    """How samples are divided among workers; see `harness.train.order`."""
-
-    kind: Literal["reshuffled", "contiguous", "dirichlet", "class_shards"] = "reshuffled"
-    alpha: Positive = 1.0
-    shards_per_worker: Count = 2
 
 
 class TrainingSpec(Strict):

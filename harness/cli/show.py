@@ -14,6 +14,7 @@ from cser_bench.harness.plan.forecast import cost_sentences, effort_of, hours_on
 from cser_bench.harness.plan.plan import COMMON, Plan
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.state import RunStatus, State
+from cser_bench.harness.rows import PartitionSpec
 
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
@@ -40,6 +41,7 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     print(experiment.title)
     shown = {key: getattr(config, key) for key in (*COMMON, "num_epochs", "weight_decay")}
     shown["communication_dtype"] = shown.pop("wire")  # records and specs have the old name
+    shown["partition"] = PartitionSpec.model_validate(experiment.config["partition"])  # a row may have its own
     for key, value in sorted(shown.items()):
         print(f"{key}: {_said(value)}")
     print(f"parameters: {experiment.rows[0].num_parameters:,}")
@@ -75,6 +77,8 @@ def _settings(row: Row) -> str:
         parts.append(f"momentum {row.momentum:g}{' (heavy ball with dampening)' * heavy_ball}")
     if row.warmup_epochs is not None:
         parts.append(f"warm-up {row.warmup_epochs:g} epochs")
+    if row.partition is not None:
+        parts.append(f"partition: {_said(PartitionSpec.model_validate(row.partition))}")
     if row.restart is not None:
         lost = f"lost: {_said(row.restart['without'])}" if row.restart["without"] else "send everything from there on"
         who = "all workers" if row.restart["worker"] is None else f"worker {row.restart['worker']}"

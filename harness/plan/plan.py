@@ -29,7 +29,7 @@ COMMON = {
     *("task", "model", "num_workers", "batch_size", "schedule", "evaluation", "partition", "precision", "wire"),
     "label_smoothing",
 }
-"""The fields of a run's config that all rows have in common, but for a row's own warm-up."""
+"""The fields of a run's config that all rows have in common, but for a row's own warm-up or partition."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _experiment(spec: Spec, rows: list[PlannedRow], argument: str, judged: dict[
         model=spec.model.name,
         confidence=spec.statistics.confidence,
         rows=[planned.row for planned in rows],
-        config=common | {"schedule": spec.schedule.model_dump(mode="json")},
+        config=common | {key: getattr(spec, key).model_dump(mode="json") for key in ("schedule", "partition")},
         commands=[f"python -m harness run {argument}", f"python -m harness report {argument}"],
         metric=None if spec.statistics.metric == "accuracy" else spec.statistics.metric,
         **(tuned | judged),

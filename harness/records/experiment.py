@@ -42,6 +42,8 @@ class Row(Planned):
     num_epochs: int
     warmup_epochs: float | None = None
     """The row's own warm-up; None where it has the experiment's."""
+    partition: dict[str, Any] | None = None
+    """How the row's samples are divided among workers; None where that is as the experiment says."""
     restart: dict[str, Any] | None = None
     """What workers lose in the middle of a run: `without` (parts of the state), `at` (share of the run), `worker`."""
     formula: str

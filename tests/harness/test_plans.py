@@ -51,7 +51,9 @@ def test_run_ids_do_not_depend_on_names_words_and_statistics(tmp_path: Path) -> 
 
 
 def test_plan_is_what_the_spec_says(tmp_path: Path) -> None:
-    plan = plan_of(changed(small_spec(), "rows.1.warmup_epochs", 0.5), tmp_path)
+    spec = changed(small_spec(), "rows.1.warmup_epochs", 0.5)
+    spec["rows"][0]["partition"] = {"kind": "contiguous"}
+    plan = plan_of(spec, tmp_path)
     assert [row.row for row in plan.experiment.rows] == ["sgd", "cser", "ef_sgd"]
     for row in plan.experiment.rows:
         runs = {str(run.seed): run.run_id for run in plan.runs if run.row == row.row}
@@ -62,6 +64,11 @@ def test_plan_is_what_the_spec_says(tmp_path: Path) -> None:
     assert {config.num_workers for config in by_row.values()} == {2}
     warm_ups = {row: config.schedule.warmup_epochs for row, config in by_row.items()}
     assert warm_ups == {"sgd": 0.25, "cser": 0.5, "ef_sgd": 0.25}
+    partitions = {row: config.partition.kind for row, config in by_row.items()}
+    assert partitions == {"sgd": "contiguous", "cser": "reshuffled", "ef_sgd": "reshuffled"}
+    assert plan.experiment.config["partition"]["kind"] == "reshuffled", (
+        "the experiment's, though its first row has another"
+    )
 
 
 def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
