@@ -296,7 +296,7 @@ class Spec(Strict):
             if set(tuning.seeds) & set(seeds):
                 raise ValueError(f"tuning.seeds must be other than {name}, or the report would be tuned on itself")
         for row in self.all_rows():
-            if tuning.records and row.learning_rate is not None:
+            if row.learning_rate is not None:  # which leaves nothing to try
                 continue
             rates = row.learning_rates or tuning.grid
             count = len(row.tables) * len(rates)
