@@ -11,6 +11,17 @@ Source: Basu et al., "Qsparse-local-SGD", NeurIPS 2019, algorithm 1 (synchronous
 
 Weight decay enters p_i and acts on y_i. With `decay_in_momentum_only`, as in the code released with CSER, where this is
 a baseline, it is left out of the direct term: m_i <- beta m_i + g_i + lambda y_i; p_i = eta (beta m_i + g_i).
+With `keep_master`, as released for fp16, each worker has a master copy z_i beside y_i, the network's weights. A
+synchronisation resets z_i only where something was sent, so all that z_i has moved by elsewhere enters the error again
+at each: what waits for k of them is sent about (k + 1) / 2 times over, and errors may grow without end. Gradients are
+of y_i, and p_i is subtracted from z_i:
+
+    z_i <- z_i - p_i;  y_i <- z_i
+    every H steps: as above, and z_i <- x where C sent
+
+Deviation: error and anchor are of the parameters' type, and messages in fp16 keep what rounding took; those of the
+release are in fp16 themselves, so what rounding takes is lost there, also from the master copy where it is reset.
+
 Momentum, or AdamW's moments, are local and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
 """
@@ -28,6 +39,7 @@ from cser_bench.algorithms.core import (
     Identity,
     Layout,
     Purpose,
+    SharedSupport,
     Stage,
     Windows,
 )
@@ -40,8 +52,9 @@ class QSparseLocalSGD(DistributedOptimizer):
     Args:
         compressor: C, any.
         sync_interval: H, in steps.
-        keep_master: as released for fp16, a synchronisation does not reset y_i, the fp32 master copy, so that its drift
-            from the anchor enters the error again each time.
+        keep_master: as released for fp16, a synchronisation resets a master copy only where something was sent. C must
+            have a support that all workers share, as block has. Until the next step the parameters are the anchor, and
+            what is done to them there is lost.
         decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov update.
     """
 
@@ -61,6 +74,13 @@ class QSparseLocalSGD(DistributedOptimizer):
             self.local = DecayInMomentumOnly(self.flat, self._buffers)
         self.e = self.new_buffer("error")
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
+        if self.keep_master:
+            if not isinstance(self.compressor, SharedSupport):
+                raise ValueError(
+                    f"{self.name}: keep_master needs a compressor with a support that all workers share, as block has; "
+                    "leave keep_master out"
+                )
+            self.z = self.new_buffer("master", like=self.flat.parameters)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -69,22 +89,27 @@ class QSparseLocalSGD(DistributedOptimizer):
         return {"compressor": BlockSparsifier(ratio // sync_interval), "sync_interval": sync_interval}
 
     def stages(self) -> list[Stage]:
-        return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=self._error_after_step)]
+        # A step right after a synchronisation is from the master copy, which is not there during the backward pass.
+        early = None if self.keep_master and self.sync_interval == 1 else self._error_after_step
+        return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=early)]
 
     def _agree_after(self, num_steps: int) -> bool:
-        return not self.keep_master and num_steps % self.sync_interval == 0
+        return num_steps % self.sync_interval == 0
 
     def _error_after_step(self, support: Windows) -> Tensor:
         return support.gather(self.e).add_(support.gather(self.x)).sub_(self.after_local_step(support))
 
     def _update(self, step: int) -> None:
+        y = self.flat.parameters
+        if self.keep_master and (step - 1) % self.sync_interval == 0:
+            y.copy_(self.z)
         self.local_step_()
         if step % self.sync_interval:
             return
-        y = self.flat.parameters
         self.e.add_(self.x).sub_(y)
         sent = self.exchange(self.e, self.compressor, step, Purpose.MODEL)
         sent.support.add_(self.x, sent.mean, alpha=-1)
         sent.support.add_(self.e, sent.own, alpha=-1)
-        if not self.keep_master:
-            y.copy_(self.x)
+        if self.keep_master:
+            sent.support.copy_(self.z.copy_(y), sent.support.gather(self.x))
+        y.copy_(self.x)

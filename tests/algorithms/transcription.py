@@ -254,8 +254,6 @@ def qsparse_local_sgd(
     problem: Problem,
     compress: Compress,
     interval: int,
-    keep_master: bool = False,
-    step_of: Callable[[Problem, Vectors, Vectors, int], Vectors] = updates,
     outer_lr: float = 1.0,
     error_decay: float = 1.0,
 ) -> Iterator[State]:
@@ -263,13 +261,13 @@ def qsparse_local_sgd(
     anchor, y = problem.start.copy(), problem.everywhere(problem.start)
     m, e = problem.zeros(), problem.zeros()
     for t in count(1):
-        y = y - step_of(problem, m, y, t)
+        y = y - updates(problem, m, y, t)
         if t % interval == 0:
             e = error_decay * e + anchor - y
             sent = compress(t, "model", e)
             e = e - sent
             anchor = anchor - outer_lr * mean(sent)
-            y = y if keep_master else problem.everywhere(anchor)
+            y = problem.everywhere(anchor)
         yield y, e
 
 
