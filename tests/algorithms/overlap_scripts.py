@@ -77,6 +77,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "types, reload": (("mcser",), {"heads_dtype": torch.float64, "habit": "reload"}),
     "short types": (("mcser",), {"heads_dtype": torch.bfloat16}),
     "keep": (("qsparse_local_sgd",), {"own": {"keep_master": True}}),
+    "keep, each step": (("qsparse_local_sgd",), {"own": {"keep_master": True, "sync_interval": 1}, "is_early": False}),
     "alone": (("ef_sgd", "csea", "mcser"), {"group": "alone"}),
     "pair": (("mcser",), {"group": "pair"}),
     "zero": (("cser",), {"blocks": ("zero", "block")}),

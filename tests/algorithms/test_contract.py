@@ -265,6 +265,10 @@ def test_workers_agree_where_the_method_says_so_and_short_messages_have_half_the
         return  # such messages have a format of their own
     for chosen in every_switch(name):
         own = own_settings(name, [COMPRESSORS[key]], 3, **chosen)
+        if chosen.get("keep_master") and key in ENCODED:
+            with pytest.raises(ValueError, match="leave keep_master out"):
+                make_optimizer(name, make_model(), own)
+            continue
 
         def work(collectives: Collectives, own: dict[str, Any] = own) -> list[tuple[bool, Tensor]]:
             model = make_model(torch.float32 if communication_dtype else torch.float64)
