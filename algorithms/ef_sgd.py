@@ -20,7 +20,9 @@ There weight decay is not compressed, and a learning rate that changes is that o
 frozen parameter stays, and all workers must freeze the same.
 
 With `decay_apart`, as in the code released with CSER, where EF-SGD is a baseline, weight decay is not in p_i. It has a
-momentum of its own and is not compressed: v <- beta v + lambda x; x <- x - eta (beta v + lambda x).
+momentum of its own and is not compressed: v <- beta v + lambda x; x <- x - eta (beta v + lambda x). Deviation: for fp16
+the release keeps e_i in fp16, and rounds its fp32 master copy of x to fp16 where something was received; here both are
+of the parameters' type.
 
 With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memory, as in QSGD (Alistarh et al., NeurIPS
 2017), here of the update with its momentum. It is what error feedback is to be compared with.

@@ -13,8 +13,15 @@ C is the source's Q(Top-k(.)), the compressor `chunk_top_k`. The decaying error 
 there is none. With beta = 1 and alpha = 1 this is QSparse-local-SGD. The inner momentum, or AdamW's moments, are local
 and are kept.
 
-Deviations: the source's inner optimiser is local_step = "adamw", by default it is SGD. The authors' earlier release,
-CCLoco, takes the mean over those workers that sent a number; the paper, as here, over all.
+Deviations: the source's inner optimiser is local_step = "adamw", by default it is SGD. The authors' releases, CCLoco
+(tplr-y/CCLoco, src/tplr/ccloco.py) and Templar (tplr-ai/templar, src/tplr/neurons.py), take the mean over those workers
+that sent a number, Templar of numbers clipped to the workers' median norm; the paper, as here, over all as they are.
+Both apply alpha twice, where the error takes up what a worker moved by and where an outer SGD takes the mean:
+
+    e_i <- beta e_i + alpha (x - x_i);   x <- x - alpha mean(C(e))
+
+Here, as in the paper, it is applied once. So their alpha is outer_lr = alpha^2 here; errors are 1 / alpha of theirs.
+Their files of settings have alpha = 1, where this changes nothing; by default CCLoco's is 0.7.
 Cost: what C sends, every H steps, by one all-gather.
 """
 

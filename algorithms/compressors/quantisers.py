@@ -14,7 +14,10 @@ from cser_bench.algorithms.core.settings import Count
 
 @dataclass(frozen=True)
 class ScaledSign(Gathered):
-    """sign(v) * mean|v|: one bit a coordinate and one 32-bit scale (Karimireddy 2019). Zero counts as positive."""
+    """sign(v) * mean|v|: one bit a coordinate and one 32-bit scale (Karimireddy 2019). Zero counts as positive.
+
+    DeepSpeed has another scale: see `QuantisedBlocks`.
+    """
 
     kind: ClassVar[str] = "sign"
 
@@ -91,6 +94,11 @@ class QuantisedBlocks(Reduced):
     With one bit they are signs, and the scale is the mean magnitude. Rounding is to the nearest, so C leaves out less
     than there was; it is biased, and meant for methods that keep what is not sent. The all-reduce is that of
     `core.exchange`; source of the blocks: Dettmers et al., "8-bit optimizers via block-wise quantization", ICLR 2022.
+
+    DeepSpeed's 1-bit optimisers (deepspeed/runtime/comm/nccl.py) scale signs by the norm: a tensor's, over the root of
+    its number of coordinates, in the first stage, and a worker's share of it in the second. Of v with d coordinates and
+    rho = |v|_1 / (sqrt(d) |v|_2), at most 1, that leaves out 2 (1 - rho) of |v|_2^2, which is more than there was where
+    rho < 1/2. The mean magnitude, of all scales the one that leaves out least, leaves out 1 - rho^2.
 
     Args:
         bits: of a number: 1, 4 or 8.

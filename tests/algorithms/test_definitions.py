@@ -111,6 +111,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float | dict[str, Any], Follo
             0.9,
             by(t.qsparse_local_sgd, c, 4, outer_lr=0.8, error_decay=0.9),
         )
+    for key in ("blocks", "top_k"):
+        own = {"compressor": COMPRESSORS[key], "sync_interval": 4, "outer_lr": 0.5**2, "error_decay": 0.9}
+        yield "sparse_loco", own, 0.9, by(t.sparse_loco_with_alpha_twice, compress_of(key), 4, 0.5, 0.9)
     sparta = {"error_compressor": COMPRESSORS["random_k"], "reset_interval": 1}
     yield "cser_pl", sparta, 0.9, by(t.sparta, mask_of(SHARED["random_k"]))
     for base, alpha in ((1, 0.0), (4, 0.15), (2, 0.25)):

@@ -271,6 +271,26 @@ def qsparse_local_sgd(
         yield y, e
 
 
+def sparse_loco_with_alpha_twice(
+    problem: Problem, compress: Compress, interval: int, alpha: float, beta: float
+) -> Iterator[State]:
+    """The authors' releases: the error takes up alpha times what a worker moved by, and alpha times the mean is applied.
+
+    Source: tplr-y/CCLoco, src/tplr/ccloco.py, step; the mean is over all workers, as in the paper.
+    """
+    x, inner = problem.start.copy(), problem.everywhere(problem.start)
+    m, e = problem.zeros(), problem.zeros()
+    for t in count(1):
+        inner = inner - updates(problem, m, inner, t)
+        if t % interval == 0:
+            e = beta * e + alpha * (x - inner)
+            sent = compress(t, "model", e)
+            e = e - sent
+            x = x - alpha * mean(sent)
+            inner = problem.everywhere(x)
+        yield inner, e / alpha
+
+
 def streaming_diloco(
     problem: Problem,
     interval: int,
