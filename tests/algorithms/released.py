@@ -1,11 +1,11 @@
 """The trainers of the code released with CSER, line by line in NumPy, from that code alone.
 
-Source: https://github.com/xcgoner/NeurIPS2020_CSER, commit 74a7af0. Trainers are in gluon-cv/gluoncv/trainer, kernels in
-incubator-mxnet/src/operator; numbers in brackets are their lines. x[i] are the weights of worker i's network, x_32[i]
-its master copy (`multi_precision`), all of one type here: nothing is rounded.
+Source: https://github.com/xcgoner/NeurIPS2020_CSER, commit 74a7af0. Trainers are in gluon-cv/gluoncv/trainer, kernels
+in incubator-mxnet/src/operator; numbers in brackets are their lines. x[i] are the weights of worker i's network,
+x_32[i] its master copy (`multi_precision`), all of one type here: nothing is rounded.
 
-`block(step, purpose)` is where the blocks lie that a step sends, of all tensors whose coin fell right. A trainer goes on
-for ever.
+`block(step, purpose)` is where the blocks lie that a step sends, of all tensors whose coin fell right. A trainer goes
+on for ever.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tests.algorithms.transcription import Mask, Problem, State, Vectors, mean
 
 
 def nag(problem: Problem, weights: Vectors, momenta: Vectors, gradients: Vectors) -> Vectors:
-    """The weights after a step: contrib NAG, whose direct term has no weight decay (optimizer_op-inl.h 1093, 1167)."""
+    """The weights after a step: NAG, whose direct term has no weight decay (optimizer_op-inl.h 1093, 1167)."""
     if problem.beta == 0:  # MXNet's NAG then has no momentum and steps as its SGD (394, 670)
         return (1 - problem.eta * problem.decay) * weights - problem.eta * gradients
     momenta[:] = problem.beta * momenta + gradients + problem.decay * weights

@@ -147,10 +147,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float | dict[str, Any], Follo
             yield "streaming_diloco", own, 0.9, by(t.streaming_diloco, *case, compress=compress)
     yield from neighbours()
     yield from other_local_steps()
-    yield from as_released()
+    yield from released_forms()
 
 
-def as_released() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
+def released_forms() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
     """All switches on, beside what their authors ran."""
     for key, momentum in (("per_tensor", 0.9), ("per_tensor", 0.0), ("blocks", 0.9), ("identity", 0.9), ("zero", 0.9)):
         compressor, block = SHARED[key], mask_of(SHARED[key])
@@ -213,9 +213,9 @@ def neighbours() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
         if momentum or kind == "ring":
             definition = by(t.dpsgd, WEIGHTS[kind], order == "combine_while_adapt")
             yield "dpsgd", {"topology": kind, "order": order}, momentum, definition
-    for kind, key, gamma, released in CHOCO_CASES:
-        own = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": gamma, "released_order": released}
-        yield "choco_sgd", own, 0.9, by(t.choco_sgd, WEIGHTS[kind](1), compress_of(key, True), gamma, released)
+    for kind, key, gamma, as_released in CHOCO_CASES:
+        own = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": gamma, "released_order": as_released}
+        yield "choco_sgd", own, 0.9, by(t.choco_sgd, WEIGHTS[kind](1), compress_of(key, True), gamma, as_released)
     for kind, key in [*(("ring", key) for key in COMPRESSORS), *((kind, "qsgd") for kind in WEIGHTS)]:
         own = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": 0.1}
         yield "deep_squeeze", own, 0.9, by(t.deep_squeeze, WEIGHTS[kind], compress_of(key, True), 0.1)

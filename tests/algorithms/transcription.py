@@ -274,7 +274,7 @@ def qsparse_local_sgd(
 def sparse_loco_with_alpha_twice(
     problem: Problem, compress: Compress, interval: int, alpha: float, beta: float
 ) -> Iterator[State]:
-    """The authors' releases: the error takes up alpha times what a worker moved by, and alpha times the mean is applied.
+    """The authors' releases: alpha times what a worker moved by enters the error, and the mean is applied alpha times.
 
     Source: tplr-y/CCLoco, src/tplr/ccloco.py, step; the mean is over all workers, as in the paper.
     """
