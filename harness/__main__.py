@@ -108,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--remove-folders", action="store_true", help=what)
     for sub in (pack, add(commands.unpack, "make folders of the runs in an experiment's runs.jsonl")):
         sub.add_argument("folder", type=Path, help="folder of the experiment, as results/fashion_mnist")
+    declared = add(commands.declared, "say which contrasts were declared after runs; those without a date get git's")
+    declared.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of an experiment")
+    what = "of contrasts dated now that came too late for one, whose verdicts were published before"
+    declared.add_argument("--keep-verdicts", action="store_true", help=what)
     answers = add(commands.answers, "answer the readers' questions from records; trains nothing")
     what = "your own records; the rest is taken from those that ship (default: results)"
     answers.add_argument("--results", type=Path, default=Path("results"), help=what)

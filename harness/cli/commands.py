@@ -186,6 +186,18 @@ def unpack(options: argparse.Namespace) -> int:
     return 0
 
 
+def declared(options: argparse.Namespace) -> int:
+    """Date the contrasts of records by git history where they have no date, and say which came after runs."""
+    from cser_bench.harness.cli.show import declared_text
+    from cser_bench.harness.plan.history import date_contrasts
+    from cser_bench.harness.records.declared import run_files
+
+    for folder in options.folders:
+        experiment = date_contrasts(folder, options.keep_verdicts)
+        print(declared_text(folder, experiment, run_files(folder)))
+    return 0
+
+
 def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
     """The folder of records that is meant, and that of the tuning where it is neither beside nor above."""
     from cser_bench.harness.plan.tuning import tuning_folder

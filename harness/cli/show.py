@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -12,8 +13,10 @@ from tabulate import tabulate
 from cser_bench.algorithms import algorithms
 from cser_bench.harness.plan.forecast import cost_sentences, effort_of, hours_on, link_bits_of, powers
 from cser_bench.harness.plan.plan import COMMON, Plan
-from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.records.declared import in_words, seen_runs, starts_of
+from cser_bench.harness.records.experiment import Experiment, Row
 from cser_bench.harness.records.state import RunStatus, State
+from cser_bench.harness.records.store import RunFile
 from cser_bench.harness.rows import PartitionSpec
 
 
@@ -165,3 +168,24 @@ def _said_of(run: RunStatus) -> str:
     if run.state == "failed" or (run.state == "stale" and run.log):
         parts.append(run.log or str(run.folder / "failure.json"))
     return "; ".join(filter(None, parts))
+
+
+def declared_text(folder: Path, experiment: Experiment, runs: Mapping[str, RunFile]) -> str:
+    """How many runs had begun when contrasts were declared, a line for each after the first; and of what code."""
+    run_ids, starts = {row.row: row.runs.values() for row in experiment.rows}, starts_of(runs)
+    contrasts = experiment.contrasts or []
+    seen = [seen_runs(each, run_ids[each.row], run_ids[each.reference], starts) for each in contrasts]
+    num_rows = Counter(each.num_rows for each in seen if each is not None)
+    attempts = [attempt for run in runs.values() for attempt in run.attempts]
+    changed = sum(attempt.git_diff_sha256 is not None for attempt in attempts)
+    lines = [
+        f"{folder}: {len(contrasts)} contrasts: {num_rows[0]} before their runs, {num_rows[1]} after runs of one row, "
+        f"{num_rows[2]} after runs of both, {seen.count(None)} not known; {changed} of {len(attempts)} attempts ran "
+        "code with changes that stood in no commit"
+    ]
+    for contrast, each in zip(contrasts, seen, strict=True):
+        if each is None or each.num_begun:
+            commit = f", in {contrast.declared_in[:12]}" if contrast.declared_in else ""
+            pair = f"{contrast.row} against {contrast.reference}, {contrast.kind}"
+            lines.append(f"  {pair}: {in_words(each)}, declared {contrast.declared_at or 'in no commit'}{commit}")
+    return "\n".join(lines)

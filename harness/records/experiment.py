@@ -73,10 +73,16 @@ class Row(Planned):
 
 
 class Contrast(ContrastSpec):
-    """A comparison of two rows that was declared before its runs."""
+    """A comparison of two rows, and when it was declared; see `harness.records.declared`."""
 
     margin: float
     """In the unit of the score (0.01 is one percentage point of accuracy)."""
+    declared_at: str | None = None
+    """When it was declared: when the record first had it, or when `declared_in` was committed; None: not known."""
+    declared_in: str | None = None
+    """The commit that declared it, where its time is from git history."""
+    is_verdict_kept: bool = False
+    """It was declared after runs of both rows had begun, and its verdict, published before such had none, stands."""
 
 
 class Choice(Planned):

@@ -18,8 +18,16 @@ from cser_bench.algorithms import ProcessGroupCollectives
 from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.plan.plan import Plan
 from cser_bench.harness.records import packs, store
+from cser_bench.harness.records.declared import (
+    in_words,
+    is_without_verdict,
+    run_files,
+    seen_runs,
+    starts_of,
+    with_dates,
+)
 from cser_bench.harness.records.experiment import Experiment
-from cser_bench.harness.records.provenance import new_attempt
+from cser_bench.harness.records.provenance import new_attempt, now
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.state import is_done
 from cser_bench.harness.records.store import Attempt
@@ -69,6 +77,8 @@ def prepare(plan: Plan, results: Path) -> list[PlannedRun]:
 def write_experiment(plan: Plan, results: Path) -> Path:
     """Write experiment.json, if it says anything new, and return the experiment's folder.
 
+    Contrasts that it did not have are declared by that; those that come too late for a verdict are named.
+
     Raises SpecError where it holds the experiment of another spec, whose report would be lost.
     """
     folder = results / plan.experiment.name
@@ -77,11 +87,29 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     if written is not None and _is_of_another_spec(written, plan.experiment):
         raise SpecError(
             f"{folder} holds the experiment {plan.experiment.name!r} of another spec (`{written.commands[0]}`); give "
-            f"one of the two another name, or another folder by --results (or delete {path} if they are the same)"
+            f"one of the two another name, or another folder by --results (or delete {path} if they are the same: contrasts "
+            "then count as declared anew)"
         )
-    if written != plan.experiment:
-        store.write_record(path, plan.experiment)
+    declared_at = now()
+    experiment = with_dates(plan.experiment, written, declared_at)
+    if written != experiment:
+        store.write_record(path, experiment)
+        _name_late_contrasts(experiment, declared_at, folder)
     return folder
+
+
+def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path) -> None:
+    """Print the contrasts declared at this time that get no verdict, as runs of both rows had begun."""
+    new = [contrast for contrast in experiment.contrasts or [] if contrast.declared_at == declared_at]
+    starts = starts_of(run_files(folder)) if new else {}
+    runs = {row.row: row.runs.values() for row in experiment.rows}
+    for contrast in new:
+        seen = seen_runs(contrast, runs[contrast.row], runs[contrast.reference], starts)
+        if is_without_verdict(contrast, seen):
+            print(
+                f"{experiment.name}: the {contrast.kind} of {contrast.row} to {contrast.reference} is declared "
+                f"{in_words(seen)}: it gets an interval and no verdict"
+            )
 
 
 def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:

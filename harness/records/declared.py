@@ -1,0 +1,112 @@
+"""When contrasts were declared, and how many runs of their rows had begun by then.
+
+A run counts from the begin of its first attempt and not from its end: while it is on, its scores can be read. Times are
+as `provenance.now` writes them, so that they can be compared as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from cser_bench.harness.records import packs, store
+from cser_bench.harness.records.experiment import Contrast, Experiment, Row
+from cser_bench.harness.records.store import RunFile
+
+NOT_KNOWN = "not known"
+
+
+class Seen(NamedTuple):
+    """How many of the planned runs of a contrast's two rows had begun when it was declared, and in how many rows."""
+
+    num_begun: int
+    num_planned: int
+    num_rows: int
+
+
+def seen_runs(
+    contrast: Contrast, row_runs: Collection[str], reference_runs: Collection[str], starts: Mapping[str, str]
+) -> Seen | None:
+    """What could be seen of a contrast when it was declared; None where that time is not recorded.
+
+    Args:
+        row_runs, reference_runs: ids of the runs that are planned of each.
+        starts: when the first attempt at a run began, by the run's id; absent for a run that never began.
+    """
+    declared_at = contrast.declared_at
+    if declared_at is None:
+        return None
+    begun = {run for run, start in starts.items() if start < declared_at}
+    planned = {*row_runs, *reference_runs}
+    num_rows = sum(not begun.isdisjoint(runs) for runs in (row_runs, reference_runs))
+    return Seen(len(begun & planned), len(planned), num_rows)
+
+
+def in_words(seen: Seen | None) -> str:
+    """Return what a report prints beside a verdict."""
+    if seen is None:
+        return NOT_KNOWN
+    if not seen.num_begun:
+        return "before its runs"
+    words = f"after {seen.num_begun} of {seen.num_planned} runs"
+    return f"{words}, one row's" if seen.num_rows == 1 else words
+
+
+def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
+    """Whether a contrast came too late to be judged: after runs of both rows, when their difference could be seen.
+
+    Where runs of one row alone had begun, as of a baseline that an older experiment ran, nothing showed how the
+    other would stand to it.
+    """
+    return seen is not None and seen.num_rows == 2 and not contrast.is_verdict_kept
+
+
+def run_files(folder: Path) -> dict[str, RunFile]:
+    """Return run.json of each run in an experiment's folder, packed or not, by id; a damaged one is left out.
+
+    Raises RecordError: the pack is damaged.
+    """
+    here = {path.name: store.read_if_whole(path / "run.json", RunFile) for path in store.run_folders(folder)}
+    found = {run: record for run, record in here.items() if record is not None}
+    pack = packs.read_pack(folder)
+    return found | {run: store.parse_record(files["run"], folder / packs.NAME, RunFile) for run, files in pack.items()}
+
+
+def starts_of(runs: Mapping[str, RunFile]) -> dict[str, str]:
+    """When the first attempt at each run began, by the run's id."""
+    return {name: min(attempt.started_at for attempt in run.attempts) for name, run in runs.items() if run.attempts}
+
+
+def with_dates(planned: Experiment, written: Experiment | None, now: str) -> Experiment:
+    """Return the planned experiment with the time at which each contrast was declared.
+
+    That is when the record first had it, so one that is not yet `written` is declared `now`. A contrast is the same
+    where kind and margin are, and both rows by their names or by a run that they share.
+    """
+    if planned.contrasts is None:
+        return planned
+    dated = []
+    for contrast in planned.contrasts:
+        before = None if written is None else _recorded(contrast, planned, written)
+        if before is None:
+            dates = {"declared_at": now}
+        else:
+            dates = before.model_dump(include={"declared_at", "declared_in", "is_verdict_kept"})
+        dated.append(contrast.model_copy(update=dates))
+    return planned.model_copy(update={"contrasts": dated})
+
+
+def _recorded(contrast: Contrast, planned: Experiment, written: Experiment) -> Contrast | None:
+    rows = {row.row: row for row in planned.rows}
+    rows_before = {row.row: row for row in written.rows}
+    for before in written.contrasts or []:
+        pairs = ((contrast.row, before.row), (contrast.reference, before.reference))
+        same_rows = all(_is_same_row(rows[name], rows_before[name_before]) for name, name_before in pairs)
+        if same_rows and (contrast.kind, contrast.margin) == (before.kind, before.margin):
+            return before
+    return None
+
+
+def _is_same_row(row: Row, before: Row) -> bool:
+    return row.row == before.row or not set(row.runs.values()).isdisjoint(before.runs.values())
