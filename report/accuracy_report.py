@@ -1,6 +1,7 @@
 """An accuracy experiment's report: the pages' tables and sentences' numbers, which templates/accuracy.md.j2 puts in."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cser_bench.report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure
+from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.frame import JUDGED, LONG, Frames
 from cser_bench.report.regime import assay_frame, lost_frame, needs_frame, noise_share, predictors_frame
 from cser_bench.report.render import write_report
@@ -120,6 +122,8 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "contrasts": contrasts.assign(own_p=own_p),  # of the reverse, where that is the verdict
         "num_verdicts": {word: int(verdicts.get(word, 0)) for word in VERDICTS},
         "verdicts": _verdict_table(frames, contrasts),
+        "num_seen": Counter(seen and seen.num_rows for seen in seen_when_declared(frames)),
+        "num_kept": sum(contrast.is_verdict_kept for contrast in frames.contrasts),
         "pool": pool_of(frames),
         "spreads": {row: float(frames.done(row).std()) for row in pool_of(frames).rows},
         "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"]) if len(needs) else needs,
@@ -217,6 +221,7 @@ def _provenance(frames: Frames) -> dict[str, Any]:
         "attempts": states.iloc[:_MOST_STATES],
         "more_states": max(0, len(states) - _MOST_STATES),
         "num_attempts": len(attempts),
+        "num_changed": int(attempts["git_diff_sha256"].notna().sum()),
         "hours": float(frames.runs.drop_duplicates("run_id")["wall_seconds"].fillna(0).astype(float).sum()) / 3600,
         "packages": attempts["packages"].value_counts().index[0] if len(attempts) else "",
     }

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from cser_bench.harness.records.declared import in_words
 from cser_bench.harness.records.experiment import Contrast
+from cser_bench.report.declared import are_without_verdict, seen_when_declared
 from cser_bench.report.frame import Frames
 
 HOMOGENEITY_LEVEL = 0.05
@@ -30,7 +32,11 @@ BEYOND, BELOW = "better by more than the margin", "worse by more than the margin
 NOT_TOLD, DIVERGED, NO_RUNS = "not told apart", "diverged", "not enough runs"
 OTHER_RATE, NOT_RUN = "not shown at equal rate", "not run at equal rate"
 """Of a difference between the best rates of two methods, which might be the rates'."""
-VERDICTS = (BETTER, WORSE, BEYOND, BELOW, LESS, MORE, EQUAL, OTHER_RATE, NOT_RUN, NOT_TOLD, DIVERGED, NO_RUNS)
+TOO_LATE = "no verdict, declared after its runs"
+VERDICTS = (
+    *(BETTER, WORSE, BEYOND, BELOW, LESS, MORE, EQUAL, OTHER_RATE, NOT_RUN, NOT_TOLD, DIVERGED, NO_RUNS),
+    TOO_LATE,
+)
 """In the order in which a report tells them."""
 
 
@@ -237,16 +243,18 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     superiority, and for equivalence the larger of the two one-sided ones. `p_more` asks the reverse: of non-inferiority
     whether more than the margin is lost, of equivalence whether the two lie further apart; each has a Holm family of
     its own. A contrast whose runs are not there, or of which a row has a run that diverged, counts in its family with
-    a p of 1. What says that one method is better needs the same sign `at_equal_rate`.
+    a p of 1. What says that one method is better needs the same sign `at_equal_rate`. A contrast that was declared too
+    late for a verdict counts in no family and has no p. `declared`: how many of its runs had begun by then, in words.
     """
     pool, rates = pool_of(frames), rates_frame(frames)
-    lines = []
-    for contrast in frames.contrasts:
+    lines, too_late = [], are_without_verdict(frames)
+    for contrast, is_late in zip(frames.contrasts, too_late, strict=True):
         known = difference(frames, contrast.row, contrast.reference, pool) or UNKNOWN
         numbers = (known.estimate, known.standard_error, known.degrees, *known.interval())
         asks = contrast.kind != "non-inferiority"
         equal = at_equal_rate(frames, rates, contrast.row, contrast.reference) if asks else math.nan
-        lines.append((*contrast.model_dump().values(), *numbers, equal, *_p_values(frames, contrast, known)))
+        p_values = (math.nan, math.nan) if is_late else _p_values(frames, contrast, known)
+        lines.append((*contrast.model_dump().values(), *numbers, equal, *p_values))
     columns = [*Contrast.model_fields, "estimate", "standard_error", "degrees", "low", "high", "at_equal_rate"]
     columns += ["p", "p_more"]
     frame = pd.DataFrame(lines, columns=columns)
@@ -257,7 +265,9 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
         frame.loc[asked, "p_more_holm"] = holm(frame.loc[asked, "p_more"].to_numpy(dtype=float))
     level = 1 - frames.experiment.confidence
     frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
-    return frame[[*columns[:-1], "p_holm", "p_more", "p_more_holm", "verdict"]]
+    frame.loc[too_late, "verdict"] = TOO_LATE
+    frame["declared"] = [in_words(seen) for seen in seen_when_declared(frames)]
+    return frame[[*columns[:-1], "p_holm", "p_more", "p_more_holm", "verdict", "declared"]]
 
 
 def _p_values(frames: Frames, contrast: Contrast, found: Difference) -> tuple[float, float]:
@@ -298,9 +308,11 @@ def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """p values adjusted by Holm's step-down procedure, in the order given."""
-    if not len(p_values):
-        return np.array([], dtype=float)
-    from statsmodels.stats.multitest import multipletests  # so only where contrasts are declared
+    """p values adjusted by Holm's step-down procedure, in the order given; NaN is no test and stays."""
+    adjusted = np.array(p_values, dtype=float)
+    is_test = ~np.isnan(adjusted)
+    if is_test.any():
+        from statsmodels.stats.multitest import multipletests  # so only where contrasts are declared
 
-    return np.asarray(multipletests(p_values, method="holm")[1], dtype=float)
+        adjusted[is_test] = multipletests(adjusted[is_test], method="holm")[1]
+    return adjusted

@@ -26,7 +26,7 @@ MOST_LINES = 15_000
 
 _PALETTE = ("#1a6fd6", "#c5221f", "#188038", "#8430ce", "#a85a00", "#00797f", "#b8185a", "#5f6b00", "#5d4037")
 _GREY = "#5f6670"
-_CONTRAST = ["row", "reference", "kind", "verdict", "estimate", "low", "high", "p_holm"]
+_CONTRAST = ["row", "reference", "kind", "verdict", "declared", "estimate", "low", "high", "p_holm"]
 _NO_SCORE = ["learning_rate", "test_loss", "wall_seconds"]
 _DIFFERENCE = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
 _NUMBERS = ["mean", "deviation", "num_runs", "mean_low", "mean_high", "difference", "difference_low", "difference_high"]

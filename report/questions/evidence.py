@@ -30,7 +30,7 @@ NETWORKS = {
 """What answers that rest on a perceptron say of other networks, by experiment."""
 
 CONTRAST = ["row", "reference", "label", "other", "ratio", "learning_rate", "models_sent", "link_models", "other_rate"]
-CONTRAST += ["estimate", "low", "high", "kind", "p_holm", "verdict"]
+CONTRAST += ["estimate", "low", "high", "kind", "p_holm", "verdict", "declared"]
 """Columns of a table of contrasts."""
 
 
@@ -75,7 +75,7 @@ class Compared:
     def contrast(self, row: str, reference: str) -> dict[str, Any]:
         """Row minus reference with its 95 % interval, and what both are.
 
-        `kind`, `p_holm` and `verdict` are None where the two were not declared as a contrast.
+        `kind`, `p_holm`, `verdict` and `declared` are None where the two were not declared as a contrast.
         """
         found = difference(self.frames, row, reference, self.pool) or UNKNOWN
         low, high = found.interval()
@@ -84,7 +84,7 @@ class Compared:
         line |= {key: mine[key] for key in ("ratio", "learning_rate", "models_sent", "link_models")}
         line |= {"other_rate": theirs["learning_rate"], "estimate": found.estimate, "low": low, "high": high}
         declared = self.contrasts.get((row, reference), {})
-        return line | {key: declared.get(key) for key in ("kind", "p_holm", "verdict")}
+        return line | {key: declared.get(key) for key in ("kind", "p_holm", "verdict", "declared")}
 
     def contrasts_of(self, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
         """The contrast of each pair that has finished runs, a line each."""

@@ -133,7 +133,7 @@ def the_relatives(evidence: Evidence) -> Answer:
     """Question 23: the relatives' differences to SGD; DiLoCo's is a contrast, and so are those on other networks."""
     long, judged = evidence[LONG], evidence[JUDGED]
     frame = long.contrasts_of((name, long.baseline) for name in RELATIVES)
-    frame = frame.sort_values("estimate", ascending=False).drop(columns=["kind", "p_holm", "verdict"])
+    frame = frame.sort_values("estimate", ascending=False).drop(columns=["kind", "p_holm", "verdict", "declared"])
     outer = judged.contrast("diloco-96", "sgd_outer")
     numbers = {"best": frame.iloc[0], "worst": frame.iloc[-1], "judged": judged.regime, "outer": outer}
     pairs = {
