@@ -87,8 +87,8 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     if written is not None and _is_of_another_spec(written, plan.experiment):
         raise SpecError(
             f"{folder} holds the experiment {plan.experiment.name!r} of another spec (`{written.commands[0]}`); give "
-            f"one of the two another name, or another folder by --results (or delete {path} if they are the same: contrasts "
-            "then count as declared anew)"
+            f"one of the two another name, or another folder by --results (or delete {path} if they are the same: "
+            "contrasts then count as declared anew)"
         )
     declared_at = now()
     experiment = with_dates(plan.experiment, written, declared_at)
