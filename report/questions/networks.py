@@ -1,18 +1,16 @@
 """What carries over between kinds of network: question 9, and the spread between kinds that widens advice."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import rankdata
 
-from cser_bench.report.frame import JUDGED
+from cser_bench.report.frame import JUDGED, LONG
 from cser_bench.report.plotting import FAMILIES, GREY, legend_beside, new_figure
+from cser_bench.report.questions.agreement import agreement, combined
 from cser_bench.report.questions.evidence import (
     CONVOLUTIONS,
     DENSENET,
@@ -23,8 +21,8 @@ from cser_bench.report.questions.evidence import (
     Compared,
     Evidence,
 )
-from cser_bench.report.regime import NOT_CLAIMED, Vector, tells
-from cser_bench.report.statistics import LESS
+from cser_bench.report.regime import NOT_CLAIMED, tells
+from cser_bench.report.statistics import LESS, difference
 
 RESET, LOCAL, TOP_K, POWERSGD, OUTER = "error reset", "local steps", "error feedback, top-k", "PowerSGD", "DiLoCo"
 METHODS = {
@@ -34,10 +32,12 @@ METHODS = {
 """By algorithm: the method that speaks for it between kinds of network."""
 STATISTICS, GROUP_NORM = ("study_batch_norm_recalibrate", "study_batch_norm_local"), "study_group_norm"
 """The convolutions with other batch-norm statistics for the score, and without batch norm."""
-NUM_DRAWS = 2_000
-"""Draws of the seeds' noise for the interval of a rank correlation."""
-HALF_WIDTH = 1.96
-"""Standard errors of half an interval of 95 %."""
+LOAD_TOLERANCE = 0.1
+"""Rows have one load of a link if what it carries differs by so much at most."""
+IMAGES = {LONG: "Perceptron", CONVOLUTIONS: "Convolutions", DENSENET: "DenseNet", SHUFFLENET: "ShuffleNet"}
+IMAGES |= {RESIDUAL: "Residual"}
+"""Networks on images that ran these three methods at one load each, by experiment."""
+ORDERED = (TOP_K, LOCAL, RESET)
 
 
 @dataclass(frozen=True)
@@ -107,35 +107,67 @@ def spread_between_kinds(shares: pd.DataFrame) -> dict[str, float]:
     return {str(method): float(spread) for method, spread in spreads.items()}
 
 
-def rank_correlation(shares: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean Spearman correlation of methods' shares lost over pairs of kinds that share three methods or more.
+def rows_at_one_load(known: Compared) -> dict[str, str]:
+    """The row of each method that puts on a link what local steps at the main ratio do.
 
-    Returns:
-        The mean and a 95 % interval from draws of each share within its own interval; NaN without such a pair.
+    Error reset is the form with the paper's blocks. Where a method was run in two forms, as error feedback on gradients
+    and on updates, the one with the better mean score speaks for it.
     """
-    generator, means = np.random.default_rng(0), []
-    for one, other in combinations(dict.fromkeys(shares["network"]), 2):
-        left, right = (shares[shares["network"] == name] for name in (one, other))
-        both = left.merge(right, on="method")
-        if len(both) >= 3:
-            drawn = []
-            for side in ("_x", "_y"):
-                error = (both["high" + side] - both["low" + side]).to_numpy() / (2 * HALF_WIDTH)
-                noise = error * generator.standard_normal((NUM_DRAWS, len(both)))
-                drawn.append(both["share" + side].to_numpy() + np.vstack([np.zeros(len(both)), noise]))
-            means.append(_rank_correlations(*drawn))
-    if not means:
-        return math.nan, math.nan, math.nan
-    mean = np.mean(means, axis=0)
-    low, high = np.quantile(mean[1:], [0.025, 0.975])
-    return float(mean[0]), float(low), float(high)
+    experiment, rows = known.frames.experiment, known.frames.rows
+    own = rows[rows["base"].isna() & (rows["rule"] == "held_out")].set_index("row")
+    plain = [
+        row.row for row in experiment.rows if row.algorithm == "local_sgd" and row.settings.keys() == {"sync_interval"}
+    ]
+    local = own.loc[[row for row in plain if row in own.index and own.loc[row, "ratio"] == experiment.main_ratio]]
+    if len(local) != 1:
+        return {}
+    load = local["link_models"].iloc[0]
+    near = own[(own["link_models"] / load - 1).abs() <= LOAD_TOLERANCE]
+    chosen = {LOCAL: str(local.index[0])}
+    for method, algorithms, compressor, kind in (
+        (TOP_K, ("ef_sgd",), "compressor.kind", "top_k"),
+        (RESET, ("cser", "mcser"), "error_compressor.kind", "block"),
+    ):
+        is_form = near["algorithm"].isin(algorithms) & (near.get(compressor) == kind)
+        scores = {str(row): known.frames.done(row).mean() for row in near.index[is_form] if known.has(row)}
+        if scores:
+            chosen[method] = max(scores, key=lambda row: scores[row])
+    return chosen
 
 
-def _rank_correlations(one: Vector, other: Vector) -> Vector:
-    """Spearman's, of each line of two arrays without ties."""
-    apart = rankdata(one, axis=1) - rankdata(other, axis=1)
-    count = one.shape[1]
-    return np.asarray(1 - 6 * (apart**2).sum(axis=1) / (count * (count**2 - 1)))
+def losses_at_one_load(evidence: Evidence, names: Mapping[str, str]) -> pd.DataFrame:
+    """What each method loses against everything sent, at one load of a link, by network; those that ran all three.
+
+    Columns: network, experiment, link_models (of local steps), and a column of losses for each method: positive is
+    lost.
+    """
+    lines = []
+    for name, network in names.items():
+        known = evidence.experiment(name)
+        rows = rows_at_one_load(known) if known else {}
+        if known and rows.keys() >= set(ORDERED):
+            found = {method: known.contrast(rows[method], known.baseline) for method in ORDERED}
+            losses = {method: -float(contrast["estimate"]) for method, contrast in found.items()}
+            load = float(found[LOCAL]["link_models"])
+            lines.append({"network": network, "experiment": name, "link_models": load} | losses)
+    return pd.DataFrame(lines, columns=["network", "experiment", "link_models", *ORDERED])
+
+
+def resets_against_local(evidence: Evidence, names: Mapping[str, str]) -> pd.DataFrame:
+    """What error reset by blocks loses more than local steps at the same load of a link, by network.
+
+    Columns: network, experiment, estimate, low, high (95 %), standard_error; a positive estimate is a loss.
+    """
+    lines = []
+    for name, network in names.items():
+        known = evidence.experiment(name)
+        rows = rows_at_one_load(known) if known else {}
+        found = difference(known.frames, rows[RESET], rows[LOCAL]) if known and {RESET, LOCAL} <= rows.keys() else None
+        if found is not None:
+            low, high = found.interval()
+            line = {"network": network, "experiment": name, "standard_error": found.standard_error}
+            lines.append(line | {"estimate": -found.estimate, "low": -high, "high": -low})
+    return pd.DataFrame(lines, columns=["network", "experiment", "estimate", "low", "high", "standard_error"])
 
 
 def other_networks(evidence: Evidence) -> Answer | None:
@@ -156,7 +188,8 @@ def other_networks(evidence: Evidence) -> Answer | None:
     losses, locals_ = frame.iloc[::2], frame.iloc[1::2]
     shown = locals_[locals_["verdict"] != NOT_CLAIMED].head(6)
     telling = shares[shares["tells"]]
-    rank, *ends = rank_correlation(telling)
+    losses_by_network = losses_at_one_load(evidence, IMAGES)
+    apart = resets_against_local(evidence, IMAGES)
     numbers = {
         "kinds": len(kinds),
         "blocks": locals_.loc[locals_["form"] == "block", "network"].tolist(),
@@ -166,8 +199,12 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "topk": evidence.contrasts([(RESIDUAL, [("mcser_topk", "local_sgd-24")], {})]).to_dict("records"),
         "missing": [kind.network for kind in KINDS if kind not in kinds],
         "left_out": [name for name in locals_["network"] if name not in set(shown["network"])],
-        "rank": rank,
-        "rank_interval": ends,
+        "order": agreement(losses_by_network[list(ORDERED)]),
+        "loads": (losses_by_network["link_models"].min(), losses_by_network["link_models"].max()),
+        "at_one_load": losses_by_network.to_dict("records"),
+        "text": losses_at_one_load(evidence, {GPT: "GPT"}).to_dict("records"),
+        "apart": combined(apart["estimate"], apart["standard_error"]) if len(apart) > 1 else None,
+        "apart_text": resets_against_local(evidence, {GPT: "GPT"}).to_dict("records"),
         "spread": spread_between_kinds(telling),
         "telling": telling["network"].nunique(),
         **_norms(evidence),

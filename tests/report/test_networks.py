@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from statistics import stdev
 
 import pandas as pd
 import pytest
 
+from cser_bench.report.questions.agreement import agreement
 from cser_bench.report.questions.evidence import Evidence, evidence_of
-from cser_bench.report.questions.networks import KINDS, rank_correlation, shares_lost, spread_between_kinds
+from cser_bench.report.questions.networks import (
+    IMAGES,
+    KINDS,
+    LOCAL,
+    RESET,
+    TOP_K,
+    losses_at_one_load,
+    resets_against_local,
+    shares_lost,
+    spread_between_kinds,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +55,37 @@ def test_the_spread_is_the_standard_deviation_over_kinds() -> None:
     assert spread_between_kinds(frame) == pytest.approx({"a": stdev([0.1, 0.2, 0.6]), "b": 0.0})
 
 
-def test_the_order_of_methods_is_compared_over_pairs_of_kinds_with_three_in_common() -> None:
-    assert rank_correlation(table([0.1, 0.2, 0.3], [0.4, 0.5, 0.9])) == pytest.approx((1, 1, 1))
-    assert rank_correlation(table([0.1, 0.2, 0.3], [0.9, 0.5, 0.4]))[0] == pytest.approx(-1)
-    # 1 - 6 (1 + 1) / (3 x 8) for the one pair; the third kind has too few methods.
-    assert rank_correlation(table([0.1, 0.2, 0.3], [0.2, 0.1, 0.3], [0.3, 0.1]))[0] == pytest.approx(0.5)
-    mean, low, high = rank_correlation(table([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], half_width=0.5))
-    assert (mean, low) == pytest.approx((1, -1)) and high == pytest.approx(1)
-    assert all(map(math.isnan, rank_correlation(table([0.1, 0.2], [0.1, 0.2]))))
+IN_ORDER = {
+    "reference/fashion_mnist_long": ("sgd", "ef_topk-384", "local_sgd-96", "mcser_block-96"),
+    "study_network_cnn": ("sgd", "ef_topk-96", "local_sgd-24", "mcser-h16-r1_3-r2_48"),
+    "study_network_densenet": ("sgd", "ef_topk-96", "local_sgd-24", "mcser-h16-r1_3-r2_48"),
+    "study_network_shufflenet": ("sgd", "ef_topk-96", "local_sgd-24", "mcser-h16-r1_3-r2_48"),
+    "reference/resnet_regime": ("sgd", "ef_topk-96", "local_sgd-24", "mcser_block-24"),
+    "reference/gpt_text": ("adamw", "ef_topk_updates-32", "local-8", "cser-8"),
+}
+"""By folder: everything sent, top-k with error feedback, local steps, error reset by blocks, all at one load of a link."""
+
+
+def test_rows_at_one_load_are_found_by_their_methods_and_losses_are_those_of_their_scores(evidence: Evidence) -> None:
+    found = losses_at_one_load(evidence, {name.rpartition("/")[2]: name for name in IN_ORDER})
+    assert found["experiment"].tolist() == [name.rpartition("/")[2] for name in IN_ORDER]
+    for line, (name, rows) in zip(found.to_dict("records"), IN_ORDER.items(), strict=True):
+        known = evidence[name.rpartition("/")[2]]
+        loads = known.frames.by_row.loc[list(rows[1:]), "link_models"]
+        assert loads.max() / loads.min() < 1.02, f"{name}: one load of a link"
+        best, *means = (known.frames.done(row).mean() for row in rows)
+        losses = [line[method] for method in (TOP_K, LOCAL, RESET)]
+        assert losses == pytest.approx([best - mean for mean in means], abs=1e-12)
+
+
+def test_all_networks_on_images_have_one_order_and_error_reset_by_blocks_loses_more_than_local_steps_on_each(
+    evidence: Evidence,
+) -> None:
+    losses = losses_at_one_load(evidence, IMAGES)
+    order = agreement(losses[[TOP_K, LOCAL, RESET]])
+    assert order is not None and order.num_kinds == len(IMAGES) == 5
+    assert order.num_alike == sum(line[TOP_K] < line[LOCAL] < line[RESET] for line in losses.to_dict("records"))
+    apart = resets_against_local(evidence, {**IMAGES, "gpt_text": "GPT"})
+    by_hand = [line[RESET] - line[LOCAL] for line in losses.to_dict("records")]
+    assert apart["estimate"].tolist()[:5] == pytest.approx(by_hand)
+    assert (apart["low"] < apart["estimate"]).all() and (apart["estimate"] < apart["high"]).all()
