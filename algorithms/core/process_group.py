@@ -119,6 +119,8 @@ class ProcessGroupCollectives(Collectives):
         operations: list[tuple[Callable[..., Any], Tensor, int]] = []
         operations += [(dist.isend, message, receiver) for receiver in mixing.receivers[self.rank]]
         operations += [(dist.irecv, buffer, sender) for sender, buffer in received.items()]
+        if not operations:  # a worker that nobody meets; torch refuses an empty batch
+            return {}
         at_once = [dist.P2POp(act, each, group=self.group, group_peer=peer) for act, each, peer in operations]
         with translated_errors():
             for work in dist.batch_isend_irecv(at_once):

@@ -66,6 +66,13 @@ def final_state(collectives: Collectives, run: Run) -> tuple[Tensor, dict[str, A
     return flat_parameters(model), optimizer.traffic.state_dict()
 
 
+LEFT_OVER = [
+    ("noloco", {"sync_interval": 1, "group_size": 2, "outer_lr": 0.7, "outer_momentum": 0.5}),
+    ("noloco", {"sync_interval": 2, "group_size": 2, "outer_lr": 1.0, "outer_momentum": 0.0}),
+]
+"""Three workers in pairs, so that at each meeting one is left over."""
+
+
 def missed(collectives: Collectives, kind: str) -> tuple[str, float]:
     """What the others' error says, and after how many seconds."""
     started = time.monotonic()
@@ -83,7 +90,7 @@ def process(rank: int, folder: Path) -> None:
     """All that one process has to do, so that starting it is paid for once; what it found goes to a file."""
     join(rank, folder, WORLD_SIZE)
     os.chdir(folder)
-    pair = dist.new_group([0, 1])
+    pair, trio = dist.new_group([0, 1]), dist.new_group([0, 1, 2])
     user_scripts.PAIR.append(pair)
     impatient = [dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in MISSED]
     cases: dict[str, Callable[[], object]] = {
@@ -94,6 +101,10 @@ def process(rank: int, folder: Path) -> None:
         warnings.filterwarnings("error", module="cser_bench")
         results: dict[str, Any] = {"cases": outcomes(cases)}
     results["runs"] = [final_state(ProcessGroupCollectives(), run) for run in runs()]
+    if rank < 3:
+        results["left over"] = [
+            final_state(ProcessGroupCollectives(trio), (name, own, {})) for name, own in LEFT_OVER
+        ]
     dist.barrier()
     ends = [ProcessGroupCollectives(group) for group in impatient]
     with ThreadPoolExecutor() as pool:  # all at once, each on its own group

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from cser_bench.algorithms import Collectives, Purpose
 from tests.algorithms import processes
-from tests.algorithms.problems import run_processes, workers
+from tests.algorithms.problems import run_processes, stacked, workers
 
 slow_to_start = pytest.mark.timeout(900)
 
@@ -45,6 +46,20 @@ def test_processes_do_what_workers_of_one_process_do(by_processes: list[dict[str
             torch.testing.assert_close(parameters, others, rtol=1e-4, atol=1e-5, msg=str(run))
             del traffic["control"], other_traffic["control"]  # processes look at each other's gradients once
             assert traffic == other_traffic, run
+
+
+@slow_to_start
+def test_a_worker_that_is_left_over_meets_nobody(by_processes: list[dict[str, Any]]) -> None:
+    """Three processes in pairs do what three stacked workers do, and count the same."""
+    for number, (name, own) in enumerate(processes.LEFT_OVER):
+        optimizer, rows = stacked(name, own, 3, processes.NUM_STEPS)
+        training = optimizer.traffic.training()
+        assert training == optimizer.expected_traffic(processes.NUM_STEPS).training()
+        expected = {purpose: list(astuple(entry)) for purpose, entry in training.items()}
+        for row, results in zip(rows, by_processes, strict=False):
+            parameters, traffic = results["left over"][number]
+            torch.testing.assert_close(parameters, row, rtol=1e-4, atol=1e-5)
+            assert {key: traffic[key] for key in expected} == expected
 
 
 @slow_to_start
