@@ -114,8 +114,10 @@ class CSER(DistributedOptimizer):
         if isinstance(self.gradient_compressor, Zero):
             return
         sent = self.exchange(p, self.gradient_compressor, step, Purpose.GRADIENT)
-        sent.support.add_(x, sent.own - sent.mean)
-        sent.support.add_(e, sent.own)
+        # A compressor may make something of the nothing that is left of a frozen parameter's update, as signs do.
+        with self.flat.frozen_aside(x, e):
+            sent.support.add_(x, sent.own - sent.mean)
+            sent.support.add_(e, sent.own)
 
     def average_coordinates_(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
         """x <- mean(x) on the coordinates that the compressor draws."""

@@ -69,6 +69,7 @@ class DiLoCo(DistributedOptimizer):
         self.fragment_interval = self.sync_interval // self.num_fragments
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
         self.v = self.new_buffer("outer_momentum") if self.outer_momentum else None
+        self._outer = [self.x] if self.v is None else [self.x, self.v]
 
     def stages(self) -> list[Stage]:
         stages = [Stage(Purpose.GRADIENT, equalises=False)] if self.send_gradients else []
@@ -99,12 +100,14 @@ class DiLoCo(DistributedOptimizer):
             own, mean = self.average(unsent, Purpose.MODEL)
             unsent.sub_(own)
             local.copy_(x - mean)
-        # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
-        delta = x - local
-        x.copy_(local).add_(delta * (1 - self.outer_lr))
-        if self.v is not None:
-            v = self.v[..., here].mul_(self.outer_momentum).add_(delta)
-            x.sub_(v * (self.outer_lr * self.outer_momentum))
-        local.copy_(x)
+        # A frozen parameter is averaged as others are, and takes no outer step.
+        with self.flat.frozen_aside(self.flat.parameters, *self._outer):
+            # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+            delta = x - local
+            x.copy_(local).add_(delta * (1 - self.outer_lr))
+            if self.v is not None:
+                v = self.v[..., here].mul_(self.outer_momentum).add_(delta)
+                x.sub_(v * (self.outer_lr * self.outer_momentum))
+            local.copy_(x)
         if unsent is not None:
             local.sub_(unsent)

@@ -58,29 +58,29 @@ class EF21SGDM(DistributedOptimizer):
         return [Stage(Purpose.GRADIENT, last=1), Stage(Purpose.GRADIENT, self.compressor, first=2)]
 
     def _update(self, step: int) -> None:
-        change = torch.sub(self._averaged_gradient(step), self.h_i, out=self.flat.gradients)
+        begins = step == 1 or "momentum" not in self._buffers
+        averages = self.local.buffers(self.param_groups)
+        with self.flat.frozen_aside(self.flat.parameters, self.h_i, self.h, *averages):
+            self._send_change(step, begins, averages)
+
+    def _send_change(self, step: int, begins: bool, averages: list[Tensor]) -> None:
+        change = torch.sub(self._averaged_gradient(begins, averages), self.h_i, out=self.flat.gradients)
         sent = self.exchange(change, Identity() if step == 1 else self.compressor, step, Purpose.GRADIENT)
         sent.support.add_(self.h_i, sent.own)
         sent.support.add_(self.h, sent.mean)
         x = self.flat.parameters
-        frozen = [(here, x[:, here].clone()) for here in self.flat.frozen_slices()]
         for here, group in zip(self.flat.parts, self.param_groups, strict=True):
             for row, direction in zip(x[:, here], self.h[:, here], strict=True):
                 row.add_(direction, alpha=-group["lr"])
-        for here, values in frozen:
-            x[:, here] = values
 
-    def _averaged_gradient(self, step: int) -> Tensor:
+    def _averaged_gradient(self, begins: bool, averages: list[Tensor]) -> Tensor:
         """v_i, which without momentum is g_i; where a schedule switches momentum on, it begins with that step's g_i."""
-        begins = step == 1 or "momentum" not in self._buffers
-        x, g, averages = self.flat.parameters, self.flat.gradients, self.local.buffers(self.param_groups)
+        x, g = self.flat.parameters, self.flat.gradients
         parts = [(group, (slice(None), part)) for part, group in zip(self.flat.parts, self.param_groups, strict=True)]
         for group, here in parts:
             if group["weight_decay"]:
                 for gradient, parameters in zip(g[here], x[here], strict=True):
                     gradient.add_(parameters, alpha=group["weight_decay"])
-        for frozen in self.flat.frozen_slices():
-            g[:, frozen] = 0.0
         if not averages:
             return g
         (v,) = averages

@@ -93,6 +93,10 @@ class EFSGD(DistributedOptimizer):
         return [group | {"weight_decay": 0.0} for group in self.param_groups] if self.decay else self.param_groups
 
     def _update(self, step: int) -> None:
+        with self.flat.frozen_aside(self.e, self.flat.parameters):
+            self._compress_and_step(step)
+
+    def _compress_and_step(self, step: int) -> None:
         g = self.flat.gradients
         if self.on_gradients:
             self.e.add_(g)

@@ -66,7 +66,10 @@ class NoLoCo(DistributedOptimizer):
         if step % self.sync_interval == 0:
             x = self.flat.parameters
             _, pull = self.sending.mix_dense(x, self.meeting(step), Purpose.MODEL)
-            # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
-            self.m.mul_(self.outer_momentum).add_(pull.add_(x).sub_(self.phi).mul_(self.outer_lr))
-            self.phi.add_(self.m)
-            x.copy_(self.phi)
+            x.add_(pull)
+            # A frozen parameter is averaged as others are, and takes no outer step.
+            with self.flat.frozen_aside(x, self.phi, self.m):
+                # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+                self.m.mul_(self.outer_momentum).add_((x - self.phi).mul_(self.outer_lr))
+                self.phi.add_(self.m)
+                x.copy_(self.phi)

@@ -78,7 +78,13 @@ class PowerSGD(DistributedOptimizer):
         return [Stage(Purpose.GRADIENT, layout=Layout.flat(slice(0, numel))) for numel in sizes]
 
     def _update(self, step: int) -> None:
-        self._average_in_low_rank_()
+        frozen = set(self.flat.frozen)
+        factors = zip(self._low_rank.matrices, self._low_rank.factors(self.q, "columns"), strict=True)
+        kept = [(right, right.clone()) for each, right in factors if each.number in frozen] if frozen else []
+        with self.flat.frozen_aside(self.e):
+            self._average_in_low_rank_()
+        for right, values in kept:
+            right.copy_(values)
         self.local_step_()
 
     def _average_in_low_rank_(self) -> None:

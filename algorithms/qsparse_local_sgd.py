@@ -81,6 +81,7 @@ class QSparseLocalSGD(DistributedOptimizer):
                     "leave keep_master out"
                 )
             self.z = self.new_buffer("master", like=self.flat.parameters)
+        self._synchronised = [self.e, self.x, self.flat.parameters, *([self.z] if self.keep_master else [])]
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -100,12 +101,21 @@ class QSparseLocalSGD(DistributedOptimizer):
         return support.gather(self.e).add_(support.gather(self.x)).sub_(self.after_local_step(support))
 
     def _update(self, step: int) -> None:
-        y = self.flat.parameters
         if self.keep_master and (step - 1) % self.sync_interval == 0:
-            y.copy_(self.z)
+            self._return_to_master()
         self.local_step_()
         if step % self.sync_interval:
             return
+        with self.flat.frozen_aside(*self._synchronised):
+            self._synchronise(step)
+
+    def _return_to_master(self) -> None:
+        y = self.flat.parameters
+        with self.flat.frozen_aside(y):
+            y.copy_(self.z)
+
+    def _synchronise(self, step: int) -> None:
+        y = self.flat.parameters
         self.e.add_(self.x).sub_(y)
         sent = self.exchange(self.e, self.compressor, step, Purpose.MODEL)
         sent.support.add_(self.x, sent.mean, alpha=-1)

@@ -74,7 +74,8 @@ class SGDAccumulate(DistributedOptimizer):
         self.a.add_(self.flat.gradients)
         if step % self.accumulation_steps:
             return
-        self.flat.gradients.copy_(self.a).div_(self.accumulation_steps)
-        self.a.zero_()
+        with self.flat.frozen_aside(self.a):
+            self.flat.gradients.copy_(self.a).div_(self.accumulation_steps)
+            self.a.zero_()
         self.average_gradients_()
         self.local_step_()

@@ -57,9 +57,10 @@ class SparseLoCo(QSparseLocalSGD):
     def _update(self, step: int) -> None:
         self.local_step_()
         if step % self.sync_interval == 0:
-            self.e.mul_(self.error_decay).add_(self.x).sub_(self.flat.parameters)
-            sent = self.exchange(self.e, self.compressor, step, Purpose.MODEL)
-            # The product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
-            sent.support.add_(self.x, sent.mean * self.outer_lr, alpha=-1)
-            sent.support.add_(self.e, sent.own, alpha=-1)
-            self.flat.parameters.copy_(self.x)
+            with self.flat.frozen_aside(self.e, self.x, self.flat.parameters):
+                self.e.mul_(self.error_decay).add_(self.x).sub_(self.flat.parameters)
+                sent = self.exchange(self.e, self.compressor, step, Purpose.MODEL)
+                # The product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+                sent.support.add_(self.x, sent.mean * self.outer_lr, alpha=-1)
+                sent.support.add_(self.e, sent.own, alpha=-1)
+                self.flat.parameters.copy_(self.x)

@@ -110,14 +110,15 @@ class StreamingDiLoCo(DiLoCo):
                 sent.support.add_(self.e[..., here], sent.own, alpha=-1)
 
     def _arrive(self, here: slice) -> None:
-        """Takes the outer step of a fragment and merges it."""
+        """Takes the outer step of a fragment and merges it, but for frozen tensors: what was sent of them is dropped."""
         local, x, delta = (each[..., here] for each in (self.flat.parameters, self.x, self.delta))
-        # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
-        x.sub_(delta * self.outer_lr)
-        if self.v is not None:
-            v = self.v[..., here].mul_(self.outer_momentum).add_(delta)
-            x.sub_(v * (self.outer_lr * self.outer_momentum))
-        local.mul_(self.merge).add_(x * (1 - self.merge))
+        with self.flat.frozen_aside(self.flat.parameters, *self._outer):
+            # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+            x.sub_(delta * self.outer_lr)
+            if self.v is not None:
+                v = self.v[..., here].mul_(self.outer_momentum).add_(delta)
+                x.sub_(v * (self.outer_lr * self.outer_momentum))
+            local.mul_(self.merge).add_(x * (1 - self.merge))
 
     def _flat_state(self) -> dict[str, Any]:
         self._put_by()

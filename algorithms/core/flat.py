@@ -4,7 +4,8 @@ Each is of shape (local workers, d), a row a worker: a process has one row, stac
 """
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 
 import torch
@@ -104,16 +105,20 @@ class FlatBuffers:
     @property
     def frozen(self) -> list[int]:
         """The numbers of the tensors that require no gradient: a step leaves them and their state as they are."""
+        if all(map(operator.attrgetter("requires_grad"), self.tensors)):
+            return []
         return [number for number, each in enumerate(self.tensors) if not each.requires_grad]
 
     def collect_gradients(self) -> None:
         """Make the flat tensor hold the gradients, also where someone replaced `p.grad` or set it to None.
 
-        A gradient that is missing is zero.
+        A gradient that is missing is zero, and so is one that a frozen tensor still has.
         """
         if not self._attached():
             for number in range(len(self.tensors)):
                 self.collect_gradient(number)
+        for here in self.frozen_slices():
+            self.gradients[:, here] = 0.0
 
     def collect_gradient(self, number: int) -> None:
         """The same for tensor `number` alone."""
@@ -125,9 +130,31 @@ class FlatBuffers:
         parameter.grad = view
 
     def frozen_slices(self) -> list[slice]:
-        """Returns where frozen tensors lie."""
-        windows = [self.layout.tensors[number] for number in self.frozen]
-        return [slice(window.offset, window.offset + window.numel) for window in windows]
+        """Returns where frozen tensors lie; neighbours have one slice."""
+        slices: list[slice] = []
+        for number in self.frozen:
+            window = self.layout.tensors[number]
+            start = window.offset
+            if slices and slices[-1].stop == start:
+                start = slices.pop().start
+            slices.append(slice(start, window.offset + window.numel))
+        return slices
+
+    @contextmanager
+    def frozen_aside(self, *vectors: Tensor) -> Iterator[None]:
+        """Returns a context in which vectors of shape (local workers, d) are 0 where tensors are frozen.
+
+        Afterwards they are there what they were. So nothing of a frozen tensor is sent or takes the place of others in
+        a message, and nothing that is received or goes on by itself reaches it.
+        """
+        aside = [(vector, here, vector[:, here].clone()) for here in self.frozen_slices() for vector in vectors]
+        for vector, here, _ in aside:
+            vector[:, here] = 0.0
+        try:
+            yield
+        finally:
+            for vector, here, values in aside:
+                vector[:, here] = values
 
     def holds(self, number: int) -> bool:
         """Returns whether tensor `number` still lies here: a later optimiser moves it to its own vector."""

@@ -84,13 +84,11 @@ class LocalStep(ABC):
     def apply_(self, groups: Sequence[Group], target: Tensor | None = None) -> None:
         """Does `step_` on the whole vectors; frozen tensors and their buffers stay."""
         flat, buffers = self.flat, self.buffers(groups)
-        changed = [flat.parameters if target is None else target, *buffers]
-        kept = [(vector, here, vector[:, here].clone()) for here in flat.frozen_slices() for vector in changed]
-        for span in self.spans(groups):
-            x, g, *own = (vector[:, span.start : span.stop] for vector in (flat.parameters, flat.gradients, *buffers))
-            self.step_(span, x, g, own, None if target is None else target[:, span.start : span.stop])
-        for vector, frozen, values in kept:
-            vector[:, frozen] = values
+        with flat.frozen_aside(flat.parameters if target is None else target, *buffers):
+            for span in self.spans(groups):
+                here = slice(span.start, span.stop)
+                x, g, *own = (vector[:, here] for vector in (flat.parameters, flat.gradients, *buffers))
+                self.step_(span, x, g, own, None if target is None else target[:, here])
         self.count()
 
     def after(self, groups: Sequence[Group], support: Windows, target: Tensor | None = None) -> Tensor:
