@@ -110,7 +110,7 @@ class StreamingDiLoCo(DiLoCo):
                 sent.support.add_(self.e[..., here], sent.own, alpha=-1)
 
     def _arrive(self, here: slice) -> None:
-        """Takes the outer step of a fragment and merges it, but for frozen tensors: what was sent of them is dropped."""
+        """Takes the outer step of a fragment and merges it; of frozen tensors what was sent is dropped."""
         local, x, delta = (each[..., here] for each in (self.flat.parameters, self.x, self.delta))
         with self.flat.frozen_aside(self.flat.parameters, *self._outer):
             # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.

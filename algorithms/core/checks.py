@@ -113,6 +113,26 @@ def enter_together(collectives: Collectives, call: str) -> None:
             raise CollectiveError(f"all workers must enter {call}, and some did not: {error}") from error
 
 
+def check_frozen(collectives: Collectives, frozen: Sequence[Sequence[int]]) -> None:
+    """Compares which parameters all workers have frozen, once that has changed on this worker.
+
+    Args:
+        frozen: their numbers, of each type.
+
+    Raises:
+        CollectiveError: another worker froze or thawed others, or none, and then does not come to compare.
+    """
+    if isinstance(collectives, StackedCollectives) or collectives.world_size == 1:
+        return
+    try:
+        check_agreement(collectives, {"frozen parameters": frozen})
+    except (CollectiveError, ValueError) as error:
+        raise CollectiveError(
+            f"all workers must freeze and thaw the same parameters before the same step; here {frozen} are frozen now, "
+            f"and some worker did otherwise: {error}"
+        ) from error
+
+
 def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
     own: Tensor = torch.frombuffer(bytearray(message), dtype=torch.uint8).unsqueeze(0)
     return [bytes(row) for row in collectives.all_gather(own, Purpose.CONTROL).tolist()]

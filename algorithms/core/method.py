@@ -124,6 +124,7 @@ class Method:
             "seed": self.seed,
             "parameters": f"{self.flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}",
             f"{', '.join(numbers)} of each group": plain,
+            "frozen parameters": self.flat.frozen,
             "overlap": self.collectives.early is not None,
         }
 

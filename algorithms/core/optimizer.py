@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from cser_bench.algorithms.core.checks import (
     FirstStep,
     check_agreement,
+    check_frozen,
     check_parameters,
     enter_together,
     equalise_,
@@ -121,6 +122,8 @@ class DistributedOptimizer(Method, Optimizer):
                 check_agreement(collectives, {**self._to_agree_on(), "other types": others, **self._compared()})
             equalise_(collectives, self.flat, self.param_groups, self._model)
         self._siblings = [self._sibling(dtype) for dtype in others]  # type: ignore[misc]
+        self._frozen = [each.flat.frozen for each in self._of_each_type]
+        """The numbers of the frozen tensors, of each type, as all workers had them when they last compared."""
         self._first_step: FirstStep | None = None
         if self._sibling_type is None:
             flats = [each.flat for each in self._of_each_type]
@@ -181,11 +184,11 @@ class DistributedOptimizer(Method, Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Does one step, and returns the closure's loss. All workers must call it equally often.
 
-        A gradient that is missing is zero: weight decay and momentum go on. A frozen parameter (`requires_grad` False,
-        which all workers must say of the same) is left as it is: no update, no decay, no momentum.
+        A gradient that is missing is zero: weight decay and momentum go on. A frozen parameter (`requires_grad` False)
+        is left where it is, with what is held for it, but for averages of it over workers that differ in it.
 
         Raises:
-            CollectiveError: another worker failed or did not come.
+            CollectiveError: another worker failed, did not come, or froze other parameters.
             RuntimeError: the model's parameters are not the optimiser's any more; with overlap, something was changed
                 since the backward pass; or it is called inside `consensus()`.
             ValueError: a group's learning rate, momentum or weight decay is out of range.
@@ -207,6 +210,10 @@ class DistributedOptimizer(Method, Optimizer):
             first_step, self._first_step = self._first_step, None
             if first_step.check(self._model, self.workers_differ, self.num_steps):
                 self.reanchor()
+        frozen = [each.flat.frozen for each in of_each_type]
+        if frozen != self._frozen:
+            check_frozen(self.collectives, frozen)
+            self._frozen = frozen
         if not self._overflowed():
             self._reducer.begin_rest()
             for each in of_each_type:

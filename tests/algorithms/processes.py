@@ -86,13 +86,26 @@ def missed(collectives: Collectives, kind: str) -> tuple[str, float]:
     return "", time.monotonic() - started
 
 
+def froze_alone(collectives: Collectives) -> str:
+    """What the error says where worker 0 alone freezes a parameter, in a step of which all others average."""
+    model = make_model()
+    optimizer = make_optimizer("local_sgd", model, {"sync_interval": 1}, collectives)
+    train(optimizer, model, collectives.rank, [1, 2])
+    model[0].weight.requires_grad_(collectives.rank != 0)  # type: ignore[union-attr, operator]
+    try:
+        train(optimizer, model, collectives.rank, [3])
+    except CollectiveError as error:
+        return str(error)
+    return ""
+
+
 def process(rank: int, folder: Path) -> None:
     """All that one process has to do, so that starting it is paid for once; what it found goes to a file."""
     join(rank, folder, WORLD_SIZE)
     os.chdir(folder)
     pair, trio = dist.new_group([0, 1]), dist.new_group([0, 1, 2])
     user_scripts.PAIR.append(pair)
-    impatient = [dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in MISSED]
+    impatient = [dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in (*MISSED, "froze alone")]
     cases: dict[str, Callable[[], object]] = {
         f"{case}: {name}": partial(act, name) for case, act in user_scripts.CASES.items() for name in NAMES
     }
@@ -102,13 +115,13 @@ def process(rank: int, folder: Path) -> None:
         results: dict[str, Any] = {"cases": outcomes(cases)}
     results["runs"] = [final_state(ProcessGroupCollectives(), run) for run in runs()]
     if rank < 3:
-        results["left over"] = [
-            final_state(ProcessGroupCollectives(trio), (name, own, {})) for name, own in LEFT_OVER
-        ]
+        results["left over"] = [final_state(ProcessGroupCollectives(trio), (name, own, {})) for name, own in LEFT_OVER]
     dist.barrier()
-    ends = [ProcessGroupCollectives(group) for group in impatient]
+    *ends, last = [ProcessGroupCollectives(group) for group in impatient]
     with ThreadPoolExecutor() as pool:  # all at once, each on its own group
         results["missed"] = dict(zip(MISSED, pool.map(missed, ends, MISSED), strict=True))
     dist.barrier()  # worker 1 is alive all the while
+    results["froze alone"] = froze_alone(last)
+    dist.barrier()
     torch.save(results, folder / f"{rank}.pt")
     overlap_scripts.leave_a_sum_under_way()

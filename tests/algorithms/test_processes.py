@@ -71,6 +71,13 @@ def test_a_missed_collective_of_processes_times_out(by_processes: list[dict[str,
         assert (kind, rank) != ("consensus", 0) or said.startswith("all workers must enter consensus()")
 
 
+@slow_to_start
+def test_who_freezes_a_parameter_alone_is_told_so(by_processes: list[dict[str, Any]]) -> None:
+    first, *others = (results["froze alone"] for results in by_processes)
+    assert first.startswith("all workers must freeze and thaw the same parameters before the same step; here [[0]]")
+    assert all(others), others
+
+
 FAILING = """
 import time, torch
 from cser_bench.algorithms import SGD
