@@ -65,6 +65,8 @@ class StreamingDiLoCo(DiLoCo):
         is_exact = self.bits == 32 and self.communication_dtype is None
         self.e = None if is_exact else self.new_buffer("error")
         self._under_way = deque[tuple[int, Callable[[], Exchanged]]]()
+        self._dropped_until = 0
+        """The last step whose message, and all before, must not arrive any more."""
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -85,7 +87,7 @@ class StreamingDiLoCo(DiLoCo):
         if step % self.fragment_interval == 0:
             self._send(step)
         sent = step - self.delay
-        if sent > 0 and sent % self.fragment_interval == 0:
+        if sent > self._dropped_until and sent % self.fragment_interval == 0:
             self._put_by(sent)
             self._arrive(self.fragment(sent))
 
@@ -120,10 +122,16 @@ class StreamingDiLoCo(DiLoCo):
                 x.sub_(v * (self.outer_lr * self.outer_momentum))
             local.mul_(self.merge).add_(x * (1 - self.merge))
 
+    def _drop_under_way(self) -> None:
+        self._put_by()
+        self.delta.zero_()
+        self._dropped_until = self.num_steps
+
     def _flat_state(self) -> dict[str, Any]:
         self._put_by()
-        return super()._flat_state()
+        return super()._flat_state() | {"dropped_until": self._dropped_until}
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._put_by()
         super()._restore(state)
+        self._dropped_until = state.get("dropped_until", 0)  # a state from before it was kept has dropped none

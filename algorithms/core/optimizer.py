@@ -294,13 +294,15 @@ class DistributedOptimizer(Method, Optimizer):
     def reanchor(self) -> None:
         """Begins anew from worker 0's parameters, which go to all: call it where other weights were loaded meanwhile.
 
-        Anchors and estimates of parameters become these, and what was not sent yet is forgotten; all else stays. All
-        workers must call it. The first step does so where parameters were changed since the optimiser was made.
+        Anchors and estimates of parameters become these, and what was not sent yet or has not arrived is forgotten; all
+        else stays. All workers must call it. The first step does so where parameters were changed since the optimiser
+        was made.
         """
         self._refuse_inside_consensus("reanchor()")
         self._check_model()
         self._reducer.drop()
         for each in self._of_each_type:
+            each._drop_under_way()
             if self.collectives.world_size > 1:
                 equalise_(self.collectives, each.flat, self.param_groups, each._model)
             for anchor in each._anchors:

@@ -25,6 +25,7 @@ from cser_bench.algorithms import (
     Zero,
 )
 from cser_bench.algorithms.core.state import OTHER_TYPES
+from tests.algorithms.anew import SENT_LATE, begins_anew
 from tests.algorithms.problems import ADAMW, MUON, make_optimizer, own_settings, reloaded, switches
 from tests.algorithms.user_scripts import Net, loss_of
 
@@ -84,6 +85,10 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "whole": (("sgd", "local_sgd"), {"is_early": False}),
     "explicit": (("cser",), {"own": {"explicit_error": True}, "is_early": False}),
     "streamed": (("streaming_diloco",), {"own": STREAMING, "is_early": False}),
+    "streamed, freeze": (
+        ("streaming_diloco",),
+        {"own": STREAMING | {"bits": 4}, "habit": "freeze", "is_early": False},
+    ),
     "streamed, bf16": (
         ("streaming_diloco",),
         {"own": STREAMING, "common": {"communication_dtype": torch.bfloat16}, "is_early": False},
@@ -238,8 +243,26 @@ def streams_beside_the_steps() -> None:
     assert optimizer.traffic.training() == optimizer.expected_traffic(5).training() and was_free == [True]
 
 
+def drops_what_is_under_way_where_it_begins_anew() -> None:
+    """With messages that travel beside the steps, as with those that are waited for at once."""
+    for own in SENT_LATE.values():
+
+        def make(own: dict[str, Any] = own) -> tuple[DistributedOptimizer, Net]:
+            model, common = Net(0, torch.float32), {} if "bits" in own else {"communication_dtype": torch.bfloat16}
+            end = ProcessGroupCollectives(overlap=True)
+            return make_optimizer("streaming_diloco", model, own, end, **common), model
+
+        def one_step(optimizer: DistributedOptimizer, model: nn.Module, step: int) -> None:
+            optimizer.zero_grad()
+            loss_of(model, step, dist.get_rank()).backward()
+            optimizer.step()
+
+        begins_anew(make, one_step)
+
+
 OTHERS: dict[str, Callable[[], None]] = {
     "streams beside the steps": streams_beside_the_steps,
+    "drops what is under way": drops_what_is_under_way_where_it_begins_anew,
     "clipped afterwards": lambda: refuses(lambda optimizer, model: nn.utils.clip_grad_norm_(model.parameters(), 1e-3)),
     "another rate afterwards": lambda: refuses(lambda optimizer, model: optimizer.param_groups[0].update(lr=0.01)),
     "no number": takes_what_is_no_number,

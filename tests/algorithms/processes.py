@@ -91,7 +91,7 @@ def froze_alone(collectives: Collectives) -> str:
     model = make_model()
     optimizer = make_optimizer("local_sgd", model, {"sync_interval": 1}, collectives)
     train(optimizer, model, collectives.rank, [1, 2])
-    model[0].weight.requires_grad_(collectives.rank != 0)  # type: ignore[union-attr, operator]
+    model[0].weight.requires_grad_(collectives.rank != 0)
     try:
         train(optimizer, model, collectives.rank, [3])
     except CollectiveError as error:

@@ -22,9 +22,11 @@ from cser_bench.algorithms import (
     algorithms,
     consensus_checkpoint,
 )
-from cser_bench.algorithms.core.traffic import Entry
+from cser_bench.algorithms.core.traffic import Entry, Traffic
+from tests.algorithms.anew import SENT_LATE, begins_anew
 from tests.algorithms.problems import (
     ACCURATE,
+    ADAMW,
     LR,
     MOMENTUM,
     NAMES,
@@ -100,6 +102,39 @@ def test_a_new_anchor_in_the_middle(name: str) -> None:
         train(optimizer, model, collectives.rank, range(6, 9))
 
     workers(work, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, ACCURATE], ids=["one type", "two types"])
+@pytest.mark.parametrize("common", [{}, ADAMW, {"communication_dtype": torch.bfloat16}], ids=["sgd", "adamw", "bf16"])
+@pytest.mark.parametrize("kind", SENT_LATE)
+def test_what_was_sent_for_later_steps_does_not_arrive_after_a_new_anchor(kind: str, common: Any, dtype: Types) -> None:
+    if SENT_LATE[kind].get("bits") and "communication_dtype" in common:
+        return  # such messages have a format of their own
+
+    def work(collectives: Collectives) -> None:
+        def make() -> tuple[DistributedOptimizer, nn.Module]:
+            model, end = make_model(dtype), copy.copy(collectives)
+            end.traffic = Traffic()
+            return make_optimizer("streaming_diloco", model, SENT_LATE[kind], end, **common), model
+
+        begins_anew(make, lambda optimizer, model, step: train(optimizer, model, collectives.rank, [step]))
+
+    workers(work, 2)
+
+
+def test_a_state_says_what_does_not_arrive_any_more() -> None:
+    own, model = SENT_LATE["fragments"], make_model()
+    optimizer = make_optimizer("streaming_diloco", model, own)
+    train(optimizer, model, 0, range(1, 5))
+    put(model, 7)
+    optimizer.reanchor()
+    train(optimizer, model, 0, [5])
+    again = make_model()
+    resumed = make_optimizer("streaming_diloco", again, own)
+    resumed.load_state_dict(optimizer.state_dict())
+    for each, trained_model in ((optimizer, model), (resumed, again)):
+        train(each, trained_model, 0, range(6, 13))
+    assert torch.equal(flat_parameters(model), flat_parameters(again))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not algorithms()[name].workers_differ])
