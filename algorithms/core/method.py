@@ -48,6 +48,8 @@ class Method:
     """Whether the momentum is Nesterov's; if not, it is the heavy ball's with dampening, v <- beta v + (1 - beta) g."""
     traffic_follows_rate: ClassVar[bool] = False
     """Whether what is sent depends on the learning rate."""
+    caution: str | None = None
+    """What will go wrong with settings that are allowed, in a sentence: a warning, and a line of a plan."""
     rounds: tuple[Mixing, ...] = ()
     """The mixings of steps 1, 2, ..., after which they begin anew, where a setting is a topology."""
     schedule: Callable[[int], float] | None = None

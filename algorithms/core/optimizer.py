@@ -1,6 +1,7 @@
 """`DistributedOptimizer`: what all methods share as `torch.optim.Optimizer`s: the local step, state, consensus."""
 
 import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -138,11 +139,13 @@ class DistributedOptimizer(Method, Optimizer):
             if setting.admits(Compressor) and not is_left_out:
                 setattr(self, key, self.checked(key, given[key]))
         self._set_up()
+        if self.caution is not None and self._sibling_type is None:
+            warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
 
     def _set_up(self) -> None:
         """Makes what a method holds beside the settings, which are attributes by now, and says where these are wrong.
 
-        Compressors are checked, and scaled where need be.
+        Compressors are checked, and scaled where need be. What is allowed and still will go wrong is `caution`.
         """
 
     def _sibling(self, dtype: torch.dtype) -> Self:

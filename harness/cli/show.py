@@ -59,6 +59,8 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
             over = "" if footprint.num_rounds == 1 else f" over {footprint.num_rounds} steps"
             bits = f"{footprint.neighbour_bits:,} bits in all from one worker to its neighbours"
             print(f"{name}: spectral gap {footprint.spectral_gap:.3g}{over}; {bits}")
+        if footprint.caution is not None:
+            print(f"warning: {name}: {footprint.caution}")
     for sentence in plan.left_out:
         print(sentence)
     if config.wire != "fp32":

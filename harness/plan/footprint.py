@@ -6,6 +6,7 @@ The most memory that a step takes is found by taking it there, where allocations
 from __future__ import annotations
 
 import math
+import warnings
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ class Footprint:
     """Of the topology, where workers talk to their neighbours alone."""
     num_rounds: int
     """Steps after which such a topology begins anew, to which the gap then belongs."""
+    caution: str | None
+    """What will go wrong with these settings, in a sentence."""
 
     @property
     def ratio(self) -> float:
@@ -99,7 +102,9 @@ def footprint_of(config: RunConfig) -> Footprint:
     same: dict[str, Any] = {"seed": 0, "repeat": 0}
     if not getattr(methods().get(config.algorithm), "traffic_follows_rate", False):
         same |= {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant")}
-    return _footprint(config.model_copy(update=same).model_dump_json())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f"{config.algorithm}: ")  # the footprint says it
+        return _footprint(config.model_copy(update=same).model_dump_json())
 
 
 @cache
@@ -134,6 +139,7 @@ def _footprint(config_json: str) -> Footprint:
         final_exchange=optimizer.averages_models and not (has_tail or optimizer.agree_after(num_steps)),
         spectral_gap=spectral_gap(rounds) if rounds else None,
         num_rounds=len(rounds) or 1,
+        caution=optimizer.caution,
     )
 
 

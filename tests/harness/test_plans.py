@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 from cser_bench.algorithms import StackedCollectives
+from cser_bench.harness.cli.show import show_plan
 from cser_bench.harness.models.transformer import GPT
 from cser_bench.harness.plan.footprint import footprint_of
 from cser_bench.harness.plan.plan import Plan, make_plan, plan_experiment
@@ -69,6 +71,23 @@ def test_plan_is_what_the_spec_says(tmp_path: Path) -> None:
     assert plan.experiment.config["partition"]["kind"] == "reshuffled", (
         "the experiment's, though its first row has another"
     )
+
+
+def test_a_plan_warns_of_settings_that_will_go_wrong_in_its_own_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once for each row, and by no other way."""
+    row = {"row": "pairs", "label": "NoLoCo", "algorithm": "noloco", "learning_rate": 0.05}
+    spec = changed(small_spec(), "training.num_workers", 8)
+    for momentum, is_warned_of in ((0.9, True), (0.5, False)):
+        settings = {"sync_interval": 4, "outer_lr": 0.7, "outer_momentum": momentum}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            plan = plan_of(spec | {"rows": [*spec["rows"], row | {"settings": settings}]}, tmp_path)
+        show_plan(plan)
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+        assert len(said) == is_warned_of
+        assert all(line.startswith("warning: pairs: with outer_lr = 0.7 and outer_momentum = 0.9") for line in said)
 
 
 def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
@@ -199,8 +218,9 @@ SHIPPED = [name for name in STUDIES if (RESULTS / f"study_{name}_tuning").is_dir
 def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
     recorded = read_experiment(folder)
     name = recorded.name.removesuffix("_tuning").replace("study_", "studies/")
-    planned = plan_experiment(name, RESULTS, tuning=recorded.name.endswith("_tuning")).experiment.rows
-    runs = {row.row: row.runs for row in planned}
+    plan = plan_experiment(name, RESULTS, tuning=recorded.name.endswith("_tuning"))
+    assert not [row for row, footprint in plan.footprints.items() if footprint.caution is not None]
+    runs = {row.row: row.runs for row in plan.experiment.rows}
     for row in recorded.rows:
         assert row.runs.items() <= runs[row.row].items(), row.row
 
