@@ -25,6 +25,7 @@ import math
 from typing import ClassVar
 
 import numpy
+import torch
 
 from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Stage
 from cser_bench.algorithms.core.settings import BelowOne, Positive
@@ -105,6 +106,7 @@ class NoLoCo(DistributedOptimizer):
             # A frozen parameter is averaged as others are, and takes no outer step.
             with self.flat.frozen_aside(x, self.phi, self.m):
                 # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
-                self.m.mul_(self.outer_momentum).add_((x - self.phi).mul_(self.outer_lr))
+                apart = torch.sub(x, self.phi, out=pull)
+                self.m.mul_(self.outer_momentum).add_(apart.mul_(self.outer_lr))
                 self.phi.add_(self.m)
                 x.copy_(self.phi)
