@@ -81,7 +81,7 @@ class QSparseLocalSGD(DistributedOptimizer):
                     "leave keep_master out"
                 )
             self.z = self.new_buffer("master", like=self.flat.parameters)
-        self._synchronised = [self.e, self.x, self.flat.parameters, *([self.z] if self.keep_master else [])]
+        self._state = [self.e, self.x, self.z] if self.keep_master else [self.e, self.x]
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class QSparseLocalSGD(DistributedOptimizer):
         self.local_step_()
         if step % self.sync_interval:
             return
-        with self.flat.frozen_aside(*self._synchronised):
+        with self.flat.frozen_aside(self.flat.parameters, *self._state):
             self._synchronise(step)
 
     def _return_to_master(self) -> None:
