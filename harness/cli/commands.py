@@ -61,16 +61,20 @@ def preflight(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do the runs that are missing; 1 where one failed."""
+    """Do the runs that are missing; 1 where one failed, or a process of torchrun lost the others."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
+    from cser_bench.algorithms import CollectiveError
     from cser_bench.harness.tasks.task import find_task
     from cser_bench.harness.workers.launch import launch, places, prepare, run_under_torchrun
 
     planned = _planned(options)
     launch_options = _launch_options(options)
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():  # torchrun, or what starts workers as it does
-        run_under_torchrun(planned, launch_options)
+        try:
+            run_under_torchrun(planned, launch_options)
+        except CollectiveError as error:
+            return complain(error, FAILURE)
         return 0
     places(planned, launch_options)  # Too few GPUs are refused before anything is written or fetched.
     # Before the first run, so that runs side by side do not each fetch it.

@@ -37,10 +37,11 @@ def save(
     """Save this rank's `state` (tensors and plain data) at `step`; all ranks must call it together.
 
     Args:
-        attempt: keeps the files of two attempts that write at the same time apart.
+        attempt: keeps the files of two attempts that write at the same time apart; all ranks must give the same.
         check_is_newest: raises where this attempt may not publish what it saved; rank 0 asks.
 
-    Raises OSError: no space, no permission; the generations before stay whole.
+    Raises OSError: no space, no permission; CheckpointError: rank 0 does not see another rank's file. The generations
+    before stay whole.
     """
     name = f"step-{step:09d}"
     temporary = folder / f"{name}.{attempt}.tmp"
@@ -71,6 +72,12 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[str]) -> None:
+    missing = [str(rank) for rank in range(len(digests)) if not (temporary / f"rank-{rank}.pt").exists()]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint of step {step} is not whole: rank 0 does not see what rank {', '.join(missing)} wrote to "
+            f"{temporary}; give --results a folder that all machines see"
+        )
     manifest = {"version": VERSION, "step": step, "world_size": len(digests), "sha256": digests}
     _write(temporary / "manifest.json", (json.dumps(manifest) + "\n").encode())
     final = folder / name
@@ -105,14 +112,18 @@ def _published(folder: Path) -> list[str]:
 def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] | None:
     """The step and this rank's state of the newest generation that is whole on every rank, or None.
 
-    Raises CheckpointError: it is of another number of workers or another version.
+    That there are some, and none is whole, is printed. Raises CheckpointError: it is of another number of workers or
+    another version.
     """
-    for name in _agreed(_published(folder), collectives):
+    generations = _agreed(_published(folder), collectives)
+    for name in generations:
         state = _load_generation(folder / name, collectives)
         intact = torch.tensor([float(state is not None)], dtype=torch.float64)
         collectives.all_reduce_sum_(intact, Purpose.CONTROL)
         if intact.item() == collectives.world_size and state is not None:
             return int(name.removeprefix("step-")), state
+    if generations and collectives.rank == 0:
+        print(f"no checkpoint in {folder} is whole on every rank: the run begins anew", flush=True)
     return None
 
 

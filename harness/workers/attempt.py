@@ -85,8 +85,8 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
         work()
         return True
     except Exception as error:
-        said = isinstance(error, Preempted | SupersededError)
-        trace = "" if said else "".join(traceback.format_exception(error))
+        is_sentence = isinstance(error, Preempted | SupersededError | CheckpointError)
+        trace = "" if is_sentence else "".join(traceback.format_exception(error))
         print(trace or f"{job.run.row} seed {job.run.seed}: {error}", flush=True)
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
     return False

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,14 @@ from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers.attempt import ActiveRun, Resources, close, prepare_thread, recorded, start
-from cser_bench.harness.workers.process_group import Workers, backend_for, device_groups, from_rank_0, joined
+from cser_bench.harness.workers.process_group import (
+    Workers,
+    backend_for,
+    device_groups,
+    done_by_rank_0,
+    from_rank_0,
+    joined,
+)
 from cser_bench.harness.workers.processes import noticed
 
 POLL_SECONDS = 0.1
@@ -179,7 +187,8 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
     """Do what is missing as one of the processes that torchrun, or what sets the same variables, has started.
 
     A failure ends the process, and so the whole group, as its members may hang. Raises SpecError for another number of
-    processes than of workers, or no place to meet; BusyError where another command is at a run; Interrupted.
+    processes than of workers, or no place to meet; BusyError, on all of them, where another command is at a run;
+    CollectiveError where another process is lost between two runs; Interrupted.
     """
     world_size, wanted = int(os.environ["WORLD_SIZE"]), {run.config.num_workers for run in plan.runs}
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
@@ -193,18 +202,26 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
     device, by_id = devices[int(os.environ.get("LOCAL_RANK", "0"))], plan.by_id
     prepare_thread(device)
     with noticed(second_ends=False) as flag, joined(device, options.timeout_seconds, "env://"):
-        attempt, rank = new_attempt("torchrun", dist.get_backend(), torch.device(device)), dist.get_rank()
+        rank, attempt = dist.get_rank(), new_attempt("torchrun", dist.get_backend(), torch.device(device))
+        # One name for all: what ranks save under different names never makes a whole checkpoint.
+        attempt = attempt.model_copy(update={"attempt": from_rank_0(attempt.attempt)})
         # Rank 0 says what is missing: others may see its records later.
-        for run_id in from_rank_0([run.run_id for run in prepare(plan, options.results)] if rank == 0 else []):
+        for run_id in done_by_rank_0(lambda: [run.run_id for run in prepare(plan, options.results)]):
             job = _job(by_id[run_id], attempt, device, (), plan, options)
-            with owned(job.folder, rank):
-                if from_rank_0(rank == 0 and is_done(job.folder)):
+            with ExitStack() as lock:
+                if not done_by_rank_0(partial(_taken, job.folder, lock)):
                     continue
                 if not recorded(job, partial(train, job, ProcessGroupCollectives(), flag.stop_requested)):
                     flag.raise_if_asked()
                     sys.exit(1)  # past the end of the group, which peers that hang would keep waiting
             if rank == 0:
                 print(f"{job.run.row} seed {job.run.seed}: done", flush=True)
+
+
+def _taken(folder: Path, lock: ExitStack) -> bool:
+    """Hold the run's lock until `lock` ends; whether the run is still to do. Raises BusyError as `owned`."""
+    lock.enter_context(owned(folder))
+    return not is_done(folder)
 
 
 def places(plan: Plan, options: Options) -> list[Resources]:

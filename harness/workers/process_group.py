@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import platform
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -105,6 +105,26 @@ def from_rank_0(value: T) -> T:
     with translated_errors():
         dist.broadcast_object_list(box)
     return box[0]
+
+
+def done_by_rank_0(act: Callable[[], T]) -> T:
+    """Have rank 0 alone do it, and return on every rank of the group what it returned.
+
+    Raises on every rank what it raised, where that is a sentence for the user (see `cli.exits.end_of`) or an OSError;
+    CollectiveError as `from_rank_0`.
+    """
+    outcome: T | Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            outcome = act()
+        except Exception as error:
+            if not (hasattr(error, "exit_code") or isinstance(error, OSError)):
+                raise
+            outcome = error
+    answer = from_rank_0(outcome)
+    if isinstance(answer, Exception):
+        raise answer
+    return cast(T, answer)
 
 
 def backend_for(device: str) -> str:

@@ -30,6 +30,7 @@ from tests.harness.support import (
     CSER,
     Killed,
     Quiet,
+    attempt_in_threads,
     changed,
     comparable,
     done,
@@ -91,6 +92,37 @@ def test_two_generations_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> No
     assert generations(tmp_path) == ["step-000001000", "step-000001010"]
 
 
+@pytest.mark.parametrize("apart", ["folder", "attempt"])
+def test_checkpoint_that_lacks_a_ranks_file_is_refused_and_the_one_before_stays(apart: str, tmp_path: Path) -> None:
+    """As where two machines have file systems of their own, or ranks call the attempt by names of their own."""
+    save(tmp_path, 5)
+
+    def work(collectives: Collectives) -> None:
+        rank = collectives.rank
+        folder = tmp_path / f"machine-{rank}" if rank and apart == "folder" else tmp_path
+        name = f"attempt-{rank}" if apart == "attempt" else "attempt"
+        checkpoint.save(folder, 10, {"value": torch.tensor([10.0, rank])}, collectives, name)
+
+    with pytest.raises(
+        CheckpointError, match="step 10 is not whole: rank 0 does not see what rank 1 wrote to .*--results"
+    ):
+        run_workers(work, 2)
+    assert load(tmp_path) == (5, 5.0)
+
+
+def test_run_whose_checkpoint_is_refused_fails_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, write = job_for(small_config("cser", CSER), tmp_path), checkpoint._write
+    lost = lambda path, content: None if path.name == "rank-1.pt" else write(path, content)  # noqa: E731
+    monkeypatch.setattr(checkpoint, "_write", lost)
+    assert not attempt_in_threads(job)
+    failure = read_record(job.folder / "failure.json", Failure)
+    assert failure.kind == "data" and "is not whole" in failure.message and not failure.traceback
+    assert capsys.readouterr().out == f"cser seed 1: {failure.message}\n"
+    assert saved_step(job.folder) is None
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -112,12 +144,16 @@ SPOILS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOILS)
-def test_damaged_generation_gives_way_to_the_one_before(spoil: str, tmp_path: Path) -> None:
+def test_damaged_generation_gives_way_to_the_one_before(
+    spoil: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save(tmp_path, 5, 10)
     SPOILS[spoil](tmp_path / "step-000000010")
     assert load(tmp_path) == (5, 5.0)
     SPOILS[spoil](tmp_path / "step-000000005")
+    assert not capsys.readouterr().out
     assert load(tmp_path) is None
+    assert capsys.readouterr().out == f"no checkpoint in {tmp_path} is whole on every rank: the run begins anew\n"
 
 
 def test_what_cannot_be_continued_is_refused_with_the_reason(tmp_path: Path) -> None:

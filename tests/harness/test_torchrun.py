@@ -1,0 +1,103 @@
+"""Runs under torchrun: killed or stopped they go on from their checkpoints, and a second command says that one is on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cser_bench.harness.plan.plan import Plan, make_plan
+from cser_bench.harness.records.run_lock import owned
+from cser_bench.harness.records.state import saved_step
+from cser_bench.harness.records.store import Failure, read_record, read_run
+from cser_bench.harness.spec_file import load_spec
+from tests.harness.support import changed, command, comparable, done, environment, only, small_spec, write_spec
+
+PATIENCE_SECONDS = 120.0
+
+
+def planned(folder: Path, num_epochs: int) -> Plan:
+    """A plan of one run of two workers."""
+    spec = changed(only(small_spec(), "cser"), "training.num_epochs", num_epochs)
+    return make_plan(load_spec(write_spec(folder, spec)), folder)
+
+
+def started(folder: Path, *options: str | Path) -> subprocess.Popen[str]:
+    """The run of the spec in this folder, by two processes of torchrun; every look at the loss saves."""
+    launcher = ["--standalone", "--nproc-per-node=2", *options, "-m", "harness"]
+    run = ["run", folder / "spec.toml", "--results", folder, "--checkpoint-minutes", "0"]
+    words = command(*launcher, *run, module="torch.distributed.run")
+    output = subprocess.PIPE
+    return subprocess.Popen(
+        words, cwd=folder, env=environment(), stdout=output, stderr=output, text=True, start_new_session=True
+    )
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The process ids of the workers, which are the launcher's only children."""
+    return [int(word) for word in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+
+
+def struck(folder: Path, run_folder: Path, strike: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str]:
+    """Strike as soon as the run has a newer checkpoint; the step of the last one, and what was printed."""
+    before, launcher = saved_step(run_folder) or 0, started(folder)
+    patience_ends = time.monotonic() + PATIENCE_SECONDS
+    while (saved_step(run_folder) or 0) <= before:
+        assert launcher.poll() is None and time.monotonic() < patience_ends
+        time.sleep(0.005)
+    strike(launcher)
+    out, err = launcher.communicate(timeout=PATIENCE_SECONDS)
+    assert launcher.returncode
+    return saved_step(run_folder) or 0, out + err
+
+
+def kill_one(launcher: subprocess.Popen[str]) -> None:
+    os.kill(ranks_of(launcher)[-1], signal.SIGKILL)
+
+
+def kill_all(launcher: subprocess.Popen[str]) -> None:
+    for process in (*ranks_of(launcher), launcher.pid):
+        os.kill(process, signal.SIGKILL)
+
+
+def terminate(launcher: subprocess.Popen[str]) -> None:
+    launcher.send_signal(signal.SIGTERM)
+
+
+def interrupt(launcher: subprocess.Popen[str]) -> None:
+    launcher.send_signal(signal.SIGINT)
+
+
+@pytest.mark.timeout(600)
+def test_run_that_was_killed_and_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    [run] = planned(tmp_path, num_epochs=15).runs
+    folder = tmp_path / "small" / run.run_id
+    steps = [0]
+    for strike in (kill_one, kill_all, terminate, interrupt):
+        step, words = struck(tmp_path, folder, strike)
+        steps.append(step)
+        if strike in (terminate, interrupt):
+            assert f"asked to stop; saved at step {step} of 600" in words
+    last = started(tmp_path)
+    _, err = last.communicate(timeout=PATIENCE_SECONDS)
+    assert last.returncode == 0, err
+    attempts = read_run(folder).run.attempts
+    assert [attempt.resumed_from_step for attempt in attempts] == steps
+    assert len({attempt.attempt for attempt in attempts}) == len(attempts)
+    assert comparable(folder) == comparable(done(run.config, tmp_path / "whole", checkpoint_minutes=60.0).folder)
+
+
+def test_run_that_another_command_is_at_is_one_sentence_of_each_rank(tmp_path: Path) -> None:
+    [run] = planned(tmp_path, num_epochs=1).runs
+    with owned(tmp_path / "small" / run.run_id):
+        second = started(tmp_path, "--redirects", "3", "--log-dir", tmp_path / "logs")
+        second.communicate(timeout=PATIENCE_SECONDS)
+    assert second.returncode == 1
+    # torchrun ends the other rank as soon as one has ended, at times before that could speak.
+    words = [log.read_text() for log in tmp_path.glob("logs/*/attempt_0/*/stderr.log")]
+    assert len(words) == 2 and set(words) - {""} == {f"error: another process is at run {run.run_id}\n"}
