@@ -184,7 +184,6 @@ def _exports(profile: Profile, code: Path) -> list[str]:
     variables = {
         "PYTHONSAFEPATH": "1",  # or the folder in which the command was typed would go before the snapshot
         "OMP_NUM_THREADS": "1",
-        "LOCAL_WORLD_SIZE": str(profile.workers_per_node),
     }
     if profile.network_interface:
         variables |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), profile.network_interface)

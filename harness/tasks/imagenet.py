@@ -6,14 +6,13 @@ Threads read, decode and crop batches ahead of their use: decoding and resizing 
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from cser_bench.harness.seeds import generator
 from cser_bench.harness.spec import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.augment import Draws, crop_box, draw, jittered, normalised
+from cser_bench.harness.tasks.cores import own_cores
 from cser_bench.harness.tasks.task import Batch, cache_folder, held_out_indices, to_device
 
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,9 +35,6 @@ JITTER, LIGHTING = 0.4, 0.1
 EVALUATION_BATCH = 100
 SAMPLED = 32
 """Images of each split that `prepare` decodes."""
-
-MAX_READERS = 8
-"""Reading threads of a process at the most; fewer where there are fewer cores."""
 
 T = TypeVar("T")
 
@@ -159,19 +156,27 @@ class ImageNetSamples:
             yield pixels, to_device(self.evaluated.labels[places], self.device)
 
 
+class Readers(NamedTuple):
+    """Threads, and how many there are."""
+
+    number: int
+    pool: ThreadPoolExecutor
+
+
 @cache
-def readers() -> ThreadPoolExecutor:
-    """The reading threads of this process: one for each core of its share of those that it may use."""
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return ThreadPoolExecutor(min(max(1, cores), MAX_READERS), "reader", lambda: torch.set_num_threads(1))
+def readers() -> Readers:
+    """The reading threads of this process: one for each core that falls to it."""
+    number = own_cores()
+    return Readers(number, ThreadPoolExecutor(number, "reader", lambda: torch.set_num_threads(1)))
 
 
 def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
     """What the calls return, in their order, made ahead by `readers` so that every one of these has work."""
     waiting, ahead = iter(calls), deque[Future[T]]()
+    number, pool = readers()
     try:
         while True:
-            ahead.extend(readers().submit(call) for call in itertools.islice(waiting, MAX_READERS + 1 - len(ahead)))
+            ahead.extend(pool.submit(call) for call in itertools.islice(waiting, number + 1 - len(ahead)))
             if not ahead:
                 return
             yield ahead.popleft().result()

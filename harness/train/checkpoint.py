@@ -75,7 +75,7 @@ def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[
     missing = [str(rank) for rank in range(len(digests)) if not (temporary / f"rank-{rank}.pt").exists()]
     if missing:
         raise CheckpointError(
-            f"the checkpoint of step {step} is not whole: rank 0 does not see what rank {', '.join(missing)} wrote to "
+            f"the checkpoint of step {step} is not whole: rank 0 sees no file of rank {', '.join(missing)} in "
             f"{temporary}; give --results a folder that all machines see"
         )
     manifest = {"version": VERSION, "step": step, "world_size": len(digests), "sha256": digests}

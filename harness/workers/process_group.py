@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+import os
 import platform
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from cser_bench.algorithms import CollectiveError
 from cser_bench.algorithms.core.process_group import translated_errors
 from cser_bench.harness.spec import SpecError
+from cser_bench.harness.tasks.cores import note_others
 
 T = TypeVar("T")
 Workers = Literal["stacked", "processes"]
@@ -89,6 +92,7 @@ def joined(
             store.set_timeout(timeout)
             store.set(f"device of {rank}", identity(device))
             owned = [store.get(f"device of {other}").decode() for other in range(world_size)]
+            _share_cores(store, rank, world_size)
     except CollectiveError as error:
         raise CollectiveError(f"the workers do not meet at {init_method}: {error}") from None
     # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank nor remedy.
@@ -97,6 +101,13 @@ def joined(
         dist.init_process_group(backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
     yield
     dist.destroy_process_group()
+
+
+def _share_cores(store: dist.Store, rank: int, world_size: int) -> None:
+    """Note which cores the other workers of this host may run on: whoever starts workers binds them, or does not."""
+    store.set(f"cores of {rank}", json.dumps([platform.node(), *os.sched_getaffinity(0)]))
+    others = [json.loads(store.get(f"cores of {other}")) for other in range(world_size) if other != rank]
+    note_others(set(cores) for host, *cores in others if host == platform.node())
 
 
 def from_rank_0(value: T) -> T:

@@ -26,7 +26,6 @@ export NCCL_DEBUG=WARN
 export PYTHONPATH=/shared/results/imagenet/code/0123456789ab${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
-export LOCAL_WORLD_SIZE=4
 export GLOO_SOCKET_IFNAME=ib0
 export NCCL_SOCKET_IFNAME=ib0
 set +e; trap : TERM USR2
@@ -37,4 +36,4 @@ srun --unbuffered --output /shared/results/imagenet/jobs/000/%A_%a_%t_log.out --
 
 
 # teardown
-/opt/python/bin/python -m slurm.requeue /shared/results/imagenet/campaign.json 0 5 $?
+/opt/python/bin/python -m cser_bench.slurm.requeue /shared/results/imagenet/campaign.json 0 5 $?

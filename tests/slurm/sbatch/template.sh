@@ -18,7 +18,6 @@ export NCCL_DEBUG=WARN
 export PYTHONPATH=/shared/results/imagenet/code/0123456789ab${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
-export LOCAL_WORLD_SIZE=1
 set +e; trap : TERM USR2
 
 # command
@@ -27,4 +26,4 @@ srun --unbuffered --output /shared/results/imagenet/jobs/000/%A_%a_%t_log.out --
 
 
 # teardown
-/opt/python/bin/python -m slurm.requeue /shared/results/imagenet/campaign.json 0 3 $?
+/opt/python/bin/python -m cser_bench.slurm.requeue /shared/results/imagenet/campaign.json 0 3 $?

@@ -19,7 +19,6 @@
 export PYTHONPATH=/shared/results/imagenet/code/0123456789ab${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
 export OMP_NUM_THREADS=1
-export LOCAL_WORLD_SIZE=4
 set +e; trap : TERM USR2
 
 # command
@@ -28,4 +27,4 @@ srun --unbuffered --output /shared/results/imagenet/jobs/000/%A_%a_%t_log.out --
 
 
 # teardown
-/opt/python/bin/python -m slurm.requeue /shared/results/imagenet/campaign.json 0 3 $?
+/opt/python/bin/python -m cser_bench.slurm.requeue /shared/results/imagenet/campaign.json 0 3 $?
