@@ -19,7 +19,7 @@ from cser_bench.algorithms.core.compressors import Draw, SharedSupport
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.registry import _by_name, _classes, compressors
 from cser_bench.harness import tasks
-from cser_bench.harness.__main__ import _parser
+from cser_bench.harness.cli.parser import _parser
 from cser_bench.harness.plan.footprint import footprint_of
 from cser_bench.harness.records.store import Result, read_record, read_run
 from cser_bench.harness.spec import TaskSpec

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING
 
-from cser_bench.harness.cli.exits import FAILURE, UsageError, complain, program
+from cser_bench.harness.cli.exits import FAILURE, UsageError, complain, loading, program
 
 if TYPE_CHECKING:
     from cser_bench.harness.plan.plan import Plan
@@ -24,9 +24,10 @@ WAIT_SECONDS = 5.0
 
 
 def _planned(options: argparse.Namespace) -> Plan:
-    from cser_bench.harness.plan.plan import plan_experiment
+    with loading():
+        from cser_bench.harness.plan.plan import plan_experiment
 
-    planned = plan_experiment(options.experiment, options.results, options.tuning)
+        planned = plan_experiment(options.experiment, options.results, options.tuning)
     return planned.only(options.rows, options.seeds) if options.rows or options.seeds else planned
 
 
@@ -64,9 +65,10 @@ def run(options: argparse.Namespace) -> int:
     """Do the runs that are missing; 1 where one failed, or a process of torchrun lost the others."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
-    from cser_bench.algorithms import CollectiveError
-    from cser_bench.harness.tasks.task import find_task
-    from cser_bench.harness.workers.launch import launch, places, prepare, run_under_torchrun
+    with loading():
+        from cser_bench.algorithms import CollectiveError
+        from cser_bench.harness.tasks.task import find_task
+        from cser_bench.harness.workers.launch import launch, places, prepare, run_under_torchrun
 
     planned = _planned(options)
     launch_options = _launch_options(options)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 OURS = Path(__file__).absolute().parents[3]
 """The folder that our package lies in. Not resolved: in a checkout `cser_bench/harness` is a link."""
 
 FAILURE, BROKEN_PIPE, INTERRUPTED = 1, 141, 130
+INTERRUPTION = "interrupted: what was recorded is kept; the same command goes on from here"
 
 
 class UsageError(ValueError):
@@ -47,12 +52,39 @@ def end_of(command: Callable[[], int]) -> int:
             raise
         return complain(f"{error.name} is not installed; pip install '{OURS}[harness]' has all that is needed", FAILURE)
     except KeyboardInterrupt as stop:
-        print("interrupted: what was recorded is kept; the same command goes on from here", file=sys.stderr)
-        return int(getattr(stop, "exit_code", INTERRUPTED))
+        return interrupted(stop)
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
         return complain(error, int(error.exit_code))
+
+
+def interrupted(stop: KeyboardInterrupt) -> int:
+    """Say so, and return the exit code."""
+    print(INTERRUPTION, file=sys.stderr)
+    return int(getattr(stop, "exit_code", INTERRUPTED))
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Inside, where modules are loaded and nothing is written, Ctrl-C ends the process at once.
+
+    Some libraries drop every exception that comes while they are loaded, KeyboardInterrupt too, and all would go on.
+    """
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _end_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os.write(sys.stderr.fileno(), f"{INTERRUPTION}\n".encode())
+    os._exit(INTERRUPTED)
 
 
 def program() -> str:

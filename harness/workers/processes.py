@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -149,7 +150,7 @@ def start_workers(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process that it ends
-    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED, work.__module__, *preload])
+    _start_fork_server([*PRELOADED, work.__module__, *preload])
     folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
     ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
     given = work, f"file://{folder.name}/rendezvous", theirs, arguments
@@ -157,6 +158,20 @@ def start_workers(
     for pipe in theirs:
         pipe.close()
     return WorkerProcesses(context, ours, folder)
+
+
+def _start_fork_server(preload: Sequence[str]) -> None:
+    """Start the process that workers are forked from, unless it is there; Ctrl-C, which goes to it too, never ends it.
+
+    It inherits that signals are kept from it, until `fork_server`, the first module that it loads, ignores them.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
+    resource_tracker.ensure_running()  # which the other would start, and let signals through after that
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _be(

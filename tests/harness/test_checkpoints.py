@@ -103,9 +103,7 @@ def test_checkpoint_that_lacks_a_ranks_file_is_refused_and_the_one_before_stays(
         name = f"attempt-{rank}" if apart == "attempt" else "attempt"
         checkpoint.save(folder, 10, {"value": torch.tensor([10.0, rank])}, collectives, name)
 
-    with pytest.raises(
-        CheckpointError, match="step 10 is not whole: rank 0 sees no file of rank 1 in .*--results"
-    ):
+    with pytest.raises(CheckpointError, match=r"step 10 is not whole: rank 0 sees no file of rank 1 in .*--results"):
         run_workers(work, 2)
     assert load(tmp_path) == (5, 5.0)
 

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,10 @@ from tests.harness.support import (
     Quiet,
     attempt_in_threads,
     changed,
+    command,
     comparable,
     done,
+    environment,
     job_for,
     launch_options,
     only,
@@ -116,6 +119,49 @@ def test_the_second_signal_ends_at_once_a_run_that_cannot_save(tmp_path: Path) -
     assert caught.value.exit_code == 143 and len(display.said) == 1 and not display.ends
     assert not multiprocessing.active_children()
     assert not (folder / "checkpoint").exists() and judge(look(folder))[0] == "stale"
+
+
+# Ctrl-C before a run is on
+
+
+STRIKE = """
+import os, signal, sys
+
+class Striker:
+    def find_spec(self, name, path=None, target=None):
+        here = "fork server" if sys.argv[:1] == ["-c"] else "command"
+        if (here, name) == (WHERE, MODULE):
+            sys.meta_path.remove(self)
+            os.killpg(0, signal.SIGINT)
+
+sys.meta_path.insert(0, Striker())
+"""
+"""Sends the signal to all processes of the command, as a terminal does, when one of them begins to load a module."""
+
+MOMENTS = [
+    ("command", "cser_bench.harness.cli"),
+    ("command", "argparse"),
+    ("command", "numpy"),
+    ("command", "torch._C"),
+    ("command", "torch.multiprocessing.spawn"),
+    ("fork server", "cser_bench.harness"),
+    ("fork server", "torch"),
+]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("where", "module"), MOMENTS, ids=[": ".join(moment) for moment in MOMENTS])
+def test_ctrl_c_while_modules_are_loaded_is_one_sentence(where: str, module: str, tmp_path: Path) -> None:
+    planned(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(STRIKE.replace("WHERE", repr(where)).replace("MODULE", repr(module)))
+    surroundings = environment()
+    surroundings["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{surroundings['PYTHONPATH']}"
+    words = command("run", tmp_path / "spec.toml", "--results", tmp_path / "results")
+    ended = subprocess.run(
+        words, cwd=tmp_path, env=surroundings, capture_output=True, text=True, timeout=280, start_new_session=True
+    )
+    assert ended.returncode == 130
+    assert ended.stderr == "interrupted: what was recorded is kept; the same command goes on from here\n"
 
 
 # Two commands on one folder

@@ -1,4 +1,4 @@
-"""Runs under torchrun: killed or stopped they go on from their checkpoints, and a second command says that one is on."""
+"""Runs under torchrun: killed or stopped they go on from their checkpoints; a second command is told of the first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.state import saved_step
-from cser_bench.harness.records.store import Failure, read_record, read_run
+from cser_bench.harness.records.store import read_run
 from cser_bench.harness.spec_file import load_spec
 from tests.harness.support import changed, command, comparable, done, environment, only, small_spec, write_spec
 
