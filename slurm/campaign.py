@@ -116,9 +116,15 @@ def submitted(campaign: Campaign, run_id: str, queue: dict[str, str] | None) -> 
     submission, job = campaign.latest(run_id) or (None, None)
     if submission is None:
         return None
-    said = None if queue is None else queue.get(job or "")
-    on: Literal["waits", "runs", "gone"] = "waits" if said in WAITING else "runs" if said else "gone"
-    return Submitted(job, str(submission.log_of(job)) if job else None, None if queue is None else on)
+    if job is None:
+        return Submitted(None, None, None if queue is None else "nameless")
+    return Submitted(job, str(submission.log_of(job)), None if queue is None else _place_in(queue, job))
+
+
+def _place_in(queue: dict[str, str], job: str) -> Literal["waits", "runs", "gone"]:
+    if job not in queue:
+        return "gone"
+    return "waits" if queue[job] in WAITING else "runs"
 
 
 def queued_jobs() -> dict[str, str] | None:

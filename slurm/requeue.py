@@ -23,18 +23,13 @@ from cser_bench.harness.records import packs, store
 from cser_bench.harness.records.provenance import output_of
 from cser_bench.harness.records.recorder import Recorder, end_by_watchdog, read_failure, tail_of, write_failure
 from cser_bench.harness.records.run_lock import BusyError, owned
-from cser_bench.harness.records.state import is_done, saved_step
+from cser_bench.harness.records.state import ALWAYS, RETRIED, is_done, saved_step
 from cser_bench.harness.records.store import Attempt, FailureKind, RecordError, RunFile
 from cser_bench.harness.workers.processes import StopFlag
 from cser_bench.slurm.campaign import Campaign, Submission
 
 PORTS = range(20_000, 32_000)
 """Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by default)."""
-
-ALWAYS: tuple[FailureKind, ...] = ("preempted",)
-RETRIED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
-"""Ends after which a job goes on: always, or `max_retries` times in a row without a later checkpoint. All others - oom,
-disk, data, bug - would come again; a run that diverged has a result, and is done."""
 
 NONE = "none"
 """The attempt of a job none of whose workers began one."""

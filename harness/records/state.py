@@ -10,7 +10,7 @@ from typing import Literal
 
 from cser_bench.harness.records import packs, store
 from cser_bench.harness.records.run_lock import is_owned
-from cser_bench.harness.records.store import Failure, Heartbeat, Result, RunFile
+from cser_bench.harness.records.store import Failure, FailureKind, Heartbeat, Result, RunFile
 
 State = Literal["done", "running", "queued", "stopped", "failed", "stale", "missing"]
 """`stopped`: asked to, with its state saved. `stale`: it ended without a word. A run that diverged is done."""
@@ -18,6 +18,11 @@ State = Literal["done", "running", "queued", "stopped", "failed", "stale", "miss
 FRESH_SECONDS, GONE_FRESH_SECONDS = 600.0, 60.0
 """A heartbeat no older is that of a run that is on: there is none while a model is scored, which can take minutes. The
 second holds where the run's job has left the queue, and its last records are on their way."""
+
+ALWAYS: tuple[FailureKind, ...] = ("preempted",)
+RETRIED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
+"""Ends after which a cluster's job goes on: always, or as often in a row without a later checkpoint as its profile says.
+All others - oom, disk, data, bug - would come again; a run that diverged has a result, and is done."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,13 @@ class Seen:
 class Submitted:
     """What is known of the job that a run was submitted as; its name and log are None before it has them.
 
-    `queue`: None where the queue does not answer, so that records are all there is.
+    `queue`: None where the queue does not answer, so that records are all there is; "nameless" where sbatch has not
+    answered yet, or never did, so that nobody can ask for the job.
     """
 
     name: str | None
     log: str | None
-    queue: Literal["waits", "runs", "gone"] | None
+    queue: Literal["waits", "runs", "gone", "nameless"] | None
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,14 @@ def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) ->
             return "running", "starting or ending"
         return "running", "" if silent < FRESH_SECONDS else f"silent for {silent:.0f} s"
     if seen.failure is not None and not seen.replaced:
+        if job is not None and job.queue is None and seen.failure.kind in (*ALWAYS, *RETRIED):
+            return "queued", f"again, after {seen.failure.kind}, if it was requeued: squeue does not answer"
         kind, message = seen.failure.kind, seen.failure.message
         return ("stopped", message) if kind == "preempted" else ("failed", f"{kind}: {message}")
     if job is not None and job.queue == "gone":
         return "stale", f"its job left the queue, and no record of how it ended; `sacct -j {job.name}` may know"
+    if job is not None and job.queue == "nameless" and silent is None:
+        return "missing", "sbatch has not answered; if no `submit` is at work, `squeue --me` may show its job"
     if silent is None:
         return "missing", "" if job is None else "squeue does not answer"
     return "stale", "its process ended without a word" if seen.owned is False else f"silent for {silent:.0f} s"

@@ -103,7 +103,7 @@ def joined(
     dist.destroy_process_group()
 
 
-def _share_cores(store: dist.Store, rank: int, world_size: int) -> None:
+def _share_cores(store: PrefixStore, rank: int, world_size: int) -> None:
     """Note which cores the other workers of this host may run on: whoever starts workers binds them, or does not."""
     store.set(f"cores of {rank}", json.dumps([platform.node(), *os.sched_getaffinity(0)]))
     others = [json.loads(store.get(f"cores of {other}")) for other in range(world_size) if other != rank]

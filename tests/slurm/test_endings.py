@@ -18,11 +18,12 @@ import pytest
 from cser_bench.harness.records import store
 from cser_bench.harness.records.recorder import Recorder, write_failure
 from cser_bench.harness.records.run_lock import owned
+from cser_bench.harness.records.state import ALWAYS, RETRIED
 from cser_bench.harness.records.store import Failure, FailureKind, read_record
 from cser_bench.harness.workers.attempt import attempt_stacked
 from cser_bench.slurm import requeue
 from cser_bench.slurm.campaign import put_submission
-from cser_bench.slurm.requeue import ALWAYS, RETRIED, Allocation, NothingToDo, begin_attempt, decide, read_attempts
+from cser_bench.slurm.requeue import Allocation, NothingToDo, begin_attempt, decide, read_attempts
 from tests.harness.support import ROOT, Table, job_for, small_config
 from tests.slurm.support import allocation, submission
 

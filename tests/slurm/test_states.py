@@ -54,6 +54,7 @@ def result(folder: Path) -> Result:
 
 
 GONE_ON = {"submission": None, "heartbeat": beat(1200, "b"), "failure": failure("oom"), "replaced": True}
+NAMELESS = {"submission": submission(Path("/results/x"), "x", jobs=[])}
 STATES: list[tuple[str, dict[str, Any], str, str]] = [
     ("waits", {"queue": "PENDING"}, "queued", ""),
     ("again", {"queue": "PENDING", "failure": failure("preempted"), "heartbeat": beat(900)}, "queued", "preempted"),
@@ -80,13 +81,23 @@ STATES: list[tuple[str, dict[str, Any], str, str]] = [
     ("unseen, new", {"queue": None}, "missing", "squeue does not answer"),
     ("unseen, on", {"queue": None, "heartbeat": beat(3)}, "running", ""),
     ("unseen, failed", {"queue": None, "failure": failure("oom")}, "failed", "oom: why"),
+    *(
+        (f"unseen, ended with {kind}", {"queue": None, "failure": failure(kind)}, "queued", f"after {kind}, if it was")
+        for kind in ("preempted", "node", "communication", "timeout")
+    ),
+    # Without the name of its job.
+    ("sbatch is at work", NAMELESS, "missing", "sbatch has not answered; if no `submit` is at work, `squeue --me`"),
+    ("sbatch is at work again", NAMELESS | {"failure": failure("oom")}, "failed", "oom: why"),
+    ("on before sbatch answers", NAMELESS | {"heartbeat": beat(90)}, "running", ""),
+    ("sbatch never answered", NAMELESS | {"heartbeat": beat(1200)}, "stale", "silent for 1200 s"),
+    ("sbatch and squeue do not answer", NAMELESS | {"queue": None}, "missing", "squeue does not answer"),
 ]
 
 
 @pytest.mark.parametrize(("name", "changes", "state", "detail"), STATES, ids=[name for name, *_ in STATES])
 def test_state_of_a_run(name: str, changes: dict[str, Any], state: str, detail: str) -> None:
     found, said = judged(**changes)
-    assert found == state and detail in said
+    assert found == state and detail in said and "None" not in said
 
 
 def test_result_goes_over_all_else(tmp_path: Path) -> None:
