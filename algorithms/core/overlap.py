@@ -103,6 +103,13 @@ class EarlyMeans:
         return [8 * mean.element_size() * mean.numel() for mean in means]
 
 
+    def close(self) -> None:
+        """Waits until nothing is under way, and ends the thread that did it."""
+        self._helper.shutdown()
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
 class Reducer:
     """The optimiser's side, as in DDP: watches the gradients, begins each early message as soon as it can be computed.
 

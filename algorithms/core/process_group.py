@@ -39,7 +39,7 @@ class ProcessGroupCollectives(Collectives):
         group: the group, by default the world.
         overlap: reduce messages that depend on a few tensors' gradients while the backward pass is still at work; same
             results. Nothing may change gradients, parameters or learning rates between backward() and step(). It makes
-            a second process group of the same workers, so all must ask for it.
+            a second process group of the same workers, so all must ask for it; `close` gives it back.
 
     Raises:
         CollectiveError: from any collective that the backend could not do within the group's time-out.
@@ -55,6 +55,23 @@ class ProcessGroupCollectives(Collectives):
         if overlap:
             self.twin = ProcessGroupCollectives(_twin(group))
             self.early = EarlyMeans(self.twin._mean_)
+
+    def close(self) -> None:
+        """Gives back what overlap holds: the second group, with NCCL a communicator. All workers must call it together.
+
+        Optimisers that have these collectives may not step any more. Without overlap it does nothing.
+        """
+        if self.early is None:
+            return
+        self.early.close()
+        self.early = None
+        twin = self.twin
+        self.twin = self
+        assert isinstance(twin, ProcessGroupCollectives)
+        # That of a part of the workers stays to the end of all groups: torch would give the next one its name, and so
+        # the addresses at which its workers met.
+        if self.group is None or self.world_size == 1:
+            dist.destroy_process_group(twin.group)
 
     def _mark(self, tensor: Tensor) -> Mark:
         return mark(self.device or tensor.device)

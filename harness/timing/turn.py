@@ -78,6 +78,12 @@ class Turn:
         for _ in range(NUM_WARMUP_STEPS):
             self.step()
 
+    def close(self) -> None:
+        """Give back the method's own process group, where it has one; all workers of the turn must call it."""
+        collectives = getattr(self.optimizer, "collectives", None)
+        if isinstance(collectives, ProcessGroupCollectives):
+            collectives.close()
+
     def step(self) -> None:
         """Zero gradients, take both passes and update."""
         self.optimizer.zero_grad()

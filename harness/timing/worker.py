@@ -96,13 +96,21 @@ class TimingWorker:
         if dist.get_rank() > 0:
             return methods
         bare = bare_seconds(self._trainee())
-        return [described(self._turn_of(method, alone, visible=True), bare) for method in methods]
+        return [self._described(method, alone, bare) for method in methods]
+
+    def _described(self, method: Method, alone: Groups, bare: float) -> Method:
+        turn = self._turn_of(method, alone, visible=True)
+        found = described(turn, bare)
+        turn.close()
+        return found
 
     def _turn_of(self, method: Method, groups: Groups, visible: bool = False) -> Turn:
         return Turn(self._trainee(), method, self._num_workers, groups, visible)
 
     def build(self, method: Method) -> None:
         """Begin a turn of the method, which is built anew, so that the memory of one at a time is needed."""
+        if self._turn is not None:
+            self._turn.close()
         self._turn = None
         self._turn = self._turn_of(method, self._together)
         gc.collect()

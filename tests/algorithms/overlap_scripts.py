@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import _world
 from torch.optim.lr_scheduler import StepLR
 
 from cser_bench.algorithms import (
@@ -260,6 +261,27 @@ def drops_what_is_under_way_where_it_begins_anew() -> None:
         begins_anew(make, one_step)
 
 
+def held() -> tuple[int, int]:
+    """How many process groups there are, and threads that reduce beside the backward pass."""
+    return len(_world.pg_map), sum(thread.name.startswith("early_means") for thread in threading.enumerate())
+
+
+def gives_back_what_overlap_held(group: dist.ProcessGroup | None) -> None:
+    """One training after the other; torch has no names for new groups of a part of the workers, so theirs stay."""
+    model, before = Net(0, torch.float32), held()
+    for number in range(1, 4):
+        collectives = ProcessGroupCollectives(group, overlap=True)
+        optimizer = make(Case("ef_sgd"), collectives, model)
+        loss_of(model, number, collectives.rank).backward()
+        optimizer.step()
+        assert held() > before
+        collectives.close()
+        collectives.close()
+        kept = 0 if group is None or collectives.world_size == 1 else number
+        assert held() == (before[0] + kept, before[1])
+    ProcessGroupCollectives(group).close()  # has nothing to give back
+
+
 OTHERS: dict[str, Callable[[], None]] = {
     "streams beside the steps": streams_beside_the_steps,
     "drops what is under way": drops_what_is_under_way_where_it_begins_anew,
@@ -267,14 +289,20 @@ OTHERS: dict[str, Callable[[], None]] = {
     "another rate afterwards": lambda: refuses(lambda optimizer, model: optimizer.param_groups[0].update(lr=0.01)),
     "no number": takes_what_is_no_number,
 }
-KEYS = [*TRAININGS, *OTHERS]
+GIVEN_BACK = {f"given back by {whom}": whom for whom in ("all", "alone", "pair")}
+KEYS = [*TRAININGS, *OTHERS, *GIVEN_BACK]
 
 
 def cases(pair: dist.ProcessGroup) -> dict[str, Callable[[], None]]:
     """All of them, for one of the processes; `pair` is a group of ranks 0 and 1."""
     alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
     groups = {"all": None, "alone": alone, **({"pair": pair} if dist.get_rank() < 2 else {})}
-    return {key: partial(changes_no_bit, case, groups) for key, case in TRAININGS.items()} | OTHERS
+    trainings = {key: partial(changes_no_bit, case, groups) for key, case in TRAININGS.items()}
+    given_back: dict[str, Callable[[], None]] = {
+        key: partial(gives_back_what_overlap_held, groups[whom]) if whom in groups else lambda: None
+        for key, whom in GIVEN_BACK.items()
+    }
+    return trainings | OTHERS | given_back
 
 
 def leave_a_sum_under_way() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import _world
 
 from cser_bench.algorithms import DistributedOptimizer, algorithms
 from cser_bench.algorithms.core import traffic
@@ -16,6 +17,7 @@ from cser_bench.harness.records.timings import Message, Method
 from cser_bench.harness.timing import workloads
 from cser_bench.harness.timing.methods import METHODS
 from cser_bench.harness.timing.turn import messages_of
+from cser_bench.harness.timing.worker import TimingWorker
 from cser_bench.harness.timing.workloads import Trainee, gradients_of, gradients_of_model, workload
 from tests.timing.conftest import GRADIENTS, NUMEL, WORKLOAD, turn_of
 
@@ -204,3 +206,18 @@ def test_a_method_is_timed_with_its_local_step(alone: None) -> None:
     changed = {"local_step": "adamw", "momentum": 0.0}
     ddp, own = (turn_of(METHODS[name].model_copy(update=changed)).optimizer for name in ("ddp", "local_sgd"))
     assert isinstance(ddp, torch.optim.AdamW) and isinstance(own, DistributedOptimizer) and own.local_step == "adamw"
+
+
+def test_a_turn_that_is_over_keeps_no_process_group(alone: None) -> None:
+    """With NCCL each is a communicator, which holds a GPU's memory."""
+    worker = TimingWorker(CPU)
+    overlapping = METHODS["mcser_overlap"]
+    worker.begin(WORKLOAD, GRADIENTS, False, 1, [overlapping])
+    before = len(_world.pg_map)
+    for method in (overlapping, overlapping, METHODS["mcser"]):
+        worker.build(method)
+        assert len(_world.pg_map) == before + method.overlap
+    worker.begin(WORKLOAD, GRADIENTS, False, 1, [overlapping])
+    num_made = len(_world.pg_map) - before
+    worker.begin(WORKLOAD, GRADIENTS, False, 1, [overlapping, overlapping, overlapping])
+    assert len(_world.pg_map) - before == 2 * num_made, "a session's own groups alone"
