@@ -102,7 +102,6 @@ class EarlyMeans:
         means = [wait()[0] for _, wait in dropped]
         return [8 * mean.element_size() * mean.numel() for mean in means]
 
-
     def close(self) -> None:
         """Waits until nothing is under way, and ends the thread that did it."""
         self._helper.shutdown()

@@ -21,8 +21,8 @@ second holds where the run's job has left the queue, and its last records are on
 
 ALWAYS: tuple[FailureKind, ...] = ("preempted",)
 RETRIED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
-"""Ends after which a cluster's job goes on: always, or as often in a row without a later checkpoint as its profile says.
-All others - oom, disk, data, bug - would come again; a run that diverged has a result, and is done."""
+"""Ends after which a cluster's job goes on: always, or as often without a later checkpoint as its profile says. All
+others - oom, disk, data, bug - would come again; a run that diverged has a result, and is done."""
 
 
 @dataclass(frozen=True)

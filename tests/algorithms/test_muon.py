@@ -1,9 +1,11 @@
 """Muon as the local step: torch's own, and which tensors are matrices."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from cser_bench.algorithms import SGD, DiLoCo, muon_groups
+from cser_bench.algorithms.core.local_step import iterated, iteration_type
 from tests.algorithms.problems import MUON, batch_loss, flat_parameters, make_model
 
 
@@ -24,6 +26,33 @@ def test_it_is_torchs_muon_and_adamw_up_to_the_bfloat16_of_its_iteration() -> No
     expected, start = steps(theirs, muon, adam), flat_parameters(ours)
     found = steps(ours, SGD(ours.parameters(), **MUON))
     assert (found - expected).norm() < 0.02 * (expected - start).norm()
+
+
+TYPES = {(6, 1): torch.float32, (7, 0): torch.float16, (7, 5): torch.float16, (8, 6): torch.bfloat16}
+TYPES |= {(9, 0): torch.bfloat16, (12, 0): torch.bfloat16}
+
+
+@pytest.mark.parametrize("capability", TYPES)
+def test_a_gpu_iterates_in_bits_that_it_has_units_for(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert iteration_type(torch.device("cuda:1"), torch.float32) == TYPES[capability]
+    assert iteration_type(torch.device("cpu"), torch.float64) == torch.float64
+
+
+@pytest.mark.parametrize("condition", [10.0, 1e3])
+def test_fp16_is_nearer_to_the_exact_iteration_than_bfloat16(condition: float) -> None:
+    """Of a matrix of norm 1 whose singular values fall from the first to the last by the condition number."""
+    rows, columns = 64, 512
+    draws = torch.Generator().manual_seed(1)
+    left, right = (torch.linalg.qr(torch.randn(size, rows, generator=draws).double()).Q for size in (rows, columns))
+    matrix = left * condition ** -torch.linspace(0, 1, rows).double() @ right.mT
+    matrix = (matrix / matrix.norm())[None]
+    exact = iterated(matrix)
+    fp16, bfloat16 = ((iterated(matrix.to(each)) - exact).norm() for each in (torch.float16, torch.bfloat16))
+    assert fp16 < 0.25 * bfloat16
+    assert bfloat16 < 0.1 * exact.norm()
 
 
 def test_convolutions_are_matrices_and_vectors_and_groups_that_say_so_are_not() -> None:
