@@ -6,7 +6,8 @@ from cser_bench.report.frame import Frames
 
 def seen_when_declared(frames: Frames) -> list[Seen | None]:
     """Of each contrast, in the order of `Frames.contrasts`; None where it is not known when it was declared."""
-    starts = frames.attempts.groupby("run_id")["started_at"].min().to_dict()
+    first = frames.attempts.groupby("run_id")["started_at"].min()
+    starts = {str(run_id): str(start) for run_id, start in first.items()}
     runs = frames.runs.groupby("row")["run_id"].agg(set)
     return [
         seen_runs(contrast, runs.get(contrast.row, ()), runs.get(contrast.reference, ()), starts)
