@@ -9,20 +9,20 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cser_bench.harness.records.experiment import Contrast
 from cser_bench.report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure
-from cser_bench.report.declared import seen_when_declared
-from cser_bench.report.frame import JUDGED, LONG, Frames
+from cser_bench.report.declared import are_without_verdict, seen_when_declared
+from cser_bench.report.frame import JUDGED, LONG, Frames, sharing_baseline
 from cser_bench.report.regime import assay_frame, lost_frame, needs_frame, noise_share, predictors_frame
 from cser_bench.report.render import write_report
 from cser_bench.report.statistics import (
     BELOW,
     BEYOND,
-    MORE,
     VERDICTS,
     accuracy_frame,
     contrasts_frame,
-    pool_of,
     rates_frame,
+    seed_correlation,
 )
 from cser_bench.report.wording import FORMATS, amount, counted, listed, points, short
 
@@ -93,12 +93,17 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
     return figures, captions
 
 
+def _judged(frames: Frames) -> list[Contrast]:
+    """The contrasts that may have a verdict."""
+    too_late = are_without_verdict(frames)
+    return [contrast for contrast, is_late in zip(frames.contrasts, too_late, strict=True) if not is_late]
+
+
 def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     experiment, accuracy, rows = frames.experiment, tables["accuracy"], frames.rows
     shown, columns = _accuracy_table(frames, accuracy)
     needs, lost, contrasts = tables["needs"], tables["lost"], tables["contrasts"]
     verdicts = contrasts["verdict"].value_counts()
-    own_p = contrasts["p_holm"].mask(contrasts["verdict"].isin((MORE, BEYOND, BELOW)), contrasts["p_more_holm"])
     return {
         **tables,
         "experiment": experiment,
@@ -119,13 +124,13 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "has_links": bool(accuracy["models_sent"].notna().any()),
         "mcser": {"mcser", "cser"} <= set(rows["algorithm"]),
         "ours": bool(((rows["algorithm"] == "cser") & (rows["local_step"] == "adamw")).any()),
-        "contrasts": contrasts.assign(own_p=own_p),  # of the reverse, where that is the verdict
+        "num_tests": sum(contrast.num_tests for contrast in _judged(frames)),
+        "correlation": seed_correlation(frames),
+        "sharing": [f"`{name}`" for name in sharing_baseline(frames)],
         "num_verdicts": {word: int(verdicts.get(word, 0)) for word in VERDICTS},
         "verdicts": _verdict_table(frames, contrasts),
         "num_seen": Counter(seen and seen.num_rows for seen in seen_when_declared(frames)),
         "num_kept": sum(contrast.is_verdict_kept for contrast in frames.contrasts),
-        "pool": pool_of(frames),
-        "spreads": {row: float(frames.done(row).std()) for row in pool_of(frames).rows},
         "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"]) if len(needs) else needs,
         "noise": noise_share(lost) if len(lost) else math.nan,
         "rates": _rate_table(frames, tables["rates"]),

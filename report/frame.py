@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -152,6 +153,25 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
         ),
         len(found.keys() - {each.run_id for each in planned}),
     )
+
+
+def sharing_baseline(frames: Frames) -> list[str]:
+    """Names of other experiments with contrasts, beside the folder or one above, that have a baseline's run in common.
+
+    Those that cannot be read are left out: they stop their own report, not this one.
+    """
+    own, names = _baseline_runs(frames.experiment), set()
+    places = (frames.folder.parent, frames.folder.parent / "reference", frames.folder.parent.parent)
+    for path in (path for place in places for path in place.glob("*/experiment.json")):
+        with suppress(RecordError):
+            other = read_experiment(path.parent)
+            if other.contrasts and own & _baseline_runs(other):
+                names.add(other.name)
+    return sorted(names - {frames.experiment.name})
+
+
+def _baseline_runs(experiment: Experiment) -> set[str]:
+    return {run_id for row in experiment.rows if row.row == experiment.baseline for run_id in row.runs.values()}
 
 
 class _Planned(NamedTuple):

@@ -1,14 +1,15 @@
 """Statistics: means, differences of rows, scores by rate, the declared contrasts; scipy and statsmodels do the sums.
 
-Runs of two rows are not paired by seed: at the same seed their scores hardly correlate, so pairing would buy nothing.
-The rows that contrasts name, all but the baseline, share one residual variance where a Brown-Forsythe test does not
-object; the baseline has its own. Degrees of freedom are Satterthwaite's. One method is called better than another only
-where that also holds with one learning rate for both.
+One rule for all, chosen by `simulation.py` and told in docs/statistics.md. Each row has a variance of its own, with
+degrees of freedom after Welch and Satterthwaite. Runs are not paired by seed. Nothing is tested first to choose a test.
+All one-sided tests of an experiment's contrasts share its level, by Holm's procedure. One method is called better than
+another only where that also holds with one learning rate for both.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,6 @@ from cser_bench.harness.records.declared import in_words
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.report.declared import are_without_verdict, seen_when_declared
 from cser_bench.report.frame import Frames
-
-HOMOGENEITY_LEVEL = 0.05
-"""Of the Brown-Forsythe test: below it every row keeps its own variance."""
 
 COVERAGE = 0.95
 """Of all two-sided intervals."""
@@ -38,19 +36,6 @@ VERDICTS = (
     TOO_LATE,
 )
 """In the order in which a report tells them."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The rows that share one residual variance; `variance` is None where none do.
-
-    `p_value` is the Brown-Forsythe test's, NaN where fewer than two rows can be tested.
-    """
-
-    rows: frozenset[str]
-    variance: float | None
-    degrees: int
-    p_value: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +65,17 @@ class Difference:
         return float(special.stdtr(self.degrees, -distance / self.standard_error))
 
 
+@dataclass(frozen=True)
+class SeedCorrelation:
+    """Intraclass correlation of scores by seed, and its interval of 95 %."""
+
+    num_seeds: int
+    num_rows: int
+    value: float
+    low: float
+    high: float
+
+
 _ROW = ["row", "label", "algorithm", "ratio", "learning_rate", "momentum", "num_steps", "models_sent", "link_models"]
 
 UNKNOWN = Difference(math.nan, math.nan, math.nan)
@@ -101,45 +97,47 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["row", "num_runs", "mean", "deviation", "low", "high"])
 
 
-def pool_of(frames: Frames) -> Pool:
-    """The methods' common variance, over the rows that contrasts name without the baseline."""
-    named = {name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)}
-    rows = sorted(named - {frames.experiment.baseline})
-    groups = {row: frames.done(row).to_numpy(dtype=float) for row in rows if len(frames.done(row)) > 1}
-    if len(groups) < 2:
-        return Pool(frozenset(), None, 0, math.nan)
-    from scipy import stats  # most of a second to import, as below
-
-    p_value = float(stats.levene(*groups.values(), center="median").pvalue)
-    if p_value < HOMOGENEITY_LEVEL:
-        return Pool(frozenset(), None, 0, p_value)
-    degrees = sum(len(scores) - 1 for scores in groups.values())
-    squares = sum(float(((scores - scores.mean()) ** 2).sum()) for scores in groups.values())
-    return Pool(frozenset(groups), squares / degrees, degrees, p_value)
-
-
-def difference(frames: Frames, row: str, reference: str, pool: Pool) -> Difference | None:
-    """Row minus reference, unpaired, with Satterthwaite's degrees of freedom; None where one has no finished run."""
+def difference(frames: Frames, row: str, reference: str) -> Difference | None:
+    """Row minus reference, unpaired, each with its own variance; None where one has no finished run."""
     mine, theirs = frames.done(row).to_numpy(dtype=float), frames.done(reference).to_numpy(dtype=float)
     if not len(mine) or not len(theirs):
         return None
     estimate = math.fsum(mine) / len(mine) - math.fsum(theirs) / len(theirs)
-    parts = [_part(row, mine, pool), _part(reference, theirs, pool)]
-    if pool.variance is not None and {row, reference} <= pool.rows:
-        # Both parts rest on one estimate of the variance, so its degrees are theirs together.
-        return Difference(estimate, math.sqrt(sum(error for error, _ in parts)), pool.degrees)
-    total = sum(error for error, _ in parts)
-    below = sum(error**2 / degrees for error, degrees in parts)
-    return Difference(estimate, math.sqrt(total), total**2 / below if below else math.inf)
+    if min(len(mine), len(theirs)) < 2:
+        return Difference(estimate, math.nan, math.nan)
+    part, other = (float(scores.var(ddof=1)) / len(scores) for scores in (mine, theirs))
+    if part + other == 0:
+        return Difference(estimate, 0.0, math.inf)
+    return Difference(estimate, math.sqrt(part + other), satterthwaite(part, len(mine) - 1, other, len(theirs) - 1))
 
 
-def _part(row: str, scores: np.ndarray, pool: Pool) -> tuple[float, int]:
-    """Squared error of a row's mean, and the degrees of freedom of the variance in it; NaN for a single run."""
-    if pool.variance is not None and row in pool.rows:
-        return pool.variance / len(scores), pool.degrees
-    if len(scores) < 2:
-        return math.nan, 1
-    return float(scores.var(ddof=1)) / len(scores), len(scores) - 1
+def satterthwaite(part: Any, degrees: Any, other: Any, other_degrees: Any) -> Any:
+    """Degrees of freedom of the sum of two squared errors (Satterthwaite 1946; Welch 1947); numbers or arrays."""
+    return (part + other) ** 2 / (part**2 / degrees + other**2 / other_degrees)
+
+
+def seed_correlation(frames: Frames) -> SeedCorrelation | None:
+    """How scores of the rows that contrasts name go together at the same seed; None with fewer than two of either.
+
+    It is ICC(C,1) of McGraw and Wong (Psychol. Methods 1, 1996): two-way, by the seeds that all these rows have. Its
+    interval takes their variances to be alike.
+    """
+    named = {name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)}
+    scores = pd.DataFrame({row: frames.done(row) for row in sorted(named)}).dropna()
+    num_seeds, num_rows = scores.shape
+    if min(num_seeds, num_rows) < 2:
+        return None
+    apart = scores - scores.mean()
+    means = apart.mean(axis=1)
+    between = num_rows * float((means**2).sum()) / (num_seeds - 1)
+    within = float((apart.sub(means, axis=0) ** 2).to_numpy().sum()) / ((num_seeds - 1) * (num_rows - 1))
+    if within == 0:
+        return None
+    ratio, tail = between / within, (1 + COVERAGE) / 2
+    first, second = num_seeds - 1, (num_seeds - 1) * (num_rows - 1)
+    ratios = (ratio, ratio / special.fdtri(first, second, tail), ratio * special.fdtri(second, first, tail))
+    values = [float((each - 1) / (each + num_rows - 1)) for each in ratios]
+    return SeedCorrelation(num_seeds, num_rows, *values)
 
 
 def against_baseline(frames: Frames) -> pd.DataFrame:
@@ -148,12 +146,11 @@ def against_baseline(frames: Frames) -> pd.DataFrame:
     Columns: row, reference, estimate, standard_error, degrees, low, high (two-sided 95 %), low_one_sided and
     high_one_sided (each a bound of 95 % alone).
     """
-    pool = pool_of(frames)
     references = rows_by_length(frames, frames.experiment.baseline)
     lines = []
     for row, steps in zip(frames.rows["row"], frames.rows["num_steps"], strict=True):
         reference = references.get(steps)
-        found = difference(frames, row, reference, pool) if reference not in (None, row) else None
+        found = difference(frames, row, reference) if reference not in (None, row) else None
         if reference is not None and found is not None:
             ends = (*found.interval(), *found.interval(2 * COVERAGE - 1))
             lines.append((row, reference, found.estimate, found.standard_error, found.degrees, *ends))
@@ -238,49 +235,49 @@ def at_equal_rate(frames: Frames, rates: pd.DataFrame, row: str, reference: str)
 def contrasts_frame(frames: Frames) -> pd.DataFrame:
     """The declared contrasts and their verdicts, one line each, in the order of their declaration.
 
-    Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high (two-sided 95 %), p,
-    at_equal_rate, p, p_holm, p_more, p_more_holm, verdict. `p` is one-sided for non-inferiority, two-sided for
-    superiority, and for equivalence the larger of the two one-sided ones. `p_more` asks the reverse: of non-inferiority
-    whether more than the margin is lost, of equivalence whether the two lie further apart; each has a Holm family of
-    its own. A contrast whose runs are not there, or of which a row has a run that diverged, counts in its family with
-    a p of 1. What says that one method is better needs the same sign `at_equal_rate`. A contrast that was declared too
-    late for a verdict counts in no family and has no p. `declared`: how many of its runs had begun by then, in words.
+    Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high (two-sided 95 %, of
+    this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared. `claim` is that of the contrast's
+    one-sided tests with the least `p`, which `p_holm` adjusts for all tests of the experiment (`claims_of`). A contrast
+    whose runs are not there, or of which a row has a run that diverged, counts with a p of 1 in each. What says that
+    one method is better needs the same sign `at_equal_rate`. A contrast that was declared too late for a verdict counts
+    in no family and has no p. `declared`: how many of its runs had begun by then, in words.
     """
-    pool, rates = pool_of(frames), rates_frame(frames)
-    lines, too_late = [], are_without_verdict(frames)
-    for contrast, is_late in zip(frames.contrasts, too_late, strict=True):
-        known = difference(frames, contrast.row, contrast.reference, pool) or UNKNOWN
+    rates, lines, tests = rates_frame(frames), [], []
+    too_late = are_without_verdict(frames)
+    for number, (contrast, is_late) in enumerate(zip(frames.contrasts, too_late, strict=True)):
+        known = difference(frames, contrast.row, contrast.reference) or UNKNOWN
         numbers = (known.estimate, known.standard_error, known.degrees, *known.interval())
         asks = contrast.kind != "non-inferiority"
         equal = at_equal_rate(frames, rates, contrast.row, contrast.reference) if asks else math.nan
-        p_values = (math.nan, math.nan) if is_late else _p_values(frames, contrast, known)
-        lines.append((*contrast.model_dump().values(), *numbers, equal, *p_values))
+        lines.append((*contrast.model_dump().values(), *numbers, equal))
+        if is_late:
+            continue
+        is_unknown = math.isnan(known.standard_error) or _num_diverged(frames, contrast.row, contrast.reference)
+        tests += [(number, claim, 1.0 if is_unknown else p) for claim, p in claims_of(contrast, known).items()]
     columns = [*Contrast.model_fields, "estimate", "standard_error", "degrees", "low", "high", "at_equal_rate"]
-    columns += ["p", "p_more"]
-    frame = pd.DataFrame(lines, columns=columns)
-    frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float))
-    frame["p_more_holm"] = math.nan
-    for kind in ("non-inferiority", "equivalence"):
-        asked = frame["kind"] == kind
-        frame.loc[asked, "p_more_holm"] = holm(frame.loc[asked, "p_more"].to_numpy(dtype=float))
+    family = pd.DataFrame(tests, columns=["contrast", "claim", "p"])
+    family["p_holm"] = holm(family["p"].to_numpy(dtype=float))
+    nearest = family.sort_values("p", kind="stable").drop_duplicates("contrast").set_index("contrast")
+    frame = pd.DataFrame(lines, columns=columns).join(nearest)
     level = 1 - frames.experiment.confidence
     frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
     frame.loc[too_late, "verdict"] = TOO_LATE
     frame["declared"] = [in_words(seen) for seen in seen_when_declared(frames)]
-    return frame[[*columns[:-1], "p_holm", "p_more", "p_more_holm", "verdict", "declared"]]
+    return frame
 
 
-def _p_values(frames: Frames, contrast: Contrast, found: Difference) -> tuple[float, float]:
-    """The contrast's p and, where there is a margin, that of the reverse; 1 where nothing can be said."""
-    if math.isnan(found.standard_error) or _num_diverged(frames, contrast.row, contrast.reference):
-        return 1.0, math.nan if contrast.kind == "superiority" else 1.0
+def claims_of(contrast: Contrast, found: Difference) -> dict[str, float]:
+    """The one-sided tests of a contrast: p by the verdict that each would show, of which one can be shown at most.
+
+    "Equal" needs two one-sided tests, both of which must hold (Schuirmann 1987): its p is the larger one.
+    """
     margin = contrast.margin
+    above, below = found.p_above(-margin), found.p_below(-margin)
     if contrast.kind == "non-inferiority":
-        return found.p_above(-margin), found.p_below(-margin)
+        return {LESS: above, MORE: below}
     if contrast.kind == "equivalence":
-        apart = min(1.0, 2 * min(found.p_below(-margin), found.p_above(margin)))
-        return max(found.p_above(-margin), found.p_below(margin)), apart
-    return min(1.0, 2 * min(found.p_above(0.0), found.p_below(0.0))), math.nan
+        return {EQUAL: max(above, found.p_below(margin)), BEYOND: found.p_above(margin), BELOW: below}
+    return {BETTER: found.p_above(0.0), WORSE: found.p_below(0.0)}
 
 
 def _num_diverged(frames: Frames, row: str, reference: str) -> int:
@@ -292,19 +289,14 @@ def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
         return DIVERGED
     if math.isnan(line["standard_error"]):
         return NO_RUNS
-    is_shown, is_reverse = line["p_holm"] <= level, line["p_more_holm"] <= level
-    if line["kind"] == "non-inferiority":
-        return LESS if is_shown else MORE if is_reverse else NOT_TOLD
-    if line["kind"] == "equivalence" and is_shown:
-        return EQUAL
-    if not (is_shown or is_reverse):
+    if line["p_holm"] > level:
         return NOT_TOLD
+    claim = str(line["claim"])
+    if claim in (LESS, MORE, EQUAL):
+        return claim
     if math.isnan(line["at_equal_rate"]):
         return NOT_RUN
-    if line["estimate"] * line["at_equal_rate"] <= 0:
-        return OTHER_RATE
-    better, worse = (BETTER, WORSE) if line["kind"] == "superiority" else (BEYOND, BELOW)
-    return better if line["estimate"] > 0 else worse
+    return claim if line["estimate"] * line["at_equal_rate"] > 0 else OTHER_RATE
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

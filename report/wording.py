@@ -45,6 +45,12 @@ def points(value: float) -> str:
 
 
 @_format
+def signed(value: float) -> str:
+    """A number with its sign in two decimals, as a correlation: "+0.55"."""
+    return f"{value:+.2f}".replace("-", MINUS)
+
+
+@_format
 def interval(ends: tuple[float, float]) -> str:
     """An interval of differences, in points: "−0.27 to +0.03"."""
     return NONE if math.isnan(ends[0]) else f"{points(ends[0])} to {points(ends[1])}"

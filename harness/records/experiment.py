@@ -84,6 +84,11 @@ class Contrast(ContrastSpec):
     is_verdict_kept: bool = False
     """It was declared after runs of both rows had begun, and its verdict, published before such had none, stands."""
 
+    @property
+    def num_tests(self) -> int:
+        """Its one-sided tests: less or more is lost than the margin; better or worse; equal, or beyond either side."""
+        return 3 if self.kind == "equivalence" else 2
+
 
 class Choice(Planned):
     """What the tuning chose for a row, and how."""

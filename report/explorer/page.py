@@ -14,7 +14,7 @@ from cser_bench.report.explorer.steps import scored_models, step_models, timings
 from cser_bench.report.frame import Frames
 from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
-from cser_bench.report.statistics import accuracy_frame, difference, pool_of
+from cser_bench.report.statistics import accuracy_frame, difference
 
 HERE = Path(__file__).parent
 SCRIPTS = ("charts.js", "tables.js", "state.js", "accuracy.js", "speed.js", "explorer.js")
@@ -174,10 +174,10 @@ def pairs_frame(frames: Frames) -> pd.DataFrame:
 
     Columns: row, reference, estimate, standard_error, degrees, low, high (two-sided 95 %).
     """
-    pool, lines = pool_of(frames), []
+    lines = []
     for _, group in frames.rows.groupby(["num_steps", "rule", "ratio"], sort=False):
         for row, reference in combinations(group["row"], 2):
-            found = difference(frames, row, reference, pool)
+            found = difference(frames, row, reference)
             if found is not None:
                 numbers = (found.estimate, found.standard_error, found.degrees, *found.interval())
                 lines.append((row, reference, *numbers))

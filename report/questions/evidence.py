@@ -14,7 +14,7 @@ from cser_bench.harness.records.timings import Timing
 from cser_bench.report.frame import Frames, UsageError, read_frames
 from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
-from cser_bench.report.statistics import UNKNOWN, Pool, difference, pool_of
+from cser_bench.report.statistics import UNKNOWN, difference
 
 SHIPPED = Path(__file__).resolve().parents[2] / "results"
 """Records that come with the project."""
@@ -49,13 +49,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Compared:
-    """An experiment's frames, the pool of its variances and its declared contrasts."""
+    """An experiment's frames and its declared contrasts."""
 
     frames: Frames
-
-    @cached_property
-    def pool(self) -> Pool:
-        return pool_of(self.frames)
 
     @cached_property
     def contrasts(self) -> dict[tuple[str, str], dict[Hashable, Any]]:
@@ -77,7 +73,7 @@ class Compared:
 
         `kind`, `p_holm`, `verdict` and `declared` are None where the two were not declared as a contrast.
         """
-        found = difference(self.frames, row, reference, self.pool) or UNKNOWN
+        found = difference(self.frames, row, reference) or UNKNOWN
         low, high = found.interval()
         mine, theirs = self.frames.by_row.loc[row], self.frames.by_row.loc[reference]
         line = {"row": row, "reference": reference, "label": mine["label"], "other": theirs["label"]}

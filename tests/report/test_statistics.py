@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.store import Result
-from cser_bench.report.frame import Frames, read_frames, status_of
-from cser_bench.report.statistics import at_equal_rate, contrasts_frame, difference, pool_of
+from cser_bench.report.frame import Frames, read_frames, sharing_baseline, status_of
+from cser_bench.report.statistics import at_equal_rate, contrasts_frame, difference, seed_correlation
 
 SHIPPED = Path(__file__).parents[2] / "results" / "reference"
 SGD = [0.874, 0.877, 0.875, 0.876, 0.8745, 0.8765, 0.8752, 0.8758]
+SIDES = ("greater", "less")
 A, B = [0.873, 0.874, 0.875], [0.871, 0.8722, 0.8735]
 
 
@@ -66,18 +71,67 @@ def made_up(shipped: Frames, scores: dict[str, list[float]], *contrasts: tuple[s
     return replace(shipped, experiment=experiment, rows=rows, runs=pd.DataFrame(lines))
 
 
-def test_unlike_variances_are_not_pooled(shipped: Frames) -> None:
-    wild, calm = [0.80, 0.95, 0.70, 0.99, 0.60, 0.9], [0.8701, 0.8702, 0.8703, 0.8701, 0.8702, 0.87]
+@pytest.mark.parametrize("calm", [[0.8701, 0.8702, 0.8703], [0.80, 0.95, 0.70]], ids=["unlike", "alike"])
+def test_each_row_has_its_own_variance_whatever_the_others_have(shipped: Frames, calm: list[float]) -> None:
+    wild = [0.80, 0.95, 0.70, 0.99, 0.60, 0.9]
     frames = made_up(
         shipped, {"sgd": SGD, "a": wild, "b": calm}, ("a", "sgd", "superiority"), ("b", "a", "equivalence")
     )
-    assert pool_of(frames).variance is None and pool_of(frames).p_value < 0.05
     first, second = (line for _, line in contrasts_frame(frames).iterrows())
     welch = stats.ttest_ind(wild, SGD, equal_var=False)
-    assert (first["p"], first["degrees"]) == pytest.approx((welch.pvalue, welch.df), rel=1e-9)
+    assert (first["p"], first["degrees"]) == pytest.approx((welch.pvalue / 2, welch.df), rel=1e-9)
     assert (first["low"], first["high"]) == pytest.approx(tuple(welch.confidence_interval(0.95)), rel=1e-9)
+    difference_alone = difference(frames, "a", "sgd")
+    without_b = difference(made_up(shipped, {"sgd": SGD, "a": wild}), "a", "sgd")
+    assert difference_alone == without_b
     both = CompareMeans(DescrStatsW(calm), DescrStatsW(wild)).ttost_ind(-0.005, 0.005, usevar="unequal")
-    assert second["p"] == pytest.approx(both[0], rel=1e-9)
+    beyond = stats.ttest_ind(np.subtract(calm, 0.005), wild, equal_var=False, alternative="greater").pvalue
+    below = stats.ttest_ind(np.add(calm, 0.005), wild, equal_var=False, alternative="less").pvalue
+    assert second["p"] == pytest.approx(min(both[0], beyond, below), rel=1e-9)
+
+
+def test_all_one_sided_tests_of_an_experiment_share_its_level(shipped: Frames) -> None:
+    """Seven of three contrasts: each p of the least is multiplied by the number of those that are no smaller."""
+    three = (("a", "sgd", "non-inferiority"), ("b", "sgd", "superiority"), ("b", "a", "equivalence"))
+    frame = contrasts_frame(made_up(shipped, {"sgd": SGD, "a": A, "b": B}, *three))
+    greater, less = (stats.ttest_ind(np.add(A, 0.005), SGD, equal_var=False, alternative=side).pvalue for side in SIDES)
+    better, worse = (stats.ttest_ind(B, SGD, equal_var=False, alternative=side).pvalue for side in SIDES)
+    above, below = (stats.ttest_ind(np.add(B, 0.005), A, equal_var=False, alternative=side).pvalue for side in SIDES)
+    under, beyond = (
+        stats.ttest_ind(np.subtract(B, 0.005), A, equal_var=False, alternative=side).pvalue for side in SIDES[::-1]
+    )
+    family = multipletests([greater, less, better, worse, max(above, under), beyond, below], method="holm")[1]
+    assert frame["p"].to_list() == pytest.approx([greater, worse, max(above, under)])
+    assert frame["p_holm"].to_list() == pytest.approx(family[[0, 3, 4]])
+    assert frame["claim"].to_list() == ["loses less than the margin", "worse", "equal within the margin"]
+
+
+def test_scores_at_the_same_seed_correlate_as_an_analysis_of_variance_says(shipped: Frames) -> None:
+    """By its definition: mean squares of a two-way layout, as statsmodels has them."""
+    generator = np.random.default_rng(0)
+    common = generator.normal(0, 0.01, 6)
+    scores = {row: list(0.8 + common + generator.normal(0, 0.01, 6)) for row in ("a", "b", "c")}
+    scores["a"].append(0.9)  # a seed that the others lack
+    frames = made_up(shipped, scores, ("a", "b", "superiority"), ("c", "b", "superiority"))
+    lines = [(row, seed, score) for row, values in scores.items() for seed, score in enumerate(values[:6])]
+    table = anova_lm(ols("score ~ C(row) + C(seed)", pd.DataFrame(lines, columns=["row", "seed", "score"])).fit())
+    between, within = table.loc[["C(seed)", "Residual"], "mean_sq"]
+    found = seed_correlation(frames)
+    assert found is not None and (found.num_seeds, found.num_rows) == (6, 3)
+    assert found.value == pytest.approx((between - within) / (between + 2 * within))
+    assert found.low < found.value < found.high
+    assert seed_correlation(made_up(shipped, {"a": A, "b": B[:1]}, ("a", "b", "superiority"))) is None
+
+
+def test_experiments_that_share_runs_of_their_baseline_name_each_other(shipped: Frames, tmp_path: Path) -> None:
+    names = ("gpt_text", "gpt_text_methods", "kjv_es")
+    for name in names:
+        (tmp_path / name).mkdir()
+        shutil.copy(SHIPPED / name / "experiment.json", tmp_path / name)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "experiment.json").write_text("{")
+    found = [sharing_baseline(read_frames(tmp_path / name)) for name in names]
+    assert found == [["gpt_text_methods"], ["gpt_text"], []]
 
 
 @pytest.mark.parametrize(
@@ -105,12 +159,12 @@ def test_what_cannot_be_said_stays_in_its_family(shipped: Frames) -> None:
     """Else a run that diverges would make the other contrasts easier to show."""
     two = (("a", "sgd", "non-inferiority"), ("b", "sgd", "non-inferiority"))
     broken = contrasts_frame(made_up(shipped, {"sgd": SGD, "a": A, "b": [math.nan, *B]}, *two))
-    assert broken["p"][1] == 1 and broken["p_holm"][0] == pytest.approx(2 * broken["p"][0])
+    assert broken["p"][1] == 1 and broken["p_holm"][0] == pytest.approx(4 * broken["p"][0])
 
 
 def test_equal_scores_leave_no_doubt_and_nothing_declared_says_nothing(shipped: Frames) -> None:
     frames = made_up(shipped, {"sgd": [0.5, 0.5], "a": [0.5, 0.5]}, ("a", "sgd", "non-inferiority"))
-    found = difference(frames, "a", "sgd", pool_of(frames))
+    found = difference(frames, "a", "sgd")
     assert found is not None and found.p_above(-0.005) == 0 and found.p_below(-0.005) == 1
     assert contrasts_frame(made_up(shipped, {"sgd": SGD})).empty
 
