@@ -197,7 +197,7 @@ class TuningSpec(Strict):
 
 
 class ContrastSpec(Strict):
-    """A comparison of two rows that was decided on before its runs; Holm's correction is over these alone.
+    """A comparison of two rows that was decided on before its runs; all their one-sided tests share 5 %.
 
     `kind` names what is to be shown of row minus reference. "non-inferiority": it is above minus the margin.
     "superiority": it is not 0, in either direction. "equivalence": it lies within the margin on both sides.

@@ -160,17 +160,18 @@ def sharing_baseline(frames: Frames) -> list[str]:
 
     Those that cannot be read are left out: they stop their own report, not this one.
     """
-    own, names = _baseline_runs(frames.experiment), set()
+    own, names = baseline_runs(frames.experiment), set()
     places = (frames.folder.parent, frames.folder.parent / "reference", frames.folder.parent.parent)
     for path in (path for place in places for path in place.glob("*/experiment.json")):
         with suppress(RecordError):
             other = read_experiment(path.parent)
-            if other.contrasts and own & _baseline_runs(other):
+            if other.contrasts and own & baseline_runs(other):
                 names.add(other.name)
     return sorted(names - {frames.experiment.name})
 
 
-def _baseline_runs(experiment: Experiment) -> set[str]:
+def baseline_runs(experiment: Experiment) -> set[str]:
+    """Ids of the baseline's runs."""
     return {run_id for row in experiment.rows if row.row == experiment.baseline for run_id in row.runs.values()}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.harness.records.store import write_text_atomically
-from cser_bench.report.frame import JUDGED, UsageError
+from cser_bench.report.frame import JUDGED, UsageError, baseline_runs
 from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import GPT, RESIDUAL, Answer, Evidence, evidence_of
@@ -44,11 +44,25 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
     output = output or results / NAME
     said = [{"number": q.number, "asked": q.asked, "command": q.command, "text": _said(q, a)} for q, a in found]
     names = sorted(each.frames.experiment.name for each in evidence.known.values() if each and each.is_whole)
-    context = {"questions": said, "num_answered": len(answers), "names": names}
+    context = {"questions": said, "num_answered": len(answers), "names": names, "sharing": _sharing(evidence)}
     path = write_report(output, NAME, "answers.md.j2", context, frames, figures)
     if readme:
         put_into(readme, environment().get_template("cards.md.j2").render(cards_of(evidence, answers)).strip())
     return path
+
+
+def _sharing(evidence: Evidence) -> list[list[str]]:
+    """Names of experiments with contrasts that have runs of their baseline in common, by group."""
+    groups: list[tuple[list[str], set[str]]] = []
+    for known in evidence.known.values():
+        if known and known.frames.contrasts:
+            names, runs = [f"`{known.frames.experiment.name}`"], set(baseline_runs(known.frames.experiment))
+            for group in [group for group in groups if group[1] & runs]:
+                groups.remove(group)
+                names += group[0]
+                runs |= group[1]
+            groups.append((names, runs))
+    return sorted(sorted(names) for names, _ in groups if len(names) > 1)
 
 
 def _said(question: Question, answer: Answer | None) -> str:
