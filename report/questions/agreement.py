@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 from statsmodels.stats.meta_analysis import combine_effects
 
@@ -79,7 +80,8 @@ def _chance(num_kinds: int, num_methods: int, spread: float) -> float:
         counts = following
     tolerance = 1e-9  # of floating-point sums of whole and half numbers
     as_far = sum(count for sums, count in counts.items() if _spread(np.array(sums)) >= spread - tolerance)
-    return as_far / math.factorial(num_methods) ** num_kinds
+    num_combinations = math.factorial(num_methods) ** num_kinds
+    return float(as_far / num_combinations)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Combined:
     num_kinds: int
 
 
-def combined(estimates: Vector, standard_errors: Vector, confidence: float = 0.95) -> Combined:
+def combined(estimates: ArrayLike, standard_errors: ArrayLike, confidence: float = 0.95) -> Combined:
     """Return the mean difference over kinds of network, by random effects.
 
     Kinds are drawn from all that might have been tried, so the interval is for another kind's mean and wider than that
@@ -104,14 +106,14 @@ def combined(estimates: Vector, standard_errors: Vector, confidence: float = 0.9
     Args:
         estimates, standard_errors: of shape (kinds,), two or more.
     """
-    found = combine_effects(
-        np.asarray(estimates, dtype=float), np.asarray(standard_errors, dtype=float) ** 2, method_re="dl", use_t=True
-    )
+    effects = np.asarray(estimates, dtype=float)
+    variances = np.asarray(standard_errors, dtype=float) ** 2
+    found = combine_effects(effects, variances, method_re="dl", use_t=True)
     low, high = found.conf_int(alpha=1 - confidence)[3]  # the fourth: random effects by Hartung and Knapp
     return Combined(
         estimate=float(found.mean_effect_re),
         low=float(low),
         high=float(high),
         deviation=math.sqrt(max(0.0, float(found.tau2))),
-        num_kinds=len(estimates),
+        num_kinds=len(effects),
     )
