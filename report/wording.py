@@ -28,7 +28,7 @@ def _format(write: Callable[[Any], str]) -> Callable[[Any], str]:
 @_format
 def percent(value: float) -> str:
     """A share in percent with two decimals, without the sign: 0.91234 is "91.23"."""
-    return f"{100 * value:.2f}".replace("-", MINUS)
+    return f"{round(100 * value, 9):.2f}".replace("-", MINUS)
 
 
 @_format
@@ -40,7 +40,7 @@ def loss(score: float) -> str:
 @_format
 def points(value: float) -> str:
     """A difference of shares in percentage points, with its sign: -0.0012 is "−0.12"."""
-    said = f"{100 * value:+.2f}"
+    said = f"{round(100 * value, 9):+.2f}"  # so that one difference, summed in two orders, is printed alike
     return "0.00" if float(said) == 0 else said.replace("-", MINUS)
 
 

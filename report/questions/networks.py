@@ -138,8 +138,8 @@ def rows_at_one_load(known: Compared) -> dict[str, str]:
 def losses_at_one_load(evidence: Evidence, names: Mapping[str, str]) -> pd.DataFrame:
     """What each method loses against everything sent, at one load of a link, by network; those that ran all three.
 
-    Columns: network, experiment, link_models (of local steps), and a column of losses for each method: positive is
-    lost.
+    Columns: network, experiment, parameters, link_models (of local steps), and a column of losses for each method. A
+    positive number is a loss.
     """
     lines = []
     for name, network in names.items():
@@ -149,8 +149,9 @@ def losses_at_one_load(evidence: Evidence, names: Mapping[str, str]) -> pd.DataF
             found = {method: known.contrast(rows[method], known.baseline) for method in ORDERED}
             losses = {method: -float(contrast["estimate"]) for method, contrast in found.items()}
             load = float(found[LOCAL]["link_models"])
-            lines.append({"network": network, "experiment": name, "link_models": load} | losses)
-    return pd.DataFrame(lines, columns=["network", "experiment", "link_models", *ORDERED])
+            size = known.regime["num_parameters"]
+            lines.append({"network": network, "experiment": name, "parameters": size, "link_models": load} | losses)
+    return pd.DataFrame(lines, columns=["network", "experiment", "parameters", "link_models", *ORDERED])
 
 
 def resets_against_local(evidence: Evidence, names: Mapping[str, str]) -> pd.DataFrame:
@@ -190,6 +191,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
     telling = shares[shares["tells"]]
     losses_by_network = losses_at_one_load(evidence, IMAGES)
     apart = resets_against_local(evidence, IMAGES)
+    with_text = resets_against_local(evidence, {**IMAGES, GPT: "GPT"})
     numbers = {
         "kinds": len(kinds),
         "blocks": locals_.loc[locals_["form"] == "block", "network"].tolist(),
@@ -200,11 +202,13 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "missing": [kind.network for kind in KINDS if kind not in kinds],
         "left_out": [name for name in locals_["network"] if name not in set(shown["network"])],
         "order": agreement(losses_by_network[list(ORDERED)]),
+        "sizes": (losses_by_network["parameters"].min(), losses_by_network["parameters"].max()),
         "loads": (losses_by_network["link_models"].min(), losses_by_network["link_models"].max()),
         "at_one_load": losses_by_network.to_dict("records"),
         "text": losses_at_one_load(evidence, {GPT: "GPT"}).to_dict("records"),
         "apart": combined(apart["estimate"], apart["standard_error"]) if len(apart) > 1 else None,
-        "apart_text": resets_against_local(evidence, {GPT: "GPT"}).to_dict("records"),
+        "num_behind": int((with_text["estimate"] > 0).sum()),
+        "num_compared": len(with_text),
         "spread": spread_between_kinds(telling),
         "telling": telling["network"].nunique(),
         **_norms(evidence),
