@@ -100,8 +100,9 @@ def combined(estimates: ArrayLike, standard_errors: ArrayLike, confidence: float
     """Return the mean difference over kinds of network, by random effects.
 
     Kinds are taken for a draw from all that might have been tried, and the interval is that of the mean over all of
-    these, so it is wider than that of seeds alone: DerSimonian and Laird's variance between kinds, with Hartung and Knapp's interval, which keeps its
-    coverage for as few kinds as two (IntHout, Ioannidis and Borm, BMC Medical Research Methodology 2014).
+    these, so it is wider than that of seeds alone: DerSimonian and Laird's variance between kinds, with Hartung and
+    Knapp's interval, which keeps its coverage for as few kinds as two (IntHout, Ioannidis and Borm, BMC Medical
+    Research Methodology 2014).
 
     Args:
         estimates, standard_errors: of shape (kinds,), two or more.
