@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cser_bench.harness.records.experiment import Contrast
 from cser_bench.report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure
 from cser_bench.report.declared import are_without_verdict, seen_when_declared
 from cser_bench.report.frame import JUDGED, LONG, Frames, sharing_baseline
@@ -93,12 +92,6 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
     return figures, captions
 
 
-def _judged(frames: Frames) -> list[Contrast]:
-    """The contrasts that may have a verdict."""
-    too_late = are_without_verdict(frames)
-    return [contrast for contrast, is_late in zip(frames.contrasts, too_late, strict=True) if not is_late]
-
-
 def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     experiment, accuracy, rows = frames.experiment, tables["accuracy"], frames.rows
     shown, columns = _accuracy_table(frames, accuracy)
@@ -124,7 +117,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "has_links": bool(accuracy["models_sent"].notna().any()),
         "mcser": {"mcser", "cser"} <= set(rows["algorithm"]),
         "ours": bool(((rows["algorithm"] == "cser") & (rows["local_step"] == "adamw")).any()),
-        "num_tests": sum(contrast.num_tests for contrast in _judged(frames)),
+        "num_tests": _num_tests(frames),
         "correlation": seed_correlation(frames),
         "sharing": [f"`{name}`" for name in sharing_baseline(frames)],
         "num_verdicts": {word: int(verdicts.get(word, 0)) for word in VERDICTS},
@@ -157,6 +150,12 @@ def _accuracy_table(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFram
     columns |= {"difference_low, difference_high": ("95 % interval", "interval")}
     empty = {name for name in ("models_sent", "link_models") if own[name].isna().all()}
     return own, {name: said for name, said in columns.items() if name not in empty}
+
+
+def _num_tests(frames: Frames) -> int:
+    """One-sided tests of the contrasts that may have a verdict."""
+    contrasts = zip(frames.contrasts, are_without_verdict(frames), strict=True)
+    return sum(contrast.num_tests for contrast, is_late in contrasts if not is_late)
 
 
 def _written(frames: Frames) -> str:

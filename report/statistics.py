@@ -239,21 +239,20 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared. `claim` is that of the contrast's
     one-sided tests with the least `p`, which `p_holm` adjusts for all tests of the experiment (`claims_of`). A contrast
     whose runs are not there, or of which a row has a run that diverged, counts with a p of 1 in each. What says that
-    one method is better needs the same sign `at_equal_rate`. A contrast that was declared too late for a verdict counts
-    in no family and has no p. `declared`: how many of its runs had begun by then, in words.
+    one method is better needs the same sign `at_equal_rate`. A contrast that was declared too late for a verdict has no
+    test and no p. `declared`: how many of its runs had begun by then, in words.
     """
     rates, lines, tests = rates_frame(frames), [], []
     too_late = are_without_verdict(frames)
-    for number, (contrast, is_late) in enumerate(zip(frames.contrasts, too_late, strict=True)):
+    for number, contrast in enumerate(frames.contrasts):
         known = difference(frames, contrast.row, contrast.reference) or UNKNOWN
         numbers = (known.estimate, known.standard_error, known.degrees, *known.interval())
         asks = contrast.kind != "non-inferiority"
         equal = at_equal_rate(frames, rates, contrast.row, contrast.reference) if asks else math.nan
         lines.append((*contrast.model_dump().values(), *numbers, equal))
-        if is_late:
-            continue
+        claims = {} if too_late[number] else claims_of(contrast, known)
         is_unknown = math.isnan(known.standard_error) or _num_diverged(frames, contrast.row, contrast.reference)
-        tests += [(number, claim, 1.0 if is_unknown else p) for claim, p in claims_of(contrast, known).items()]
+        tests += [(number, claim, 1.0 if is_unknown else p) for claim, p in claims.items()]
     columns = [*Contrast.model_fields, "estimate", "standard_error", "degrees", "low", "high", "at_equal_rate"]
     family = pd.DataFrame(tests, columns=["contrast", "claim", "p"])
     family["p_holm"] = holm(family["p"].to_numpy(dtype=float))
@@ -300,11 +299,9 @@ def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """p values adjusted by Holm's step-down procedure, in the order given; NaN is no test and stays."""
-    adjusted = np.array(p_values, dtype=float)
-    is_test = ~np.isnan(adjusted)
-    if is_test.any():
-        from statsmodels.stats.multitest import multipletests  # so only where contrasts are declared
+    """p values adjusted by Holm's step-down procedure, in the order given."""
+    if not len(p_values):
+        return np.array([], dtype=float)
+    from statsmodels.stats.multitest import multipletests  # so only where contrasts are declared
 
-        adjusted[is_test] = multipletests(adjusted[is_test], method="holm")[1]
-    return adjusted
+    return np.asarray(multipletests(p_values, method="holm")[1], dtype=float)
