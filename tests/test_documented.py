@@ -1,4 +1,4 @@
-"""Documents: the examples of docs/adding.md keep what they promise, commands exist, and sentences are short."""
+"""Documents: the examples of docs/adding.md keep what they promise, and commands exist."""
 
 from __future__ import annotations
 
@@ -197,55 +197,3 @@ def test_commands_on_a_page_are_there(page: str, capsys: pytest.CaptureFixture[s
             assert ended.code == 0, f"{words}: {capsys.readouterr().err}"
     targets = set(re.findall(r"^([a-z0-9-]+):.*?##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^ *)make ([a-z][a-z0-9-]+)(?=[ `\n])", text, re.MULTILINE)) <= targets
-
-
-# What people read is short
-
-
-READ = [*PAGES, "results/answers/answers.md"]
-SPEED = "results/speedups/report.md"
-REPORTS = sorted({str(path.relative_to(ROOT)) for path in ROOT.glob("results/*/**/report.md")} | {SPEED})
-NUMBERED = ("README.md", "results/answers/answers.md")
-"""Pages whose sentences have few numbers; a document's formulas may have more."""
-
-MOST_WORDS, MOST_NUMBERS = 30, 4
-
-NUMBER = re.compile(r"(?<![\w.−+-])[−+]?\d[\d,]*(?:\.\d+)?")
-
-
-def sentences(text: str) -> list[str]:
-    """Of paragraphs, lists and quotes; code, tables, headings, pictures and addresses are left out."""
-    text = re.sub(r"```.*?```", "\n\n", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    unquoted = [line.removeprefix("> ") for line in text.splitlines()]
-    skipped = re.compile(r"\||#|!\[|    +(?![-*] )\S")
-    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )", "\n".join(x for x in unquoted if not skipped.match(x)))
-    plain = [re.sub(r"\[(.*?)\]\(.*?\)", r"\1", re.sub(r"`[^`]*`", "x", " ".join(part.split()))) for part in parts]
-    return [sentence for part in plain for sentence in re.split(r"(?<=[.?!:])[*_\")]*\s+", part) if sentence]
-
-
-@pytest.mark.parametrize("page", [*READ, SPEED])
-def test_sentences_are_short(page: str) -> None:
-    """But for the commands, packages and machines behind the report of speed, which are a list at its end."""
-    found = sentences((ROOT / page).read_text().partition("## How it was timed")[0])
-    assert [each for each in found if len(each.split()) > MOST_WORDS] == []
-    if page in NUMBERED:
-        assert [each for each in found if len(NUMBER.findall(each)) > MOST_NUMBERS] == []
-
-
-def test_a_verdict_is_short() -> None:
-    """The quoted paragraphs at the head of a report."""
-    for report in REPORTS:
-        text = (ROOT / report).read_text()
-        found = sentences("\n".join(line for line in text.splitlines() if line.startswith(">")))
-        assert [each for each in found if len(each.split()) > MOST_WORDS] == [], report
-        assert [each for each in found if len(NUMBER.findall(each)) > MOST_NUMBERS] == [], report
-
-
-def words(page: Path) -> int:
-    """With a letter or a digit in them: a table's bars are none."""
-    return sum(bool(re.search(r"\w", word)) for word in page.read_text().split())
-
-
-def test_the_readme_is_short() -> None:
-    assert words(ROOT / "README.md") <= 1_200
