@@ -261,24 +261,20 @@ def drops_what_is_under_way_where_it_begins_anew() -> None:
         begins_anew(make, one_step)
 
 
-def held() -> tuple[int, int]:
-    """How many process groups there are, and threads that reduce beside the backward pass."""
-    return len(_world.pg_map), sum(thread.name.startswith("early_means") for thread in threading.enumerate())
-
-
 def gives_back_what_overlap_held(group: dist.ProcessGroup | None) -> None:
     """One training after the other; torch has no names for new groups of a part of the workers, so theirs stay."""
-    model, before = Net(0, torch.float32), held()
+    model, num_groups, threads = Net(0, torch.float32), len(_world.pg_map), set(threading.enumerate())
     for number in range(1, 4):
         collectives = ProcessGroupCollectives(group, overlap=True)
         optimizer = make(Case("ef_sgd"), collectives, model)
         loss_of(model, number, collectives.rank).backward()
         optimizer.step()
-        assert held() > before
+        assert len(_world.pg_map) > num_groups and set(threading.enumerate()) - threads
         collectives.close()
         collectives.close()
         kept = 0 if group is None or collectives.world_size == 1 else number
-        assert held() == (before[0] + kept, before[1])
+        assert len(_world.pg_map) == num_groups + kept
+        assert not [each for each in set(threading.enumerate()) - threads if each.name.startswith("early_means")]
     ProcessGroupCollectives(group).close()  # has nothing to give back
 
 
