@@ -1,4 +1,4 @@
-"""Miniature data sets in the real on-disk formats: images, words, Bibles and parallel texts."""
+"""Miniature data sets in the real on-disk formats: images, words, Bibles, parallel texts and a dictionary."""
 
 from __future__ import annotations
 
@@ -207,3 +207,20 @@ def bible(share: Path, name: str, seed: int, chapters: tuple[int, ...] = (4, 4),
         testament(share / "modules/texts/ztext" / name, testament_name, slots)
         total += len(slots)
     return total
+
+
+def dictionary(share: Path, seed: int, count: int) -> list[str]:
+    """Entries of broken lines as dictd keeps them, between notes on the database; every third has two headwords."""
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+    def written(number: int) -> str:
+        return (written(number // 64) if number >= 64 else "") + digits[number % 64]
+
+    entries = [f"{line}\n   [{number % 9}] {line.lower()}\n" for number, line in enumerate(verses(seed, count))]
+    text, lines = b"\n", []
+    for number, entry in enumerate(["00-database-info\n   Free.\n", *entries]):
+        words = [entry.split()[0]] + (["zz-also"] if number % 3 == 1 else [])
+        lines += [f"{word}\t{written(len(text))}\t{written(len(entry))}\n" for word in words]
+        text += entry.encode() + b"\n"
+    write(share, {"gcide.dict.dz": gzip.compress(text), "gcide.index": "".join(sorted(lines)).encode()})
+    return entries
