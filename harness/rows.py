@@ -87,6 +87,20 @@ class RestartOf(RestartSpec):
     row: Name
 
 
+class CellSpec(Strict):
+    """Another size of the model or another length of the runs, at which rows are run once more.
+
+    `model_options`: in place of the experiment's, key by key. `learning_rates`: those that the tuning begins with here,
+    instead of its grid. `seeds`: instead of the experiment's.
+    """
+
+    cell: Name
+    model_options: dict[str, Any] = {}
+    num_steps: Count | None = None
+    learning_rates: Rates = []
+    seeds: Seeds = []
+
+
 class RowSpec(Strict):
     """A method at one compression; absent fields come from [training] and from the tuning.
 
@@ -94,6 +108,8 @@ class RowSpec(Strict):
     `learning_rates`: those that the tuning begins with for this row, instead of its grid.
     `restart`: what its workers lose in the middle of a run.
     `partition`: instead of the experiment's, as for a worker alone that has all samples.
+    `cells`: those of the experiment's cells that have this row; all, where it is absent. `corners`: those of them in
+    which it is tuned, instead of the tuning's.
     """
 
     row: Name
@@ -112,6 +128,20 @@ class RowSpec(Strict):
     learning_rates: Rates = []
     restart: RestartSpec | None = None
     partition: PartitionSpec | None = None
+    cells: Annotated[list[Name], AfterValidator(once)] | None = None
+    corners: Annotated[list[Name], AfterValidator(once)] = []
+    cell: CellSpec | None = None
+    """Where the row is run, if not as the experiment says. `at` puts it there; no file may."""
+
+    @property
+    def base(self) -> str | None:
+        """The row that this one repeats in a cell."""
+        return self.row.removesuffix(f"@{self.cell.cell}") if self.cell else None
+
+    def at(self, cell: CellSpec) -> RowSpec:
+        """The row once more, in this cell."""
+        rates = self.learning_rates or cell.learning_rates
+        return self.model_copy(update={"row": f"{self.row}@{cell.cell}", "cell": cell, "learning_rates": rates})
 
     def restarted(self, restart: RestartOf) -> RowSpec:
         """The row once more, under another name, with this restart."""
@@ -133,6 +163,8 @@ class RowSpec(Strict):
     def _consistent(self) -> RowSpec:
         if self.candidates and (self.settings or self.learning_rate is not None):
             raise ValueError(f"row {self.row!r} has candidates, so it can have neither settings nor a learning_rate")
+        if self.cell is not None:
+            raise ValueError(f"row {self.row!r} cannot make a cell; give [[cells]], and name them in `cells`")
         return self
 
 

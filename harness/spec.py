@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cser_bench.harness.rows import (
     Betas,
+    CellSpec,
     Count,
     GridSpec,
     LocalStep,
@@ -64,6 +65,7 @@ class ModelSpec(Strict):
 class ScheduleSpec(Strict):
     """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at milestones.
 
+    A run of `num_steps` counts as one epoch here, so that what is given in epochs is a share of it.
     `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) / warmup_epochs.
     `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other lengths.
     """
@@ -83,7 +85,7 @@ class ScheduleSpec(Strict):
 
 
 class EvaluationSpec(Strict):
-    """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run.
+    """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run; one of `num_steps` is one epoch.
 
     `batch_norm`: the running statistics that the workers' average model is scored with. "average": the workers' mean;
     "recalibrate": estimated anew by the average model on training batches; "local", as released: every worker's own,
@@ -113,6 +115,13 @@ class TrainingSpec(Strict):
     eps: Positive = 1e-8
     label_smoothing: Share = 0.0
     """In the training loss alone."""
+    num_steps: Count | None = None
+    """The first steps of the epochs, where a run does not take all: equal seeds begin alike at every length."""
+
+    @property
+    def num_schedule_epochs(self) -> int:
+        """Epochs as schedule and scores count them."""
+        return self.num_epochs if self.num_steps is None else 1
 
 
 class RunConfig(TrainingSpec):
@@ -180,6 +189,8 @@ class TuningSpec(Strict):
     `num_trials`: pairs of settings and rate that every row must begin with, so that none is favoured.
     `num_epochs`: length of the tuning's runs. `lowest`, `highest`: how far a row's rates go on where the best of them
     is the last; None for not at all. `records`: the experiment whose tuning this is, where it is not this one's own.
+    `corners`: two or four cells, in which alone rows are tuned; elsewhere a row's rate lies between those that were
+    chosen there, in proportion on logarithmic scales of parameters and steps, and its settings are the nearest one's.
     `both_rules`: plan rows for the choices by least training loss too, where they differ; at `both_rules_seeds`.
     """
 
@@ -192,6 +203,7 @@ class TuningSpec(Strict):
     lowest: Positive | None = None
     highest: Positive | None = None
     records: Name | None = None
+    corners: Annotated[list[Name], AfterValidator(once)] = []
     both_rules: bool = False
     both_rules_seeds: Seeds = []
 
@@ -211,6 +223,19 @@ class ContrastSpec(Strict):
     margin: Positive | None = None
 
 
+class ExponentSpec(Strict):
+    """A question of how gaps to the baseline grow over cells, that was decided on before the runs.
+
+    A gap is fitted as a power of the model's parameters ("size") and of a run's rounds of communication ("rounds").
+    Asked is whether the exponent of these rows together is negative, or lower than that of the rows `than`.
+    """
+
+    rows: Annotated[list[Name], Field(min_length=1)]
+    of: Literal["size", "rounds"]
+    than: list[Name] = []
+    question: str
+
+
 class SensitivitySpec(Strict):
     """The rows at the main ratio, and those without one, again at the learning rates next to the chosen one."""
 
@@ -225,7 +250,11 @@ class LengthsSpec(Strict):
 
 
 class Spec(Strict):
-    """A whole experiment file; `restarts`: some of its rows once more, whose workers lose a part of their state."""
+    """A whole experiment file.
+
+    `cells`: its rows once more, at other sizes and lengths. `restarts`: some of its rows once more, whose workers lose
+    a part of their state.
+    """
 
     format: Literal[1]
     name: Name
@@ -241,13 +270,32 @@ class Spec(Strict):
     lengths: LengthsSpec | None = None
     sensitivity: SensitivitySpec | None = None
     contrasts: Annotated[list[ContrastSpec], AfterValidator(once)] = []
+    exponents: list[ExponentSpec] = []
     rows: list[RowSpec] = []
     grids: list[GridSpec] = []
+    cells: list[CellSpec] = []
     restarts: list[RestartOf] = []
 
     def all_rows(self) -> list[RowSpec]:
-        """The rows written out, then those that grids stand for."""
-        return [*self.rows, *(row for grid in self.grids for row in grid.rows())]
+        """The rows written out, those that grids stand for, and then all of these in each cell that has them."""
+        rows = [*self.rows, *(row for grid in self.grids for row in grid.rows())]
+        return rows + [
+            row.at(cell) for cell in self.cells for row in rows if row.cells is None or cell.cell in row.cells
+        ]
+
+    def corners_of(self, row: RowSpec) -> list[str]:
+        """The cells in which a row is tuned for all others; none where each row is tuned for itself."""
+        return row.corners or (self.tuning.corners if self.tuning else [])
+
+    def is_tuned(self, row: RowSpec) -> bool:
+        """Whether the tuning has trials of this row: it has no learning rate, nor one between those of its corners."""
+        corners = self.corners_of(row)
+        in_corner = row.cell is not None and row.cell.cell in corners
+        return row.learning_rate is None and (in_corner or not corners)
+
+    def rows_to_tune(self) -> list[RowSpec]:
+        """The rows that the tuning has trials of."""
+        return [row for row in self.all_rows() if self.is_tuned(row)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
@@ -260,24 +308,43 @@ class Spec(Strict):
             raise ValueError(f"two rows are named {twice[0]!r}; give each row a name of its own")
         named = [("baseline", self.statistics.baseline), ("floor", self.statistics.floor)]
         named += [("row to restart", restart.row) for restart in self.restarts]
+        named += [("row of an exponent", name) for asked in self.exponents for name in [*asked.rows, *asked.than]]
         contrasted = [("contrast's row", name) for each in self.contrasts for name in (each.row, each.reference)]
         for known, uses in ((rows, named), (names, contrasted)):
             for what, name in uses:
                 if name is not None and name not in known:
                     raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(known)}")
-        if self.contrasts and self.statistics.declared is None:
+        if (self.contrasts or self.exponents) and self.statistics.declared is None:
             raise ValueError(
-                "contrasts need statistics.declared, which says what had been seen when they were declared"
+                "contrasts and exponents need statistics.declared, which says what had been seen when they were made"
             )
+        self._check_cells()
         self._check_warmup()
         if self.tuning:
             self._check_tuning(self.tuning)
         return self
 
+    def _check_cells(self) -> None:
+        cells = [cell.cell for cell in self.cells]
+        uses = [(f"row {row.row!r}", cell) for row in self.rows for cell in [*(row.cells or []), *row.corners]]
+        uses += [("tuning.corners", cell) for cell in (self.tuning.corners if self.tuning else [])]
+        for where, cell in uses:
+            if cell not in cells:
+                raise ValueError(f"{where} names the cell {cell!r}; the cells are {', '.join(cells) or 'none'}")
+        if self._has_num_steps and (self.lengths or (self.tuning and self.tuning.num_epochs)):
+            raise ValueError("runs of num_steps are not as long as epochs say; give other lengths as [[cells]]")
+        if self.cells and self.sensitivity:
+            raise ValueError("[sensitivity] knows nothing of [[cells]]; leave one out")
+
+    @property
+    def _has_num_steps(self) -> bool:
+        return self.training.num_steps is not None or any(cell.num_steps for cell in self.cells)
+
     def _check_warmup(self) -> None:
         """Not of grids whose warm-up grows: the released rule makes some that no run outlasts."""
-        lengths = [self.training.num_epochs, *(self.lengths.num_epochs if self.lengths else [])]
+        lengths = [self.training.num_schedule_epochs, *(self.lengths.num_epochs if self.lengths else [])]
         shortest = min([*lengths, (self.tuning and self.tuning.num_epochs) or lengths[0]])
+        shortest = 1 if self._has_num_steps else shortest
         warmups = [("schedule", self.schedule.warmup_epochs + self.schedule.warmup_share * shortest)]
         warmups += [(f"row {row.row!r}", row.warmup_epochs or 0.0) for row in self.rows]
         for where, warmup in warmups:
@@ -292,11 +359,14 @@ class Spec(Strict):
         reported = {"statistics.seeds": statistics.seeds, "statistics.baseline_seeds": statistics.baseline_seeds}
         reported |= {"sensitivity.seeds": self.sensitivity.seeds} if self.sensitivity else {}
         reported |= {"lengths.seeds": self.lengths.seeds} if self.lengths else {}
+        reported |= {f"the seeds of cell {cell.cell}": cell.seeds for cell in self.cells}
         for name, seeds in (reported | {"tuning.both_rules_seeds": tuning.both_rules_seeds}).items():
             if set(tuning.seeds) & set(seeds):
                 raise ValueError(f"tuning.seeds must be other than {name}, or the report would be tuned on itself")
         for row in self.all_rows():
             if row.learning_rate is not None:  # which leaves nothing to try
+                continue
+            if self.corners_of(row) and not self.is_tuned(row):
                 continue
             rates = row.learning_rates or tuning.grid
             count = len(row.tables) * len(rates)

@@ -13,7 +13,7 @@ from cser_bench.harness.spec import Spec, SpecError, explain
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
-NOT_INHERITED = ("lengths", "restarts", "contrasts", "sensitivity")
+NOT_INHERITED = ("lengths", "restarts", "contrasts", "exponents", "sensitivity")
 NOT_INHERITED_STATISTICS = ("declared", "baseline_seeds")
 """What an experiment says of its own plan, and not of the setting that others share with it."""
 

@@ -110,7 +110,8 @@ def footprint_of(config: RunConfig) -> Footprint:
 @cache
 def _footprint(config_json: str) -> Footprint:
     config = RunConfig.model_validate_json(config_json)
-    per_epoch, num_steps = num_steps_of(config)
+    _, num_steps = num_steps_of(config)
+    per_epoch = num_steps // config.num_schedule_epochs
     evaluation = config.evaluation  # More scores than steps would silently be fewer.
     if evaluation.num_scores is not None and evaluation.num_scores > num_steps:
         raise SpecError(f"evaluation.num_scores = {evaluation.num_scores} is more than the run's {num_steps} steps")
@@ -153,6 +154,12 @@ def _worker_bytes(optimizer: DistributedOptimizer, num_workers: int) -> int:
 
 def _bytes_of(state: Iterable[object]) -> int:
     return sum(each.numel() * each.element_size() for each in state if isinstance(each, Tensor))
+
+
+def num_parameters_of(model: ModelSpec, task: str) -> int:
+    """Numbers that a model is trained in."""
+    empty = _model_without_memory(model.model_dump_json(), task)
+    return sum(each.numel() for each in empty.parameters())
 
 
 @cache

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import shlex
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cser_bench.harness.plan.corners import between_corners
 from cser_bench.harness.plan.footprint import Footprint, check_common
 from cser_bench.harness.plan.rows import PlannedRow, TooShortError, plan_row
 from cser_bench.harness.plan.tuning import (
@@ -51,11 +53,15 @@ class Plan:
         return {run.run_id: run for run in self.runs}
 
     def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
-        """The plan with the runs of these rows and seeds alone; none stands for all. The record stays whole."""
+        """The plan with the runs of these rows and seeds alone; none stands for all. The record stays whole.
+
+        `*` in a name stands for anything: `local-8@*` is a row in all cells, and in a tuning all trials of it.
+        """
         known = [row.row for row in self.experiment.rows]
-        if unknown := [row for row in rows if row not in known]:
+        if unknown := [name for name in rows if not fnmatch.filter(known, name)]:
             raise SpecError(f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(known)}")
-        runs = [run for run in self.runs if run.row in (rows or known) and (not seeds or run.config.seed in seeds)]
+        chosen = [row for name in rows for row in fnmatch.filter(known, name)] or known
+        runs = [run for run in self.runs if run.row in chosen and (not seeds or run.config.seed in seeds)]
         if not runs:
             raise SpecError(f"{self.experiment.name} has no run of these seeds; its plan lists the seeds that it has")
         return replace(self, runs=runs)
@@ -87,9 +93,11 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         judged: dict[str, Any] = {"name": tuning_name(spec), "title": f"{spec.title}: tuning", "tuning": None}
     else:
         borrowed = spec.tuning.records if spec.tuning else None
-        chosen = choices(spec, results, f"python -m harness run {borrowed or given_as} --tuning")
+        chosen = choices(spec, results, f"python -m harness run {borrowed or given_as} --tuning", left_out)
         rows = list(_rows(spec, chosen, left_out))
         judged = _judged(spec) | {"tuning": tuning_record(spec, chosen)}
+        if spec.statistics.floor not in [planned.row.row for planned in rows]:
+            judged["floor"] = None
     return Plan(
         experiment=_experiment(spec, rows, shlex.quote(given_as) + (" --tuning" if tuning else ""), judged),
         runs=[run for planned in rows for run in planned.runs],
@@ -103,10 +111,13 @@ def _rows(spec: Spec, searches: dict[str, SearchState], left_out: list[str]) -> 
     """All rows of the experiment; to `left_out` go sentences on those that would be too short at another length."""
     given = {row.row: row for row in spec.all_rows()}
     chosen = {name: settled(given[name], found.by_accuracy) for name, found in searches.items() if found.by_accuracy}
-    rows, seeds = given | chosen, spec.statistics.seeds
+    rows, seeds = given | chosen | between_corners(spec, chosen), spec.statistics.seeds
     for row in rows.values():
+        if row.learning_rate is None:
+            continue
         of_baseline = spec.statistics.baseline_seeds if row.row == spec.statistics.baseline else []
-        yield plan_row(spec, row, of_baseline or seeds)
+        of_cell = row.cell.seeds if row.cell else []
+        yield plan_row(spec, row, of_cell or of_baseline or seeds, base=row.base)
     if spec.tuning and spec.tuning.both_rules:
         for name, found in searches.items():
             if found.by_training_loss not in (None, found.by_accuracy):
@@ -151,7 +162,7 @@ def _judged(spec: Spec) -> dict[str, Any]:
         for each in spec.contrasts
     ]
     same = {"baseline", "margin", "floor", "margin_reason", "main_ratio", "declared", "seeds"}
-    own = {"name": spec.name, "title": spec.title, "contrasts": contrasts or None}
+    own = {"name": spec.name, "title": spec.title, "contrasts": contrasts or None, "exponents": spec.exponents or None}
     return own | {key: getattr(statistics, key) for key in same}
 
 

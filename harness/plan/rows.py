@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Row
-from cser_bench.harness.rows import RowSpec
+from cser_bench.harness.rows import CellSpec, RowSpec
 from cser_bench.harness.spec import PlannedRun, RunConfig, Spec, SpecError, TrainingSpec, explain, run_id
 
 _FROM_CONFIG = {
@@ -95,6 +95,7 @@ def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
 def config_of(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, tuning: bool = False) -> RunConfig:
     """The run of a row with settings and a rate at a seed; as long as the experiment if no length is given."""
     task, schedule, same_seed = spec.task, spec.schedule, spec.statistics.same_seed
+    cell = row.cell or CellSpec(cell="own")
     if tuning and spec.tuning:
         task = task.model_copy(update={"held_out": spec.tuning.held_out})
         num_epochs, same_seed = spec.tuning.num_epochs, None
@@ -104,8 +105,9 @@ def config_of(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None
         **dict(spec.training),
         **_local_step(spec.training, row),
         "task": task,
-        "model": spec.model,
+        "model": spec.model.model_copy(update={"options": spec.model.options | cell.model_options}),
         "num_epochs": num_epochs or spec.training.num_epochs,
+        "num_steps": cell.num_steps or spec.training.num_steps,
         "algorithm": row.algorithm,
         "settings": row.settings,
         "learning_rate": row.learning_rate,

@@ -175,11 +175,6 @@ def tuning_folder(spec: Spec, results: Path) -> Path:
     return shipped if not has_own and (shipped / "experiment.json").exists() else own
 
 
-def open_rows(spec: Spec) -> list[RowSpec]:
-    """The rows that leave their learning rate to the tuning."""
-    return [row for row in spec.all_rows() if row.learning_rate is None]
-
-
 def settled(row: RowSpec, trial: Trial) -> RowSpec:
     """The row with the trial's settings and rate."""
     settings, rate = row.tables[trial.candidate], trial.learning_rate
@@ -195,25 +190,44 @@ def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
             f"{spec.name} takes its choices from the tuning of {spec.tuning.records}; run that instead "
             f"(`python -m harness run {spec.tuning.records} --tuning`), or give it a [tuning] with a grid of its own"
         )
-    if not open_rows(spec):
+    if not spec.rows_to_tune():
         raise SpecError(
             f"all rows of {spec.name} have a learning_rate, so there is nothing to tune; remove one, or run "
             "it without --tuning"
         )
-    for row in open_rows(spec):
+    for row in spec.rows_to_tune():
         for trial, seeds in _search(spec, row, results / tuning_name(spec)).wanted.items():
             candidate = trial.candidate if row.candidates else None
             name = _trial_name(row, trial)
             yield plan_row(spec, settled(row, trial), seeds, name, tuning=True, tunes=row.row, candidate=candidate)
 
 
-def choices(spec: Spec, results: Path, command: str) -> dict[str, SearchState]:
-    """Each open row's finished search. Raises SpecError where the tuning, which `command` makes, lacks a run."""
-    rows = open_rows(spec)
+class NotTunedError(SpecError):
+    """The tuning lacks a run of a row."""
+
+
+def choices(spec: Spec, results: Path, command: str, left_out: list[str]) -> dict[str, SearchState]:
+    """The finished search of each row that is tuned.
+
+    Where rows are tuned in corners, those that no contrast names may follow later: to `left_out` goes a sentence on
+    each that is not tuned yet. Raises NotTunedError elsewhere; `command` makes the tuning.
+    """
+    rows = spec.rows_to_tune()
     if rows and spec.tuning is None:
         raise SpecError(f"row {rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")
     folder = tuning_folder(spec, results)
-    return {row.row: _finished_search(spec, row, folder, command) for row in rows}
+    needed = {spec.statistics.baseline, *(name for each in spec.contrasts for name in (each.row, each.reference))}
+    needed = {name.partition("@")[0] for name in needed}
+    searches, not_tuned = dict[str, SearchState](), dict[str, str]()
+    for row in rows:
+        try:
+            searches[row.row] = _finished_search(spec, row, folder, command)
+        except NotTunedError as error:
+            if row.base is None or row.base in needed:
+                raise
+            not_tuned.setdefault(row.base, f"{row.base} is left out: {error}")
+    left_out.extend(not_tuned.values())
+    return searches
 
 
 def tuning_record(spec: Spec, searches: dict[str, SearchState]) -> Tuning | None:
@@ -272,7 +286,7 @@ def _finished_search(spec: Spec, row: RowSpec, folder: Path, command: str) -> Se
     if found.missing:
         trial, seed = found.missing[0]
         run, name = _run_id(spec, row, trial, seed), _trial_name(row, trial)
-        raise SpecError(
+        raise NotTunedError(
             f"row {row.row!r} has no learning_rate, and the tuning in {folder} no run {run} of {name} to choose by: "
             "it is not done, or was made with other settings than the spec has; run the tuning first "
             f"(`{command}`), or give the spec a [tuning] of its own"

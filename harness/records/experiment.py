@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 
 from cser_bench.harness.records.store import Event, Record, Result, read_record
-from cser_bench.harness.spec import ContrastSpec
+from cser_bench.harness.spec import ContrastSpec, ExponentSpec
 
 
 class Planned(Record):
@@ -147,6 +147,8 @@ class Experiment(Planned):
     declared: str | None = None
     """Which runs had been seen when the contrasts were declared, in words."""
     contrasts: list[Contrast] | None = None
+    exponents: list[ExponentSpec] | None = None
+    """What is asked of how gaps grow over sizes and lengths, declared before the runs."""
 
 
 def read_experiment(folder: Path) -> Experiment:

@@ -125,8 +125,8 @@ def build_optimizer(
         )
     except ValueError as error:  # and no other: what a collective raises here is no mistake of the spec's
         raise SpecError(str(error)) from None
-    if per_epoch := num_steps // config.num_epochs:
-        peak, length = config.learning_rate, (per_epoch, config.num_epochs)
+    if per_epoch := num_steps // config.num_schedule_epochs:
+        peak, length = config.learning_rate, (per_epoch, config.num_schedule_epochs)
         optimizer.schedule = lambda step: peak * learning_rate_factor(config.schedule, step - 1, *length)
     return optimizer
 
@@ -209,7 +209,7 @@ def _check(where: str, given: dict[str, Any], types: dict[str, Any], required: l
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:
-    """Steps per epoch, and in all. Raises SpecError: the workers' batches need more samples than there are."""
+    """Steps per epoch, and in all. Raises SpecError: more samples or steps are asked for than there are."""
     num_train, _ = split_sizes(find_task(config.task.name), config.task)
     per_epoch = shard_size(config.partition, num_train, config.num_workers) // config.batch_size
     if per_epoch == 0:
@@ -218,4 +218,9 @@ def num_steps_of(config: RunConfig) -> tuple[int, int]:
             f"{config.num_workers} workers x {config.batch_size} samples are more than the {num_train} training "
             f"samples; lower num_workers or batch_size{more}"
         )
-    return per_epoch, per_epoch * config.num_epochs
+    most = per_epoch * config.num_epochs
+    if config.num_steps is not None and config.num_steps > most:
+        raise SpecError(
+            f"num_steps = {config.num_steps:,} is more than num_epochs = {config.num_epochs} has ({most:,})"
+        )
+    return per_epoch, config.num_steps or most

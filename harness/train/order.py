@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cser_bench.harness.rows import PartitionSpec
 from cser_bench.harness.seeds import derive_seed, generator
-from cser_bench.harness.spec import RunConfig, ScheduleSpec
+from cser_bench.harness.spec import EvaluationSpec, ScheduleSpec
 
 Labels = npt.NDArray[numpy.int64]
 
@@ -173,7 +173,7 @@ def _milestones(schedule: ScheduleSpec, epoch: float) -> float:
     return schedule.factor ** sum(1 for milestone in schedule.milestones if epoch >= milestone)
 
 
-def evaluation_steps(config: RunConfig, per_epoch: int) -> set[int]:
+def evaluation_steps(evaluation: EvaluationSpec, per_epoch: int, num_epochs: int) -> set[int]:
     """The steps, counted from 1, after which the average is scored; the last one is always among them."""
-    scores = config.evaluation.num_scores or config.evaluation.per_epoch * config.num_epochs
-    return {round(number * per_epoch * config.num_epochs / scores) for number in range(1, scores + 1)} - {0}
+    scores = evaluation.num_scores or evaluation.per_epoch * num_epochs
+    return {round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)} - {0}

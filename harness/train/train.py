@@ -38,7 +38,7 @@ def train(job: Job, collectives: Collectives, stop_requested: StopRequested | No
     if training.recorder is not None:
         training.recorder.begin(training.step)
     monitor = Monitor(training)
-    scored = evaluation_steps(training.config, training.per_epoch)
+    scored = evaluation_steps(training.config.evaluation, *training.schedule_length)
     while training.step < training.num_steps and training.diverged_at is None:
         training.take_step()
         monitor.after_step(training.step in scored)

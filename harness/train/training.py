@@ -84,6 +84,7 @@ class Training:
         recorder: None but for one worker.
         losses: sum and number of each worker's losses since the last evaluation, shape (local workers, 2).
         train_loss, score: the last ones known, None before there is one.
+        schedule_length: steps per epoch and epochs, as schedule and scores count them.
         diverged_at: the step at which the run diverged, or None.
     """
 
@@ -96,6 +97,7 @@ class Training:
         self.recorder = job.recorder(format_of(model)) if collectives.rank == 0 else None
         self.num_train, self.num_evaluation = split_sizes(task, config.task)
         self.per_epoch, self.num_steps = num_steps_of(config)
+        self.schedule_length = self.num_steps // config.num_schedule_epochs, config.num_schedule_epochs
         self.models, self.optimizer = local_workers(config, model, collectives, self.num_steps)
         self._sent_before = Traffic()
         """What a method sends before a synchronous tail, by the closed form."""
@@ -223,7 +225,7 @@ class Training:
                 self._send_everything()
             else:
                 lose_state(config, config.restart, self.optimizer, self.num_steps)
-        factor = learning_rate_factor(config.schedule, self.step, self.per_epoch, config.num_epochs)
+        factor = learning_rate_factor(config.schedule, self.step, *self.schedule_length)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
         self.optimizer.zero_grad()

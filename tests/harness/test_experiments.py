@@ -14,7 +14,7 @@ from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.store import read_run
 from cser_bench.harness.spec import ModelSpec, PlannedRun, Spec
 from cser_bench.harness.spec_file import EXPERIMENTS, load_spec
-from cser_bench.harness.tasks import fashion_mnist, kjv_es, kjv_text
+from cser_bench.harness.tasks import fashion_mnist, gcide, kjv_es, kjv_text
 from cser_bench.harness.tasks.cmudict import CMUDict
 from cser_bench.harness.tasks.fashion_mnist import FashionMNIST
 from cser_bench.harness.tasks.imagenet import ImageNet
@@ -22,7 +22,15 @@ from cser_bench.harness.tasks.kjv_es import ENGLISH, PACKAGES
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.workers.attempt import attempt_stacked
 from tests.harness.support import Table, job_for
-from tests.tasks.miniatures import MiniatureCIFAR100, bible, fashion_mnist_files, imagenet_tree, made_up_entries, write
+from tests.tasks.miniatures import (
+    MiniatureCIFAR100,
+    bible,
+    dictionary,
+    fashion_mnist_files,
+    imagenet_tree,
+    made_up_entries,
+    write,
+)
 
 NUM_WORKERS, BATCH_SIZE, STEPS_PER_EPOCH = 2, 2, 6
 NUM_EPOCHS = {"fp32": 1, "bf16": 1, "fp16": 3}
@@ -44,13 +52,15 @@ SHRUNKEN: dict[str, Table] = {
     "cmudict_adamw": TRANSFORMER,
     "kjv_es": TRANSFORMER,
     "kjv_text": TRANSFORMER,
+    "gcide": TRANSFORMER,
 }
 
 
 def shrunken(name: str) -> Spec:
     """The experiment with a row a method, one seed, few samples at a time and a small model; all else as shipped."""
-    spec = load_spec(EXPERIMENTS / f"{name}.toml")
-    small = {"num_workers": NUM_WORKERS, "batch_size": BATCH_SIZE, "num_epochs": NUM_EPOCHS[spec.training.precision]}
+    spec = load_spec(EXPERIMENTS / f"{name}.toml").model_copy(update={"cells": []})
+    small: Table = {"num_workers": NUM_WORKERS, "batch_size": BATCH_SIZE, "num_steps": None}
+    small["num_epochs"] = NUM_EPOCHS[spec.training.precision]
     options = SHRUNKEN.get(name, SHRUNKEN[spec.task.name])
     # In fp16 so small a network could overflow at every scale.
     slower = 10 if spec.training.precision == "fp16" else 1
@@ -95,6 +105,9 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
     if name == "kjv_text":
         num_slots = bible(folder, ENGLISH, 1, chapters=(40, 40))
         return replace(kjv_text.TASK, **own, length=8, num_slots=num_slots, sha256=None)
+    if name == "gcide":
+        dictionary(folder, 1, 40)
+        return replace(gcide.TASK, **own, length=8, num_test_entries=8, sha256=None)
     num_slots, _ = (bible(folder, each, seed) for seed, each in enumerate(PACKAGES, 1))
     own |= {"num_test_chapters": 3, "num_slots": num_slots, "sha256": None}
     return replace(kjv_es.TASK, **own, vocabulary=300, positions=64)
@@ -131,7 +144,7 @@ def check_result(run: PlannedRun, row: Row, folder: Path) -> None:
     assert result is not None and record.failure is None
     num_steps = STEPS_PER_EPOCH * NUM_EPOCHS[config.precision]
     assert (result.status, result.num_steps, row.num_steps) == ("done", num_steps, num_steps)
-    labels = 8 if config.task.name == "kjv_text" else 1
+    labels = 8 if config.task.name in ("kjv_text", "gcide") else 1
     assert result.test_count == NUM_TEST * labels * (NUM_WORKERS if local else 1)
     assert [event.step for event in record.events] == list(range(STEPS_PER_EPOCH, num_steps + 1, STEPS_PER_EPOCH))
     assert result.num_parameters == row.num_parameters >= LARGEST_RATIO

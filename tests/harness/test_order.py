@@ -19,7 +19,7 @@ from torch import Tensor
 from cser_bench.algorithms import StackedCollectives
 from cser_bench.algorithms.registry import algorithms
 from cser_bench.harness.seeds import derive_seed
-from cser_bench.harness.spec import PartitionSpec, ScheduleSpec, SpecError, TaskSpec
+from cser_bench.harness.spec import EvaluationSpec, PartitionSpec, ScheduleSpec, SpecError, TaskSpec
 from cser_bench.harness.tasks.blobs import TASK
 from cser_bench.harness.tasks.task import Batch, TensorSamples, held_out_indices, split_sizes
 from cser_bench.harness.train.build import build_model, num_steps_of
@@ -167,6 +167,33 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
 # Order and schedule
 
 
+def test_a_run_of_fewer_steps_takes_the_first_of_its_epochs_and_has_a_schedule_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 of the 40 steps of an epoch, with a warm-up of a quarter and a score in each half."""
+    seen: list[list[int]] = []
+
+    def watched(samples: TensorSamples, indices: Iterable[Tensor], seed: int, rank: int, first: int) -> Iterator[Batch]:
+        for index in indices:
+            seen.append(index.tolist())
+            yield samples.train_inputs[index], samples.train_labels[index]
+
+    monkeypatch.setattr(TensorSamples, "training_batches", watched)
+    schedule = {"kind": "cosine", "warmup_share": 0.25}
+    short, whole = (
+        done(small_config(schedule=schedule, **more), tmp_path)
+        for more in ({"num_steps": 12}, {"evaluation": {"num_scores": 40}})
+    )
+    assert (short.result.num_steps, whole.result.num_steps) == (12, 40)
+    assert seen[:24] == seen[24:48] and len(seen) == 24 + 80
+    shares = [(step - 3) / 9 for step in (5, 11)]
+    rates = [0.05 * (1 + math.cos(math.pi * share)) / 2 for share in shares]
+    assert [(event.step, event.learning_rate) for event in short.events] == [
+        (6, pytest.approx(rates[0])),
+        (12, pytest.approx(rates[1])),
+    ]
+
+
 def factors(schedule: ScheduleSpec, per_epoch: int, num_epochs: int) -> list[float]:
     return [learning_rate_factor(schedule, step, per_epoch, num_epochs) for step in range(per_epoch * num_epochs)]
 
@@ -213,7 +240,7 @@ def test_schedules(name: str) -> None:
 def test_scores_are_evenly_spaced_and_the_last_step_has_one(
     per_epoch: int, scores: dict[str, int], num_epochs: int, expected: set[int]
 ) -> None:
-    assert evaluation_steps(small_config(evaluation=scores, num_epochs=num_epochs), per_epoch) == expected
+    assert evaluation_steps(EvaluationSpec(**scores), per_epoch, num_epochs) == expected
 
 
 def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trained_on() -> None:

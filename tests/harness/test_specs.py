@@ -33,6 +33,8 @@ def restart(name: str, *without: str, times: int = 1, **more: Any) -> Table:
     return {"restarts": [{"row": name, "without": list(without)} | more] * times}
 
 
+CELLS: Table = {"cells": [{"cell": "long", "num_steps": 20}]}
+EXPONENT = {"rows": ["adam"], "of": "size", "question": "Does it shrink?"}
 ADAMW: Table = {"training.local_step": "adamw", "rows.1.momentum": ABSENT, "rows.2.local_step": "sgd"}
 MISTAKES: dict[str, tuple[Table, list[str]]] = {
     # name: (values, or ABSENT, by path, what the sentence must contain)
@@ -91,6 +93,26 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         ["all workers hold 'right_factors' in common, so none can lose it alone"],
     ),
     "interval beyond the run": ({"rows.1": row_of("local_sgd", sync_interval=41)}, ["row own: ", "41", "40 steps"]),
+    "more steps than there are": ({"training.num_steps": 41}, ["num_steps = 41", "40", "num_epochs = 1"]),
+    "lengths of runs of steps": (
+        {"training.num_steps": 20, "lengths": {"num_epochs": [2], "seeds": [1]}},
+        ["runs of num_steps", "[[cells]]"],
+    ),
+    "a row of no cell": ({"rows.1.cells": ["wide"]}, ["row 'cser' names the cell 'wide'", "the cells are none"]),
+    "a corner of no cell": (CELLS | {"tuning.corners": ["wide"]}, ["tuning.corners names the cell 'wide'", "long"]),
+    "a cell of a row's own": ({"rows.1.cell": {"cell": "long"}}, ["row cser: ", "cannot make a cell"]),
+    "a cell twice": ({"cells": [{"cell": "long"}] * 2}, ["two rows are named"]),
+    "a cell tuned on itself": (
+        {"cells": [{"cell": "long", "seeds": [101]}]},
+        ["tuning.seeds", "the seeds of cell long"],
+    ),
+    "sensitivity of cells": (CELLS | {"sensitivity": {"seeds": [1]}}, ["[sensitivity]", "[[cells]]"]),
+    "an option of a cell's model": (
+        {"cells": [{"cell": "long", "model_options": {"depth": 3}}]},
+        ["row sgd@long: ", "small_cnn", "depth"],
+    ),
+    "an exponent of no row": ({"exponents": [EXPONENT]}, ["the row of an exponent 'adam' is no row"]),
+    "exponents without what was seen": ({"exponents": [EXPONENT | {"rows": ["sgd"]}]}, ["statistics.declared"]),
     "less than a model": (
         {"rows.1": row_of("ef_sgd", compressor={"kind": "block", "ratio": 50})},
         ["row own: ", "sends 0.81 of a model", "raise num_epochs"],

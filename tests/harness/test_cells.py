@@ -1,0 +1,184 @@
+"""Rows at other sizes and lengths, and the learning rates that they have from the corners of the tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cser_bench.harness.plan import tuning
+from cser_bench.harness.plan.plan import Plan, make_plan
+from cser_bench.harness.spec import RunConfig, Spec, SpecError
+from tests.harness.support import Table, changed, small_spec
+
+NARROW, WIDE = {"widths": [4, 8]}, {"widths": [8, 16]}
+CELLS = [
+    {"cell": "narrow-10", "num_steps": 10},
+    {"cell": "narrow-20", "num_steps": 20},
+    {"cell": "wide-10", "model_options": WIDE, "num_steps": 10, "learning_rates": [0.02, 0.2]},
+    {"cell": "wide-40", "model_options": WIDE, "seeds": [1]},
+    {"cell": "narrow-40"},
+]
+CORNERS = ["narrow-10", "narrow-40", "wide-10", "wide-40"]
+Best = Callable[[str, RunConfig], float]
+
+
+def gridded(**more: object) -> Table:
+    """Three rows, of which two leave their rate to four corners and the third is in one cell alone."""
+    spec = small_spec() | {"cells": CELLS}
+    for number in (0, 1):
+        del spec["rows"][number]["learning_rate"]
+    spec["rows"][2]["cells"] = ["wide-10"]
+    spec["schedule"] = {"kind": "cosine", "warmup_share": 0.1}
+    spec["tuning"] |= {"corners": CORNERS, "num_trials": 2, "lowest": 0.0001, "highest": 10.0}
+    return spec | more
+
+
+def plan_after(
+    table: Table, folder: Path, monkeypatch: pytest.MonkeyPatch, best: Best, untuned: tuple[str, ...] = ()
+) -> tuple[Plan, Plan]:
+    """The plan of the tuning and that of the experiment, when trials are the worse the further from the best rate."""
+    spec, scores = Spec.model_validate(table), dict[str, float]()
+
+    def result(place: Path) -> SimpleNamespace | None:
+        if place.name not in scores:
+            return None
+        return SimpleNamespace(test_accuracy=scores[place.name], test_loss=None, metrics=None, train_loss=0.0)
+
+    monkeypatch.setattr(tuning, "read_result", result)
+    while True:
+        trials = make_plan(spec, folder, tuning=True)
+        asked = {run.run_id: run for run in trials.runs if not run.row.startswith(untuned)}
+        if asked.keys() <= scores.keys():
+            return trials, make_plan(spec, folder)
+        for run in asked.values():
+            apart = math.log(run.config.learning_rate / best(run.row.partition("@")[0], run.config))
+            scores[run.run_id] = 1 - abs(apart) / 100
+
+
+def by_law(row: str, config: RunConfig) -> float:
+    """A best rate that is a power of the length on each network, and not the same one."""
+    wide = config.model.options == WIDE
+    steps = (config.num_steps or 40) / 10
+    return (0.1 if row == "sgd" else 0.2) * (0.2 * steps**-0.5 if wide else steps**-1.0)
+
+
+def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = gridded()
+    _, plan = plan_after(table, tmp_path, monkeypatch, by_law)
+    rows = {row.row: row for row in plan.experiment.rows}
+    assert rows.keys() == {
+        *("sgd", "cser", "ef_sgd", "ef_sgd@wide-10"),
+        *(f"{row}@{cell['cell']}" for row in ("sgd", "cser") for cell in CELLS),
+    }
+    assert [rows[name].base for name in ("sgd", "sgd@wide-40", "ef_sgd@wide-10")] == [None, "sgd", "ef_sgd"]
+    sizes = {name: (row.num_parameters, row.num_steps) for name, row in rows.items()}
+    assert sizes["sgd"] == sizes["sgd@narrow-40"] == (742, 40) and sizes["sgd@narrow-20"] == (742, 20)
+    assert (
+        sizes["cser@wide-40"] == sizes["sgd@wide-40"] == (sizes["sgd@wide-10"][0], 40) and sizes["sgd@wide-10"][1] == 10
+    )
+    configs = {run.row: run.config for run in plan.runs}
+    assert configs["sgd@wide-10"].model.options == WIDE and configs["sgd"].model.options == NARROW
+    assert list(rows["sgd@wide-40"].runs) == ["1"] and list(rows["sgd@wide-10"].runs) == ["1", "2"]
+    assert plan.experiment.config["model"]["options"] == NARROW
+
+
+def test_rates_lie_between_those_of_the_corners_on_logarithmic_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grid of trials goes on until the best is no end; what is between follows from what was chosen."""
+    middle = {"cell": "middle-20", "model_options": {"widths": [6, 12]}, "num_steps": 20}
+    trials, plan = plan_after(gridded(cells=[*CELLS, middle]), tmp_path, monkeypatch, by_law)
+    sizes = {row.row: row.num_parameters for row in plan.experiment.rows}
+    narrow, inside, wide = (sizes[f"sgd@{cell}"] for cell in ("narrow-10", "middle-20", "wide-10"))
+    share = math.log(inside / narrow) / math.log(wide / narrow)
+    assert 0.2 < share < 0.8
+    rates = {row.row: row.learning_rate for row in plan.experiment.rows}
+    tried = {row.row.partition("_lr")[0] for row in trials.experiment.rows}
+    assert tried == {f"{row}@{corner}" for row in ("sgd", "cser") for corner in CORNERS}
+    first = [row.learning_rate for row in trials.experiment.rows if row.tunes == "sgd@wide-10"][:2]
+    assert first == [0.02, 0.2], "a cell's own rates to begin with"
+    for row in ("sgd", "cser"):
+        corner = {name: rates[f"{row}@{name}"] for name in CORNERS}
+        between = math.sqrt(corner["narrow-10"] * corner["narrow-40"])
+        assert rates[f"{row}@narrow-20"] == pytest.approx(between, rel=0.01)
+        of_wide = math.sqrt(corner["wide-10"] * corner["wide-40"])
+        assert rates[f"{row}@middle-20"] == pytest.approx(between ** (1 - share) * of_wide**share, rel=0.01)
+        assert rates[row] == corner["narrow-40"], "the experiment's own place is this corner's"
+    assert rates["ef_sgd@wide-10"] == 0.05, "a rate that is given holds everywhere"
+    assert plan.experiment.tuning is not None
+    assert plan.experiment.tuning.choices.keys() == tried
+    assert not any(choice.at_end for choice in plan.experiment.tuning.choices.values())
+
+
+@pytest.mark.parametrize(
+    ("cell", "power"),
+    [({"num_steps": 20}, 0.5), ({"num_steps": 40}, 1.0), ({"num_steps": 80}, 1.5), ({"num_steps": 5}, -0.5)],
+)
+def test_rates_go_on_beyond_the_corners_as_between_them(
+    cell: Table, power: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two corners that differ in length alone, 10 and 40 steps, whose best rates are 0.1 and 0.01."""
+    table = gridded(cells=[*CELLS, {"cell": "other"} | cell], rows=small_spec()["rows"][:1])
+    del table["rows"][0]["learning_rate"]
+    table["training"]["num_epochs"] = 2
+    table["cells"][4] = {"cell": "narrow-40", "num_steps": 40}
+    table["rows"][0] |= {"corners": ["narrow-10", "narrow-40"]}
+    _, plan = plan_after(table, tmp_path, monkeypatch, lambda row, config: 0.1 if config.num_steps == 10 else 0.01)
+    rates = {row.row: row.learning_rate for row in plan.experiment.rows}
+    assert rates["sgd@other"] == pytest.approx(0.1 * 10**-power, rel=0.01)
+
+
+def test_a_row_has_the_settings_of_the_nearest_corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = gridded()
+    settings = table["rows"][1].pop("settings")
+    table["rows"][1] |= {"candidates": [settings | {"reset_interval": interval} for interval in (2, 5)]}
+    table["tuning"] |= {"num_trials": None, "corners": ["narrow-10", "narrow-40"]}
+    del table["tuning"]["num_trials"]
+    table["cells"] = [CELLS[0], {"cell": "narrow-15", "num_steps": 15}, CELLS[1], CELLS[4]]
+    table["rows"] = table["rows"][:2]
+
+    def best(row: str, config: RunConfig) -> float:
+        fits = config.settings.get("reset_interval") in (None, 2 if config.num_steps == 10 else 5)
+        return 0.1 if fits else 0.0001
+
+    _, plan = plan_after(table, tmp_path, monkeypatch, best)
+    intervals = {row.row: row.settings.get("reset_interval") for row in plan.experiment.rows}
+    assert [intervals[f"cser@narrow-{steps}"] for steps in (10, 15, 40)] == [2, 2, 5]
+
+
+def test_rows_that_are_not_tuned_yet_are_left_out_unless_a_contrast_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = gridded()
+    table["statistics"]["floor"] = "cser"
+    _, plan = plan_after(table, tmp_path, monkeypatch, by_law, untuned=("cser",))
+    assert {row.row.partition("@")[0] for row in plan.experiment.rows} == {"sgd", "ef_sgd"}
+    assert plan.experiment.floor is None
+    assert len(plan.left_out) == 1 and plan.left_out[0].startswith("cser is left out: row 'cser@narrow-10'")
+    table["statistics"]["declared"] = "before all"
+    contrast = {"row": "cser", "reference": "sgd", "kind": "superiority", "question": "?"}
+    with pytest.raises(SpecError, match=r"row 'cser@narrow-10' has no learning_rate, and the tuning"):
+        plan_after(table | {"contrasts": [contrast]}, tmp_path, monkeypatch, by_law, untuned=("cser",))
+
+
+@pytest.mark.parametrize("corners", [CORNERS[:3], CORNERS[:1], ["narrow-10", "narrow-20", "narrow-40"]])
+def test_corners_that_are_no_grid_are_refused(
+    corners: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = changed(gridded(), "tuning.corners", corners)
+    with pytest.raises(SpecError, match=r"row 'sgd' needs a learning rate from tuning.corners, of which it is in \d"):
+        plan_after(table, tmp_path, monkeypatch, by_law)
+
+
+def test_a_star_chooses_a_row_in_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials, plan = plan_after(gridded(), tmp_path, monkeypatch, by_law)
+    assert {run.row for run in plan.only(["cser@*"], []).runs} == {f"cser@{cell['cell']}" for cell in CELLS}
+    assert {run.row for run in plan.only(["sgd"], []).runs} == {"sgd"}
+    of_sgd = trials.only(["sgd@*"], []).runs
+    assert of_sgd and all(run.row.startswith("sgd@") for run in of_sgd)
