@@ -34,7 +34,7 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision import models
 
-from cser_bench.harness.rows import Count
+from cser_bench.harness.rows import Count, Positive
 
 SMALL_SIDE = 64
 EXPANSION = 4
@@ -72,26 +72,28 @@ def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 6
 
 
 def wide_resnet(
-    input_shape: tuple[int, ...], num_classes: int, depth: int, width: Count, stem_stride: Count = 1
+    input_shape: tuple[int, ...], num_classes: int, depth: int, width: Positive, stem_stride: Count = 1
 ) -> nn.Module:
     """Three stages of n blocks, each but the first at half the resolution of the one before; images are about 32 x 32.
 
     Args:
         depth: 6n + 4, for n blocks in each of three stages.
-        width: the factor k; the stages have 16k, 32k and 64k channels.
+        width: the factor k, of which 16k is whole; the stages have 16k, 32k and 64k channels.
         stem_stride: of the first convolution; 2 takes a quarter of the arithmetic.
     """
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"depth must be 6n + 4 (10, 16, 22, 28, 34, 40, ...), not {depth}")
-    num_blocks = (depth - 4) // 6
+    if 16 * width % 1:
+        raise ValueError(f"width must be a multiple of 1/16, not {width}")
+    num_blocks, least = (depth - 4) // 6, int(16 * width)
     model = nn.Sequential(
         nn.BatchNorm2d(input_shape[0], affine=False),
         nn.Conv2d(input_shape[0], 16, 3, stride=stem_stride, padding=1, bias=False),
         nn.BatchNorm2d(16),
-        _stage(_two_convolutions, 16, 16 * width, num_blocks, stride=1),
-        _stage(_two_convolutions, 16 * width, 32 * width, num_blocks, stride=2),
-        _stage(_two_convolutions, 32 * width, 64 * width, num_blocks, stride=2),
-        *_head(64 * width, num_classes),
+        _stage(_two_convolutions, 16, least, num_blocks, stride=1),
+        _stage(_two_convolutions, least, 2 * least, num_blocks, stride=2),
+        _stage(_two_convolutions, 2 * least, 4 * least, num_blocks, stride=2),
+        *_head(4 * least, num_classes),
     )
     return model.apply(partial(_initialise, nn.init.xavier_uniform_))
 

@@ -78,6 +78,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("mlp", {"hidden": 0}, "hidden: Input should be greater than or equal to 1"),
     ("wide_resnet", {"depth": 41, "width": 8}, "6n + 4"),
     ("wide_resnet", {"depth": 40.0, "width": 8}, "depth: Input should be a valid integer (given: 40.0)"),
+    ("wide_resnet", {"depth": 40, "width": 0.3}, "width must be a multiple of 1/16, not 0.3"),
     ("wide_resnet", {"depth": 40}, "needs the setting 'width'"),
     ("resnet50", {"depth": 50}, "has no setting 'depth'; it has none"),
     ("resnet50", {}, "takes colour images"),
@@ -94,6 +95,19 @@ def test_a_bad_option_is_refused_in_a_sentence(name: str, options: dict[str, Any
 
 
 # Pre-activation
+
+
+@pytest.mark.parametrize(("width", "channels"), [(0.5, [8, 16, 32]), (1, [16, 32, 64])])
+def test_a_residual_networks_width_may_be_a_fraction(width: float, channels: list[int]) -> None:
+    model = build_model(
+        ModelSpec(name="wide_resnet", options={"depth": 10, "width": width}),
+        find_task("fashion_mnist"),
+        0,
+        torch.device("meta"),
+    )
+    stages = list(model.children())[3:6]
+    convolutions = [[each for each in stage.modules() if isinstance(each, torch.nn.Conv2d)] for stage in stages]
+    assert [{each.out_channels for each in stage} for stage in convolutions] == [{number} for number in channels]
 
 
 def test_sizes_are_those_of_gluoncv() -> None:
