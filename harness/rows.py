@@ -90,8 +90,9 @@ class RestartOf(RestartSpec):
 class CellSpec(Strict):
     """Another size of the model or another length of the runs, at which rows are run once more.
 
-    `model_options`: in place of the experiment's, key by key. `learning_rates`: those that the tuning begins with here,
-    instead of its grid. `seeds`: instead of the experiment's.
+    `model_options`: in place of the experiment's, key by key. `learning_rates`: those that the tuning begins with
+    here. `seeds`: instead of the experiment's. `held_back`: laws of the gap are not fitted to it, so that
+    what they predict can be held against it.
     """
 
     cell: Name
@@ -99,6 +100,7 @@ class CellSpec(Strict):
     num_steps: Count | None = None
     learning_rates: Rates = []
     seeds: Seeds = []
+    held_back: bool = False
 
 
 class RowSpec(Strict):

@@ -236,9 +236,10 @@ def _trials(folder: Path, experiment: Experiment, tuning: Path | None) -> list[_
 
 
 def _row_line(row: Row) -> dict[str, Any]:
-    line: dict[str, Any] = row.model_dump(exclude={"settings", "restart", "betas", "runs"})
+    line: dict[str, Any] = row.model_dump(exclude={"settings", "restart", "betas", "runs", "held_back"})
     lost = {} if row.restart is None else {"restart": row.restart}
-    return line | dict(_paths(row.settings)) | dict(_paths(lost))
+    held_back = {"held_back": True} if row.held_back else {}
+    return line | dict(_paths(row.settings)) | dict(_paths(lost)) | held_back
 
 
 def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,8 +22,8 @@ from cser_bench.harness.plan.tuning import (
     tuning_record,
 )
 from cser_bench.harness.records import store
-from cser_bench.harness.records.experiment import Contrast, Experiment
-from cser_bench.harness.rows import RowSpec
+from cser_bench.harness.records.experiment import Contrast, Experiment, Exponent
+from cser_bench.harness.rows import CellSpec, RowSpec
 from cser_bench.harness.spec import PlannedRun, Spec, SpecError
 from cser_bench.harness.spec_file import find_spec, load_spec
 
@@ -116,8 +116,8 @@ def _rows(spec: Spec, searches: dict[str, SearchState], left_out: list[str]) -> 
         if row.learning_rate is None:
             continue
         of_baseline = spec.statistics.baseline_seeds if row.row == spec.statistics.baseline else []
-        of_cell = row.cell.seeds if row.cell else []
-        yield plan_row(spec, row, of_cell or of_baseline or seeds, base=row.base)
+        cell = row.cell or CellSpec(cell="own")
+        yield plan_row(spec, row, cell.seeds or of_baseline or seeds, base=row.base, held_back=cell.held_back)
     if spec.tuning and spec.tuning.both_rules:
         for name, found in searches.items():
             if found.by_training_loss not in (None, found.by_accuracy):
@@ -161,8 +161,9 @@ def _judged(spec: Spec) -> dict[str, Any]:
         Contrast(**each.model_dump(exclude={"margin"}), margin=each.margin or statistics.margin)
         for each in spec.contrasts
     ]
+    exponents = [Exponent(**each.model_dump()) for each in spec.exponents]
     same = {"baseline", "margin", "floor", "margin_reason", "main_ratio", "declared", "seeds"}
-    own = {"name": spec.name, "title": spec.title, "contrasts": contrasts or None, "exponents": spec.exponents or None}
+    own = {"name": spec.name, "title": spec.title, "contrasts": contrasts or None, "exponents": exponents or None}
     return own | {key: getattr(statistics, key) for key in same}
 
 

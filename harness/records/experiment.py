@@ -56,6 +56,8 @@ class Row(Planned):
     """The row that this one repeats, at another length or under another rule of selection; None for one of its own."""
     rule: Literal["held_out", "training_loss", "sensitivity"] = "held_out"
     """How its settings and learning rate were chosen; "sensitivity": the base's settings at a rate beside its own."""
+    held_back: bool = False
+    """Whether laws of the gap are not fitted to it, so that what they predict can be held against it."""
     candidate: int | None = None
     """Of a tuning row: which of the row's tables of settings, counted from 0."""
     final_exchange: bool = False
@@ -88,6 +90,10 @@ class Contrast(ContrastSpec):
     def num_tests(self) -> int:
         """Its one-sided tests: less or more is lost than the margin; better or worse; equal, or beyond either side."""
         return 3 if self.kind == "equivalence" else 2
+
+
+class Exponent(ExponentSpec):
+    """A question of how gaps grow over sizes and lengths, that was declared before the runs."""
 
 
 class Choice(Planned):
@@ -147,8 +153,7 @@ class Experiment(Planned):
     declared: str | None = None
     """Which runs had been seen when the contrasts were declared, in words."""
     contrasts: list[Contrast] | None = None
-    exponents: list[ExponentSpec] | None = None
-    """What is asked of how gaps grow over sizes and lengths, declared before the runs."""
+    exponents: list[Exponent] | None = None
 
 
 def read_experiment(folder: Path) -> Experiment:

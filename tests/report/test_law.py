@@ -1,0 +1,358 @@
+"""The law of the gap on made-up runs: what is put in comes out, with intervals that cover it, or it is refused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.genmod.families import Poisson
+from statsmodels.genmod.generalized_linear_model import GLM
+
+from cser_bench.harness.records.experiment import Choice, Experiment, Exponent, Tuning
+from cser_bench.report.frame import Frames
+from cser_bench.report.law import (
+    LAW,
+    MODELS,
+    SHARED,
+    Law,
+    cells_frame,
+    diverged_rows,
+    exponents_frame,
+    fit_law,
+    fitted_cells,
+    gaps_frame,
+    models_frame,
+    predicted,
+    rate_costs_frame,
+    steps_to,
+    why_no_law,
+)
+
+SIZES, LENGTHS = (30_000, 110_000, 420_000, 1_600_000), (480, 961, 1922, 3844)
+PLACES = list(itertools.product(SIZES, LENGTHS))
+EXPONENTS = {"num_parameters": -0.2, "rounds": -0.6, "interval": 0.4}
+TYPICAL = 0.08
+"""The gap in the middle of the grid, in nats."""
+
+
+def law_of(place: tuple[int, int], interval: int, exponents: dict[str, float]) -> float:
+    """The gap at a size and length."""
+    values = {"num_parameters": place[0] / 2e5, "rounds": place[1] / interval / 150, "interval": interval / 16}
+    values |= {"num_steps": place[1] / 1500}
+    return TYPICAL * math.prod(values[term] ** power for term, power in exponents.items())
+
+
+def made_up(
+    exponents: dict[str, float],
+    rows: dict[str, int],
+    noise: float = 0.0,
+    misfit: float = 0.0,
+    seed: int = 0,
+    places: list[tuple[int, int]] = PLACES,
+) -> pd.DataFrame:
+    """Gaps of three seeds of these rows, by their intervals.
+
+    `noise`: of a run, the baseline's too, in nats. `misfit`: of a cell, as a share of its gap.
+    """
+    random, lines = np.random.default_rng(seed), []
+    for place in places:
+        baseline = {run: 1.5 * (place[1] / 480) ** -0.1 + noise * random.standard_normal() for run in (1, 2, 3)}
+        mean = {row: law_of(place, interval, exponents) for row, interval in rows.items()}
+        for row, interval in rows.items():
+            level = mean[row] * (1 + misfit * random.standard_normal())
+            steps = {"num_parameters": place[0], "num_steps": place[1], "steps_a_parameter": place[1] / place[0]}
+            own = {"row": row, "label": row, "name": f"{row}@{place}", "cell": str(place), "held_back": False}
+            own |= {"interval": interval, "rounds": place[1] / interval}
+            for run, loss in baseline.items():
+                gap = level + 1.5 * (place[1] / 480) ** -0.1 - loss + noise * random.standard_normal()
+                lines.append(own | steps | {"seed": run, "score": -loss - gap, "baseline": -loss, "gap": gap})
+    return pd.DataFrame(lines)
+
+
+def fitted(*given: Any, **more: Any) -> Law:
+    law = fit_law(cells_frame(made_up(*given, **more)))
+    assert law is not None
+    return law
+
+
+BOTH = {"local-8": 8, "local-32": 32}
+
+
+def test_exponents_without_noise_come_out_as_they_were_put_in() -> None:
+    law = fitted(EXPONENTS, BOTH)
+    for term, power in EXPONENTS.items():
+        assert law.exponent(term) == (pytest.approx(power, abs=1e-8), pytest.approx(0, abs=1e-7))
+    assert law.scatter == pytest.approx(0, abs=1e-7) and law.degrees == 16 - 4
+    one = fitted(EXPONENTS, {"local-8": 8})
+    assert one.terms == ("num_parameters", "rounds") and one.exponent("rounds")[0] == pytest.approx(-0.6)
+
+
+def test_coefficients_are_those_of_poissons_regression() -> None:
+    """By another program, which takes positive numbers alone."""
+    cells = cells_frame(made_up(EXPONENTS, BOTH, noise=0.001, misfit=0.1))
+    assert (cells["gap"] > 0).all()
+    law = fit_law(cells)
+    assert law is not None
+    logs = np.log(cells[list(law.terms)].to_numpy(dtype=float))
+    design = np.hstack([np.ones((len(logs), 1)), logs - logs.mean(axis=0)])
+    expected = GLM(cells["gap"].to_numpy(), design, family=Poisson()).fit(tol=1e-14).params
+    assert law.coefficients == pytest.approx(expected, abs=1e-7)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """Of 100 experiments, where seeds differ by 0.003 nats and cells by a tenth of their gap."""
+    count, covered, estimates = 100, dict.fromkeys(EXPONENTS, 0), []
+    for seed in range(count):
+        law = fitted(EXPONENTS, BOTH, noise=0.003, misfit=0.1, seed=seed)
+        quantile = stats.t.ppf(0.975, law.degrees)
+        for term, power in EXPONENTS.items():
+            estimate, error = law.exponent(term)
+            covered[term] += abs(estimate - power) <= quantile * error
+        estimates.append([law.exponent(term)[0] for term in EXPONENTS])
+    low, high = stats.binom.ppf([0.001, 0.9999], count, 0.95)
+    assert all(low <= number <= high for number in covered.values()), covered
+    apart = np.mean(estimates, axis=0) - list(EXPONENTS.values())
+    assert np.abs(apart).max() < 0.02
+
+
+def test_gaps_below_zero_count_as_they_are() -> None:
+    """At the longest length the gap is as small as the noise; to leave out what has no logarithm would flatten it."""
+    exponents, below, estimates, of_positive = {"rounds": -1.5}, 0, [], []
+    for seed in range(40):
+        cells = cells_frame(made_up(exponents, {"local-8": 8}, noise=0.02, seed=seed))
+        below += int((cells["gap"] < 0).sum())
+        law = fit_law(cells)
+        assert law is not None
+        estimates.append(law.exponent("rounds")[0])
+        positive = cells[cells["gap"] > 0]
+        of_positive.append(np.polyfit(np.log(positive["rounds"]), np.log(positive["gap"]), 1)[0])
+    assert below > 20
+    assert np.mean(estimates) == pytest.approx(-1.5, abs=0.05) and np.mean(of_positive) > -1.35
+
+
+@pytest.mark.parametrize(
+    ("places", "sentence"),
+    [
+        (list(itertools.product(SIZES[:2], LENGTHS)), "a law needs runs of 3 sizes, and there are 2"),
+        (list(itertools.product(SIZES, LENGTHS[:1])), "a law needs runs of 3 lengths, and there are 1"),
+        (list(zip(SIZES, LENGTHS, strict=True)), "4 numbers need 8 cells, and there are 4"),
+    ],
+)
+def test_too_few_cells_are_refused(places: list[tuple[int, int]], sentence: str) -> None:
+    cells = cells_frame(made_up(EXPONENTS, BOTH, places=places))
+    assert why_no_law(cells) == sentence and fit_law(cells) is None
+
+
+def test_where_nothing_is_lost_there_is_no_law() -> None:
+    cells = cells_frame(made_up(EXPONENTS, BOTH))
+    assert why_no_law(cells) is None
+    nothing = cells.assign(gap=-cells["gap"])
+    assert why_no_law(nothing) == "nothing is lost on the whole, so there is no gap to have a law"
+    assert fit_law(nothing) is None
+    assert fit_law(cells.assign(gap=np.where(cells["num_steps"] > 500, -0.05, 0.3))) is None, "the fit has no end"
+
+
+@pytest.mark.parametrize(
+    ("model", "exponents"),
+    [
+        (LAW, {"num_parameters": -0.25, "rounds": -0.5, "interval": 0.3}),
+        ("size", {"num_parameters": -0.3}),
+        ("rounds", {"rounds": -0.6}),
+        ("steps", {"num_steps": -0.6}),
+        ("steps a parameter", {"num_steps": -0.3, "num_parameters": 0.3}),
+    ],
+)
+def test_the_model_that_made_the_gaps_is_chosen(model: str, exponents: dict[str, float]) -> None:
+    """A model with numbers that are of no use loses, as it misses what it has not seen by more."""
+    frames = [models_frame(cells_frame(made_up(exponents, BOTH, noise=0.002, seed=seed))) for seed in range(12)]
+    assert set(frames[0]["model"]) == set(MODELS)
+    chosen = [frame.loc[frame["is_chosen"], "model"].item() for frame in frames]
+    assert chosen.count(model) >= 7, chosen
+
+
+def test_misses_of_what_was_left_out_are_those_of_fits_without_it() -> None:
+    cells = cells_frame(made_up(EXPONENTS, {"local-8": 8}, noise=0.004, misfit=0.1))
+    squares = 0.0
+    for length in LENGTHS:
+        there = cells["num_steps"] == length
+        logs = np.log(cells[["num_parameters", "rounds"]].to_numpy(dtype=float))
+        design = np.hstack([np.ones((len(logs), 1)), logs])
+        known = GLM(cells.loc[~there, "gap"].to_numpy(), design[~there], family=Poisson()).fit(tol=1e-14)
+        squares += float(((cells.loc[there, "gap"] - known.predict(design[there])) ** 2).sum())
+    found = models_frame(cells).set_index("model").loc[LAW, "length_left_out"]
+    assert found == pytest.approx(math.sqrt(squares / 16), rel=1e-6)
+
+
+def test_predictions_cover_cells_that_were_not_fitted_and_are_the_less_sure_the_further_off() -> None:
+    beyond, places = (6_400_000, 1922), [*PLACES, (6_400_000, 1922), (110_000, 1922)]
+    inside, count = 0, 60
+    for seed in range(count):
+        cells = cells_frame(made_up(EXPONENTS, {"local-8": 8}, 0.002, 0.1, seed, places=[*PLACES, beyond]))
+        other = cells["num_parameters"] == beyond[0]
+        law = fit_law(cells[~other])
+        assert law is not None
+        [line] = predicted(law, cells[other]).to_dict("records")
+        inside += bool(line["low"] <= cells.loc[other, "gap"].item() <= line["high"])
+    assert inside >= 52
+    law = fitted(EXPONENTS, {"local-8": 8}, noise=0.002, misfit=0.1)
+    at = cells_frame(made_up(EXPONENTS, {"local-8": 8}, places=places[-2:]))
+    far, near = predicted(law, at).to_dict("records")
+    assert far["high"] / far["low"] > near["high"] / near["low"]
+    assert (near["beyond"], far["beyond"]) == (1, pytest.approx(4))
+
+
+def test_a_difference_of_exponents_knows_that_both_have_the_same_baseline() -> None:
+    """Two methods that differ by a constant factor alone have noise in common, of which nothing is left."""
+    one = made_up(EXPONENTS, {"local-8": 8}, noise=0.004, misfit=0.1)
+    two = one.assign(row="cser-8", gap=2 * one["gap"])
+    cells = cells_frame(pd.concat([one, two]))
+    asked = [
+        Exponent(rows=["cser-8"], of="size", question="?"),
+        Exponent(rows=["cser-8"], of="size", than=["local-8"], question="?"),
+        Exponent(rows=["cser-8"], of="rounds", question="?"),
+    ]
+    own, apart, rounds = exponents_frame(cells, asked, {}).to_dict("records")
+    assert own["standard_error"] > 0.01 and apart["standard_error"] == pytest.approx(0, abs=1e-9)
+    assert own["estimate"] == pytest.approx(-0.2, abs=0.1) and apart["estimate"] == pytest.approx(0, abs=1e-9)
+    half = stats.t.ppf(0.975, 16 - 3) * own["standard_error"]
+    assert (own["low"], own["high"]) == pytest.approx((own["estimate"] - half, own["estimate"] + half))
+    assert own["p"] == pytest.approx(stats.t.cdf(own["estimate"] / own["standard_error"], 13))
+    assert rounds["is_shown"] and not apart["is_shown"] and apart["p_holm"] >= apart["p"]
+
+
+def test_questions_without_an_answer_say_why_and_are_not_shown() -> None:
+    cells = cells_frame(made_up(EXPONENTS, {"local-8": 8}))
+    few = cells[cells["num_parameters"] == SIZES[0]].assign(row="cser-8")
+    asked = [
+        Exponent(rows=["cser-8"], of="size", question="?"),
+        Exponent(rows=["local-8"], of="size", than=["cser-8"], question="?"),
+        Exponent(rows=["local-8"], of="size", question="?"),
+    ]
+    lines = exponents_frame(pd.concat([cells, few]), asked, {"local-8": "local-8@long"})
+    sentence = "cser-8: a law needs runs of 3 sizes, and there are 1"
+    assert list(lines["reason"]) == [sentence, "a run of local-8@long diverged", "a run of local-8@long diverged"]
+    assert (lines["p"] == 1).all() and not lines["is_shown"].any() and lines["estimate"].isna().all()
+
+
+def test_cells_that_are_held_back_are_in_no_fit() -> None:
+    cells = cells_frame(made_up(EXPONENTS, BOTH))
+    cells.loc[cells["num_steps"] == 480, ["held_back", "gap"]] = (True, 9.0)
+    kept = fitted_cells(cells, ["local-8", "local-32"])
+    assert set(kept["num_steps"]) == set(LENGTHS[1:]) and len(kept) == 24
+
+
+def test_steps_that_the_baseline_could_leave_out() -> None:
+    curve = pd.Series({480: -2.0, 960: -1.5, 1920: -1.25})
+    assert steps_to(-1.5, curve) == pytest.approx(960)
+    assert steps_to(-1.75, curve) == pytest.approx(480 * 2**0.5)
+    assert steps_to(-1.25, curve.iloc[::-1]) == pytest.approx(1920)
+    assert steps_to(-1.0, curve) == pytest.approx(3840), "the last stretch goes on"
+    assert math.isnan(steps_to(-2.1, curve)) and math.isnan(steps_to(-1.5, curve.iloc[:1]))
+    gaps = made_up({"rounds": -0.6}, {"local-8": 8})
+    cells = cells_frame(gaps)
+    long = cells[cells["num_steps"] == 3844].iloc[0]
+    # The baseline's loss is 1.5 (steps / 480)^-0.1, which lies a little below the straight lines.
+    assert long["baseline_steps"] == pytest.approx(480 * (-long["score"] / 1.5) ** -10, rel=0.05)
+    assert long["steps_saved"] == 3844 - long["baseline_steps"] > 0
+    assert long["share"] == pytest.approx(long["gap"] / -long["baseline"])
+    assert long["num_seeds"] == 3
+
+
+def planned(name: str, base: str | None, size: int, steps: int, **more: Any) -> dict[str, Any]:
+    return {
+        "row": name,
+        "base": base,
+        "label": name,
+        "rule": "held_out",
+        "num_parameters": size,
+        "num_steps": steps,
+    } | more
+
+
+def frames_of(
+    rows: list[dict[str, Any]],
+    scores: dict[str, dict[int, float | None]],
+    trials: list[dict[str, Any]] | None = None,
+    tuning: Tuning | None = None,
+) -> Frames:
+    """An experiment of these rows and runs; None for a run that diverged."""
+    runs = [
+        {"row": row, "seed": seed, "status": "diverged" if score is None else "done", "score": score}
+        for row, of_row in scores.items()
+        for seed, score in of_row.items()
+    ]
+    experiment = Experiment.model_construct(baseline="adamw", tuning=tuning, rows=[])
+    empty = pd.DataFrame()
+    return Frames(
+        Path("none"), experiment, pd.DataFrame(rows), pd.DataFrame(runs), empty, pd.DataFrame(trials or []), empty
+    )
+
+
+def test_a_gap_is_to_the_baseline_of_the_same_size_length_and_seed() -> None:
+    rows = [
+        planned("adamw", None, 100, 40),
+        planned("adamw@wide", "adamw", 400, 40),
+        planned("adamw@long", "adamw", 100, 80),
+        planned("local-8", None, 100, 40, sync_interval=8),
+        planned("local-8@wide", "local-8", 400, 40, sync_interval=8, held_back=True),
+        planned("cser-4@long", "cser-4", 100, 80, reset_interval=4),
+        planned("ef@long", "ef", 100, 80),
+        planned("lost@wide", "lost", 400, 99),
+    ]
+    scores: dict[str, dict[int, float | None]] = {
+        "adamw": {1: -1.0, 2: -1.1},
+        "adamw@wide": {1: -0.5, 2: None},
+        "adamw@long": {1: -0.7},
+        "local-8": {1: -1.2, 2: -1.4, 3: -9.0},
+        "local-8@wide": {1: -0.6, 2: -0.9},
+        "cser-4@long": {1: -0.95},
+        "ef@long": {1: -0.7},
+        "lost@wide": {1: -0.7},
+    }
+    frames = frames_of(rows, scores)
+    gaps = gaps_frame(frames)
+    found = {(line["name"], line["seed"]): line["gap"] for line in gaps.to_dict("records")}
+    assert found == {
+        ("local-8", 1): pytest.approx(0.2),
+        ("local-8", 2): pytest.approx(0.3),
+        ("local-8@wide", 1): pytest.approx(0.1),
+        ("cser-4@long", 1): pytest.approx(0.25),
+        ("ef@long", 1): pytest.approx(0.0),
+    }
+    by_name = gaps.drop_duplicates("name").set_index("name")
+    assert list(by_name["interval"]) == [8, 8, 4, 1] and list(by_name["rounds"]) == [5, 5, 20, 80]
+    assert list(by_name["held_back"]) == [False, True, False, False] and list(by_name["cell"]) == [
+        "",
+        "wide",
+        "long",
+        "long",
+    ]
+    assert list(by_name["row"]) == ["local-8", "local-8", "cser-4", "ef"]
+    assert diverged_rows(frames) == {"adamw": "adamw@wide"}
+    empty = gaps_frame(frames_of(rows, {"adamw": {1: -1.0}}))
+    assert empty.empty and set(SHARED) <= set(cells_frame(empty).columns)
+
+
+def test_what_half_a_step_of_the_rate_costs() -> None:
+    """Trials on a parabola in log rate, a factor of 2 apart: 0.02 for a whole step, so 0.005 for half of one."""
+    rates = [0.001, 0.002, 0.004, 0.008]
+    trials = [
+        {"row": row, "candidate": None, "learning_rate": rate, "score": -1 - 0.02 * (number - best) ** 2}
+        for row, best in (("local-8@wide", 2), ("local-8@long", 3))
+        for number, rate in enumerate(rates)
+    ]
+    choices = {
+        row: Choice(learning_rate=rate, candidate=0, settings={}, num_trials=4, at_end=False)
+        for row, rate in (("local-8@wide", 0.004), ("local-8@long", 0.008))
+    }
+    tuning = Tuning(experiment="t", grid=rates, seeds=[101], selected={}, choices=choices)
+    frames = frames_of([planned("local-8@wide", "local-8", 1, 1)], {}, trials, tuning)
+    inside, at_end = rate_costs_frame(frames).to_dict("records")
+    assert inside["half_step"] == pytest.approx(0.005) and not inside["at_end"] and inside["row"] == "local-8"
+    assert math.isnan(at_end["half_step"]) and at_end["at_end"]
