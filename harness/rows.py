@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -10,10 +11,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+MOST = 1_000_000_000
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Finite = Annotated[float, Field(ge=-MOST, le=MOST)]
+
+HALF = 0.5
+"""Of a run, where its workers lose what they lose, if nothing else is said."""
 
 LocalStep = Literal["sgd", "adamw", "muon"]
 """By whose rule a worker steps: Nesterov SGD's; AdamW's with `betas` and `eps`, which has no momentum; or Muon's, with
@@ -31,6 +37,37 @@ def once(values: list[Any]) -> list[Any]:
 Seeds = Annotated[list[Seed], AfterValidator(once)]
 """Runs with the same seed would be the same run."""
 Rates = Annotated[list[Positive], AfterValidator(once)]
+
+
+def not_blank(text: str) -> str:
+    """Refuse a text that people would see nothing of."""
+    if not text.strip():
+        raise ValueError("is empty; say what people are to read there")
+    return text
+
+
+Text = Annotated[str, AfterValidator(not_blank)]
+
+
+def finite(table: dict[str, Any]) -> dict[str, Any]:
+    """Refuse nan and infinities, which JSON has no word for, and whole numbers that no counter holds."""
+    for number in _numbers(table):
+        if not abs(number) < math.inf or (isinstance(number, int) and abs(number) > MOST):
+            raise ValueError(f"holds {number}, which is no number that a setting can have; give a finite one")
+    return table
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in a table, those of inner tables and lists too."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(inner)
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(finite)]
+"""A table whose keys only the method or network knows that it is for."""
 
 
 class Strict(BaseModel):
@@ -58,7 +95,7 @@ class RestartSpec(Strict):
 
     without: Annotated[list[Name], AfterValidator(once)] = []
     everything_sent: bool = False
-    at: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    at: Annotated[float, Field(gt=0, lt=1)] = HALF
     worker: Annotated[int, Field(ge=0)] | None = None
 
     @property
@@ -66,7 +103,7 @@ class RestartSpec(Strict):
         """For the name of a row: what is lost, and by whom and when where that is not all and half of the run."""
         worker = "" if self.worker is None else f"-worker{self.worker}"
         lost = "everything_sent" if self.everything_sent else "+".join(self.without)
-        return lost + worker + ("" if self.at == 0.5 else f"-at{self.at:g}")
+        return lost + worker + ("" if self.at == HALF else f"-at{self.at:g}")
 
     def is_due(self, step: int, num_steps: int) -> bool:
         """Whether it comes after this many steps of the run."""
@@ -115,18 +152,18 @@ class RowSpec(Strict):
     """
 
     row: Name
-    label: str
+    label: Text
     algorithm: Name
     ratio: Ratio | None = None
     """Overall compression ratio, for tables; by default what the closed form of the bits says."""
-    settings: dict[str, Any] = {}
+    settings: Settings = {}
     learning_rate: Positive | None = None
     momentum: Share | None = None
     local_step: LocalStep | None = None
     betas: Betas | None = None
     eps: Positive | None = None
     warmup_epochs: NonNegative | None = None
-    candidates: list[dict[str, Any]] = []
+    candidates: list[Settings] = []
     learning_rates: Rates = []
     restart: RestartSpec | None = None
     partition: PartitionSpec | None = None
@@ -152,6 +189,8 @@ class RowSpec(Strict):
         if own.everything_sent:
             label = f"{self.label}, tail of {100 * (1 - own.at):g} %"
         label += "" if own.worker is None else f" of worker {own.worker}"
+        if not own.everything_sent and own.at != HALF:
+            label += f" at {100 * own.at:g} %"
         ratio = None if own.everything_sent else self.ratio
         row = f"{self.row}~{own.name}"
         return self.model_copy(update={"row": row, "label": label, "restart": own, "ratio": ratio})
@@ -167,6 +206,8 @@ class RowSpec(Strict):
             raise ValueError(f"row {self.row!r} has candidates, so it can have neither settings nor a learning_rate")
         if self.cell is not None:
             raise ValueError(f"row {self.row!r} cannot make a cell; give [[cells]], and name them in `cells`")
+        if self.learning_rates and self.learning_rate is not None:
+            raise ValueError(f"row {self.row!r} has a learning_rate, so learning_rates do nothing; leave one of them")
         return self
 
 
@@ -179,7 +220,10 @@ class GrowingWarmup(Strict):
 
     def num_epochs(self, numbers: dict[str, float], rate: float) -> float:
         """Of the case with these numbers."""
-        return float(max(self.least, round(self.epochs * math.prod(numbers[column] for column in self.columns) * rate)))
+        exact = self.epochs * math.prod(numbers[column] for column in self.columns) * rate
+        if not math.isfinite(exact):
+            raise ValueError("a warm-up of a grid is longer than any number; lower warmup.epochs or learning_rates")
+        return float(max(self.least, round(exact)))
 
 
 class GridSpec(Strict):
@@ -189,11 +233,11 @@ class GridSpec(Strict):
     """
 
     grid: Name
-    label: str
+    label: Text
     algorithm: Name
-    columns: list[str]
-    cases: Annotated[list[list[float]], Field(min_length=1)]
-    settings: dict[str, Any]
+    columns: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]]
+    cases: Annotated[list[list[Finite]], Field(min_length=1)]
+    settings: Settings
     learning_rates: Annotated[Rates, Field(min_length=1)]
     warmup: GrowingWarmup | None = None
 
@@ -213,9 +257,10 @@ class GridSpec(Strict):
 
     def _row(self, case: list[float], rate: float) -> RowSpec:
         numbers = {key: int(each) if each == int(each) else each for key, each in zip(self.columns, case, strict=True)}
-        parts = [self.grid, *(f"{key}{value:g}".lower() for key, value in numbers.items())]
+        parts = [self.grid, *(f"{key}{value:g}" for key, value in numbers.items())]
+        parts += [f"lr{rate:g}"] if len(self.learning_rates) > 1 else []
         return RowSpec(
-            row="-".join([*parts, f"lr{rate:g}"] if len(self.learning_rates) > 1 else parts),
+            row="-".join(parts).lower().replace("+", ""),  # of a million, 1e+06
             label=self.label,
             algorithm=self.algorithm,
             settings=_filled_in(self.settings, numbers),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Any, Literal, NamedTuple
+import re
+from collections import Counter
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from cser_bench.harness.rows import (
     Betas,
@@ -25,8 +28,10 @@ from cser_bench.harness.rows import (
     RowSpec,
     Seed,
     Seeds,
+    Settings,
     Share,
     Strict,
+    Text,
     once,
 )
 
@@ -34,6 +39,19 @@ Precision = Literal["fp32", "fp16", "bf16"]
 """Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss scaling."""
 Wire = Literal["fp32", "fp16"]
 """Of the numbers that are sent, and so of the bits that are counted."""
+
+
+ID_DIGITS = 12
+"""Hexadecimal digits of a run's id."""
+
+OF_KIND = {
+    "schedule": {"milestones": "milestones", "factor": "milestones"},
+    "partition": {"alpha": "dirichlet", "shards_per_worker": "class_shards"},
+}
+"""By table, its keys that do something for one kind alone, and that kind."""
+
+ADAM_ONLY = ("betas", "eps")
+"""Keys of [training] that no row reads whose local step is SGD's."""
 
 
 class SpecError(ValueError):
@@ -59,7 +77,7 @@ class ModelSpec(Strict):
     """`name` is one of `harness.models.NETWORKS`; `options` are those of the function that builds it."""
 
     name: Name
-    options: dict[str, Any] = {}
+    options: Settings = {}
 
 
 class ScheduleSpec(Strict):
@@ -130,7 +148,7 @@ class RunConfig(TrainingSpec):
     task: TaskSpec
     model: ModelSpec
     algorithm: Name
-    settings: dict[str, Any] = {}
+    settings: Settings = {}
     learning_rate: Positive
     schedule: ScheduleSpec
     evaluation: EvaluationSpec
@@ -145,7 +163,12 @@ class RunConfig(TrainingSpec):
 def run_id(config: RunConfig) -> str:
     """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
     canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    return hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
+
+
+def is_run_id(text: object) -> bool:
+    """Whether it has the form of a run's id, and so names a folder in its experiment's and no other place."""
+    return isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", text) is not None
 
 
 class PlannedRun(NamedTuple):
@@ -258,7 +281,7 @@ class Spec(Strict):
 
     format: Literal[1]
     name: Name
-    title: str
+    title: Text
     task: TaskSpec
     model: ModelSpec
     training: TrainingSpec
@@ -269,7 +292,7 @@ class Spec(Strict):
     tuning: TuningSpec | None = None
     lengths: LengthsSpec | None = None
     sensitivity: SensitivitySpec | None = None
-    contrasts: Annotated[list[ContrastSpec], AfterValidator(once)] = []
+    contrasts: list[ContrastSpec] = []
     exponents: list[ExponentSpec] = []
     rows: list[RowSpec] = []
     grids: list[GridSpec] = []
@@ -319,6 +342,8 @@ class Spec(Strict):
                 "contrasts and exponents need statistics.declared, which says what had been seen when they were made"
             )
         self._check_cells()
+        self._check_contrasts()
+        self._check_idle()
         self._check_warmup()
         if self.tuning:
             self._check_tuning(self.tuning)
@@ -339,6 +364,42 @@ class Spec(Strict):
     @property
     def _has_num_steps(self) -> bool:
         return self.training.num_steps is not None or any(cell.num_steps for cell in self.cells)
+
+    def _check_contrasts(self) -> None:
+        """Each is a question of its own: Holm's correction counts all, so one that is none costs the others."""
+        asked = Counter((contrast.row, contrast.reference, contrast.kind) for contrast in self.contrasts)
+        for (row, reference, kind), count in asked.items():
+            if row == reference:
+                raise ValueError(f"a contrast holds row {row!r} against itself; name another reference")
+            if count > 1:
+                raise ValueError(f"two contrasts ask for the {kind} of {row!r} to {reference!r}; leave one of them")
+            if (reference, row, kind) in asked:
+                instead = "; ask for their equivalence in its place" if kind == "non-inferiority" else "; leave one"
+                raise ValueError(f"the {kind} of {row!r} and {reference!r} is asked for both ways{instead}")
+
+    def _check_idle(self) -> None:
+        """What is written in a spec does something, or whoever wrote it believes in an experiment that is not this."""
+        for table, kinds in OF_KIND.items():
+            part: ScheduleSpec | PartitionSpec = getattr(self, table)
+            for key in sorted(part.model_fields_set & kinds.keys()):
+                if part.kind != kinds[key]:
+                    raise ValueError(
+                        f"{table}.{key} does nothing where {table}.kind is {part.kind!r}, only where it is "
+                        f"{kinds[key]!r}; remove it or change the kind"
+                    )
+        rows = self.all_rows()
+        if all((row.local_step or self.training.local_step) == "sgd" for row in rows):
+            for key in sorted(self.training.model_fields_set.intersection(ADAM_ONLY)):
+                raise ValueError(f"training.{key} does nothing, as no row's local_step is adamw or muon; remove it")
+        warmups = [self.schedule.warmup_epochs, self.schedule.warmup_share, *(row.warmup_epochs for row in rows)]
+        if self.schedule.staircase_warmup and not any(warmups):
+            raise ValueError(
+                "schedule.staircase_warmup does nothing without a warm-up; remove it or give warmup_epochs"
+            )
+        if self.evaluation.num_scores is not None and "per_epoch" in self.evaluation.model_fields_set:
+            raise ValueError("evaluation.per_epoch does nothing beside evaluation.num_scores; remove one of them")
+        if self.tuning and self.tuning.both_rules_seeds and not self.tuning.both_rules:
+            raise ValueError("tuning.both_rules_seeds does nothing without both_rules = true; give that or remove it")
 
     def _check_warmup(self) -> None:
         """Not of grids whose warm-up grows: the released rule makes some that no run outlasts."""
@@ -381,9 +442,14 @@ class Spec(Strict):
                 raise ValueError(f"row {row.row!r}: the rate {outside[0]:g} lies outside tuning.lowest and highest")
 
 
+def first_complaint(error: ValidationError) -> ErrorDetails:
+    """One of pydantic's complaints: an unknown key before others, since what is missing may be there misspelt."""
+    return min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+
+
 def explain(error: ValidationError) -> str:
-    """One of pydantic's complaints as a sentence: an unknown key first, since what is missing may be there misspelt."""
-    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+    """The first complaint as a sentence."""
+    first = first_complaint(error)
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

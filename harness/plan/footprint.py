@@ -23,10 +23,14 @@ from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.core.collectives import Add
 from cser_bench.algorithms.core.topology import Mixing, spectral_gap
 from cser_bench.algorithms.registry import methods
+from cser_bench.harness.records.experiment import metric_of
 from cser_bench.harness.spec import ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, build_optimizer, num_steps_of
 from cser_bench.harness.train.restarts import check_restart, planned_traffic
+
+TOO_WIDE = 0.1
+"""A margin of a share from which on it can only be one in points: ten of them are what methods differ by at most."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,21 @@ def check_common(spec: Spec) -> None:
             f"statistics.metric: task {task} is not scored by {spec.statistics.metric!r}; give one of "
             f"{', '.join(every)}"
         )
+    _check_margins(spec)
     if spec.evaluation.beam > 1 and not known:
         raise SpecError(f"evaluation.beam: task {task} has no sentences to decode; remove it")
+
+
+def _check_margins(spec: Spec) -> None:
+    metric = metric_of(spec.statistics.metric)
+    margins = {"statistics.margin": spec.statistics.margin}
+    margins |= {f"the margin of {each.row!r} to {each.reference!r}": each.margin or 0.0 for each in spec.contrasts}
+    for where, margin in margins.items():
+        if metric.is_share and margin >= TOO_WIDE:
+            raise SpecError(
+                f"{where} = {margin:g} is {100 * margin:g} points of {metric.label}, and no method loses so much; a margin "
+                "is a share, and half a point 0.005"
+            )
 
 
 def footprint_of(config: RunConfig) -> Footprint:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cser_bench.harness.plan.corners import between_corners
 from cser_bench.harness.plan.footprint import Footprint, check_common
-from cser_bench.harness.plan.rows import PlannedRow, TooShortError, plan_row
+from cser_bench.harness.plan.rows import PlannedRow, TooShortError, check_ratios, check_rows_differ, plan_row
 from cser_bench.harness.plan.tuning import (
     SearchState,
     choices,
@@ -87,6 +87,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
     the tuning is damaged.
     """
     check_common(spec)
+    check_rows_differ(spec)
     given_as, left_out = given_as or spec.name, list[str]()
     if tuning:
         rows = list(trial_rows(spec, results))
@@ -98,6 +99,7 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
         judged = _judged(spec) | {"tuning": tuning_record(spec, chosen)}
         if spec.statistics.floor not in [planned.row.row for planned in rows]:
             judged["floor"] = None
+    check_ratios(spec, rows)
     return Plan(
         experiment=_experiment(spec, rows, shlex.quote(given_as) + (" --tuning" if tuning else ""), judged),
         runs=[run for planned in rows for run in planned.runs],

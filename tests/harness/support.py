@@ -196,7 +196,7 @@ title = "Small"
 task = { name = "blobs" }
 model = { name = "small_cnn", options = { widths = [4, 8] } }
 training = { num_workers = 2, batch_size = 20, num_epochs = 1, momentum = 0.9, weight_decay = 0.001 }
-schedule = { kind = "cosine", warmup_epochs = 0.25, milestones = [0.5], factor = 0.1 }
+schedule = { kind = "cosine", warmup_epochs = 0.25 }
 evaluation = { per_epoch = 2, batch_norm = "average" }
 statistics = { baseline = "sgd", margin = 0.02, confidence = 0.95, seeds = [1, 2] }
 tuning = { grid = [0.01, 0.1], seeds = [101], held_out = 400 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import math
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,18 +17,34 @@ from torch import nn
 from cser_bench.algorithms import SGD, Compressor, SoloCollectives
 from cser_bench.algorithms.registry import algorithms, compressors
 from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.rows import RestartOf, RowSpec
 from cser_bench.harness.spec import SpecError
 from cser_bench.harness.spec_file import EXPERIMENTS, find_spec, load_spec
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import BLOCK, CommandLine, Table, changed, small_config, small_spec, write_spec
 
 ABSENT = object()
+NAN = math.nan
 CONTRAST = {"row": "cser", "reference": "sgd", "kind": "non-inferiority", "question": "Is anything lost?"}
 
 
 def row_of(algorithm: str, **settings: Any) -> Table:
     """A row of this method."""
     return {"row": "own", "label": "Own", "algorithm": algorithm, "learning_rate": 0.05, "settings": settings}
+
+
+def contrasts(*pairs: tuple[str, str, str]) -> Table:
+    """Declared contrasts: row, reference and kind of each."""
+    keys = ("row", "reference", "kind")
+    declared = [dict(zip(keys, pair, strict=True)) | {"question": f"{pair}?"} for pair in pairs]
+    return {"statistics.declared": "before all runs", "contrasts": declared}
+
+
+def grid(**changes: Any) -> Table:
+    """A grid beside the rows."""
+    table = {"grid": "local", "label": "Local", "algorithm": "local_sgd", "columns": ["H"], "cases": [[2], [4]]}
+    table |= {"settings": {"sync_interval": "H"}, "learning_rates": [0.01, 0.1]}
+    return {"grids": [table | changes]}
 
 
 def restart(name: str, *without: str, times: int = 1, **more: Any) -> Table:
@@ -56,7 +74,7 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
     "wrong type of a model's option": ({"model.options.widths": "4, 8"}, ["small_cnn", "widths", "'4, 8'"]),
     "warm-up longer than the run": ({"schedule.warmup_epochs": 99}, ["warm-up of 99", "num_epochs = 1"]),
     "a row's warm-up longer than the run": ({"rows.1.warmup_epochs": 2}, ["row 'cser'", "warm-up of 2", "num_epochs"]),
-    "more scores than steps in all": ({"evaluation.num_scores": 41}, ["evaluation.num_scores", "41", "40 steps"]),
+    "more scores than steps in all": ({"evaluation": {"num_scores": 41}}, ["evaluation.num_scores", "41", "40 steps"]),
     "unknown algorithm": ({"rows.1.algorithm": "adam"}, ["row cser: ", "'adam'", *algorithms()]),
     "compressor that the method cannot take": (
         {
@@ -117,7 +135,128 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"rows.1": row_of("ef_sgd", compressor={"kind": "block", "ratio": 50})},
         ["row own: ", "sends 0.81 of a model", "raise num_epochs"],
     ),
+    "margin in points": ({"statistics.margin": 0.5}, ["statistics.margin = 0.5 is 50 points of accuracy", "0.005"]),
+    "margin far above one": ({"statistics.margin": 50.0}, ["statistics.margin = 50 is 5000 points"]),
+    "a contrast's margin in points": (
+        {"statistics.declared": "before", "contrasts": [CONTRAST | {"margin": 1.0}]},
+        ["margin of 'cser' to 'sgd' = 1 is 100 points"],
+    ),
+    "a contrast with itself": (contrasts(("sgd", "sgd", "equivalence")), ["row 'sgd' against itself"]),
+    "a contrast twice": (
+        contrasts(*[("cser", "sgd", "superiority")] * 2),
+        ["two contrasts", "superiority of 'cser' to 'sgd'"],
+    ),
+    "a contrast twice in other words": (
+        {"statistics.declared": "before", "contrasts": [CONTRAST, CONTRAST | {"question": "Once more?"}]},
+        ["two contrasts", "non-inferiority of 'cser' to 'sgd'"],
+    ),
+    "a contrast both ways": (
+        contrasts(("cser", "sgd", "non-inferiority"), ("sgd", "cser", "non-inferiority")),
+        ["both ways", "equivalence in its place"],
+    ),
+    "one row under two names": (
+        {"rows.1": row_of("ef_sgd", compressor=BLOCK)},
+        ["rows 'own' and 'ef_sgd' are the same"],
+    ),
+    "one row under two names, a default written out": (
+        {"rows.1": row_of("ef_sgd", compressor=BLOCK, drop_rest=False) | {"momentum": 0.9}},
+        ["rows 'own' and 'ef_sgd' are the same"],
+    ),
+    "two rows with one label": ({"rows.1.label": "EF-SGD"}, ["rows 'cser' and 'ef_sgd'", "'EF-SGD'", "cser and"]),
+    "two rows with one label and ratio": (
+        {"rows.1": row_of("ef_sgd", compressor={"kind": "top_k", "ratio": 8}) | {"label": "EF-SGD", "ratio": 4}},
+        ["rows 'own' and 'ef_sgd'", "'EF-SGD'", "ratio 4"],
+    ),
+    "empty label": ({"rows.1.label": " "}, ["row cser: ", "label: is empty"]),
+    "empty title": ({"title": ""}, ["title: is empty"]),
+    "main ratio of no row": ({"statistics.main_ratio": 5.0}, ["statistics.main_ratio", "1, 4, 4.8"]),
+    "milestones of a cosine": ({"schedule.milestones": [0.5]}, ["schedule.milestones does nothing", "'cosine'"]),
+    "factor of a cosine": ({"schedule.factor": 0.1}, ["schedule.factor does nothing"]),
+    "alpha where all is dealt out": ({"partition": {"alpha": 0.1}}, ["partition.alpha does nothing", "'dirichlet'"]),
+    "shards of a stretch": (
+        {"partition": {"kind": "contiguous", "shards_per_worker": 2}},
+        ["partition.shards_per_worker does nothing", "'class_shards'"],
+    ),
+    "betas without AdamW": ({"training.betas": [0.9, 0.99]}, ["training.betas does nothing", "adamw or muon"]),
+    "stairs without a warm-up": (
+        {"schedule": {"kind": "constant", "staircase_warmup": True}},
+        ["staircase_warmup does nothing"],
+    ),
+    "scores an epoch and in all": ({"evaluation.num_scores": 4}, ["evaluation.per_epoch does nothing"]),
+    "seeds of a rule that is off": ({"tuning.both_rules_seeds": [7]}, ["tuning.both_rules_seeds does nothing"]),
+    "rates beside a rate": ({"rows.1.learning_rates": [0.1]}, ["row cser: ", "learning_rates do nothing"]),
+    "nan for an interval": (
+        {"rows.1": row_of("local_sgd", sync_interval=4, first_moment_interval=NAN)},
+        ["row own: ", "settings", "nan"],
+    ),
+    "nan in a compressor": (
+        {"rows.2.settings.compressor.num_blocks": NAN},
+        ["row ef_sgd: ", "settings", "nan"],
+    ),
+    "number that no counter holds": (
+        {"rows.2.settings.compressor": {"kind": "chunk_top_k", "ratio": 4, "chunk_size": 2**62}},
+        ["row ef_sgd: ", "settings", "4611686018427387904"],
+    ),
+    "inf in a grid": (grid(cases=[[math.inf]]), ["grid local: ", "cases"]),
+    "nan in a grid": (grid(cases=[[NAN]]), ["grid local: ", "cases"]),
+    "column that is no name": (grid(columns=["H m"], settings={"sync_interval": 2}), ["grid local: ", "columns"]),
+    "endless warm-up of a grid": (
+        grid(cases=[[10**9]], warmup={"columns": ["H"], "epochs": 1e308}),
+        ["warm-up of a grid"],
+    ),
+    "unknown key beside another mistake": (
+        {"rows.0.learning_rate": -1.0, "rows.2.colour": "red"},
+        ["row ef_sgd: unknown key 'rows.2.colour'"],
+    ),
 }
+
+
+def test_a_million_in_a_grid_makes_a_name(tmp_path: Path) -> None:
+    spec = changed(small_spec(), "grids", grid(columns=["R"], cases=[[10**6]], settings={"sync_interval": 2})["grids"])
+    rows = [row.row for row in load_spec(write_spec(tmp_path, spec)).all_rows()]
+    assert rows[-2:] == ["local-r1e06-lr0.01", "local-r1e06-lr0.1"]
+
+
+def test_restarts_at_two_times_have_two_labels() -> None:
+    row = RowSpec(row="ef", label="EF", algorithm="ef_sgd")
+    labels = [row.restarted(RestartOf(row="ef", without=["error"], at=at)).label for at in (0.25, 0.5)]
+    assert labels == ["EF without error at 25 %", "EF without error"]
+
+
+BASES: dict[str, tuple[Table, str]] = {
+    # what the base has in place of what it should have, and what is said of it
+    "a number for a table": ({"statistics": 5}, "statistics: "),
+    "words for rows": ({"rows": ["sgd"]}, "rows.0: "),
+    "a number for rows": ({"rows": 5}, "rows: "),
+    "a list for a name": ({"rows": [{"row": ["sgd"], "label": "SGD", "algorithm": "sgd"}]}, "rows.0.row: "),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_file_that_is_like_no_experiment_is_refused(name: str, tmp_path: Path, cli: CommandLine) -> None:
+    change, part = BASES[name]
+    base = tmp_path / "base.toml"
+    base.write_text(tomli_w.dumps(small_spec() | change))
+    path = write_spec(tmp_path, {"format": 1, "like": "base", "name": "own", "title": "Own", "rows": ["sgd"]})
+    said = cli.refused("plan", path)
+    assert said.startswith(f"{path}: {base}: ") and part in said
+
+
+def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(tmp_path: Path) -> None:
+    base = small_spec() | {"schedule": {"kind": "milestones", "milestones": [0.5], "factor": 0.1}}
+    base["partition"] = {"kind": "dirichlet", "alpha": 0.1}
+    base = changed(changed(changed(base, "tuning"), "training.local_step", "adamw"), "training.betas", [0.9, 0.99])
+    base = changed(base, "rows.1.momentum")
+    (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
+    own: Table = {"format": 1, "like": "base", "name": "own", "title": "Own", "schedule": {"kind": "cosine"}}
+    own |= {"partition": {"kind": "contiguous"}, "training": {"local_step": "sgd"}, "evaluation": {"num_scores": 4}}
+    spec = load_spec(write_spec(tmp_path, own))
+    assert (spec.schedule.milestones, spec.schedule.factor, spec.partition.alpha) == ([], 0.2, 1.0)
+    assert (spec.training.betas, spec.evaluation.num_scores, spec.evaluation.per_epoch) == ([0.9, 0.999], 4, 1)
+    base = base | {"evaluation": {"num_scores": 4}}
+    (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
+    again = load_spec(write_spec(tmp_path, own | {"evaluation": {"per_epoch": 2}}))
+    assert (again.evaluation.num_scores, again.evaluation.per_epoch) == (None, 2)
 
 
 def assert_is_refused(spec: Table, folder: Path, parts: list[str], cli: CommandLine) -> None:
