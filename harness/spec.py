@@ -116,6 +116,11 @@ class EvaluationSpec(Strict):
     num_scores: Count | None = None
     beam: Annotated[int, Field(ge=1, le=64)] = 1
 
+    def steps(self, num_epochs: int, per_epoch: int) -> set[int]:
+        """The steps of a run, counted from 1, after which the average is scored; the last one is always among them."""
+        scores = self.num_scores or self.per_epoch * num_epochs
+        return {round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)} - {0}
+
 
 class TrainingSpec(Strict):
     """How every run of an experiment trains, where a row says nothing else."""

@@ -11,7 +11,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from cser_bench.report.frame import Frames
-from cser_bench.report.plotting import FAMILIES, GREY, colour_of, decades, family_of, headline, new_figure, style
+from cser_bench.report.plotting import (
+    FAMILIES,
+    GREY,
+    colour_of,
+    decades,
+    family_of,
+    headline,
+    new_figure,
+    plain,
+    style,
+)
 from cser_bench.report.regime import tells
 from cser_bench.report.statistics import LESS, contrasts_frame
 from cser_bench.report.wording import MINUS, amount, counted, points
@@ -98,7 +108,7 @@ def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure
             axes.axvspan(-100 * margin, 0, color=_MARGIN, zorder=0)
         axes.set_xlabel(f"points against all sent (bars: 95 %{'' if margin is None else '; green: within the margin'})")
         axes.axvline(0, **GREY)
-        axes.set_yticks(range(len(lines)), [_name(line) for line in lines])
+        axes.set_yticks(range(len(lines)), [plain(_name(line)) for line in lines])
         colours = [colour_of(line["algorithm"]) for line in lines]
         for text, colour in zip(axes.get_yticklabels(), colours, strict=True):
             text.set_color(colour)
@@ -176,4 +186,4 @@ def _panel(axes: Axes, group: pd.DataFrame, margin: float | None) -> None:
     for number, (label, line) in enumerate(group.groupby("label", sort=False)):
         rows = line.sort_values("link_models")
         marker, colour = _MARKERS[number % len(_MARKERS)], _COLOURS[number % len(_COLOURS)]
-        axes.plot(rows["link_models"], 100 * rows["difference"], label=str(label), marker=marker, color=colour)
+        axes.plot(rows["link_models"], 100 * rows["difference"], label=plain(str(label)), marker=marker, color=colour)

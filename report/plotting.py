@@ -107,10 +107,15 @@ def decades(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def plain(text: str) -> str:
+    """A text that matplotlib draws as it is: between two dollars it would else read a formula."""
+    return text.replace("$", r"\$")
+
+
 def headline(figure: Figure, title: str) -> None:
     """The finding, over the whole width, in as many lines as it needs."""
     width = 84 if len(title) <= 84 else len(title) // 2 + 10  # two lines of like length, not one and a word
-    figure.suptitle(textwrap.fill(title, width), fontsize=9.5, fontweight="bold", x=0.012, ha="left")
+    figure.suptitle(plain(textwrap.fill(title, width)), fontsize=9.5, fontweight="bold", x=0.012, ha="left")
 
 
 def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]], leaders: bool = False) -> None:
@@ -131,7 +136,9 @@ def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]], leaders: b
     right = max(left for left, _ in pixels)
     for ((left, low), (x, y, name, colour)), place in zip(found, places, strict=True):
         across, up = (right - left) * 72 / figure.dpi + (20 if leaders else 6), (place - low) * 72 / figure.dpi
-        text = axes.annotate(name, (x, y), xytext=(across, up), textcoords="offset points", va="center", color=colour)
+        text = axes.annotate(
+            plain(name), (x, y), xytext=(across, up), textcoords="offset points", va="center", color=colour
+        )
         text.set_in_layout(leaders)
         if leaders:
             leader = {"arrowstyle": "-", "linewidth": 0.5, "color": colour, "shrinkA": 0, "shrinkB": 0}

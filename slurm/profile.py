@@ -102,7 +102,10 @@ def load_profile(name: str) -> Profile:
 
 def _over(table: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
     """The fields of a variant over those of the profile, and its flags for sbatch over the profile's."""
-    return table | variant | {"sbatch": {**table.get("sbatch", {}), **variant.get("sbatch", {})}}
+    flags = [each["sbatch"] for each in (table, variant) if "sbatch" in each]
+    if len(flags) < 2 or not all(isinstance(each, dict) for each in flags):
+        return table | variant  # the profile refuses what is no table
+    return table | variant | {"sbatch": flags[0] | flags[1]}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.run_lock import locked
 from cser_bench.harness.records.store import RecordError, Result, RunRecord
-from cser_bench.harness.spec import RunConfig, explain, run_id
+from cser_bench.harness.spec import RunConfig, explain, is_run_id, run_id
 
 FORMAT = 2
 """Version of the pack's format; a pack of another is refused, never guessed at."""
@@ -31,6 +31,9 @@ NAME = "runs.jsonl"
 
 DIGEST, TEXT = slice(11, 75), slice(77, -2)
 """Where they stand in a line."""
+
+OF_BOTH = ("train_loss", "test_loss", "test_correct", "test_count", "test_accuracy", "metrics")
+"""What a result says as the last event does."""
 
 Files = dict[str, Any]
 """The JSON of a run's files, by their names without endings."""
@@ -56,10 +59,16 @@ def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
             raise _damaged(path, number)
         files = from_json(line)
         digests += files.pop("sha256")
-        runs[files.pop("run_id")] = files
+        run = files.pop("run_id", None)
+        if not is_run_id(run):  # it names the folder that the run is unpacked to
+            raise RecordError(
+                f"{path}, line {number}, names the run {run!r}, which is no run's id; do not use the file, and get it "
+                "from who made it"
+            )
+        runs[run] = files
     if first != _line(first[TEXT], digests):
         raise _damaged(path, 1)
-    if (version := from_json(first)["format"]) != FORMAT:
+    if (version := from_json(first).get("format")) != FORMAT:
         raise RecordError(
             f"{path} is a pack of format {version!r}, this program reads {FORMAT}; unpack it with its own"
         )
@@ -93,17 +102,60 @@ def _inside(fields: Files) -> str:
 def _finished_run(files: Files, folder: Path, where: object) -> RunRecord:
     """The run in the files of this folder, packed or not. Raises RecordError: damaged, not done, or another run."""
     record = store.parse_run(files, folder)
-    try:
-        own = run_id(RunConfig.model_validate_json(json.dumps(record.run.config)))
-    except ValidationError as error:
-        raise RecordError(f"{where} has a config that this program cannot read ({explain(error)})") from None
+    config = _config_of(record, where)
+    own = run_id(config)
     if record.result is None or not own == record.run.run_id == folder.name:
         raise RecordError(
             f"{where} was edited or moved: it stands for run {folder.name}, holds run {record.run.run_id} "
             f"{'and' if record.result else 'without'} a result, and its config is that of run {own}; restore it from "
             "where it came from"
         )
+    _check_scores(record, record.result, config)
     return record
+
+
+def _config_of(record: RunRecord, where: object) -> RunConfig:
+    try:
+        return RunConfig.model_validate_json(json.dumps(record.run.config))
+    except ValidationError as error:
+        raise RecordError(f"{where} has a config that this program cannot read ({explain(error)})") from None
+
+
+def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
+    """Raises RecordError where a run that is over lacks scores on its way, or its last one is not the result's."""
+    folder, known = record.folder, {event.step for event in record.events}
+    if missing := _scored_steps(record, result, config) - known:
+        raise RecordError(
+            f"{folder}/events.jsonl lacks {len(missing)} of {len(missing | known)} scores, first that after step "
+            f"{min(missing)}: it was cut or lost; restore it, or delete the folder and run again"
+        )
+    if result.status == "diverged":
+        return
+    for key in OF_BOTH:
+        last, final = getattr(record.events[-1], key), getattr(result, key)
+        if last != final:
+            raise RecordError(
+                f"{folder}/result.json says {key} = {final}, and the last line of events.jsonl {last}: one of them was "
+                "edited; restore both, or delete the folder and run again"
+            )
+
+
+def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[int]:
+    """The steps after which a run that is over was scored, as far as its records say how long an epoch was."""
+    num_epochs = config.num_schedule_epochs
+    if result.status == "done":
+        return config.evaluation.steps(num_epochs, result.num_steps // num_epochs)
+    per_epoch = config.num_steps or _steps_per_epoch(record)
+    if per_epoch is None:
+        return set()
+    planned = config.evaluation.steps(num_epochs, per_epoch)
+    return {step for step in planned if step < result.num_steps}
+
+
+def _steps_per_epoch(record: RunRecord) -> int | None:
+    """By the first score; None where the run diverged before it, so that nobody can tell."""
+    first = next(iter(record.events), None)
+    return round(first.step / first.epoch) if first and first.epoch else None
 
 
 def _packed_run(folder: Path, files: Files) -> RunRecord:
@@ -120,7 +172,9 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
     found = {run: _packed_run(folder / run, files) for run, files in read_pack(folder).items()}
     for path in store.run_folders(folder):
         if path.name not in found or (path / "result.json").exists():
-            found[path.name] = store.read_run(path)
+            record = found[path.name] = store.read_run(path)
+            if record.result is not None:
+                _check_scores(record, record.result, _config_of(record, path / "run.json"))
     return dict(sorted(found.items()))
 
 

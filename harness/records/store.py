@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import from_json
 
 VERSION = 1
@@ -88,6 +88,13 @@ class RunFile(Record):
     attempts: list[Attempt]
 
 
+def check_accuracy(accuracy: float | None, correct: int | None, count: int | None) -> None:
+    """Raises ValueError where the two ways in which a record says one score differ; no record was written so."""
+    counted = correct / count if correct is not None and count else None
+    if accuracy != counted:
+        raise ValueError(f"test_accuracy is {accuracy} beside {correct} of {count} correct, so the record was edited")
+
+
 class Event(Record):
     """One line of events.jsonl: one evaluation of the workers' average.
 
@@ -110,6 +117,11 @@ class Event(Record):
     wall_seconds: float
     metrics: dict[str, float] | None = None
     """What else a text task's sentences were scored by, as shares, by name."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Event:
+        check_accuracy(self.test_accuracy, self.test_correct, self.test_count)
+        return self
 
 
 class Result(Record):
@@ -151,6 +163,14 @@ class Result(Record):
     """Of its subwords, learnt from the training split."""
     signatures: dict[str, str] | None = None
     """By metric: how sacreBLEU computed it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Result:
+        check_accuracy(self.test_accuracy, self.test_correct, self.test_count)
+        for purpose, entry in self.expected_traffic.items():
+            if self.traffic.get(purpose) != entry:
+                raise ValueError(f"traffic and expected_traffic differ in {purpose!r}, so the record was edited")
+        return self
 
 
 class Failure(Record):
@@ -247,8 +267,10 @@ def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
         return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{path} has a bad field {where!r} ({first['msg']}); delete the file and run again") from None
+        where, why = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+        is_own = first["type"] == "value_error"  # said by a validator of ours, of the record as a whole
+        wrong = f"is damaged: {why}" if is_own else f"has a bad field {where!r} ({why})"
+        raise RecordError(f"{path} {wrong}; delete the file and run again") from None
 
 
 def read_events(path: Path) -> list[Event]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cser_bench.harness.rows import PartitionSpec
 from cser_bench.harness.seeds import derive_seed, generator
-from cser_bench.harness.spec import EvaluationSpec, ScheduleSpec
+from cser_bench.harness.spec import ScheduleSpec
 
 Labels = npt.NDArray[numpy.int64]
 
@@ -171,9 +171,3 @@ def _milestones(schedule: ScheduleSpec, epoch: float) -> float:
     if schedule.kind != "milestones":
         return 1.0
     return schedule.factor ** sum(1 for milestone in schedule.milestones if epoch >= milestone)
-
-
-def evaluation_steps(evaluation: EvaluationSpec, per_epoch: int, num_epochs: int) -> set[int]:
-    """The steps, counted from 1, after which the average is scored; the last one is always among them."""
-    scores = evaluation.num_scores or evaluation.per_epoch * num_epochs
-    return {round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)} - {0}

@@ -19,7 +19,6 @@ from cser_bench.harness.tasks.pairs import PairSamples
 from cser_bench.harness.tasks.task import to_device
 from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.evaluate import Score, evaluate, worker_accuracies
-from cser_bench.harness.train.order import evaluation_steps
 from cser_bench.harness.train.training import Job, Preempted, StopRequested, Training
 
 CHECK_EVERY = 25
@@ -38,7 +37,8 @@ def train(job: Job, collectives: Collectives, stop_requested: StopRequested | No
     if training.recorder is not None:
         training.recorder.begin(training.step)
     monitor = Monitor(training)
-    scored = evaluation_steps(training.config.evaluation, *training.schedule_length)
+    per_epoch, num_epochs = training.schedule_length
+    scored = training.config.evaluation.steps(num_epochs, per_epoch)
     while training.step < training.num_steps and training.diverged_at is None:
         training.take_step()
         monitor.after_step(training.step in scored)

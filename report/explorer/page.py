@@ -3,11 +3,13 @@
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from cser_bench.harness.records.store import write_text_atomically
 from cser_bench.report.explorer.steps import scored_models, step_models, timings_table
@@ -88,16 +90,20 @@ def explorer_page(
         "tables": {name: _columns(table) for name, table in shown.items()},
         "models": models,
     }
-    parts = {
-        "title": title or (frames.experiment.title if frames else ""),
-        "style": (HERE / "style.css").read_text(),
-        "payload": json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-        "script": "\n".join((HERE / name).read_text() for name in SCRIPTS),
-    }
-    page = (HERE / "template.html").read_text()
-    for name, text in parts.items():
-        page = page.replace(f"@{name}@", text)
-    return page
+    return _template().render(
+        title=title or (frames.experiment.title if frames else ""),
+        style=(HERE / "style.css").read_text(),
+        payload=json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        script="\n".join((HERE / name).read_text() for name in SCRIPTS),
+    )
+
+
+@cache
+def _template() -> Template:
+    """The page, in which everything is escaped but our own style and script, and data that hold no tag."""
+    loader = FileSystemLoader(HERE)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    return made.get_template("template.html")
 
 
 def _about(frames: Frames | None, models: Sequence[Mapping[str, Any]], too_long: Collection[str]) -> str:

@@ -26,7 +26,6 @@ from cser_bench.harness.train.build import build_model, num_steps_of
 from cser_bench.harness.train.local_workers import local_workers
 from cser_bench.harness.train.order import (
     class_counts,
-    evaluation_steps,
     learning_rate_factor,
     worker_batches,
     worker_shards,
@@ -240,7 +239,7 @@ def test_schedules(name: str) -> None:
 def test_scores_are_evenly_spaced_and_the_last_step_has_one(
     per_epoch: int, scores: dict[str, int], num_epochs: int, expected: set[int]
 ) -> None:
-    assert evaluation_steps(EvaluationSpec(**scores), per_epoch, num_epochs) == expected
+    assert EvaluationSpec.model_validate(scores).steps(num_epochs, per_epoch) == expected
 
 
 def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trained_on() -> None:

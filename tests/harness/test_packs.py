@@ -19,7 +19,7 @@ from cser_bench.harness.records import packs, store
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.packs import NAME as PACK
 from cser_bench.harness.records.packs import pack_runs, read_pack, read_runs, render_pack, unpack_runs
-from cser_bench.harness.records.store import VERSION, read_run, read_run_files
+from cser_bench.harness.records.store import VERSION, RecordError, read_run, read_run_files
 from cser_bench.harness.spec_file import load_spec
 from cser_bench.harness.workers.launch import launch, missing_runs
 from cser_bench.report.frame import read_frames
@@ -48,16 +48,18 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / PACK).write_text(render_pack(NAME, {run: shipped[run] for run in sorted(shipped)[:14]}))
     unpack_runs(tmp_path)
     (tmp_path / PACK).unlink()
-    *_, fifth, sixth, seventh, eighth = list(store.run_folders(tmp_path))[:8]
+    *_, fifth, sixth, seventh = list(store.run_folders(tmp_path))[:7]
     events = (fifth / "events.jsonl").read_text()
-    (fifth / "events.jsonl").write_text(re.sub(r'"test_loss": [^,]+', '"test_loss": NaN', events))
-    (sixth / "events.jsonl").write_bytes(events.encode() + b'{"step": 41, "caf\xc3')
+    (fifth / "events.jsonl").write_text(re.sub(r'"worker_distance": [^,]+', '"worker_distance": NaN', events))
+    (sixth / "events.jsonl").write_bytes((sixth / "events.jsonl").read_bytes() + b'{"step": 41, "caf\xc3')
     failure = {"version": VERSION, "run_id": sixth.name, "attempt": "x", "kind": "oom", "message": "für Umlaute"}
     (sixth / "failure.json").write_text(json.dumps(failure | {"traceback": "", "step": None}))
-    (seventh / "events.jsonl").write_text("")  # no evaluation yet
-    (eighth / "log.txt").write_text("what was printed")
-    for run in list(store.run_folders(tmp_path))[-2:]:
+    (seventh / "log.txt").write_text("what was printed")
+    *_, before_its_first_score, torn = store.run_folders(tmp_path)
+    for run in (before_its_first_score, torn):
         (run / "result.json").unlink()
+    (before_its_first_score / "events.jsonl").write_text("")
+    (torn / "events.jsonl").write_bytes((torn / "events.jsonl").read_bytes()[:-20])
     return tmp_path
 
 
@@ -144,6 +146,24 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         lambda f: changed(f, lambda files: files["run"]["config"].update(learning_rate=0.2)),
         "its config is that of run",
     ),
+    "no run's id": (
+        lambda f: render_pack(NAME, {f"../../{max(finished(f))}": finished(f)[max(finished(f))]}).splitlines(True),
+        "line 2, names the run '../../",
+    ),
+    "an absolute path for an id": (
+        lambda f: render_pack(NAME, {f"{f}/{max(finished(f))}": finished(f)[max(finished(f))]}).splitlines(True),
+        "which is no run's id",
+    ),
+    "no id": (lambda f: [packs._line('"format":2'), packs._line('"run":1')], "names the run None"),
+    "no format": (lambda f: [packs._line('"runs":0')], "of format None, this program"),
+    "a digit of an accuracy": (
+        lambda f: changed(f, lambda files: files["result"].update(test_accuracy=0.999)),
+        "test_accuracy is 0.999 beside ",
+    ),
+    "a digit of a score on the way": (
+        lambda f: changed(f, lambda files: files["events"][0].update(test_correct=1)),
+        "events.jsonl, line 1, is damaged: test_accuracy is ",
+    ),
     "no result": (lambda f: changed(f, lambda files: files.pop("result")), "without a result"),
 }
 
@@ -189,6 +209,39 @@ def test_where_there_is_nothing_to_pack_or_unpack_it_is_said(tmp_path: Path, cli
 
 
 # Readers
+
+
+def test_a_score_that_was_edited_or_is_lost_is_said(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    whole = folder / min(finished(folder))
+    lines = (whole / "events.jsonl").read_text().splitlines(keepends=True)
+    result = (whole / "result.json").read_text()
+    loss = json.loads(result)["test_loss"]
+    edits: list[tuple[str, str | None, str]] = [
+        ("result.json", re.sub(r'"test_accuracy": [^,]+', '"test_accuracy": 0.999', result), "0.999 beside "),
+        ("result.json", result.replace(f'"test_loss": {loss}', f'"test_loss": {loss / 10}'), "says test_loss = "),
+        ("result.json", re.sub(r'"bits": [1-9]\d*', '"bits": 7', result, count=1), "differ in 'gradient'"),
+        ("events.jsonl", "".join(lines[:-1]), f"lacks 1 of {len(lines)} scores"),
+        ("events.jsonl", "".join(lines)[:-20], f"lacks 1 of {len(lines)} scores"),
+        ("events.jsonl", "".join(lines[1:]), f"lacks 1 of {len(lines)} scores"),
+        ("events.jsonl", None, f"lacks {len(lines)} of {len(lines)} scores"),
+    ]
+    for number, (name, text, words) in enumerate(edits):
+        place = tmp_path_factory.mktemp(f"edit{number}")
+        shutil.copytree(whole, place / whole.name)
+        assert len(read_runs(place)) == 1
+        (place / whole.name / name).unlink() if text is None else (place / whole.name / name).write_text(text)
+        with pytest.raises(RecordError, match=re.escape(words)):
+            read_runs(place)
+
+
+def test_scores_that_a_run_has_lost_which_diverged_after_them_are_missed_too(tmp_path: Path) -> None:
+    pack = read_pack(TUNING)
+    late = [run for run, files in pack.items() if files["result"]["status"] == "diverged" and len(files["events"]) > 1]
+    files = json.loads(json.dumps(pack[late[0]]))
+    files["events"].pop()
+    (tmp_path / PACK).write_text(render_pack(NAME, {late[0]: files}))
+    with pytest.raises(RecordError, match="lacks 1 of "):
+        read_runs(tmp_path)
 
 
 def test_a_packed_run_is_done_in_every_respect(tmp_path: Path) -> None:
