@@ -168,5 +168,5 @@ def _row_of(error: ValidationError, data: dict[str, Any]) -> str:
         case ("rows" | "grids" as many, int(number), *_):
             kind = many.removesuffix("s")
             name = data[many][number].get(kind) if isinstance(data[many][number], dict) else None
-            return f"{kind} {name if isinstance(name, str) else number + 1}: "
+            return f"{kind} {name if isinstance(name, str) and name.isprintable() else number + 1}: "
     return ""

@@ -13,7 +13,7 @@ from submitit.slurm.slurm import _make_sbatch_string  # the public way to the te
 
 from cser_bench.harness.rows import Count, NonNegative, Positive, Strict
 from cser_bench.harness.spec import SpecError, explain
-from cser_bench.harness.spec_file import read_toml
+from cser_bench.harness.spec_file import is_file, read_toml
 
 CLUSTERS = Path(__file__).parent / "clusters"
 
@@ -84,7 +84,7 @@ def load_profile(name: str) -> Profile:
     """
     stem, _, variant = name.partition(":")
     path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
-    if not path.is_file():
+    if not is_file(path):
         known = ", ".join(sorted(path.stem for path in CLUSTERS.glob("*.toml")))
         raise SpecError(f"no cluster profile {stem!r}: give the path of a TOML file or one of {known}")
     table = read_toml(path)

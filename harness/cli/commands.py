@@ -207,10 +207,10 @@ def declared(options: argparse.Namespace) -> int:
 def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
     """The folder of records that is meant, and that of the tuning where it is neither beside nor above."""
     from cser_bench.harness.plan.tuning import tuning_folder
-    from cser_bench.harness.spec_file import find_spec, load_spec
+    from cser_bench.harness.spec_file import find_spec, is_file, load_spec
 
     given = Path(options.experiment)
-    if (given / "experiment.json").exists() or (given / "study.json").exists():
+    if is_file(given / "experiment.json") or is_file(given / "study.json"):
         return given, None
     spec = load_spec(find_spec(options.experiment))
     searched = tuning_folder(spec, options.results)
@@ -263,6 +263,8 @@ def speedups(options: argparse.Namespace) -> int:
     from cser_bench.harness.timing.study import SESSIONS, record, run_study
     from cser_bench.report.build import build
 
+    if options.methods and not options.only:
+        raise UsageError("--methods chooses among those of --only; give that too, or leave --methods out")
     if options.only:
         for session in SESSIONS[options.only](options.output, options.methods):
             record(session, options.output)

@@ -22,7 +22,7 @@ from pydantic_core import from_json
 from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.run_lock import locked
-from cser_bench.harness.records.store import RecordError, Result, RunRecord
+from cser_bench.harness.records.store import NoRecordsError, RecordError, Result, RunRecord
 from cser_bench.harness.spec import RunConfig, explain, is_run_id, run_id
 
 FORMAT = 2
@@ -197,6 +197,8 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
         remove_folders: afterwards take away the folders of runs that the pack, read again from the disk, has; with
             them go their logs, checkpoints and locks.
     """
+    if not (folder / "experiment.json").exists():
+        raise NoRecordsError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
     experiment = read_experiment(folder)
     with _alone(folder):
         runs = _checked_pack(folder)
@@ -207,7 +209,7 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
             _finished_run(files, folder / run, folder / run / "run.json")
         runs |= finished
         if not runs:
-            raise RecordError(f"{folder} holds no finished run to pack; run the experiment first")
+            raise NoRecordsError(f"{folder} holds no finished run to pack; run the experiment first")
         store.write_text_atomically(folder / NAME, render_pack(experiment.name, runs))
         if remove_folders:
             _remove_packed(folder, list(finished))
@@ -236,7 +238,7 @@ def unpack_runs(folder: Path) -> int:
     Raises RecordError: there is no pack, or it cannot be used; nothing was written then.
     """
     if not (folder / NAME).exists():
-        raise RecordError(f"{folder} holds no {NAME} to unpack; give the folder of an experiment that has one")
+        raise NoRecordsError(f"{folder} holds no {NAME} to unpack; give the folder of an experiment that has one")
     with _alone(folder):
         packed = _checked_pack(folder)
         missing = [run for run in packed if not (folder / run / "run.json").exists()]

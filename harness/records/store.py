@@ -30,6 +30,12 @@ class RecordError(ValueError):
     exit_code = 1
 
 
+class NoRecordsError(RecordError):
+    """There are none where the user says that there are some."""
+
+    exit_code = 2
+
+
 class Record(BaseModel):
     """Strict, frozen border type: an unknown or missing key is an error."""
 
