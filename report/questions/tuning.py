@@ -52,11 +52,11 @@ def is_least_loss_best(evidence: Evidence) -> Answer | None:
     done = frames.runs[frames.runs["status"] == "done"]
     own = done[done["row"].isin(frames.rows.loc[frames.rows["base"].isna(), "row"])]
     means = own.groupby("row")[["score", "train_loss"]].mean()
-    differs = frame["cost"] > 0
+    is_worse = frame["cost"] > 0
     numbers = {
         "rows_count": len(frame),
-        "other": int(differs.sum()),
-        "mean": frame.loc[differs, "cost"].mean(),
+        "other": int(is_worse.sum()),
+        "mean": frame.loc[is_worse, "cost"].mean(),
         "mean_of_all": frame["cost"].mean(),
         "tested": _tested_by_both_rules(frames),
         "correlation": float(stats.spearmanr(means["train_loss"], means["score"]).statistic),

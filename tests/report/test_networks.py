@@ -63,7 +63,7 @@ IN_ORDER = {
     "reference/resnet_regime": ("sgd", "ef_topk-96", "local_sgd-24", "mcser_block-24"),
     "reference/gpt_text": ("adamw", "ef_topk_updates-32", "local-8", "cser-8"),
 }
-"""By folder: everything sent, top-k with error feedback, local steps, error reset by blocks, all at one load of a link."""
+"""By folder: everything sent, error feedback with top-k, local steps, error reset by blocks, at one load of a link."""
 
 
 def test_rows_at_one_load_are_found_by_their_methods_and_losses_are_those_of_their_scores(evidence: Evidence) -> None:
