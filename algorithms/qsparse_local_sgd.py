@@ -81,7 +81,6 @@ class QSparseLocalSGD(DistributedOptimizer):
                     "leave keep_master out"
                 )
             self.z = self.new_buffer("master", like=self.flat.parameters)
-        self._state = [self.e, self.x, self.z] if self.keep_master else [self.e, self.x]
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -106,8 +105,11 @@ class QSparseLocalSGD(DistributedOptimizer):
         self.local_step_()
         if step % self.sync_interval:
             return
-        with self.flat.frozen_aside(self.flat.parameters, *self._state):
+        with self.flat.frozen_aside(self.flat.parameters, self.e, self.x):
             self._synchronise(step)
+        if self.keep_master:
+            for here in self.flat.frozen_slices():  # so that a parameter which is trained again goes on from what it is
+                self.z[:, here] = self.flat.parameters[:, here]
 
     def _return_to_master(self) -> None:
         y = self.flat.parameters

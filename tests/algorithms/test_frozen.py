@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cser_bench.algorithms import CollectiveError, Collectives, DistributedOptimizer, TopK
+from cser_bench.algorithms import (
+    BlockSparsifier,
+    CollectiveError,
+    Collectives,
+    DistributedOptimizer,
+    QSparseLocalSGD,
+    TopK,
+)
 from tests.algorithms.problems import (
     ADAMW,
     COMPRESSORS,
@@ -95,6 +102,8 @@ def stays(name: str, key: str) -> bool:
     """Whether a part of the state is as it was when the parameter is thawed; others follow from what was averaged."""
     if key in ("momentum", "exp_avg", "exp_avg_sq", "outer_momentum", "decay_momentum"):
         return True
+    if key == "master":
+        return False  # it follows the parameter
     if name == "streaming_diloco":
         return key == "anchor"  # "delayed" and "error" are about messages
     return name not in AVERAGING or (name in ("diloco", "noloco") and key == "anchor")
@@ -217,3 +226,16 @@ def test_a_message_that_was_sent_before_a_freeze_is_dropped_and_one_that_comes_a
     for seen in during:
         assert torch.equal(seen[5], seen[7]) and not torch.equal(seen[7], seen[8])
         torch.testing.assert_close(seen[10], mean(during, 8), rtol=0, atol=1e-12)
+
+
+def test_a_master_copy_goes_on_from_what_a_parameter_was_when_it_was_frozen() -> None:
+    """Gradients are 1 and so is the rate: six steps, a freeze over two synchronisations, and one step more are -7."""
+    parameter = nn.Parameter(torch.zeros(8))
+    optimizer = QSparseLocalSGD(
+        [parameter], lr=1.0, momentum=0.0, compressor=BlockSparsifier(ratio=1), sync_interval=4, keep_master=True
+    )
+    for step in range(1, 14):
+        parameter.requires_grad_(not 7 <= step <= 12)
+        parameter.grad = torch.ones(8) if parameter.requires_grad else None
+        optimizer.step()
+        assert parameter.eq(-step if step <= 6 else -6 if step <= 12 else -7).all(), step

@@ -284,7 +284,7 @@ def test_a_renamed_row_keeps_its_date_and_another_margin_or_kind_does_not(spec: 
     clock.append(at(12))
     folder = planned(spec, CONTRAST)
     assert declared(folder)[0][0] == at(8)
-    for change in ({"margin": 0.123}, {"margin": 0.123, "kind": "equivalence"}):
+    for change in ({"margin": 0.0123}, {"margin": 0.0123, "kind": "equivalence"}):
         clock.append(at(len(clock) + 12))
         planned(spec, CONTRAST | change)
         assert declared(folder)[0][0] == clock[-1]
