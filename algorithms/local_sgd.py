@@ -18,6 +18,7 @@ Cost: 32 d (1 / H + 1 / K_u + 1 / K_v) bits per step on average, an all-reduce o
 from dataclasses import replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Stage
@@ -41,11 +42,12 @@ class LocalSGD(DistributedOptimizer):
 
     def _set_up(self) -> None:
         intervals = (self.first_moment_interval, self.second_moment_interval)
-        if any(intervals) and (self.local_step != "adamw" or self.communication_dtype is not None):
+        is_short = self.communication_dtype is not None or self.flat.parameters.dtype == torch.float16
+        if any(intervals) and (self.local_step != "adamw" or is_short):
             first = "first" if self.first_moment_interval else "second"
             raise ValueError(
-                f"{self.name}: {first}_moment_interval is for local_step = 'adamw' without a communication_dtype, in "
-                "whose few bits second moments would be lost; leave it out"
+                f"{self.name}: {first}_moment_interval is for local_step = 'adamw' without a communication_dtype or "
+                "parameters in fp16, in whose few bits second moments would be lost; leave it out"
             )
         moments = self.local.buffers(self.param_groups)
         self.averaged = [(self.flat.parameters, self.sync_interval)]

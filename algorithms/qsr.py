@@ -3,31 +3,40 @@
 Source: Gu et al., "A quadratic synchronization rule for distributed deep learning", ICLR 2024 (arXiv 2310.14423); its
 release, hmgxr128/QSR, `localopt.py`.
 
-    a round that begins at learning rate eta_t:  H = max(H_base, floor((alpha / eta_t)^2))
+    a round that begins at learning rate eta_t:  H = max(H_base, floor((alpha / eta_t)^2)), at most to the run's end
     H times:    x_i <- x_i - p_i
     then:       x_i <- mean(x)
 
 eta is the first parameter group's. In the warm-up H is H_base, as released: that is the first round, and each that
 begins at a higher rate than the round before. Momentum, or AdamW's moments, are local and never averaged.
 
-Deviations: the release is told how long the warm-up is, and the run, with whose end it ends the last round.
+Deviations: the release is told how long the warm-up is. It is told the run's length, too; here that may be left out,
+and then the last round is as long as the rule says, and may end after the run.
 Cost: 32 d bits a round, an all-reduce.
 """
 
 import math
 from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import Layout, Purpose, Stage, Traffic, fixed
+from cser_bench.algorithms.core import Count, Layout, Purpose, Stage, Traffic, fixed
 from cser_bench.algorithms.core.settings import NotNegative
 from cser_bench.algorithms.local_sgd import LocalSGD
 
 Round = tuple[int, int, float]
 """The number of a round, counted from 1, its last step, and the learning rate at which it began."""
 NONE: Round = (0, 0, 0.0)
+GREATEST = 2.0**31
+"""Of alpha / eta: its square is more steps than any run has, and not so many that a float could not hold them."""
 
 
 class QSR(LocalSGD):
-    """Args: sync_interval: H_base, in steps; alpha: from 0 up."""
+    """QSR.
+
+    Args:
+        sync_interval: H_base, in steps.
+        alpha: from 0 up.
+        total_steps: of the run, with whose end its last round ends; steps after it are in rounds by the rule again.
+    """
 
     name = "qsr"
     formula = "32 d / H"
@@ -36,6 +45,7 @@ class QSR(LocalSGD):
     traffic_follows_rate = True
 
     alpha: NotNegative
+    total_steps: Count | None = None
     first_moment_interval: int | None = fixed(None)
     second_moment_interval: int | None = fixed(None)
 
@@ -70,9 +80,13 @@ class QSR(LocalSGD):
 
     def _after(self, last: Round, rate: float) -> Round:
         """Returns the round after another one."""
-        number, end, rate_before = last
-        seldom = 0 if rate > rate_before or rate == 0 else math.floor((self.alpha / rate) ** 2)
-        return number + 1, end + max(self.sync_interval, seldom), rate
+        number, end_before, rate_before = last
+        follows_rule = 0 < rate <= rate_before
+        seldom = math.floor(min(self.alpha / rate, GREATEST) ** 2) if follows_rule else 0
+        end = end_before + max(self.sync_interval, seldom)
+        if self.total_steps is not None and end_before < self.total_steps:
+            end = min(end, self.total_steps)
+        return number + 1, end, rate
 
     def _update(self, step: int) -> None:
         group = self.param_groups[0]

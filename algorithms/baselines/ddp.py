@@ -51,6 +51,11 @@ class DDP(SGD):
                 f"{self.name}: its hook says what is sent; leave the communication dtype (a spec's wire) at fp32, or "
                 "take ddp_fp16"
             )
+        if self.skip_nonfinite and not self.survives_overflow:
+            raise ValueError(
+                f"{self.name}: its hook keeps of each gradient what it did not send, also of one that is not finite; "
+                "leave skip_nonfinite out"
+            )
         ours = self.collectives
         self._group = ours.group if isinstance(ours, ProcessGroupCollectives) else None
         self.hook_state, self._hook = self.hook(self._group, self.settings)

@@ -79,11 +79,12 @@ class PerTensorBlockSparsifier(SharedSupport):
         if draw is not None:
             bits = [self.payload_bits(layout, draw(step), float_bits) for step in steps]
             return Entry(sum(bits), sum(1 for message in bits if message))
+        filled = [tensor for tensor in layout.tensors if tensor.numel]
         numel = sum(
             math.prod(_mean_block(size, ratio) for size, ratio in self._axes(tensor)) * math.prod(tensor.shape[2:])
-            for tensor in layout.tensors
+            for tensor in filled
         )
-        silent = (1 - 1 / self.tensor_ratio) ** len(layout.tensors)
+        silent = (1 - 1 / self.tensor_ratio) ** len(filled)
         return Entry(round(len(steps) * float_bits * numel / self.tensor_ratio), round(len(steps) * (1 - silent)))
 
     def _axes(self, tensor: Window) -> Iterator[tuple[int, float]]:
@@ -99,10 +100,10 @@ class PerTensorBlockSparsifier(SharedSupport):
         return Windows(tuple(windows))
 
     def _chosen(self, layout: Layout, draw: Draw) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
-        """Yields each tensor that takes part, with the range kept along its first one or two axes."""
+        """Yields each tensor that takes part and is not empty, with the range kept along its first one or two axes."""
         raw = draw.integers(3 * len(layout.tensors)).reshape(-1, 3).tolist()
         for tensor, (coin, *places) in zip(layout.tensors, raw, strict=True):
-            if coin * self.tensor_ratio < 2**64:
+            if tensor.numel and coin * self.tensor_ratio < 2**64:
                 axes = zip(self._axes(tensor), places, strict=False)
                 yield tensor, [_aligned_block(size, ratio, place) for (size, ratio), place in axes]
 

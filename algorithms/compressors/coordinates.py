@@ -20,6 +20,8 @@ from cser_bench.algorithms.core.layout import Indices, Layout
 from cser_bench.algorithms.core.settings import Count, Ratio
 
 INDEX_BITS = 32
+MOST_INDICES = 2 ** (INDEX_BITS - 1)
+"""Of int32, in which they travel."""
 SIGMAS = 6
 """Bins span so many standard deviations of the numbers that are sent."""
 
@@ -52,6 +54,11 @@ class TopK(Gathered):
 
     def check(self, layout: Layout) -> None:
         check_numel(self.kind, self.ratio, layout)
+        if layout.numel > MOST_INDICES:
+            raise ValueError(
+                f"top_k sends indices as int32, which reaches {MOST_INDICES:,} parameters, and the model has "
+                f"{layout.numel:,}; take chunk_top_k, whose indices are within a chunk"
+            )
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return (FLOAT_BITS + INDEX_BITS) * _num_kept(layout.numel, self.ratio)

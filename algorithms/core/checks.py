@@ -95,7 +95,9 @@ def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> N
         f"{str(value)[:TEXT_LENGTH]} on rank{'s' * (len(group) > 1)} {', '.join(map(str, group))}"
         for value, group in ranks.items()
     )
-    raise ValueError(f"the workers' optimisers differ ({said}); give all workers the same model, settings and seed")
+    raise ValueError(
+        f"the workers' optimisers differ ({said}); give all workers the same model, settings, seed and packages"
+    )
 
 
 def enter_together(collectives: Collectives, call: str) -> None:
@@ -214,7 +216,6 @@ class FirstStep:
             RuntimeError: the model has other parameters by now or had none when the optimiser was made, or its
                 gradients are averaged already, or workers went on from states or models that do not belong together.
         """
-        self.close()
         check_parameters(model, self._tensors)
         if self._flats[0].parameters.is_meta:
             raise RuntimeError(

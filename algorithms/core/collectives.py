@@ -53,6 +53,14 @@ class Collectives:
         other.early = None
         return other
 
+    def new_key(self) -> str:
+        """Returns a key for `first_to_say`, the same on all workers where these have asked equally often."""
+        return ""
+
+    def first_to_say(self, key: str, words: str) -> str:
+        """Returns what the first worker to call this said with this key; waits for none, and sends no message."""
+        return words  # all workers are at this end, or this one is alone
+
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, any dtype that adds) by its sum over workers, in place."""
         with self._counted(tensor, purpose):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cser_bench.algorithms.core.collectives import Collectives, share_of, sum_in_rank_order
 from cser_bench.algorithms.core.compressors import Compressor, Draw, Encoded, Gathered, Reduced, SharedSupport
+from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.layout import Layout, Support, whole
 from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import Elapsed, Purpose, Traffic
@@ -50,6 +51,8 @@ class Sending:
     collectives: Collectives
     communication_dtype: torch.dtype | None = None
     """None for the vector's own type."""
+    watch: FiniteWatch | None = None
+    """Says so where what is sent is not finite."""
 
     def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
         """Returns what of `payload`, of any length, was sent, and the workers' mean of that.
@@ -58,6 +61,7 @@ class Sending:
         share of the coordinates it falls: so the mean is that of what was sent, and who keeps what was not sent loses
         nothing.
         """
+        self.look_at(payload)
         message, own = self._rounded(payload)
         message = message.clone() if message is payload else message
         rest = self.collectives.all_reduce_mean_(message, purpose) if payload.numel() else None
@@ -65,12 +69,29 @@ class Sending:
             own.add_(rest)
         return own, message.to(payload.dtype)
 
-    def _rounded(self, payload: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the message for `payload`, and what that says: it rounded, or itself where there is no type."""
+    def message(self, payload: Tensor) -> Tensor:
+        """Returns `payload` as it is sent: rounded to the type of messages, or itself where there is none.
+
+        A finite number beyond the type's range becomes the largest of its sign. What that takes is kept, or lost, as
+        what any rounding takes is. What is not finite stays so, as in messages that are not rounded.
+        """
         if self.communication_dtype is None:
-            return payload, payload
-        message = payload.to(self.communication_dtype, copy=True)
+            return payload
+        rounded = payload.to(self.communication_dtype, copy=True)
+        largest = torch.finfo(self.communication_dtype).max
+        if largest >= torch.finfo(payload.dtype).max:
+            return rounded
+        return torch.where(payload.isinf(), rounded, rounded.clamp(-largest, largest))
+
+    def _rounded(self, payload: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the message for `payload`, and what that says, in the type of `payload`."""
+        message = self.message(payload)
         return message, message.to(payload.dtype)
+
+    def look_at(self, message: Tensor) -> None:
+        """Has it noticed where a worker's row of what is about to be sent is not finite."""
+        if self.watch is not None:
+            self.watch.look_at(message)
 
     def exchange(
         self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
@@ -80,6 +101,7 @@ class Sending:
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
             return Exchanged(support, *self.average(support.gather(vector), purpose))
+        self.look_at(vector)
         if isinstance(compressor, Reduced):
             return self._exchange_in_shares(vector, compressor, draw, purpose)
         assert isinstance(compressor, Gathered)
@@ -103,11 +125,12 @@ class Sending:
         if self.collectives.early is None:
             sent = self.exchange(vector, compressor, layout, draw, purpose)
             return lambda: sent
+        self.look_at(vector)
         end, supports = copy.copy(self.collectives.twin), list[Support]()
         end.traffic, end.elapsed = Traffic(), Elapsed()
 
         def send() -> tuple[Tensor, Tensor]:
-            sent = replace(self, collectives=end).exchange(vector, compressor, layout, draw, purpose)
+            sent = replace(self, collectives=end, watch=None).exchange(vector, compressor, layout, draw, purpose)
             supports.append(sent.support)
             return sent.own, sent.mean
 
@@ -165,6 +188,7 @@ class Sending:
             support = compressor.support(layout, draw)
             return Mixed(support, *self.mix_dense(support.gather(vector), mixing, purpose))
         assert isinstance(compressor, Encoded)
+        self.look_at(vector)
 
         def decode(message: Tensor) -> Tensor:
             return compressor.decode(message, layout.numel, vector.dtype)
@@ -176,6 +200,7 @@ class Sending:
 
     def mix_dense(self, payload: Tensor, mixing: Mixing, purpose: Purpose) -> tuple[Tensor, Tensor]:
         """Returns what of `payload`, of any length, was sent, and its pull, as in `Mixed`."""
+        self.look_at(payload)
         message, own = self._rounded(payload)
         if not payload.numel():
             return own, torch.zeros_like(own)

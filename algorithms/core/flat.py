@@ -33,7 +33,7 @@ class FlatBuffers:
         self.parts = [slice(start, stop) for start, stop in pairwise(ends)]
         """Each parameter group's share of the flat vector."""
         self.tensors, self._shape = tensors, (num_workers, ends[-1])
-        self.parameters = self.new_buffer(first)
+        self.parameters = torch.zeros(self._shape, dtype=first.dtype, device=first.device)
         self._move_in(self._new_layout())
         # Now that the parameters' own memory is free.
         self.gradients = self.new_buffer()
@@ -59,10 +59,9 @@ class FlatBuffers:
         self._gradient_homes = _addresses(self._gradient_views)
         self._attach()
 
-    def new_buffer(self, like: Tensor | None = None) -> Tensor:
-        """Zeros of shape (local workers, d)."""
-        like = self.parameters if like is None else like
-        return torch.zeros(self._shape, dtype=like.dtype, device=like.device)
+    def new_buffer(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Returns zeros of shape (local workers, d), by default of the parameters' type."""
+        return torch.zeros_like(self.parameters, dtype=dtype)
 
     def zero_gradients(self) -> None:
         self.gradients.zero_()

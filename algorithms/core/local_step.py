@@ -165,11 +165,14 @@ class Nesterov(LocalStep):
 
 
 class DecayInMomentumOnly(Nesterov):
-    """From x alone: the weight decay enters the momentum, and the direct term has none."""
+    """From x alone: the weight decay enters the momentum, and the direct term has none.
+
+    A group without momentum has its decay in the gradient.
+    """
 
     def step_(self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None) -> None:
         group = span.group
-        if not buffers:
+        if not group["momentum"]:
             return super().step_(span, x, g, buffers, target)
         for own_x, own_g, own_m in zip(x, g, buffers[0], strict=True):
             own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
@@ -185,12 +188,14 @@ class AdamW(LocalStep):
         p_i = eta lambda x_i + eta (m_i / (1 - beta1^t)) / (sqrt(v_i / (1 - beta2^t)) + eps)
 
     t counts the steps that a tensor has done, which are fewer where it was frozen for a while. The buffers are the
-    moments "exp_avg" and "exp_avg_sq".
+    moments "exp_avg" and "exp_avg_sq". For parameters in fp16, which holds neither eps nor the square of a gradient,
+    they are in fp32, and so is the step.
     """
 
     def __init__(self, flat: FlatBuffers, held: dict[str, Tensor]) -> None:
         super().__init__(flat, held)
-        self._moments = [held.setdefault(key, flat.new_buffer()) for key in ("exp_avg", "exp_avg_sq")]
+        wide = torch.float32 if flat.parameters.dtype == torch.float16 else flat.parameters.dtype
+        self._moments = [held.setdefault(key, flat.new_buffer(wide)) for key in ("exp_avg", "exp_avg_sq")]
         self._done = [0] * len(flat.tensors)
         """Steps that each tensor has done."""
 
@@ -218,16 +223,18 @@ class AdamW(LocalStep):
     def step_(self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None) -> None:
         group, (exp_avg, exp_avg_sq) = span.group, buffers
         lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
+        kept = x if target is None else target
+        changed = kept.to(exp_avg.dtype)
         if target is not None and decay:  # x's own, though the target is another
-            for own, parameters in zip(target, x, strict=True):
+            for own, parameters in zip(changed, x, strict=True):
                 own.add_(parameters, alpha=lr * decay)
-        fused, changed = fused_is_right(x), list((x if target is None else target).unbind())
+        fused = fused_is_right(changed)
         # A fill, not a copy: nobody waits for a GPU. The kernel that is not fused reads the number on the host.
         device = x.device if fused else torch.device("cpu")
         steps = torch.full((len(changed),), float(span.num_done), dtype=torch.float32, device=device)
         torch_adamw(
-            changed,
-            list(g.unbind()),
+            list(changed.unbind()),
+            list(g.to(exp_avg.dtype).unbind()),
             list(exp_avg.unbind()),
             list(exp_avg_sq.unbind()),
             [],
@@ -242,6 +249,8 @@ class AdamW(LocalStep):
             eps=group["eps"],
             maximize=False,
         )
+        if changed is not kept:
+            kept.copy_(changed)
 
     def count(self) -> None:
         self._done = [done + each.requires_grad for done, each in zip(self._done, self.flat.tensors, strict=True)]
@@ -278,6 +287,7 @@ class Muon(AdamW):
         if span.whole is None:
             return super().step_(span, x, g, buffers, target)
         lr, decay, mu = span.group["lr"], span.group["weight_decay"], span.group["momentum"]
+        g = g.to(buffers[0].dtype)
         matrix = replace(span.whole, offset=0)
         momentum = buffers[0].lerp_(g, 1 - mu)
         update = matrix.view(g.lerp(momentum, mu))

@@ -10,8 +10,18 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms.core.collectives import Collectives, StackedCollectives
-from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Encoded, Gathered, Identity, Scaled
+from cser_bench.algorithms.core.compressors import (
+    FLOAT_BITS,
+    Compressor,
+    Draw,
+    Encoded,
+    Gathered,
+    Identity,
+    Scaled,
+    digest_of_draws,
+)
 from cser_bench.algorithms.core.exchange import Exchanged, Mixed, Sending
+from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.flat import FlatBuffers
 from cser_bench.algorithms.core.layout import Layout, Windows
 from cser_bench.algorithms.core.local_step import AdamW, LocalStep, Muon, Nesterov
@@ -69,6 +79,7 @@ class Method:
     param_groups: list[dict[str, Any]]
     num_steps: int
     seed: int
+    skip_nonfinite: bool
     _siblings: list[Self]
     """Where parameters have several types, the optimisers alike for each type but the first."""
     _sibling_type: torch.dtype | None = None
@@ -81,7 +92,8 @@ class Method:
         self.flat = FlatBuffers(of_type, isinstance(self.collectives, StackedCollectives))
         self.communication_dtype = None if communication_dtype == dtype else communication_dtype
         """The type of numbers in messages, None for the parameters' own."""
-        self.sending = Sending(self.collectives, self.communication_dtype)
+        self.watch = FiniteWatch(self.name, self.collectives)
+        self.sending = Sending(self.collectives, self.communication_dtype, self.watch)
         self._buffers: dict[str, Tensor] = {}
         """The state, of shape (local workers, d), by name."""
         self._common: dict[str, Tensor] = {}
@@ -128,6 +140,8 @@ class Method:
             f"{', '.join(numbers)} of each group": plain,
             "frozen parameters": self.flat.frozen,
             "overlap": self.collectives.early is not None,
+            "skip_nonfinite": self.skip_nonfinite,
+            "what numpy draws from one seed": digest_of_draws(),
         }
 
     @property
@@ -320,6 +334,7 @@ class Method:
     def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
         """vector <- mean(vector), rounded if messages have another type; without a copy if they have not."""
         if self.communication_dtype is None:
+            self.sending.look_at(vector)
             self.collectives.all_reduce_mean_(vector, purpose)
         else:
             vector.copy_(self.average(vector, purpose)[1])

@@ -5,7 +5,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import InitVar
+from dataclasses import InitVar, replace
 from typing import Any, Self
 
 import torch
@@ -23,6 +23,7 @@ from cser_bench.algorithms.core.checks import (
 )
 from cser_bench.algorithms.core.collectives import Collectives, StackedCollectives
 from cser_bench.algorithms.core.compressors import Compressor, Draw
+from cser_bench.algorithms.core.finite import named_workers, rows_not_finite
 from cser_bench.algorithms.core.method import Method
 from cser_bench.algorithms.core.overlap import Reducer
 from cser_bench.algorithms.core.process_group import default_collectives
@@ -64,6 +65,9 @@ class DistributedOptimizer(Method, Optimizer):
             own. Muon takes matrices, and AdamW all else and groups with muon = False; see `muon_groups`.
         betas: AdamW's, per group; by default (0.9, 0.999).
         eps: AdamW's, per group; by default 1e-8.
+        skip_nonfinite: all workers leave a step out, and say whose fault it is, where a gradient of one of them is not
+            finite: nothing is changed, sent or counted. To agree they send 8 bits each before every step, as control,
+            and the host waits for them, on a GPU too.
 
     Raises:
         ValueError: values out of range or that do not go together, a compressor that the method or the model cannot
@@ -87,6 +91,7 @@ class DistributedOptimizer(Method, Optimizer):
     local_step: InitVar[LocalStepName] = "sgd"
     betas: InitVar[tuple[float, float] | None] = None
     eps: InitVar[float | None] = None
+    skip_nonfinite: InitVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -105,10 +110,12 @@ class DistributedOptimizer(Method, Optimizer):
         check_arguments(type(self), given)
         self._given = {"params": params, **given}
         given = {key: each.default for key, each in inspect.signature(type(self)).parameters.items()} | given
+        self._siblings = []
         for key, setting in self.declared.items():
             setting.check(f"{self.name}: {key}", given[key])
             setattr(self, key, given[key])
         self.seed, self.num_steps, self.local_step = given["seed"], 0, given["local_step"]
+        self.skip_nonfinite = given["skip_nonfinite"]
         numbers = {key: given[key] for key in NUMBERS["muon"]}
         super().__init__(params, group_defaults(self, numbers))
         check_options(self.param_groups, self.local_step)
@@ -122,22 +129,25 @@ class DistributedOptimizer(Method, Optimizer):
             if not stacked:
                 check_agreement(collectives, {**self._to_agree_on(), "other types": others, **self._compared()})
             equalise_(collectives, self.flat, self.param_groups, self._model)
-        self._siblings = [self._sibling(dtype) for dtype in others]  # type: ignore[misc]
-        self._frozen = [each.flat.frozen for each in self._of_each_type]
+        siblings = [self._sibling(dtype) for dtype in others]
+        self._frozen = [each.flat.frozen for each in (self, *siblings)]
         """The numbers of the frozen tensors, of each type, as all workers had them when they last compared."""
         self._first_step: FirstStep | None = None
         if self._sibling_type is None:
-            flats = [each.flat for each in self._of_each_type]
+            flats = [self.flat, *(each.flat for each in siblings)]
             self._first_step = FirstStep(flats, collectives, self.averages_in_backward)
         next_messages = lambda: self.early_messages(self.num_steps + 1)  # noqa: E731
         early, traffic = collectives.early, collectives.traffic
-        self._reducer = Reducer(self.flat, early, traffic, next_messages, self.communication_dtype)
+        self._reducer = Reducer(self.flat, early, traffic, next_messages, self.sending.message)
+        if self.skip_nonfinite:
+            self._reducer.stop("skip_nonfinite looks at all gradients in step()")
         for key, setting in self.declared.items():
             if setting.declared == Topology:
                 self.rounds = rounds_of(given[key], collectives.world_size)
             is_left_out = given[key] is None and setting.admits(type(None))
             if setting.admits(Compressor) and not is_left_out:
                 setattr(self, key, self.checked(key, given[key]))
+        self._siblings = siblings  # type: ignore[assignment]
         self._set_up()
         if self.caution is not None and self._sibling_type is None:
             warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
@@ -147,6 +157,13 @@ class DistributedOptimizer(Method, Optimizer):
 
         Compressors are checked, and scaled where need be. What is allowed and still will go wrong is `caution`.
         """
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """Gives a setting that a script changes to the optimisers of all types."""
+        super().__setattr__(key, value)
+        if key in self.declared:
+            for each in self._siblings:
+                setattr(each, key, each.checked(key, value) if isinstance(value, Compressor) else value)
 
     def _sibling(self, dtype: torch.dtype) -> Self:
         """Returns an optimiser alike, for the same groups' parameters of another type; its draws are its own."""
@@ -162,6 +179,7 @@ class DistributedOptimizer(Method, Optimizer):
             sibling.__init__(**self._given | own)  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(f"{error} (of the parameters of type {dtype}, which have messages of their own)") from None
+        sibling.watch, sibling.sending = self.watch, replace(sibling.sending, watch=self.watch)
         return sibling
 
     @property
@@ -206,22 +224,27 @@ class DistributedOptimizer(Method, Optimizer):
         of_each_type = self._of_each_type
         for each in of_each_type:
             each.flat.collect_gradients()
-            loaded, each._loaded = each._loaded, None
-            check_still_loaded(loaded, each.flat.parameters)
+            check_still_loaded(each._loaded, each.flat.parameters)
         # Last of the checks, as it is a collective: what a worker sees alone it must say before it waits for others.
         if self._first_step is not None:
-            first_step, self._first_step = self._first_step, None
-            if first_step.check(self._model, self.workers_differ, self.num_steps):
+            is_changed = self._first_step.check(self._model, self.workers_differ, self.num_steps)
+            self._first_step.close()
+            self._first_step = None
+            if is_changed:
                 self.reanchor()
         frozen = [each.flat.frozen for each in of_each_type]
         if frozen != self._frozen:
             check_frozen(self.collectives, frozen)
             self._frozen = frozen
+        for each in of_each_type:
+            each._loaded = None
         if not self._overflowed():
             self._reducer.begin_rest()
+            self.watch.begin_step(self.num_steps + 1)
             for each in of_each_type:
                 each._update(self.num_steps + 1)
             self.num_steps += 1
+            self.watch.end_step()
         return loss
 
     def _overflowed(self) -> bool:
@@ -233,7 +256,7 @@ class DistributedOptimizer(Method, Optimizer):
         """
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is None:
-            return False
+            return self.skip_nonfinite and self._is_skipped()
         self._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
         found = found_inf.detach().float().reshape(1, 1).repeat(len(self.flat.gradients), 1)
         self.collectives.all_reduce_sum_(found, Purpose.CONTROL)
@@ -244,6 +267,21 @@ class DistributedOptimizer(Method, Optimizer):
             for each in self._of_each_type:
                 each.flat.gradients.div_(scale)
         return False
+
+    def _is_skipped(self) -> bool:
+        """Returns whether any worker's gradients are not finite, so that all leave this step out, and says whose."""
+        of_each_type = [rows_not_finite(each.flat.gradients) for each in self._of_each_type]
+        flags = torch.stack(of_each_type).any(0).to(torch.uint8).unsqueeze(1)
+        if len(flags) < self.collectives.world_size:
+            flags = self.collectives.all_gather(flags, Purpose.CONTROL)
+        workers = named_workers(flags, self.collectives)
+        if workers:
+            warnings.warn(
+                f"{self.name}: all workers left step {self.num_steps + 1} out, since gradients of {workers} are not "
+                "finite; where that goes on, look at the data there, or lower the learning rate",
+                stacklevel=6,
+            )
+        return bool(workers)
 
     def _adopt_moved(self) -> None:
         """Takes back parameters that someone moved, or raises RuntimeError where that cannot be."""
@@ -304,6 +342,7 @@ class DistributedOptimizer(Method, Optimizer):
         self._refuse_inside_consensus("reanchor()")
         self._check_model()
         self._reducer.drop()
+        self.watch.begin_anew()
         for each in self._of_each_type:
             each._drop_under_way()
             if self.collectives.world_size > 1:
@@ -394,6 +433,7 @@ class DistributedOptimizer(Method, Optimizer):
         super().load_state_dict({"state": {}, "param_groups": groups})
         check_options(self.param_groups, self.local_step)
         self.num_steps = flat["num_steps"]
+        self.watch.begin_anew()
         if self._first_step is not None:
             self._first_step.was_loaded = True
         for each, state in states:
@@ -401,6 +441,8 @@ class DistributedOptimizer(Method, Optimizer):
 
     def memory_in_parameters(self) -> float:
         """Returns a worker's state in units of the parameters' own size, these and their gradients left out."""
-        vectors = sum(len(each._buffers) * each.flat.layout.numel for each in self._of_each_type)
-        others = sum(each.numel() for method in self._of_each_type for each in method._common.values())
-        return (vectors + others) / self.num_parameters
+        of_each_type = self._of_each_type
+        buffers = [buffer[0] for each in of_each_type for buffer in each._buffers.values()]
+        common = [tensor for each in of_each_type for tensor in each._common.values()]
+        held = sum(each.flat.parameters[0].nbytes for each in of_each_type)
+        return sum(each.nbytes for each in (*buffers, *common)) / held

@@ -119,7 +119,7 @@ class Reducer:
     Args:
         early, traffic: where means are begun, None where nothing is sent early, and what was sent in vain is counted.
         list_messages: returns the early messages of the step that comes next.
-        communication_dtype: type of the numbers that are sent, None for the parameters' own.
+        message_of: returns a payload as it is sent, rounded where messages are.
     """
 
     def __init__(
@@ -128,10 +128,10 @@ class Reducer:
         early: EarlyMeans | None,
         traffic: Traffic,
         list_messages: Callable[[], Sequence[EarlyMessage]],
-        communication_dtype: torch.dtype | None,
+        message_of: Callable[[Tensor], Tensor],
     ) -> None:
         self._flat, self._traffic, self._early = flat, traffic, early
-        self._list_messages, self._communication_dtype = list_messages, communication_dtype
+        self._list_messages, self._message_of = list_messages, message_of
         self._waiting: deque[EarlyMessage] | None = None
         """Messages of the step that comes next which are not begun yet; None where these are not listed yet."""
         self._finished: set[int] = set()
@@ -195,8 +195,7 @@ class Reducer:
 
     def _begin(self, message: EarlyMessage) -> None:
         assert self._early is not None
-        payload, dtype = message.payload(), self._communication_dtype
-        self._early.begin(payload if dtype is None else payload.to(dtype), message.purpose)
+        self._early.begin(self._message_of(message.payload()), message.purpose)
 
 
 def _gradient_done(watching: weakref.ref[Reducer], number: int, parameter: Tensor) -> None:

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -30,6 +31,8 @@ _all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or
 
 FIRST_FAILURE, WORDS_LENGTH = "algorithms: first failure", 500
 """The key in the group's store of what ended the first process that failed, and how much of that is kept."""
+_NUM_KEYS = Counter[str]()
+"""How many keys have been made for each group, by its name."""
 
 
 class ProcessGroupCollectives(Collectives):
@@ -72,6 +75,18 @@ class ProcessGroupCollectives(Collectives):
         # the addresses at which its workers met.
         if self.group is None or self.world_size == 1:
             dist.destroy_process_group(twin.group)
+
+    def new_key(self) -> str:
+        group = self.group or dist.group.WORLD
+        assert group is not None
+        _NUM_KEYS[group.group_name] += 1
+        return f"algorithms: {group.group_name}, {_NUM_KEYS[group.group_name]}"
+
+    def first_to_say(self, key: str, words: str) -> str:
+        try:
+            return _get_default_store().compare_set(key, "", words).decode()
+        except (RuntimeError, ValueError):  # The store is gone, and with it what others have said.
+            return words
 
     def _mark(self, tensor: Tensor) -> Mark:
         return mark(self.device or tensor.device)

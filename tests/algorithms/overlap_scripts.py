@@ -220,10 +220,28 @@ def refuses(change: Callable[[DistributedOptimizer, Net], object]) -> None:
 
 
 def takes_what_is_no_number() -> None:
-    """A training that ends in NaN goes on without complaint, and sends NaN."""
-    optimizer, _ = after_two_steps(float("nan"))
-    optimizer.step()
+    """A training that ends in NaN goes on, and sends NaN; who began is said once."""
+    with pytest.warns(UserWarning, match=r"csea: what worker \d sent at step 1 is not finite") as warned:
+        optimizer, _ = after_two_steps(float("nan"))
+        optimizer.step()
+    assert len(warned) == 1
     assert optimizer.flat.parameters.isnan().any()
+
+
+def leaves_steps_out_and_sends_nothing_early() -> None:
+    """What is not finite must not be on its way before that is known."""
+    collectives, model = ProcessGroupCollectives(overlap=True), Net(0, torch.float32)
+    with pytest.warns(UserWarning, match=r"overlap: skip_nonfinite .*, so nothing is sent before step"):
+        optimizer = make(Case("csea", common={"skip_nonfinite": True}), collectives, model)
+    assert collectives.early is not None
+    for step in (1, 2):
+        optimizer.zero_grad()
+        loss = loss_of(model, step, collectives.rank)
+        (loss * float("nan") if step == 2 else loss).backward()
+        assert not collectives.early._begun
+        with nullcontext() if step == 1 else pytest.warns(UserWarning, match="left step 2 out, .* workers 0, 1, 2, 3 "):
+            optimizer.step()
+    assert optimizer.num_steps == 1 and optimizer.traffic.training() == optimizer.expected_traffic(1).training()
 
 
 def streams_beside_the_steps() -> None:
@@ -284,6 +302,7 @@ OTHERS: dict[str, Callable[[], None]] = {
     "clipped afterwards": lambda: refuses(lambda optimizer, model: nn.utils.clip_grad_norm_(model.parameters(), 1e-3)),
     "another rate afterwards": lambda: refuses(lambda optimizer, model: optimizer.param_groups[0].update(lr=0.01)),
     "no number": takes_what_is_no_number,
+    "no number, left out": leaves_steps_out_and_sends_nothing_early,
 }
 GIVEN_BACK = {f"given back by {whom}": whom for whom in ("all", "alone", "pair")}
 KEYS = [*TRAININGS, *OTHERS, *GIVEN_BACK]

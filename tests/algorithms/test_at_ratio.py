@@ -11,7 +11,7 @@ from cser_bench.algorithms import BlockSparsifier, DistributedOptimizer, Stacked
 from cser_bench.algorithms.powersgd import PowerSGD
 from tests.algorithms.problems import NAMES
 
-NUM_WORKERS, NUMEL = 4, 6144
+NUM_WORKERS, NUMEL = 4, 30_720
 """Of a vector that all blocks divide."""
 RATIOS = [1, 2, 12, 32, 64, 96, 256, 1024]
 SHAPES = [(64, 48), (64,), (32, 16, 3, 3), (10, 64), (10,)]
@@ -37,7 +37,7 @@ def test_the_settings_reach_the_ratio_or_none_do(name: str, ratio: int) -> None:
     if "released" in name:  # it has no gradient stage at a reset, and so sends less than the formula says
         gradient, error = own["gradient_compressor"].ratio, own["error_compressor"].ratio
         expected = 1 / ((1 - 1 / own["reset_interval"]) / gradient + 1 / (error * own["reset_interval"]))
-        assert expected >= ratio
+        assert ratio <= expected <= 1.06 * ratio if ratio >= 32 else expected == pytest.approx(ratio)
     assert made(name, own).overall_ratio() == pytest.approx(expected)
 
 

@@ -225,7 +225,24 @@ def test_each_tensor_keeps_an_aligned_block(
         assert kept.sum() == np.prod([hi - lo for lo, hi in spans]) * np.prod(kept.shape[2:])
 
 
+def test_empty_tensors_take_no_part_in_a_block_of_each_tensor() -> None:
+    compressor, layout = PerTensorBlockSparsifier(3, 2, 1.5), layout_of((10, 7), (0, 3), (9,), (4, 0))
+    for step in range(20):
+        draw = draw_at(step)
+        support = compressor.support(layout, draw)
+        assert support.payload_numel * 32 == compressor.payload_bits(layout, draw)
+        assert all(window.numel for window in support.windows)
+    filled = layout_of((10, 7), (9,))
+    assert compressor.cost(layout, None, range(100)) == compressor.cost(filled, None, range(100))
+
+
 # Top-k, sign, QSGD.
+
+
+def test_top_k_reaches_as_many_parameters_as_int32_counts() -> None:
+    TopK(1000).check(flat_layout(2**31))
+    with pytest.raises(ValueError, match=r"reaches 2,147,483,648 parameters, .* 2,147,483,649; take chunk_top_k"):
+        TopK(1000).check(flat_layout(2**31 + 1))
 
 
 def definition_of(compressor: Encoded, numel: int, dtype: torch.dtype) -> Compress:

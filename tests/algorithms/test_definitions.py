@@ -119,6 +119,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any], float | dict[str, Any], Follo
     for base, alpha in ((1, 0.0), (4, 0.15), (2, 0.25)):
         yield "qsr", {"sync_interval": base, "alpha": alpha}, 0.9, by(t.qsr, base, alpha, lambda step: LR)
     yield "qsr", {"sync_interval": 2, "alpha": 0.15}, {"rate": rises_and_falls}, by(t.qsr, 2, 0.15, rises_and_falls)
+    for alpha in (0.15, 1e200):
+        own = {"sync_interval": 2, "alpha": alpha, "total_steps": NUM_STEPS}
+        yield "qsr", own, {"rate": rises_and_falls}, by(t.qsr, 2, min(alpha, 1e9), rises_and_falls, NUM_STEPS)
     for c2, c1, interval, momentum in CSER_CASES:
         definition = by(t.cser, compress_of(c2), compress_of(c1), interval)
         for held in forms(c2, c1):

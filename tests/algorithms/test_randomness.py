@@ -1,6 +1,7 @@
 """Shared randomness: stateless, the same everywhere, different by seed, step and purpose, and uniform."""
 
 import random
+import threading
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from cser_bench.algorithms import SGD, Collectives
 from cser_bench.algorithms.core.compressors import Draw
+from tests.algorithms.problems import workers
 
 # Of Draw(1, 2, "gradient").
 KEY = 41110946149140371502579049581479416615
@@ -48,6 +52,25 @@ def test_other_draws_give_other_numbers_and_global_generators_neither_matter_nor
     np.random.seed(2)
     random.seed(2)
     assert numbers(draw) == found[0]
+
+
+@pytest.mark.parametrize("method", ["normal", "choose_many"])
+def test_workers_whose_numpy_draws_otherwise_are_told_so(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PowerSGD's first factors, and random-k's coordinates, must be the same on all."""
+    draw_as_ever, is_another = getattr(Draw, method), threading.local()
+
+    def drawn(draw: Draw, *given: Any) -> torch.Tensor:
+        numbers: torch.Tensor = draw_as_ever(draw, *given)
+        return numbers.flip(0) if hasattr(is_another, "version") else numbers
+
+    def work(collectives: Collectives) -> None:
+        if collectives.rank == 2:
+            is_another.version = True
+        with pytest.raises(ValueError, match=r"numpy draws .* on ranks 0, 1; .* on rank 2\); .* seed and packages"):
+            SGD([nn.Parameter(torch.zeros(4))], lr=0.1, collectives=collectives)
+
+    monkeypatch.setattr(Draw, method, drawn)
+    workers(work, 3)
 
 
 @given(st.integers(1, 60), st.data(), st.integers(0, 2**40))

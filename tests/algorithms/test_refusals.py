@@ -212,5 +212,8 @@ def test_what_cannot_be_parameters() -> None:
     two_types = [nn.Parameter(torch.zeros(64)), half]
     with pytest.raises(ValueError, match=r"num_fragments = 8 is more .* of type torch.bfloat16"):
         DiLoCo(two_types, lr=1.0, sync_interval=8, num_fragments=8)
+    halves = [nn.Parameter(torch.zeros(64, dtype=torch.float16))]
+    with pytest.raises(ValueError, match=r"second_moment_interval .* or parameters in fp16"):
+        algorithms()["local_sgd"](halves, lr=0.1, local_step="adamw", sync_interval=2, second_moment_interval=2)
     with pytest.raises(ValueError, match="one_peer needs a power of two of workers, not 12"):
         rounds_of("one_peer", 12)

@@ -265,6 +265,54 @@ def test_numbers_of_a_type_that_are_too_few_to_compress_are_sent_whole() -> None
     assert optimizer.traffic[Purpose.GRADIENT] == sent == optimizer.expected_traffic(1)[Purpose.GRADIENT]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_setting_that_a_script_changes_holds_for_parameters_of_each_type(name: str) -> None:
+    """As if it had been given at the start."""
+    own = own_settings(name, [SHARED["blocks"]], 2)
+    declared = algorithms()[name].declared.items()
+    numbers = [key for key, each in declared if each.declared is float and key != "outer_momentum"]
+    changed: dict[str, Any] = dict.fromkeys(numbers, 0.6)
+    changed |= {key: BlockSparsifier(2) for key, value in own.items() if isinstance(value, BlockSparsifier)}
+
+    def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
+        ends = []
+        for given, later in ((own | changed, {}), (own, changed)):
+            model = make_model(ACCURATE)
+            optimizer = make_optimizer(name, model, given, collectives)
+            for key, value in later.items():
+                setattr(optimizer, key, value)
+            train(optimizer, model, collectives.rank, range(1, 7))
+            ends.append(flat_parameters(model))
+        return ends[0], ends[1]
+
+    for at_once, later in workers(work, 2):
+        assert torch.equal(at_once, later)
+
+
+@pytest.mark.parametrize("name", ["cser_released", "mcser_released", "qsparse_local_sgd"])
+def test_a_group_without_momentum_keeps_its_decay_beside_one_with_momentum(name: str) -> None:
+    """It steps as torch.optim.SGD does."""
+    own = own_settings(name, [SHARED["identity"]], 1, decay_in_momentum_only=True)
+    plain, other, ours = (nn.Parameter(torch.ones(6)) for _ in range(3))
+    given = [{"params": [ours], "momentum": 0.0}, {"params": [other], "momentum": 0.9}]
+    optimizer = algorithms()[name](given, lr=0.1, weight_decay=0.2, momentum=0.9, **own)
+    reference = torch.optim.SGD([plain], lr=0.1, weight_decay=0.2)
+    for step in range(1, 6):
+        for parameter in (plain, other, ours):
+            parameter.grad = torch.full_like(parameter, step)
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-6)
+
+
+def test_a_first_step_without_gradients_is_warned_of_after_parameters_were_assigned() -> None:
+    model = make_model()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    model.load_state_dict(make_model(seed=1).state_dict(), assign=True)
+    with pytest.warns(UserWarning, match=r"no parameter has a gradient .* load_state_dict with assign=True"):
+        train(optimizer, model, 0, [1])
+
+
 def test_frozen_layers_may_be_thawed_later() -> None:
     model = make_model()
     model[0].requires_grad_(False)

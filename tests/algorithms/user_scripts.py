@@ -6,6 +6,7 @@ A case is run by all processes, for every method. What its look at the results f
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from cser_bench.algorithms import (
     DistributedOptimizer,
     PerTensorBlockSparsifier,
     ProcessGroupCollectives,
+    Purpose,
     algorithms,
     consensus_checkpoint,
     load_checkpoint,
@@ -220,7 +222,7 @@ def states_that_do_not_belong_together_are_refused(name: str) -> None:
         optimizer.load_state_dict(state["optimizer"])
         model.load_state_dict(box[0]["model"])
         loss_of(model, 8, rank).backward()
-        if rank:
+        for _ in range(2 if rank else 0):
             with refused(RuntimeError, "this worker's own", "load the model next"):
                 optimizer.step()
     dist.barrier()
@@ -228,8 +230,9 @@ def states_that_do_not_belong_together_are_refused(name: str) -> None:
     if rank != 2:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    with refused(RuntimeError, "[7, 7, 0, 7] steps", "saved itself"):
-        train(optimizer, model, range(8, 9))
+    for step in (8, 9):
+        with refused(RuntimeError, "[7, 7, 0, 7] steps", "saved itself"):
+            train(optimizer, model, range(step, step + 1))
 
 
 def a_state_of_other_settings_is_refused(name: str) -> None:
@@ -316,6 +319,8 @@ def workers_that_differ_are_told_so(name: str) -> None:
     rank = dist.get_rank()
     with refused(ValueError, "seed = 0 on rank 0", "seed = 3 on rank 3"):
         make(name, Net(), seed=rank)
+    with refused(ValueError, "skip_nonfinite = False on ranks 0, 2, 3; skip_nonfinite = True on rank 1"):
+        make(name, Net(), skip_nonfinite=rank == 1)
     with refused(ValueError, "0.05", "on ranks 0, 1, 3", "0.5", "on rank 2"):
         make(name, Net(), lr=0.5 if rank == 2 else LR)
     if kinds_taken(name):
@@ -341,9 +346,14 @@ def a_ddp_that_was_left_is_named(name: str) -> None:
     model = Net()
     wrapped = DistributedDataParallel(model)
     optimizer = make(name, wrapped)
-    loss_of(wrapped, 1, dist.get_rank()).backward()
-    with refused(RuntimeError, "DistributedDataParallel", "noop_hook"):
-        optimizer.step()
+    for step in (1, 2):
+        optimizer.zero_grad()
+        loss_of(wrapped, step, dist.get_rank()).backward()
+        with refused(RuntimeError, "DistributedDataParallel", "noop_hook"):
+            optimizer.step()
+    optimizer.zero_grad()
+    loss_of(model, 3, dist.get_rank()).backward()
+    optimizer.step()
     same = Net()
     optimizer = make(name, same)
     loss_of(same, 1, 0).backward()  # where all workers see the same batch, nobody has averaged anything
@@ -383,7 +393,51 @@ def what_one_worker_leaves_out_others_train(name: str) -> None:
     assert name not in JOINT or not torch.equal(model.other.weight, Net(dtype=torch.float32).other.weight)
 
 
-# 8. Saved tensors.
+# 8. What is not finite.
+
+
+def with_nan(name: str, **more: Any) -> tuple[DistributedOptimizer, Tensor, list[str]]:
+    """An optimiser after eight steps, in the second of which worker 1's gradients are NaN; what was warned of."""
+    model = Net()
+    optimizer = make(name, model, **more)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for step in range(1, 9):
+            optimizer.zero_grad()
+            loss = loss_of(model, step, dist.get_rank())
+            (loss * float("nan") if (step, dist.get_rank()) == (2, 1) else loss).backward()
+            optimizer.step()
+    assert optimizer.traffic.training() == optimizer.expected_traffic(optimizer.num_steps).training()
+    return optimizer, values(model), [str(each.message) for each in warned]
+
+
+def who_sent_what_is_not_finite_first_is_named_by_all(name: str) -> None:
+    """By all whom it has reached and who send again, once; another optimiser begins anew."""
+    for _ in range(2):
+        optimizer, _, said = with_nan(name)
+        bits = [optimizer.expected_traffic(step).training_bits for step in range(9)]
+        sent_at = next((step for step in range(2, 9) if bits[step] > bits[step - 1]), None)
+        if sent_at is None or (dist.get_rank() != 1 and name in ("noloco", "qsr") and not said):
+            assert said == []
+            continue
+        (words,) = said
+        assert words.startswith(f"{name}: what worker 1 sent at step {sent_at} is not finite, and so will be, for good")
+        assert "skip_nonfinite=True" in words
+
+
+def a_step_that_is_not_finite_is_skipped_by_all(name: str) -> None:
+    """As if it had not been; what the workers need to agree on that is control."""
+    optimizer, skipped, said = with_nan(name, skip_nonfinite=True)
+    without = make(name, model := Net())
+    train(without, model, range(1, 2))
+    train(without, model, range(3, 9))
+    assert torch.equal(skipped, values(model)) and optimizer.num_steps == 7
+    (words,) = said
+    assert words.startswith(f"{name}: all workers left step 2 out, since gradients of worker 1 are not finite")
+    assert optimizer.traffic[Purpose.CONTROL].bits - without.traffic[Purpose.CONTROL].bits == 8 * 8
+
+
+# 9. Saved tensors.
 
 
 def saving_a_part_saves_that_part(name: str) -> None:
@@ -421,6 +475,8 @@ CASES: dict[str, Callable[[str], None]] = {
         a_ddp_that_was_left_is_named,
         a_ddp_that_sends_nothing_changes_nothing,
         what_one_worker_leaves_out_others_train,
+        who_sent_what_is_not_finite_first_is_named_by_all,
+        a_step_that_is_not_finite_is_skipped_by_all,
         saving_a_part_saves_that_part,
     )
 }

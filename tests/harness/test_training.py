@@ -79,8 +79,9 @@ def test_a_plan_knows_what_a_rule_of_the_learning_rate_will_send(tmp_path: Path)
     """40 steps: warm-up to step 10, then a cosine; and the second half at its end, which is sent at another rate."""
     config = small_config("qsr", {"sync_interval": 2, "alpha": 0.1})
     slower = config.model_copy(update={"learning_rate": 0.025})
-    assert footprint_of(config).bits > footprint_of(slower).bits > 0
-    for each in (config, slower):
+    ends = small_config("qsr", {"sync_interval": 2, "alpha": 0.1, "total_steps": 40})
+    assert footprint_of(ends).bits > footprint_of(config).bits > footprint_of(slower).bits > 0
+    for each in (config, slower, ends):
         assert done(each, tmp_path).result.traffic["model"].bits == footprint_of(each).bits
 
 

@@ -1,0 +1,106 @@
+"""Whether numbers are finite: what a worker sends, said at its step without waiting for a GPU, and its gradients."""
+
+import warnings
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from cser_bench.algorithms.core.collectives import Collectives
+
+NEVER = 2**62
+"""In the place of a message's number where there was none."""
+
+
+class FiniteWatch:
+    """Says once which worker was the first to send what is not finite, and at which step; nothing is sent for that.
+
+    The sender itself notices, before it sends. Others, whom it has spoilt, notice that their own next message is not
+    finite; by then they can ask who was first. A GPU is not waited for: it is asked at the end of a step, and what it
+    has not told by then at the end of a later one. So there two workers may both take themselves for the first, and
+    the earlier step is right. A worker alone sends nothing.
+
+    Args:
+        method: its name.
+    """
+
+    def __init__(self, method: str, collectives: Collectives) -> None:
+        self._method, self._collectives, self._step = method, collectives, 0
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forgets what was seen. All workers must call it equally often."""
+        self._key = self._collectives.new_key()
+        self._is_over = self._collectives.world_size == 1
+        self._number = 0
+        """Of the last message, the same on all workers."""
+        self._words = ""
+        """What is to be said at the end of the step."""
+        self._first: Tensor | None = None
+        """Of each worker here the number of the first message of this step that is not finite; on a GPU."""
+        self._open: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
+        """Steps, these numbers, and what tells that a GPU has told them."""
+
+    def begin_step(self, step: int) -> None:
+        """Notes at which step messages are sent from now on."""
+        self._step = step
+
+    def look_at(self, message: Tensor) -> None:
+        """Notes of which workers' rows some number is not finite."""
+        if self._is_over or type(message) is not Tensor or message.is_meta:
+            return
+        self._number += 1
+        seen = rows_not_finite(message)
+        if seen.is_cuda:
+            number = torch.where(seen, self._number, NEVER)
+            self._first = number if self._first is None else torch.minimum(self._first, number)
+        elif seen.any():
+            self._find(self._number, self._step, seen)
+
+    def end_step(self) -> None:
+        """Warns where what was sent in this step, or in one before it, is not finite."""
+        if self._first is not None:
+            told = torch.empty(self._first.shape, dtype=self._first.dtype, pin_memory=True)
+            told.copy_(self._first, non_blocking=True)
+            stream = torch.cuda.current_stream(self._first.device)
+            self._open.append((self._step, told, stream.record_event()))
+            self._first = None
+        while self._open and not self._is_over and self._open[0][-1].query():  # type: ignore[no-untyped-call]
+            step, told, _ = self._open.popleft()
+            number = int(told.min())
+            if number < NEVER:
+                self._find(number, step, told == number)
+        if self._words:
+            warnings.warn(self._words, stacklevel=5)
+            self._words = ""
+
+    def _find(self, number: int, step: int, seen: Tensor) -> None:
+        """Finds out who was first, now that the message of this number is not finite."""
+        self._is_over = True
+        own = f"{number} {step} {named_workers(seen, self._collectives)}"
+        first = self._collectives.first_to_say(self._key, own)
+        earlier = first if int(first.split()[0]) < number else own
+        _, sent_at, workers = earlier.split(" ", 2)
+        self._words = (
+            f"{self._method}: what {workers} sent at step {sent_at} is not finite, and so will be, for good, "
+            "parameters and errors of all who take it; go back to a state from before, and lower the learning rate, or "
+            "give skip_nonfinite=True, which leaves out steps whose gradients are not finite"
+        )
+
+
+def rows_not_finite(rows: Tensor) -> Tensor:
+    """Returns of which rows some number is not finite: bools of shape (rows,), on their device."""
+    if not rows.numel():
+        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    # A sum is the fastest look on a CPU, and is finite only where all numbers are.
+    if rows.device.type == "cpu" and rows.element_size() > 2 and bool(rows.sum(1).isfinite().all()):
+        return torch.zeros(len(rows), dtype=torch.bool)
+    largest: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1)
+    return ~largest.isfinite()
+
+
+def named_workers(flags: Tensor, collectives: Collectives) -> str:
+    """Returns whose flag is set, in words, or nothing; flags are of the workers at this end, or of all."""
+    first = collectives.own_ranks.start if len(flags) == len(collectives.own_ranks) else 0
+    ranks = [first + number for number in flags.nonzero()[:, 0].tolist()]
+    return f"worker{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}" if ranks else ""
