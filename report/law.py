@@ -65,7 +65,7 @@ class Law:
         centre: means of their logarithms, where `coefficients` has the logarithm of the gap.
         coefficients: that logarithm, and the exponents of the terms.
         left_out: coefficients with each cell left out, by place (parameters, steps).
-        scatter: standard deviation of cells about the law, as a share of its gap.
+        dispersion: variance of cells about the law, over its gap: the fit takes it to be in proportion.
         ranges: of each term, the smallest and the largest value that was fitted.
     """
 
@@ -73,7 +73,7 @@ class Law:
     centre: Vector
     coefficients: Vector
     left_out: pd.DataFrame
-    scatter: float
+    dispersion: float
     ranges: dict[str, tuple[float, float]]
 
     @property
@@ -237,9 +237,9 @@ def fit_law(cells: pd.DataFrame, terms: Sequence[str] = MODELS[LAW]) -> Law | No
         return None
     fitted = np.exp(design @ coefficients)
     spare = max(len(gaps) - len(coefficients), 1)
-    scatter = math.sqrt(float((((gaps - fitted) / fitted) ** 2).sum()) / spare)
+    dispersion = float(((gaps - fitted) ** 2 / fitted).sum()) / spare
     ranges = {term: (float(cells[term].min()), float(cells[term].max())) for term in kept}
-    return Law(kept, centre, coefficients, pd.DataFrame.from_dict(left_out, orient="index"), scatter, ranges)
+    return Law(kept, centre, coefficients, pd.DataFrame.from_dict(left_out, orient="index"), dispersion, ranges)
 
 
 def _places(cells: pd.DataFrame) -> pd.Series[str]:
@@ -288,19 +288,18 @@ def jackknife_error(left_out: Vector) -> float:
 
 
 def predicted(law: Law, at: pd.DataFrame) -> pd.DataFrame:
-    """The gap that the law predicts of cells, with the 95 % interval of one that is run, in which the law's scatter is.
+    """The gap that the law predicts of cells, with the 95 % interval of one that is run: cells lie about the law.
 
     Columns: gap, low, high, beyond (the factor by which a term lies outside of what was fitted; 1 inside).
     """
     design = _design(np.log(at[list(law.terms)].to_numpy(dtype=float)), law.centre)
     powers, left_out = design @ law.coefficients, law.left_out.to_numpy() @ design.T
-    errors = np.array([jackknife_error(column) for column in left_out.T])
-    half = float(special.stdtrit(law.degrees, (1 + COVERAGE) / 2)) * np.sqrt(errors**2 + law.scatter**2)
+    gaps, errors = np.exp(powers), np.array([jackknife_error(column) for column in left_out.T])
+    half = float(special.stdtrit(law.degrees, (1 + COVERAGE) / 2)) * np.sqrt(errors**2 + law.dispersion / gaps)
     beyond = np.ones(len(at))
     for term, (low, high) in law.ranges.items():
         values = at[term].to_numpy(dtype=float)
         beyond = np.maximum.reduce([beyond, values / high, low / values])
-    gaps = np.exp(powers)
     ends = {"low": gaps * np.exp(-half), "high": gaps * np.exp(half)}
     return pd.DataFrame({"gap": gaps, **ends, "beyond": beyond}, index=at.index)
 

@@ -39,16 +39,19 @@ NOT_CLAIMED = "not claimed"
 
 
 def assay_frame(frames: Frames) -> pd.DataFrame:
-    """The gap between everything sent and a worker alone, at every length, longest first.
+    """The gap between everything sent and a worker alone, at each length, first the experiment's own, then the longest.
 
-    Columns: num_steps, ceiling, floor, gap (shares), deviation (between seeds, of the bound that spreads more), reason
-    (why a loss could not be told; None where it could).
+    Sizes other than its own are left out. Columns: num_steps, ceiling, floor, gap (shares), deviation (between seeds,
+    of the bound that spreads more), reason (why a loss could not be told; None where it could).
     """
     experiment, rows = frames.experiment, frames.rows
     bounds = [rows_by_length(frames, name) for name in (experiment.baseline, experiment.floor)]
     lines = []
-    lengths = rows.loc[(rows["rule"] == "held_out") & rows["tunes"].isna(), "num_steps"].unique()
-    for steps in sorted((int(each) for each in lengths), reverse=True):
+    here = rows[(rows["rule"] == "held_out") & rows["tunes"].isna()]
+    here = here[here["num_parameters"] == rows["num_parameters"].iloc[0]]
+    lengths = [int(steps) for steps in here["num_steps"].unique()]
+    own = {row: steps for steps, row in bounds[0].items()}.get(str(experiment.baseline))
+    for steps in sorted(lengths, key=lambda steps: (steps != own, -steps)):
         ceiling, floor = (frames.done(each.get(steps, "")) for each in bounds)
         high, low = ceiling.mean(), floor.mean()
         deviation = max(ceiling.std(ddof=1), floor.std(ddof=1)) if min(len(ceiling), len(floor)) > 1 else math.nan
@@ -157,9 +160,9 @@ def _of_several_lengths(lost: pd.DataFrame) -> pd.DataFrame:
 def lost_rows(frames: Frames) -> pd.DataFrame:
     """The share of the gap that each row of each length loses: 0 is as good as all sent, 1 as a worker alone.
 
-    What loses more than all counts as 1, seed by seed and in the mean, so that both can be compared. Columns: row,
-    label, num_steps, models_sent, ratio_sent, lost, noise (variance of `lost` between seeds, the ceiling's with it).
-    Lengths that cannot tell are left out.
+    Sizes other than the experiment's own are left out. What loses more than all counts as 1, seed by seed and in the
+    mean, so that both can be compared. Columns: row, label, num_steps, models_sent, ratio_sent, lost, noise (variance
+    of `lost` between seeds, the ceiling's with it). Lengths that cannot tell are left out.
     """
     telling = _telling(frames)
     bounds = {frames.experiment.baseline, frames.experiment.floor}
@@ -167,6 +170,8 @@ def lost_rows(frames: Frames) -> pd.DataFrame:
     for row in frames.rows.to_dict("records"):
         steps, scores = int(row["num_steps"]), frames.done(row["row"]).to_numpy(dtype=float)
         is_bound = bool({row["row"], row["base"]} & bounds)
+        if row["num_parameters"] != frames.rows["num_parameters"].iloc[0]:
+            continue
         if row["rule"] != "held_out" or is_bound or not row["models_sent"] or steps not in telling or not len(scores):
             continue
         ceiling, ceiling_noise, gap = telling[steps]

@@ -141,15 +141,15 @@ def seed_correlation(frames: Frames) -> SeedCorrelation | None:
 
 
 def against_baseline(frames: Frames) -> pd.DataFrame:
-    """Every row's difference to the baseline of its own length, with its interval and no word of verdict.
+    """Every row's difference to the baseline of its own size and length, with its interval and no word of verdict.
 
     Columns: row, reference, estimate, standard_error, degrees, low, high (two-sided 95 %), low_one_sided and
     high_one_sided (each a bound of 95 % alone).
     """
-    references = rows_by_length(frames, frames.experiment.baseline)
+    references = rows_by_place(frames, frames.experiment.baseline)
     lines = []
-    for row, steps in zip(frames.rows["row"], frames.rows["num_steps"], strict=True):
-        reference = references.get(steps)
+    for row, *place in frames.rows[["row", "num_parameters", "num_steps"]].itertuples(index=False):
+        reference = references.get(tuple(place))
         found = difference(frames, row, reference) if reference not in (None, row) else None
         if reference is not None and found is not None:
             ends = (*found.interval(), *found.interval(2 * COVERAGE - 1))
@@ -158,11 +158,19 @@ def against_baseline(frames: Frames) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, "low_one_sided", "high_one_sided"])
 
 
-def rows_by_length(frames: Frames, name: str | None) -> dict[int, str]:
-    """A row and those that repeat it at another length, by number of steps."""
+def rows_by_place(frames: Frames, name: str | None) -> dict[tuple[int, int], str]:
+    """A row and those that repeat it at another size or length, by parameters and steps."""
     rows = frames.rows
     mine = rows[((rows["row"] == name) | (rows["base"] == name)) & (rows["rule"] == "held_out")]
-    return {int(steps): str(row) for row, steps in zip(mine["row"], mine["num_steps"], strict=True)}
+    places = zip(mine["num_parameters"], mine["num_steps"], strict=True)
+    return {(int(size), int(steps)): str(row) for row, (size, steps) in zip(mine["row"], places, strict=True)}
+
+
+def rows_by_length(frames: Frames, name: str | None) -> dict[int, str]:
+    """A row and those that repeat it at another length, by number of steps; none of another size."""
+    places = rows_by_place(frames, name)
+    own = next((size for (size, _), row in places.items() if row == name), None)
+    return {steps: row for (size, steps), row in places.items() if size == own}
 
 
 def accuracy_frame(frames: Frames) -> pd.DataFrame:

@@ -33,6 +33,8 @@ from cser_bench.report.law import (
     steps_to,
     why_no_law,
 )
+from cser_bench.report.regime import assay_frame, tells
+from cser_bench.report.statistics import against_baseline, rows_by_length
 
 SIZES, LENGTHS = (30_000, 110_000, 420_000, 1_600_000), (480, 961, 1922, 3844)
 PLACES = list(itertools.product(SIZES, LENGTHS))
@@ -88,7 +90,7 @@ def test_exponents_without_noise_come_out_as_they_were_put_in() -> None:
     law = fitted(EXPONENTS, BOTH)
     for term, power in EXPONENTS.items():
         assert law.exponent(term) == (pytest.approx(power, abs=1e-8), pytest.approx(0, abs=1e-7))
-    assert law.scatter == pytest.approx(0, abs=1e-7) and law.degrees == 16 - 4
+    assert law.dispersion == pytest.approx(0, abs=1e-9) and law.degrees == 16 - 4
     one = fitted(EXPONENTS, {"local-8": 8})
     assert one.terms == ("num_parameters", "rounds") and one.exponent("rounds")[0] == pytest.approx(-0.6)
 
@@ -278,6 +280,7 @@ def frames_of(
     scores: dict[str, dict[int, float | None]],
     trials: list[dict[str, Any]] | None = None,
     tuning: Tuning | None = None,
+    **more: Any,
 ) -> Frames:
     """An experiment of these rows and runs; None for a run that diverged."""
     runs = [
@@ -285,7 +288,9 @@ def frames_of(
         for row, of_row in scores.items()
         for seed, score in of_row.items()
     ]
-    experiment = Experiment.model_construct(baseline="adamw", tuning=tuning, rows=[])
+    experiment = Experiment.model_construct(
+        baseline="adamw", tuning=tuning, rows=[], **({"floor": None, "margin": None} | more)
+    )
     empty = pd.DataFrame()
     return Frames(
         Path("none"), experiment, pd.DataFrame(rows), pd.DataFrame(runs), empty, pd.DataFrame(trials or []), empty
@@ -335,6 +340,47 @@ def test_a_gap_is_to_the_baseline_of_the_same_size_length_and_seed() -> None:
     assert diverged_rows(frames) == {"adamw": "adamw@wide"}
     empty = gaps_frame(frames_of(rows, {"adamw": {1: -1.0}}))
     assert empty.empty and set(SHARED) <= set(cells_frame(empty).columns)
+
+
+def test_a_row_is_held_against_the_baseline_of_its_own_size() -> None:
+    """In the report's own table too, at whatever place in the plan."""
+    rows = [
+        planned("adamw", None, 100, 40),
+        planned("local-8", None, 100, 40),
+        planned("adamw@wide", "adamw", 400, 40),
+        planned("local-8@wide", "local-8", 400, 40),
+        planned("adamw@long", "adamw", 100, 80),
+    ]
+    scores: dict[str, dict[int, float | None]] = {
+        "adamw": {1: -1.0, 2: -1.1},
+        "local-8": {1: -1.2, 2: -1.4},
+        "adamw@wide": {1: -0.5, 2: -0.6},
+        "local-8@wide": {1: -0.6, 2: -0.8},
+        "adamw@long": {1: -0.9, 2: -0.8},
+    }
+    frames = frames_of(rows, scores)
+    lines = against_baseline(frames).set_index("row")
+    assert dict(lines["reference"]) == {"local-8": "adamw", "local-8@wide": "adamw@wide"}
+    assert list(lines["estimate"]) == [pytest.approx(-0.25), pytest.approx(-0.15)]
+    assert rows_by_length(frames, "adamw") == {40: "adamw", 80: "adamw@long"}
+
+
+def test_whether_an_experiment_can_tell_a_loss_is_asked_of_its_own_size_and_length() -> None:
+    """Of no other is there a worker alone, and the longest is not its own."""
+    rows = [
+        planned("adamw", None, 100, 40, tunes=None),
+        planned("alone", None, 100, 40, tunes=None),
+        planned("adamw@long", "adamw", 100, 80, tunes=None),
+        planned("adamw@wide", "adamw", 400, 99, tunes=None),
+    ]
+    scores: dict[str, dict[int, float | None]] = {
+        "adamw": {1: -1.0, 2: -1.01},
+        "alone": {1: -1.6, 2: -1.61},
+        "adamw@long": {1: -0.9, 2: -0.91},
+        "adamw@wide": {1: -0.5, 2: -0.51},
+    }
+    frames = frames_of(rows, scores, margin=0.01, floor="alone")
+    assert list(assay_frame(frames)["num_steps"]) == [40, 80] and tells(frames)
 
 
 def test_what_half_a_step_of_the_rate_costs() -> None:
