@@ -371,7 +371,7 @@ class Spec(Strict):
         return self.training.num_steps is not None or any(cell.num_steps for cell in self.cells)
 
     def _check_contrasts(self) -> None:
-        """Each is a question of its own: Holm's correction counts all, so one that is none costs the others."""
+        """Each is a question of its own: all tests share 5 %, so one that is none takes from the others."""
         asked = Counter((contrast.row, contrast.reference, contrast.kind) for contrast in self.contrasts)
         for (row, reference, kind), count in asked.items():
             if row == reference:
@@ -384,15 +384,18 @@ class Spec(Strict):
 
     def _check_idle(self) -> None:
         """What is written in a spec does something, or whoever wrote it believes in an experiment that is not this."""
-        for table, kinds in OF_KIND.items():
-            part: ScheduleSpec | PartitionSpec = getattr(self, table)
+        rows = self.all_rows()
+        parts: list[tuple[str, str, ScheduleSpec | PartitionSpec]] = [("schedule", "schedule", self.schedule)]
+        parts += [("partition", "partition", self.partition)]
+        parts += [(f"row {row.row!r}: partition", "partition", row.partition) for row in rows if row.partition]
+        for where, table, part in parts:
+            kinds = OF_KIND[table]
             for key in sorted(part.model_fields_set & kinds.keys()):
                 if part.kind != kinds[key]:
                     raise ValueError(
-                        f"{table}.{key} does nothing where {table}.kind is {part.kind!r}, only where it is "
-                        f"{kinds[key]!r}; remove it or change the kind"
+                        f"{where}.{key} does nothing where the kind is {part.kind!r}, only where it is {kinds[key]!r}; "
+                        "remove it or change the kind"
                     )
-        rows = self.all_rows()
         if all((row.local_step or self.training.local_step) == "sgd" for row in rows):
             for key in sorted(self.training.model_fields_set.intersection(ADAM_ONLY)):
                 raise ValueError(f"training.{key} does nothing, as no row's local_step is adamw or muon; remove it")

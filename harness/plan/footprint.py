@@ -109,8 +109,8 @@ def _check_margins(spec: Spec) -> None:
     for where, margin in margins.items():
         if metric.is_share and margin >= TOO_WIDE:
             raise SpecError(
-                f"{where} = {margin:g} is {100 * margin:g} points of {metric.label}, which no method loses; margins "
-                "are shares: half a point is 0.005"
+                f"{where} = {margin:g} is {100 * margin:g} points of {metric.label}, which no method loses; a margin "
+                "is a share, so half a point is 0.005"
             )
 
 

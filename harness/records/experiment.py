@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
-from cser_bench.harness.records.store import Event, Record, Result, read_record
+from cser_bench.harness.records.store import Event, NoRecordsError, Record, Result, read_record
 from cser_bench.harness.spec import ContrastSpec, ExponentSpec
 
 
@@ -157,8 +157,14 @@ class Experiment(Planned):
 
 
 def read_experiment(folder: Path) -> Experiment:
-    """Read results/<experiment>/experiment.json. Raises RecordError: absent, damaged or of another version."""
-    return read_record(folder / "experiment.json", Experiment)
+    """Read results/<experiment>/experiment.json.
+
+    Raises NoRecordsError: it is absent; RecordError: it is damaged or of another version.
+    """
+    path = folder / "experiment.json"
+    if not path.exists():
+        raise NoRecordsError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
+    return read_record(path, Experiment)
 
 
 class Metric(NamedTuple):

@@ -197,8 +197,6 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
         remove_folders: afterwards take away the folders of runs that the pack, read again from the disk, has; with
             them go their logs, checkpoints and locks.
     """
-    if not (folder / "experiment.json").exists():
-        raise NoRecordsError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
     experiment = read_experiment(folder)
     with _alone(folder):
         runs = _checked_pack(folder)

@@ -26,7 +26,7 @@ from cser_bench.harness.timing.sweep import ceiling_bits_per_second, fabric, rec
 from cser_bench.harness.timing.worker import TIMEOUT_SECONDS, TimingWorker, as_one_of, connected
 from cser_bench.harness.timing.workloads import DATA, gradients_of, problem_of, workload
 from cser_bench.harness.workers.attempt import prepare_thread
-from cser_bench.harness.workers.process_group import joined, own_gpu
+from cser_bench.harness.workers.process_group import Launched, joined, launched, own_gpu
 
 SHARE_OF_CEILING = 0.3
 """The part of what this machine's links reach that is used: the rest of its cores' time is for the methods."""
@@ -181,11 +181,11 @@ def time_here(name: str, methods: list[str], num_visits: int, steps_per_visit: i
     """
     if "RANK" not in os.environ:
         raise SpecError("timing needs several workers: start it with torchrun")
-    wanted, gradients = named(METHODS, methods), gradients_of(name)
+    here, wanted, gradients = launched(), named(METHODS, methods), gradients_of(name)
     trains = problem_of(name).emulated is None
     cuda = torch.cuda.is_available() and trains
-    network = fabric_here("nccl" if cuda else "gloo")
-    device = own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()) if cuda else "cpu"
+    network = fabric_here("nccl" if cuda else "gloo", here)
+    device = own_gpu(here.local_rank, torch.cuda.device_count()) if cuda else "cpu"
     prepare_thread(device)
     session = Session(
         f"timing-{name}",
@@ -219,10 +219,9 @@ def add_to_study(folder: Path, swept: Sweep, timing: Timing) -> None:
     write_record(file, TimingStudy(version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[]))
 
 
-def fabric_here(backend: str) -> Fabric:
-    """The network between the workers that the environment speaks of; nobody knows its rates."""
-    world_size, local = int(os.environ["WORLD_SIZE"]), os.environ["LOCAL_WORLD_SIZE"]
-    if not local.isdigit() or world_size % int(local):
+def fabric_here(backend: str, here: Launched) -> Fabric:
+    """The network between the workers that were started; nobody knows its rates."""
+    world_size, local = here.world_size, here.local_world_size
+    if world_size % local:
         raise SpecError(f"{world_size} workers, {local} of them on a host: start equally many on every host")
-    layout = {"num_machines": world_size // int(local), "workers_per_machine": int(local)}
-    return Fabric(kind="host", backend=backend, **layout)
+    return Fabric(kind="host", backend=backend, num_machines=world_size // local, workers_per_machine=local)

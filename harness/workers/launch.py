@@ -44,6 +44,7 @@ from cser_bench.harness.workers.process_group import (
     done_by_rank_0,
     from_rank_0,
     joined,
+    launched,
 )
 from cser_bench.harness.workers.processes import noticed
 
@@ -190,16 +191,18 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
     processes than of workers, or no place to meet; BusyError, on all of them, where another command is at a run;
     CollectiveError where another process is lost between two runs; Interrupted.
     """
-    world_size, wanted = int(os.environ["WORLD_SIZE"]), {run.config.num_workers for run in plan.runs}
+    wanted = {run.config.num_workers for run in plan.runs}
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise SpecError(
             f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; set all four, or none for a run here"
         )
-    if wanted != {world_size}:
-        raise SpecError(f"the launcher started {world_size} processes, the experiment has {sorted(wanted)} workers")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    [devices, *_] = device_groups(options.device, here, torch.cuda.device_count())
-    device, by_id = devices[int(os.environ.get("LOCAL_RANK", "0"))], plan.by_id
+    here = launched()
+    if wanted != {here.world_size}:
+        raise SpecError(
+            f"the launcher started {here.world_size} processes, the experiment has {sorted(wanted)} workers"
+        )
+    [devices, *_] = device_groups(options.device, here.local_world_size, torch.cuda.device_count())
+    device, by_id = devices[here.local_rank], plan.by_id
     prepare_thread(device)
     with noticed(second_ends=False) as flag, joined(device, options.timeout_seconds, "env://"):
         rank, attempt = dist.get_rank(), new_attempt("torchrun", dist.get_backend(), torch.device(device))

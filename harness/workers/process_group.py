@@ -9,7 +9,7 @@ import platform
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeVar, cast
+from typing import Literal, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -44,6 +44,28 @@ def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[
         )
     starts = range(0, num_gpus - num_processes + 1, num_processes)
     return [tuple(f"cuda:{start + rank}" for rank in range(num_processes)) for start in starts]
+
+
+class Launched(NamedTuple):
+    """Where this process stands among those that torchrun, or what sets the same variables, has started."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+
+def launched() -> Launched:
+    """What the environment says. Raises SpecError for what no launcher says."""
+    said = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "0"} | dict(os.environ)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        if not said.get(name, "").isdecimal():
+            raise SpecError(f"{name} is {said.get(name)!r} in the environment, which is no number; let torchrun set it")
+    here = Launched(*(int(said[field.upper()]) for field in Launched._fields))
+    for name, rank, size in (("", here.rank, here.world_size), ("LOCAL_", here.local_rank, here.local_world_size)):
+        if rank >= size:
+            raise SpecError(f"{name}RANK is {rank} beside {name}WORLD_SIZE = {size}, and ranks count from 0; set both")
+    return here
 
 
 def own_gpu(local_rank: int, num_gpus: int) -> str:

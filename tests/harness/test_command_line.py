@@ -116,6 +116,74 @@ def test_wrong_usage_exits_with_2(words: list[str], said: str, capsys: pytest.Ca
     assert error.startswith("usage: python -m harness") and said in error
 
 
+ADVICE = ["advise", "--parameters", "25.6M", "--steps", "4e5", "--compute-ms", "27", "--bandwidth", "10Gb/s"]
+TOO_LONG = "x" * 300
+MISTAKES = [
+    *(
+        (name, bad)
+        for name in ("plan", "preflight", "run", "status", "submit", "report")
+        for bad in ("nobody", "empty")
+    ),
+    *((name, bad) for name in ("plan", "status", "report") for bad in ("", "file", "folder.toml", TOO_LONG, "a\0b")),
+    *((name, "small", "--results", "file") for name in ("plan", "preflight", "run", "status", "submit", "report")),
+    *((name, "small", "--results", TOO_LONG) for name in ("plan", "run", "report")),
+    *((name, bad) for name in ("pack", "unpack", "declared") for bad in ("nobody", "file", "empty", "", TOO_LONG)),
+    ("unpack", "planned"),
+    ("pack", "planned"),
+    ("run", "small", "--data", "nobody"),
+    ("preflight", "small", "--data", "file"),
+    ("run", "small", "--rows", "nobody"),
+    ("run", "small", "--seeds", "77"),
+    ("submit", "small", "--cluster", TOO_LONG),
+    ("submit", "small", "--cluster", "folder.toml"),
+    ("submit", "small", "--cluster", "empty.toml"),
+    ("report", "planned", "--output", "file"),
+    ("report", "planned", "--output", "file/inside"),
+    ("answers", "--results", "file"),
+    ("answers", "--output", "file"),
+    ("answers", "--readme", "nobody"),
+    *((*ADVICE, "--workers", bad) for bad in ("2x", "x4", "0x4", "2x4x4")),
+    *((*ADVICE, "--workers", "8", "--map", bad) for bad in ("nobody", "file", "empty")),
+    ("speedups", "--methods", "ddp"),
+    ("speedups", "--output", "file"),
+    ("netlab", "--workers", "3", "--machines", "2"),
+    ("netlab", "--output", "file"),
+    ("time", "--output", "file"),
+    ("time",),
+]
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in with an experiment, one that is planned, and what is none."""
+    monkeypatch.chdir(tmp_path)
+    write_spec(tmp_path, small_spec()).rename(tmp_path / "small")
+    write_experiment(plan_experiment("small", tmp_path), tmp_path / "results")
+    (tmp_path / "results" / "small").rename(tmp_path / "planned")
+    for folder in ("empty", "folder.toml"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file").write_text("nothing of ours")
+    (tmp_path / "empty.toml").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=lambda words: " ".join(words)[:80].replace("\0", "0"))
+def test_mistakes_in_what_a_command_is_given_exit_with_2_and_a_sentence(
+    words: tuple[str, ...], places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seen() -> list[Path]:
+        return sorted(path for path in places.rglob("*") if path.suffix != ".lock")
+
+    before = seen()
+    try:
+        ended = main(list(words))
+    except SystemExit as left:  # by argparse, below the usage
+        ended = int(str(left.code))
+    said = capsys.readouterr().err.strip()
+    assert ended == 2 and seen() == before
+    assert said.startswith("usage: ") or (said.startswith("error: ") and "\n" not in said)
+
+
 def test_two_specs_of_one_name_in_one_folder_are_refused(tmp_path: Path, cli: CommandLine) -> None:
     first, second, results = tmp_path / "first.toml", tmp_path / "second.toml", tmp_path / "results"
 

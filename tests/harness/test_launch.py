@@ -80,6 +80,28 @@ def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
         assert (attempt.launch, attempt.backend) == ("torchrun", "gloo")
 
 
+@pytest.mark.parametrize("name", ["run", "time"])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"RANK": "-1"}, "RANK is '-1'"),
+        ({"RANK": "2"}, "RANK is 2 beside WORLD_SIZE = 2"),
+        ({"LOCAL_WORLD_SIZE": ""}, "LOCAL_WORLD_SIZE is ''"),
+        ({"LOCAL_RANK": "7"}, "LOCAL_RANK is 7 beside LOCAL_WORLD_SIZE = 2"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+    ],
+)
+def test_what_no_launcher_says_is_refused(
+    name: str, wrong: Table, words: str, tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for key, value in (said | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | wrong).items():
+        monkeypatch.setenv(key, value)
+    given = [write_spec(tmp_path, small_spec()), "--results", tmp_path] if name == "run" else ["--output", tmp_path]
+    assert words in cli.refused(name, *given)
+
+
 def test_torchrun_with_no_place_to_meet_or_another_number_of_processes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine
 ) -> None:

@@ -177,6 +177,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"partition": {"kind": "contiguous", "shards_per_worker": 2}},
         ["partition.shards_per_worker does nothing", "'class_shards'"],
     ),
+    "alpha of a row that has all dealt out": (
+        {"rows.1.partition": {"kind": "class_shards", "alpha": 0.1}},
+        ["row 'cser': partition.alpha does nothing"],
+    ),
     "betas without AdamW": ({"training.betas": [0.9, 0.99]}, ["training.betas does nothing", "adamw or muon"]),
     "stairs without a warm-up": (
         {"schedule": {"kind": "constant", "staircase_warmup": True}},

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -105,6 +106,25 @@ def test_nothing_is_loaded(opened: webdriver.Chrome) -> None:
     assert asked and not [url for url in asked if re.match("(http|ws)s?:", url)]
     assert opened.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert not opened.get_log("browser"), "the console says nothing"
+
+
+def test_titles_and_labels_are_texts_and_nothing_else(
+    browser: webdriver.Chrome, frames: Frames, tmp_path: Path
+) -> None:
+    """Not a tag, nor the name of a part of the page."""
+    hostile = (
+        "</title></h1><script>window.ran = true</script><img src=x onerror='window.ran = true'> & @script@ {{ 7 * 7 }}"
+    )
+    experiment = frames.experiment.model_copy(update={"title": hostile})
+    rows = frames.rows.assign(label=[f"{label} {hostile}" for label in frames.rows["label"]])
+    path = tmp_path / "report.html"
+    path.write_text(explorer_page(replace(frames, experiment=experiment, rows=rows)))
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    assert browser.title == hostile and find(browser, "h1").text == hostile
+    assert find(browser, "#methods .checks label").text.endswith(hostile)
+    assert browser.execute_script("return window.ran") is None
+    assert not browser.get_log("browser"), "the console says nothing"
 
 
 def test_a_point_opens_the_runs_behind_it(opened: webdriver.Chrome, frames: Frames) -> None:

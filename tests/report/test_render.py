@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from matplotlib import cbook
+from matplotlib.text import Text
 
 from cser_bench.report import wording
-from cser_bench.report.plotting import end_labels, new_figure, style
+from cser_bench.report.accuracy_figures import link_figure, loss_figure
+from cser_bench.report.frame import read_frames
+from cser_bench.report.plotting import end_labels, headline, new_figure, plain, save, style
 from cser_bench.report.render import table
+from cser_bench.report.statistics import accuracy_frame
 from cser_bench.report.typesetting import typst_of
 from tests.report.faults import faults_of
+from tests.report.holed import RESULTS
 
 
 def test_cells_are_escaped_rounded_and_the_best_is_strong() -> None:
@@ -46,6 +52,31 @@ def test_faults_of_figures_are_found() -> None:
             axes.plot([0, 1, 2], [line, line, line])
     found = " ".join(faults_of(figure))
     assert "overlap: one name and another name" in found and "small: another name" in found and "7 lines" in found
+
+
+def test_dollars_in_a_label_are_no_formula(tmp_path: Path) -> None:
+    """Between two, matplotlib would read one, and end where it is none, as of `\\frac`."""
+    names = ["costs $5, not $6", r"$\frac$", "$x$"]
+    for text in names:
+        with style():
+            figure, (axes,) = new_figure(2)
+            axes.plot([0, 1], [0, 1], label=plain(text))
+            axes.set_yticks([0], [plain(text)])
+            axes.legend()
+            end_labels(axes, [(1, 1, text, "#000000")])
+            headline(figure, text)
+        save(figure, tmp_path / "figure.png")
+        drawn = {each.get_text() for each in figure.findobj(Text)} - {""}
+        assert {cbook.is_math_text(each) for each in drawn if "$" in each} == {False}
+
+
+def test_a_report_draws_dollars(tmp_path: Path) -> None:
+    """Through `loss_figure` and `link_figure`, whose labels are the rows' own."""
+    frames = read_frames(RESULTS / "reference" / "fashion_mnist_long")
+    accuracy = accuracy_frame(frames)
+    accuracy["label"] = accuracy["label"].map({label: rf"$\frac{label}$" for label in accuracy["label"]})
+    for figure in (loss_figure(accuracy, 0.01, "$a$"), link_figure(accuracy, 0.01, "$a$")):
+        save(figure, tmp_path / "figure.png")
 
 
 def test_numbers_are_written_one_way() -> None:

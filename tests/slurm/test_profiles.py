@@ -61,6 +61,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"time_limit_minutes": 5, "warning_seconds": 300}, "leaves no time to work"),
     ({"sbatch": {"array": "1-2"}}, "which campaigns set themselves"),
     ({"variants": {"big": {"nodez": 1}}}, "unknown key 'nodez'"),
+    ({"sbatch": "x", "variants": {"big": {"nodes": 1}}}, "sbatch: Input should be a valid dictionary"),
+    ({"sbatch": "x", "variants": {"big": {"sbatch": {"mem": "1G"}}}}, "sbatch: Input should be a valid dictionary"),
+    ({"variants": {"big": {"sbatch": 3}}}, "sbatch: Input should be a valid dictionary"),
 ]
 
 
