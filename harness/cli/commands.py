@@ -14,6 +14,7 @@ from time import sleep
 from typing import TYPE_CHECKING
 
 from cser_bench.harness.cli.exits import FAILURE, UsageError, complain, loading, program
+from cser_bench.harness.cli.paths import known_file, known_folder
 
 if TYPE_CHECKING:
     from cser_bench.harness.plan.plan import Plan
@@ -42,6 +43,8 @@ def plan(options: argparse.Namespace) -> int:
 def _launch_options(options: argparse.Namespace) -> Options:
     from cser_bench.harness.workers.launch import Options
 
+    if options.data is not None:
+        known_folder(options.data)
     return Options(**{field.name: getattr(options, field.name) for field in fields(Options)})
 
 
@@ -179,7 +182,7 @@ def pack(options: argparse.Namespace) -> int:
     """Add the finished runs in an experiment's folder to its pack, and say how many it has."""
     from cser_bench.harness.records.packs import pack_runs
 
-    num_runs, num_folders = pack_runs(options.folder, options.remove_folders)
+    num_runs, num_folders = pack_runs(known_folder(options.folder), options.remove_folders)
     print(f"{options.folder}: {num_runs} runs in the pack, {num_folders} of them from folders")
     return 0
 
@@ -188,7 +191,8 @@ def unpack(options: argparse.Namespace) -> int:
     """Make folders of the runs in an experiment's pack, and say what was done."""
     from cser_bench.harness.records.packs import unpack_runs
 
-    print(f"{options.folder}: {unpack_runs(options.folder)} folders written; those that were there stay as they are")
+    num_folders = unpack_runs(known_folder(options.folder))
+    print(f"{options.folder}: {num_folders} folders written; those that were there stay as they are")
     return 0
 
 
@@ -199,7 +203,7 @@ def declared(options: argparse.Namespace) -> int:
     from cser_bench.harness.records.declared import run_files
 
     for folder in options.folders:
-        experiment = date_contrasts(folder, options.keep_verdicts)
+        experiment = date_contrasts(known_folder(folder), options.keep_verdicts)
         print(declared_text(folder, experiment, run_files(folder)))
     return 0
 
@@ -245,6 +249,8 @@ def advise(options: argparse.Namespace) -> int:
         gap=None if options.gap is None else options.gap / 100,
         dollars_per_hour=options.dollars_per_hour,
     )
+    for folder in options.map or ():
+        known_folder(folder)
     print(advice_from(options.map or MAPS[options.network], job))
     return 0
 
@@ -253,6 +259,8 @@ def answers(options: argparse.Namespace) -> int:
     """Answer the readers' questions from records; nothing is trained."""
     from cser_bench.report.questions.build import build_answers
 
+    if options.readme is not None:
+        known_file(options.readme)
     path = build_answers(options.results, options.output, options.readme)
     print(f"wrote {path} and answers.pdf beside it")
     return 0

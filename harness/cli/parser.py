@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cser_bench.harness.cli import commands, exits
-from cser_bench.harness.cli.paths import folder, known_file, known_folder
+from cser_bench.harness.cli.paths import folder
 
 DESCRIPTION = "The command line: plan, run, status, report, pack and others, each an experiment's or a measurement's."
 
@@ -100,16 +100,16 @@ def _parser() -> argparse.ArgumentParser:
     what = "afterwards remove the folders that the file gives back to the byte, logs and checkpoints with them"
     pack.add_argument("--remove-folders", action="store_true", help=what)
     for sub in (pack, add(commands.unpack, "make folders of the runs in an experiment's runs.jsonl")):
-        sub.add_argument("folder", type=known_folder, help="folder of the experiment, as results/fashion_mnist")
+        sub.add_argument("folder", type=Path, help="folder of the experiment, as results/fashion_mnist")
     declared = add(commands.declared, "say which contrasts were declared after runs; those without a date get git's")
-    declared.add_argument("folders", type=known_folder, nargs="+", metavar="FOLDER", help="of an experiment")
+    declared.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of an experiment")
     what = "of contrasts dated now that came too late for one, whose verdicts were published before"
     declared.add_argument("--keep-verdicts", action="store_true", help=what)
     answers = add(commands.answers, "answer the readers' questions from records; trains nothing")
     what = "your own records; the rest is taken from those that ship (default: results)"
     answers.add_argument("--results", type=folder, default=Path("results"), help=what)
     answers.add_argument("--output", type=folder, help="folder to write into (default: answers/ in the results)")
-    answers.add_argument("--readme", type=known_file, help="file that gets the three cards between its marks")
+    answers.add_argument("--readme", type=Path, help="file that gets the three cards between its marks")
     _add_advice_options(add(commands.advise, "say what each method would take and lose in a job of yours"))
     _add_timing_options(
         add(commands.speedups, "time methods and baselines on an emulated network, and report it"),
@@ -120,8 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run_options(sub: argparse.ArgumentParser) -> None:
-    what = "folder with the data set; by default the places where it may lie"
-    sub.add_argument("--data", type=known_folder, help=what)
+    sub.add_argument("--data", type=Path, help="folder with the data set; by default the places where it may lie")
     sub.add_argument("--rows", nargs="+", metavar="ROW", help="the runs of these rows alone (default: all)")
     sub.add_argument("--seeds", nargs="+", type=_whole, metavar="SEED", help="the runs of these seeds alone")
     sub.add_argument("--jobs", type=_count, help="runs at once (default: the cores, or what there are GPUs for)")
@@ -162,7 +161,7 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     kinds, maps = ("perceptron", "residual", "gpt"), advise.add_mutually_exclusive_group()
     maps.add_argument("--network", choices=kinds, default=kinds[0], help="nearest to the job's (default: %(default)s)")
     what = "folder of your own experiment, or of several, in place of that network's"
-    maps.add_argument("--map", type=known_folder, nargs="+", metavar="FOLDER", help=what)
+    maps.add_argument("--map", type=Path, nargs="+", metavar="FOLDER", help=what)
 
 
 def _add_timing_options(

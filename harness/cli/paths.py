@@ -1,4 +1,4 @@
-"""What reads a word of the command line as a path: of a folder, or of what must be there already."""
+"""Paths on the command line: of a folder that can be made, or of what must be there already."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from cser_bench.harness.cli.exits import UsageError
+
 
 def folder(text: str) -> Path:
-    """A folder, or one that can be made: there is no file in its way."""
+    """A folder, or one that can be made, as a word of the command line gives it: there is no file in its way."""
     path = Path(text)
     places = (path, *path.absolute().parents)
     if not text or not _is_so(lambda: next(place for place in places if place.exists()).is_dir()):
@@ -16,18 +18,18 @@ def folder(text: str) -> Path:
     return path
 
 
-def known_folder(text: str) -> Path:
-    """A folder that is there."""
-    if not text or not _is_so(lambda: Path(text).expanduser().is_dir()):
-        raise argparse.ArgumentTypeError(f"must be a folder that is there, not {text!r}")
-    return Path(text)
+def known_folder(path: Path) -> Path:
+    """A folder that is there. Raises UsageError."""
+    if not _is_so(path.expanduser().is_dir):
+        raise UsageError(f"there is no folder {str(path)!r}; give one that is there")
+    return path
 
 
-def known_file(text: str) -> Path:
-    """A file that is there."""
-    if not _is_so(Path(text).is_file):
-        raise argparse.ArgumentTypeError(f"must be a file that is there, not {text!r}")
-    return Path(text)
+def known_file(path: Path) -> Path:
+    """A file that is there. Raises UsageError."""
+    if not _is_so(path.is_file):
+        raise UsageError(f"there is no file {str(path)!r}; give one that is there")
+    return path
 
 
 def _is_so(look: Callable[[], bool]) -> bool:
