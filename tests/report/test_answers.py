@@ -68,6 +68,12 @@ def test_the_shipped_answers_and_the_cards_are_what_the_records_give_to_the_byte
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_a_card_says_of_blocks_what_a_sentence_can(rebuilt: Path) -> None:
+    card = (rebuilt / "README.md").read_text().partition("| **Accuracy** |")[2].partition("|")[0]
+    said = re.findall(r"(?:With blocks alone it|at the rate that tied it) (\S+)", card)
+    assert len(said) == 2 and set(said) <= {"is", "loses"}
+
+
 def test_an_answer_comes_first_and_is_short(rebuilt: Path) -> None:
     """At most 25 words and three numbers, the first word being a verdict or a number; a table of six rows at most."""
     sections = (rebuilt / "answers.md").read_text().split("\n## ")[1:]
