@@ -17,8 +17,8 @@ class FiniteWatch:
 
     The sender itself notices, before it sends. Others, whom it has spoilt, notice that their own next message is not
     finite; by then they can ask who was first. A GPU is not waited for: it is asked at the end of a step, and what it
-    has not told by then at the end of a later one. So there two workers may both take themselves for the first, and
-    the earlier step is right. A worker alone sends nothing.
+    has not told by then at the end of a later one. So there, and where messages go early, two workers may both take
+    themselves for the first, and the earlier step is right. A worker alone sends nothing.
 
     Args:
         method: its name.
@@ -26,11 +26,13 @@ class FiniteWatch:
 
     def __init__(self, method: str, collectives: Collectives) -> None:
         self._method, self._collectives, self._step = method, collectives, 0
+        self._key, self._num_times = collectives.new_key(), 0
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """Forgets what was seen. All workers must call it equally often."""
-        self._key = self._collectives.new_key()
+        self._num_times += 1
+        """How often it was begun."""
         self._is_over = self._collectives.world_size == 1
         self._number = 0
         """Of the last message, the same on all workers."""
@@ -78,7 +80,7 @@ class FiniteWatch:
         """Finds out who was first, now that the message of this number is not finite."""
         self._is_over = True
         own = f"{number} {step} {named_workers(seen, self._collectives)}"
-        first = self._collectives.first_to_say(self._key, own)
+        first = self._collectives.first_to_say(f"{self._key}, {self._num_times}", own)
         earlier = first if int(first.split()[0]) < number else own
         _, sent_at, workers = earlier.split(" ", 2)
         self._words = (
