@@ -76,7 +76,7 @@ def one_sided(folder: Path, row: str, reference: str, bound: float, alternative:
     )
 
 
-def tests_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
+def claims_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
     """p by what is to be shown."""
     pair, margin = (contrast["row"], contrast["reference"]), contrast["margin"]
     above, below = (one_sided(folder, *pair, -margin, side) for side in ("greater", "less"))
@@ -132,17 +132,20 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
             tests += [(number, "", 1.0)] * (3 if contrast["kind"] == "equivalence" else 2)
             continue
         numbers.append(dict(zip(("estimate", "low", "high"), difference_of(folder, *pair), strict=True)))
-        tests += [(number, word, p) for word, p in tests_of(folder, contrast).items()]
+        tests += [(number, word, p) for word, p in claims_of(folder, contrast).items()]
     family = pd.DataFrame(tests, columns=["number", "shows", "p"])
     family["p_holm"] = multipletests(family["p"], method="holm")[1]
     least = family.loc[family.groupby("number")["p"].idxmin()].set_index("number")
     frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"]).join(least)
-    shown = frame["p_holm"] <= 1 - plan["confidence"]
-    for number in frame.index[frame["word"].isna()]:
-        line = frame.loc[number]
-        frame.loc[number, "word"] = "not told apart"
-        if shown[number]:
-            frame.loc[number, "word"] = word(folder, plan, plan["contrasts"][number], line["shows"], line["estimate"])
+    level, words = 1 - plan["confidence"], []
+    for line, contrast in zip(frame.itertuples(), plan["contrasts"], strict=True):
+        if isinstance(line.word, str):
+            words.append(line.word)
+        elif line.p_holm > level:
+            words.append("not told apart")
+        else:
+            words.append(word(folder, plan, contrast, line.shows, line.estimate))
+    frame["word"] = words
     return frame
 
 
