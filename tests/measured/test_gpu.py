@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -239,6 +240,34 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale:
     assert trainee.optimizer.num_steps == WARM_UP + WATCHED
     seconds, wall = clock.seconds, time.perf_counter() - began
     assert min(seconds["data"], seconds["compute"]) > 0 and seconds["evaluate"] == 0 and sum(seconds.values()) <= wall
+
+
+def test_who_sends_what_is_not_finite_is_named_and_the_host_waits_for_no_gpu(device: torch.device) -> None:
+    """A GPU tells it once it has come so far, and here it has come to the end before the last step."""
+    weight = nn.Parameter(torch.zeros(2, 1000, device=device))
+    optimizer = algorithms()["sgd"]([weight], lr=0.1, collectives=StackedCollectives(2))
+    with pytest.warns(UserWarning, match="what worker 1 sent at step 3 is not finite") as warned:
+        for step in range(1, 6):
+            weight.grad = torch.ones_like(weight)
+            if step >= 3:
+                weight.grad[1].fill_(math.nan)
+            if device.type == "cuda" and step == 5:
+                torch.cuda.synchronize(device)
+            with waits_are_errors(device, step > 1):
+                optimizer.step()
+    assert len(warned) == 1
+
+
+@contextmanager
+def waits_are_errors(device: torch.device, are_errors: bool = True) -> Iterator[None]:
+    """Inside, torch raises where the host waits for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error" if are_errors else "default")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", algorithms())
