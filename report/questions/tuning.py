@@ -71,7 +71,7 @@ def is_least_loss_best(evidence: Evidence) -> Answer | None:
 
 
 def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
-    """What the least training loss costs on test samples at full length: rows, and their mean and ends, in shares.
+    """What the least training loss costs on test samples at full length: rows, and their median and ends, in shares.
 
     Each row that the rule chose is compared with the row that held-out samples chose, at the seeds that both have. Test
     samples chose neither, so this may be a gain.
@@ -83,7 +83,7 @@ def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
             costs.append(float((scores[row["base"]] - scores[row["row"]]).mean()))
     if not costs:
         return {"rows": 0}
-    return {"rows": len(costs), "mean": float(np.mean(costs)), "least": min(costs), "most": max(costs)}
+    return {"rows": len(costs), "median": float(np.median(costs)), "least": min(costs), "most": max(costs)}
 
 
 def what_tuning_costs(evidence: Evidence) -> Answer | None:
