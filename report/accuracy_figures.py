@@ -72,7 +72,7 @@ def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
 def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, str, str | None]:
     """The rows that are set side by side, what is found as a sentence, and the load of a link that they are taken at.
 
-    It counts the verdicts on rows that were declared, or else the means within the margin. No load: all are taken.
+    It counts the verdicts on those rows, or where none was declared the means within the margin. No load: all are taken.
     """
     experiment, load = frames.experiment, main_load(frames)
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != experiment.baseline) & accuracy["difference"].notna()]
@@ -81,7 +81,8 @@ def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFra
     if experiment.margin is None:
         return shown, "Points against all sent", at
     margin, contrasts = counted(round(100 * experiment.margin, 6), "point"), contrasts_frame(frames)
-    asked = contrasts[contrasts["kind"] == "non-inferiority"]
+    is_drawn = contrasts["row"].isin(shown["row"])
+    asked = contrasts[(contrasts["kind"] == "non-inferiority") & is_drawn]
     if len(asked) and tells(frames):
         less = (asked["verdict"] == LESS).sum()
         return shown, f"{less} of {len(asked)} methods asked about are shown to lose less than {margin}", at

@@ -26,12 +26,12 @@ RECENT = {
     "gpt_text_methods": {
         "network": "a GPT",
         "unit": "hundredths of a nat",
-        "absent": "EF top-k and PowerSGD, above, were not run at this load.",
+        "absent": "EF top-k and PowerSGD were not run at this load.",
     },
     "resnet_methods": {
         "network": "a residual network",
         "unit": "points",
-        "absent": "EF-SGD top-k and PowerSGD, above, are not among them.",
+        "absent": "EF-SGD top-k and PowerSGD are not among them: their losses at this load stand above.",
     },
 }
 """The experiments of methods that people run in 2026."""

@@ -1,5 +1,6 @@
 """What carries over between kinds of network: question 9, and the spread between kinds that widens advice."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,8 @@ IMAGES = {LONG: "Perceptron", CONVOLUTIONS: "Convolutions", DENSENET: "DenseNet"
 IMAGES |= {RESIDUAL: "Residual"}
 """Networks on images that ran these three methods at one load each, by experiment."""
 ORDERED = (TOP_K, LOCAL, RESET)
+OTHER_LOADS = {LONG: "the perceptron", "study_resnet_loads": "the residual network", "study_gpt_text_loads": "the GPT"}
+"""Experiments that ran the three methods at other loads of a link, too."""
 
 
 @dataclass(frozen=True)
@@ -107,23 +110,30 @@ def spread_between_kinds(shares: pd.DataFrame) -> dict[str, float]:
     return {str(method): float(spread) for method, spread in spreads.items()}
 
 
-def rows_at_one_load(known: Compared) -> dict[str, str]:
-    """The row of each method that puts on a link what local steps at the main ratio do.
+def plain_local_rows(known: Compared) -> dict[float, str]:
+    """The rows of local steps that have nothing else set, by ratio."""
+    own = known.frames.rows[known.frames.rows["base"].isna() & (known.frames.rows["rule"] == "held_out")]
+    ratios = own.set_index("row")["ratio"]
+    plain = [row for row in known.frames.experiment.rows if row.settings.keys() == {"sync_interval"}]
+    return {
+        float(ratios[row.row]): row.row for row in plain if row.algorithm == "local_sgd" and row.row in ratios.index
+    }
+
+
+def rows_at_one_load(known: Compared, ratio: float | None = None) -> dict[str, str]:
+    """The row of each method that puts on a link what local steps at this ratio do; the main ratio, if none is given.
 
     Error reset is the form with the paper's blocks. Where a method was run in two forms, as error feedback on gradients
     and on updates, the one with the better mean score speaks for it.
     """
-    experiment, rows = known.frames.experiment, known.frames.rows
+    rows = known.frames.rows
     own = rows[rows["base"].isna() & (rows["rule"] == "held_out")].set_index("row")
-    plain = [
-        row.row for row in experiment.rows if row.algorithm == "local_sgd" and row.settings.keys() == {"sync_interval"}
-    ]
-    local = own.loc[[row for row in plain if row in own.index and own.loc[row, "ratio"] == experiment.main_ratio]]
-    if len(local) != 1:
+    local = plain_local_rows(known).get(ratio or known.frames.experiment.main_ratio or 0.0)
+    if local is None:
         return {}
-    load = local["link_models"].iloc[0]
+    load = own.loc[local, "link_models"]
     near = own[(own["link_models"] / load - 1).abs() <= LOAD_TOLERANCE]
-    chosen = {LOCAL: str(local.index[0])}
+    chosen = {LOCAL: local}
     for method, algorithms, compressor, kind in (
         (TOP_K, ("ef_sgd",), "compressor.kind", "top_k"),
         (RESET, ("cser", "mcser"), "error_compressor.kind", "block"),
@@ -152,6 +162,21 @@ def losses_at_one_load(evidence: Evidence, names: Mapping[str, str]) -> pd.DataF
             size = known.regime["num_parameters"]
             lines.append({"network": network, "experiment": name, "parameters": size, "link_models": load} | losses)
     return pd.DataFrame(lines, columns=["network", "experiment", "parameters", "link_models", *ORDERED])
+
+
+def orders_at_other_loads(evidence: Evidence) -> list[dict[str, Any]]:
+    """The order of the three methods' mean losses at other loads of a link that were run, the heaviest load first."""
+    lines = []
+    for name, network in OTHER_LOADS.items():
+        known = evidence.experiment(name)
+        main_ratio = known.frames.experiment.main_ratio if name == LONG and known else None
+        for ratio in sorted(plain_local_rows(known)) if known else ():
+            rows = rows_at_one_load(known, ratio) if known and ratio != main_ratio else {}
+            if known and rows.keys() >= set(ORDERED):
+                found = {method: known.contrast(rows[method], known.baseline) for method in ORDERED}
+                order = sorted(ORDERED, key=lambda method: -found[method]["estimate"])
+                lines.append({"network": network, "load": float(found[LOCAL]["link_models"]), "order": order})
+    return lines
 
 
 def resets_against_local(evidence: Evidence, names: Mapping[str, str]) -> pd.DataFrame:
@@ -207,6 +232,9 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "at_one_load": losses_by_network.to_dict("records"),
         "text": losses_at_one_load(evidence, {GPT: "GPT"}).to_dict("records"),
         "apart": combined(apart["estimate"], apart["standard_error"]) if len(apart) > 1 else None,
+        "elsewhere": orders_at_other_loads(evidence),
+        "largest": float(apart["estimate"].max()) if len(apart) else math.nan,
+        "next": float(apart["estimate"].nlargest(2).iloc[-1]) if len(apart) > 1 else math.nan,
         "num_behind": int((with_text["estimate"] > 0).sum()),
         "num_compared": len(with_text),
         "spread": spread_between_kinds(telling),

@@ -74,12 +74,13 @@ def why_resets_help(evidence: Evidence) -> Answer:
     judged, study = evidence[JUDGED], evidence["study_rules"]
     frame = study.contrasts_of((f"{kind}-reset", f"{kind}-feedback") for kind in KINDS)
     frame["label"] = frame["row"].str.removesuffix("-reset").map(KINDS)
-    pairs = {RESIDUAL: [("mcser_topk", "ef_topk-96")], GPT: [("cser-8", "ef_topk_updates-32")]}
+    pairs = {RESIDUAL: [("mcser_topk", "ef_topk-96")], GPT: [("cser_topk-8", "ef_topk_updates-32")]}
     numbers = {
         "elsewhere": evidence.elsewhere(pairs),
         "blocks": judged.contrast("mcser_block-96", "ef_block-96"),
         "topk": judged.contrast("mcser-96", "ef_topk-96"),
         "study": study.regime,
+        "alone": study.contrast("alone", study.baseline)["estimate"] if study.has("alone") else None,
         "most_apart": (frame["learning_rate"] / frame["other_rate"]).max(),
     }
     return Answer(frame, numbers, rows=frame.head(6))
