@@ -72,7 +72,7 @@ def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
 def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, str, str | None]:
     """The rows that are set side by side, what is found as a sentence, and the load of a link that they are taken at.
 
-    It counts the verdicts on those rows, or where none was declared the means within the margin. No load: all are taken.
+    It counts the verdicts on those rows, or if none was declared the means within the margin. No load: all are taken.
     """
     experiment, load = frames.experiment, main_load(frames)
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != experiment.baseline) & accuracy["difference"].notna()]

@@ -126,7 +126,7 @@ def rows_at_one_load(known: Compared, ratio: float | None = None) -> dict[str, s
     Error reset is the form with the paper's blocks. Where a method was run in two forms, as error feedback on gradients
     and on updates, the one with the better mean score speaks for it.
     """
-    rows = known.frames.rows
+    rows: Any = known.frames.rows
     own = rows[rows["base"].isna() & (rows["rule"] == "held_out")].set_index("row")
     local = plain_local_rows(known).get(ratio or known.frames.experiment.main_ratio or 0.0)
     if local is None:
