@@ -222,11 +222,14 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
         shares: what methods lose on other kinds of network; see `report.questions.networks.shares_lost`.
         others: experiments whose methods have a step and memory here, and no loss.
 
-    Raises UsageError: the runs are too few, of several networks, or cannot tell a loss.
+    Raises UsageError: the runs are too few, of several networks, or cannot tell a loss; a margin or gap is above 100.
     """
     alike = {(each.experiment.task, each.experiment.baseline, each.rows["num_parameters"].iloc[0]) for each in maps}
     if len(alike) > 1:
         raise UsageError("the folders of --map differ in task, network or baseline; give folders of one network")
+    for option, given in (("--margin", job.margin), ("--gap", job.gap)):
+        if given is not None and given > 1 and maps[0].metric.is_share:
+            raise UsageError(f"{option} is {100 * given:g} points, and all of {maps[0].metric.label} is 100; give less")
     lost, telling = losses_of(maps), assay_frame(maps[0])
     telling = telling[telling["reason"].isna()]
     if lost.empty or telling.empty:

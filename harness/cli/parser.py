@@ -53,6 +53,14 @@ def _amount(text: str) -> float:
     return _PREFIXES.get(prefix, 1.0) * value
 
 
+def _whole_amount(text: str) -> float:
+    """What 25.6M stands for, of things that are counted."""
+    value = _amount(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text!r}")
+    return value
+
+
 def _layout(text: str) -> tuple[int, int]:
     """Machines, and workers on each of them."""
     machines, times, each = text.partition("x")
@@ -147,8 +155,8 @@ def _add_submit_options(submit: argparse.ArgumentParser) -> None:
 
 def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     add = partial(advise.add_argument, metavar="NUMBER")
-    add("--parameters", type=_amount, required=True, help="of the network, as 25.6M")
-    add("--steps", type=_amount, required=True, help="of the whole job, as 450000")
+    add("--parameters", type=_whole_amount, required=True, help="of the network, as 25.6M")
+    add("--steps", type=_whole_amount, required=True, help="of the whole job, as 450000")
     what = "one a machine, as 8, or machines x workers a machine, as 2x4"
     add("--workers", "--layout", dest="layout", type=_layout, required=True, help=what)
     add("--compute-ms", type=_above_0, required=True, help="both passes of one worker's batch, as 27")

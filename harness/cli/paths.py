@@ -21,14 +21,14 @@ def folder(text: str) -> Path:
 def known_folder(path: Path) -> Path:
     """A folder that is there. Raises UsageError."""
     if not _is_so(path.expanduser().is_dir):
-        raise UsageError(f"there is no folder {str(path)!r}; give one that is there")
+        raise UsageError(f"there is no folder {path}; give one that is there")
     return path
 
 
 def known_file(path: Path) -> Path:
     """A file that is there. Raises UsageError."""
     if not _is_so(path.is_file):
-        raise UsageError(f"there is no file {str(path)!r}; give one that is there")
+        raise UsageError(f"there is no file {path}; give one that is there")
     return path
 
 

@@ -202,10 +202,10 @@ def test_folders_that_cannot_be_packed_are_refused(
 
 
 def test_where_there_is_nothing_to_pack_or_unpack_it_is_said(tmp_path: Path, cli: CommandLine) -> None:
-    assert "experiment.json is missing" in cli.refused("pack", tmp_path, code=1)
+    assert "holds no experiment.json" in cli.refused("pack", tmp_path)
     shutil.copy(TUNING / "experiment.json", tmp_path)
-    assert "holds no finished run to pack" in cli.refused("pack", tmp_path, code=1)
-    assert "holds no runs.jsonl to unpack" in cli.refused("unpack", tmp_path, code=1)
+    assert "holds no finished run to pack" in cli.refused("pack", tmp_path)
+    assert "holds no runs.jsonl to unpack" in cli.refused("unpack", tmp_path)
 
 
 # Readers

@@ -65,9 +65,12 @@ def write_run(folder: Path, run_id: str, row: str, seed: int, outcome: TrialOutc
     files, score = shipped_run(), outcome.accuracy
     run = files["run"] | {"run_id": run_id, "experiment": "small_tuning", "row": row, "seed": seed}
     result = files["result"] | {"run_id": run_id, "train_loss": outcome.train_loss}
-    result |= {"test_count": 400, "test_correct": round(400 * (score or 0)), "test_accuracy": score}
     if score is None:
-        result |= {"status": "diverged", "diverged_at_step": 25}
+        nothing = dict.fromkeys(("test_count", "test_correct", "test_accuracy"))
+        result |= {"status": "diverged", "diverged_at_step": 25} | nothing
+    else:
+        count, correct = 1_000_000, round(1_000_000 * score)
+        result |= {"test_count": count, "test_correct": correct, "test_accuracy": correct / count}
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(run))
     (folder / "result.json").write_text(json.dumps(result))
