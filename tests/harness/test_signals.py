@@ -41,6 +41,8 @@ from tests.harness.support import (
     write_spec,
 )
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start ignores it where they run in the background
+
 LONG = 300
 """Epochs of a run that is surely on when it is stopped: 12,000 steps."""
 
