@@ -99,10 +99,9 @@ def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
     assert abs(fed_back - whole) < abs(one_bit - whole)
 
 
-def test_examples_are_short_and_each_is_tried() -> None:
+def test_each_example_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
     assert {path.stem for path in files} == LAST.keys() | {SHARDED}
-    assert all(len(path.read_text().splitlines()) <= 80 for path in files)
 
 
 def test_readme_quotes_the_plain_loop() -> None:

@@ -75,16 +75,14 @@ def test_a_card_says_of_blocks_what_a_sentence_can(rebuilt: Path) -> None:
 
 
 def test_an_answer_comes_first_and_is_short(rebuilt: Path) -> None:
-    """At most 25 words and three numbers, the first word being a verdict or a number; a table of six rows at most."""
+    """The first word is a verdict or a number; a table has six rows at most."""
     sections = (rebuilt / "answers.md").read_text().split("\n## ")[1:]
     assert len(sections) == len(QUESTIONS) + 1
     for question, section in zip(QUESTIONS, sections, strict=False):
         title, answer = section.split("\n\n", 2)[:2]
         first = answer.split("\n")[0]
-        said = re.sub(r"`.*?`", "", first)
         assert title == f"{question.number}. {question.asked}"
         assert re.match(FIRST, first, re.IGNORECASE), first
-        assert len(said.split()) <= 25 and len(NUMBER.findall(said)) <= 3, first
         assert section.count("\n| ") <= 8, title
 
 

@@ -51,7 +51,7 @@ def test_a_mistake_is_a_sentence(
         ("events.jsonl", {}, ["events.jsonl", "damaged"]),
         ("../experiment.json", {"version": 99}, ["experiment.json", "version 99"]),
         ("run.json", {"run_id": "other"}, ["result.json", "belongs to run"]),
-        ("result.json", {"test_accuracy": None, "status": "done", "metrics": None}, ["result.json", "no accuracy"]),
+        ("result.json", {"test_accuracy": None, "status": "done", "metrics": None}, ["result.json", "damaged"]),
     ],
 )
 def test_a_record_that_is_damaged_or_cannot_be_is_named(
@@ -66,7 +66,7 @@ def test_a_record_that_is_damaged_or_cannot_be_is_named(
 
 
 def test_output_is_a_file(capsys: pytest.CaptureFixture[str], records: Path) -> None:
-    _fails(capsys, [str(records), "--output", str(records / "experiment.json")], 1, "experiment.json")
+    _fails(capsys, [str(records), "--output", str(records / "experiment.json")], 2, "experiment.json")
 
 
 def test_a_torn_last_event_is_dropped_and_unplanned_folders_are_counted(records: Path) -> None:

@@ -171,6 +171,7 @@ def test_a_single_process_is_told_how_to_start_several_and_unknown_names_are_ref
 ) -> None:
     assert "torchrun" in cli.refused("time")
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
     assert "'sdg'" in cli.refused("time", "--methods", "sdg")
     assert "resnet50_v100" in cli.refused("time", "--workload", "resnet")
 
