@@ -157,7 +157,7 @@ def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
 
 
 class HeavyBall(torch.optim.Optimizer):
-    """v <- beta v + (1 - beta) g from v = g on, x <- x - eta v; no gradient is a zero one, a frozen parameter stays."""
+    """v <- beta v + (1 - beta) g from v = g on, x <- x - eta v; no gradient is a zero one, a frozen x stays with its v."""
 
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -169,10 +169,11 @@ class HeavyBall(torch.optim.Optimizer):
             beta = 0.0 if begins else group["momentum"]
             for x in group["params"]:
                 v = self.state[x].setdefault("v", torch.zeros_like(x))
+                if not x.requires_grad:
+                    continue
                 g = torch.zeros_like(x) if x.grad is None else x.grad + group["weight_decay"] * x
                 v.copy_(beta * v + (1 - beta) * g)
-                if x.requires_grad:
-                    x.sub_(group["lr"] * v)
+                x.sub_(group["lr"] * v)
 
 
 def torch_sgd(name: str, params: Any, **common: float) -> torch.optim.Optimizer:
