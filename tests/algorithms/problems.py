@@ -157,7 +157,7 @@ def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
 
 
 class HeavyBall(torch.optim.Optimizer):
-    """v <- beta v + (1 - beta) g from v = g on, x <- x - eta v; no gradient is a zero one, a frozen x and its v stay."""
+    """v <- beta v + (1 - beta) g from v = g on, x <- x - eta v; no gradient is a zero one, a frozen x or v stays."""
 
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
