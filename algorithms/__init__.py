@@ -5,7 +5,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hoo
 from cser_bench.algorithms.alone import Alone as Alone
 from cser_bench.algorithms.choco_sgd import ChocoSGD as ChocoSGD
 from cser_bench.algorithms.compressors.block import BlockSparsifier as BlockSparsifier
-from cser_bench.algorithms.compressors.block import PerTensorBlockSparsifier as PerTensorBlockSparsifier
+from cser_bench.algorithms.compressors.block import (
+    PerTensorBlockSparsifier as PerTensorBlockSparsifier,
+)
 from cser_bench.algorithms.compressors.coordinates import ChunkTopK as ChunkTopK
 from cser_bench.algorithms.compressors.coordinates import RandomK as RandomK
 from cser_bench.algorithms.compressors.coordinates import TopK as TopK
@@ -24,7 +26,9 @@ from cser_bench.algorithms.core.compressors import Identity as Identity
 from cser_bench.algorithms.core.compressors import Zero as Zero
 from cser_bench.algorithms.core.local_step import muon_groups as muon_groups
 from cser_bench.algorithms.core.optimizer import DistributedOptimizer as DistributedOptimizer
-from cser_bench.algorithms.core.process_group import ProcessGroupCollectives as ProcessGroupCollectives
+from cser_bench.algorithms.core.process_group import (
+    ProcessGroupCollectives as ProcessGroupCollectives,
+)
 from cser_bench.algorithms.core.traffic import Purpose as Purpose
 from cser_bench.algorithms.core.traffic import Traffic as Traffic
 from cser_bench.algorithms.csea import CSEA as CSEA

@@ -1,12 +1,13 @@
-"""Each worker alone: it trains on its own data and never sends anything, the floor that any method must beat.
+"""Each worker alone: it trains on its own data and never sends anything, the floor that any method
+must beat.
 
 Source: textbook.
 
     x_i <- x_i - p_i
 
-What comes of a run is the single workers' own models. Their average would be another method, local SGD with one average
-at the end.
-Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
+What comes of a run is the single workers' own models. Their average would be another method, local
+SGD with one average at the end. Momentum, or AdamW's moments, are local: each worker's own, and
+never averaged.
 Cost: 0 bits.
 """
 

@@ -1,15 +1,18 @@
-"""CSER as its authors released it, switch by switch; M-CSER so is what the published numbers were made with.
+"""CSER as its authors released it, switch by switch; M-CSER so is what the published numbers were
+made with.
 
-Source: the MXNet code in the repository xcgoner/NeurIPS2020_CSER (October 2020), as against algorithm 2 of the paper:
+Source: the MXNet code in the repository xcgoner/NeurIPS2020_CSER (October 2020), as against
+    algorithm 2 of the paper:
 
-    x_i <- x_i - p_i                                        a local step
-    every step but each H-th:  x_i <- mean(x) on C2's blocks    average_parameters; as written: of p_i alone
-    every H-th step:           x_i <- mean(x) on C1's blocks    skip_gradient_at_reset; as written: after C2's stage
-    m_i <- beta m_i + g_i + lambda x_i,                         decay_in_momentum_only; as written lambda x_i is part
-    p_i = eta (beta m_i + g_i)                                  of g_i, so in both places
+    x_i <- x_i - p_i                                        a local step every step but each H-th:
+    x_i <- mean(x) on C2's blocks    average_parameters; as written: of p_i alone every H-th step:
+    x_i <- mean(x) on C1's blocks    skip_gradient_at_reset; as written: after C2's stage m_i <-
+    beta m_i + g_i + lambda x_i,                         decay_in_momentum_only; as written lambda
+    x_i is part p_i = eta (beta m_i + g_i)                                  of g_i, so in both
+    places
 
-The first also erases older differences in C2's blocks. The blocks of the release are per tensor: give it
-`PerTensorBlockSparsifier`s. With all three switches off this is `cser` to the bit.
+The first also erases older differences in C2's blocks. The blocks of the release are per tensor:
+give it `PerTensorBlockSparsifier`s. With all three switches off this is `cser` to the bit.
 Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collective per step.
 """
 
@@ -32,9 +35,10 @@ class CSERReleased(CSER):
         reset_interval: H, in steps.
         average_parameters: the gradient stage averages parameters, not this step's update.
         skip_gradient_at_reset: a reset step has no gradient stage.
-        decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov update.
-        overwrite_master: averaged parameters are what was received; where messages are rounded, what rounding lost is
-            gone.
+        decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov
+            update.
+        overwrite_master: averaged parameters are what was received; where messages are rounded,
+            what rounding lost is gone.
     """
 
     name = "cser_released"
@@ -60,13 +64,16 @@ class CSERReleased(CSER):
     def _set_up(self) -> None:
         super()._set_up()
         if self.e is not None:
-            raise ValueError(f"{self.name}: compressors must have a support that all workers share, as block has")
+            raise ValueError(
+                f"{self.name}: compressors must have a support that all workers share, as block has"
+            )
         if self.decay_in_momentum_only:
             self.local = DecayInMomentumOnly(self.flat, self._buffers)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """As CSER's, by which the release sends up to 6 % less; below 32 it would be more, so R2 is 2 R - R1: exact."""
+        """As CSER's, by which the release sends up to 6 % less; below 32 it would be more, so R2 is
+        2 R - R1: exact."""
         own = super()._at_ratio(ratio, layout)
         error_compressor = own["error_compressor"]
         if ratio < 32:
@@ -87,7 +94,11 @@ class CSERReleased(CSER):
         *_, last = (stage for stage in self.stages() if stage.takes_place(num_steps))
         averages = self.average_parameters or last.purpose is Purpose.ERROR
         exact = self.communication_dtype is None or self.overwrite_master
-        return averages and exact and sends_all(last, self.flat.layout, self.draw(num_steps, last.purpose))
+        return (
+            averages
+            and exact
+            and sends_all(last, self.flat.layout, self.draw(num_steps, last.purpose))
+        )
 
     def _update(self, step: int) -> None:
         reset = step % self.reset_interval == 0

@@ -1,22 +1,30 @@
 """DeepSqueeze: workers send their compressed parameters to their neighbours, with error feedback.
 
-Source: Tang et al., "DeepSqueeze: Decentralization meets error-compensated compression", 2019 (arXiv:1907.07346); the
-order of the lines is that of epfml/ChocoSGD, which has it as a baseline.
+Source: Tang et al., "DeepSqueeze: Decentralization meets error-compensated compression", 2019
+(arXiv:1907.07346); the order of the lines is that of epfml/ChocoSGD, which has it as a baseline.
 
     x_i <- x_i - p_i
     v_i = x_i + e_i;   c_i = C(v_i), which goes to the neighbours;   e_i <- v_i - c_i
     x_i <- x_i + gamma sum_j w_ij (c_j - c_i)
 
-What is compressed is the model itself, so the method is meant for quantisers. A sparsifier of ratio R leaves some R
-models in the error, and sends as much at once; gamma must then be of the order of 1 / R. Momentum, or AdamW's
-moments, are local. Weight decay enters p_i. C takes the flat vector, where the release compresses tensor by tensor.
+What is compressed is the model itself, so the method is meant for quantisers. A sparsifier of ratio
+R leaves some R models in the error, and sends as much at once; gamma must then be of the order of 1
+/ R. Momentum, or AdamW's moments, are local. Weight decay enters p_i. C takes the flat vector,
+where the release compresses tensor by tensor.
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
 """
 
 from typing import Any, ClassVar
 
 from cser_bench.algorithms.compressors.block import BlockSparsifier
-from cser_bench.algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage
+from cser_bench.algorithms.core import (
+    Compressor,
+    DistributedOptimizer,
+    Identity,
+    Layout,
+    Purpose,
+    Stage,
+)
 from cser_bench.algorithms.core.settings import ConsensusStep
 from cser_bench.algorithms.core.topology import Topology
 
@@ -44,13 +52,20 @@ class DeepSqueeze(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Returns settings for a ring of three workers or more, with a consensus step of about half of what is kept."""
-        return {"topology": "ring", "compressor": BlockSparsifier(2 * ratio), "gamma": min(1.0, 0.256 / ratio)}
+        """Returns settings for a ring of three workers or more, with a consensus step of about half
+        of what is kept."""
+        return {
+            "topology": "ring",
+            "compressor": BlockSparsifier(2 * ratio),
+            "gamma": min(1.0, 0.256 / ratio),
+        }
 
     def stages(self) -> list[Stage]:
         first = self.rounds[0]
         averages = first.averages and self.gamma == 1 and isinstance(self.compressor, Identity)
-        return [Stage(Purpose.MODEL, self.compressor, neighbours=first.num_messages, equalises=averages)]
+        return [
+            Stage(Purpose.MODEL, self.compressor, neighbours=first.num_messages, equalises=averages)
+        ]
 
     def _update(self, step: int) -> None:
         self.local_step_()

@@ -1,15 +1,18 @@
 """Decentralised SGD: each worker steps alone and mixes its parameters with its neighbours'.
 
-Source: Lian et al., "Can decentralized algorithms outperform centralized algorithms?", NeurIPS 2017, algorithm 1
-(D-PSGD), which combines while it adapts: its gradient is taken before the mixing, at x_i. BlueFog has both orders.
+Source: Lian et al., "Can decentralized algorithms outperform centralized algorithms?", NeurIPS
+2017, algorithm 1 (D-PSGD), which combines while it adapts: its gradient is taken before the mixing,
+at x_i. BlueFog has both orders.
 
     combine_while_adapt:  x_i <- sum_j w_ij x_j - p_i
     adapt_then_combine:   x_i <- sum_j w_ij (x_j - p_j)
 
-w_ij are the topology's weights of this step. Momentum, or AdamW's moments, are local and not mixed. Weight decay enters
-p_i, with worker i's own x_i. Workers' parameters differ; what comes of a run is their mean, which moves by -mean(p) in
-each step. Where messages are rounded, x_i + sum_j w_ij (r_j - r_i) stands for the sum, r being what was sent.
-Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_peer 1, complete n - 1), one exchange.
+w_ij are the topology's weights of this step. Momentum, or AdamW's moments, are local and not mixed.
+Weight decay enters p_i, with worker i's own x_i. Workers' parameters differ; what comes of a run is
+their mean, which moves by -mean(p) in each step. Where messages are rounded, x_i + sum_j w_ij (r_j
+- r_i) stands for the sum, r being what was sent.
+Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_peer 1, complete n -
+    1), one exchange.
 """
 
 from typing import Any, ClassVar, Literal
@@ -40,7 +43,10 @@ class DPSGD(DistributedOptimizer):
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         """Each neighbour is sent the whole model, and to have one of them is the least."""
         if ratio > 1:
-            raise ValueError(f"dpsgd: nothing is compressed, so its ratio is at most 1, not {ratio}; take choco_sgd")
+            raise ValueError(
+                f"dpsgd: nothing is compressed, so its ratio is at most 1, not {ratio}; take "
+                "choco_sgd"
+            )
         return {"topology": "one_peer", "order": "adapt_then_combine"}
 
     def stages(self) -> list[Stage]:

@@ -1,8 +1,9 @@
-"""EF21-SGDM: workers send how their averaged gradient has changed, compressed, and all step along the sum of that.
+"""EF21-SGDM: workers send how their averaged gradient has changed, compressed, and all step along
+the sum of that.
 
-Source: Fatkhullin, Tyurin, Richtarik, "Momentum provably improves error feedback!", NeurIPS 2023, algorithm 1. Its
-eta is a here, its gamma is eta, and its g_i and g are h_i and h. With a = 1 it is EF21 (Richtarik, Sokolov, Fatkhullin,
-"EF21", NeurIPS 2021) on stochastic gradients.
+Source: Fatkhullin, Tyurin, Richtarik, "Momentum provably improves error feedback!", NeurIPS 2023,
+algorithm 1. Its eta is a here, its gamma is eta, and its g_i and g are h_i and h. With a = 1 it is
+EF21 (Richtarik, Sokolov, Fatkhullin, "EF21", NeurIPS 2021) on stochastic gradients.
 
     v_i <- (1 - a) v_i + a g_i
     c_i <- C(v_i - h_i)
@@ -10,14 +11,15 @@ eta is a here, its gamma is eta, and its g_i and g are h_i and h. With a = 1 it 
     h   <- h + mean(c)                     (mean(h_i), held by every worker)
     x   <- x - eta h
 
-In the first step v_i = g_i, and C is the identity: h_i = v_i is sent in full, and counted. Weight decay is part of g_i.
-a = 1 - momentum, so that one number says in all methods how long a gradient lasts. This momentum is the heavy ball's
-with dampening, and no Nesterov's: with C = identity the method is, on the mean gradient,
-torch.optim.SGD(momentum=beta, dampening=beta, nesterov=False). So a step is about 1 - beta times the other methods' at
-the same learning rate: what they train with at eta, this does at about eta / (1 - beta).
+In the first step v_i = g_i, and C is the identity: h_i = v_i is sent in full, and counted. Weight
+decay is part of g_i. a = 1 - momentum, so that one number says in all methods how long a gradient
+lasts. This momentum is the heavy ball's with dampening, and no Nesterov's: with C = identity the
+method is, on the mean gradient, torch.optim.SGD(momentum=beta, dampening=beta, nesterov=False). So
+a step is about 1 - beta times the other methods' at the same learning rate: what they train with at
+eta, this does at about eta / (1 - beta).
 
-Deviations: the first estimate is of the first batch, where the source has a larger one of its own. A frozen parameter
-stays; all workers must freeze the same.
+Deviations: the first estimate is of the first batch, where the source has a larger one of its own.
+A frozen parameter stays; all workers must freeze the same.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective; in the first step 32 d.
 """
 
@@ -27,11 +29,19 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms.compressors.block import BlockSparsifier
-from cser_bench.algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage
+from cser_bench.algorithms.core import (
+    Compressor,
+    DistributedOptimizer,
+    Identity,
+    Layout,
+    Purpose,
+    Stage,
+)
 
 
 class EF21SGDM(DistributedOptimizer):
-    """EF21-SGDM. State: "momentum", v_i, and "estimate", h_i, are each worker's own; "mean_estimate", h, is common.
+    """EF21-SGDM. State: "momentum", v_i, and "estimate", h_i, are each worker's own;
+    "mean_estimate", h, is common.
 
     Args:
         compressor: C, any.
@@ -64,8 +74,12 @@ class EF21SGDM(DistributedOptimizer):
             self._send_change(step, begins, averages)
 
     def _send_change(self, step: int, begins: bool, averages: list[Tensor]) -> None:
-        change = torch.sub(self._averaged_gradient(begins, averages), self.h_i, out=self.flat.gradients)
-        sent = self.exchange(change, Identity() if step == 1 else self.compressor, step, Purpose.GRADIENT)
+        change = torch.sub(
+            self._averaged_gradient(begins, averages), self.h_i, out=self.flat.gradients
+        )
+        sent = self.exchange(
+            change, Identity() if step == 1 else self.compressor, step, Purpose.GRADIENT
+        )
         sent.support.add_(self.h_i, sent.own)
         sent.support.add_(self.h, sent.mean)
         x = self.flat.parameters
@@ -74,9 +88,13 @@ class EF21SGDM(DistributedOptimizer):
                 row.add_(direction, alpha=-group["lr"])
 
     def _averaged_gradient(self, begins: bool, averages: list[Tensor]) -> Tensor:
-        """v_i, which without momentum is g_i; where a schedule switches momentum on, it begins with that step's g_i."""
+        """v_i, which without momentum is g_i; where a schedule switches momentum on, it begins with
+        that step's g_i."""
         x, g = self.flat.parameters, self.flat.gradients
-        parts = [(group, (slice(None), part)) for part, group in zip(self.flat.parts, self.param_groups, strict=True)]
+        parts = [
+            (group, (slice(None), part))
+            for part, group in zip(self.flat.parts, self.param_groups, strict=True)
+        ]
         for group, here in parts:
             if group["weight_decay"]:
                 for gradient, parameters in zip(g[here], x[here], strict=True):

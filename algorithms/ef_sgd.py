@@ -1,31 +1,34 @@
 """EF-SGD: what is not sent is kept as an error and added to the next update.
 
-Source: Karimireddy et al., "Error feedback fixes SignSGD", ICML 2019; with several workers and momentum, Zheng et al.,
-"Communication-efficient distributed blockwise momentum SGD with error-feedback", NeurIPS 2019.
+Source: Karimireddy et al., "Error feedback fixes SignSGD", ICML 2019; with several workers and
+momentum, Zheng et al., "Communication-efficient distributed blockwise momentum SGD with
+error-feedback", NeurIPS 2019.
 
     e_i <- e_i + p_i
     x   <- x - mean(C(e))
     e_i <- e_i - C(e_i)
 
-The learning rate is inside the error; weight decay enters p_i, so it is compressed with the rest. All workers hold the
-same x; the error is sent late. Momentum, or AdamW's moments, are local and never averaged. Error feedback can also be
-on gradients (a switch), before the moments, which then are the same on all workers:
+The learning rate is inside the error; weight decay enters p_i, so it is compressed with the rest.
+All workers hold the same x; the error is sent late. Momentum, or AdamW's moments, are local and
+never averaged. Error feedback can also be on gradients (a switch), before the moments, which then
+are the same on all workers:
 
     e_i <- e_i + g_i
     g   <- mean(C(e))
     e_i <- e_i - C(e_i)
     x   <- x - p of g
 
-There weight decay is not compressed, and a learning rate that changes is that of the day when an error arrives. A
-frozen parameter stays, and all workers must freeze the same.
+There weight decay is not compressed, and a learning rate that changes is that of the day when an
+error arrives. A frozen parameter stays, and all workers must freeze the same.
 
-With `decay_apart`, as in the code released with CSER, where EF-SGD is a baseline, weight decay is not in p_i. It has a
-momentum of its own and is not compressed: v <- beta v + lambda x; x <- x - eta (beta v + lambda x). Deviation: for fp16
-the release keeps e_i in fp16, and rounds its fp32 master copy of x to fp16 where something was received; here both are
-of the parameters' type.
+With `decay_apart`, as in the code released with CSER, where EF-SGD is a baseline, weight decay is
+not in p_i. It has a momentum of its own and is not compressed: v <- beta v + lambda x; x <- x - eta
+(beta v + lambda x). Deviation: for fp16 the release keeps e_i in fp16, and rounds its fp32 master
+copy of x to fp16 where something was received; here both are of the parameters' type.
 
-With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memory, as in QSGD (Alistarh et al., NeurIPS
-2017), here of the update with its momentum. It is what error feedback is to be compared with.
+With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memory, as in QSGD
+(Alistarh et al., NeurIPS 2017), here of the update with its momentum. It is what error feedback is
+to be compared with.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 """
 
@@ -34,7 +37,15 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from cser_bench.algorithms.compressors.block import BlockSparsifier
-from cser_bench.algorithms.core import Compressor, DistributedOptimizer, Identity, Layout, Purpose, Stage, Windows
+from cser_bench.algorithms.core import (
+    Compressor,
+    DistributedOptimizer,
+    Identity,
+    Layout,
+    Purpose,
+    Stage,
+    Windows,
+)
 from cser_bench.algorithms.core.local_step import Nesterov
 
 FedBack = Literal["updates", "gradients"]
@@ -67,7 +78,8 @@ class EFSGD(DistributedOptimizer):
         if self.decay_apart:
             if self.on_gradients or self.local_step != "sgd":
                 raise ValueError(
-                    f"{self.name}: decay_apart is meant for SGD with error feedback on updates; leave it out"
+                    f"{self.name}: decay_apart is meant for SGD with error feedback on updates; "
+                    "leave it out"
                 )
             self.decay = Nesterov(self.flat, {"momentum": self.new_buffer("decay_momentum")})
 
@@ -90,7 +102,11 @@ class EFSGD(DistributedOptimizer):
     @property
     def _groups(self) -> list[dict[str, Any]]:
         """The groups' numbers in p_i."""
-        return [group | {"weight_decay": 0.0} for group in self.param_groups] if self.decay else self.param_groups
+        return (
+            [group | {"weight_decay": 0.0} for group in self.param_groups]
+            if self.decay
+            else self.param_groups
+        )
 
     def _update(self, step: int) -> None:
         with self.flat.frozen_aside(self.e, self.flat.parameters):

@@ -4,8 +4,9 @@ Source: Xie et al., "CSER", NeurIPS 2020, the algorithm with momentum:
 
     m_i <- beta m_i + g_i;   p_i = eta (beta m_i + g_i);   then as CSER
 
-The momentum is local and is not averaged. The paper's experiments, also where its tables say CSER, are with momentum.
-With AdamW p_i is what that would subtract, its two moments are local likewise, and `cser` and this are one.
+The momentum is local and is not averaged. The paper's experiments, also where its tables say CSER,
+are with momentum. With AdamW p_i is what that would subtract, its two moments are local likewise,
+and `cser` and this are one.
 Cost: as CSER. State: the momentum or the moments, and with block sparsifiers nothing else.
 """
 

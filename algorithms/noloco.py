@@ -1,23 +1,25 @@
 """NoLoCo: DiLoCo without an all-reduce: at each meeting workers talk in pairs that are drawn anew.
 
-Source: Kolehmainen et al., "NoLoCo: No-all-reduce low communication training method for large models", arXiv
-2506.10911, 2025; its release, gensyn-ai/noloco, `sparse_optimizer_c.py`.
+Source: Kolehmainen et al., "NoLoCo: No-all-reduce low communication training method for large
+models", arXiv 2506.10911, 2025; its release, gensyn-ai/noloco, `sparse_optimizer_c.py`.
 
-    x_i <- x_i - p_i                       (inner step; phi_i is worker i's anchor, Delta_i = x_i - phi_i)
-    every H steps, with the mean over a pair:
+    x_i <- x_i - p_i                       (inner step; phi_i is worker i's anchor, Delta_i = x_i -
+    phi_i) every H steps, with the mean over a pair:
         m_i   <- mu m_i + alpha mean(Delta) + alpha (mean(phi) - phi_i)
         phi_i <- phi_i + m_i
         x_i   <- phi_i
 
-The pair may be a group of any size G. What is left over where G does not divide n is a smaller group.
-As Delta + phi = x, the first line is m_i <- mu m_i + alpha (mean(x) - phi_i), and x_i alone is sent.
+The pair may be a group of any size G. What is left over where G does not divide n is a smaller
+group. As Delta + phi = x, the first line is m_i <- mu m_i + alpha (mean(x) - phi_i), and x_i alone
+is sent.
 
-A meeting multiplies what workers differ by, by a factor that follows from the settings (`spread_factor`). Of 8 workers
-in pairs it is 0.82 with the paper's alpha = 0.7 and mu = 0.5. With DiLoCo's 0.7 and 0.9 it is 1.035: they drift apart
-without end. Above 1 there is a warning.
+A meeting multiplies what workers differ by, by a factor that follows from the settings
+(`spread_factor`). Of 8 workers in pairs it is 0.82 with the paper's alpha = 0.7 and mu = 0.5. With
+DiLoCo's 0.7 and 0.9 it is 1.035: they drift apart without end. Above 1 there is a warning.
 
-Deviations: the release sends phi_i and Delta_i, twice as much, for the same numbers; its inner optimiser is
-local_step = "adamw". All workers must call a step together, though each waits for its own group alone.
+Deviations: the release sends phi_i and Delta_i, twice as much, for the same numbers; its inner
+optimiser is local_step = "adamw". All workers must call a step together, though each waits for its
+own group alone.
 Cost: 32 d (G - 1) / H bits per step on average, one exchange with neighbours every H steps.
 """
 
@@ -32,14 +34,18 @@ from cser_bench.algorithms.core.settings import BelowOne, Positive
 from cser_bench.algorithms.core.topology import Mixing
 
 
-def spread_factor(num_workers: int, group_size: int, outer_lr: float, outer_momentum: float) -> float:
-    """Returns by how much a meeting multiplies the workers' spread in the long run, if nobody trains between two.
+def spread_factor(
+    num_workers: int, group_size: int, outer_lr: float, outer_momentum: float
+) -> float:
+    """Returns by how much a meeting multiplies the workers' spread in the long run, if nobody
+    trains between two.
 
-    The spread is the root mean square, over workers and over all draws of who meets whom, of phi_i and m_i about their
-    means over workers. A meeting is m <- mu m - alpha P phi, phi <- phi + m, where P takes off each group's mean, so
-    that P^2 = P. As all workers are drawn alike, E[P] is p times the identity on vectors with mean 0 over workers. Of n
-    workers in k groups p = (n - k) / (n - 1), the share of dimensions that P keeps. So E|phi|^2, E[phi m] and E|m|^2
-    after a meeting are linear in those before it: the factor is the root of that matrix's spectral radius.
+    The spread is the root mean square, over workers and over all draws of who meets whom, of phi_i
+    and m_i about their means over workers. A meeting is m <- mu m - alpha P phi, phi <- phi + m,
+    where P takes off each group's mean, so that P^2 = P. As all workers are drawn alike, E[P] is p
+    times the identity on vectors with mean 0 over workers. Of n workers in k groups p = (n - k) /
+    (n - 1), the share of dimensions that P keeps. So E|phi|^2, E[phi m] and E|m|^2 after a meeting
+    are linear in those before it: the factor is the root of that matrix's spectral radius.
     """
     n, alpha, mu = num_workers, outer_lr, outer_momentum
     if n == 1:
@@ -59,14 +65,19 @@ class NoLoCo(DistributedOptimizer):
 
     Args:
         sync_interval: H, in steps.
-        group_size: G, workers that meet; all of them if there are fewer.
-        outer_lr, outer_momentum: alpha, above 0, which no schedule changes, and mu, in [0, 1); with high ones workers
+        group_size: G, workers that meet; all of them if there are fewer. outer_lr, outer_momentum:
+        alpha, above 0, which no schedule changes, and mu, in [0, 1); with high ones workers
             drift apart, of which there is a warning.
     """
 
     name = "noloco"
     formula = "32 d / H"
-    no_compression: ClassVar = {"sync_interval": 1, "group_size": 1_000_000, "outer_lr": 1.0, "outer_momentum": 0.0}
+    no_compression: ClassVar = {
+        "sync_interval": 1,
+        "group_size": 1_000_000,
+        "outer_lr": 1.0,
+        "outer_momentum": 0.0,
+    }
     tried_with: ClassVar = {"group_size": 2, "outer_lr": 0.7, "outer_momentum": 0.5}
 
     sync_interval: Count
@@ -77,17 +88,27 @@ class NoLoCo(DistributedOptimizer):
     def _set_up(self) -> None:
         self.phi = self.new_buffer("anchor", like=self.flat.parameters)
         self.m = self.new_buffer("outer_momentum")
-        factor = spread_factor(self.collectives.world_size, self.group_size, self.outer_lr, self.outer_momentum)
+        factor = spread_factor(
+            self.collectives.world_size, self.group_size, self.outer_lr, self.outer_momentum
+        )
         if factor > 1:
             self.caution = (
-                f"with outer_lr = {self.outer_lr:g} and outer_momentum = {self.outer_momentum:g} the spread of "
-                f"{self.collectives.world_size} workers in groups of {self.group_size} grows {factor:.3f} times a "
-                "meeting without end; lower outer_momentum (the paper has 0.5) or outer_lr (0.7)"
+                f"with outer_lr = {self.outer_lr:g} and outer_momentum = {self.outer_momentum:g} "
+                f"the spread of {self.collectives.world_size} workers in groups of "
+                f"{self.group_size} grows {factor:.3f} times a meeting without end; lower "
+                "outer_momentum (the paper has 0.5) or outer_lr (0.7)"
             )
 
     def stages(self) -> list[Stage]:
         n, size = self.collectives.world_size, self.group_size
-        return [Stage(Purpose.MODEL, every=self.sync_interval, neighbours=min(size, n) - 1, equalises=size >= n)]
+        return [
+            Stage(
+                Purpose.MODEL,
+                every=self.sync_interval,
+                neighbours=min(size, n) - 1,
+                equalises=size >= n,
+            )
+        ]
 
     def meeting(self, step: int) -> Mixing:
         """Returns who talks to whom at this step, the same on all workers."""
@@ -95,7 +116,9 @@ class NoLoCo(DistributedOptimizer):
         order = numpy.argsort(self.draw(step, Purpose.MODEL).integers(n), kind="stable").tolist()
         groups = [sorted(order[first : first + size]) for first in range(0, n, size)]
         own = {rank: group for group in groups for rank in group}
-        return Mixing(tuple(tuple((j, 1 / len(own[i])) for j in own[i] if j != i) for i in range(n)))
+        return Mixing(
+            tuple(tuple((j, 1 / len(own[i])) for j in own[i] if j != i) for i in range(n))
+        )
 
     def _update(self, step: int) -> None:
         self.local_step_()
@@ -105,7 +128,8 @@ class NoLoCo(DistributedOptimizer):
             x.add_(pull)
             # A frozen parameter is averaged as others are, and takes no outer step.
             with self.flat.frozen_aside(x, self.phi, self.m):
-                # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+                # Each product is rounded before it is added, so that no bit depends on where a
+                # kernel's vectors begin.
                 apart = torch.sub(x, self.phi, out=pull)
                 self.m.mul_(self.outer_momentum).add_(apart.mul_(self.outer_lr))
                 self.phi.add_(self.m)

@@ -1,29 +1,33 @@
-"""QSparse-local-SGD: local steps; now and then the compressed difference to a common anchor is averaged.
+"""QSparse-local-SGD: local steps; now and then the compressed difference to a common anchor is
+averaged.
 
 Source: Basu et al., "Qsparse-local-SGD", NeurIPS 2019, algorithm 1 (synchronous).
 
-    y_i <- y_i - p_i                       (anchor x, the same on all workers; y_i what the worker trains)
-    every H steps:
+    y_i <- y_i - p_i                       (anchor x, the same on all workers; y_i what the worker
+    trains) every H steps:
         e_i <- e_i + x - y_i
         x   <- x - mean(C(e))
         e_i <- e_i - C(e_i)
         y_i <- x
 
-Weight decay enters p_i and acts on y_i. With `decay_in_momentum_only`, as in the code released with CSER, where this is
-a baseline, it is left out of the direct term: m_i <- beta m_i + g_i + lambda y_i; p_i = eta (beta m_i + g_i).
-With `keep_master`, as released for fp16, each worker has a master copy z_i beside y_i, the network's weights. A
-synchronisation resets z_i only where something was sent, so all that z_i has moved by elsewhere enters the error again
-at each: what waits for k of them is sent about (k + 1) / 2 times over, and errors may grow without end. Gradients are
-of y_i, and p_i is subtracted from z_i:
+Weight decay enters p_i and acts on y_i. With `decay_in_momentum_only`, as in the code released with
+CSER, where this is a baseline, it is left out of the direct term: m_i <- beta m_i + g_i + lambda
+y_i; p_i = eta (beta m_i + g_i). With `keep_master`, as released for fp16, each worker has a master
+copy z_i beside y_i, the network's weights. A synchronisation resets z_i only where something was
+sent, so all that z_i has moved by elsewhere enters the error again at each: what waits for k of
+them is sent about (k + 1) / 2 times over, and errors may grow without end. Gradients are of y_i,
+and p_i is subtracted from z_i:
 
     z_i <- z_i - p_i;  y_i <- z_i
     every H steps: as above, and z_i <- x where C sent
 
-Deviation: error and anchor are of the parameters' type, and messages in fp16 keep what rounding took; those of the
-release are in fp16 themselves, so what rounding takes is lost there, also from the master copy where it is reset.
+Deviation: error and anchor are of the parameters' type, and messages in fp16 keep what rounding
+took; those of the release are in fp16 themselves, so what rounding takes is lost there, also from
+the master copy where it is reset.
 
 Momentum, or AdamW's moments, are local and never averaged.
-Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H steps.
+Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H
+    steps.
 """
 
 import math
@@ -52,10 +56,11 @@ class QSparseLocalSGD(DistributedOptimizer):
     Args:
         compressor: C, any.
         sync_interval: H, in steps.
-        keep_master: as released for fp16, a synchronisation resets a master copy only where something was sent. C must
-            have a support that all workers share, as block has. Until the next step the parameters are the anchor, and
-            what is done to them there is lost.
-        decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov update.
+        keep_master: as released for fp16, a synchronisation resets a master copy only where
+            something was sent. C must have a support that all workers share, as block has. Until
+            the next step the parameters are the anchor, and what is done to them there is lost.
+        decay_in_momentum_only: the weight decay is left out of the direct term of the Nesterov
+            update.
     """
 
     name = "qsparse_local_sgd"
@@ -70,26 +75,33 @@ class QSparseLocalSGD(DistributedOptimizer):
     def _set_up(self) -> None:
         if self.decay_in_momentum_only:
             if self.local_step != "sgd":
-                raise ValueError(f"{self.name}: decay_in_momentum_only is meant for SGD's momentum; leave it out")
+                raise ValueError(
+                    f"{self.name}: decay_in_momentum_only is meant for SGD's momentum; leave it out"
+                )
             self.local = DecayInMomentumOnly(self.flat, self._buffers)
         self.e = self.new_buffer("error")
         self.x = self.new_buffer("anchor", like=self.flat.parameters)
         if self.keep_master:
             if not isinstance(self.compressor, SharedSupport):
                 raise ValueError(
-                    f"{self.name}: keep_master needs a compressor with a support that all workers share, as block has; "
-                    "leave keep_master out"
+                    f"{self.name}: keep_master needs a compressor with a support that all workers "
+                    "share, as block has; leave keep_master out"
                 )
             self.z = self.new_buffer("master", like=self.flat.parameters)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """R1 H = R, with H = 8 as in the CSER paper's experiments, or the greatest power of 2 below that divides R."""
+        """R1 H = R, with H = 8 as in the CSER paper's experiments, or the greatest power of 2 below
+        that divides R."""
         sync_interval = math.gcd(ratio, 8)
-        return {"compressor": BlockSparsifier(ratio // sync_interval), "sync_interval": sync_interval}
+        return {
+            "compressor": BlockSparsifier(ratio // sync_interval),
+            "sync_interval": sync_interval,
+        }
 
     def stages(self) -> list[Stage]:
-        # A step right after a synchronisation is from the master copy, which is not there during the backward pass.
+        # A step right after a synchronisation is from the master copy, which is not there during
+        # the backward pass.
         early = None if self.keep_master and self.sync_interval == 1 else self._error_after_step
         return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=early)]
 
@@ -97,7 +109,9 @@ class QSparseLocalSGD(DistributedOptimizer):
         return num_steps % self.sync_interval == 0
 
     def _error_after_step(self, support: Windows) -> Tensor:
-        return support.gather(self.e).add_(support.gather(self.x)).sub_(self.after_local_step(support))
+        return (
+            support.gather(self.e).add_(support.gather(self.x)).sub_(self.after_local_step(support))
+        )
 
     def _update(self, step: int) -> None:
         if self.keep_master and (step - 1) % self.sync_interval == 0:
@@ -108,7 +122,9 @@ class QSparseLocalSGD(DistributedOptimizer):
         with self.flat.frozen_aside(self.flat.parameters, self.e, self.x):
             self._synchronise(step)
         if self.keep_master:
-            for here in self.flat.frozen_slices():  # so that a parameter which is trained again goes on from what it is
+            for here in (
+                self.flat.frozen_slices()
+            ):  # so that a parameter which is trained again goes on from what it is
                 self.z[:, here] = self.flat.parameters[:, here]
 
     def _return_to_master(self) -> None:

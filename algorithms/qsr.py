@@ -1,17 +1,18 @@
 """QSR: local SGD whose workers average more and more seldom as the learning rate falls.
 
-Source: Gu et al., "A quadratic synchronization rule for distributed deep learning", ICLR 2024 (arXiv 2310.14423); its
-release, hmgxr128/QSR, `localopt.py`.
+Source: Gu et al., "A quadratic synchronization rule for distributed deep learning", ICLR 2024
+(arXiv 2310.14423); its release, hmgxr128/QSR, `localopt.py`.
 
-    a round that begins at learning rate eta_t:  H = max(H_base, floor((alpha / eta_t)^2)), at most to the run's end
-    H times:    x_i <- x_i - p_i
+    a round that begins at learning rate eta_t:  H = max(H_base, floor((alpha / eta_t)^2)), at most
+    to the run's end H times:    x_i <- x_i - p_i
     then:       x_i <- mean(x)
 
-eta is the first parameter group's. In the warm-up H is H_base, as released: that is the first round, and each that
-begins at a higher rate than the round before. Momentum, or AdamW's moments, are local and never averaged.
+eta is the first parameter group's. In the warm-up H is H_base, as released: that is the first
+round, and each that begins at a higher rate than the round before. Momentum, or AdamW's moments,
+are local and never averaged.
 
-Deviations: the release is told how long the warm-up is. It is told the run's length, too; here that may be left out,
-and then the last round is as long as the rule says, and may end after the run.
+Deviations: the release is told how long the warm-up is. It is told the run's length, too; here that
+may be left out, and then the last round is as long as the rule says, and may end after the run.
 Cost: 32 d bits a round, an all-reduce.
 """
 
@@ -26,7 +27,8 @@ Round = tuple[int, int, float]
 """The number of a round, counted from 1, its last step, and the learning rate at which it began."""
 NONE: Round = (0, 0, 0.0)
 GREATEST = 2.0**31
-"""Of alpha / eta: its square is more steps than any run has, and not so many that a float could not hold them."""
+"""Of alpha / eta: its square is more steps than any run has, and not so many that a float could not
+hold them."""
 
 
 class QSR(LocalSGD):
@@ -35,7 +37,8 @@ class QSR(LocalSGD):
     Args:
         sync_interval: H_base, in steps.
         alpha: from 0 up.
-        total_steps: of the run, with whose end its last round ends; steps after it are in rounds by the rule again.
+        total_steps: of the run, with whose end its last round ends; steps after it are in rounds by
+            the rule again.
     """
 
     name = "qsr"
@@ -55,7 +58,10 @@ class QSR(LocalSGD):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        raise ValueError("qsr: what it sends depends on the learning rates; give sync_interval and alpha themselves")
+        raise ValueError(
+            "qsr: what it sends depends on the learning rates; give sync_interval and alpha "
+            "themselves"
+        )
 
     def stages(self) -> list[Stage]:
         return []  # none that takes place every so many steps
@@ -71,11 +77,14 @@ class QSR(LocalSGD):
         return self.communication_dtype is None and self._round_at(num_steps)[1] == num_steps
 
     def _round_at(self, step: int) -> Round:
-        """Returns the round that a step is in; of steps to come, at the rates of the schedule, or else at today's."""
+        """Returns the round that a step is in; of steps to come, at the rates of the schedule, or
+        else at today's."""
         group = self.param_groups[0]
         now: Round = group["round"] if step >= self.num_steps else NONE
         while now[1] < step:
-            now = self._after(now, group["lr"] if self.schedule is None else self.schedule(now[1] + 1))
+            now = self._after(
+                now, group["lr"] if self.schedule is None else self.schedule(now[1] + 1)
+            )
         return now
 
     def _after(self, last: Round, rate: float) -> Round:

@@ -1,4 +1,5 @@
-"""Finds algorithms, baselines and compressors: each is a module that defines its class. Nothing lists them."""
+"""Finds algorithms, baselines and compressors: each is a module that defines its class. Nothing
+lists them."""
 
 import importlib
 import inspect

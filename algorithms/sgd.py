@@ -4,9 +4,9 @@ Source: textbook; Nesterov momentum as in PyTorch.
 
     x <- x - mean(p)
 
-Gradients are averaged before the momentum, as DDP does. p is linear in g and all workers hold the same x and m, so this
-is averaging p. With AdamW it is not: the moments are of the mean gradient and the same on all workers, so the method is
-torch.optim.AdamW under DDP.
+Gradients are averaged before the momentum, as DDP does. p is linear in g and all workers hold the
+same x and m, so this is averaging p. With AdamW it is not: the moments are of the mean gradient and
+the same on all workers, so the method is torch.optim.AdamW under DDP.
 Cost: 32 d bits per step, one all-reduce.
 """
 
@@ -27,7 +27,10 @@ class SGD(DistributedOptimizer):
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         if ratio > 1:
-            raise ValueError(f"sgd sends everything, so its ratio is 1 and not {ratio}; take a method that compresses")
+            raise ValueError(
+                f"sgd sends everything, so its ratio is 1 and not {ratio}; take a method that "
+                "compresses"
+            )
         return {}
 
     def stages(self) -> list[Stage]:
@@ -44,9 +47,10 @@ class SGDAccumulate(DistributedOptimizer):
         a_i <- a_i + g_i
         every A steps:  x <- x - p of the gradient mean(a) / A;  a_i <- 0
 
-    Between, nothing moves: all A gradients are taken at the same x, so this is SGD with batches A times as large and a
-    step in A, at the learning rate of the A-th. Momentum, or AdamW's moments, are of that mean, and the same on all
-    workers. Weight decay enters with the mean, once. Gradients that are left over at the end are dropped.
+    Between, nothing moves: all A gradients are taken at the same x, so this is SGD with batches A
+    times as large and a step in A, at the learning rate of the A-th. Momentum, or AdamW's moments,
+    are of that mean, and the same on all workers. Weight decay enters with the mean, once.
+    Gradients that are left over at the end are dropped.
     Cost: 32 d / A bits per step on average, an all-reduce every A steps.
 
     Args: accumulation_steps: A, gradients that make one step.

@@ -1,27 +1,31 @@
-"""SparseLoCo: DiLoCo whose workers send the largest of what they moved, in few bits, and keep the rest for later.
+"""SparseLoCo: DiLoCo whose workers send the largest of what they moved, in few bits, and keep the
+rest for later.
 
-Source: Sarfi et al., "Communication efficient LLM pre-training with SparseLoCo", arXiv 2508.15706, 2025.
+Source: Sarfi et al., "Communication efficient LLM pre-training with SparseLoCo", arXiv 2508.15706,
+    2025.
 
-    x_i <- x_i - p_i                       (inner step; x is the same on all workers, x_i what the worker trains)
-    every H steps:
+    x_i <- x_i - p_i                       (inner step; x is the same on all workers, x_i what the
+    worker trains) every H steps:
         e_i <- beta e_i + (x - x_i)
         x   <- x - alpha mean(C(e))
         e_i <- e_i - C(e_i)
         x_i <- x
 
-C is the source's Q(Top-k(.)), the compressor `chunk_top_k`. The decaying error stands for an outer momentum, of which
-there is none. With beta = 1 and alpha = 1 this is QSparse-local-SGD. The inner momentum, or AdamW's moments, are local
-and are kept.
+C is the source's Q(Top-k(.)), the compressor `chunk_top_k`. The decaying error stands for an outer
+momentum, of which there is none. With beta = 1 and alpha = 1 this is QSparse-local-SGD. The inner
+momentum, or AdamW's moments, are local and are kept.
 
-Deviations: the source's inner optimiser is local_step = "adamw", by default it is SGD. The authors' releases, CCLoco
-(tplr-y/CCLoco, src/tplr/ccloco.py) and Templar (tplr-ai/templar, src/tplr/neurons.py), take the mean over those workers
-that sent a number, Templar of numbers clipped to the workers' median norm; the paper, as here, over all as they are.
-Both apply alpha twice, where the error takes up what a worker moved by and where an outer SGD takes the mean:
+Deviations: the source's inner optimiser is local_step = "adamw", by default it is SGD. The authors'
+releases, CCLoco (tplr-y/CCLoco, src/tplr/ccloco.py) and Templar (tplr-ai/templar,
+src/tplr/neurons.py), take the mean over those workers that sent a number, Templar of numbers
+clipped to the workers' median norm; the paper, as here, over all as they are. Both apply alpha
+twice, where the error takes up what a worker moved by and where an outer SGD takes the mean:
 
     e_i <- beta e_i + alpha (x - x_i);   x <- x - alpha mean(C(e))
 
-Here, as in the paper, it is applied once. So their alpha is outer_lr = alpha^2 here; errors are 1 / alpha of theirs.
-Their files of settings have alpha = 1, where this changes nothing; by default CCLoco's is 0.7.
+Here, as in the paper, it is applied once. So their alpha is outer_lr = alpha^2 here; errors are 1 /
+alpha of theirs. Their files of settings have alpha = 1, where this changes nothing; by default
+CCLoco's is 0.7.
 Cost: what C sends, every H steps, by one all-gather.
 """
 
@@ -43,7 +47,12 @@ class SparseLoCo(QSparseLocalSGD):
     """
 
     name = "sparse_loco"
-    no_compression: ClassVar = {"compressor": Identity(), "sync_interval": 1, "outer_lr": 1.0, "error_decay": 1.0}
+    no_compression: ClassVar = {
+        "compressor": Identity(),
+        "sync_interval": 1,
+        "outer_lr": 1.0,
+        "error_decay": 1.0,
+    }
     tried_with: ClassVar = {"outer_lr": 0.8, "error_decay": 0.9}
 
     outer_lr: Positive = 1.0
@@ -60,7 +69,8 @@ class SparseLoCo(QSparseLocalSGD):
             with self.flat.frozen_aside(self.e, self.x, self.flat.parameters):
                 self.e.mul_(self.error_decay).add_(self.x).sub_(self.flat.parameters)
                 sent = self.exchange(self.e, self.compressor, step, Purpose.MODEL)
-                # The product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+                # The product is rounded before it is added, so that no bit depends on where a
+                # kernel's vectors begin.
                 sent.support.add_(self.x, sent.mean * self.outer_lr, alpha=-1)
                 sent.support.add_(self.e, sent.own, alpha=-1)
                 self.flat.parameters.copy_(self.x)

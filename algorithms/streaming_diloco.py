@@ -1,26 +1,31 @@
-"""Streaming DiLoCo: fragments take the outer step in turn, some steps after they were sent, and are merged.
+"""Streaming DiLoCo: fragments take the outer step in turn, some steps after they were sent, and are
+merged.
 
 Source: Douillard et al., "Streaming DiLoCo with overlapping communication", arXiv 2501.18512, 2025.
 
-    x_i <- x_i - p_i                           (inner step; x is the same on all workers, x_i what the worker trains)
-    every H / F steps, of the next fragment, all in turn:
+    x_i <- x_i - p_i                           (inner step; x is the same on all workers, x_i what
+    the worker trains) every H / F steps, of the next fragment, all in turn:
         Delta <- mean(x - x_i)                 (sent now, to be used tau steps later)
     tau steps after that, of the same fragment:
-        v     <- mu v + Delta
-        x     <- x - eta (Delta + mu v)        (outer step: SGD with Nesterov momentum, as in PyTorch)
-        x_i   <- alpha x_i + (1 - alpha) x     (what was trained meanwhile is kept in part)
+        v     <- mu v + Delta x     <- x - eta (Delta + mu v)        (outer step: SGD with Nesterov
+        momentum, as in PyTorch) x_i   <- alpha x_i + (1 - alpha) x     (what was trained meanwhile
+        is kept in part)
 
-Without lateness, tau = 0 and alpha = 0, this is `diloco`, in fragments as there. Momentum, or AdamW's moments, are
-local and are kept. The source's inner optimiser is local_step = "adamw", by default it is SGD.
+Without lateness, tau = 0 and alpha = 0, this is `diloco`, in fragments as there. Momentum, or
+AdamW's moments, are local and are kept. The source's inner optimiser is local_step = "adamw", by
+default it is SGD.
 
-What shorter numbers leave out is sent the next time: e_i <- x - x_i + e_i is sent, and e_i keeps what rounding took.
+What shorter numbers leave out is sent the next time: e_i <- x - x_i + e_i is sent, and e_i keeps
+what rounding took.
 
-With ProcessGroupCollectives(overlap=True) a message travels beside the steps until it is used. Else it is waited for
-when it is sent, and put by: training is the same, the clock is not.
+With ProcessGroupCollectives(overlap=True) a message travels beside the steps until it is used. Else
+it is waited for when it is sent, and put by: training is the same, the clock is not.
 
-Deviations: fragments are equal shares of the flat vector, where it takes layers; its 4 bits are floating, here they are
-`quantised_blocks`, and it keeps no e. With fewer bits e grows without bound under an outer momentum of 0.9.
-Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; b + 32 / 256 for 32 with b bits.
+Deviations: fragments are equal shares of the flat vector, where it takes layers; its 4 bits are
+floating, here they are `quantised_blocks`, and it keeps no e. With fewer bits e grows without bound
+under an outer momentum of 0.9.
+Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; b + 32 / 256 for
+    32 with b bits.
 """
 
 from collections import deque
@@ -41,7 +46,8 @@ class StreamingDiLoCo(DiLoCo):
         sync_interval, num_fragments, outer_lr, outer_momentum: H, F, eta and mu, as in `DiLoCo`.
         delay: tau, in steps, from 0 up and below H.
         merge: alpha, in [0, 1], the share of a worker's own parameters that it keeps.
-        bits: of a number that is sent: 4 or 8, in two stages, or 32, which leaves it to `communication_dtype`.
+        bits: of a number that is sent: 4 or 8, in two stages, or 32, which leaves it to
+            `communication_dtype`.
     """
 
     name = "streaming_diloco"
@@ -57,7 +63,8 @@ class StreamingDiLoCo(DiLoCo):
         super()._set_up()
         if type(self.delay) is not int or not 0 <= self.delay < self.sync_interval:
             raise ValueError(
-                f"{self.name}: delay must be an integer from 0 up and below sync_interval, not {self.delay!r}"
+                f"{self.name}: delay must be an integer from 0 up and below sync_interval, not "
+                f"{self.delay!r}"
             )
         if self.bits != 32:
             self.compressor = self.checked("bits", QuantisedBlocks(self.bits))
@@ -97,13 +104,16 @@ class StreamingDiLoCo(DiLoCo):
         if self.e is not None:
             message = self.e[..., here].add_(message)
         draw = self.draw(step, Purpose.MODEL)
-        sending = self.sending.begin_exchange(message, self.compressor, Layout.flat(here), draw, Purpose.MODEL)
+        sending = self.sending.begin_exchange(
+            message, self.compressor, Layout.flat(here), draw, Purpose.MODEL
+        )
         self._under_way.append((step, sending))
         if self.collectives.early is None:
             self._put_by()
 
     def _put_by(self, until: int | None = None) -> None:
-        """Waits for what was sent up to a step, by default for all, and keeps it for the steps that use it."""
+        """Waits for what was sent up to a step, by default for all, and keeps it for the steps that
+        use it."""
         while self._under_way and (until is None or self._under_way[0][0] <= until):
             step, waiting = self._under_way.popleft()
             here, sent = self.fragment(step), waiting()
@@ -112,10 +122,12 @@ class StreamingDiLoCo(DiLoCo):
                 sent.support.add_(self.e[..., here], sent.own, alpha=-1)
 
     def _arrive(self, here: slice) -> None:
-        """Takes the outer step of a fragment and merges it; of frozen tensors what was sent is dropped."""
+        """Takes the outer step of a fragment and merges it; of frozen tensors what was sent is
+        dropped."""
         local, x, delta = (each[..., here] for each in (self.flat.parameters, self.x, self.delta))
         with self.flat.frozen_aside(self.flat.parameters, *self._outer):
-            # Each product is rounded before it is added, so that no bit depends on where a kernel's vectors begin.
+            # Each product is rounded before it is added, so that no bit depends on where a kernel's
+            # vectors begin.
             x.sub_(delta * self.outer_lr)
             if self.v is not None:
                 v = self.v[..., here].mul_(self.outer_momentum).add_(delta)
@@ -134,4 +146,6 @@ class StreamingDiLoCo(DiLoCo):
     def _restore(self, state: dict[str, Any]) -> None:
         self._put_by()
         super()._restore(state)
-        self._dropped_until = state.get("dropped_until", 0)  # a state from before it was kept has dropped none
+        self._dropped_until = state.get(
+            "dropped_until", 0
+        )  # a state from before it was kept has dropped none

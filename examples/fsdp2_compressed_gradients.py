@@ -1,4 +1,5 @@
-"""FSDP2 (`fully_shard`) as it is, and with its gradients in 4 bits or 1 a number, by a reduce-scatter of its own.
+"""FSDP2 (`fully_shard`) as it is, and with its gradients in 4 bits or 1 a number, by a
+reduce-scatter of its own.
 
 torchrun --nproc-per-node 2 examples/fsdp2_compressed_gradients.py
 """
@@ -16,10 +17,12 @@ NUM_STEPS, BATCH_SIZE = 60, 32
 
 
 class CompressedReduceScatter:
-    """Each rank quantises its gradient by block, sends every rank that rank's slice, and averages what it receives.
+    """Each rank quantises its gradient by block, sends every rank that rank's slice, and averages
+    what it receives.
 
-    Error feedback keeps the error of each number of the gradient before it is sharded, in 32 bits: on every rank as
-    much as a whole model. It is that of one sharded module, and FSDP's state leaves it out.
+    Error feedback keeps the error of each number of the gradient before it is sharded, in 32 bits:
+    on every rank as much as a whole model. It is that of one sharded module, and FSDP's state
+    leaves it out.
     """
 
     allocate = staticmethod(torch.empty)  # of the buffers that FSDP asks for
@@ -30,10 +33,18 @@ class CompressedReduceScatter:
         self.payload_bits = 0  # that this rank contributed so far, its own slice included
 
     def __call__(
-        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: object, async_op: bool = False
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: object,
+        async_op: bool = False,
     ) -> None:
         if op != dist.ReduceOp.AVG:
-            raise ValueError(f"only means are compressed, not {op}: reduce in fp32 or bf16, without a divide factor")
+            raise ValueError(
+                f"only means are compressed, not {op}: reduce in fp32 or bf16, without a divide "
+                "factor"
+            )
         slices = input_tensor.view(group.size(), -1).float()
         if self.error is not None:
             slices += self.error
@@ -43,11 +54,14 @@ class CompressedReduceScatter:
         self.payload_bits += 8 * message.numel()
         if self.error_feedback:
             self.error = slices - self.compressor.decode(message, slices.shape[1], slices.dtype)
-        output_tensor.copy_(self.compressor.decode(received, slices.shape[1], slices.dtype).mean(dim=0))
+        output_tensor.copy_(
+            self.compressor.decode(received, slices.shape[1], slices.dtype).mean(dim=0)
+        )
 
 
 def loss_of(model: nn.Module, num_samples: int, seed: int) -> Tensor:
-    """Returns the loss on points of 20 coordinates, of which the first five are compared: which is the largest?"""
+    """Returns the loss on points of 20 coordinates, of which the first five are compared: which is
+    the largest?"""
     inputs = torch.randn(num_samples, 20, generator=torch.Generator().manual_seed(seed)).to(device)
     return nn.functional.cross_entropy(model(inputs), inputs[:, :5].argmax(1))
 
@@ -70,7 +84,10 @@ def train(name: str, bits: int = 32, error_feedback: bool = False) -> None:
         loss = loss_of(model, 1000, seed=0)
     payload_bits = sum(each.payload_bits for each in compressed) // NUM_STEPS or 32 * num_parameters
     if dist.get_rank() == 0:
-        print(f"{name}: held-out loss {loss:.4f}, {payload_bits:,} bits of gradients a step", flush=True)
+        print(
+            f"{name}: held-out loss {loss:.4f}, {payload_bits:,} bits of gradients a step",
+            flush=True,
+        )
 
 
 device = "cuda" if torch.cuda.is_available() else "cpu"

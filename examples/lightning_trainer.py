@@ -1,4 +1,5 @@
-"""Lightning's Trainer with M-CSER: without DDP, validated and saved at the consensus; started again, it goes on.
+"""Lightning's Trainer with M-CSER: without DDP, validated and saved at the consensus; started
+again, it goes on.
 
 torchrun --nproc-per-node 2 examples/lightning_trainer.py [FOLDER]
 """
@@ -15,11 +16,18 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cser_bench.algorithms import MCSER, DistributedOptimizer, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from cser_bench.algorithms import (
+    MCSER,
+    DistributedOptimizer,
+    consensus_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+)
 
 
 class ConsensusStrategy(DDPStrategy):
-    """One optimiser a worker, no DDP. What is validated, saved as the model or left after `fit` is the average."""
+    """One optimiser a worker, no DDP. What is validated, saved as the model or left after `fit` is
+    the average."""
 
     restore_checkpoint_after_setup = True  # when there is an optimiser
     _inside = ExitStack()
@@ -35,20 +43,29 @@ class ConsensusStrategy(DDPStrategy):
         self._inside.close()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        self._inside.close()  # a checkpoint at the end of a validation is written before that is over
+        # a checkpoint at the end of a validation is written before that is over
+        self._inside.close()
         return {}
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
         others = checkpoint | {"optimizer_states": []}
         consensus_checkpoint(filepath, self.lightning_module, self.optimizers[0], trainer=others)
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         others = load_checkpoint(checkpoint_path, self.lightning_module, self.optimizers[0])
-        return others["trainer"] | {"state_dict": self.lightning_module.state_dict()}  # which is loaded already
+        return others["trainer"] | {
+            "state_dict": self.lightning_module.state_dict()
+        }  # which is loaded already
 
     def on_train_end(self) -> None:
         with self.optimizers[0].consensus(self.lightning_module):
-            average = {key: value.clone() for key, value in self.lightning_module.state_dict().items()}
+            average = {
+                key: value.clone() for key, value in self.lightning_module.state_dict().items()
+            }
         self.lightning_module.load_state_dict(average)
 
 
@@ -64,7 +81,9 @@ class Classifier(LightningModule):
         self.log("loss", self.training_step(batch, batch_idx), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        self.print(f"epoch {self.current_epoch}: held-out loss {self.trainer.callback_metrics['loss']:.4f}")
+        self.print(
+            f"epoch {self.current_epoch}: held-out loss {self.trainer.callback_metrics['loss']:.4f}"
+        )
 
     def configure_optimizers(self) -> DistributedOptimizer:
         return MCSER(self.parameters(), lr=0.1, weight_decay=5e-4, model=self, **MCSER.at_ratio(16))
@@ -74,7 +93,12 @@ inputs = torch.randn(5000, 20, generator=torch.Generator().manual_seed(0)).split
 samples, held_out = (TensorDataset(part, part[:, :5].argmax(1)) for part in inputs)
 folder = sys.argv[1] if len(sys.argv) > 1 else "checkpoint/lightning"
 keep = ModelCheckpoint(folder, monitor="loss", save_top_k=2, enable_version_counter=False)
-size = {"devices": int(os.environ["LOCAL_WORLD_SIZE"]), "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
-trainer = Trainer(strategy=ConsensusStrategy(), max_epochs=4, callbacks=[keep], logger=False, **size)
+size = {
+    "devices": int(os.environ["LOCAL_WORLD_SIZE"]),
+    "num_nodes": int(os.environ["GROUP_WORLD_SIZE"]),
+}
+trainer = Trainer(
+    strategy=ConsensusStrategy(), max_epochs=4, callbacks=[keep], logger=False, **size
+)
 batches = DataLoader(samples, 32, shuffle=True), DataLoader(held_out, 200)
 trainer.fit(Classifier(), *batches, ckpt_path=newest_checkpoint(folder))

@@ -1,4 +1,5 @@
-"""A small GPT on the bytes of this repository's documents, after nanoGPT: AdamW inside DiLoCo, then inside M-CSER.
+"""A small GPT on the bytes of this repository's documents, after nanoGPT: AdamW inside DiLoCo, then
+inside M-CSER.
 
     torchrun --nproc-per-node 2 examples/nanogpt.py [FOLDER]
 
@@ -28,9 +29,16 @@ NUM_STEPS, WARMUP, EVALUATE_EVERY, BATCH_SIZE, CONTEXT, WIDTH = 120, 10, 40, 8, 
 class GPT(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(256, WIDTH), nn.Parameter(torch.zeros(CONTEXT, WIDTH))
-        block = nn.TransformerEncoderLayer(WIDTH, 3, 4 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(block, 2, nn.LayerNorm(WIDTH), enable_nested_tensor=False)
+        self.tokens, self.positions = (
+            nn.Embedding(256, WIDTH),
+            nn.Parameter(torch.zeros(CONTEXT, WIDTH)),
+        )
+        block = nn.TransformerEncoderLayer(
+            WIDTH, 3, 4 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(
+            block, 2, nn.LayerNorm(WIDTH), enable_nested_tensor=False
+        )
         self.head = nn.Linear(WIDTH, 256, bias=False)
 
     def forward(self, text: Tensor) -> Tensor:
@@ -41,13 +49,18 @@ class GPT(nn.Module):
 
 
 def batch(text: Tensor, seed: int, size: int = BATCH_SIZE) -> Tensor:
-    """Returns windows of the text, a function of the seed alone: a resumed run sees what it would have seen."""
-    starts = torch.randint(len(text) - CONTEXT, (size,), generator=torch.Generator().manual_seed(seed))
+    """Returns windows of the text, a function of the seed alone: a resumed run sees what it would
+    have seen."""
+    starts = torch.randint(
+        len(text) - CONTEXT, (size,), generator=torch.Generator().manual_seed(seed)
+    )
     return torch.stack([text[start : start + CONTEXT + 1] for start in starts.tolist()])
 
 
 def train(model: GPT, optimizer: DistributedOptimizer, folder: Path) -> None:
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / WARMUP)
+    )
     start = 0
     if newest := newest_checkpoint(folder):
         start = load_checkpoint(newest, model, optimizer, schedule=schedule)["step"]
@@ -60,8 +73,13 @@ def train(model: GPT, optimizer: DistributedOptimizer, folder: Path) -> None:
         if step % EVALUATE_EVERY == 0:
             with optimizer.consensus(model), torch.no_grad():
                 if dist.get_rank() == 0:
-                    print(f"{folder.name}: step {step}, loss {model(batch(held_out, 0, 64)):.4f}", flush=True)
-            consensus_checkpoint(folder / f"step-{step}", model, optimizer, schedule=schedule, step=step)
+                    print(
+                        f"{folder.name}: step {step}, loss {model(batch(held_out, 0, 64)):.4f}",
+                        flush=True,
+                    )
+            consensus_checkpoint(
+                folder / f"step-{step}", model, optimizer, schedule=schedule, step=step
+            )
 
 
 cuda = torch.cuda.is_available()
@@ -69,14 +87,21 @@ device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.
 if cuda:
     torch.cuda.set_device(device)
 dist.init_process_group("nccl" if cuda else "gloo")
-root, folder = Path(__file__).parents[1], Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/nanogpt")
-documents = b"".join(path.read_bytes() for path in [root / "README.md", *sorted(root.glob("docs/*.md"))])
+root, folder = (
+    Path(__file__).parents[1],
+    Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/nanogpt"),
+)
+documents = b"".join(
+    path.read_bytes() for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]
+)
 held_out, text = torch.tensor(list(documents), device=device).tensor_split([len(documents) // 10])
 
 for method, settings in (DiLoCo, {"sync_interval": 15}), (MCSER, MCSER.at_ratio(16)):
     torch.manual_seed(0)
     model = GPT().to(device)
-    matrices, others = ([p for p in model.parameters() if (p.dim() > 1) == is_matrix] for is_matrix in (True, False))
+    matrices, others = (
+        [p for p in model.parameters() if (p.dim() > 1) == is_matrix] for is_matrix in (True, False)
+    )
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = method(groups, lr=2e-3, betas=(0.9, 0.95), local_step="adamw", **settings)
     train(model, optimizer, folder / method.name)

@@ -37,7 +37,11 @@ def evaluate(model: nn.Module) -> None:
     model.train()
     if torch.distributed.get_rank() == 0:
         right = (scores.argmax(1) == labels).float().mean()
-        print(f"epoch {epoch}: held-out loss {loss_function(scores, labels):.4f}, accuracy {right:.3f}", flush=True)
+        print(
+            f"epoch {epoch}: held-out loss {loss_function(scores, labels):.4f}, accuracy "
+            f"{right:.3f}",
+            flush=True,
+        )
 
 
 cuda = torch.cuda.is_available()
@@ -67,7 +71,9 @@ for epoch in range(start + 1, NUM_EPOCHS + 1):
     schedule.step()
     with optimizer.consensus(model):  # inside, all of it is the workers' average
         evaluate(model)
-    consensus_checkpoint(folder / f"epoch-{epoch}", model, optimizer, schedule=schedule, epoch=epoch)
+    consensus_checkpoint(
+        folder / f"epoch-{epoch}", model, optimizer, schedule=schedule, epoch=epoch
+    )
 
 if torch.distributed.get_rank() == 0:
     print(repr(optimizer), optimizer.traffic, sep="\n")

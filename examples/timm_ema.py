@@ -1,8 +1,10 @@
-"""A loop as in timm's train.py with M-CSER from timm's registry, and a moving average of the weights (EMA).
+"""A loop as in timm's train.py with M-CSER from timm's registry, and a moving average of the
+weights (EMA).
 
     torchrun --nproc-per-node 2 examples/timm_ema.py [FOLDER]
 
-Started again with the same folder, it goes on from the last epoch that all workers saved. Images are made up.
+Started again with the same folder, it goes on from the last epoch that all workers saved. Images
+are made up.
 """
 
 import os
@@ -22,13 +24,18 @@ from cser_bench.algorithms import MCSER, consensus_checkpoint, load_checkpoint, 
 
 NUM_EPOCHS, BATCH_SIZE, NUM_BATCHES = 4, 16, 12
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/timm")
-default_registry.register(OptimInfo("mcser", MCSER, has_momentum=True, has_eps=False, defaults=MCSER.at_ratio(16)))
+default_registry.register(
+    OptimInfo("mcser", MCSER, has_momentum=True, has_eps=False, defaults=MCSER.at_ratio(16))
+)
 
 
 def batch(seed: int, size: int = BATCH_SIZE) -> tuple[Tensor, Tensor]:
     """Returns noise of which one colour is brighter, and which colour that is."""
     draw = torch.Generator().manual_seed(seed)
-    images, labels = torch.randn(size, 3, 32, 32, generator=draw), torch.randint(3, (size,), generator=draw)
+    images, labels = (
+        torch.randn(size, 3, 32, 32, generator=draw),
+        torch.randint(3, (size,), generator=draw),
+    )
     images[torch.arange(size), labels] += 0.2
     return images.to(device), labels.to(device)
 
@@ -46,7 +53,9 @@ if cuda:
 dist.init_process_group("nccl" if cuda else "gloo")
 torch.manual_seed(0)
 model = create_model("test_resnet", num_classes=3).to(device)
-optimizer = create_optimizer_v2(model, opt="mcser", lr=0.05, weight_decay=1e-4, momentum=0.9, model=model)
+optimizer = create_optimizer_v2(
+    model, opt="mcser", lr=0.05, weight_decay=1e-4, momentum=0.9, model=model
+)
 schedule, _ = create_scheduler_v2(optimizer, "cosine", NUM_EPOCHS, min_lr=1e-4)
 ema = ModelEmaV3(model, decay=0.9)  # after the optimiser, which makes all workers' weights equal
 

@@ -1,4 +1,5 @@
-"""The Trainer of transformers with M-CSER: without DDP, evaluated and saved at the consensus, and resumed.
+"""The Trainer of transformers with M-CSER: without DDP, evaluated and saved at the consensus, and
+resumed.
 
     torchrun --nproc-per-node 2 examples/transformers_trainer.py [FOLDER]
 
@@ -12,16 +13,30 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from cser_bench.algorithms import MCSER, DistributedOptimizer, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from cser_bench.algorithms import (
+    MCSER,
+    DistributedOptimizer,
+    consensus_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+)
 
 
 class ConsensusTrainer(Trainer):
-    """Evaluates and saves the workers' average: the model of a checkpoint, and the best one. Resumes each worker."""
+    """Evaluates and saves the workers' average: the model of a checkpoint, and the best one.
+    Resumes each worker."""
 
-    def __init__(self, model: torch.nn.Module, optimizer: DistributedOptimizer, **others: Any) -> None:
+    def __init__(
+        self, model: torch.nn.Module, optimizer: DistributedOptimizer, **others: Any
+    ) -> None:
         super().__init__(model, optimizers=(optimizer, None), **others)
-        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)  # without DDP
-        self.method, at_consensus = optimizer, optimizer.consensus(model)  # accelerate wraps its optimiser
+        self.accelerator.prepare_model = partial(
+            self.accelerator.prepare_model, evaluation_mode=True
+        )  # without DDP
+        self.method, at_consensus = (
+            optimizer,
+            optimizer.consensus(model),
+        )  # accelerate wraps its optimiser
         self.evaluate, self.save_model = at_consensus(self.evaluate), at_consensus(self.save_model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -52,7 +67,9 @@ arguments = TrainingArguments(
     disable_tqdm=True,
     report_to="none",
 )
-model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=16, n_embd=32, n_layer=1, n_head=2)).to(arguments.device)
+model = GPT2LMHeadModel(
+    GPT2Config(vocab_size=32, n_positions=16, n_embd=32, n_layer=1, n_head=2)
+).to(arguments.device)
 trainer = ConsensusTrainer(
     model,
     MCSER(model.parameters(), lr=arguments.learning_rate, local_step="adamw", **MCSER.at_ratio(16)),

@@ -1,4 +1,5 @@
-"""The command line. Nothing is imported here before Ctrl-C is heard, as what commands need takes its time to load."""
+"""The command line. Nothing is imported here before Ctrl-C is heard, as what commands need takes
+its time to load."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def command_line() -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
+    """Run one command; returns the exit code: 2 for a user's mistake, 1 for a failure, 130 when
+    interrupted."""
     from cser_bench.harness.cli import exits
 
     with exits.loading():

@@ -1,4 +1,5 @@
-"""What specs are made of, strict tables of numbers and names; and the rows of an experiment, alone or by a grid."""
+"""What specs are made of, strict tables of numbers and names; and the rows of an experiment, alone
+or by a grid."""
 
 from __future__ import annotations
 
@@ -22,13 +23,14 @@ HALF = 0.5
 """Of a run, where its workers lose what they lose, if nothing else is said."""
 
 LocalStep = Literal["sgd", "adamw", "muon"]
-"""By whose rule a worker steps: Nesterov SGD's; AdamW's with `betas` and `eps`, which has no momentum; or Muon's, with
-momentum on hidden matrices and AdamW on all else."""
+"""By whose rule a worker steps: Nesterov SGD's; AdamW's with `betas` and `eps`, which has no
+momentum; or Muon's, with momentum on hidden matrices and AdamW on all else."""
 Betas = Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
 def once(values: list[Any]) -> list[Any]:
-    """Refuse a list that holds a value twice; rates are compared as the names of rows have them, with six digits."""
+    """Refuse a list that holds a value twice; rates are compared as the names of rows have them,
+    with six digits."""
     if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
         raise ValueError("holds a value twice")
     return values
@@ -50,10 +52,13 @@ Text = Annotated[str, AfterValidator(not_blank)]
 
 
 def finite(table: dict[str, Any]) -> dict[str, Any]:
-    """Refuse nan and infinities, which JSON has no word for, and whole numbers that no counter holds."""
+    """Refuse nan and infinities, which JSON has no word for, and whole numbers that no counter
+    holds."""
     for number in _numbers(table):
         if not abs(number) < math.inf or (isinstance(number, int) and abs(number) > MOST):
-            raise ValueError(f"holds {number}, which is no number that a setting can have; give a finite one")
+            raise ValueError(
+                f"holds {number}, which is no number that a setting can have; give a finite one"
+            )
     return table
 
 
@@ -85,12 +90,15 @@ class PartitionSpec(Strict):
 
 
 class RestartSpec(Strict):
-    """At a share of the run, workers go on without a part of their state, as from a checkpoint that lacks it.
+    """At a share of the run, workers go on without a part of their state, as from a checkpoint that
+    lacks it.
 
-    `without`: names of the method's own vectors, or "parameters", in whose place worker 0's are taken; what they hold
-    next is what an optimiser holds that is made anew. `at`: the share of the run's steps after which this is so.
-    `worker`: the rank of the only one who loses it; None for all workers. `everything_sent`: instead of a loss, all go
-    on from their average model and send every gradient whole, with a new optimiser: a synchronous tail.
+    `without`: names of the method's own vectors, or "parameters", in whose place worker 0's are
+    taken; what they hold next is what an optimiser holds that is made anew. `at`: the share of the
+    run's steps after which this is so.
+    `worker`: the rank of the only one who loses it; None for all workers. `everything_sent`:
+    instead of a loss, all go on from their average model and send every gradient whole, with a new
+    optimiser: a synchronous tail.
     """
 
     without: Annotated[list[Name], AfterValidator(once)] = []
@@ -100,7 +108,8 @@ class RestartSpec(Strict):
 
     @property
     def name(self) -> str:
-        """For the name of a row: what is lost, and by whom and when where that is not all and half of the run."""
+        """For the name of a row: what is lost, and by whom and when where that is not all and half
+        of the run."""
         worker = "" if self.worker is None else f"-worker{self.worker}"
         lost = "everything_sent" if self.everything_sent else "+".join(self.without)
         return lost + worker + ("" if self.at == HALF else f"-at{self.at:g}")
@@ -112,7 +121,9 @@ class RestartSpec(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> RestartSpec:
         if self.everything_sent == bool(self.without):
-            raise ValueError("a restart has either `without`, with a name at least, or everything_sent = true")
+            raise ValueError(
+                "a restart has either `without`, with a name at least, or everything_sent = true"
+            )
         if self.everything_sent and self.worker is not None:
             raise ValueError("everything_sent concerns all workers; leave `worker` out")
         return self
@@ -127,9 +138,9 @@ class RestartOf(RestartSpec):
 class CellSpec(Strict):
     """Another size of the model or another length of the runs, at which rows are run once more.
 
-    `model_options`: in place of the experiment's, key by key. `learning_rates`: those that the tuning begins with
-    here. `seeds`: instead of the experiment's. `held_back`: laws of the gap are not fitted to it, so that
-    what they predict can be held against it.
+    `model_options`: in place of the experiment's, key by key. `learning_rates`: those that the
+    tuning begins with here. `seeds`: instead of the experiment's. `held_back`: laws of the gap are
+    not fitted to it, so that what they predict can be held against it.
     """
 
     cell: Name
@@ -143,12 +154,13 @@ class CellSpec(Strict):
 class RowSpec(Strict):
     """A method at one compression; absent fields come from [training] and from the tuning.
 
-    `candidates`: instead of `settings` several tables of them, among which the tuning chooses together with the rate.
+    `candidates`: instead of `settings` several tables of them, among which the tuning chooses
+        together with the rate.
     `learning_rates`: those that the tuning begins with for this row, instead of its grid.
     `restart`: what its workers lose in the middle of a run.
     `partition`: instead of the experiment's, as for a worker alone that has all samples.
-    `cells`: those of the experiment's cells that have this row; all, where it is absent. `corners`: those of them in
-    which it is tuned, instead of the tuning's.
+    `cells`: those of the experiment's cells that have this row; all, where it is absent. `corners`:
+    those of them in which it is tuned, instead of the tuning's.
     """
 
     row: Name
@@ -180,7 +192,9 @@ class RowSpec(Strict):
     def at(self, cell: CellSpec) -> RowSpec:
         """The row once more, in this cell."""
         rates = self.learning_rates or cell.learning_rates
-        return self.model_copy(update={"row": f"{self.row}@{cell.cell}", "cell": cell, "learning_rates": rates})
+        return self.model_copy(
+            update={"row": f"{self.row}@{cell.cell}", "cell": cell, "learning_rates": rates}
+        )
 
     def restarted(self, restart: RestartOf) -> RowSpec:
         """The row once more, under another name, with this restart."""
@@ -203,16 +217,25 @@ class RowSpec(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> RowSpec:
         if self.candidates and (self.settings or self.learning_rate is not None):
-            raise ValueError(f"row {self.row!r} has candidates, so it can have neither settings nor a learning_rate")
+            raise ValueError(
+                f"row {self.row!r} has candidates, so it can have neither settings nor a "
+                "learning_rate"
+            )
         if self.cell is not None:
-            raise ValueError(f"row {self.row!r} cannot make a cell; give [[cells]], and name them in `cells`")
+            raise ValueError(
+                f"row {self.row!r} cannot make a cell; give [[cells]], and name them in `cells`"
+            )
         if self.learning_rates and self.learning_rate is not None:
-            raise ValueError(f"row {self.row!r} has a learning_rate, so learning_rates do nothing; leave one of them")
+            raise ValueError(
+                f"row {self.row!r} has a learning_rate, so learning_rates do nothing; leave one of "
+                "them"
+            )
         return self
 
 
 class GrowingWarmup(Strict):
-    """A warm-up of `epochs` times the product of these columns and the rate, rounded, and of `least` at the least."""
+    """A warm-up of `epochs` times the product of these columns and the rate, rounded, and of
+    `least` at the least."""
 
     columns: Annotated[list[str], Field(min_length=1)]
     epochs: Positive
@@ -222,14 +245,18 @@ class GrowingWarmup(Strict):
         """Of the case with these numbers."""
         exact = self.epochs * math.prod(numbers[column] for column in self.columns) * rate
         if not math.isfinite(exact):
-            raise ValueError("a warm-up of a grid is longer than any number; lower warmup.epochs or learning_rates")
+            raise ValueError(
+                "a warm-up of a grid is longer than any number; lower warmup.epochs or "
+                "learning_rates"
+            )
         return float(max(self.least, round(exact)))
 
 
 class GridSpec(Strict):
     """Many rows of one method: every case at every learning rate.
 
-    `columns` names the numbers of a case; where a setting's value is such a name, the case's number is put in.
+    `columns` names the numbers of a case; where a setting's value is such a name, the case's number
+    is put in.
     """
 
     grid: Name
@@ -245,8 +272,14 @@ class GridSpec(Strict):
     def _consistent(self) -> GridSpec:
         wrong = [case for case in self.cases if len(case) != len(self.columns)]
         if wrong:
-            raise ValueError(f"the case {wrong[0]} must have a number for each of the columns {self.columns}")
-        unknown = [column for column in (self.warmup.columns if self.warmup else ()) if column not in self.columns]
+            raise ValueError(
+                f"the case {wrong[0]} must have a number for each of the columns {self.columns}"
+            )
+        unknown = [
+            column
+            for column in (self.warmup.columns if self.warmup else ())
+            if column not in self.columns
+        ]
         if unknown:
             raise ValueError(f"warmup.columns names {unknown[0]!r}, which is no column")
         return self
@@ -256,7 +289,10 @@ class GridSpec(Strict):
         return [self._row(case, rate) for case in self.cases for rate in self.learning_rates]
 
     def _row(self, case: list[float], rate: float) -> RowSpec:
-        numbers = {key: int(each) if each == int(each) else each for key, each in zip(self.columns, case, strict=True)}
+        numbers = {
+            key: int(each) if each == int(each) else each
+            for key, each in zip(self.columns, case, strict=True)
+        }
         parts = [self.grid, *(f"{key}{value:g}" for key, value in numbers.items())]
         parts += [f"lr{rate:g}"] if len(self.learning_rates) > 1 else []
         return RowSpec(

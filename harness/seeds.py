@@ -1,4 +1,5 @@
-"""Seeds of independent streams, derived by sha256, so that runs with the same seed are paired across algorithms."""
+"""Seeds of independent streams, derived by sha256, so that runs with the same seed are paired
+across algorithms."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed; different parts give independent streams (for instance a run's seed and "order")."""
+    """A 63-bit seed; different parts give independent streams (for instance a run's seed and
+    "order")."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

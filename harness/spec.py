@@ -1,4 +1,5 @@
-"""What an experiment says, validated strictly. Science lives here; flags are for infrastructure only."""
+"""What an experiment says, validated strictly. Science lives here; flags are for infrastructure
+only."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ from cser_bench.harness.rows import (
 )
 
 Precision = Literal["fp32", "fp16", "bf16"]
-"""Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss scaling."""
+"""Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss
+scaling."""
 Wire = Literal["fp32", "fp16"]
 """Of the numbers that are sent, and so of the bits that are counted."""
 
@@ -61,10 +63,12 @@ class SpecError(ValueError):
 
 
 class TaskSpec(Strict):
-    """`name` is a module of harness/tasks; `held_out` training samples are scored instead of the test set if not 0.
+    """`name` is a module of harness/tasks; `held_out` training samples are scored instead of the
+    test set if not 0.
 
     `max_undecodable` is always 0: records of before name it.
-    `num_train`: train on so many samples, always the same ones, that are never among those held out; 0 for all.
+    `num_train`: train on so many samples, always the same ones, that are never among those held
+        out; 0 for all.
     """
 
     name: Name
@@ -74,18 +78,22 @@ class TaskSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """`name` is one of `harness.models.NETWORKS`; `options` are those of the function that builds it."""
+    """`name` is one of `harness.models.NETWORKS`; `options` are those of the function that builds
+    it."""
 
     name: Name
     options: Settings = {}
 
 
 class ScheduleSpec(Strict):
-    """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at milestones.
+    """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at
+    milestones.
 
     A run of `num_steps` counts as one epoch here, so that what is given in epochs is a share of it.
-    `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) / warmup_epochs.
-    `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other lengths.
+    `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) /
+    warmup_epochs.
+    `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other
+        lengths.
     """
 
     kind: Literal["constant", "cosine", "milestones"]
@@ -98,16 +106,20 @@ class ScheduleSpec(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleSpec:
         if self.kind == "milestones" and not self.milestones:
-            raise ValueError("kind 'milestones' needs the list `milestones`, the epochs at which the rate falls")
+            raise ValueError(
+                "kind 'milestones' needs the list `milestones`, the epochs at which the rate falls"
+            )
         return self
 
 
 class EvaluationSpec(Strict):
-    """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run; one of `num_steps` is one epoch.
+    """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run; one of
+    `num_steps` is one epoch.
 
-    `batch_norm`: the running statistics that the workers' average model is scored with. "average": the workers' mean;
-    "recalibrate": estimated anew by the average model on training batches; "local", as released: every worker's own,
-    each worker scoring all samples, and the scores averaged.
+    `batch_norm`: the running statistics that the workers' average model is scored with. "average":
+    the workers' mean; "recalibrate": estimated anew by the average model on training batches;
+    "local", as released: every worker's own, each worker scoring all samples, and the scores
+    averaged.
     `beam`: how many beams a text task's sentences are decoded with; 1 is greedy.
     """
 
@@ -117,9 +129,12 @@ class EvaluationSpec(Strict):
     beam: Annotated[int, Field(ge=1, le=64)] = 1
 
     def steps(self, num_epochs: int, per_epoch: int) -> set[int]:
-        """The steps of a run, counted from 1, after which the average is scored; the last one is always among them."""
+        """The steps of a run, counted from 1, after which the average is scored; the last one is
+        always among them."""
         scores = self.num_scores or self.per_epoch * num_epochs
-        return {round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)} - {0}
+        return {
+            round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)
+        } - {0}
 
 
 class TrainingSpec(Strict):
@@ -139,7 +154,8 @@ class TrainingSpec(Strict):
     label_smoothing: Share = 0.0
     """In the training loss alone."""
     num_steps: Count | None = None
-    """The first steps of the epochs, where a run does not take all: equal seeds begin alike at every length."""
+    """The first steps of the epochs, where a run does not take all: equal seeds begin alike at
+    every length."""
 
     @property
     def num_schedule_epochs(self) -> int:
@@ -166,13 +182,15 @@ class RunConfig(TrainingSpec):
 
 
 def run_id(config: RunConfig) -> str:
-    """Hash of the scientific fields alone; fields at their default are left out, so that new ones change no old id."""
+    """Hash of the scientific fields alone; fields at their default are left out, so that new ones
+    change no old id."""
     canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
 
 
 def is_run_id(text: object) -> bool:
-    """Whether it has the form of a run's id, and so names a folder in its experiment's and no other place."""
+    """Whether it has the form of a run's id, and so names a folder in its experiment's and no other
+    place."""
     return isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", text) is not None
 
 
@@ -186,10 +204,13 @@ class PlannedRun(NamedTuple):
 
 
 class StatisticsSpec(Strict):
-    """`margin`: non-inferiority margin in accuracy or the metric; `confidence` of intervals and one-sided bounds.
+    """`margin`: non-inferiority margin in accuracy or the metric; `confidence` of intervals and
+    one-sided bounds.
 
-    `floor`: the row that sends nothing, a worker alone on its shard. `margin_reason`: why the margin is what it is.
-    `main_ratio`: the ratio at which a report gives its first answers. `metric`: what rows are compared and tuned by.
+    `floor`: the row that sends nothing, a worker alone on its shard. `margin_reason`: why the
+        margin is what it is.
+    `main_ratio`: the ratio at which a report gives its first answers. `metric`: what rows are
+        compared and tuned by.
     """
 
     baseline: Name
@@ -203,23 +224,31 @@ class StatisticsSpec(Strict):
     margin_reason: str | None = None
     main_ratio: Positive | None = None
     baseline_seeds: Seeds = []
-    """Of the baseline, instead of `seeds`: every row is held against it, so its own spread must be known better."""
+    """Of the baseline, instead of `seeds`: every row is held against it, so its own spread must be
+    known better."""
     declared: str | None = None
     """When the contrasts were declared: which runs had been seen by then."""
     seed_deviation: Positive | None = None
-    """Standard deviation of a score between seeds that a plan's power is reckoned with, in the unit of the margin."""
+    """Standard deviation of a score between seeds that a plan's power is reckoned with, in the unit
+    of the margin."""
 
 
 class TuningSpec(Strict):
-    """Its own experiment: every row's settings at every rate of `grid`, scored on held-out training samples.
+    """Its own experiment: every row's settings at every rate of `grid`, scored on held-out training
+    samples.
 
-    `finalists`: so many trials of a row, the best at the first seed, are tried at the other seeds too; None for all.
-    `num_trials`: pairs of settings and rate that every row must begin with, so that none is favoured.
-    `num_epochs`: length of the tuning's runs. `lowest`, `highest`: how far a row's rates go on where the best of them
-    is the last; None for not at all. `records`: the experiment whose tuning this is, where it is not this one's own.
-    `corners`: two or four cells, in which alone rows are tuned; elsewhere a row's rate lies between those that were
-    chosen there, in proportion on logarithmic scales of parameters and steps, and its settings are the nearest one's.
-    `both_rules`: plan rows for the choices by least training loss too, where they differ; at `both_rules_seeds`.
+    `finalists`: so many trials of a row, the best at the first seed, are tried at the other seeds
+        too; None for all.
+    `num_trials`: pairs of settings and rate that every row must begin with, so that none is
+        favoured.
+    `num_epochs`: length of the tuning's runs. `lowest`, `highest`: how far a row's rates go on
+    where the best of them is the last; None for not at all. `records`: the experiment whose tuning
+    this is, where it is not this one's own.
+    `corners`: two or four cells, in which alone rows are tuned; elsewhere a row's rate lies between
+    those that were chosen there, in proportion on logarithmic scales of parameters and steps, and
+    its settings are the nearest one's.
+    `both_rules`: plan rows for the choices by least training loss too, where they differ; at
+        `both_rules_seeds`.
     """
 
     grid: Annotated[Rates, Field(min_length=1)]
@@ -237,10 +266,12 @@ class TuningSpec(Strict):
 
 
 class ContrastSpec(Strict):
-    """A comparison of two rows that was decided on before its runs; all their one-sided tests share 5 %.
+    """A comparison of two rows that was decided on before its runs; all their one-sided tests share
+    5 %.
 
-    `kind` names what is to be shown of row minus reference. "non-inferiority": it is above minus the margin.
-    "superiority": it is not 0, in either direction. "equivalence": it lies within the margin on both sides.
+    `kind` names what is to be shown of row minus reference. "non-inferiority": it is above minus
+    the margin. "superiority": it is not 0, in either direction. "equivalence": it lies within the
+    margin on both sides.
     `margin`: instead of the experiment's.
     """
 
@@ -254,8 +285,9 @@ class ContrastSpec(Strict):
 class ExponentSpec(Strict):
     """A question of how gaps to the baseline grow over cells, that was decided on before the runs.
 
-    A gap is fitted as a power of the model's parameters ("size") and of a run's rounds of communication ("rounds").
-    Asked is whether the exponent of these rows together is negative, or lower than that of the rows `than`.
+    A gap is fitted as a power of the model's parameters ("size") and of a run's rounds of
+    communication ("rounds"). Asked is whether the exponent of these rows together is negative, or
+    lower than that of the rows `than`.
     """
 
     rows: Annotated[list[Name], Field(min_length=1)]
@@ -265,13 +297,15 @@ class ExponentSpec(Strict):
 
 
 class SensitivitySpec(Strict):
-    """The rows at the main ratio, and those without one, again at the learning rates next to the chosen one."""
+    """The rows at the main ratio, and those without one, again at the learning rates next to the
+    chosen one."""
 
     seeds: Annotated[Seeds, Field(min_length=1)]
 
 
 class LengthsSpec(Strict):
-    """All rows again at these lengths, with the settings and rates that were chosen for the rows themselves."""
+    """All rows again at these lengths, with the settings and rates that were chosen for the rows
+    themselves."""
 
     num_epochs: Annotated[list[Count], Field(min_length=1), AfterValidator(once)]
     seeds: Annotated[Seeds, Field(min_length=1)]
@@ -280,8 +314,8 @@ class LengthsSpec(Strict):
 class Spec(Strict):
     """A whole experiment file.
 
-    `cells`: its rows once more, at other sizes and lengths. `restarts`: some of its rows once more, whose workers lose
-    a part of their state.
+    `cells`: its rows once more, at other sizes and lengths. `restarts`: some of its rows once more,
+    whose workers lose a part of their state.
     """
 
     format: Literal[1]
@@ -305,18 +339,24 @@ class Spec(Strict):
     restarts: list[RestartOf] = []
 
     def all_rows(self) -> list[RowSpec]:
-        """The rows written out, those that grids stand for, and then all of these in each cell that has them."""
+        """The rows written out, those that grids stand for, and then all of these in each cell that
+        has them."""
         rows = [*self.rows, *(row for grid in self.grids for row in grid.rows())]
         return rows + [
-            row.at(cell) for cell in self.cells for row in rows if row.cells is None or cell.cell in row.cells
+            row.at(cell)
+            for cell in self.cells
+            for row in rows
+            if row.cells is None or cell.cell in row.cells
         ]
 
     def corners_of(self, row: RowSpec) -> list[str]:
-        """The cells in which a row is tuned for all others; none where each row is tuned for itself."""
+        """The cells in which a row is tuned for all others; none where each row is tuned for
+        itself."""
         return row.corners or (self.tuning.corners if self.tuning else [])
 
     def is_tuned(self, row: RowSpec) -> bool:
-        """Whether the tuning has trials of this row: it has no learning rate, nor one between those of its corners."""
+        """Whether the tuning has trials of this row: it has no learning rate, nor one between those
+        of its corners."""
         corners = self.corners_of(row)
         in_corner = row.cell is not None and row.cell.cell in corners
         return row.learning_rate is None and (in_corner or not corners)
@@ -336,15 +376,26 @@ class Spec(Strict):
             raise ValueError(f"two rows are named {twice[0]!r}; give each row a name of its own")
         named = [("baseline", self.statistics.baseline), ("floor", self.statistics.floor)]
         named += [("row to restart", restart.row) for restart in self.restarts]
-        named += [("row of an exponent", name) for asked in self.exponents for name in [*asked.rows, *asked.than]]
-        contrasted = [("contrast's row", name) for each in self.contrasts for name in (each.row, each.reference)]
+        named += [
+            ("row of an exponent", name)
+            for asked in self.exponents
+            for name in [*asked.rows, *asked.than]
+        ]
+        contrasted = [
+            ("contrast's row", name)
+            for each in self.contrasts
+            for name in (each.row, each.reference)
+        ]
         for known, uses in ((rows, named), (names, contrasted)):
             for what, name in uses:
                 if name is not None and name not in known:
-                    raise ValueError(f"the {what} {name!r} is no row; the rows are {', '.join(known)}")
+                    raise ValueError(
+                        f"the {what} {name!r} is no row; the rows are {', '.join(known)}"
+                    )
         if (self.contrasts or self.exponents) and self.statistics.declared is None:
             raise ValueError(
-                "contrasts and exponents need statistics.declared, which says what had been seen when they were made"
+                "contrasts and exponents need statistics.declared, which says what had been seen "
+                "when they were made"
             )
         self._check_cells()
         self._check_contrasts()
@@ -356,13 +407,21 @@ class Spec(Strict):
 
     def _check_cells(self) -> None:
         cells = [cell.cell for cell in self.cells]
-        uses = [(f"row {row.row!r}", cell) for row in self.rows for cell in [*(row.cells or []), *row.corners]]
+        uses = [
+            (f"row {row.row!r}", cell)
+            for row in self.rows
+            for cell in [*(row.cells or []), *row.corners]
+        ]
         uses += [("tuning.corners", cell) for cell in (self.tuning.corners if self.tuning else [])]
         for where, cell in uses:
             if cell not in cells:
-                raise ValueError(f"{where} names the cell {cell!r}; the cells are {', '.join(cells) or 'none'}")
+                raise ValueError(
+                    f"{where} names the cell {cell!r}; the cells are {', '.join(cells) or 'none'}"
+                )
         if self._has_num_steps and (self.lengths or (self.tuning and self.tuning.num_epochs)):
-            raise ValueError("runs of num_steps are not as long as epochs say; give other lengths as [[cells]]")
+            raise ValueError(
+                "runs of num_steps are not as long as epochs say; give other lengths as [[cells]]"
+            )
         if self.cells and self.sensitivity:
             raise ValueError("[sensitivity] knows nothing of [[cells]]; leave one out")
 
@@ -371,67 +430,118 @@ class Spec(Strict):
         return self.training.num_steps is not None or any(cell.num_steps for cell in self.cells)
 
     def _check_contrasts(self) -> None:
-        """Each is a question of its own: all tests share 5 %, so one that is none takes from the others."""
-        asked = Counter((contrast.row, contrast.reference, contrast.kind) for contrast in self.contrasts)
+        """Each is a question of its own: all tests share 5 %, so one that is none takes from the
+        others."""
+        asked = Counter(
+            (contrast.row, contrast.reference, contrast.kind) for contrast in self.contrasts
+        )
         for (row, reference, kind), count in asked.items():
             if row == reference:
-                raise ValueError(f"a contrast holds row {row!r} against itself; name another reference")
+                raise ValueError(
+                    f"a contrast holds row {row!r} against itself; name another reference"
+                )
             if count > 1:
-                raise ValueError(f"two contrasts ask for the {kind} of {row!r} to {reference!r}; leave one of them")
+                raise ValueError(
+                    f"two contrasts ask for the {kind} of {row!r} to {reference!r}; leave one of "
+                    "them"
+                )
             if (reference, row, kind) in asked:
-                instead = "; ask for their equivalence in its place" if kind == "non-inferiority" else "; leave one"
-                raise ValueError(f"the {kind} of {row!r} and {reference!r} is asked for both ways{instead}")
+                instead = (
+                    "; ask for their equivalence in its place"
+                    if kind == "non-inferiority"
+                    else "; leave one"
+                )
+                raise ValueError(
+                    f"the {kind} of {row!r} and {reference!r} is asked for both ways{instead}"
+                )
 
     def _check_idle(self) -> None:
-        """What is written in a spec does something, or whoever wrote it believes in an experiment that is not this."""
+        """What is written in a spec does something, or whoever wrote it believes in an experiment
+        that is not this."""
         rows = self.all_rows()
-        parts: list[tuple[str, str, ScheduleSpec | PartitionSpec]] = [("schedule", "schedule", self.schedule)]
+        parts: list[tuple[str, str, ScheduleSpec | PartitionSpec]] = [
+            ("schedule", "schedule", self.schedule)
+        ]
         parts += [("partition", "partition", self.partition)]
-        parts += [(f"row {row.row!r}: partition", "partition", row.partition) for row in rows if row.partition]
+        parts += [
+            (f"row {row.row!r}: partition", "partition", row.partition)
+            for row in rows
+            if row.partition
+        ]
         for where, table, part in parts:
             kinds = OF_KIND[table]
             for key in sorted(part.model_fields_set & kinds.keys()):
                 if part.kind != kinds[key]:
                     raise ValueError(
-                        f"{where}.{key} does nothing where the kind is {part.kind!r}, only where it is {kinds[key]!r}; "
-                        "remove it or change the kind"
+                        f"{where}.{key} does nothing where the kind is {part.kind!r}, only where "
+                        f"it is {kinds[key]!r}; remove it or change the kind"
                     )
         if all((row.local_step or self.training.local_step) == "sgd" for row in rows):
             for key in sorted(self.training.model_fields_set.intersection(ADAM_ONLY)):
-                raise ValueError(f"training.{key} does nothing, as no row's local_step is adamw or muon; remove it")
-        warmups = [self.schedule.warmup_epochs, self.schedule.warmup_share, *(row.warmup_epochs for row in rows)]
+                raise ValueError(
+                    f"training.{key} does nothing, as no row's local_step is adamw or muon; remove "
+                    "it"
+                )
+        warmups = [
+            self.schedule.warmup_epochs,
+            self.schedule.warmup_share,
+            *(row.warmup_epochs for row in rows),
+        ]
         if self.schedule.staircase_warmup and not any(warmups):
             raise ValueError(
-                "schedule.staircase_warmup does nothing without a warm-up; remove it or give warmup_epochs"
+                "schedule.staircase_warmup does nothing without a warm-up; remove it or give "
+                "warmup_epochs"
             )
-        if self.evaluation.num_scores is not None and "per_epoch" in self.evaluation.model_fields_set:
-            raise ValueError("evaluation.per_epoch does nothing beside evaluation.num_scores; remove one of them")
+        if (
+            self.evaluation.num_scores is not None
+            and "per_epoch" in self.evaluation.model_fields_set
+        ):
+            raise ValueError(
+                "evaluation.per_epoch does nothing beside evaluation.num_scores; remove one of them"
+            )
         if self.tuning and self.tuning.both_rules_seeds and not self.tuning.both_rules:
-            raise ValueError("tuning.both_rules_seeds does nothing without both_rules = true; give that or remove it")
+            raise ValueError(
+                "tuning.both_rules_seeds does nothing without both_rules = true; give that or "
+                "remove it"
+            )
 
     def _check_warmup(self) -> None:
         """Not of grids whose warm-up grows: the released rule makes some that no run outlasts."""
-        lengths = [self.training.num_schedule_epochs, *(self.lengths.num_epochs if self.lengths else [])]
+        lengths = [
+            self.training.num_schedule_epochs,
+            *(self.lengths.num_epochs if self.lengths else []),
+        ]
         shortest = min([*lengths, (self.tuning and self.tuning.num_epochs) or lengths[0]])
         shortest = 1 if self._has_num_steps else shortest
-        warmups = [("schedule", self.schedule.warmup_epochs + self.schedule.warmup_share * shortest)]
+        warmups = [
+            ("schedule", self.schedule.warmup_epochs + self.schedule.warmup_share * shortest)
+        ]
         warmups += [(f"row {row.row!r}", row.warmup_epochs or 0.0) for row in self.rows]
         for where, warmup in warmups:
             if warmup > shortest:
                 raise ValueError(
-                    f"{where}: a warm-up of {warmup:g} epochs is longer than the shortest run, of num_epochs = "
-                    f"{shortest}; lower warmup_epochs, or give schedule.warmup_share instead"
+                    f"{where}: a warm-up of {warmup:g} epochs is longer than the shortest run, of "
+                    f"num_epochs = {shortest}; lower warmup_epochs, or give schedule.warmup_share "
+                    "instead"
                 )
 
     def _check_tuning(self, tuning: TuningSpec) -> None:
         statistics = self.statistics
-        reported = {"statistics.seeds": statistics.seeds, "statistics.baseline_seeds": statistics.baseline_seeds}
+        reported = {
+            "statistics.seeds": statistics.seeds,
+            "statistics.baseline_seeds": statistics.baseline_seeds,
+        }
         reported |= {"sensitivity.seeds": self.sensitivity.seeds} if self.sensitivity else {}
         reported |= {"lengths.seeds": self.lengths.seeds} if self.lengths else {}
         reported |= {f"the seeds of cell {cell.cell}": cell.seeds for cell in self.cells}
-        for name, seeds in (reported | {"tuning.both_rules_seeds": tuning.both_rules_seeds}).items():
+        for name, seeds in (
+            reported | {"tuning.both_rules_seeds": tuning.both_rules_seeds}
+        ).items():
             if set(tuning.seeds) & set(seeds):
-                raise ValueError(f"tuning.seeds must be other than {name}, or the report would be tuned on itself")
+                raise ValueError(
+                    f"tuning.seeds must be other than {name}, or the report would be tuned on "
+                    "itself"
+                )
         for row in self.all_rows():
             if row.learning_rate is not None:  # which leaves nothing to try
                 continue
@@ -441,17 +551,25 @@ class Spec(Strict):
             count = len(row.tables) * len(rates)
             if tuning.num_trials not in (None, count):
                 raise ValueError(
-                    f"row {row.row!r} begins with {count} trials ({len(row.tables)} tables of settings at {len(rates)} "
-                    f"rates) where tuning.num_trials says {tuning.num_trials}; give it other candidates or "
-                    "learning_rates"
+                    f"row {row.row!r} begins with {count} trials ({len(row.tables)} tables of "
+                    f"settings at {len(rates)} rates) where tuning.num_trials says "
+                    f"{tuning.num_trials}; give it other candidates or learning_rates"
                 )
-            outside = [rate for rate in rates if not (tuning.lowest or 0) <= rate <= (tuning.highest or math.inf)]
+            outside = [
+                rate
+                for rate in rates
+                if not (tuning.lowest or 0) <= rate <= (tuning.highest or math.inf)
+            ]
             if outside:
-                raise ValueError(f"row {row.row!r}: the rate {outside[0]:g} lies outside tuning.lowest and highest")
+                raise ValueError(
+                    f"row {row.row!r}: the rate {outside[0]:g} lies outside tuning.lowest and "
+                    "highest"
+                )
 
 
 def first_complaint(error: ValidationError) -> ErrorDetails:
-    """One of pydantic's complaints: an unknown key before others, since what is missing may be there misspelt."""
+    """One of pydantic's complaints: an unknown key before others, since what is missing may be
+    there misspelt."""
     return min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
 
 

@@ -1,4 +1,5 @@
-"""Figures of an accuracy experiment: differences to the baseline at one link load, and over the load of a link."""
+"""Figures of an accuracy experiment: differences to the baseline at one link load, and over the
+load of a link."""
 
 import math
 from collections.abc import Hashable
@@ -27,7 +28,8 @@ from cser_bench.report.statistics import LESS, contrasts_frame
 from cser_bench.report.wording import MINUS, amount, counted, points
 
 SAME_LOAD = 1.07
-"""A row may put so much more on a link than the load that rows are compared at: blocks of 4 bits have their scales."""
+"""A row may put so much more on a link than the load that rows are compared at: blocks of 4 bits
+have their scales."""
 
 LEAST_LOADS = 3
 """A method is drawn over the load of a link where it was run at so many loads or more."""
@@ -45,11 +47,13 @@ _COLOURS = ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0", "#7B4B2A", "#333333", "#
 _MARKERS = "osD^vPX"
 _MARGIN = "#e4efe6"
 _LINEAR_UP_TO = 3.0
-"""Points up to which a panel is linear; where a row is worse, differences beyond 1 are drawn by their logarithm."""
+"""Points up to which a panel is linear; where a row is worse, differences beyond 1 are drawn by
+their logarithm."""
 
 
 def main_load(frames: Frames) -> float:
-    """The link load at which methods are compared first: the baseline's over the main ratio; NaN where unknown."""
+    """The link load at which methods are compared first: the baseline's over the main ratio; NaN
+    where unknown."""
     experiment = frames.experiment
     if experiment.baseline is None or experiment.main_ratio is None:
         return math.nan
@@ -58,24 +62,37 @@ def main_load(frames: Frames) -> float:
 
 
 def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
-    """Of every method the row with the largest link load that is at most about `load`, the least loss first.
+    """Of every method the row with the largest link load that is at most about `load`, the least
+    loss first.
 
     Where too few of the methods have one, all rows.
     """
     fitting = accuracy[accuracy["link_models"] <= SAME_LOAD * load]
-    best = fitting.loc[fitting.groupby("label", sort=False)["link_models"].idxmax()] if len(fitting) else fitting
+    best = (
+        fitting.loc[fitting.groupby("label", sort=False)["link_models"].idxmax()]
+        if len(fitting)
+        else fitting
+    )
     if len(best) < _MOST_OF_THEM * accuracy["label"].nunique():
         best = accuracy  # rows that load a link alike are too few to say anything
     return best.sort_values("difference", ascending=False, kind="stable")
 
 
-def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, str, str | None]:
-    """The rows that are set side by side, what is found as a sentence, and the load of a link that they are taken at.
+def loss_at_one_load(
+    frames: Frames, accuracy: pd.DataFrame
+) -> tuple[pd.DataFrame, str, str | None]:
+    """The rows that are set side by side, what is found as a sentence, and the load of a link that
+    they are taken at.
 
-    It counts the verdicts on those rows, or if none was declared the means within the margin. No load: all are taken.
+    It counts the verdicts on those rows, or if none was declared the means within the margin. No
+    load: all are taken.
     """
     experiment, load = frames.experiment, main_load(frames)
-    own = accuracy[accuracy["is_own"] & (accuracy["row"] != experiment.baseline) & accuracy["difference"].notna()]
+    own = accuracy[
+        accuracy["is_own"]
+        & (accuracy["row"] != experiment.baseline)
+        & accuracy["difference"].notna()
+    ]
     shown = at_link_load(own, load)
     at = amount(load) if len(shown) < len(own) else None
     if experiment.margin is None:
@@ -85,7 +102,11 @@ def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFra
     asked = contrasts[(contrasts["kind"] == "non-inferiority") & is_drawn]
     if len(asked) and tells(frames):
         less = (asked["verdict"] == LESS).sum()
-        return shown, f"{less} of {len(asked)} methods asked about are shown to lose less than {margin}", at
+        return (
+            shown,
+            f"{less} of {len(asked)} methods asked about are shown to lose less than {margin}",
+            at,
+        )
     drawn = shown[~shown["is_bound"]]
     within = int((drawn["difference"] > -experiment.margin).sum())
     means = f"{within} of {counted(len(drawn), 'mean')} {'is' if within == 1 else 'are'}"
@@ -93,7 +114,8 @@ def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFra
 
 
 def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure:
-    """Dots with intervals: points against the baseline, the best on top, the margin shaded, families coloured.
+    """Dots with intervals: points against the baseline, the best on top, the margin shaded,
+    families coloured.
 
     Args:
         shown: lines of the accuracy frame, in the order in which they are to stand.
@@ -107,7 +129,10 @@ def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure
             _dot(axes, place, line, end)
         if margin is not None:
             axes.axvspan(-100 * margin, 0, color=_MARGIN, zorder=0)
-        axes.set_xlabel(f"points against all sent (bars: 95 %{'' if margin is None else '; green: within the margin'})")
+        axes.set_xlabel(
+            "points against all sent (bars: 95 "
+            f"%{'' if margin is None else '; green: within the margin'})"
+        )
         axes.axvline(0, **GREY)
         axes.set_yticks(range(len(lines)), [plain(_name(line)) for line in lines])
         colours = [colour_of(line["algorithm"]) for line in lines]
@@ -116,46 +141,70 @@ def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure
         axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=(end, None))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
-        families = [name for name in dict.fromkeys(family_of(line["algorithm"]) for line in lines) if name in FAMILIES]
-        dots = [Line2D([], [], marker="o", linestyle="None", color=FAMILIES[name][0]) for name in families]
+        families = [
+            name
+            for name in dict.fromkeys(family_of(line["algorithm"]) for line in lines)
+            if name in FAMILIES
+        ]
+        dots = [
+            Line2D([], [], marker="o", linestyle="None", color=FAMILIES[name][0])
+            for name in families
+        ]
         figure.legend(dots, families, loc="outside lower right", ncols=max(len(dots), 1))
         headline(figure, title)
     return figure
 
 
 def _end(lines: list[dict[Hashable, Any]]) -> float:
-    """Where the axis ends at the left: behind the last interval, but for rows that are far worse than the others."""
+    """Where the axis ends at the left: behind the last interval, but for rows that are far worse
+    than the others."""
     known = sorted((100 * float(line["difference"]) for line in lines), reverse=True)
     usual = 2 * min(known[(3 * (len(known) - 1)) // 4], -0.5) if known else -1.0
-    ends = [100 * float(line["difference_low"]) for line in lines if 100 * line["difference"] >= usual]
+    ends = [
+        100 * float(line["difference_low"]) for line in lines if 100 * line["difference"] >= usual
+    ]
     return 1.12 * min([-1.0, *(max(end, 1.5 * usual) for end in ends if not math.isnan(end))])
 
 
 def _dot(axes: Axes, place: int, line: dict[Hashable, Any], end: float) -> None:
     colour = colour_of(line["algorithm"])
-    middle, low, high = (100 * float(line[key]) for key in ("difference", "difference_low", "difference_high"))
+    middle, low, high = (
+        100 * float(line[key]) for key in ("difference", "difference_low", "difference_high")
+    )
     if middle < end:
-        axes.annotate(f"← {points(middle / 100)}", (0.99 * end, place), ha="left", va="center", color=colour)
+        axes.annotate(
+            f"← {points(middle / 100)}", (0.99 * end, place), ha="left", va="center", color=colour
+        )
         return
     axes.plot([low, high], [place, place], color=colour, linewidth=1.2, solid_capstyle="butt")
     axes.plot([middle], [place], "o", color=colour)
 
 
 def _name(line: dict[Hashable, Any]) -> str:
-    link, ratio = (math.nan if line[key] is None else float(line[key]) for key in ("link_models", "ratio"))
-    known = f"({amount(link)})" if not math.isnan(link) else f"(ratio {amount(ratio)})" if ratio < math.inf else ""
+    link, ratio = (
+        math.nan if line[key] is None else float(line[key]) for key in ("link_models", "ratio")
+    )
+    known = (
+        f"({amount(link)})"
+        if not math.isnan(link)
+        else f"(ratio {amount(ratio)})"
+        if ratio < math.inf
+        else ""
+    )
     return f"{line['label']}  {known}".strip()
 
 
 def drawn_methods(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Rows of methods of the families that are drawn, each at `LEAST_LOADS` loads of a link or more."""
+    """Rows of methods of the families that are drawn, each at `LEAST_LOADS` loads of a link or
+    more."""
     known = accuracy[(accuracy["link_models"] > 0) & accuracy["difference"].notna()]
     known = known[known["algorithm"].map(family_of).isin(PANELS)]
     return known[known.groupby("label")["link_models"].transform("nunique") >= LEAST_LOADS]
 
 
 def link_figure(accuracy: pd.DataFrame, margin: float | None, title: str) -> Figure:
-    """Points against the baseline over the load of a worker's link, a panel a family, its methods named below it."""
+    """Points against the baseline over the load of a worker's link, a panel a family, its methods
+    named below it."""
     known = drawn_methods(accuracy)
     groups = {name: known[known["algorithm"].map(family_of) == name] for name in PANELS}
     groups = {name: group for name, group in groups.items() if len(group)}
@@ -166,7 +215,13 @@ def link_figure(accuracy: pd.DataFrame, margin: float | None, title: str) -> Fig
             axes.set(xscale="log", xlim=(low, high), xlabel="models on a link in a run")
             _panel(axes, group, margin)
             axes.set_title(name, color=FAMILIES[name][0], fontsize=8.5)
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.0)
+            axes.legend(
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.2),
+                ncols=2,
+                handlelength=1.4,
+                columnspacing=1.0,
+            )
         panels[0].set_ylabel("points against all sent")
         headline(figure, title)
     return figure
@@ -187,4 +242,10 @@ def _panel(axes: Axes, group: pd.DataFrame, margin: float | None) -> None:
     for number, (label, line) in enumerate(group.groupby("label", sort=False)):
         rows = line.sort_values("link_models")
         marker, colour = _MARKERS[number % len(_MARKERS)], _COLOURS[number % len(_COLOURS)]
-        axes.plot(rows["link_models"], 100 * rows["difference"], label=plain(str(label)), marker=marker, color=colour)
+        axes.plot(
+            rows["link_models"],
+            100 * rows["difference"],
+            label=plain(str(label)),
+            marker=marker,
+            color=colour,
+        )

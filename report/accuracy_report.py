@@ -1,4 +1,5 @@
-"""An accuracy experiment's report: the pages' tables and sentences' numbers, which templates/accuracy.md.j2 puts in."""
+"""An accuracy experiment's report: the pages' tables and sentences' numbers, which
+templates/accuracy.md.j2 puts in."""
 
 import math
 from collections import Counter
@@ -9,10 +10,21 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cser_bench.report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure
+from cser_bench.report.accuracy_figures import (
+    drawn_methods,
+    link_figure,
+    loss_at_one_load,
+    loss_figure,
+)
 from cser_bench.report.declared import are_without_verdict, seen_when_declared
 from cser_bench.report.frame import JUDGED, LONG, Frames, sharing_baseline
-from cser_bench.report.regime import assay_frame, lost_frame, needs_frame, noise_share, predictors_frame
+from cser_bench.report.regime import (
+    assay_frame,
+    lost_frame,
+    needs_frame,
+    noise_share,
+    predictors_frame,
+)
 from cser_bench.report.render import write_report
 from cser_bench.report.statistics import (
     BELOW,
@@ -35,7 +47,8 @@ _JOINED = {"non-inferiority": "", "equivalence": " and ", "superiority": " again
 
 
 def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = True) -> Path:
-    """Write the report of an experiment, or of a tuning; the same records give the same bytes of Markdown and CSV.
+    """Write the report of an experiment, or of a tuning; the same records give the same bytes of
+    Markdown and CSV.
 
     Args:
         output: where to write; None is the experiment's folder.
@@ -51,7 +64,9 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     figures, captions = _figures(frames, tables["accuracy"])
     context = _context(frames, tables) | {"captions": captions, "figures": figures}
     csv = tables | _told_apart(frames)
-    return write_report(output or frames.folder, "report", "accuracy.md.j2", context, csv, figures, with_pdf)
+    return write_report(
+        output or frames.folder, "report", "accuracy.md.j2", context, csv, figures, with_pdf
+    )
 
 
 def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
@@ -70,10 +85,13 @@ def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
 
 
 def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
-    """The frames, with what an interruption changes beside the attempts alone: times, and bookkeeping's traffic."""
+    """The frames, with what an interruption changes beside the attempts alone: times, and
+    bookkeeping's traffic."""
     timed = [name for name in frames.runs if str(name).split(".")[0] in ("wall_seconds", "control")]
     runs = frames.runs.drop(columns=timed)
-    attempts = frames.attempts.merge(frames.runs[["run_id", *timed]].drop_duplicates("run_id"), on="run_id", how="left")
+    attempts = frames.attempts.merge(
+        frames.runs[["run_id", *timed]].drop_duplicates("run_id"), on="run_id", how="left"
+    )
     scores = frames.scores.drop(columns="wall_seconds")
     return frames.tables | {"runs": runs, "scores": scores, "attempts": attempts}
 
@@ -107,9 +125,12 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "again": {LONG: JUDGED, JUDGED: LONG}.get(experiment.name) if len(contrasts) else None,
         "judged": JUDGED,
         "margin": counted(round(100 * (experiment.margin or 0.0), 6), "point"),
-        "baseline": frames.by_row.loc[experiment.baseline, "label"] if experiment.baseline else "the baseline",
+        "baseline": frames.by_row.loc[experiment.baseline, "label"]
+        if experiment.baseline
+        else "the baseline",
         "has_difference": bool(accuracy["difference"].notna().any()),
-        "assay": {"reason": "it has no rows"} | next(iter(tables["lengths"].to_dict("records")), {}),
+        "assay": {"reason": "it has no rows"}
+        | next(iter(tables["lengths"].to_dict("records")), {}),
         "accuracy": shown,
         "columns": columns,
         "written": _written(frames),
@@ -124,14 +145,18 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "verdicts": _verdict_table(frames, contrasts),
         "num_seen": Counter(seen and seen.num_rows for seen in seen_when_declared(frames)),
         "num_kept": sum(contrast.is_verdict_kept for contrast in frames.contrasts),
-        "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"]) if len(needs) else needs,
+        "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"])
+        if len(needs)
+        else needs,
         "noise": noise_share(lost) if len(lost) else math.nan,
         "rates": _rate_table(frames, tables["rates"]),
         **_provenance(frames),
     }
 
 
-def _accuracy_table(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, tuple[str, str]]]:
+def _accuracy_table(
+    frames: Frames, accuracy: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, tuple[str, str]]]:
     experiment, own = frames.experiment, accuracy[accuracy["is_own"]]
     if frames.is_tuning:
         tuned = own["row"].map(frames.by_row["tunes"])
@@ -139,10 +164,16 @@ def _accuracy_table(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFram
     if len(own) > MOST_ROWS:
         own = own[own["ratio"].isin([1.0, experiment.main_ratio, math.inf]) | own["is_bound"]]
     own = own.assign(order=own["row"].map({experiment.baseline: 0, experiment.floor: 2}).fillna(1))
-    own = own.sort_values(["order", "ratio", "difference"], ascending=[True, True, False], kind="stable")
+    own = own.sort_values(
+        ["order", "ratio", "difference"], ascending=[True, True, False], kind="stable"
+    )
     own["runs"] = [_runs(line) for line in own.to_dict("records")]
     unit = "%" if frames.metric.unit == "percent" else frames.metric.unit
-    columns = {"label": ("method", "text"), "ratio": ("ratio", "amount"), "learning_rate": ("rate", "short")}
+    columns = {
+        "label": ("method", "text"),
+        "ratio": ("ratio", "amount"),
+        "learning_rate": ("rate", "short"),
+    }
     columns |= {"models_sent": ("models", "amount"), "link_models": ("link", "amount")}
     columns |= {"runs": ("runs", "count" if own["runs"].str.isdigit().all() else "text")}
     columns |= {"mean": (f"{frames.metric.score_label}, {unit}", _written(frames))}
@@ -183,42 +214,80 @@ def _verdict_table(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
 
 def _name(frames: Frames, row: str) -> str:
     line, rows = frames.row(row), frames.rows
-    is_only = rows.loc[(rows["label"] == line["label"]) & rows["base"].isna(), "ratio"].nunique() < 2
-    is_main = frames.experiment.main_ratio is not None and line["ratio"] in (1.0, frames.experiment.main_ratio)
-    return str(line["label"]) if is_only or is_main else f"{line['label']} at ratio {amount(line['ratio'])}"
+    is_only = (
+        rows.loc[(rows["label"] == line["label"]) & rows["base"].isna(), "ratio"].nunique() < 2
+    )
+    is_main = frames.experiment.main_ratio is not None and line["ratio"] in (
+        1.0,
+        frames.experiment.main_ratio,
+    )
+    return (
+        str(line["label"])
+        if is_only or is_main
+        else f"{line['label']} at ratio {amount(line['ratio'])}"
+    )
 
 
 def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
-    """One line a row: the chosen rate with its score, all scores by rate, and how much better the best rate is."""
+    """One line a row: the chosen rate with its score, all scores by rate, and how much better the
+    best rate is."""
     kind = "test" if (rates["kind"] == "test").any() else "held out"
     lines = []
     for row, group in rates[rates["kind"] == kind].groupby("row", sort=False):
         chosen = group[group["is_chosen"]]
-        rate, score = chosen[["learning_rate", "score"]].iloc[0] if len(chosen) else (math.nan, math.nan)
+        rate, score = (
+            chosen[["learning_rate", "score"]].iloc[0] if len(chosen) else (math.nan, math.nan)
+        )
         pairs = zip(group["score"], group["learning_rate"], strict=True)
-        said = ", ".join(f"{FORMATS[_written(frames)](score)} at {short(rate)}" for score, rate in pairs)
+        said = ", ".join(
+            f"{FORMATS[_written(frames)](score)} at {short(rate)}" for score, rate in pairs
+        )
         better = float(group["score"].max()) - score
-        lines.append((_name(frames, str(row)), rate, score, said, better, kind, group["num_runs"].max()))
-    return pd.DataFrame(lines, columns=["label", "rate", "score", "said", "better", "kind", "num_runs"])
+        lines.append(
+            (_name(frames, str(row)), rate, score, said, better, kind, group["num_runs"].max())
+        )
+    return pd.DataFrame(
+        lines, columns=["label", "rate", "score", "said", "better", "kind", "num_runs"]
+    )
 
 
 def _provenance(frames: Frames) -> dict[str, Any]:
-    config, baseline = frames.experiment.config | {"seeds": frames.experiment.seeds}, frames.experiment.baseline
+    config, baseline = (
+        frames.experiment.config | {"seeds": frames.experiment.seeds},
+        frames.experiment.baseline,
+    )
     own = sorted(frames.runs.loc[frames.runs["row"] == baseline, "seed"].unique().tolist())
-    config |= {f"seeds of {_name(frames, baseline)}": own} if baseline and own != frames.experiment.seeds else {}
+    config |= (
+        {f"seeds of {_name(frames, baseline)}": own}
+        if baseline and own != frames.experiment.seeds
+        else {}
+    )
     names = {"wire": "communication dtype"}
     settings = [
-        f"{names.get(key, key).replace('_', ' ')}: {_value(value)}" for key, value in config.items() if _value(value)
+        f"{names.get(key, key).replace('_', ' ')}: {_value(value)}"
+        for key, value in config.items()
+        if _value(value)
     ]
     attempts = frames.attempts
     named = attempts.assign(
         commit=[str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]],
         changed=attempts["git_diff_sha256"].notna().map({True: "yes", False: "no"}),
-        cpu=[f"{cpu}, {num} CPUs" for cpu, num in zip(attempts["cpu"], attempts["num_cpus"], strict=True)],
+        cpu=[
+            f"{cpu}, {num} CPUs"
+            for cpu, num in zip(attempts["cpu"], attempts["num_cpus"], strict=True)
+        ],
     )
     groups = named.groupby(["commit", "changed", "device", "cpu"], dropna=False)["run_id"].nunique()
-    states = groups.rename("num_runs").reset_index().sort_values("num_runs", ascending=False, kind="stable")
-    without = frames.runs.loc[frames.runs["status"].isin(("failed", "missing")), "status"].value_counts().sort_index()
+    states = (
+        groups.rename("num_runs")
+        .reset_index()
+        .sort_values("num_runs", ascending=False, kind="stable")
+    )
+    without = (
+        frames.runs.loc[frames.runs["status"].isin(("failed", "missing")), "status"]
+        .value_counts()
+        .sort_index()
+    )
     return {
         "settings": "; ".join(settings),
         "failures": listed([f"{number} {status}" for status, number in without.items()]),
@@ -226,7 +295,10 @@ def _provenance(frames: Frames) -> dict[str, Any]:
         "more_states": max(0, len(states) - _MOST_STATES),
         "num_attempts": len(attempts),
         "num_changed": int(attempts["git_diff_sha256"].notna().sum()),
-        "hours": float(frames.runs.drop_duplicates("run_id")["wall_seconds"].fillna(0).astype(float).sum()) / 3600,
+        "hours": float(
+            frames.runs.drop_duplicates("run_id")["wall_seconds"].fillna(0).astype(float).sum()
+        )
+        / 3600,
         "packages": attempts["packages"].value_counts().index[0] if len(attempts) else "",
     }
 
@@ -240,10 +312,13 @@ def _value(value: Any) -> str:
 
 
 def tuning_frame(frames: Frames) -> pd.DataFrame:
-    """What the search cost by method: label, num_rows, num_trials, num_runs, num_epochs, rates, num_at_end."""
+    """What the search cost by method: label, num_rows, num_trials, num_runs, num_epochs, rates,
+    num_at_end."""
     named = frames.experiment.tuning
     choices, selected = (named.choices, named.selected) if named else ({}, {})
-    tried = frames.tuning[frames.tuning["row"].isin(frames.by_row.index)] if selected else frames.tuning
+    tried = (
+        frames.tuning[frames.tuning["row"].isin(frames.by_row.index)] if selected else frames.tuning
+    )
     lines = []
     for label, group in tried.groupby("label", sort=False):
         mine = list(group["row"].unique())
@@ -251,6 +326,16 @@ def tuning_frame(frames: Frames) -> pd.DataFrame:
         at_end = sum(choices[row].at_end for row in mine if row in choices)
         epochs = group.drop_duplicates("run_id")["num_epochs"].sum()
         said = ", ".join(short(rate) for rate in rates) or None
-        lines.append((label, len(mine), group["trial"].nunique(), group["run_id"].nunique(), epochs, said, at_end))
+        lines.append(
+            (
+                label,
+                len(mine),
+                group["trial"].nunique(),
+                group["run_id"].nunique(),
+                epochs,
+                said,
+                at_end,
+            )
+        )
     columns = ["label", "num_rows", "num_trials", "num_runs", "num_epochs", "rates", "num_at_end"]
     return pd.DataFrame(lines, columns=columns)

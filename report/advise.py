@@ -1,8 +1,9 @@
-"""Advice for one's own job: what each method's step would take there, and what the regime map says that it loses.
+"""Advice for one's own job: what each method's step would take there, and what the regime map says
+that it loses.
 
-Steps are modelled from what each row of an experiment sent, by the cost model of report/speed. Losses are read off the
-curves through runs of several lengths or loads on the nearest kind of network (report/regime.py), with how far the job
-lies beyond them.
+Steps are modelled from what each row of an experiment sent, by the cost model of report/speed.
+Losses are read off the curves through runs of several lengths or loads on the nearest kind of
+network (report/regime.py), with how far the job lies beyond them.
 """
 
 import math
@@ -38,15 +39,18 @@ MAPS = {
     "residual": [SHIPPED / "reference" / RESIDUAL, SHIPPED / "study_resnet_loads"],
     "gpt": [SHIPPED / "reference" / GPT, SHIPPED / "study_gpt_text_loads"],
 }
-"""By kind of network: the experiments whose runs predict losses, one of several lengths or more of several loads."""
+"""By kind of network: the experiments whose runs predict losses, one of several lengths or more of
+several loads."""
 BUCKET_BYTES = 25 * 2**20
 """Of DDP's buckets, its default."""
 FORWARD_SHARE = 1 / 3
-"""Of the two passes' time: an assumption, since a backward pass has twice the forward pass's arithmetic."""
+"""Of the two passes' time: an assumption, since a backward pass has twice the forward pass's
+arithmetic."""
 WORTH = 1.05
 """A method is recommended over DDP where its step is so many times as fast, or more."""
 COVERAGE, NUM_DRAWS = 1.96, 20
-"""Standard deviations of a 95 % interval, and times that the seeds' noise is drawn for one of its two parts."""
+"""Standard deviations of a 95 % interval, and times that the seeds' noise is drawn for one of its
+two parts."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class TrainingJob:
 
     Attributes:
         compute_seconds: forward and backward pass of one worker's batch.
-        bits_per_second: of a machine's link to the others, each way; `inside`: of a worker's link inside its machine,
-            0 for no limit.
+        bits_per_second: of a machine's link to the others, each way; `inside`: of a worker's link
+            inside its machine, 0 for no limit.
         latency_seconds: of a hop.
         margin: loss that counts as none, a share, or in nats; None takes the map's own.
         gap: between a worker alone and all sent, a share, or in nats; None takes the map's own.
@@ -85,9 +89,11 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Sending:
-    """One collective: the payload of one worker in models, in which share of the steps it takes place, and its way.
+    """One collective: the payload of one worker in models, in which share of the steps it takes
+    place, and its way.
 
-    `one_peer`: an exchange is with one neighbour, another one in each step; else with both of a ring.
+    `one_peer`: an exchange is with one neighbour, another one in each step; else with both of a
+        ring.
     """
 
     models: float
@@ -97,7 +103,8 @@ class Sending:
 
 
 def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
-    """What one worker of a row sends, from the counted traffic of any of its runs; empty where nothing was sent."""
+    """What one worker of a row sends, from the counted traffic of any of its runs; empty where
+    nothing was sent."""
     runs = frames.runs[(frames.runs["row"] == row["row"]) & frames.runs["bits"].notna()]
     found: list[Sending] = []
     for purpose in TRAINING if len(runs) else ():
@@ -107,9 +114,13 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
         )
         if bits > 0:  # false for nan, of a purpose that a run has not
             kinds = [row.get(f"{key}.kind") for key in ("compressor", f"{purpose}_compressor")]
-            is_short = "quantised_blocks" in kinds or pd.notna(row.get("bits"))  # Streaming DiLoCo's own
+            is_short = "quantised_blocks" in kinds or pd.notna(
+                row.get("bits")
+            )  # Streaming DiLoCo's own
             dense: Collective = "two_stages" if is_short else "all_reduce"
-            way: Collective = "exchange" if 2 * told > bits else "all_gather" if 2 * gathered > bits else dense
+            way: Collective = (
+                "exchange" if 2 * told > bits else "all_gather" if 2 * gathered > bits else dense
+            )
             models = bits / collectives / (32 * row["num_parameters"])
             one_peer = row.get("topology") == "one_peer" or row["algorithm"] == "noloco"
             found.append(Sending(models, collectives / row["num_steps"], way, one_peer))
@@ -117,14 +128,19 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
 
 
 def method_seconds(job: TrainingJob, sendings: Sequence[Sending]) -> float:
-    """Mean seconds of a step: messages follow the backward pass; one that is not in every step is spread over all."""
+    """Mean seconds of a step: messages follow the backward pass; one that is not in every step is
+    spread over all."""
     alone = step_seconds(_compute(job), [], _network(job))
     extra = 0.0
     for sending in sendings:
         size = math.ceil(4 * sending.models * job.num_parameters)
         rounds = _rounds(sending, job.num_workers)
-        message = Message(collective=sending.collective, payload_bytes=size, every=1, ready=1.0, rounds=rounds)
-        extra += sending.share_of_steps * (step_seconds(_compute(job), [message], _network(job)) - alone)
+        message = Message(
+            collective=sending.collective, payload_bytes=size, every=1, ready=1.0, rounds=rounds
+        )
+        extra += sending.share_of_steps * (
+            step_seconds(_compute(job), [message], _network(job)) - alone
+        )
     return alone + extra
 
 
@@ -133,7 +149,10 @@ def ddp_seconds(job: TrainingJob, bytes_per_number: int) -> float:
     count = max(1, math.ceil(4 * job.num_parameters / BUCKET_BYTES))
     size = math.ceil(bytes_per_number * job.num_parameters / count)
     ready = [(number + 1) / count for number in range(count)]
-    buckets = [Message(collective="all_reduce", payload_bytes=size, every=1, ready=share) for share in ready]
+    buckets = [
+        Message(collective="all_reduce", payload_bytes=size, every=1, ready=share)
+        for share in ready
+    ]
     return step_seconds(_compute(job), buckets, _network(job))
 
 
@@ -147,7 +166,9 @@ def _network(job: TrainingJob) -> Network:
     links = Links(Link(job.latency_seconds, 8 / job.bits_per_second), inside)
     names: dict[Collective, Links] = dict.fromkeys(get_args(Collective), links)
     is_both = job.num_machines > 1 and job.workers_per_machine > 1
-    return Network(job.num_machines, job.workers_per_machine, names, "hierarchical" if is_both else "ring")
+    return Network(
+        job.num_machines, job.workers_per_machine, names, "hierarchical" if is_both else "ring"
+    )
 
 
 def _rounds(sending: Sending, num_workers: int) -> Rounds:
@@ -162,11 +183,12 @@ def _rounds(sending: Sending, num_workers: int) -> Rounds:
 def expected_losses(
     lost: pd.DataFrame, wanted: pd.DataFrame, predictor: str, between_kinds: float = 0.0
 ) -> pd.DataFrame:
-    """The share of the gap that a method is expected to lose at each of the wanted lines, with a 95 % interval.
+    """The share of the gap that a method is expected to lose at each of the wanted lines, with a 95
+    % interval.
 
-    The interval joins three errors: the seeds', by drawing their noise; the curve's own, by the misses of rows of one
-    length, or of one load where all have one length, that the others alone predict; and that the job's network is
-    another one.
+    The interval joins three errors: the seeds', by drawing their noise; the curve's own, by the
+    misses of rows of one length, or of one load where all have one length, that the others alone
+    predict; and that the job's network is another one.
 
     Args:
         lost: the method's rows of `losses_of`.
@@ -175,7 +197,8 @@ def expected_losses(
         between_kinds: standard deviation of the share between kinds of network.
 
     Returns:
-        The columns share, low, high and beyond: how many times more, or fewer, models or steps than in any run.
+        The columns share, low, high and beyond: how many times more, or fewer, models or steps than
+        in any run.
     """
     columns = list(PREDICTORS[predictor])
     logs, at = (np.log(frame[columns].to_numpy(dtype=float)) for frame in (lost, wanted))
@@ -184,7 +207,8 @@ def expected_losses(
     share, generator = fitted_values(logs, observed, at), np.random.default_rng(0)
     noise = np.sqrt(lost["noise"].fillna(0.0).to_numpy(dtype=float))
     drawn = [
-        fitted_values(logs, observed + noise * generator.standard_normal(len(noise)), at) for _ in range(NUM_DRAWS)
+        fitted_values(logs, observed + noise * generator.standard_normal(len(noise)), at)
+        for _ in range(NUM_DRAWS)
     ]
     misses = observed - left_out_values(logs, observed, groups)
     others = math.hypot(math.sqrt(float((misses**2).mean())), between_kinds)
@@ -192,21 +216,27 @@ def expected_losses(
     beyond = _beyond(lost["models_sent"], wanted["models_sent"])
     if "num_steps" in columns or lost["num_steps"].nunique() == 1:
         beyond = np.maximum(beyond, _beyond(lost["num_steps"], wanted["num_steps"]))
-    return pd.DataFrame({"share": share, "low": share - error, "high": share + error, "beyond": beyond}, wanted.index)
+    return pd.DataFrame(
+        {"share": share, "low": share - error, "high": share + error, "beyond": beyond},
+        wanted.index,
+    )
 
 
 def _beyond(tried: pd.Series, values: pd.Series) -> Vector:
     own, run = values.to_numpy(dtype=float), tried.to_numpy(dtype=float)
-    return np.asarray(np.maximum(own / run.max(), run.min() / own).clip(1.0).round(6), dtype=np.float64)
+    return np.asarray(
+        np.maximum(own / run.max(), run.min() / own).clip(1.0).round(6), dtype=np.float64
+    )
 
 
 @dataclass(frozen=True)
 class Advice:
-    """All lines, the fastest first, and the text: a recommendation, the table, and what it rests on.
+    """All lines, the fastest first, and the text: a recommendation, the table, and what it rests
+    on.
 
-    `lines` has the columns method, ratio, seconds, models_sent, held (in models, the most at a synchronisation), share,
-    low, high and beyond; DDP loses nothing by definition (fp32), or is taken to (fp16). `gap` turns a share lost into
-    points.
+    `lines` has the columns method, ratio, seconds, models_sent, held (in models, the most at a
+    synchronisation), share, low, high and beyond; DDP loses nothing by definition (fp32), or is
+    taken to (fp16). `gap` turns a share lost into points.
     """
 
     lines: pd.DataFrame
@@ -214,22 +244,35 @@ class Advice:
     text: str
 
 
-def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, others: Sequence[Frames] = ()) -> Advice:
-    """Advice from the runs of a kind of network, of several lengths or loads, and the traffic of their rows.
+def advise(
+    job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, others: Sequence[Frames] = ()
+) -> Advice:
+    """Advice from the runs of a kind of network, of several lengths or loads, and the traffic of
+    their rows.
 
     Args:
         maps: one experiment of several lengths, or some of one length, which share their bounds.
-        shares: what methods lose on other kinds of network; see `report.questions.networks.shares_lost`.
+        shares: what methods lose on other kinds of network; see
+            `report.questions.networks.shares_lost`.
         others: experiments whose methods have a step and memory here, and no loss.
 
-    Raises UsageError: the runs are too few, of several networks, or cannot tell a loss; a margin or gap is above 100.
+    Raises UsageError: the runs are too few, of several networks, or cannot tell a loss; a margin or
+    gap is above 100.
     """
-    alike = {(each.experiment.task, each.experiment.baseline, each.rows["num_parameters"].iloc[0]) for each in maps}
+    alike = {
+        (each.experiment.task, each.experiment.baseline, each.rows["num_parameters"].iloc[0])
+        for each in maps
+    }
     if len(alike) > 1:
-        raise UsageError("the folders of --map differ in task, network or baseline; give folders of one network")
+        raise UsageError(
+            "the folders of --map differ in task, network or baseline; give folders of one network"
+        )
     for option, given in (("--margin", job.margin), ("--gap", job.gap)):
         if given is not None and given > 1 and maps[0].metric.is_share:
-            raise UsageError(f"{option} is {100 * given:g} points, and all of {maps[0].metric.label} is 100; give less")
+            raise UsageError(
+                f"{option} is {100 * given:g} points, and all of {maps[0].metric.label} is 100; "
+                "give less"
+            )
     lost, telling = losses_of(maps), assay_frame(maps[0])
     telling = telling[telling["reason"].isna()]
     if lost.empty or telling.empty:
@@ -242,7 +285,10 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
         predictor = str(explained[["models sent", "steps and ratio"]].idxmax())
     sent_all = maps[0].row(str(maps[0].experiment.baseline))
     held = float(sent_all["peak_models"]) + 1  # and its buckets
-    lines: list[dict[Any, Any]] = [_ddp(job, 4, "DDP, fp32", held), _ddp(job, 2, "DDP, fp16 hook", held)]
+    lines: list[dict[Any, Any]] = [
+        _ddp(job, 4, "DDP, fp32", held),
+        _ddp(job, 2, "DDP, fp16 hook", held),
+    ]
     lines += _with_curve(job, maps, lost, predictor, spread_between_kinds(shares))
     lines += _without_curve(job, others, {str(line["method"]) for line in lines})
     table = pd.DataFrame(lines).sort_values(["seconds", "method"], ignore_index=True)
@@ -258,9 +304,13 @@ def advise(job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, other
         "best": best,
         "margin": margin,
         "enough": np.ceil(1e4 * gap * faster["high"].min()) / 1e4,
-        "table": tabulate(_shown(job, gap, table).to_dict("list"), headers="keys", disable_numparse=True),
+        "table": tabulate(
+            _shown(job, gap, table).to_dict("list"), headers="keys", disable_numparse=True
+        ),
         "experiment": maps[0].experiment,
-        "kind": {places[0].name: kind for kind, places in MAPS.items()}.get(maps[0].experiment.name),
+        "kind": {places[0].name: kind for kind, places in MAPS.items()}.get(
+            maps[0].experiment.name
+        ),
         "is_text": not maps[0].metric.is_share,
         "sent_all": sent_all["label"],
         "size": maps[0].rows["num_parameters"].iloc[0],
@@ -285,28 +335,52 @@ def _job_line(job: TrainingJob, row: pd.Series, sendings: Sequence[Sending]) -> 
     models += bool(row["final_exchange"])
     line = {"method": row["label"], "ratio": row["ratio"], "seconds": method_seconds(job, sendings)}
     line["held"] = row["peak_models"]
-    return line | {"models_sent": models, "num_steps": job.num_steps, "ratio_sent": job.num_steps / models}
+    return line | {
+        "models_sent": models,
+        "num_steps": job.num_steps,
+        "ratio_sent": job.num_steps / models,
+    }
 
 
 def _with_curve(
-    job: TrainingJob, maps: Sequence[Frames], lost: pd.DataFrame, predictor: str, spreads: Mapping[str, float]
+    job: TrainingJob,
+    maps: Sequence[Frames],
+    lost: pd.DataFrame,
+    predictor: str,
+    spreads: Mapping[str, float],
 ) -> list[dict[Any, Any]]:
     """Lines of methods whose loss a curve foretells."""
-    sent = [(row, sendings) for each in maps for row in _own_rows(each) if (sendings := sendings_of(each, row))]
+    sent = [
+        (row, sendings)
+        for each in maps
+        for row in _own_rows(each)
+        if (sendings := sendings_of(each, row))
+    ]
     lines: list[dict[Any, Any]] = []
     for label, known in lost.groupby("label", sort=False):
         own = [each for each in sent if each[0]["label"] == label]
         wanted = pd.DataFrame([_job_line(job, *each) for each in own])
-        between = spreads.get(METHODS.get(own[0][0]["algorithm"], ""), max(spreads.values(), default=0.0))
-        lines += pd.concat([wanted, expected_losses(known, wanted, predictor, between)], axis=1).to_dict("records")
+        between = spreads.get(
+            METHODS.get(own[0][0]["algorithm"], ""), max(spreads.values(), default=0.0)
+        )
+        lines += pd.concat(
+            [wanted, expected_losses(known, wanted, predictor, between)], axis=1
+        ).to_dict("records")
     return lines
 
 
-def _without_curve(job: TrainingJob, others: Sequence[Frames], known: set[str]) -> list[dict[Any, Any]]:
+def _without_curve(
+    job: TrainingJob, others: Sequence[Frames], known: set[str]
+) -> list[dict[Any, Any]]:
     """Lines of methods that are not `known`: what they would lose in the job nobody knows."""
-    unknown, found = dict.fromkeys(("share", "low", "high", "beyond"), math.nan), dict[str, dict[Any, Any]]()
+    unknown, found = (
+        dict.fromkeys(("share", "low", "high", "beyond"), math.nan),
+        dict[str, dict[Any, Any]](),
+    )
     for frames in others:
-        for _, row in frames.rows[frames.rows["base"].isna() & (frames.rows["ratio"] > 1)].iterrows():
+        for _, row in frames.rows[
+            frames.rows["base"].isna() & (frames.rows["ratio"] > 1)
+        ].iterrows():
             if row["label"] not in known and (sendings := sendings_of(frames, row)):
                 found.setdefault(row["label"], _job_line(job, row, sendings) | unknown)
     return list(found.values())
@@ -315,11 +389,18 @@ def _without_curve(job: TrainingJob, others: Sequence[Frames], known: set[str]) 
 def _ddp(job: TrainingJob, bytes_per_number: int, name: str, held: float) -> dict[str, Any]:
     ratio = 4 / bytes_per_number
     nothing = {"share": 0.0, "low": 0.0, "high": 0.0, "beyond": 1.0}
-    line = {"method": name, "ratio": ratio, "seconds": ddp_seconds(job, bytes_per_number), "held": held}
+    line = {
+        "method": name,
+        "ratio": ratio,
+        "seconds": ddp_seconds(job, bytes_per_number),
+        "held": held,
+    }
     return line | {"models_sent": job.num_steps / ratio} | nothing
 
 
-def _recommended(margin: float, gap: float, lines: pd.DataFrame) -> tuple[dict[Any, Any], dict[Any, Any] | None]:
+def _recommended(
+    margin: float, gap: float, lines: pd.DataFrame
+) -> tuple[dict[Any, Any], dict[Any, Any] | None]:
     """DDP's faster line, and the line that is recommended over it; None where none is worth it."""
     base = lines[lines["method"].str.startswith("DDP")].iloc[0]
     safe = lines[gap * lines["high"] <= margin]
@@ -345,9 +426,15 @@ def _shown(job: TrainingJob, gap: float, lines: pd.DataFrame) -> pd.DataFrame:
         "expected loss, points": (losses[0] + " (" + losses[1] + " to " + losses[2] + ")")
         .mask(lines["method"].str.startswith("DDP"), "0")
         .mask(lines["share"].isna(), "not known"),
-        "beyond what was run": beyond.mask(lines["beyond"] == 1, "no").mask(lines["share"].isna(), "too few runs"),
+        "beyond what was run": beyond.mask(lines["beyond"] == 1, "no").mask(
+            lines["share"].isna(), "too few runs"
+        ),
     }
-    dollars = {"dollars": (hours * job.dollars_per_hour).map("{:,.0f}".format)} if job.dollars_per_hour else {}
+    dollars = (
+        {"dollars": (hours * job.dollars_per_hour).map("{:,.0f}".format)}
+        if job.dollars_per_hour
+        else {}
+    )
     return pd.DataFrame(shown | dollars)
 
 
@@ -355,11 +442,13 @@ def advice_from(folders: Sequence[Path], job: TrainingJob) -> str:
     """Advice from the runs in experiments' folders, in words. Raises UsageError as `advise`."""
     if not SHIPPED.is_dir():
         raise UsageError(
-            f"advice stands on the records in {SHIPPED}, which come with a checkout and not with an installation; "
-            "run `python -m harness advise` in a checkout"
+            f"advice stands on the records in {SHIPPED}, which come with a checkout and not with "
+            "an installation; run `python -m harness advise` in a checkout"
         )
     shares = shares_lost(Evidence((SHIPPED,)))
-    recent = [read_frames(place) for name in RECENT if (place := SHIPPED / "reference" / name).is_dir()]
+    recent = [
+        read_frames(place) for name in RECENT if (place := SHIPPED / "reference" / name).is_dir()
+    ]
     maps = [read_frames(folder) for folder in folders]
     others = [each for each in recent if each.experiment.baseline == maps[0].experiment.baseline]
     return advise(job, maps, shares[shares["tells"]], [*maps, *others]).text

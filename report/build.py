@@ -1,4 +1,5 @@
-"""Builds what the records in a folder call for: the report of an experiment, or of a study of step times."""
+"""Builds what the records in a folder call for: the report of an experiment, or of a study of step
+times."""
 
 import gc
 from pathlib import Path
@@ -14,14 +15,17 @@ from cser_bench.report.speed.workload_model import STUDY, read_study
 def build(folder: Path, output: Path | None = None, tuning: Path | None = None) -> Path:
     """Write report.md, report.pdf, report.html, figures/ and csv/, and return report.md.
 
-    It can be built at any moment, with runs missing or none done, and the same records give the same bytes.
+    It can be built at any moment, with runs missing or none done, and the same records give the
+    same bytes.
 
     Args:
         folder: with experiment.json or study.json in it; the report goes there, or to `output`.
-        tuning: folder of an experiment's tuning; None looks beside the experiment's folder and one above.
+        tuning: folder of an experiment's tuning; None looks beside the experiment's folder and one
+            above.
 
     Raises:
-        UsageError: there are no such folders; RecordError: a record is damaged; OSError: a file cannot be written.
+        UsageError: there are no such folders; RecordError: a record is damaged; OSError: a file
+            cannot be written.
     """
     gc.disable()  # of ten thousand records nothing is garbage
     if (folder / STUDY).exists():

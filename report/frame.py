@@ -1,4 +1,5 @@
-"""Frames: the folder of an experiment as tidy pandas tables, from which everything else in a report starts."""
+"""Frames: the folder of an experiment as tidy pandas tables, from which everything else in a report
+starts."""
 
 from __future__ import annotations
 
@@ -29,13 +30,16 @@ from cser_bench.harness.records.store import RecordError, Result, RunRecord
 Status = Literal["done", "diverged", "failed", "missing"]
 
 JUDGED = "fashion_mnist_contrasts"
-"""The experiment that the answers, README and the speed report quote: another name here, and all quote that."""
+"""The experiment that the answers, README and the speed report quote: another name here, and all
+quote that."""
 
 LONG = "fashion_mnist_long"
-"""The experiment of all methods and ratios, which asked the same questions before, at rates chosen on shorter runs."""
+"""The experiment of all methods and ratios, which asked the same questions before, at rates chosen
+on shorter runs."""
 
 DIVERGED_FACTOR = 1000.0
-"""A loss beyond so many times that of a constant guess counts as diverged, whatever the run's own record says."""
+"""A loss beyond so many times that of a constant guess counts as diverged, whatever the run's own
+record says."""
 
 MOST_CLASSES = 50_000
 """Stands for the number of classes where a record does not count them, as of text."""
@@ -43,31 +47,85 @@ MOST_CLASSES = 50_000
 TRAINING = ("gradient", "error", "model")
 """Purposes of traffic that are a method's cost; evaluation and control are not."""
 
-_RUN = ["row", "seed", "run_id", "status", "score", "train_loss", "test_loss", "bits", "wall_seconds"]
-_EVENT = ["step", "epoch", "learning_rate", "train_loss", "test_loss", "bits_sent", "error_norm", "worker_distance"]
+_RUN = [
+    "row",
+    "seed",
+    "run_id",
+    "status",
+    "score",
+    "train_loss",
+    "test_loss",
+    "bits",
+    "wall_seconds",
+]
+_EVENT = [
+    "step",
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "test_loss",
+    "bits_sent",
+    "error_norm",
+    "worker_distance",
+]
 _EVENT += ["wall_seconds"]
 _OF_EVENT = itemgetter(*_EVENT)
 _SCORE = ["row", "seed", "run_id", "score", *_EVENT]
-_TUNING = ["row", "label", "trial", "candidate", "learning_rate", "num_epochs", "seed", "run_id", "status", "score"]
+_TUNING = [
+    "row",
+    "label",
+    "trial",
+    "candidate",
+    "learning_rate",
+    "num_epochs",
+    "seed",
+    "run_id",
+    "status",
+    "score",
+]
 _TUNING += ["train_loss"]
-_ATTEMPT = ["run_id", "row", "attempt", "started_at", "resumed_from_step", "host", "command", "launch", "backend"]
-_ATTEMPT += ["device", "git_commit", "git_diff_sha256", "python", "cpu", "num_cpus", "accelerator", "nccl"]
+_ATTEMPT = [
+    "run_id",
+    "row",
+    "attempt",
+    "started_at",
+    "resumed_from_step",
+    "host",
+    "command",
+    "launch",
+    "backend",
+]
+_ATTEMPT += [
+    "device",
+    "git_commit",
+    "git_diff_sha256",
+    "python",
+    "cpu",
+    "num_cpus",
+    "accelerator",
+    "nccl",
+]
 
 
 class UsageError(ValueError):
-    """The command was given something that cannot be used; the message is one sentence for the user."""
+    """The command was given something that cannot be used; the message is one sentence for the
+    user."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Frames:
-    """An experiment and its runs. Scores are shares (0.8738 is 87.38 %); more is better, also of an error rate.
+    """An experiment and its runs. Scores are shares (0.8738 is 87.38 %); more is better, also of an
+    error rate.
 
-    rows: one line a planned row. Its settings are columns named by their path (`compressor.kind`, `reset_interval`).
-    runs: one line a planned run; `score` is NaN unless it is done. `bits` are one worker's training payload.
+    rows: one line a planned row. Its settings are columns named by their path (`compressor.kind`,
+        `reset_interval`).
+    runs: one line a planned run; `score` is NaN unless it is done. `bits` are one worker's training
+        payload.
     scores: one line an evaluation of a run.
-    tuning: one line a trial's run of the search that chose the rows' settings and rates; empty where none is at hand.
+    tuning: one line a trial's run of the search that chose the rows' settings and rates; empty
+        where none is at hand.
     attempts: one line an attempt at a run: who, where, with what code.
     unplanned: runs in the folder that no row names.
     """
@@ -93,13 +151,16 @@ class Frames:
 
     @property
     def is_tuning(self) -> bool:
-        """Whether it is a search for settings and rates: then of every tuned row the best trial is shown."""
+        """Whether it is a search for settings and rates: then of every tuned row the best trial is
+        shown."""
         return bool(self.rows["tunes"].notna().any())
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """The frames by name."""
-        return {name: getattr(self, name) for name in ("rows", "runs", "scores", "tuning", "attempts")}
+        return {
+            name: getattr(self, name) for name in ("rows", "runs", "scores", "tuning", "attempts")
+        }
 
     @cached_property
     def by_row(self) -> pd.DataFrame:
@@ -113,7 +174,10 @@ class Frames:
     @cached_property
     def _done(self) -> dict[str, pd.Series[float]]:
         done = self.runs[self.runs["status"] == "done"].sort_values("seed")
-        return {str(name): group.set_index("seed")["score"] for name, group in done.groupby("row", sort=False)}
+        return {
+            str(name): group.set_index("seed")["score"]
+            for name, group in done.groupby("row", sort=False)
+        }
 
     def done(self, row: str) -> pd.Series[float]:
         """Scores of a row's finished runs, by seed."""
@@ -145,18 +209,21 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
         experiment,
         pd.DataFrame([_row_line(row) for row in experiment.rows]),
         _frame((_run_line(folder, each, metric) for each in planned), _RUN),
-        pd.DataFrame([line for each in planned for line in _score_lines(each, metric)], columns=_SCORE),
+        pd.DataFrame(
+            [line for each in planned for line in _score_lines(each, metric)], columns=_SCORE
+        ),
         _frame((_trial_line(each, metric) for each in trials), _TUNING),
         # Two rows may share a run, whose attempts count once.
-        _frame((line for each in planned for line in _attempt_lines(each)), _ATTEMPT).drop_duplicates(
-            ["run_id", "attempt"]
-        ),
+        _frame(
+            (line for each in planned for line in _attempt_lines(each)), _ATTEMPT
+        ).drop_duplicates(["run_id", "attempt"]),
         len(found.keys() - {each.run_id for each in planned}),
     )
 
 
 def sharing_baseline(frames: Frames) -> list[str]:
-    """Names of other experiments with contrasts, beside the folder or one above, that have a baseline's run in common.
+    """Names of other experiments with contrasts, beside the folder or one above, that have a
+    baseline's run in common.
 
     Those that cannot be read are left out: they stop their own report, not this one.
     """
@@ -172,7 +239,12 @@ def sharing_baseline(frames: Frames) -> list[str]:
 
 def baseline_runs(experiment: Experiment) -> set[str]:
     """Ids of the baseline's runs."""
-    return {run_id for row in experiment.rows if row.row == experiment.baseline for run_id in row.runs.values()}
+    return {
+        run_id
+        for row in experiment.rows
+        if row.row == experiment.baseline
+        for run_id in row.runs.values()
+    }
 
 
 class _Planned(NamedTuple):
@@ -201,16 +273,23 @@ def _frame(lines: Iterable[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
 
 def _experiment(folder: Path) -> Experiment:
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}; give the folder of an experiment, as results/fashion_mnist")
+        raise UsageError(
+            f"there is no folder {folder}; give the folder of an experiment, as "
+            "results/fashion_mnist"
+        )
     if not (folder / "experiment.json").exists():
-        raise UsageError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
+        raise UsageError(
+            f"{folder} holds no experiment.json; give the folder that an experiment was run into"
+        )
     experiment = read_experiment(folder)
     if not experiment.rows:
         raise UsageError(f"{folder / 'experiment.json'} plans no rows; plan the experiment again")
     return experiment
 
 
-def _planned(folder: Path, experiment: Experiment, found: Mapping[str, RunRecord]) -> list[_Planned]:
+def _planned(
+    folder: Path, experiment: Experiment, found: Mapping[str, RunRecord]
+) -> list[_Planned]:
     """Every planned run, in the order of rows and seeds."""
     planned = []
     for row in experiment.rows:
@@ -218,25 +297,34 @@ def _planned(folder: Path, experiment: Experiment, found: Mapping[str, RunRecord
             seeds = sorted((int(seed), run_id) for seed, run_id in row.runs.items())
         except ValueError:
             path = folder / "experiment.json"
-            raise RecordError(f"{path} names a seed in row {row.row!r} that is no whole number; plan again") from None
+            raise RecordError(
+                f"{path} names a seed in row {row.row!r} that is no whole number; plan again"
+            ) from None
         planned += [_Planned(row, seed, run_id, found.get(run_id)) for seed, run_id in seeds]
     for each in planned:
         if each.run and each.run.run.run_id != each.run_id:
             where = folder / each.run_id / "run.json"
-            raise RecordError(f"{where} belongs to run {each.run.run.run_id}; delete the folder and run again")
+            raise RecordError(
+                f"{where} belongs to run {each.run.run.run_id}; delete the folder and run again"
+            )
     return planned
 
 
 def _trials(folder: Path, experiment: Experiment, tuning: Path | None) -> list[_Planned]:
-    """The runs of the tuning in a folder: the one given, or that which the experiment names, where it is at hand."""
+    """The runs of the tuning in a folder: the one given, or that which the experiment names, where
+    it is at hand."""
     if tuning is None and experiment.tuning is not None:
-        places = [place / experiment.tuning.experiment for place in (folder.parent, folder.parent.parent)]
+        places = [
+            place / experiment.tuning.experiment for place in (folder.parent, folder.parent.parent)
+        ]
         tuning = next((place for place in places if (place / "experiment.json").exists()), None)
     return [] if tuning is None else _planned(tuning, _experiment(tuning), read_runs(tuning))
 
 
 def _row_line(row: Row) -> dict[str, Any]:
-    line: dict[str, Any] = row.model_dump(exclude={"settings", "restart", "betas", "runs", "held_back"})
+    line: dict[str, Any] = row.model_dump(
+        exclude={"settings", "restart", "betas", "runs", "held_back"}
+    )
     lost = {} if row.restart is None else {"restart": row.restart}
     held_back = {"held_back": True} if row.held_back else {}
     return line | dict(_paths(row.settings)) | dict(_paths(lost)) | held_back
@@ -253,13 +341,22 @@ def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
 
 def _run_line(folder: Path, planned: _Planned, metric: Metric) -> dict[str, Any]:
     row, seed, run_id, run = planned
-    line: dict[str, Any] = dict.fromkeys(_RUN) | {"row": row.row, "seed": seed, "run_id": run_id, "score": math.nan}
+    line: dict[str, Any] = dict.fromkeys(_RUN) | {
+        "row": row.row,
+        "seed": seed,
+        "run_id": run_id,
+        "score": math.nan,
+    }
     line["status"] = planned.status
     if run is None or run.result is None:
         return line
     result = run.result
     line |= {"train_loss": result.train_loss, "test_loss": result.test_loss}
-    line |= {"bits": sum(result.traffic[purpose].bits for purpose in TRAINING if purpose in result.traffic)}
+    line |= {
+        "bits": sum(
+            result.traffic[purpose].bits for purpose in TRAINING if purpose in result.traffic
+        )
+    }
     line |= {"wall_seconds": result.wall_seconds, "diverged_at_step": result.diverged_at_step}
     line |= {f"metrics.{name}": value for name, value in (result.metrics or {}).items()}
     if result.worker_accuracy:
@@ -274,12 +371,15 @@ def _run_line(folder: Path, planned: _Planned, metric: Metric) -> dict[str, Any]
 def _score(path: str, result: Result, metric: Metric) -> float:
     score = score_in(result, metric)
     if score is None or not math.isfinite(score):
-        raise RecordError(f"{path} says the run is done and has no {metric.label}; delete the file and run again")
+        raise RecordError(
+            f"{path} says the run is done and has no {metric.label}; delete the file and run again"
+        )
     return score
 
 
 def status_of(result: Result) -> Literal["done", "diverged"]:
-    """Diverged also where a loss at the end is not finite, or beyond 1,000 times that of a constant guess."""
+    """Diverged also where a loss at the end is not finite, or beyond 1,000 times that of a constant
+    guess."""
     num_classes = len(result.class_counts[0]) if result.class_counts else MOST_CLASSES
     limit = DIVERGED_FACTOR * math.log(max(num_classes, 2))
     losses = [loss for loss in (result.train_loss, result.test_loss) if loss is not None]
@@ -297,7 +397,9 @@ def _score_lines(planned: _Planned, metric: Metric) -> Iterator[tuple[Any, ...]]
 def _attempt_lines(planned: _Planned) -> Iterator[dict[str, Any]]:
     for attempt in planned.run.run.attempts if planned.run else ():
         packages = " ".join(f"{name} {version}" for name, version in attempt.packages.items())
-        plain = {key: value for key, value in vars(attempt).items() if key not in ("slurm", "packages")}
+        plain = {
+            key: value for key, value in vars(attempt).items() if key not in ("slurm", "packages")
+        }
         yield {"run_id": planned.run_id, "row": planned.row.row, **plain, "packages": packages}
 
 
@@ -307,9 +409,18 @@ def _trial_line(planned: _Planned, metric: Metric) -> dict[str, Any]:
     losses = [event["train_loss"] for event in planned.events]
     losses += [result.train_loss] if result is not None and result.train_loss is not None else []
     own = {key: getattr(row, key) for key in ("candidate", "learning_rate", "num_epochs")}
-    line = {"row": row.tunes, "label": row.label, "trial": row.row, **own, "seed": seed, "run_id": run_id}
+    line = {
+        "row": row.tunes,
+        "label": row.label,
+        "trial": row.row,
+        **own,
+        "seed": seed,
+        "run_id": run_id,
+    }
     return line | {
         "status": planned.status,
-        "score": score_in(result, metric) if result is not None and planned.status == "done" else math.nan,
+        "score": score_in(result, metric)
+        if result is not None and planned.status == "done"
+        else math.nan,
         "train_loss": min((loss for loss in losses if math.isfinite(loss)), default=None),
     }

@@ -1,18 +1,21 @@
-"""The law of the gap: what a method loses, as a power of network size, of rounds of communication and of interval.
+"""The law of the gap: what a method loses, as a power of network size, of rounds of communication
+and of interval.
 
-The gap is the baseline's score less the row's, at the same size, length and seed, so that initial parameters and order
-are the same; of a loss it is in nats. A cell is a size and a length.
+The gap is the baseline's score less the row's, at the same size, length and seed, so that initial
+parameters and order are the same; of a loss it is in nats. A cell is a size and a length.
 
     gap = c N^a R^b H^g        N parameters, R rounds of communication, H steps between two of them
 
-The fit is Poisson's pseudo-likelihood with a logarithmic link (Santos Silva and Tenreyro, Rev. Econ. Stat. 2006): the
-mean of the gap is the power law. A gap that is zero or below counts as it is, where logarithms would have to leave it
-out, and large gaps do not outweigh all others, as they do in least squares.
+The fit is Poisson's pseudo-likelihood with a logarithmic link (Santos Silva and Tenreyro, Rev.
+Econ. Stat. 2006): the mean of the gap is the power law. A gap that is zero or below counts as it
+is, where logarithms would have to leave it out, and large gaps do not outweigh all others, as they
+do in least squares.
 
-Errors are those of a jackknife that leaves out each cell in turn. The seeds of a cell share its learning rate and what
-the law misses there, so that cells and not seeds are what could have come out otherwise, and three seeds would be too
-few to resample. Methods of a cell share its baseline; leaving out the cell leaves it out for all of them, and so the
-difference of two methods' exponents has an error too.
+Errors are those of a jackknife that leaves out each cell in turn. The seeds of a cell share its
+learning rate and what the law misses there, so that cells and not seeds are what could have come
+out otherwise, and three seeds would be too few to resample. Methods of a cell share its baseline;
+leaving out the cell leaves it out for all of them, and so the difference of two methods' exponents
+has an error too.
 """
 
 from __future__ import annotations
@@ -65,7 +68,8 @@ class Law:
         centre: means of their logarithms, where `coefficients` has the logarithm of the gap.
         coefficients: that logarithm, and the exponents of the terms.
         left_out: coefficients with each cell left out, by place (parameters, steps).
-        dispersion: variance of cells about the law, over its gap: the fit takes it to be in proportion.
+        dispersion: variance of cells about the law, over its gap: the fit takes it to be in
+            proportion.
         ranges: of each term, the smallest and the largest value that was fitted.
     """
 
@@ -88,7 +92,17 @@ class Law:
 
 
 SHARED = [
-    *("row", "label", "name", "cell", "num_parameters", "num_steps", "interval", "rounds", "steps_a_parameter"),
+    *(
+        "row",
+        "label",
+        "name",
+        "cell",
+        "num_parameters",
+        "num_steps",
+        "interval",
+        "rounds",
+        "steps_a_parameter",
+    ),
     "held_back",
 ]
 """What a cell's seeds have in common: columns of the next two."""
@@ -97,8 +111,9 @@ SHARED = [
 def gaps_frame(frames: Frames) -> pd.DataFrame:
     """One line a row, cell and seed of which both the row's run and the baseline's are done.
 
-    Columns: row (as it is called in all cells), label, name (of the planned row), cell, num_parameters, num_steps,
-    interval, rounds, steps_a_parameter, held_back, seed, score, baseline, gap.
+    Columns: row (as it is called in all cells), label, name (of the planned row), cell,
+    num_parameters, num_steps, interval, rounds, steps_a_parameter, held_back, seed, score,
+    baseline, gap.
     """
     baselines, lines = dict[tuple[int, int], dict[Any, float]](), list[dict[str, Any]]()
     rows = list(_rows(frames))
@@ -140,7 +155,8 @@ def _place(shared: dict[str, Any]) -> tuple[int, int]:
 
 
 def diverged_rows(frames: Frames) -> dict[str, str]:
-    """By row, as it is called in all cells, one of which a run diverged; but for what no law is fitted to."""
+    """By row, as it is called in all cells, one of which a run diverged; but for what no law is
+    fitted to."""
     return {
         shared["row"]: shared["name"]
         for shared in _rows(frames)
@@ -149,7 +165,8 @@ def diverged_rows(frames: Frames) -> dict[str, str]:
 
 
 def interval_of(row: Mapping[Any, Any]) -> float:
-    """Steps between two rounds in which all that a method sends has been sent; 1 where it sends at every step."""
+    """Steps between two rounds in which all that a method sends has been sent; 1 where it sends at
+    every step."""
     for key in ("sync_interval", "reset_interval"):
         value = row.get(key)
         if isinstance(value, int | float) and not math.isnan(value):
@@ -160,14 +177,17 @@ def interval_of(row: Mapping[Any, Any]) -> float:
 def cells_frame(gaps: pd.DataFrame) -> pd.DataFrame:
     """One line a row and cell: the means over seeds, in three units.
 
-    Columns: those of `gaps_frame` without seed; num_seeds; deviation (of the gap between seeds); share (of the
-    baseline's loss, or of a score that is a share); baseline_steps (in which the baseline would come as far, from its
-    own scores at this size) and steps_saved. Steps are NaN where the row came less far than the baseline's shortest
-    run, or the baseline has one length at this size.
+    Columns: those of `gaps_frame` without seed; num_seeds; deviation (of the gap between seeds);
+    share (of the baseline's loss, or of a score that is a share); baseline_steps (in which the
+    baseline would come as far, from its own scores at this size) and steps_saved. Steps are NaN
+    where the row came less far than the baseline's shortest run, or the baseline has one length at
+    this size.
     """
     lines = []
     sizes = {size: of_size for size, of_size in gaps.groupby("num_parameters")}
-    curves = {size: of_size.groupby("num_steps")["baseline"].mean() for size, of_size in sizes.items()}
+    curves = {
+        size: of_size.groupby("num_steps")["baseline"].mean() for size, of_size in sizes.items()
+    }
     for _, seeds in gaps.groupby(["row", "num_parameters", "num_steps"], sort=False):
         line = seeds.iloc[0][SHARED].to_dict()
         line |= seeds[["score", "baseline", "gap"]].mean().to_dict()
@@ -176,14 +196,25 @@ def cells_frame(gaps: pd.DataFrame) -> pd.DataFrame:
         line["baseline_steps"] = steps_to(line["score"], curves[line["num_parameters"]])
         line["steps_saved"] = line["num_steps"] - line["baseline_steps"]
         lines.append(line)
-    numbers = ("score", "baseline", "gap", "num_seeds", "deviation", "share", "baseline_steps", "steps_saved")
+    numbers = (
+        "score",
+        "baseline",
+        "gap",
+        "num_seeds",
+        "deviation",
+        "share",
+        "baseline_steps",
+        "steps_saved",
+    )
     return pd.DataFrame(lines, columns=[*SHARED, *numbers])
 
 
 def steps_to(score: float, curve: pd.Series[float]) -> float:
-    """Steps in which the baseline comes to a score, by its scores by number of steps, as straight lines over log steps.
+    """Steps in which the baseline comes to a score, by its scores by number of steps, as straight
+    lines over log steps.
 
-    NaN where that is before its shortest run; where it is beyond its longest, the last stretch goes on.
+    NaN where that is before its shortest run; where it is beyond its longest, the last stretch goes
+    on.
     """
     curve = curve.sort_index()
     steps = np.log(curve.index.to_numpy(dtype=float))
@@ -206,7 +237,10 @@ def why_no_law(cells: pd.DataFrame, terms: Sequence[str] = MODELS[LAW]) -> str |
             return f"a law needs runs of {LEAST_VALUES} {name}, and there are {count}"
     num_places, num_fitted = len(_places(cells).unique()), 1 + len(terms_of(cells, terms))
     if num_places < num_fitted + LEAST_SPARE:
-        return f"{num_fitted} numbers need {num_fitted + LEAST_SPARE} cells, and there are {num_places}"
+        return (
+            f"{num_fitted} numbers need {num_fitted + LEAST_SPARE} cells, and there are "
+            f"{num_places}"
+        )
     if cells["gap"].mean() <= 0:
         return "nothing is lost on the whole, so there is no gap to have a law"
     return None
@@ -218,11 +252,16 @@ def terms_of(cells: pd.DataFrame, terms: Sequence[str]) -> tuple[str, ...]:
 
 
 def fit_law(cells: pd.DataFrame, terms: Sequence[str] = MODELS[LAW]) -> Law | None:
-    """The power law of one method's cells; None where there is none, see `why_no_law`, or where the fit has no end."""
+    """The power law of one method's cells; None where there is none, see `why_no_law`, or where the
+    fit has no end."""
     kept = terms_of(cells, terms)
     if why_no_law(cells, terms) is not None:
         return None
-    logs, gaps, places = np.log(cells[list(kept)].to_numpy(dtype=float)), cells["gap"].to_numpy(float), _places(cells)
+    logs, gaps, places = (
+        np.log(cells[list(kept)].to_numpy(dtype=float)),
+        cells["gap"].to_numpy(float),
+        _places(cells),
+    )
     centre = logs.mean(axis=0)
     design = _design(logs, centre)
     coefficients = pseudo_poisson(design, gaps)
@@ -239,7 +278,14 @@ def fit_law(cells: pd.DataFrame, terms: Sequence[str] = MODELS[LAW]) -> Law | No
     spare = max(len(gaps) - len(coefficients), 1)
     dispersion = float(((gaps - fitted) ** 2 / fitted).sum()) / spare
     ranges = {term: (float(cells[term].min()), float(cells[term].max())) for term in kept}
-    return Law(kept, centre, coefficients, pd.DataFrame.from_dict(left_out, orient="index"), dispersion, ranges)
+    return Law(
+        kept,
+        centre,
+        coefficients,
+        pd.DataFrame.from_dict(left_out, orient="index"),
+        dispersion,
+        ranges,
+    )
 
 
 def _places(cells: pd.DataFrame) -> pd.Series[str]:
@@ -251,9 +297,11 @@ def _design(logs: Vector, centre: Vector) -> Vector:
 
 
 def pseudo_poisson(design: Vector, gaps: Vector) -> Vector | None:
-    """Coefficients whose exponential is the mean of the gaps, by Newton's method on a convex function.
+    """Coefficients whose exponential is the mean of the gaps, by Newton's method on a convex
+    function.
 
-    The function is the sum of exp(x b) - gap x b. None where it has no minimum, as where too many gaps are negative.
+    The function is the sum of exp(x b) - gap x b. None where it has no minimum, as where too many
+    gaps are negative.
     """
     if gaps.mean() <= 0:
         return None
@@ -288,14 +336,18 @@ def jackknife_error(left_out: Vector) -> float:
 
 
 def predicted(law: Law, at: pd.DataFrame) -> pd.DataFrame:
-    """The gap that the law predicts of cells, with the 95 % interval of one that is run: cells lie about the law.
+    """The gap that the law predicts of cells, with the 95 % interval of one that is run: cells lie
+    about the law.
 
-    Columns: gap, low, high, beyond (the factor by which a term lies outside of what was fitted; 1 inside).
+    Columns: gap, low, high, beyond (the factor by which a term lies outside of what was fitted; 1
+        inside).
     """
     design = _design(np.log(at[list(law.terms)].to_numpy(dtype=float)), law.centre)
     powers, left_out = design @ law.coefficients, law.left_out.to_numpy() @ design.T
     gaps, errors = np.exp(powers), np.array([jackknife_error(column) for column in left_out.T])
-    half = float(special.stdtrit(law.degrees, (1 + COVERAGE) / 2)) * np.sqrt(errors**2 + law.dispersion / gaps)
+    half = float(special.stdtrit(law.degrees, (1 + COVERAGE) / 2)) * np.sqrt(
+        errors**2 + law.dispersion / gaps
+    )
     beyond = np.ones(len(at))
     for term, (low, high) in law.ranges.items():
         values = at[term].to_numpy(dtype=float)
@@ -307,9 +359,10 @@ def predicted(law: Law, at: pd.DataFrame) -> pd.DataFrame:
 def models_frame(cells: pd.DataFrame) -> pd.DataFrame:
     """How far each model of the gap misses cells that it has not seen, of one method.
 
-    Columns: model, num_fitted (numbers), fitted, size_left_out, length_left_out (roots of mean squared misses, in the
-    unit of the gap: of all cells, and of those of each size, or each length, from the others alone), is_chosen (the
-    least of the two together). NaN where a model cannot be fitted without them.
+    Columns: model, num_fitted (numbers), fitted, size_left_out, length_left_out (roots of mean
+    squared misses, in the unit of the gap: of all cells, and of those of each size, or each length,
+    from the others alone), is_chosen (the least of the two together). NaN where a model cannot be
+    fitted without them.
     """
     lines = []
     for model, terms in MODELS.items():
@@ -319,19 +372,27 @@ def models_frame(cells: pd.DataFrame) -> pd.DataFrame:
             for column in (None, "num_parameters", "num_steps")
         ]
         lines.append((model, 1 + len(kept), *misses))
-    frame = pd.DataFrame(lines, columns=["model", "num_fitted", "fitted", "size_left_out", "length_left_out"])
+    frame = pd.DataFrame(
+        lines, columns=["model", "num_fitted", "fitted", "size_left_out", "length_left_out"]
+    )
     both = frame["size_left_out"] ** 2 + frame["length_left_out"] ** 2
     frame["is_chosen"] = both == both.min()
     return frame
 
 
 def _miss(cells: pd.DataFrame, terms: Sequence[str], groups: Vector | None) -> float:
-    """Root of the mean squared miss: of each group from the others alone, or where there are none of all from all."""
-    logs, gaps = np.log(cells[list(terms)].to_numpy(dtype=float)), cells["gap"].to_numpy(dtype=float)
+    """Root of the mean squared miss: of each group from the others alone, or where there are none
+    of all from all."""
+    logs, gaps = (
+        np.log(cells[list(terms)].to_numpy(dtype=float)),
+        cells["gap"].to_numpy(dtype=float),
+    )
     design = _design(logs, logs.mean(axis=0))
     squares = 0.0
     for group in [None] if groups is None else np.unique(groups):
-        there = np.ones(len(gaps), dtype=bool) if group is None or groups is None else groups == group
+        there = (
+            np.ones(len(gaps), dtype=bool) if group is None or groups is None else groups == group
+        )
         known = there if group is None else ~there
         coefficients = pseudo_poisson(design[known], gaps[known])
         if coefficients is None:
@@ -351,23 +412,56 @@ def exponents_frame(
     """The declared questions and their answers, one line each.
 
     Args:
-        diverged: see `diverged_rows`; the gap of a run that diverged has no number, so its method has no law.
+        diverged: see `diverged_rows`; the gap of a run that diverged has no number, so its method
+            has no law.
 
-    Columns: rows, of, than, question, estimate (the exponent, or how much it is above that of `than`), standard_error,
-    degrees, low, high (two-sided 95 %), p (one-sided, that it is negative), p_holm, is_shown, reason (why there is no
-    answer; None where there is). A question without an answer counts in Holm's family with a p of 1.
+    Columns: rows, of, than, question, estimate (the exponent, or how much it is above that of
+    `than`), standard_error, degrees, low, high (two-sided 95 %), p (one-sided, that it is
+    negative), p_holm, is_shown, reason (why there is no answer; None where there is). A question
+    without an answer counts in Holm's family with a p of 1.
     """
     lines = []
     for question in asked:
         term = EXPONENT_OF[question.of]
         lost = [diverged[row] for row in (*question.rows, *question.than) if row in diverged]
         answer = _exponent(cells, question.rows, question.than, term)
-        estimate, error, degrees, reason = (*NO_ANSWER, f"a run of {lost[0]} diverged") if lost else answer
-        half = float(special.stdtrit(degrees, (1 + COVERAGE) / 2)) * error if reason is None else math.nan
-        p = 1.0 if reason is not None else float(special.stdtr(degrees, estimate / error)) if error else 0.0
-        names = [" and ".join(question.rows), question.of, " and ".join(question.than), question.question]
-        lines.append((*names, estimate, error, degrees, estimate - half, estimate + half, p, reason))
-    columns = ["rows", "of", "than", "question", "estimate", "standard_error", "degrees", "low", "high", "p", "reason"]
+        estimate, error, degrees, reason = (
+            (*NO_ANSWER, f"a run of {lost[0]} diverged") if lost else answer
+        )
+        half = (
+            float(special.stdtrit(degrees, (1 + COVERAGE) / 2)) * error
+            if reason is None
+            else math.nan
+        )
+        p = (
+            1.0
+            if reason is not None
+            else float(special.stdtr(degrees, estimate / error))
+            if error
+            else 0.0
+        )
+        names = [
+            " and ".join(question.rows),
+            question.of,
+            " and ".join(question.than),
+            question.question,
+        ]
+        lines.append(
+            (*names, estimate, error, degrees, estimate - half, estimate + half, p, reason)
+        )
+    columns = [
+        "rows",
+        "of",
+        "than",
+        "question",
+        "estimate",
+        "standard_error",
+        "degrees",
+        "low",
+        "high",
+        "p",
+        "reason",
+    ]
     frame = pd.DataFrame(lines, columns=columns)
     frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float))
     frame["is_shown"] = (frame["p_holm"] <= level) & frame["reason"].isna()
@@ -377,7 +471,8 @@ def exponents_frame(
 def _exponent(
     cells: pd.DataFrame, rows: Sequence[str], than: Sequence[str], term: str
 ) -> tuple[float, float, int, str | None]:
-    """Exponent, or difference of two, with its error and degrees of freedom; and why there is none."""
+    """Exponent, or difference of two, with its error and degrees of freedom; and why there is
+    none."""
     laws = []
     for names in (rows, than) if than else (rows,):
         chosen = fitted_cells(cells, names)
@@ -392,17 +487,20 @@ def _exponent(
     if len(laws) == 1:
         return estimates[0], jackknife_error(values[0].to_numpy()), degrees, None
     # A cell that only one of them has changes nothing of the other.
-    joint = pd.concat(values, axis=1, keys=["own", "other"]).fillna({"own": estimates[0], "other": estimates[1]})
+    joint = pd.concat(values, axis=1, keys=["own", "other"]).fillna(
+        {"own": estimates[0], "other": estimates[1]}
+    )
     apart = (joint["own"] - joint["other"]).to_numpy()
     return estimates[0] - estimates[1], jackknife_error(apart), degrees, None
 
 
 def rate_costs_frame(frames: Frames) -> pd.DataFrame:
-    """What half a step of the learning rate costs where it was chosen, from the trials, by a parabola through three.
+    """What half a step of the learning rate costs where it was chosen, from the trials, by a
+    parabola through three.
 
-    Columns: row (as it is called in all cells), name (of the tuned row), learning_rate, half_step (in the unit of the
-    gap; NaN where a neighbour diverged), at_end (whether the chosen rate is the last tried). Half a step is the most by
-    which a best rate between those tried can be missed.
+    Columns: row (as it is called in all cells), name (of the tuned row), learning_rate, half_step
+    (in the unit of the gap; NaN where a neighbour diverged), at_end (whether the chosen rate is the
+    last tried). Half a step is the most by which a best rate between those tried can be missed.
     """
     choices = frames.experiment.tuning.choices if frames.experiment.tuning else {}
     trials = frames.tuning

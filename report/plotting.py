@@ -1,4 +1,5 @@
-"""How figures are made: one style, type of 7 points and more, a colour a family of methods, bytes that repeat."""
+"""How figures are made: one style, type of 7 points and more, a colour a family of methods, bytes
+that repeat."""
 
 import textwrap
 from contextlib import AbstractContextManager
@@ -65,7 +66,9 @@ def style() -> AbstractContextManager[None]:
 
 def family_of(algorithm: str) -> str:
     """The family of a method, "other" if it has none."""
-    return next((name for name, (_, members) in FAMILIES.items() if algorithm in members.split()), "other")
+    return next(
+        (name for name, (_, members) in FAMILIES.items() if algorithm in members.split()), "other"
+    )
 
 
 def colour_of(algorithm: str) -> str:
@@ -75,7 +78,8 @@ def colour_of(algorithm: str) -> str:
 
 
 def new_figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of page width and so many inches high, with axes side by side. No global state: figures do not touch."""
+    """A figure of page width and so many inches high, with axes side by side. No global state:
+    figures do not touch."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
@@ -103,7 +107,9 @@ def save(figure: Figure, path: Path) -> None:
 def decades(axis: Axis) -> None:
     """Ticks of a log axis at powers of ten, with "k" for thousands."""
     axis.set_major_locator(LogLocator(numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:,g}k" if value >= 1000 else f"{value:g}"))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value / 1000:,g}k" if value >= 1000 else f"{value:g}")
+    )
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -114,12 +120,19 @@ def plain(text: str) -> str:
 
 def headline(figure: Figure, title: str) -> None:
     """The finding, over the whole width, in as many lines as it needs."""
-    width = 84 if len(title) <= 84 else len(title) // 2 + 10  # two lines of like length, not one and a word
-    figure.suptitle(plain(textwrap.fill(title, width)), fontsize=9.5, fontweight="bold", x=0.012, ha="left")
+    width = (
+        84 if len(title) <= 84 else len(title) // 2 + 10
+    )  # two lines of like length, not one and a word
+    figure.suptitle(
+        plain(textwrap.fill(title, width)), fontsize=9.5, fontweight="bold", x=0.012, ha="left"
+    )
 
 
-def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]], leaders: bool = False) -> None:
-    """Names in a column right of points (x, y, name, colour), in their order, moved apart so that none touches another.
+def end_labels(
+    axes: Axes, ends: list[tuple[float, float, str, str]], leaders: bool = False
+) -> None:
+    """Names in a column right of points (x, y, name, colour), in their order, moved apart so that
+    none touches another.
 
     With `leaders` a thin line joins each name to its point.
 
@@ -132,22 +145,41 @@ def end_labels(axes: Axes, ends: list[tuple[float, float, str, str]], leaders: b
     box = axes.get_window_extent()
     pixels = [axes.transData.transform((x, y)).tolist() for x, y, *_ in ends]
     found = sorted(zip(pixels, ends, strict=True), key=lambda each: float(each[0][1]))
-    places = spread([low for (_, low), _ in found], height, box.y0 + height / 2, box.y1 - height / 2)
+    places = spread(
+        [low for (_, low), _ in found], height, box.y0 + height / 2, box.y1 - height / 2
+    )
     right = max(left for left, _ in pixels)
     for ((left, low), (x, y, name, colour)), place in zip(found, places, strict=True):
-        across, up = (right - left) * 72 / figure.dpi + (20 if leaders else 6), (place - low) * 72 / figure.dpi
+        across, up = (
+            (right - left) * 72 / figure.dpi + (20 if leaders else 6),
+            (place - low) * 72 / figure.dpi,
+        )
         text = axes.annotate(
-            plain(name), (x, y), xytext=(across, up), textcoords="offset points", va="center", color=colour
+            plain(name),
+            (x, y),
+            xytext=(across, up),
+            textcoords="offset points",
+            va="center",
+            color=colour,
         )
         text.set_in_layout(leaders)
         if leaders:
-            leader = {"arrowstyle": "-", "linewidth": 0.5, "color": colour, "shrinkA": 0, "shrinkB": 0}
-            line = axes.annotate("", (x, y), xytext=(across - 2, up), textcoords="offset points", arrowprops=leader)
+            leader = {
+                "arrowstyle": "-",
+                "linewidth": 0.5,
+                "color": colour,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            }
+            line = axes.annotate(
+                "", (x, y), xytext=(across - 2, up), textcoords="offset points", arrowprops=leader
+            )
             line.set_in_layout(False)
 
 
 def spread(places: list[float], gap: float, low: float, high: float) -> list[float]:
-    """Sorted places moved apart to at least `gap`, upwards and then, where they pass `high`, down again."""
+    """Sorted places moved apart to at least `gap`, upwards and then, where they pass `high`, down
+    again."""
     moved: list[float] = []
     for place in places:
         moved.append(max(place, moved[-1] + gap if moved else low))

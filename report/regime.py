@@ -1,4 +1,5 @@
-"""The regime: whether an experiment can tell a loss, how many models a method needs, what predicts what it loses."""
+"""The regime: whether an experiment can tell a loss, how many models a method needs, what predicts
+what it loses."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from cser_bench.report.frame import Frames
 from cser_bench.report.statistics import against_baseline, contrasts_frame, rows_by_length
 
 MARGINS, DEVIATIONS = 3, 10
-"""An experiment can tell if its gap from floor to ceiling holds so many margins, and so many standard deviations."""
+"""An experiment can tell if its gap from floor to ceiling holds so many margins, and so many
+standard deviations."""
 
 PREDICTORS = {
     "models sent": ("models_sent",),
@@ -20,7 +22,8 @@ PREDICTORS = {
     "steps": ("num_steps",),
     "steps and ratio": ("num_steps", "ratio_sent"),
 }
-"""By name: the columns whose logarithms a curve is fitted in. `ratio_sent` is steps over models sent."""
+"""By name: the columns whose logarithms a curve is fitted in. `ratio_sent` is steps over models
+sent."""
 
 _LEAST_ROWS = 5
 """Rows that a method needs for its curves."""
@@ -39,10 +42,12 @@ NOT_CLAIMED = "not claimed"
 
 
 def assay_frame(frames: Frames) -> pd.DataFrame:
-    """The gap between everything sent and a worker alone, at each length, first the experiment's own, then the longest.
+    """The gap between everything sent and a worker alone, at each length, first the experiment's
+    own, then the longest.
 
-    Sizes other than its own are left out. Columns: num_steps, ceiling, floor, gap (shares), deviation (between seeds,
-    of the bound that spreads more), reason (why a loss could not be told; None where it could).
+    Sizes other than its own are left out. Columns: num_steps, ceiling, floor, gap (shares),
+    deviation (between seeds, of the bound that spreads more), reason (why a loss could not be told;
+    None where it could).
     """
     experiment, rows = frames.experiment, frames.rows
     bounds = [rows_by_length(frames, name) for name in (experiment.baseline, experiment.floor)]
@@ -54,14 +59,21 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
     for steps in sorted(lengths, key=lambda steps: (steps != own, -steps)):
         ceiling, floor = (frames.done(each.get(steps, "")) for each in bounds)
         high, low = ceiling.mean(), floor.mean()
-        deviation = max(ceiling.std(ddof=1), floor.std(ddof=1)) if min(len(ceiling), len(floor)) > 1 else math.nan
+        deviation = (
+            max(ceiling.std(ddof=1), floor.std(ddof=1))
+            if min(len(ceiling), len(floor)) > 1
+            else math.nan
+        )
         reason = _reason(experiment.margin, high - low, deviation)
         lines.append((steps, high, low, high - low, deviation, reason))
-    return pd.DataFrame(lines, columns=["num_steps", "ceiling", "floor", "gap", "deviation", "reason"])
+    return pd.DataFrame(
+        lines, columns=["num_steps", "ceiling", "floor", "gap", "deviation", "reason"]
+    )
 
 
 def claimed_contrasts(frames: Frames) -> pd.DataFrame:
-    """`contrasts_frame`, without a verdict where the experiment cannot tell a loss: it claims nothing."""
+    """`contrasts_frame`, without a verdict where the experiment cannot tell a loss: it claims
+    nothing."""
     lines = contrasts_frame(frames)
     return lines if tells(frames) else lines.assign(verdict=NOT_CLAIMED)
 
@@ -75,7 +87,10 @@ def _reason(margin: float | None, gap: float, deviation: float) -> str | None:
     if margin is None:
         return "it sets no margin"
     if math.isnan(gap):
-        return "it lacks finished runs of a worker alone, or of all sent, so what could be lost is unknown"
+        return (
+            "it lacks finished runs of a worker alone, or of all sent, so what could be lost is "
+            "unknown"
+        )
     if gap < MARGINS * margin:
         return f"what can be lost is {gap / margin:.2g} margins, where {MARGINS} are needed"
     if math.isnan(deviation) or gap < DEVIATIONS * deviation:
@@ -84,19 +99,26 @@ def _reason(margin: float | None, gap: float, deviation: float) -> str | None:
 
 
 def needs_frame(frames: Frames) -> pd.DataFrame:
-    """What a method needs, at the experiment's own length alone: one line a method with a row that sends anything.
+    """What a method needs, at the experiment's own length alone: one line a method with a row that
+    sends anything.
 
-    Each row is judged alone, by a one-sided bound of 95 % and without a correction. Columns: label, algorithm,
-    num_tried, fewest_tried, most_tried (models sent by one worker), shown_more (the most models at which it is shown to
-    lose more than the margin), shown_less (the fewest above those at which it is shown to lose less) with the rows, and
-    `crossing`: the models at which a line between two neighbouring measured points, by the logarithm of models, crosses
-    the margin; it exists only between such points. NaN where there is none.
+    Each row is judged alone, by a one-sided bound of 95 % and without a correction. Columns: label,
+    algorithm, num_tried, fewest_tried, most_tried (models sent by one worker), shown_more (the most
+    models at which it is shown to lose more than the margin), shown_less (the fewest above those at
+    which it is shown to lose less) with the rows, and
+    `crossing`: the models at which a line between two neighbouring measured points, by the
+    logarithm of models, crosses the margin; it exists only between such points. NaN where there is
+    none.
     """
     experiment = frames.experiment
     if experiment.margin is None or experiment.baseline is None:
         return pd.DataFrame()
     known = against_baseline(frames).merge(frames.rows, on="row")
-    own = known["base"].isna() & (known["rule"] == "held_out") & (known["reference"] == experiment.baseline)
+    own = (
+        known["base"].isna()
+        & (known["rule"] == "held_out")
+        & (known["reference"] == experiment.baseline)
+    )
     known = known[own & (known["models_sent"].fillna(0) > 0)]
     lines = [
         {
@@ -127,7 +149,9 @@ def _need(tried: pd.DataFrame, margin: float) -> dict[str, object]:
         "shown_less": math.nan if first is None else models[first],
         "shown_less_row": None if first is None else tried["row"].iloc[first],
         "shown_less_link": math.nan if first is None else tried["link_models"].iloc[first],
-        "crossing": _crossing(models[ups[-1] : ups[-1] + 2], estimates[ups[-1] : ups[-1] + 2], margin)
+        "crossing": _crossing(
+            models[ups[-1] : ups[-1] + 2], estimates[ups[-1] : ups[-1] + 2], margin
+        )
         if ups
         else math.nan,
     }
@@ -135,34 +159,44 @@ def _need(tried: pd.DataFrame, margin: float) -> dict[str, object]:
 
 def _crossing(models: Vector, estimates: Vector, margin: float) -> float:
     share = (-margin - estimates[0]) / (estimates[1] - estimates[0])
-    return float(math.exp(math.log(models[0]) + share * (math.log(models[1]) - math.log(models[0]))))
+    return float(
+        math.exp(math.log(models[0]) + share * (math.log(models[1]) - math.log(models[0])))
+    )
 
 
 def lost_frame(frames: Frames) -> pd.DataFrame:
-    """The lines of `lost_rows` of methods with runs at two lengths or more and at least five rows."""
+    """The lines of `lost_rows` of methods with runs at two lengths or more and at least five
+    rows."""
     return _of_several_lengths(lost_rows(frames))
 
 
 def losses_of(maps: Sequence[Frames]) -> pd.DataFrame:
-    """The lines of `lost_rows` of methods with a curve: through lengths, or where one was run through loads."""
+    """The lines of `lost_rows` of methods with a curve: through lengths, or where one was run
+    through loads."""
     lost = pd.concat([lost_rows(each) for each in maps], ignore_index=True)
     if lost["num_steps"].nunique() > 1:
         return _of_several_lengths(lost)
-    return lost[lost.groupby("label")["models_sent"].transform("nunique") >= _LEAST_LOADS].reset_index(drop=True)
+    return lost[
+        lost.groupby("label")["models_sent"].transform("nunique") >= _LEAST_LOADS
+    ].reset_index(drop=True)
 
 
 def _of_several_lengths(lost: pd.DataFrame) -> pd.DataFrame:
     groups = lost.groupby("label", sort=False)
-    enough = (groups["row"].transform("size") >= _LEAST_ROWS) & (groups["num_steps"].transform("nunique") > 1)
+    enough = (groups["row"].transform("size") >= _LEAST_ROWS) & (
+        groups["num_steps"].transform("nunique") > 1
+    )
     return lost[enough].reset_index(drop=True)
 
 
 def lost_rows(frames: Frames) -> pd.DataFrame:
-    """The share of the gap that each row of each length loses: 0 is as good as all sent, 1 as a worker alone.
+    """The share of the gap that each row of each length loses: 0 is as good as all sent, 1 as a
+    worker alone.
 
-    Sizes other than the experiment's own are left out. What loses more than all counts as 1, seed by seed and in the
-    mean, so that both can be compared. Columns: row, label, num_steps, models_sent, ratio_sent, lost, noise (variance
-    of `lost` between seeds, the ceiling's with it). Lengths that cannot tell are left out.
+    Sizes other than the experiment's own are left out. What loses more than all counts as 1, seed
+    by seed and in the mean, so that both can be compared. Columns: row, label, num_steps,
+    models_sent, ratio_sent, lost, noise (variance of `lost` between seeds, the ceiling's with it).
+    Lengths that cannot tell are left out.
     """
     telling = _telling(frames)
     bounds = {frames.experiment.baseline, frames.experiment.floor}
@@ -172,11 +206,20 @@ def lost_rows(frames: Frames) -> pd.DataFrame:
         is_bound = bool({row["row"], row["base"]} & bounds)
         if row["num_parameters"] != frames.rows["num_parameters"].iloc[0]:
             continue
-        if row["rule"] != "held_out" or is_bound or not row["models_sent"] or steps not in telling or not len(scores):
+        if (
+            row["rule"] != "held_out"
+            or is_bound
+            or not row["models_sent"]
+            or steps not in telling
+            or not len(scores)
+        ):
             continue
         ceiling, ceiling_noise, gap = telling[steps]
         shares = np.minimum((ceiling - scores) / gap, 1.0)
-        lost, noise = float(shares.mean()), float(shares.var(ddof=1)) / len(shares) if len(shares) > 1 else math.nan
+        lost, noise = (
+            float(shares.mean()),
+            float(shares.var(ddof=1)) / len(shares) if len(shares) > 1 else math.nan,
+        )
         noise += ceiling_noise if lost < 1 else 0.0
         models = float(row["models_sent"])
         lines.append((row["row"], row["label"], steps, models, steps / models, lost, noise))
@@ -185,7 +228,8 @@ def lost_rows(frames: Frames) -> pd.DataFrame:
 
 
 def _telling(frames: Frames) -> dict[int, tuple[float, float, float]]:
-    """By a length that can tell: the ceiling's mean, the variance of that mean in shares of the gap, the gap."""
+    """By a length that can tell: the ceiling's mean, the variance of that mean in shares of the
+    gap, the gap."""
     found, baselines = {}, rows_by_length(frames, frames.experiment.baseline)
     for line in assay_frame(frames).to_dict("records"):
         if line["reason"] is None:
@@ -196,10 +240,12 @@ def _telling(frames: Frames) -> dict[int, tuple[float, float, float]]:
 
 
 def predictors_frame(lost: pd.DataFrame) -> pd.DataFrame:
-    """How much of the variance of `lost_frame`, about each method's mean, a curve a method explains.
+    """How much of the variance of `lost_frame`, about each method's mean, a curve a method
+    explains.
 
-    Columns: predictor, num_rows, fitted (by curves through all rows), left_out (each length from the other lengths
-    alone; below 0 is worse than the method's mean). To six digits, as fits differ beyond them between machines.
+    Columns: predictor, num_rows, fitted (by curves through all rows), left_out (each length from
+    the other lengths alone; below 0 is worse than the method's mean). To six digits, as fits differ
+    beyond them between machines.
     """
     if lost.empty:
         return pd.DataFrame(columns=["predictor", "num_rows", "fitted", "left_out"])
@@ -208,27 +254,37 @@ def predictors_frame(lost: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for name, columns in PREDICTORS.items():
         misses = np.array([_misses(group, columns) for group in groups]).sum(axis=0)
-        fitted, left_out = (round(float(1 - miss / total), 6) if total else math.nan for miss in misses)
+        fitted, left_out = (
+            round(float(1 - miss / total), 6) if total else math.nan for miss in misses
+        )
         lines.append((name, len(lost), fitted, left_out))
     return pd.DataFrame(lines, columns=["predictor", "num_rows", "fitted", "left_out"])
 
 
 def noise_share(lost: pd.DataFrame) -> float:
-    """Share of the variance that predictors are held against which is the seeds' own, capped as the shares lost are."""
+    """Share of the variance that predictors are held against which is the seeds' own, capped as the
+    shares lost are."""
     known = lost.dropna(subset="noise")
     total = float(((known["lost"] - known.groupby("label")["lost"].transform("mean")) ** 2).sum())
     return float(known["noise"].sum()) / total if total else math.nan
 
 
 def _misses(group: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
-    """Squared misses of the curve through all of a method's rows, and of those that have not seen a row's length."""
-    logs, lost = np.log(group[list(columns)].to_numpy(dtype=float)), group["lost"].to_numpy(dtype=float)
+    """Squared misses of the curve through all of a method's rows, and of those that have not seen a
+    row's length."""
+    logs, lost = (
+        np.log(group[list(columns)].to_numpy(dtype=float)),
+        group["lost"].to_numpy(dtype=float),
+    )
     left_out = left_out_values(logs, lost, group["num_steps"].to_numpy())
-    return float(((lost - fitted_values(logs, lost, logs)) ** 2).sum()), float(((lost - left_out) ** 2).sum())
+    return float(((lost - fitted_values(logs, lost, logs)) ** 2).sum()), float(
+        ((lost - left_out) ** 2).sum()
+    )
 
 
 def left_out_values(logs: Vector, lost: Vector, groups: Vector) -> Vector:
-    """What a method's rows of each group, as of a length, lose as its rows of the other groups alone predict it."""
+    """What a method's rows of each group, as of a length, lose as its rows of the other groups
+    alone predict it."""
     left_out = np.empty(len(lost))
     for each in np.unique(groups):
         there = groups == each
@@ -238,7 +294,9 @@ def left_out_values(logs: Vector, lost: Vector, groups: Vector) -> Vector:
 
 def fitted_values(logs: Vector, lost: Vector, at: Vector) -> Vector:
     """Values at `at` of the logistic curve that is nearest to `lost` by least squares."""
-    from scipy.optimize import least_squares  # a quarter of a second, and few experiments have several lengths
+    from scipy.optimize import (
+        least_squares,
+    )  # a quarter of a second, and few experiments have several lengths
 
     centre = logs.mean(axis=0)
     design, wanted = (np.hstack([np.ones((len(each), 1)), each - centre]) for each in (logs, at))

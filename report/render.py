@@ -28,12 +28,14 @@ def escape(value: Any) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
 
 
-def table(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], strong: str | None = None) -> str:
+def table(
+    frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], strong: str | None = None
+) -> str:
     """A Markdown table of some of a frame's columns; for templates, a filter.
 
     Args:
-        columns: by the frame's column: its head, and the name of a format of `report.wording.FORMATS`. Two columns
-            with a comma between go into one cell.
+        columns: by the frame's column: its head, and the name of a format of
+            `report.wording.FORMATS`. Two columns with a comma between go into one cell.
         strong: a column of booleans; its true rows are set in bold.
     """
     heads = [escape(head) for head, _ in columns.values()]
@@ -46,29 +48,42 @@ def table(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], strong: s
 
 def _cell(record: Mapping[Hashable, Any], column: str, name: str) -> str:
     # A column of the report of speed is a network, whose name has a comma too.
-    value = record[column] if column in record else tuple(record[each] for each in column.split(", "))
+    value = (
+        record[column] if column in record else tuple(record[each] for each in column.split(", "))
+    )
     said = wording.FORMATS[name](value)
     return said if name == "code" else escape(said)
 
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """Templates with the formats of `report.wording`, `listed`, `counted`, `escape` and `table` as filters.
+    """Templates with the formats of `report.wording`, `listed`, `counted`, `escape` and `table` as
+    filters.
 
     The macros of macros.md.j2 can be called in all of them.
     """
     loader = FileSystemLoader(TEMPLATES)
     made = Environment(  # Markdown, not HTML: `escape` is its escaping
-        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=loader,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     made.filters |= wording.FORMATS
-    made.filters |= {"listed": wording.listed, "counted": wording.counted, "escape": escape, "table": table}
+    made.filters |= {
+        "listed": wording.listed,
+        "counted": wording.counted,
+        "escape": escape,
+        "table": table,
+    }
     made.globals |= vars(made.get_template("macros.md.j2").module)
     return made
 
 
 def markdown_of(template: str, context: Mapping[str, Any]) -> str:
-    """A template of report/templates with what it names put in; never more than one empty line in a row.
+    """A template of report/templates with what it names put in; never more than one empty line in a
+    row.
 
     Raises:
         jinja2.UndefinedError: the template names what the context lacks.
@@ -78,7 +93,8 @@ def markdown_of(template: str, context: Mapping[str, Any]) -> str:
 
 
 def write_tables(folder: Path, frames: Mapping[str, pd.DataFrame]) -> Path:
-    """Write each frame as NAME.csv, whole and unrounded; returns the folder, which is made if it is not there."""
+    """Write each frame as NAME.csv, whole and unrounded; returns the folder, which is made if it is
+    not there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
@@ -94,11 +110,13 @@ def write_report(
     figures: Mapping[str, Figure],
     with_pdf: bool = True,
 ) -> Path:
-    """Write NAME.md, NAME.pdf, csv/ and figures/; the same numbers give the same bytes of Markdown and CSV.
+    """Write NAME.md, NAME.pdf, csv/ and figures/; the same numbers give the same bytes of Markdown
+    and CSV.
 
     Args:
         output: a folder; made if it is not there.
-        template: file in report/templates, which shows a figure as `![What it shows.](figures/KEY.png)`.
+        template: file in report/templates, which shows a figure as `![What it
+            shows.](figures/KEY.png)`.
         context: what the template names.
         frames: by name of the CSV file; whole and unrounded.
         figures: by key, each made inside `report.plotting.style()`.

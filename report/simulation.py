@@ -1,9 +1,11 @@
-"""Which rule for the error of a difference, and for a family of them: experiments of which the truth is known.
+"""Which rule for the error of a difference, and for a family of them: experiments of which the
+truth is known.
 
-Five rules give a standard error and degrees of freedom to the same draws: Welch's; a variance moderated between rows
-(Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004), also with robust hyperparameters (Phipson et al., Ann. Appl. Stat. 10,
-2016), both as in limma; the rows' variances pooled where a Brown-Forsythe test does not object; and seeds as a block.
-What came out is in results/statistics/, made by `python -m cser_bench.report.simulation`, and in docs/statistics.md.
+Five rules give a standard error and degrees of freedom to the same draws: Welch's; a variance
+moderated between rows (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004), also with robust
+hyperparameters (Phipson et al., Ann. Appl. Stat. 10, 2016), both as in limma; the rows' variances
+pooled where a Brown-Forsythe test does not object; and seeds as a block. What came out is in
+results/statistics/, made by `python -m cser_bench.report.simulation`, and in docs/statistics.md.
 """
 
 import sys
@@ -24,18 +26,21 @@ from cser_bench.report.statistics import COVERAGE, satterthwaite, seed_correlati
 
 Array = NDArray[np.float64]
 Noise = Literal["equal", "row", "other row", "baseline", "as shipped"]
-"""Which row has four times the standard deviation; "as shipped": each row's is drawn from `DECILES`."""
+"""Which row has four times the standard deviation; "as shipped": each row's is drawn from
+`DECILES`."""
 
 LEVEL = 0.05
 TIMES = 4.0
 """The deviation of the noisy row over that of the others."""
 
 MARGIN = 3.0
-"""In standard deviations between seeds of a usual row: half a point against 0.17, as in the shipped experiments."""
+"""In standard deviations between seeds of a usual row: half a point against 0.17, as in the shipped
+experiments."""
 
 DECILES = (0.32, 0.61, 0.79, 0.87, 0.95, 1.0, 1.05, 1.12, 1.2, 1.33, 4.03)
-"""Of the 87 shipped rows in contrasts with five seeds or more: their deviation over their experiment's median, lowest
-and highest at the ends. They are a sample's, so they lie somewhat further apart than the true ones."""
+"""Of the 87 shipped rows in contrasts with five seeds or more: their deviation over their
+experiment's median, lowest and highest at the ends. They are a sample's, so they lie somewhat
+further apart than the true ones."""
 
 SEEDS = ((3, 3), (5, 5), (5, 20), (20, 20))
 """Seeds of a row, and of the baseline."""
@@ -57,7 +62,8 @@ TAILS = (0.05, 0.1)
 
 @dataclass(frozen=True)
 class Scenario:
-    """A kind of experiment: seeds of a row and of the baseline, rows with the baseline, noise, correlation by seed."""
+    """A kind of experiment: seeds of a row and of the baseline, rows with the baseline, noise,
+    correlation by seed."""
 
     seeds: int
     baseline_seeds: int
@@ -68,7 +74,8 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Draws:
-    """Scores of many experiments where all means are 0: of the rows, (draws, rows, seeds), and of the baseline."""
+    """Scores of many experiments where all means are 0: of the rows, (draws, rows, seeds), and of
+    the baseline."""
 
     rows: Array
     baseline: Array
@@ -90,13 +97,14 @@ class Draws:
 
 
 _Errors = tuple[Array, Array]
-"""Standard errors and degrees of freedom of `Draws.estimates`, or of the means of `Draws.paired`: (draws, rows)."""
+"""Standard errors and degrees of freedom of `Draws.estimates`, or of the means of `Draws.paired`:
+(draws, rows)."""
 
 Rule = Callable[[Draws], _Errors]
 
 Prior = Callable[[Array, int], tuple[Array, Array]]
-"""From variances, (draws, rows), of so many degrees of freedom: the common variance, (draws, 1), and the degrees of
-freedom that it counts for in each row, (draws, rows)."""
+"""From variances, (draws, rows), of so many degrees of freedom: the common variance, (draws, 1),
+and the degrees of freedom that it counts for in each row, (draws, rows)."""
 
 
 def scenarios() -> list[Scenario]:
@@ -104,7 +112,9 @@ def scenarios() -> list[Scenario]:
     noises: tuple[Noise, ...] = ("equal", "row", "other row", "baseline", "as shipped")
     return [
         Scenario(seeds, baseline_seeds, rows, noise, correlation)
-        for (seeds, baseline_seeds), rows, noise, correlation in product(SEEDS, ROWS, noises, CORRELATIONS)
+        for (seeds, baseline_seeds), rows, noise, correlation in product(
+            SEEDS, ROWS, noises, CORRELATIONS
+        )
     ]
 
 
@@ -139,24 +149,31 @@ def by_welch(found: Draws) -> _Errors:
     return _joined(found, variances, own, found.rows.shape[2] - 1.0, found.baseline.shape[1] - 1.0)
 
 
-def _joined(found: Draws, variances: Array, own: Array, degrees: Array | float, others: Array | float) -> _Errors:
-    """Errors of differences from the variances of rows and of the baseline, with the degrees of freedom of each."""
+def _joined(
+    found: Draws, variances: Array, own: Array, degrees: Array | float, others: Array | float
+) -> _Errors:
+    """Errors of differences from the variances of rows and of the baseline, with the degrees of
+    freedom of each."""
     part, other = variances / found.rows.shape[2], own / found.baseline.shape[1]
     return np.sqrt(part + other), np.asarray(satterthwaite(part, degrees, other, others))
 
 
 def by_block(found: Draws) -> _Errors:
-    """Paired by seed: the variance is that of the differences; seeds of the baseline alone go unused."""
+    """Paired by seed: the variance is that of the differences; seeds of the baseline alone go
+    unused."""
     apart, seeds = found.paired, found.rows.shape[2]
     return np.sqrt(apart.var(axis=2, ddof=1) / seeds), np.full(apart.shape[:2], seeds - 1.0)
 
 
 def by_pool(found: Draws) -> _Errors:
-    """The rows share a variance where a Brown-Forsythe test at 5 % does not object; the baseline has its own."""
+    """The rows share a variance where a Brown-Forsythe test at 5 % does not object; the baseline
+    has its own."""
     rows, seeds = found.rows.shape[1:]
     variances, own = found.variances
     pooled = variances.mean(axis=1, keepdims=True) + np.zeros_like(variances)
-    error, degrees = _joined(found, pooled, own, rows * (seeds - 1.0), found.baseline.shape[1] - 1.0)
+    error, degrees = _joined(
+        found, pooled, own, rows * (seeds - 1.0), found.baseline.shape[1] - 1.0
+    )
     own_error, own_degrees = by_welch(found)
     objects = _brown_forsythe(found.rows)[:, None] < LEVEL
     return np.where(objects, own_error, error), np.where(objects, own_degrees, degrees)
@@ -178,7 +195,8 @@ def by_moderation(found: Draws) -> _Errors:
 
 
 def by_robust_moderation(found: Draws) -> _Errors:
-    """The same, where a row that stands out is drawn less and has no part in the common variance."""
+    """The same, where a row that stands out is drawn less and has no part in the common
+    variance."""
     return _moderated(found, _robust_prior)
 
 
@@ -194,7 +212,8 @@ def _moderated(found: Draws, prior: Prior) -> _Errors:
 
 
 def _squeezed(variances: Array, degrees: int, prior: Prior) -> _Errors:
-    """Variances drawn to the common one, and their degrees of freedom, at most all rows': limma's squeezeVar."""
+    """Variances drawn to the common one, and their degrees of freedom, at most all rows': limma's
+    squeezeVar."""
     scale, added = prior(variances, degrees)
     own_share = degrees / (added + degrees)
     most = degrees * variances.shape[1]
@@ -214,7 +233,8 @@ def _prior(variances: Array, degrees: int) -> tuple[Array, Array]:
 
 
 def _robust_prior(variances: Array, degrees: int) -> tuple[Array, Array]:
-    """The same of each row: limma's fitFDistRobustly, by variances of which the ends are set to the next ones."""
+    """The same of each row: limma's fitFDistRobustly, by variances of which the ends are set to the
+    next ones."""
     logs = np.log(variances)
     rows = logs.shape[1]
     lowest, highest = np.quantile(logs, [TAILS[0], 1 - TAILS[1]], axis=1, keepdims=True)
@@ -229,13 +249,18 @@ def _robust_prior(variances: Array, degrees: int) -> tuple[Array, Array]:
     added = np.where(is_finite, found, np.inf)[:, None]
     ratios = variances / scale
     finite = np.where(np.isinf(added), 1.0, added)
-    tails = np.where(np.isinf(added), special.chdtrc(degrees, degrees * ratios), special.fdtrc(degrees, finite, ratios))
+    tails = np.where(
+        np.isinf(added),
+        special.chdtrc(degrees, degrees * ratios),
+        special.fdtrc(degrees, finite, ratios),
+    )
     return scale, _for_outliers(added, ratios, np.maximum(tails, 1e-300), degrees * rows, degrees)
 
 
 @cache
 def _kept_moments(degrees: int) -> tuple[Array, Array]:
-    """Mean and variance of log F of `degrees` and each of `PRIORS`, then infinity; ends are set to the next."""
+    """Mean and variance of log F of `degrees` and each of `PRIORS`, then infinity; ends are set to
+    the next."""
     shares = (np.arange(1000) + 0.5) / 1000
     shares = np.clip(shares, TAILS[0], 1 - TAILS[1])
     finite = [np.log(special.fdtri(degrees, each, shares)) for each in PRIORS]
@@ -244,7 +269,8 @@ def _kept_moments(degrees: int) -> tuple[Array, Array]:
 
 
 def _for_outliers(added: Array, ratios: Array, tails: Array, pooled: int, degrees: int) -> Array:
-    """Degrees of freedom that the common variance counts for in each row: fewer where its own is too large."""
+    """Degrees of freedom that the common variance counts for in each row: fewer where its own is
+    too large."""
     rows = ratios.shape[1]
     order = np.argsort(-ratios, axis=1)
     tails = np.take_along_axis(tails, order, axis=1)
@@ -282,14 +308,17 @@ RULES: dict[str, Rule] = {
 def simulated(chosen: Sequence[Scenario], draws: int = DRAWS, seed: int = SEED) -> pd.DataFrame:
     """Every rule in the chosen scenarios, of the first row against the baseline.
 
-    Columns: those of `Scenario`; rule; error_margin (share of true nulls that the one-sided test at 5 % rejects at the
-    margin's edge); error_better (share of equal rows that are called better or worse by two such tests that share 5 %);
-    coverage (of the 95 % interval); half_width (its mean, in standard deviations of a usual row); power and power_holm
-    (the chance that a row as good as the baseline is shown to lose less than `MARGIN` deviations: by a test at 5 %, and
-    at the first step of Holm's procedure over two tests a row).
+    Columns: those of `Scenario`; rule; error_margin (share of true nulls that the one-sided test at
+    5 % rejects at the margin's edge); error_better (share of equal rows that are called better or
+    worse by two such tests that share 5 %); coverage (of the 95 % interval); half_width (its mean,
+    in standard deviations of a usual row); power and power_holm (the chance that a row as good as
+    the baseline is shown to lose less than `MARGIN` deviations: by a test at 5 %, and at the first
+    step of Holm's procedure over two tests a row).
     """
     lines = []
-    for scenario, stream in zip(chosen, np.random.SeedSequence(seed).spawn(len(chosen)), strict=True):
+    for scenario, stream in zip(
+        chosen, np.random.SeedSequence(seed).spawn(len(chosen)), strict=True
+    ):
         found = drawn(scenario, draws, np.random.default_rng(stream))
         for name, rule in RULES.items():
             errors, degrees = rule(found)
@@ -314,16 +343,21 @@ def _worth(estimates: Array, errors: Array, degrees: Array, tests: int) -> dict[
 
 
 def families(draws: int = DRAWS, seed: int = SEED) -> pd.DataFrame:
-    """The chance that an experiment errs anywhere, where all rows lie at the margin's edge; by Welch's errors.
+    """The chance that an experiment errs anywhere, where all rows lie at the margin's edge; by
+    Welch's errors.
 
-    Columns: seeds, rows, noise, one_family ("loses less" and "loses more" of all rows share 5 %), two_families (each
-    has 5 %).
+    Columns: seeds, rows, noise, one_family ("loses less" and "loses more" of all rows share 5 %),
+    two_families (each has 5 %).
     """
     lines = []
     noises: tuple[Noise, ...] = ("equal", "baseline", "as shipped")
     cases = list(product((3, 5, 20), ROWS, noises))
-    for (seeds, rows, noise), stream in zip(cases, np.random.SeedSequence(seed + 1).spawn(len(cases)), strict=True):
-        found = drawn(Scenario(seeds, seeds, rows, noise, 0.0), draws, np.random.default_rng(stream))
+    for (seeds, rows, noise), stream in zip(
+        cases, np.random.SeedSequence(seed + 1).spawn(len(cases)), strict=True
+    ):
+        found = drawn(
+            Scenario(seeds, seeds, rows, noise, 0.0), draws, np.random.default_rng(stream)
+        )
         errors, degrees = by_welch(found)
         least = special.stdtr(degrees, -np.abs(found.estimates) / errors).min(axis=1)
         one = (least * 2 * (rows - 1) <= LEVEL).mean()
@@ -333,7 +367,8 @@ def families(draws: int = DRAWS, seed: int = SEED) -> pd.DataFrame:
 
 
 def correlations(results: Path) -> pd.DataFrame:
-    """The intraclass correlation by seed of each experiment with contrasts in a folder: name, seeds, rows, value, ends.
+    """The intraclass correlation by seed of each experiment with contrasts in a folder: name,
+    seeds, rows, value, ends.
 
     Raises:
         RecordError: a record is damaged or of another version.
@@ -347,11 +382,18 @@ def correlations(results: Path) -> pd.DataFrame:
 
 
 def main(results: Path) -> None:
-    """Write simulation.csv, families.csv and correlations.csv into the folder "statistics" of results."""
-    tables = {"simulation": simulated(scenarios()), "families": families(), "correlations": correlations(results)}
+    """Write simulation.csv, families.csv and correlations.csv into the folder "statistics" of
+    results."""
+    tables = {
+        "simulation": simulated(scenarios()),
+        "families": families(),
+        "correlations": correlations(results),
+    }
     (results / "statistics").mkdir(exist_ok=True)
     for name, table in tables.items():
-        table.round(4).to_csv(results / "statistics" / f"{name}.csv", index=False, lineterminator="\n")
+        table.round(4).to_csv(
+            results / "statistics" / f"{name}.csv", index=False, lineterminator="\n"
+        )
 
 
 if __name__ == "__main__":

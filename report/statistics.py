@@ -1,9 +1,11 @@
-"""Statistics: means, differences of rows, scores by rate, the declared contrasts; scipy and statsmodels do the sums.
+"""Statistics: means, differences of rows, scores by rate, the declared contrasts; scipy and
+statsmodels do the sums.
 
-One rule for all, chosen by `simulation.py` and told in docs/statistics.md. Each row has a variance of its own, with
-degrees of freedom after Welch and Satterthwaite. Runs are not paired by seed. Nothing is tested first to choose a test.
-All one-sided tests of an experiment's contrasts share its level, by Holm's procedure. One method is called better than
-another only where that also holds with one learning rate for both.
+One rule for all, chosen by `simulation.py` and told in docs/statistics.md. Each row has a variance
+of its own, with degrees of freedom after Welch and Satterthwaite. Runs are not paired by seed.
+Nothing is tested first to choose a test. All one-sided tests of an experiment's contrasts share its
+level, by Holm's procedure. One method is called better than another only where that also holds with
+one learning rate for both.
 """
 
 import math
@@ -32,7 +34,20 @@ OTHER_RATE, NOT_RUN = "not shown at equal rate", "not run at equal rate"
 """Of a difference between the best rates of two methods, which might be the rates'."""
 TOO_LATE = "no verdict, declared after its runs"
 VERDICTS = (
-    *(BETTER, WORSE, BEYOND, BELOW, LESS, MORE, EQUAL, OTHER_RATE, NOT_RUN, NOT_TOLD, DIVERGED, NO_RUNS),
+    *(
+        BETTER,
+        WORSE,
+        BEYOND,
+        BELOW,
+        LESS,
+        MORE,
+        EQUAL,
+        OTHER_RATE,
+        NOT_RUN,
+        NOT_TOLD,
+        DIVERGED,
+        NO_RUNS,
+    ),
     TOO_LATE,
 )
 """In the order in which a report tells them."""
@@ -76,14 +91,25 @@ class SeedCorrelation:
     high: float
 
 
-_ROW = ["row", "label", "algorithm", "ratio", "learning_rate", "momentum", "num_steps", "models_sent", "link_models"]
+_ROW = [
+    "row",
+    "label",
+    "algorithm",
+    "ratio",
+    "learning_rate",
+    "momentum",
+    "num_steps",
+    "models_sent",
+    "link_models",
+]
 
 UNKNOWN = Difference(math.nan, math.nan, math.nan)
 """Of rows without runs."""
 
 
 def summary_frame(frames: Frames) -> pd.DataFrame:
-    """One line a row with a finished run: row, num_runs, mean, deviation, low, high (two-sided 95 % t interval)."""
+    """One line a row with a finished run: row, num_runs, mean, deviation, low, high (two-sided 95 %
+    t interval)."""
     lines = []
     for row in frames.rows["row"]:
         scores = frames.done(row).to_numpy(dtype=float)
@@ -92,14 +118,22 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
         # One rounding at the end, so that the order of the seeds does not matter.
         mean = math.fsum(scores) / len(scores)
         deviation = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
-        half = float(special.stdtrit(max(len(scores) - 1, 1), (1 + COVERAGE) / 2)) * deviation / math.sqrt(len(scores))
+        half = (
+            float(special.stdtrit(max(len(scores) - 1, 1), (1 + COVERAGE) / 2))
+            * deviation
+            / math.sqrt(len(scores))
+        )
         lines.append((row, len(scores), mean, deviation, mean - half, mean + half))
     return pd.DataFrame(lines, columns=["row", "num_runs", "mean", "deviation", "low", "high"])
 
 
 def difference(frames: Frames, row: str, reference: str) -> Difference | None:
-    """Row minus reference, unpaired, each with its own variance; None where one has no finished run."""
-    mine, theirs = frames.done(row).to_numpy(dtype=float), frames.done(reference).to_numpy(dtype=float)
+    """Row minus reference, unpaired, each with its own variance; None where one has no finished
+    run."""
+    mine, theirs = (
+        frames.done(row).to_numpy(dtype=float),
+        frames.done(reference).to_numpy(dtype=float),
+    )
     if not len(mine) or not len(theirs):
         return None
     estimate = math.fsum(mine) / len(mine) - math.fsum(theirs) / len(theirs)
@@ -108,19 +142,25 @@ def difference(frames: Frames, row: str, reference: str) -> Difference | None:
     part, other = (float(scores.var(ddof=1)) / len(scores) for scores in (mine, theirs))
     if part + other == 0:
         return Difference(estimate, 0.0, math.inf)
-    return Difference(estimate, math.sqrt(part + other), satterthwaite(part, len(mine) - 1, other, len(theirs) - 1))
+    return Difference(
+        estimate,
+        math.sqrt(part + other),
+        satterthwaite(part, len(mine) - 1, other, len(theirs) - 1),
+    )
 
 
 def satterthwaite(part: Any, degrees: Any, other: Any, other_degrees: Any) -> Any:
-    """Degrees of freedom of the sum of two squared errors (Satterthwaite 1946; Welch 1947); numbers or arrays."""
+    """Degrees of freedom of the sum of two squared errors (Satterthwaite 1946; Welch 1947); numbers
+    or arrays."""
     return (part + other) ** 2 / (part**2 / degrees + other**2 / other_degrees)
 
 
 def seed_correlation(frames: Frames) -> SeedCorrelation | None:
-    """How scores of the rows that contrasts name go together at the same seed; None with fewer than two of either.
+    """How scores of the rows that contrasts name go together at the same seed; None with fewer than
+    two of either.
 
-    It is ICC(C,1) of McGraw and Wong (Psychol. Methods 1, 1996): two-way, by the seeds that all these rows have. Its
-    interval takes their variances to be alike.
+    It is ICC(C,1) of McGraw and Wong (Psychol. Methods 1, 1996): two-way, by the seeds that all
+    these rows have. Its interval takes their variances to be alike.
     """
     named = {name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)}
     scores = pd.DataFrame({row: frames.done(row) for row in sorted(named)}).dropna()
@@ -130,21 +170,28 @@ def seed_correlation(frames: Frames) -> SeedCorrelation | None:
     apart = scores - scores.mean()
     means = apart.mean(axis=1)
     between = num_rows * float((means**2).sum()) / (num_seeds - 1)
-    within = float((apart.sub(means, axis=0) ** 2).to_numpy().sum()) / ((num_seeds - 1) * (num_rows - 1))
+    within = float((apart.sub(means, axis=0) ** 2).to_numpy().sum()) / (
+        (num_seeds - 1) * (num_rows - 1)
+    )
     if within == 0:
         return None
     ratio, tail = between / within, (1 + COVERAGE) / 2
     first, second = num_seeds - 1, (num_seeds - 1) * (num_rows - 1)
-    ratios = (ratio, ratio / special.fdtri(first, second, tail), ratio * special.fdtri(second, first, tail))
+    ratios = (
+        ratio,
+        ratio / special.fdtri(first, second, tail),
+        ratio * special.fdtri(second, first, tail),
+    )
     values = [float((each - 1) / (each + num_rows - 1)) for each in ratios]
     return SeedCorrelation(num_seeds, num_rows, *values)
 
 
 def against_baseline(frames: Frames) -> pd.DataFrame:
-    """Every row's difference to the baseline of its own size and length, with its interval and no word of verdict.
+    """Every row's difference to the baseline of its own size and length, with its interval and no
+    word of verdict.
 
-    Columns: row, reference, estimate, standard_error, degrees, low, high (two-sided 95 %), low_one_sided and
-    high_one_sided (each a bound of 95 % alone).
+    Columns: row, reference, estimate, standard_error, degrees, low, high (two-sided 95 %),
+    low_one_sided and high_one_sided (each a bound of 95 % alone).
     """
     references = rows_by_place(frames, frames.experiment.baseline)
     lines = []
@@ -153,7 +200,9 @@ def against_baseline(frames: Frames) -> pd.DataFrame:
         found = difference(frames, row, reference) if reference not in (None, row) else None
         if reference is not None and found is not None:
             ends = (*found.interval(), *found.interval(2 * COVERAGE - 1))
-            lines.append((row, reference, found.estimate, found.standard_error, found.degrees, *ends))
+            lines.append(
+                (row, reference, found.estimate, found.standard_error, found.degrees, *ends)
+            )
     columns = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
     return pd.DataFrame(lines, columns=[*columns, "low_one_sided", "high_one_sided"])
 
@@ -163,26 +212,35 @@ def rows_by_place(frames: Frames, name: str | None) -> dict[tuple[int, int], str
     rows = frames.rows
     mine = rows[((rows["row"] == name) | (rows["base"] == name)) & (rows["rule"] == "held_out")]
     places = zip(mine["num_parameters"], mine["num_steps"], strict=True)
-    return {(int(size), int(steps)): str(row) for row, (size, steps) in zip(mine["row"], places, strict=True)}
+    return {
+        (int(size), int(steps)): str(row)
+        for row, (size, steps) in zip(mine["row"], places, strict=True)
+    }
 
 
 def rows_by_length(frames: Frames, name: str | None) -> dict[int, str]:
-    """A row and those that repeat it at another length, by number of steps; none of another size."""
+    """A row and those that repeat it at another length, by number of steps; none of another
+    size."""
     places = rows_by_place(frames, name)
     own = next((size for (size, _), row in places.items() if row == name), None)
     return {steps: row for (size, steps), row in places.items() if size == own}
 
 
 def accuracy_frame(frames: Frames) -> pd.DataFrame:
-    """All rows with their mean and their difference to the baseline of their length, in the order of the plan.
+    """All rows with their mean and their difference to the baseline of their length, in the order
+    of the plan.
 
-    Columns: those of `Frames.rows` without its settings; num_planned, num_diverged, num_runs, mean, deviation, low,
-    high; difference, standard_error, degrees, difference_low, difference_high; is_bound, is_own (a row of its own, at
-    the experiment's length and the settings that were chosen for it).
+    Columns: those of `Frames.rows` without its settings; num_planned, num_diverged, num_runs, mean,
+    deviation, low, high; difference, standard_error, degrees, difference_low, difference_high;
+    is_bound, is_own (a row of its own, at the experiment's length and the settings that were chosen
+    for it).
     """
     status = frames.runs.groupby("row")["status"]
     counts = pd.DataFrame(
-        {"num_planned": status.size(), "num_diverged": status.agg(lambda of: (of == "diverged").sum())}
+        {
+            "num_planned": status.size(),
+            "num_diverged": status.agg(lambda of: (of == "diverged").sum()),
+        }
     )
     names = {"estimate": "difference", "low": "difference_low", "high": "difference_high"}
     against = against_baseline(frames).rename(columns=names).drop(columns="reference")
@@ -197,10 +255,12 @@ def accuracy_frame(frames: Frames) -> pd.DataFrame:
 
 
 def rates_frame(frames: Frames) -> pd.DataFrame:
-    """Scores at full length by row and learning rate: row, label, learning_rate, is_chosen, score, num_runs, kind.
+    """Scores at full length by row and learning rate: row, label, learning_rate, is_chosen, score,
+    num_runs, kind.
 
-    `kind` "test": rows that the experiment ran at neighbouring rates, over the seeds that these have. "held out": runs
-    of the tuning, where that ran as long as the experiment, with the table of settings that was chosen.
+    `kind` "test": rows that the experiment ran at neighbouring rates, over the seeds that these
+    have. "held out": runs of the tuning, where that ran as long as the experiment, with the table
+    of settings that was chosen.
     """
     rows, tuning, lines = frames.rows, frames.tuning, []
     for base, group in rows[rows["rule"] == "sensitivity"].groupby("base", sort=False):
@@ -209,7 +269,14 @@ def rates_frame(frames: Frames) -> pd.DataFrame:
             scores = frames.done(row)
             scores = scores[scores.index.isin(seeds)]
             lines.append(
-                (base, frames.by_row.loc[row, "learning_rate"], row == base, scores.mean(), len(scores), "test")
+                (
+                    base,
+                    frames.by_row.loc[row, "learning_rate"],
+                    row == base,
+                    scores.mean(),
+                    len(scores),
+                    "test",
+                )
             )
     choices = frames.experiment.tuning.choices if frames.experiment.tuning else {}
     for (row, rate), trials in tuning[tuning["num_epochs"] == rows["num_epochs"].max()].groupby(
@@ -218,21 +285,28 @@ def rates_frame(frames: Frames) -> pd.DataFrame:
         if (choice := choices.get(row)) is not None and row in frames.by_row.index:
             mine = trials.loc[trials["candidate"].fillna(0) == choice.candidate, "score"]
             is_chosen = math.isclose(rate, choice.learning_rate)
-            lines += [(row, rate, is_chosen, mine.mean(), len(mine), "held out")] if len(mine) else []
-    found = pd.DataFrame(lines, columns=["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"])
+            lines += (
+                [(row, rate, is_chosen, mine.mean(), len(mine), "held out")] if len(mine) else []
+            )
+    found = pd.DataFrame(
+        lines, columns=["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"]
+    )
     found.insert(1, "label", found["row"].map(frames.by_row["label"]))
     return found.sort_values(["kind", "row", "learning_rate"], kind="stable", ignore_index=True)
 
 
 def at_equal_rate(frames: Frames, rates: pd.DataFrame, row: str, reference: str) -> float:
-    """Row minus reference with one learning rate for both: the nearest to zero of those at each one's chosen rate.
+    """Row minus reference with one learning rate for both: the nearest to zero of those at each
+    one's chosen rate.
 
     Zero where their signs differ; NaN where neither rate was run at full length by both.
     """
     chosen = {float(frames.row(name)["learning_rate"]) for name in (row, reference)}
     if len(chosen) == 1:
         return float(frames.done(row).mean() - frames.done(reference).mean())
-    found = rates.pivot_table("score", ["kind", "learning_rate"], "row").reindex(columns=[row, reference])
+    found = rates.pivot_table("score", ["kind", "learning_rate"], "row").reindex(
+        columns=[row, reference]
+    )
     found = found[found.index.get_level_values("learning_rate").isin(chosen)]
     apart = (found[row] - found[reference]).dropna().tolist()
     if min(apart, default=0.0) < 0 < max(apart, default=0.0):
@@ -243,11 +317,12 @@ def at_equal_rate(frames: Frames, rates: pd.DataFrame, row: str, reference: str)
 def contrasts_frame(frames: Frames) -> pd.DataFrame:
     """The declared contrasts and their verdicts, one line each, in the order of their declaration.
 
-    Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high (two-sided 95 %, of
-    this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared. `claim` is that of the contrast's
-    one-sided tests with the least `p`, which `p_holm` adjusts for all tests of the experiment (`claims_of`). A contrast
-    whose runs are not there, or of which a row has a run that diverged, counts with a p of 1 in each. What says that
-    one method is better needs the same sign `at_equal_rate`. A contrast that was declared too late for a verdict has no
+    Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high
+    (two-sided 95 %, of this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared.
+    `claim` is that of the contrast's one-sided tests with the least `p`, which `p_holm` adjusts for
+    all tests of the experiment (`claims_of`). A contrast whose runs are not there, or of which a
+    row has a run that diverged, counts with a p of 1 in each. What says that one method is better
+    needs the same sign `at_equal_rate`. A contrast that was declared too late for a verdict has no
     test and no p. `declared`: how many of its runs had begun by then, in words.
     """
     rates, lines, tests = rates_frame(frames), [], []
@@ -259,12 +334,24 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
         equal = at_equal_rate(frames, rates, contrast.row, contrast.reference) if asks else math.nan
         lines.append((*contrast.model_dump().values(), *numbers, equal))
         claims = {} if too_late[number] else claims_of(contrast, known)
-        is_unknown = math.isnan(known.standard_error) or _num_diverged(frames, contrast.row, contrast.reference)
+        is_unknown = math.isnan(known.standard_error) or _num_diverged(
+            frames, contrast.row, contrast.reference
+        )
         tests += [(number, claim, 1.0 if is_unknown else p) for claim, p in claims.items()]
-    columns = [*Contrast.model_fields, "estimate", "standard_error", "degrees", "low", "high", "at_equal_rate"]
+    columns = [
+        *Contrast.model_fields,
+        "estimate",
+        "standard_error",
+        "degrees",
+        "low",
+        "high",
+        "at_equal_rate",
+    ]
     family = pd.DataFrame(tests, columns=["contrast", "claim", "p"])
     family["p_holm"] = holm(family["p"].to_numpy(dtype=float))
-    nearest = family.sort_values("p", kind="stable").drop_duplicates("contrast").set_index("contrast")
+    nearest = (
+        family.sort_values("p", kind="stable").drop_duplicates("contrast").set_index("contrast")
+    )
     frame = pd.DataFrame(lines, columns=columns).join(nearest)
     level = 1 - frames.experiment.confidence
     frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
@@ -274,16 +361,22 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
 
 
 def claims_of(contrast: Contrast, found: Difference) -> dict[str, float]:
-    """The one-sided tests of a contrast: p by the verdict that each would show, of which one can be shown at most.
+    """The one-sided tests of a contrast: p by the verdict that each would show, of which one can be
+    shown at most.
 
-    "Equal" needs two one-sided tests, both of which must hold (Schuirmann 1987): its p is the larger one.
+    "Equal" needs two one-sided tests, both of which must hold (Schuirmann 1987): its p is the
+    larger one.
     """
     margin = contrast.margin
     above, below = found.p_above(-margin), found.p_below(-margin)
     if contrast.kind == "non-inferiority":
         return {LESS: above, MORE: below}
     if contrast.kind == "equivalence":
-        return {EQUAL: max(above, found.p_below(margin)), BEYOND: found.p_above(margin), BELOW: below}
+        return {
+            EQUAL: max(above, found.p_below(margin)),
+            BEYOND: found.p_above(margin),
+            BELOW: below,
+        }
     return {BETTER: found.p_above(0.0), WORSE: found.p_below(0.0)}
 
 

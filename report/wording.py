@@ -10,7 +10,8 @@ NONE = "\u2013"
 """Shown where there is no number."""
 
 FORMATS: dict[str, Callable[[Any], str]] = {}
-"""Ways to write a cell of a table, by name: `interval` and `span` two numbers, `text` and `code` a word, others one."""
+"""Ways to write a cell of a table, by name: `interval` and `span` two numbers, `text` and `code` a
+word, others one."""
 
 
 def _format(write: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -40,7 +41,8 @@ def loss(score: float) -> str:
 @_format
 def points(value: float) -> str:
     """A difference of shares in percentage points, with its sign: -0.0012 is "−0.12"."""
-    said = f"{round(100 * value, 9):+.2f}"  # so that one difference, summed in two orders, is printed alike
+    # so that one difference, summed in two orders, is printed alike
+    said = f"{round(100 * value, 9):+.2f}"
     return "0.00" if float(said) == 0 else said.replace("-", MINUS)
 
 
@@ -58,7 +60,8 @@ def interval(ends: tuple[float, float]) -> str:
 
 @_format
 def amount(value: float) -> str:
-    """Models, ratios, factors: three digits, whole where it is whole and from 100 on: 28,050, 292, 96, 18.3, 4.00."""
+    """Models, ratios, factors: three digits, whole where it is whole and from 100 on: 28,050, 292,
+    96, 18.3, 4.00."""
     is_whole = abs(value) >= 99.95 or value == round(value)
     return (f"{value:,.0f}" if is_whole else f"{value:#.3g}").replace("-", MINUS)
 
@@ -116,12 +119,15 @@ def milliseconds(seconds: float) -> str:
 @_format
 def factor(value: float) -> str:
     """A speed-up: "1.25x", "12.3x", "123x"."""
-    return f"{value:.2f}x" if value < 9.95 else f"{value:.1f}x" if value < 99.5 else f"{value:,.0f}x"
+    return (
+        f"{value:.2f}x" if value < 9.95 else f"{value:.1f}x" if value < 99.5 else f"{value:,.0f}x"
+    )
 
 
 @_format
 def share(value: float) -> str:
-    """A share in percent with one decimal, without the sign, as of a relative error: 0.0416 is "4.2"."""
+    """A share in percent with one decimal, without the sign, as of a relative error: 0.0416 is
+    "4.2"."""
     return f"{100 * value:.1f}".replace("-", MINUS)
 
 
@@ -133,7 +139,9 @@ def dollars(value: float) -> str:
 
 def listed(items: Sequence[str]) -> str:
     """ "a, b and c"."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+    return (
+        items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+    )
 
 
 def counted(number: float, noun: str) -> str:

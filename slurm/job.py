@@ -1,4 +1,5 @@
-"""What each process of a job does: of a run's, and of the preflight's, which checks nodes, network and data before."""
+"""What each process of a job does: of a run's, and of the preflight's, which checks nodes, network
+and data before."""
 
 import os
 import platform
@@ -38,7 +39,8 @@ from cser_bench.slurm.requeue import (
 )
 
 GRACE_SECONDS = 5.0
-"""How long a worker that lost the others stays, so that the one that caused it can say why before Slurm ends all."""
+"""How long a worker that lost the others stays, so that the one that caused it can say why before
+Slurm ends all."""
 
 ALL_WELL = "all is well here"
 """What a process of the preflight says last, where no check has failed."""
@@ -48,7 +50,8 @@ PATIENCE_SECONDS = 100.0
 
 
 def do_run(job: Job, profile: Profile) -> None:
-    """Be one worker of the run. Ends the process: with 0 after a result, a notice, or where there is nothing to do."""
+    """Be one worker of the run. Ends the process: with 0 after a result, a notice, or where there
+    is nothing to do."""
     notice, allocation = StopNotice(), this_allocation()
     job = _here(job, profile, allocation)
     prepare_thread(job.device)
@@ -77,42 +80,63 @@ def do_run(job: Job, profile: Profile) -> None:
 
 def own_device(profile: Profile, allocation: Allocation) -> str:
     """The worker's device."""
-    return "cpu" if profile.device == "cpu" else own_gpu(allocation.local_rank, torch.cuda.device_count())
+    return (
+        "cpu"
+        if profile.device == "cpu"
+        else own_gpu(allocation.local_rank, torch.cuda.device_count())
+    )
 
 
-def meeting(profile: Profile, allocation: Allocation, timeout_seconds: float) -> AbstractContextManager[None]:
+def meeting(
+    profile: Profile, allocation: Allocation, timeout_seconds: float
+) -> AbstractContextManager[None]:
     """Inside, this process is one of the group of all workers of this start; see `joined`."""
     address = f"tcp://{profile.master_address or allocation.first_node}:{allocation.port}"
-    device, (rank, world_size) = own_device(profile, allocation), (allocation.rank, allocation.world_size)
+    device, (rank, world_size) = (
+        own_device(profile, allocation),
+        (allocation.rank, allocation.world_size),
+    )
     return joined(device, timeout_seconds, address, rank, world_size, allocation.key)
 
 
 def _here(job: Job, profile: Profile, allocation: Allocation) -> Job:
-    """The job as this process does it. Its commit stays the snapshot's: the checkout around that goes on."""
+    """The job as this process does it. Its commit stays the snapshot's: the checkout around that
+    goes on."""
     device = own_device(profile, allocation)
     kept = job.attempt.model_dump(include={"command", "git_commit", "git_diff_sha256"})
-    kept |= {"attempt": allocation.attempt, "slurm": facts(allocation, job.folder) if allocation.rank == 0 else None}
+    kept |= {
+        "attempt": allocation.attempt,
+        "slurm": facts(allocation, job.folder) if allocation.rank == 0 else None,
+    }
     made = new_attempt("slurm", backend_for(device), torch.device(device))
     return replace(job, device=device, attempt=made.model_copy(update=kept))
 
 
 def facts(allocation: Allocation, folder: Path) -> dict[str, str]:
-    """What an attempt's record says of the allocation: Slurm's variables, nodes, GPUs, driver, topology.
+    """What an attempt's record says of the allocation: Slurm's variables, nodes, GPUs, driver,
+    topology.
 
     `saved` is the step of the checkpoint that the run in this folder has when the job starts.
     """
     kept = ("SLURM_CLUSTER_NAME", "SLURM_JOB_", "SLURM_ARRAY_", "SLURM_RESTART", "SLURM_NTASKS", "SLURM_CPUS_PER_TASK",
             "SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES")  # fmt: skip
     found = {name: text for name, text in os.environ.items() if name.startswith(kept)}
-    found |= {"job": allocation.job, "restart": str(allocation.restart), "saved": str(saved_step(folder) or 0)}
+    found |= {
+        "job": allocation.job,
+        "restart": str(allocation.restart),
+        "saved": str(saved_step(folder) or 0),
+    }
     found |= {"nodes": ",".join(submitit.JobEnvironment().hostnames)}
-    found["gpus"] = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or ""
+    found["gpus"] = (
+        output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or ""
+    )
     found["topology"] = output_of("nvidia-smi", "topo", "-m") or ""
     return {name: text for name, text in found.items() if text}
 
 
 def preflight(request: Request) -> None:
-    """What each process of the job does: say a line of each check, until one fails, and at last that all is well."""
+    """What each process of the job does: say a line of each check, until one fails, and at last
+    that all is well."""
     host = os.environ.get("SLURMD_NODENAME") or platform.node()
     for check in checks_here(request, this_allocation()):
         print(machine.line_of(check, f" (on {host})"), flush=True)
@@ -122,7 +146,8 @@ def preflight(request: Request) -> None:
 
 
 def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
-    """The checks of one process: its GPUs, its node's disk, the network, and for its node the data."""
+    """The checks of one process: its GPUs, its node's disk, the network, and for its node the
+    data."""
     profile, device = request.profile, own_device(request.profile, here)
     if device != "cpu":
         yield from machine.check_gpus()
@@ -138,7 +163,10 @@ def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
 def network_check(profile: Profile, here: Allocation, device: str) -> Check:
     """An all-reduce of all, through NCCL or gloo as in training."""
     names = ", ".join(name for _, name in socket.if_nameindex())
-    advice = f"look at network_interface in the profile, of which there are {names}, and at master_address"
+    advice = (
+        f"look at network_interface in the profile, of which there are {names}, and at "
+        "master_address"
+    )
     try:
         prepare_thread(device)
         with meeting(profile, here, PATIENCE_SECONDS):

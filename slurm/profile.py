@@ -1,4 +1,5 @@
-"""Cluster profiles: how runs are put on a cluster, as TOML, validated strictly; and what sbatch gets of them."""
+"""Cluster profiles: how runs are put on a cluster, as TOML, validated strictly; and what sbatch
+gets of them."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from submitit.slurm.slurm import _make_sbatch_string  # the public way to the text needs srun on the path
+from submitit.slurm.slurm import (
+    _make_sbatch_string,
+)  # the public way to the text needs srun on the path
 
 from cser_bench.harness.rows import Count, NonNegative, Positive, Strict
 from cser_bench.harness.spec import SpecError, explain
@@ -18,12 +21,23 @@ from cser_bench.harness.spec_file import is_file, read_toml
 CLUSTERS = Path(__file__).parent / "clusters"
 
 LOOK_SECONDS = 30
-"""Slurm compares jobs with their time limits so often, and warns a job so much earlier than it was asked to."""
+"""Slurm compares jobs with their time limits so often, and warns a job so much earlier than it was
+asked to."""
 
 WORK_SECONDS = 20
 """What must remain for work between a job's start and the warning."""
 
-OWN_FLAGS = {"array", "cpus-per-task", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output"}
+OWN_FLAGS = {
+    "array",
+    "cpus-per-task",
+    "error",
+    "job-name",
+    "nodes",
+    "ntasks",
+    "ntasks-per-node",
+    "open-mode",
+    "output",
+}
 OWN_FLAGS |= {"requeue", "signal", "time"}
 """sbatch's flags that campaigns set themselves."""
 
@@ -32,7 +46,8 @@ PREFLIGHT_MINUTES = 20
 
 
 class Profile(Strict):
-    """A cluster, and the shape of a run on it: nodes x workers. `slurm/template.toml` explains every field."""
+    """A cluster, and the shape of a run on it: nodes x workers. `slurm/template.toml` explains
+    every field."""
 
     device: Literal["cuda", "cpu"] = "cuda"
     nodes: Count
@@ -57,12 +72,15 @@ class Profile(Strict):
         needed = -(-(self.warning_seconds + LOOK_SECONDS + WORK_SECONDS) // 60)
         if self.time_limit_minutes < needed:
             raise ValueError(
-                f"time_limit_minutes = {self.time_limit_minutes} leaves no time to work, as Slurm warns up to "
-                f"{LOOK_SECONDS} s earlier than warning_seconds = {self.warning_seconds} before the end; make it at "
-                f"least {needed}, or lower warning_seconds"
+                f"time_limit_minutes = {self.time_limit_minutes} leaves no time to work, as Slurm "
+                f"warns up to {LOOK_SECONDS} s earlier than warning_seconds = "
+                f"{self.warning_seconds} before the end; make it at least {needed}, or lower "
+                "warning_seconds"
             )
         if own := OWN_FLAGS & self.sbatch.keys():
-            raise ValueError(f"sbatch holds {min(own)!r}, which campaigns set themselves; remove it")
+            raise ValueError(
+                f"sbatch holds {min(own)!r}, which campaigns set themselves; remove it"
+            )
         return self
 
     @property
@@ -78,7 +96,8 @@ class Profile(Strict):
 
 
 def load_profile(name: str) -> Profile:
-    """The profile NAME, or one of its variants as NAME:VARIANT; NAME may be the path of a TOML file.
+    """The profile NAME, or one of its variants as NAME:VARIANT; NAME may be the path of a TOML
+    file.
 
     Raises SpecError: no such profile or variant, or one that cannot be used.
     """
@@ -86,22 +105,33 @@ def load_profile(name: str) -> Profile:
     path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
     if not is_file(path):
         known = ", ".join(sorted(path.stem for path in CLUSTERS.glob("*.toml")))
-        raise SpecError(f"no cluster profile {stem!r}: give the path of a TOML file or one of {known}")
+        raise SpecError(
+            f"no cluster profile {stem!r}: give the path of a TOML file or one of {known}"
+        )
     table = read_toml(path)
     variants = table.pop("variants", {})
-    if not isinstance(variants, dict) or not all(isinstance(each, dict) for each in variants.values()):
-        raise SpecError(f"{path}: variants must be tables; write [variants.NAME] and fields below it")
+    if not isinstance(variants, dict) or not all(
+        isinstance(each, dict) for each in variants.values()
+    ):
+        raise SpecError(
+            f"{path}: variants must be tables; write [variants.NAME] and fields below it"
+        )
     if variant and variant not in variants:
-        raise SpecError(f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}")
+        raise SpecError(
+            f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}"
+        )
     try:
-        profiles = {key: Profile.model_validate(_over(table, each)) for key, each in variants.items()}
+        profiles = {
+            key: Profile.model_validate(_over(table, each)) for key, each in variants.items()
+        }
         return profiles[variant] if variant else Profile.model_validate(table)
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error)}") from None
 
 
 def _over(table: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a variant over those of the profile, and its flags for sbatch over the profile's."""
+    """The fields of a variant over those of the profile, and its flags for sbatch over the
+    profile's."""
     flags = [each["sbatch"] for each in (table, variant) if "sbatch" in each]
     if len(flags) < 2 or not all(isinstance(each, dict) for each in flags):
         return table | variant  # the profile refuses what is no table
@@ -110,8 +140,9 @@ def _over(table: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SubmissionPaths:
-    """The places of a submission's files, as every node sees them: `jobs` has submitit's pickles and logs, `code` the
-    snapshot, and `campaign` is the experiment's campaign.json, in which the submission has the number `submission`.
+    """The places of a submission's files, as every node sees them: `jobs` has submitit's pickles
+    and logs, `code` the snapshot, and `campaign` is the experiment's campaign.json, in which the
+    submission has the number `submission`.
     """
 
     jobs: Path
@@ -125,21 +156,27 @@ def preflight_minutes(profile: Profile) -> int:
     return min(PREFLIGHT_MINUTES, profile.time_limit_minutes)
 
 
-def sbatch_text(profile: Profile, place: SubmissionPaths, parameters: dict[str, Any], num_tasks: int = 1) -> str:
+def sbatch_text(
+    profile: Profile, place: SubmissionPaths, parameters: dict[str, Any], num_tasks: int = 1
+) -> str:
     """The text that sbatch gets for these parameters."""
     command = f"{python_of(profile)} -u -m submitit.core._submit {shlex.quote(str(place.jobs))}"
     map_count = num_tasks if num_tasks > 1 else None
-    return _make_sbatch_string(command=command, folder=place.jobs, map_count=map_count, **parameters)
+    return _make_sbatch_string(
+        command=command, folder=place.jobs, map_count=map_count, **parameters
+    )
 
 
 def python_of(profile: Profile) -> str:
-    """The words that start Python in a job, as its shell reads them: srun's own words come right before."""
+    """The words that start Python in a job, as its shell reads them: srun's own words come right
+    before."""
     python = shlex.quote(profile.python or sys.executable)
     return f"{profile.launch_prefix} {python}" if profile.launch_prefix else python
 
 
 def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) -> dict[str, Any]:
-    """submitit's parameters for the job that checks nodes, network and data in a run's own shape."""
+    """submitit's parameters for the job that checks nodes, network and data in a run's own
+    shape."""
     return {
         "job_name": f"{name}-preflight",
         "time": preflight_minutes(profile),
@@ -151,11 +188,12 @@ def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) ->
         "setup": [
             *profile.setup,
             *_exports(profile, place.code),
-            # The signals are for the workers: this shell must get to its last line, whatever becomes of them.
+            # The signals are for the workers: this shell must get to its last line, whatever
+            # becomes of them.
             "set +e; trap : TERM USR2",
         ],
-        # Newer versions of srun do not take the CPUs over from sbatch. Where SBATCH_EXPORT=NONE, srun would else hand
-        # nothing of this shell's environment on.
+        # Newer versions of srun do not take the CPUs over from sbatch. Where SBATCH_EXPORT=NONE,
+        # srun would else hand nothing of this shell's environment on.
         "srun_args": [
             f"--cpus-per-task={profile.cpus_per_worker}",
             "--export=ALL",
@@ -166,10 +204,18 @@ def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) ->
     }
 
 
-def array_parameters(profile: Profile, name: str, place: SubmissionPaths, *after: str) -> dict[str, Any]:
+def array_parameters(
+    profile: Profile, name: str, place: SubmissionPaths, *after: str
+) -> dict[str, Any]:
     """The same for an array of runs; `after`: dependencies, such as afterok:12."""
     # Not in a container, which mostly lacks scontrol: by the Python that submits.
-    requeue = [sys.executable, "-m", "cser_bench.slurm.requeue", str(place.campaign), str(place.submission)]
+    requeue = [
+        sys.executable,
+        "-m",
+        "cser_bench.slurm.requeue",
+        str(place.campaign),
+        str(place.submission),
+    ]
     waits = {"dependency": ",".join(after), "kill-on-invalid-dep": "yes"} if after else {}
     return preflight_parameters(profile, name, place) | {
         "job_name": name,
@@ -183,13 +229,17 @@ def array_parameters(profile: Profile, name: str, place: SubmissionPaths, *after
 
 
 def _exports(profile: Profile, code: Path) -> list[str]:
-    """What a job's processes find in their environment, over what the submitter had and `setup` has made of it."""
+    """What a job's processes find in their environment, over what the submitter had and `setup` has
+    made of it."""
     variables = {
-        "PYTHONSAFEPATH": "1",  # or the folder in which the command was typed would go before the snapshot
+        # or the folder in which the command was typed would go before the snapshot
+        "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": "1",
     }
     if profile.network_interface:
-        variables |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), profile.network_interface)
+        variables |= dict.fromkeys(
+            ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), profile.network_interface
+        )
     # Behind the snapshot stays what modules put there.
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     return [path, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]

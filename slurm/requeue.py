@@ -1,7 +1,9 @@
-"""A start of a job, as its processes see it; when to stop; how it ended, and whether the job is requeued.
+"""A start of a job, as its processes see it; when to stop; how it ended, and whether the job is
+requeued.
 
-Starts are the attempts in a run's run.json. The last line of every job's script calls this file: it looks at how the
-workers ended, and requeues the job or lets it end. It loads no torch, which can take longer than Slurm leaves a job.
+Starts are the attempts in a run's run.json. The last line of every job's script calls this file: it
+looks at how the workers ended, and requeues the job or lets it end. It loads no torch, which can
+take longer than Slurm leaves a job.
 """
 
 import hashlib
@@ -21,7 +23,13 @@ from submitit.helpers import TorchDistributedEnvironment
 
 from cser_bench.harness.records import packs, store
 from cser_bench.harness.records.provenance import output_of
-from cser_bench.harness.records.recorder import Recorder, end_by_watchdog, read_failure, tail_of, write_failure
+from cser_bench.harness.records.recorder import (
+    Recorder,
+    end_by_watchdog,
+    read_failure,
+    tail_of,
+    write_failure,
+)
 from cser_bench.harness.records.run_lock import BusyError, owned
 from cser_bench.harness.records.state import ALWAYS, RETRIED, is_done, saved_step
 from cser_bench.harness.records.store import Attempt, FailureKind, RecordError, RunFile
@@ -29,7 +37,8 @@ from cser_bench.harness.workers.processes import StopFlag
 from cser_bench.slurm.campaign import Campaign, Submission
 
 PORTS = range(20_000, 32_000)
-"""Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by default)."""
+"""Below the ephemeral ports of Linux, from which others' connections take theirs (32768 and up by
+default)."""
 
 NONE = "none"
 """The attempt of a job none of whose workers began one."""
@@ -38,15 +47,17 @@ End = tuple[FailureKind, str]
 """Kind of a failure, and what there is to say of it."""
 
 TOLD_TO_STOP = 128 + signal.SIGUSR2
-"""srun's exit code where USR2 ended the workers: they were still loading, and did not listen for it."""
+"""srun's exit code where USR2 ended the workers: they were still loading, and did not listen for
+it."""
 
 
 @dataclass(frozen=True)
 class Allocation:
     """One start of one job, as one of its processes sees it.
 
-    `job` is as the campaign's record has it, 7_2 of an array: Slurm's own number of an array's last task names them
-    all. `restart` counts requeues before, `task` is the index in the array, 0 where there is none.
+    `job` is as the campaign's record has it, 7_2 of an array: Slurm's own number of an array's last
+    task names them all. `restart` counts requeues before, `task` is the index in the array, 0 where
+    there is none.
     """
 
     job: str
@@ -70,8 +81,11 @@ class Allocation:
 
     @property
     def port(self) -> int:
-        """The port at which the workers of this start meet; another start, or another job, has another."""
-        return PORTS[int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % len(PORTS)]
+        """The port at which the workers of this start meet; another start, or another job, has
+        another."""
+        return PORTS[
+            int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % len(PORTS)
+        ]
 
 
 def this_allocation() -> Allocation:
@@ -89,12 +103,14 @@ def this_allocation() -> Allocation:
 
 
 class StopNotice(StopFlag):
-    """Slurm's word to a worker that it must stop, as a flag that the training loop asks for between steps.
+    """Slurm's word to a worker that it must stop, as a flag that the training loop asks for between
+    steps.
 
-    Listens for USR2, which comes before the time limit or by hand, and TERM, which comes before a job is ended. Until
-    the first question nothing is worth saving, and TERM ends the process at once, so that what `slurm.requeue` has to
-    say of it comes before Slurm's KILL. submitit's own handler for USR2 takes every warning within ten minutes of the
-    limit for a time-out, and requeues before workers agree on a step; so this one replaces it.
+    Listens for USR2, which comes before the time limit or by hand, and TERM, which comes before a
+    job is ended. Until the first question nothing is worth saving, and TERM ends the process at
+    once, so that what `slurm.requeue` has to say of it comes before Slurm's KILL. submitit's own
+    handler for USR2 takes every warning within ten minutes of the limit for a time-out, and
+    requeues before workers agree on a step; so this one replaces it.
     """
 
     def __init__(self) -> None:
@@ -131,9 +147,12 @@ def recorded_end(folder: Path, attempt: str) -> FailureKind:
 
 
 def num_in_vain(folder: Path, starts: Sequence[Attempt]) -> int:
-    """Starts of one job that began where the run still is; none where the last one was told to stop."""
+    """Starts of one job that began where the run still is; none where the last one was told to
+    stop."""
     saved = str(saved_step(folder) or 0)
-    in_vain = [start for start in starts if start.slurm is not None and start.slurm.get("saved") == saved]
+    in_vain = [
+        start for start in starts if start.slurm is not None and start.slurm.get("saved") == saved
+    ]
     return 0 if starts and recorded_end(folder, starts[-1].attempt) in ALWAYS else len(in_vain)
 
 
@@ -144,14 +163,19 @@ def goes_on(folder: Path, starts: Sequence[Attempt], max_retries: int) -> bool:
 
 
 def begins(attempt: str) -> str:
-    """What every worker of an attempt says first: a job that is requeued goes on in the same logs."""
+    """What every worker of an attempt says first: a job that is requeued goes on in the same
+    logs."""
     return f"attempt {attempt} begins"
 
 
-def begin_attempt(recorder: Recorder, allocation: Allocation, max_retries: int, stack: ExitStack) -> None:
-    """Begin this start's attempt, over any that its job left; the run's lock is held until `stack` ends.
+def begin_attempt(
+    recorder: Recorder, allocation: Allocation, max_retries: int, stack: ExitStack
+) -> None:
+    """Begin this start's attempt, over any that its job left; the run's lock is held until `stack`
+    ends.
 
-    Raises NothingToDo: the run is done, another process is at it, or its processes ended without a word too often.
+    Raises NothingToDo: the run is done, another process is at it, or its processes ended without a
+    word too often.
     """
     folder, run_id = recorder.folder, recorder.run_id
     attempts = read_attempts(folder)
@@ -165,7 +189,10 @@ def begin_attempt(recorder: Recorder, allocation: Allocation, max_retries: int, 
     if num_in_vain(folder, ours) > max_retries:
         last = ours[-1].attempt
         kind = recorded_end(folder, last)
-        message = f"gave up: job {allocation.job} ended with {kind} at start {len(ours)}, and has saved nothing new"
+        message = (
+            f"gave up: job {allocation.job} ended with {kind} at start {len(ours)}, and has "
+            "saved nothing new"
+        )
         write_failure(folder, run_id, last, kind, message, "", is_last_word=True)
         raise NothingToDo(message)
     recorder.enter(saved_step(folder) or 0)
@@ -178,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Decide on this job; the exit code is its own.
 
     Args:
-        arguments: campaign.json, the submission's number in it, the retries a job may have, and what srun returned.
+        arguments: campaign.json, the submission's number in it, the retries a job may have, and
+            what srun returned.
     """
     campaign, number, max_retries, code = sys.argv[1:] if arguments is None else arguments
     allocation = this_allocation()
@@ -191,7 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def decide(folder: Path, submission: Submission, allocation: Allocation, max_retries: int, code: int) -> int:
+def decide(
+    folder: Path, submission: Submission, allocation: Allocation, max_retries: int, code: int
+) -> int:
     """Requeue the job where its run has no result and may go on; returns the job's exit code.
 
     Raises OSError: no space, no permission: going on would end in the same way.
@@ -200,9 +230,14 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
         return 0
     attempts, log = read_attempts(folder), submission.log_of(allocation.job)
     ours = of_job(attempts, allocation.job)
-    here = [each for each in ours if each.slurm is not None and each.slurm.get("restart") == str(allocation.restart)]
+    here = [
+        each
+        for each in ours
+        if each.slurm is not None and each.slurm.get("restart") == str(allocation.restart)
+    ]
     if here and here[-1] is not attempts[-1]:
-        # Slurm believed this job dead and started it anew: requeuing it now would end that other start.
+        # Slurm believed this job dead and started it anew: requeuing it now would end that other
+        # start.
         print("a later start has taken the run over: nothing follows from this one", flush=True)
         return 1
     attempt = here[-1].attempt if here else NONE
@@ -210,7 +245,9 @@ def decide(folder: Path, submission: Submission, allocation: Allocation, max_ret
     if (here or code) and (by_slurm or read_failure(folder, attempt) is None):
         # What a worker has said stands, but for "communication", which is no cause.
         kind, why = by_slurm or _unsaid_end(log, attempt, code)
-        write_failure(folder, folder.name, attempt, kind, f"{why}; srun ended with code {code}, see {log}", "")
+        write_failure(
+            folder, folder.name, attempt, kind, f"{why}; srun ended with code {code}, see {log}", ""
+        )
     if not here:
         lost = allocation.restart - len(ours)
         is_told = by_slurm is None and code == TOLD_TO_STOP and lost < max_retries
@@ -229,7 +266,8 @@ def _requeue(allocation: Allocation, why: str) -> int:
 
 
 def _ended_by_slurm(allocation: Allocation) -> End | None:
-    """How Slurm itself ends this job: a cancelled one would come back if it were requeued here. None where it does not.
+    """How Slurm itself ends this job: a cancelled one would come back if it were requeued here.
+    None where it does not.
 
     At its time limit a job is being ended too, and comes back only if it is requeued here.
     """
@@ -249,15 +287,23 @@ def _is_at_its_limit() -> bool:
 
 
 def _unsaid_end(log: Path, attempt: str, code: int) -> End:
-    """How an attempt ended whose workers left no record of it, or a job none of whose workers began one."""
+    """How an attempt ended whose workers left no record of it, or a job none of whose workers began
+    one."""
     if attempt == NONE:
         told: End = ("preempted", "the job was told to stop before a worker began")
-        return told if code == TOLD_TO_STOP else ("bug", "the job's processes ended before a worker began")
+        return (
+            told
+            if code == TOLD_TO_STOP
+            else ("bug", "the job's processes ended before a worker began")
+        )
     own, suffix = log.name.rsplit("_0_", 1)
     texts = [tail_of(each) for each in sorted(log.parent.glob(f"{own}_*_{suffix}"))]
     watchdog = end_by_watchdog("\n".join(text.partition(begins(attempt))[2] for text in texts))
     # At its limit: the workers did not come to save within warning_seconds.
-    return watchdog or ("timeout" if _is_at_its_limit() else "node", "the workers ended without a word")
+    return watchdog or (
+        "timeout" if _is_at_its_limit() else "node",
+        "the workers ended without a word",
+    )
 
 
 if __name__ == "__main__":

@@ -22,12 +22,14 @@ TOGETHER = (
     "tests/timing/test_study.py",
     "tests/algorithms/test_processes.py",
 )
-"""Beginnings of tests' ids: those with the same one share a cluster or a slow fixture, and so run on one worker."""
+"""Beginnings of tests' ids: those with the same one share a cluster or a slow fixture, and so run
+on one worker."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand out tests one by one, but these by the group. xdist's own `loadgroup` does so no more with pytest 9.2."""
+    """Hand out tests one by one, but these by the group. xdist's own `loadgroup` does so no more
+    with pytest 9.2."""
     if config.getvalue("dist") != "load":
         return None
     from xdist.scheduler import LoadScopeScheduling

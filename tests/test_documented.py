@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from cser_bench.algorithms import BlockSparsifier, Collectives, DistributedOptimizer, Identity, algorithms, registry
+from cser_bench.algorithms import (
+    BlockSparsifier,
+    Collectives,
+    DistributedOptimizer,
+    Identity,
+    algorithms,
+    registry,
+)
 from cser_bench.algorithms import baselines as baselines_package
 from cser_bench.algorithms.core.compressors import Draw, SharedSupport
 from cser_bench.algorithms.core.layout import Layout
@@ -28,7 +35,14 @@ from cser_bench.harness.workers.attempt import attempt_as_rank, attempt_stacked
 from cser_bench.report.frame import LONG
 from cser_bench.report.questions.evidence import evidence_of
 from cser_bench.report.render import environment
-from tests.algorithms.problems import make_model, make_optimizer, own_settings, train, trained, workers
+from tests.algorithms.problems import (
+    make_model,
+    make_optimizer,
+    own_settings,
+    train,
+    trained,
+    workers,
+)
 from tests.harness.support import job_for, small_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding.md"
@@ -37,7 +51,11 @@ METHOD, COMPRESSOR, BASELINE, TASK, QUESTION = range(5)
 
 def shown(number: int, language: str = "python") -> str:
     """One of the page's pieces of code."""
-    return str(re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)[number])
+    return str(
+        re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)[
+            number
+        ]
+    )
 
 
 def run(number: int, **names: Any) -> dict[str, Any]:
@@ -54,14 +72,20 @@ def run(number: int, **names: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def method(monkeypatch: pytest.MonkeyPatch) -> str:
-    kinds = [each for each in run(METHOD).values() if isinstance(each, type) and issubclass(each, DistributedOptimizer)]
+    kinds = [
+        each
+        for each in run(METHOD).values()
+        if isinstance(each, type) and issubclass(each, DistributedOptimizer)
+    ]
     (own,) = (each for each in kinds if each is not DistributedOptimizer)
     monkeypatch.setitem(algorithms(), own.name, own)
     return own.name
 
 
 def test_the_method_is_sgd_without_compression_and_reaches_a_ratio(method: str) -> None:
-    for ours, plain in zip(trained(method, {"compressor": Identity()}, 3, 9), trained("sgd", {}, 3, 9), strict=True):
+    for ours, plain in zip(
+        trained(method, {"compressor": Identity()}, 3, 9), trained("sgd", {}, 3, 9), strict=True
+    ):
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
     assert algorithms()[method].at_ratio(4) == {"compressor": BlockSparsifier(4)}
 
@@ -69,7 +93,9 @@ def test_the_method_is_sgd_without_compression_and_reaches_a_ratio(method: str) 
 def test_the_method_sends_what_its_stages_say_and_its_workers_agree(method: str) -> None:
     def work(collectives: Collectives) -> torch.Tensor:
         model = make_model(torch.float32)
-        optimizer = make_optimizer(method, model, own_settings(method, [BlockSparsifier(4)]), collectives)
+        optimizer = make_optimizer(
+            method, model, own_settings(method, [BlockSparsifier(4)]), collectives
+        )
         train(optimizer, model, collectives.rank, range(1, 8))
         assert optimizer.traffic.training() == optimizer.expected_traffic(7).training()
         assert optimizer.traffic.training_bits == 7 * 32 * 13
@@ -98,13 +124,20 @@ def stride(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_compressor_keeps_every_rth_coordinate_and_a_method_sends_them(stride: Any) -> None:
     layout = Layout.of([torch.empty(100)])
-    kept = [stride(8).support(layout, Draw(0, step, "gradient")).gather(torch.arange(100.0)) for step in range(64)]
+    kept = [
+        stride(8).support(layout, Draw(0, step, "gradient")).gather(torch.arange(100.0))
+        for step in range(64)
+    ]
     assert {int(each[0]) for each in kept} == set(range(8))
     assert all((each.diff() == 8).all() and len(each) == 12 for each in kept)
 
     def work(collectives: Collectives) -> torch.Tensor:
         model = make_model(torch.float32)
-        settings = {"gradient_compressor": stride(8), "error_compressor": stride(2), "reset_interval": 2}
+        settings = {
+            "gradient_compressor": stride(8),
+            "error_compressor": stride(2),
+            "reset_interval": 2,
+        }
         optimizer = make_optimizer("cser", model, settings, collectives)
         train(optimizer, model, collectives.rank, range(1, 5))
         numel = optimizer.flat.layout.numel
@@ -158,9 +191,13 @@ def test_the_task_is_found_counted_and_learnt(letters: str, tmp_path: Path) -> N
     task = find_task(letters)
     samples = task.load(None, TaskSpec(name=letters), torch.device("cpu"))
     assert isinstance(samples, TensorSamples) and len(samples.train_labels) == task.num_train
-    held_out = task.load(None, TaskSpec(name=letters, held_out=64, num_train=520), torch.device("cpu"))
+    held_out = task.load(
+        None, TaskSpec(name=letters, held_out=64, num_train=520), torch.device("cpu")
+    )
     assert len(held_out.train_labels) == 520
-    config = small_config(task={"name": letters}, model={"name": "mlp", "options": {"hidden": 16}}, num_epochs=4)
+    config = small_config(
+        task={"name": letters}, model={"name": "mlp", "options": {"hidden": 16}}, num_epochs=4
+    )
     job = job_for(config, tmp_path / "results")
     attempt_stacked(job)
     accuracy = read_record(job.folder / "result.json", Result).test_accuracy
@@ -176,15 +213,23 @@ def test_the_question_is_answered_and_said() -> None:
     long = evidence.experiment(LONG)
     assert long
     text = environment().from_string(shown(0, "jinja")).render(answer.numbers, rows=answer.rows)
-    lowest = min(long.frames.done(row).min() for row in long.frames.rows["row"] if len(long.frames.done(row)))
+    lowest = min(
+        long.frames.done(row).min() for row in long.frames.rows["row"] if len(long.frames.done(row))
+    )
     assert f"**{100 * lowest:.2f} %** is the lowest" in text and "`measured` " in text
-    assert len(answer.frame) == sum(len(long.frames.done(row)) > 0 for row in long.frames.rows["row"])
+    assert len(answer.frame) == sum(
+        len(long.frames.done(row)) > 0 for row in long.frames.rows["row"]
+    )
 
 
 # Commands, of all pages.
 
 ROOT = PAGE.parents[1]
-PAGES = ["README.md", "results/README.md", *(f"docs/{path.name}" for path in sorted(PAGE.parent.glob("*.md")))]
+PAGES = [
+    "README.md",
+    "results/README.md",
+    *(f"docs/{path.name}" for path in sorted(PAGE.parent.glob("*.md"))),
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -196,4 +241,6 @@ def test_commands_on_a_page_are_there(page: str, capsys: pytest.CaptureFixture[s
         except SystemExit as ended:
             assert ended.code == 0, f"{words}: {capsys.readouterr().err}"
     targets = set(re.findall(r"^([a-z0-9-]+):.*?##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^ *)make ([a-z][a-z0-9-]+)(?=[ `\n])", text, re.MULTILINE)) <= targets
+    assert (
+        set(re.findall(r"(?:`|^ *)make ([a-z][a-z0-9-]+)(?=[ `\n])", text, re.MULTILINE)) <= targets
+    )

@@ -1,4 +1,5 @@
-"""Workers as threads of the test's own process: a process group's stand-in, which starts at once."""
+"""Workers as threads of the test's own process: a process group's stand-in, which starts at
+once."""
 
 from __future__ import annotations
 
@@ -27,18 +28,29 @@ class ThreadGroup:
         self.barrier = threading.Barrier(world_size, self._perform, timeout_seconds)
 
     def exchange(self, rank: int, name: str, tensor: Tensor) -> Tensor:
-        """What the collective `name` gives; every worker must ask for the same one, for tensors of one shape."""
+        """What the collective `name` gives; every worker must ask for the same one, for tensors of
+        one shape."""
         self._tensors[rank] = name, tensor
         try:
             self.barrier.wait()
         except threading.BrokenBarrierError:
-            raise CollectiveError(f"worker {rank} waited in vain for the others to {name}") from None
+            raise CollectiveError(
+                f"worker {rank} waited in vain for the others to {name}"
+            ) from None
         return self._result
 
     @torch.no_grad()
     def _perform(self) -> None:
         names, tensors = zip(*(self._tensors[rank] for rank in range(self.world_size)), strict=True)
-        if len({(name, tensor.shape, tensor.dtype) for name, tensor in zip(names, tensors, strict=True)}) > 1:
+        if (
+            len(
+                {
+                    (name, tensor.shape, tensor.dtype)
+                    for name, tensor in zip(names, tensors, strict=True)
+                }
+            )
+            > 1
+        ):
             raise CollectiveError(f"workers ask for different collectives: {names}")
         if names[0] == "sum":
             self._result = sum_in_rank_order(tensors)
@@ -76,11 +88,14 @@ class ThreadCollectives(Collectives):
         return {sender: gathered[sender] for sender in mixing.senders[self.rank]}
 
 
-def run_workers(work: Callable[[Collectives], T], world_size: int, timeout_seconds: float = 60.0) -> list[T]:
+def run_workers(
+    work: Callable[[Collectives], T], world_size: int, timeout_seconds: float = 60.0
+) -> list[T]:
     """Call `work(collectives)` in `world_size` threads; the results by rank.
 
     Raises:
-        Exception: what the first failing worker raised; the others are released with `CollectiveError`.
+        Exception: what the first failing worker raised; the others are released with
+            `CollectiveError`.
     """
     group, failures = ThreadGroup(world_size, timeout_seconds), list[BaseException]()
 
@@ -95,5 +110,7 @@ def run_workers(work: Callable[[Collectives], T], world_size: int, timeout_secon
     with ThreadPoolExecutor(world_size) as pool:
         futures = [pool.submit(worker, rank) for rank in range(world_size)]
     if failures:
-        raise next((each for each in failures if not isinstance(each, CollectiveError)), failures[0])
+        raise next(
+            (each for each in failures if not isinstance(each, CollectiveError)), failures[0]
+        )
     return [future.result() for future in futures]

@@ -1,1 +1,2 @@
-"""What people use today, to compare with: DistributedDataParallel and its hooks. A module each; nothing lists them."""
+"""What people use today, to compare with: DistributedDataParallel and its hooks. A module each;
+nothing lists them."""

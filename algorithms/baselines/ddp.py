@@ -1,14 +1,17 @@
-"""DDP: SGD whose gradients DistributedDataParallel averages, bucket by bucket, while the backward pass is at work.
+"""DDP: SGD whose gradients DistributedDataParallel averages, bucket by bucket, while the backward
+pass is at work.
 
-Source: Li et al., "PyTorch distributed: Experiences on accelerating data parallel training", VLDB 2020; PyTorch's own
-code does it.
+Source: Li et al., "PyTorch distributed: Experiences on accelerating data parallel training", VLDB
+2020; PyTorch's own code does it.
 
     x <- x - mean(p)
 
-The update is `SGD`'s, and so are the numbers, but for the order in which the backend adds. Workers are processes.
-Deviations: buckets stay those of the start (`find_unused_parameters`), so that a resumed run goes on with the same
-additions; buffers, such as BatchNorm's, are each worker's own, as with all other methods. With gloo a bucket is through
-before the backward pass goes on, so that all workers' messages have one order.
+The update is `SGD`'s, and so are the numbers, but for the order in which the backend adds. Workers
+are processes.
+Deviations: buckets stay those of the start (`find_unused_parameters`), so that a resumed run goes
+on with the same additions; buffers, such as BatchNorm's, are each worker's own, as with all other
+methods. With gloo a bucket is through before the backward pass goes on, so that all workers'
+messages have one order.
 Cost: 32 d bits per step, in DDP's buckets, which are counted as one collective.
 """
 
@@ -30,31 +33,34 @@ from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, tr
 from cser_bench.algorithms.sgd import SGD
 
 Hook = Callable[[Any, GradBucket], torch.futures.Future[Tensor]]
-"""A communication hook, which takes its state and a bucket; see `DistributedDataParallel.register_comm_hook`."""
+"""A communication hook, which takes its state and a bucket; see
+`DistributedDataParallel.register_comm_hook`."""
 
 
 class DDP(SGD):
-    """DDP with its plain hook; a subclass has another one. Forward passes must go through `through(model)`."""
+    """DDP with its plain hook; a subclass has another one. Forward passes must go through
+    `through(model)`."""
 
     name = "ddp"
     averages_in_backward = True
     bits_per_number: ClassVar[int] = 32
     """Bits of a number that the hook sends."""
     survives_overflow: ClassVar[bool] = True
-    """Whether the hook's state is as before after a step whose gradients were not finite, as loss scaling has them."""
+    """Whether the hook's state is as before after a step whose gradients were not finite, as loss
+    scaling has them."""
     hook_numel = 0
     """Numbers that the hook keeps from step to step, and that a state holds."""
 
     def _set_up(self) -> None:
         if self.communication_dtype is not None:
             raise ValueError(
-                f"{self.name}: its hook says what is sent; leave the communication dtype (a spec's wire) at fp32, or "
-                "take ddp_fp16"
+                f"{self.name}: its hook says what is sent; leave the communication dtype (a spec's "
+                "wire) at fp32, or take ddp_fp16"
             )
         if self.skip_nonfinite and not self.survives_overflow:
             raise ValueError(
-                f"{self.name}: its hook keeps of each gradient what it did not send, also of one that is not finite; "
-                "leave skip_nonfinite out"
+                f"{self.name}: its hook keeps of each gradient what it did not send, also of one "
+                "that is not finite; leave skip_nonfinite out"
             )
         ours = self.collectives
         self._group = ours.group if isinstance(ours, ProcessGroupCollectives) else None
@@ -68,7 +74,8 @@ class DDP(SGD):
 
     @classmethod
     def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
-        """PyTorch's hook with a new state, for this group or (None) the world; `settings` are the method's."""
+        """PyTorch's hook with a new state, for this group or (None) the world; `settings` are the
+        method's."""
         return group, allreduce_hook
 
     @classmethod
@@ -76,15 +83,17 @@ class DDP(SGD):
         raise ValueError(f"{cls.name}: its hook says what is sent, so there is no ratio to choose")
 
     def through(self, model: nn.Module) -> DistributedDataParallel:
-        """Returns the model, whose parameters are ours, in DDP with the hook: forward passes in training go through it.
+        """Returns the model, whose parameters are ours, in DDP with the hook: forward passes in
+        training go through it.
 
         Raises:
             ValueError: workers are no processes.
         """
         if not isinstance(self.collectives, ProcessGroupCollectives):
             raise ValueError(
-                f"{self.name}: DistributedDataParallel averages over processes, and these workers are none; start them "
-                "as processes (--workers processes, torchrun, Slurm), or take sgd"
+                f"{self.name}: DistributedDataParallel averages over processes, and these workers "
+                "are none; start them as processes (--workers processes, torchrun, Slurm), or "
+                "take sgd"
             )
         wrapper = wrapped(model, self._group, fixed_buckets=True)
         wrapper.register_comm_hook(None, self._communicate)
@@ -113,7 +122,10 @@ class DDP(SGD):
 
     def _update(self, step: int) -> None:
         if not self._calls:
-            raise RuntimeError(f"{self.name}: no gradient was averaged; let forward passes go through `through(model)`")
+            raise RuntimeError(
+                f"{self.name}: no gradient was averaged; let forward passes go through "
+                "`through(model)`"
+            )
         self._book(Purpose.GRADIENT)
         self.local_step_()
 
@@ -133,13 +145,18 @@ class DDP(SGD):
 
 
 def wrapped(
-    module: nn.Module, group: ProcessGroup | None, fixed_buckets: bool, bucket_cap_mb: float | None = None
+    module: nn.Module,
+    group: ProcessGroup | None,
+    fixed_buckets: bool,
+    bucket_cap_mb: float | None = None,
 ) -> DistributedDataParallel:
-    """The module in a DistributedDataParallel; parameters must be equal already, and buffers stay the worker's own.
+    """The module in a DistributedDataParallel; parameters must be equal already, and buffers stay
+    the worker's own.
 
     Args:
-        fixed_buckets: buckets stay those of the start, and gradients stay where they are. Else it is as fast as can be:
-            buckets are put in the order of gradients after the first step, and gradients are views of them.
+        fixed_buckets: buckets stay those of the start, and gradients stay where they are. Else it
+            is as fast as can be: buckets are put in the order of gradients after the first step,
+            and gradients are views of them.
         bucket_cap_mb: size of a bucket; None for DDP's own, by which the first is smaller.
     """
     with warnings.catch_warnings():

@@ -1,17 +1,20 @@
 """DDP with PyTorch's PowerSGD hook, as people have it; `powersgd` is the paper's.
 
-Source: PyTorch's `powerSGD_hook`, after Vogels et al., "PowerSGD", NeurIPS 2019, algorithms 1 and 2.
+Source: PyTorch's `powerSGD_hook`, after Vogels et al., "PowerSGD", NeurIPS 2019, algorithms 1 and
+    2.
 
     M_i <- g_i + e_i                    of each tensor, seen as (first axis, rest), that is worth it
     P <- mean(M Q);  P <- orthonormal basis of its columns
     Q_i <- M_i^T P;  Q <- mean(Q)       kept for the next step, then made orthonormal
     g <- P Q^T;  e_i <- M_i - P Q^T     and of other tensors g <- mean(g)
 
-A tensor is worth it where 2 r (rows + columns) < rows x columns, r being at most the smaller side. The error, which is
-taken with the mean Q, adds up each worker's distance to the mean gradient. The first two steps send everything. A
-gradient that is not finite spoils the error for ever, so loss scaling is refused.
-Cost: 32 (sum of r (rows + columns) over such tensors + other numbers) bits per step, three all-reduces of each of DDP's
-buckets, which are counted as three in all. In the first two steps: 32 d bits, one all-reduce.
+A tensor is worth it where 2 r (rows + columns) < rows x columns, r being at most the smaller side.
+The error, which is taken with the mean Q, adds up each worker's distance to the mean gradient. The
+first two steps send everything. A gradient that is not finite spoils the error for ever, so loss
+scaling is refused.
+Cost: 32 (sum of r (rows + columns) over such tensors + other numbers) bits per step, three
+all-reduces of each of DDP's buckets, which are counted as three in all. In the first two steps: 32
+d bits, one all-reduce.
 """
 
 from collections.abc import Mapping
@@ -27,9 +30,14 @@ from cser_bench.algorithms.core import Count, Purpose, Traffic
 from cser_bench.algorithms.core.layout import Window
 
 EARLIEST = 3
-"""The first step that the hook can compress: it was made for buckets that change after the first one."""
+"""The first step that the hook can compress: it was made for buckets that change after the first
+one."""
 
-BY_BUCKET = {"errors": "error_dict", "left_factors": "p_memory_dict", "right_factors": "q_memory_dict"}
+BY_BUCKET = {
+    "errors": "error_dict",
+    "left_factors": "p_memory_dict",
+    "right_factors": "q_memory_dict",
+}
 """The parts of the hook's state that ours holds by bucket, with the hook's names for them."""
 
 
@@ -50,39 +58,54 @@ class DDPPowerSGD(DDP):
         super()._set_up()
         if not all(each.shape and _is_contiguous(each) for each in self.flat.layout.tensors):
             raise ValueError(
-                f"{self.name}: PyTorch's hook takes parameters of one axis or more that are contiguous; make the model "
-                "so, or take powersgd"
+                f"{self.name}: PyTorch's hook takes parameters of one axis or more that are "
+                "contiguous; make the model so, or take powersgd"
             )
         self._counted = 0
         tensors = self.flat.layout.tensors
         self._sent_numel = sum(sent_numel(each.shape, self.rank) for each in tensors)
         compressed = [each for each in tensors if sent_numel(each.shape, self.rank) < each.numel]
-        self.hook_numel = self.flat.layout.numel + sum(sent_numel(each.shape, self.rank) for each in compressed)
+        self.hook_numel = self.flat.layout.numel + sum(
+            sent_numel(each.shape, self.rank) for each in compressed
+        )
 
     @classmethod
     def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
         # The hook counts steps from 0.
-        return PowerSGDState(group, settings["rank"], start_powerSGD_iter=EARLIEST - 1), powerSGD_hook
+        return PowerSGDState(
+            group, settings["rank"], start_powerSGD_iter=EARLIEST - 1
+        ), powerSGD_hook
 
     def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:
-        """Returns PyTorch's own count in the hook's state, which adds up what is left after compression."""
+        """Returns PyTorch's own count in the hook's state, which adds up what is left after
+        compression."""
         before, self._counted = self._counted, self.hook_state.total_numel_after_compression
         return (self._counted - before, 3) if self._counted > before else super()._handed_on(bucket)
 
     @property
     def error(self) -> Tensor | None:
-        """This worker's error, of shape (1, d), in the order of buckets; None before it compresses."""
+        """This worker's error, of shape (1, d), in the order of buckets; None before it
+        compresses."""
         errors: dict[int, Tensor] = self.hook_state.error_dict
-        return torch.cat([errors[bucket] for bucket in sorted(errors)]).unsqueeze(0) if errors else None
+        return (
+            torch.cat([errors[bucket] for bucket in sorted(errors)]).unsqueeze(0)
+            if errors
+            else None
+        )
 
     def _expected_traffic(self, num_steps: int) -> Traffic:
         traffic, num_full = Traffic(), min(num_steps, EARLIEST - 1)
         traffic.add(Purpose.GRADIENT, 32 * self.flat.layout.numel * num_full, num_full)
-        traffic.add(Purpose.GRADIENT, 32 * self._sent_numel * (num_steps - num_full), 3 * (num_steps - num_full))
+        traffic.add(
+            Purpose.GRADIENT,
+            32 * self._sent_numel * (num_steps - num_full),
+            3 * (num_steps - num_full),
+        )
         return traffic
 
     def state_dict(self) -> dict[str, Any]:
-        """See `DistributedOptimizer`; "hook" is what the hook keeps. Q is drawn once, so no generator is saved."""
+        """See `DistributedOptimizer`; "hook" is what the hook keeps. Q is drawn once, so no
+        generator is saved."""
         held = {key: dict(getattr(self.hook_state, name)) for key, name in BY_BUCKET.items()}
         return {**super().state_dict(), "hook": {"steps": self.hook_state.iter, **held}}
 
@@ -93,12 +116,18 @@ class DDPPowerSGD(DDP):
             ValueError: see there; and a state without the hook's.
         """
         if "hook" not in state_dict:
-            raise ValueError(f"this state does not fit {self.name}: it holds nothing of the hook's errors and factors")
+            raise ValueError(
+                f"this state does not fit {self.name}: it holds nothing of the hook's errors and "
+                "factors"
+            )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "hook"})
         held = state_dict["hook"]
         self.hook_state.iter = held["steps"]
         for key, name in BY_BUCKET.items():
-            own = {bucket: value.to(self.flat.parameters, copy=True) for bucket, value in held[key].items()}
+            own = {
+                bucket: value.to(self.flat.parameters, copy=True)
+                for bucket, value in held[key].items()
+            }
             setattr(self.hook_state, name, own)
 
 

@@ -1,4 +1,5 @@
-"""Block sparsifiers: of the flat vector (the paper's GRBS), and tensor by tensor, as in its authors' released code."""
+"""Block sparsifiers: of the flat vector (the paper's GRBS), and tensor by tensor, as in its
+authors' released code."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from cser_bench.algorithms.core.traffic import Entry
 
 @dataclass(frozen=True)
 class BlockSparsifier(SharedSupport):
-    """The paper's block sparsifier (GRBS): B / R of B blocks of the flat vector, drawn anew each time.
+    """The paper's block sparsifier (GRBS): B / R of B blocks of the flat vector, drawn anew each
+    time.
 
-    Blocks are of equal length; where B does not divide d the last is shorter (and there may be fewer than B), and its
-    message is filled up with zeros, so that the payload is the same in every draw.
+    Blocks are of equal length; where B does not divide d the last is shorter (and there may be
+    fewer than B), and its message is filled up with zeros, so that the payload is the same in every
+    draw.
 
     Args:
         ratio: R, at least 1.
@@ -31,7 +34,9 @@ class BlockSparsifier(SharedSupport):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.blocks % self.ratio:
-            raise ValueError(f"block: num_blocks = {self.blocks} must be a multiple of the ratio {self.ratio}")
+            raise ValueError(
+                f"block: num_blocks = {self.blocks} must be a multiple of the ratio {self.ratio}"
+            )
 
     @property
     def blocks(self) -> int:
@@ -40,25 +45,31 @@ class BlockSparsifier(SharedSupport):
     def check(self, layout: Layout) -> None:
         if self.blocks > layout.numel:
             raise ValueError(
-                f"a block sparsifier of {self.blocks} blocks needs at least as many parameters, the model has "
-                f"{layout.numel}; lower its ratio or num_blocks"
+                f"a block sparsifier of {self.blocks} blocks needs at least as many parameters, "
+                f"the model has {layout.numel}; lower its ratio or num_blocks"
             )
 
     def support(self, layout: Layout, draw: Draw) -> Windows:
         numel, size = layout.numel, math.ceil(layout.numel / self.blocks)
         count = math.ceil(numel / size)
         chosen = draw.choose(count, min(self.blocks // self.ratio, count))
-        windows = tuple(Window(block * size, (min(size, numel - block * size),), (1,)) for block in chosen)
-        return Windows(windows, padding=len(chosen) * size - sum(window.numel for window in windows))
+        windows = tuple(
+            Window(block * size, (min(size, numel - block * size),), (1,)) for block in chosen
+        )
+        return Windows(
+            windows, padding=len(chosen) * size - sum(window.numel for window in windows)
+        )
 
 
 @dataclass(frozen=True)
 class PerTensorBlockSparsifier(SharedSupport):
-    """The block sparsifier of the authors' released code: each tensor keeps a block of its rows, or nothing.
+    """The block sparsifier of the authors' released code: each tensor keeps a block of its rows, or
+    nothing.
 
-    Along axis 0 the block has k = max(1, round(size / row_ratio)) rows and starts at a multiple of k, so the last may
-    be shorter; tensors of two or more axes are cut likewise along axis 1 by `column_ratio`; a coin with probability
-    1 / tensor_ratio decides for each tensor whether it takes part, so a draw may send nothing and payloads differ.
+    Along axis 0 the block has k = max(1, round(size / row_ratio)) rows and starts at a multiple of
+    k, so the last may be shorter; tensors of two or more axes are cut likewise along axis 1 by
+    `column_ratio`; a coin with probability 1 / tensor_ratio decides for each tensor whether it
+    takes part, so a draw may send nothing and payloads differ.
     """
 
     kind: ClassVar[str] = "per_tensor_block"
@@ -74,18 +85,26 @@ class PerTensorBlockSparsifier(SharedSupport):
         )
 
     def cost(
-        self, layout: Layout, draw: Callable[[int], Draw] | None, steps: range, float_bits: int = FLOAT_BITS
+        self,
+        layout: Layout,
+        draw: Callable[[int], Draw] | None,
+        steps: range,
+        float_bits: int = FLOAT_BITS,
     ) -> Entry:
         if draw is not None:
             bits = [self.payload_bits(layout, draw(step), float_bits) for step in steps]
             return Entry(sum(bits), sum(1 for message in bits if message))
         filled = [tensor for tensor in layout.tensors if tensor.numel]
         numel = sum(
-            math.prod(_mean_block(size, ratio) for size, ratio in self._axes(tensor)) * math.prod(tensor.shape[2:])
+            math.prod(_mean_block(size, ratio) for size, ratio in self._axes(tensor))
+            * math.prod(tensor.shape[2:])
             for tensor in filled
         )
         silent = (1 - 1 / self.tensor_ratio) ** len(filled)
-        return Entry(round(len(steps) * float_bits * numel / self.tensor_ratio), round(len(steps) * (1 - silent)))
+        return Entry(
+            round(len(steps) * float_bits * numel / self.tensor_ratio),
+            round(len(steps) * (1 - silent)),
+        )
 
     def _axes(self, tensor: Window) -> Iterator[tuple[int, float]]:
         """The size and the ratio of each axis that is cut."""
@@ -95,12 +114,15 @@ class PerTensorBlockSparsifier(SharedSupport):
         windows = []
         for tensor, spans in self._chosen(layout, draw):
             shape = tuple(high - low for low, high in spans) + tensor.shape[len(spans) :]
-            start = sum(low * stride for (low, _), stride in zip(spans, tensor.strides, strict=False))
+            start = sum(
+                low * stride for (low, _), stride in zip(spans, tensor.strides, strict=False)
+            )
             windows.append(Window(tensor.offset + start, shape, tensor.strides))
         return Windows(tuple(windows))
 
     def _chosen(self, layout: Layout, draw: Draw) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
-        """Yields each tensor that takes part and is not empty, with the range kept along its first one or two axes."""
+        """Yields each tensor that takes part and is not empty, with the range kept along its first
+        one or two axes."""
         raw = draw.integers(3 * len(layout.tensors)).reshape(-1, 3).tolist()
         for tensor, (coin, *places) in zip(layout.tensors, raw, strict=True):
             if tensor.numel and coin * self.tensor_ratio < 2**64:

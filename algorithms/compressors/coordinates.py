@@ -1,4 +1,5 @@
-"""Sparsifiers of single coordinates: random ones that all workers draw alike, and the largest, of all or each chunk."""
+"""Sparsifiers of single coordinates: random ones that all workers draw alike, and the largest, of
+all or each chunk."""
 
 import math
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class RandomK(SharedSupport):
 
 @dataclass(frozen=True)
 class TopK(Gathered):
-    """k = d / R coordinates of largest magnitude, each worker its own; 32 bits of index go with each number."""
+    """k = d / R coordinates of largest magnitude, each worker its own; 32 bits of index go with
+    each number."""
 
     kind: ClassVar[str] = "top_k"
 
@@ -56,8 +58,8 @@ class TopK(Gathered):
         check_numel(self.kind, self.ratio, layout)
         if layout.numel > MOST_INDICES:
             raise ValueError(
-                f"top_k sends indices as int32, which reaches {MOST_INDICES:,} parameters, and the model has "
-                f"{layout.numel:,}; take chunk_top_k, whose indices are within a chunk"
+                f"top_k sends indices as int32, which reaches {MOST_INDICES:,} parameters, and the "
+                f"model has {layout.numel:,}; take chunk_top_k, whose indices are within a chunk"
             )
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
@@ -71,17 +73,21 @@ class TopK(Gathered):
     def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         values, index = message.view(2, -1)
         dense = torch.zeros(numel, dtype=dtype, device=message.device)
-        return dense.index_copy_(0, index.view(torch.int32).long(), values.view(torch.float32).to(dtype))
+        return dense.index_copy_(
+            0, index.view(torch.int32).long(), values.view(torch.float32).to(dtype)
+        )
 
 
 @dataclass(frozen=True)
 class ChunkTopK(Gathered):
-    """The `kept` coordinates of largest magnitude in each chunk, each worker its own, with indices within the chunk.
+    """The `kept` coordinates of largest magnitude in each chunk, each worker its own, with indices
+    within the chunk.
 
-    Source: Sarfi et al., arXiv 2508.15706; the quantiser is that of the authors' earlier release, CCLoco. What is sent
-    falls into bins of width 6 sigma / 2^bits, the middle one, number 2^(bits - 1), lying about the mean and the outer
-    ones open; each number becomes the mean of its bin. Deviations: chunks are of the flat vector, with one table of
-    means, where the release cuts each tensor and has a table for each.
+    Source: Sarfi et al., arXiv 2508.15706; the quantiser is that of the authors' earlier release,
+    CCLoco. What is sent falls into bins of width 6 sigma / 2^bits, the middle one, number 2^(bits -
+    1), lying about the mean and the outer ones open; each number becomes the mean of its bin.
+    Deviations: chunks are of the flat vector, with one table of means, where the release cuts each
+    tensor and has a table for each.
 
     Args:
         kept: numbers sent of a chunk; of the last one, which may be shorter, as many or all.
@@ -98,7 +104,9 @@ class ChunkTopK(Gathered):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kept > self.chunk_size:
-            raise ValueError(f"chunk_top_k keeps {self.kept} numbers of a chunk of {self.chunk_size}; lower kept")
+            raise ValueError(
+                f"chunk_top_k keeps {self.kept} numbers of a chunk of {self.chunk_size}; lower kept"
+            )
 
     @property
     def _index_bits(self) -> int:
@@ -109,25 +117,37 @@ class ChunkTopK(Gathered):
         return chunks * self.kept + min(rest, self.kept)
 
     def _bytes(self, numel: int) -> list[int]:
-        """Returns the bytes of a message's parts: the table of means, the numbers or their bins, and the indices."""
+        """Returns the bytes of a message's parts: the table of means, the numbers or their bins,
+        and the indices."""
         table = 0 if self.bits == FLOAT_BITS else FLOAT_BITS << self.bits
         num_sent = self._num_sent(numel)
-        return [math.ceil(bits / 8) for bits in (table, num_sent * self.bits, num_sent * self._index_bits)]
+        return [
+            math.ceil(bits / 8)
+            for bits in (table, num_sent * self.bits, num_sent * self._index_bits)
+        ]
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return 8 * sum(self._bytes(layout.numel))
 
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
-        padded = torch.nn.functional.pad(vector.abs(), (0, -vector.numel() % self.chunk_size), value=-1)
+        padded = torch.nn.functional.pad(
+            vector.abs(), (0, -vector.numel() % self.chunk_size), value=-1
+        )
         # Sorted, so that what pads the last chunk comes last and is cut off.
-        places = padded.view(-1, self.chunk_size).topk(self.kept).indices.view(-1)[: self._num_sent(vector.numel())]
+        places = (
+            padded.view(-1, self.chunk_size)
+            .topk(self.kept)
+            .indices.view(-1)[: self._num_sent(vector.numel())]
+        )
         values = vector[self._starts(places) + places]
         digits = (places[:, None] >> torch.arange(self._index_bits, device=vector.device)) & 1
         indices = pack_bits(digits.view(-1).to(torch.uint8), 1)
         if self.bits == FLOAT_BITS:
             return torch.cat([values.to(torch.float32).view(torch.uint8), indices])
         means, bins = _quantised(values, 1 << self.bits)
-        return torch.cat([means.to(torch.float32).view(torch.uint8), pack_bits(bins, self.bits), indices])
+        return torch.cat(
+            [means.to(torch.float32).view(torch.uint8), pack_bits(bins, self.bits), indices]
+        )
 
     def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         num_sent = self._num_sent(numel)
@@ -135,8 +155,12 @@ class ChunkTopK(Gathered):
         if self.bits == FLOAT_BITS:
             values = numbers.clone().view(torch.float32)
         else:
-            values = table.clone().view(torch.float32)[unpack_bits(numbers, self.bits, num_sent).long()]
-        digits = unpack_bits(indices, 1, num_sent * self._index_bits).view(num_sent, self._index_bits)
+            values = table.clone().view(torch.float32)[
+                unpack_bits(numbers, self.bits, num_sent).long()
+            ]
+        digits = unpack_bits(indices, 1, num_sent * self._index_bits).view(
+            num_sent, self._index_bits
+        )
         places = (digits << torch.arange(self._index_bits, device=message.device)).sum(dim=1)
         dense = torch.zeros(numel, dtype=dtype, device=message.device)
         return dense.index_copy_(0, self._starts(places) + places, values.to(dtype))
@@ -147,10 +171,13 @@ class ChunkTopK(Gathered):
 
 
 def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
-    """Returns the bins' means, 0 where a bin is empty, of shape (num_bins,), and each value's bin, in uint8."""
+    """Returns the bins' means, 0 where a bin is empty, of shape (num_bins,), and each value's bin,
+    in uint8."""
     centred = values - values.mean()
     width = SIGMAS * centred.std() / num_bins if len(values) > 1 else centred.new_zeros(())
-    scaled = (centred / width).nan_to_num(0.0, 0.0, 0.0)  # all values are alike, or there is a single one
+    scaled = (centred / width).nan_to_num(
+        0.0, 0.0, 0.0
+    )  # all values are alike, or there is a single one
     bins = (scaled + num_bins // 2).round().clamp(0, num_bins - 1).long()
     sums = values.new_zeros(num_bins).index_add_(0, bins, values)
     counts = values.new_zeros(num_bins).index_add_(0, bins, torch.ones_like(values))

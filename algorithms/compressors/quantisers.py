@@ -1,4 +1,5 @@
-"""Quantisers: every coordinate in a few bits, as a sign and a scale, rounded at random (QSGD) or to the nearest."""
+"""Quantisers: every coordinate in a few bits, as a sign and a scale, rounded at random (QSGD) or to
+the nearest."""
 
 import math
 from dataclasses import dataclass
@@ -7,14 +8,22 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core.compressors import FLOAT_BITS, Draw, Gathered, Reduced, pack_bits, unpack_bits
+from cser_bench.algorithms.core.compressors import (
+    FLOAT_BITS,
+    Draw,
+    Gathered,
+    Reduced,
+    pack_bits,
+    unpack_bits,
+)
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.settings import Count
 
 
 @dataclass(frozen=True)
 class ScaledSign(Gathered):
-    """sign(v) * mean|v|: one bit a coordinate and one 32-bit scale (Karimireddy 2019). Zero counts as positive.
+    """sign(v) * mean|v|: one bit a coordinate and one 32-bit scale (Karimireddy 2019). Zero counts
+    as positive.
 
     DeepSpeed has another scale: see `QuantisedBlocks`.
     """
@@ -36,9 +45,11 @@ class ScaledSign(Gathered):
 
 @dataclass(frozen=True)
 class QSGD(Gathered):
-    """QSGD (Alistarh 2017): per bucket, v is rounded at random, without bias, to s = 2^(bits-1) - 1 levels of its norm.
+    """QSGD (Alistarh 2017): per bucket, v is rounded at random, without bias, to s = 2^(bits-1) - 1
+    levels of its norm.
 
-    Where rounding may take more than there was (buckets of 4 s^2 numbers or more), feedback takes C / (1 + omega).
+    Where rounding may take more than there was (buckets of 4 s^2 numbers or more), feedback takes C
+    / (1 + omega).
 
     Args:
         bits: of one code, sign included: 2, 4 or 8.
@@ -58,8 +69,9 @@ class QSGD(Gathered):
     def variance(self, layout: Layout) -> float:
         """Returns sqrt(B) / s - 1, of buckets of B >= 4 s^2 numbers all alike.
 
-        A number of a levels, f above a whole one, varies by f (1 - f) <= a - a^2, in squared levels, and all a^2 add up
-        to s^2. So the sum is at most s sqrt(B) - s^2; and at most B / 4, which in smaller buckets is below s^2.
+        A number of a levels, f above a whole one, varies by f (1 - f) <= a - a^2, in squared
+        levels, and all a^2 add up to s^2. So the sum is at most s sqrt(B) - s^2; and at most B / 4,
+        which in smaller buckets is below s^2.
         """
         omega = math.sqrt(min(self.bucket_size, layout.numel)) / self.levels - 1
         return omega if omega >= 1 else 0.0
@@ -89,16 +101,19 @@ class QSGD(Gathered):
 
 @dataclass(frozen=True)
 class QuantisedBlocks(Reduced):
-    """Each block of coordinates in integers of its own scale: its largest magnitude over L = 2^(bits-1) - 1.
+    """Each block of coordinates in integers of its own scale: its largest magnitude over L =
+    2^(bits-1) - 1.
 
-    With one bit they are signs, and the scale is the mean magnitude. Rounding is to the nearest, so C leaves out less
-    than there was; it is biased, and meant for methods that keep what is not sent. The all-reduce is that of
-    `core.exchange`; source of the blocks: Dettmers et al., "8-bit optimizers via block-wise quantization", ICLR 2022.
+    With one bit they are signs, and the scale is the mean magnitude. Rounding is to the nearest, so
+    C leaves out less than there was; it is biased, and meant for methods that keep what is not
+    sent. The all-reduce is that of `core.exchange`; source of the blocks: Dettmers et al., "8-bit
+    optimizers via block-wise quantization", ICLR 2022.
 
-    DeepSpeed's 1-bit optimisers (deepspeed/runtime/comm/nccl.py) scale signs by the norm: a tensor's, over the root of
-    its number of coordinates, in the first stage, and a worker's share of it in the second. Of v with d coordinates and
-    rho = |v|_1 / (sqrt(d) |v|_2), at most 1, that leaves out 2 (1 - rho) of |v|_2^2, which is more than there was where
-    rho < 1/2. The mean magnitude, of all scales the one that leaves out least, leaves out 1 - rho^2.
+    DeepSpeed's 1-bit optimisers (deepspeed/runtime/comm/nccl.py) scale signs by the norm: a
+    tensor's, over the root of its number of coordinates, in the first stage, and a worker's share
+    of it in the second. Of v with d coordinates and rho = |v|_1 / (sqrt(d) |v|_2), at most 1, that
+    leaves out 2 (1 - rho) of |v|_2^2, which is more than there was where rho < 1/2. The mean
+    magnitude, of all scales the one that leaves out least, leaves out 1 - rho^2.
 
     Args:
         bits: of a number: 1, 4 or 8.
@@ -115,19 +130,25 @@ class QuantisedBlocks(Reduced):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.block_size % 8:
-            raise ValueError(f"quantised_blocks: block_size must be a multiple of 8, not {self.block_size!r}")
+            raise ValueError(
+                f"quantised_blocks: block_size must be a multiple of 8, not {self.block_size!r}"
+            )
 
     @property
     def _levels(self) -> int:
         return max(1, (1 << self.bits - 1) - 1)
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
-        return math.ceil(layout.numel / self.block_size) * (FLOAT_BITS + self.block_size * self.bits)
+        return math.ceil(layout.numel / self.block_size) * (
+            FLOAT_BITS + self.block_size * self.bits
+        )
 
     def encode(self, vector: Tensor, draw: Draw | None = None, rank: int = 0) -> Tensor:
         (*lead, numel), size = vector.shape, self.block_size
         num_blocks, levels = math.ceil(numel / size), self._levels
-        padded = torch.nn.functional.pad(vector, (0, num_blocks * size - numel)).view(*lead, num_blocks, size)
+        padded = torch.nn.functional.pad(vector, (0, num_blocks * size - numel)).view(
+            *lead, num_blocks, size
+        )
         padded = padded.to(torch.promote_types(vector.dtype, torch.float32))
         if self.bits == 1:
             filled = (numel - size * torch.arange(num_blocks, device=vector.device)).clamp(max=size)
@@ -137,12 +158,21 @@ class QuantisedBlocks(Reduced):
             scales = (padded.abs().amax(dim=-1) / levels).to(torch.float32)
             scaled = padded / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
             codes = scaled.round_().clamp_(-levels, levels).add_(levels)
-        packed = pack_bits(codes.to(torch.uint8).view(-1), self.bits).view(*lead, num_blocks, size * self.bits // 8)
+        packed = pack_bits(codes.to(torch.uint8).view(-1), self.bits).view(
+            *lead, num_blocks, size * self.bits // 8
+        )
         return torch.cat([scales[..., None].view(torch.uint8), packed], dim=-1)
 
     def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         *lead, num_blocks, _ = message.shape
-        scales = message[..., :4].reshape(-1).clone().view(torch.float32).view(*lead, num_blocks, 1).to(dtype)
+        scales = (
+            message[..., :4]
+            .reshape(-1)
+            .clone()
+            .view(torch.float32)
+            .view(*lead, num_blocks, 1)
+            .to(dtype)
+        )
         packed, padded = message[..., 4:].reshape(-1), (*lead, num_blocks, self.block_size)
         codes = unpack_bits(packed, self.bits, math.prod(padded)).view(padded).to(dtype)
         numbers = codes.mul_(2 if self.bits == 1 else 1).sub_(self._levels).mul_(scales)

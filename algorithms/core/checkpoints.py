@@ -1,4 +1,5 @@
-"""Checkpoints of all workers: a folder of torch.distributed.checkpoint, in which nothing half-written is ever read."""
+"""Checkpoints of all workers: a folder of torch.distributed.checkpoint, in which nothing
+half-written is ever read."""
 
 from __future__ import annotations
 
@@ -31,9 +32,11 @@ METADATA = ".metadata"
 def consensus_checkpoint(
     folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer, **others: object
 ) -> None:
-    """Saves the workers' average model, and what each of them needs to go on. All workers must call it.
+    """Saves the workers' average model, and what each of them needs to go on. All workers must call
+    it.
 
-    That includes the random generators of the process: Python's, NumPy's, torch's and the current GPU's.
+    That includes the random generators of the process: Python's, NumPy's, torch's and the current
+    GPU's.
 
     The average needs nothing of this package to be read, nor several processes:
 
@@ -42,9 +45,11 @@ def consensus_checkpoint(
         model.load_state_dict(state["model"])
 
     Args:
-        folder: the same for all workers, on a file system that all see; its name has numbers that grow.
+        folder: the same for all workers, on a file system that all see; its name has numbers that
+            grow.
         model: has the optimiser's parameters. Frozen ones must be alike on all workers.
-        others: what else to save of this worker: objects that have `state_dict` and `load_state_dict`, or plain values.
+        others: what else to save of this worker: objects that have `state_dict` and
+            `load_state_dict`, or plain values.
 
     Raises:
         CollectiveError: another worker failed or did not come.
@@ -59,12 +64,17 @@ def consensus_checkpoint(
         average = {key: _copy(value) for key, value in model.state_dict().items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if not optimizer.workers_differ:  # a mean of equal numbers may be rounded
-        average |= {key: parameter.detach() for key, parameter in parameters.items() if key in average}
+        average |= {
+            key: parameter.detach() for key, parameter in parameters.items() if key in average
+        }
     own = {
         "model": {key: value for key, value in model.state_dict().items() if key not in parameters},
         "optimizer": optimizer.state_dict(),
         "generators": _generators(),
-        "others": {key: each.state_dict() if isinstance(each, Stateful) else each for key, each in others.items()},
+        "others": {
+            key: each.state_dict() if isinstance(each, Stateful) else each
+            for key, each in others.items()
+        },
     }
     if collectives.rank == 0 and (folder / METADATA).exists():
         (folder / METADATA).unlink()
@@ -78,12 +88,17 @@ def consensus_checkpoint(
 
 
 def load_checkpoint(
-    folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer | None = None, **others: Stateful
+    folder: str | Path,
+    model: nn.Module,
+    optimizer: DistributedOptimizer | None = None,
+    **others: Stateful,
 ) -> dict[str, Any]:
-    """Goes on from a `consensus_checkpoint`, and returns the other values that it holds. All workers must call it.
+    """Goes on from a `consensus_checkpoint`, and returns the other values that it holds. All
+    workers must call it.
 
-    As many workers as saved it go on to the bit, each from its own state and random generators. Any other number begins
-    at the average model, with the average of all momenta, errors and the like, and with worker 0's other values.
+    As many workers as saved it go on to the bit, each from its own state and random generators. Any
+    other number begins at the average model, with the average of all momenta, errors and the like,
+    and with worker 0's other values.
 
     Load what you trust alone: values that are no tensors are pickled.
 
@@ -96,21 +111,34 @@ def load_checkpoint(
         OSError: a worker could not read.
         ValueError: it is another method's or model's, of other settings, or lacks a name.
     """
-    folder, collectives = Path(folder), SoloCollectives() if optimizer is None else optimizer.collectives
+    folder, collectives = (
+        Path(folder),
+        SoloCollectives() if optimizer is None else optimizer.collectives,
+    )
     if not (folder / METADATA).exists():
-        raise FileNotFoundError(f"{folder} is no checkpoint, or not whole; newest_checkpoint() finds those that are")
+        raise FileNotFoundError(
+            f"{folder} is no checkpoint, or not whole; newest_checkpoint() finds those that are"
+        )
     average = _of_one_worker(model.state_dict(), collectives)
-    state: dict[str, Any] = {"model": {key: _copy(value) for key, value in average.items()}, "world_size": 0}
+    state: dict[str, Any] = {
+        "model": {key: _copy(value) for key, value in average.items()},
+        "world_size": 0,
+    }
     _read_(state, folder, collectives)
     average = {
-        key: state["model"][key].expand_as(held) if isinstance(held, Tensor) else state["model"][key]
+        key: state["model"][key].expand_as(held)
+        if isinstance(held, Tensor)
+        else state["model"][key]
         for key, held in model.state_dict().items()
     }
     goes_on = optimizer is not None and state["world_size"] == collectives.world_size
     own = _read_worker(folder, collectives.rank if goes_on else 0, collectives)
     model.load_state_dict(average | own["model"] if goes_on else average)
     if optimizer is not None and not goes_on:
-        workers = (_read_worker(folder, rank, collectives)["optimizer"] for rank in range(state["world_size"]))
+        workers = (
+            _read_worker(folder, rank, collectives)["optimizer"]
+            for rank in range(state["world_size"])
+        )
         own["optimizer"] = common_state(workers)
     if optimizer is not None:
         optimizer.load_state_dict(own["optimizer"])
@@ -124,9 +152,14 @@ def load_checkpoint(
 
 
 def newest_checkpoint(parent: str | Path) -> Path | None:
-    """Returns the folder in `parent` to go on from: of those that all workers saved, the one of the highest numbers."""
+    """Returns the folder in `parent` to go on from: of those that all workers saved, the one of the
+    highest numbers."""
     whole = [path.parent for path in Path(parent).glob(f"*/{METADATA}")]
-    return max(whole, key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)], default=None)
+    return max(
+        whole,
+        key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)],
+        default=None,
+    )
 
 
 def _generators() -> tuple[Any, ...]:
@@ -147,18 +180,24 @@ def _read_worker(folder: Path, rank: int, collectives: Collectives) -> dict[str,
     name = f"worker {rank}"
     state: dict[str, Any] = {name: {"rest": None}}
     _read_(state, folder, collectives)
-    own: dict[str, Any] = tree_map_only(Tensor, partial(torch.empty_like, device="cpu"), state[name]["rest"][0])
+    own: dict[str, Any] = tree_map_only(
+        Tensor, partial(torch.empty_like, device="cpu"), state[name]["rest"][0]
+    )
     _read_({name: {"tensors": _tensors(own)}}, folder, collectives)
     return own
 
 
 def _parts(own: dict[str, Any]) -> dict[str, Any]:
-    """Returns a worker's own in two parts: its tensors, and all else with tensors of no memory in their places.
+    """Returns a worker's own in two parts: its tensors, and all else with tensors of no memory in
+    their places.
 
-    The latter in a tuple, which is saved as it is: of dictionaries an empty one would be lost, and so would be numbers
-    as keys.
+    The latter in a tuple, which is saved as it is: of dictionaries an empty one would be lost, and
+    so would be numbers as keys.
     """
-    return {"tensors": _tensors(own), "rest": (tree_map_only(Tensor, partial(torch.empty_like, device="meta"), own),)}
+    return {
+        "tensors": _tensors(own),
+        "rest": (tree_map_only(Tensor, partial(torch.empty_like, device="meta"), own),),
+    }
 
 
 def _tensors(tree: object) -> list[Tensor]:
@@ -167,7 +206,10 @@ def _tensors(tree: object) -> list[Tensor]:
 
 def _of_one_worker(state: Mapping[str, Any], collectives: Collectives) -> dict[str, Any]:
     """Returns a model's state without the axis over workers that it has where these are stacked."""
-    return {key: value[0] if isinstance(collectives, StackedCollectives) else value for key, value in state.items()}
+    return {
+        key: value[0] if isinstance(collectives, StackedCollectives) else value
+        for key, value in state.items()
+    }
 
 
 def _copy(value: Any) -> Any:
@@ -183,13 +225,20 @@ def _read_(state: dict[str, Any], folder: Path, collectives: Collectives) -> Non
 
 @contextmanager
 def _checkpointing(folder: Path, collectives: Collectives) -> Iterator[dict[str, Any]]:
-    """Yields which processes talk to each other, and raises a plain error, of one sentence, for that of any rank."""
+    """Yields which processes talk to each other, and raises a plain error, of one sentence, for
+    that of any rank."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         with warnings.catch_warnings(), translated_errors():
-            warnings.filterwarnings("ignore", "torch.distributed is")  # a lone process is meant to be alone
-            group = {"process_group": collectives.group} if isinstance(collectives, ProcessGroupCollectives) else None
+            warnings.filterwarnings(
+                "ignore", "torch.distributed is"
+            )  # a lone process is meant to be alone
+            group = (
+                {"process_group": collectives.group}
+                if isinstance(collectives, ProcessGroupCollectives)
+                else None
+            )
             yield group or {"no_dist": True}
     except CheckpointException as error:
         rank, (cause, _) = next(iter(error.failures.items()))

@@ -1,4 +1,5 @@
-"""What is checked when an optimiser is made and at its first step, so that nothing goes wrong in silence."""
+"""What is checked when an optimiser is made and at its first step, so that nothing goes wrong in
+silence."""
 
 import hashlib
 import json
@@ -23,7 +24,8 @@ _SHARDED = {
     "_fsdp_flattened": "FullyShardedDataParallel",
     "device_mesh": "fully_shard or tensor parallelism, which make DTensors",
 }
-"""By an attribute of a parameter that is a shard: who made it so. Asked by name, since importing them takes long."""
+"""By an attribute of a parameter that is a shard: who made it so. Asked by name, since importing
+them takes long."""
 
 DIGEST_BYTES, TEXT_LENGTH = 8, 120
 
@@ -32,21 +34,25 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
     """Returns the types of the groups' parameters, first that of the most numbers.
 
     Raises:
-        ValueError: there is none, one is a shard, as each worker here holds a whole model, or one cannot lie in a flat
-            vector; the message says which and why.
+        ValueError: there is none, one is a shard, as each worker here holds a whole model, or one
+            cannot lie in a flat vector; the message says which and why.
     """
-    if any(frame.f_code.co_qualname.startswith("ZeroRedundancyOptimizer.") for frame, _ in traceback.walk_stack(None)):
+    if any(
+        frame.f_code.co_qualname.startswith("ZeroRedundancyOptimizer.")
+        for frame, _ in traceback.walk_stack(None)
+    ):
         raise ValueError(
-            "ZeroRedundancyOptimizer gives each worker other parameters to step on, and these optimisers average those "
-            "of all; make this one directly, with all parameters, or keep torch's own optimiser in it"
+            "ZeroRedundancyOptimizer gives each worker other parameters to step on, and these "
+            "optimisers average those of all; make this one directly, with all parameters, or "
+            "keep torch's own optimiser in it"
         )
     tensors = [parameter for group in groups for parameter in group["params"]]
     if not tensors:
         raise ValueError("there is no parameter to train: every group is empty")
     if frozen := [number for number, each in enumerate(tensors) if not each.requires_grad]:
         warnings.warn(
-            f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, yet they are sent; "
-            "give only those that will be trained at some time",
+            f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, "
+            "yet they are sent; give only those that will be trained at some time",
             stacklevel=3,
         )
     addresses, numels = dict[int, int](), Counter[torch.dtype]()
@@ -54,35 +60,44 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
         for attribute, who in _SHARDED.items():
             if getattr(parameter, attribute, None):
                 raise ValueError(
-                    f"a parameter of shape {tuple(parameter.shape)} is a shard by {who}; these optimisers average "
-                    "whole models: give them the module as it was before, or keep torch's own optimiser, whose "
-                    "gradients examples/fsdp2_compressed_gradients.py compresses under fully_shard"
+                    f"a parameter of shape {tuple(parameter.shape)} is a shard by {who}; these "
+                    "optimisers average whole models: give them the module as it was before, or "
+                    "keep torch's own optimiser, whose gradients "
+                    "examples/fsdp2_compressed_gradients.py compresses under fully_shard"
                 )
         if parameter.device != tensors[0].device:
             raise ValueError(
-                f"parameter {number} is on {parameter.device}, parameter 0 on {tensors[0].device}; an optimiser takes "
-                "parameters on one device"
+                f"parameter {number} is on {parameter.device}, parameter 0 on {tensors[0].device}; "
+                "an optimiser takes parameters on one device"
             )
         if not parameter.is_floating_point():
-            raise ValueError(f"parameter {number} is {parameter.dtype}; an optimiser takes real floating-point numbers")
+            raise ValueError(
+                f"parameter {number} is {parameter.dtype}; an optimiser takes real floating-point "
+                "numbers"
+            )
         if parameter.numel() and not parameter.is_meta and not isinstance(parameter, FakeTensor):
             other = addresses.setdefault(parameter.data_ptr(), number)
             if other != number and tensors[other] is parameter:
-                raise ValueError(f"parameters {other} and {number} are one and the same Parameter; give each once")
+                raise ValueError(
+                    f"parameters {other} and {number} are one and the same Parameter; give each "
+                    "once"
+                )
             if other != number:
                 raise ValueError(
-                    f"parameters {other} and {number} share memory, which they could not do any more; make them one "
-                    "Parameter that both modules hold"
+                    f"parameters {other} and {number} share memory, which they could not do any "
+                    "more; make them one Parameter that both modules hold"
                 )
         numels[parameter.dtype] += parameter.numel()
     return [dtype for dtype, _ in numels.most_common()]
 
 
 def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> None:
-    """Compares the fields over all workers, which must call it together, and first what others follow from.
+    """Compares the fields over all workers, which must call it together, and first what others
+    follow from.
 
     Raises:
-        ValueError: on every worker, naming the first field that differs, its values and the ranks that have them.
+        ValueError: on every worker, naming the first field that differs, its values and the ranks
+            that have them.
     """
     texts = json.dumps([f"{name} = {value}" for name, value in fields.items()]).encode()
     if len(set(_gathered(collectives, hashlib.sha256(texts).digest()[:DIGEST_BYTES]))) == 1:
@@ -90,13 +105,16 @@ def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> N
     length = max(int(each) for each in _gathered(collectives, b"%12d" % len(texts)))
     everyones = [json.loads(row) for row in _gathered(collectives, texts.ljust(length))]
     values = next(values for values in zip_longest(*everyones) if len(set(values)) > 1)
-    ranks = {value: [rank for rank, other in enumerate(values) if other == value] for value in values}
+    ranks = {
+        value: [rank for rank, other in enumerate(values) if other == value] for value in values
+    }
     said = "; ".join(
         f"{str(value)[:TEXT_LENGTH]} on rank{'s' * (len(group) > 1)} {', '.join(map(str, group))}"
         for value, group in ranks.items()
     )
     raise ValueError(
-        f"the workers' optimisers differ ({said}); give all workers the same model, settings, seed and packages"
+        f"the workers' optimisers differ ({said}); give all workers the same model, settings, seed "
+        "and packages"
     )
 
 
@@ -106,13 +124,16 @@ def enter_together(collectives: Collectives, call: str) -> None:
     What each would send then cannot be taken for what another one sends for something else.
 
     Raises:
-        CollectiveError: another worker does something else, or did not come within the group's time-out.
+        CollectiveError: another worker does something else, or did not come within the group's
+            time-out.
     """
     if isinstance(collectives, ProcessGroupCollectives) and collectives.world_size > 1:
         try:
             check_agreement(collectives, {"call": call})
         except (CollectiveError, ValueError) as error:
-            raise CollectiveError(f"all workers must enter {call}, and some did not: {error}") from error
+            raise CollectiveError(
+                f"all workers must enter {call}, and some did not: {error}"
+            ) from error
 
 
 def check_frozen(collectives: Collectives, frozen: Sequence[Sequence[int]]) -> None:
@@ -122,7 +143,8 @@ def check_frozen(collectives: Collectives, frozen: Sequence[Sequence[int]]) -> N
         frozen: their numbers, of each type.
 
     Raises:
-        CollectiveError: another worker froze or thawed others, or none, and then does not come to compare.
+        CollectiveError: another worker froze or thawed others, or none, and then does not come to
+            compare.
     """
     if isinstance(collectives, StackedCollectives) or collectives.world_size == 1:
         return
@@ -130,8 +152,8 @@ def check_frozen(collectives: Collectives, frozen: Sequence[Sequence[int]]) -> N
         check_agreement(collectives, {"frozen parameters": frozen})
     except (CollectiveError, ValueError) as error:
         raise CollectiveError(
-            f"all workers must freeze and thaw the same parameters before the same step; here {frozen} are frozen now, "
-            f"and some worker did otherwise: {error}"
+            "all workers must freeze and thaw the same parameters before the same step; here "
+            f"{frozen} are frozen now, and some worker did otherwise: {error}"
         ) from error
 
 
@@ -142,9 +164,13 @@ def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
 
 @torch.no_grad()
 def equalise_(
-    collectives: Collectives, flat: FlatBuffers, groups: Iterable[Mapping[str, Any]], model: nn.Module | None
+    collectives: Collectives,
+    flat: FlatBuffers,
+    groups: Iterable[Mapping[str, Any]],
+    model: nn.Module | None,
 ) -> None:
-    """Sends worker 0's parameters, and of what the model, if given, has beside the groups: frozen ones and buffers."""
+    """Sends worker 0's parameters, and of what the model, if given, has beside the groups: frozen
+    ones and buffers."""
     collectives.broadcast_(flat.parameters, Purpose.CONTROL)
     if model is None:
         return
@@ -162,25 +188,35 @@ def _integers(tensor: Tensor) -> Tensor:
 
 
 class FirstStep:
-    """The checks of the first step, and what must be noted before it for them, once all workers hold the same.
+    """The checks of the first step, and what must be noted before it for them, once all workers
+    hold the same.
 
     Args:
         flats: the parameters and gradients, of each type.
-        averaged: the method's own backward pass averages gradients, so that they may be equal on all workers.
+        averaged: the method's own backward pass averages gradients, so that they may be equal on
+            all workers.
     """
 
     was_loaded = False
-    """Whether a state was loaded since: then parameters are as they should be, and may differ between workers."""
+    """Whether a state was loaded since: then parameters are as they should be, and may differ
+    between workers."""
 
-    def __init__(self, flats: Sequence[FlatBuffers], collectives: Collectives, averaged: bool) -> None:
+    def __init__(
+        self, flats: Sequence[FlatBuffers], collectives: Collectives, averaged: bool
+    ) -> None:
         self._flats, self._collectives = flats, collectives
         self._tensors = [each for flat in flats for each in flat.tensors]
-        self._own = torch.zeros(len(self._tensors), dtype=torch.int64, device=flats[0].parameters.device)
+        self._own = torch.zeros(
+            len(self._tensors), dtype=torch.int64, device=flats[0].parameters.device
+        )
         """The sum of each gradient, as the backward pass left it on this worker."""
         self._start = self._sums(flat.parameters for flat in flats)
         is_watched = not averaged and not isinstance(collectives, StackedCollectives)
-        self._silent = {number for number, each in enumerate(self._tensors) if is_watched and each.requires_grad}
-        """The numbers of the parameters that are watched, and that no backward pass has reached yet."""
+        self._silent = {
+            number for number, each in enumerate(self._tensors) if is_watched and each.requires_grad
+        }
+        """The numbers of the parameters that are watched, and that no backward pass has reached
+        yet."""
         self._hooks = [
             self._tensors[number].register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 partial(self._note, number)
@@ -189,7 +225,8 @@ class FirstStep:
         ]
 
     def _sums(self, vectors: Iterable[Tensor]) -> Tensor:
-        """Returns, of each worker here and tensor, the sum of the numbers read as integers: exact in any order."""
+        """Returns, of each worker here and tensor, the sum of the numbers read as integers: exact
+        in any order."""
         pairs = zip(self._flats, map(_integers, vectors), strict=True)
         parts = [each.view(vector) for flat, vector in pairs for each in flat.layout.tensors]
         return torch.stack([part.reshape(len(part), -1).sum(1) for part in parts], dim=1)
@@ -206,74 +243,89 @@ class FirstStep:
         self._own[number] = _integers(dense(parameter.grad)).sum()
 
     def check(self, model: nn.Module | None, may_differ: bool, num_steps: int) -> bool:
-        """Returns whether anyone's parameters were changed since the start. Warns where gradients are missing.
+        """Returns whether anyone's parameters were changed since the start. Warns where gradients
+        are missing.
 
         Args:
             may_differ: whether workers' parameters may, once a state was loaded.
             num_steps: that this worker's state has done.
 
         Raises:
-            RuntimeError: the model has other parameters by now or had none when the optimiser was made, or its
-                gradients are averaged already, or workers went on from states or models that do not belong together.
+            RuntimeError: the model has other parameters by now or had none when the optimiser was
+                made, or its gradients are averaged already, or workers went on from states or
+                models that do not belong together.
         """
         check_parameters(model, self._tensors)
         if self._flats[0].parameters.is_meta:
             raise RuntimeError(
-                "the model was on the meta device when the optimiser was made, so this trains nothing; make the "
-                "optimiser after to_empty() and the initialisation"
+                "the model was on the meta device when the optimiser was made, so this trains "
+                "nothing; make the optimiser after to_empty() and the initialisation"
             )
         if type(self._flats[0].parameters) is not Tensor:
             return False
         none = not any(flat.gradients.any() for flat in self._flats)
         gradients = {number: self._tensors[number].grad for number in sorted(self._silent)}
-        silent = ", ".join(str(number) for number, each in gradients.items() if each is None or not each.any())
+        silent = ", ".join(
+            str(number) for number, each in gradients.items() if each is None or not each.any()
+        )
         if none or silent:
             warnings.warn(
-                f"{'no parameter has a gradient' if none else f'parameters {silent} have no gradient'} at the "
-                "optimiser's first step; where the model got other ones since it was made (a new head, to_empty, "
+                f"{'no parameter has a gradient' if none else f'parameters {silent} have no gradient'} "
+                "at the "
+                "optimiser's first step; where the model got other ones since it was made (a new "
+                "head, to_empty, "
                 "load_state_dict with assign=True), make the optimiser afterwards",
                 stacklevel=4,
             )
         return self._compare(may_differ, num_steps)
 
     def _compare(self, may_differ: bool, num_steps: int) -> bool:
-        """Compares all workers' sums, of gradients and parameters, then and now, and how many steps they have done."""
+        """Compares all workers' sums, of gradients and parameters, then and now, and how many steps
+        they have done."""
         gradients = self._sums(flat.gradients for flat in self._flats)
         parameters = self._sums(flat.parameters for flat in self._flats)
         steps = torch.full_like(gradients, num_steps)
-        sums = torch.stack([self._own.expand_as(gradients), gradients, self._start, parameters, steps], dim=1)
+        sums = torch.stack(
+            [self._own.expand_as(gradients), gradients, self._start, parameters, steps], dim=1
+        )
         if len(sums) < self._collectives.world_size:
             sums = self._collectives.all_gather(sums, Purpose.CONTROL)
         before, after, _, same, in_step = (bool((part == part[0]).all()) for part in sums.unbind(1))
         if self._hooks and after and not before:
-            # Sums that differed after the backward pass, and are equal now, were averaged by someone.
+            # Sums that differed after the backward pass, and are equal now, were averaged by
+            # someone.
             raise RuntimeError(
-                "every worker has the same gradients, though the backward pass gave each its own: they are averaged in "
-                "full before this optimiser sees them, so that nothing is saved; take the DistributedDataParallel off, "
-                "or call ddp.register_comm_hook(None, algorithms.noop_hook) (see docs/in-your-own-script.md)"
+                "every worker has the same gradients, though the backward pass gave each its own: "
+                "they are averaged in full before this optimiser sees them, so that nothing is "
+                "saved; take the DistributedDataParallel off, or call "
+                "ddp.register_comm_hook(None, algorithms.noop_hook) (see "
+                "docs/in-your-own-script.md)"
             )
         if not in_step:
             raise RuntimeError(
-                f"the workers have done {sums[:, 4, 0].tolist()} steps; each must load the state that it saved itself"
+                f"the workers have done {sums[:, 4, 0].tolist()} steps; each must load the state "
+                "that it saved itself"
             )
         if self.was_loaded and not may_differ and not same:
             raise RuntimeError(
-                "the workers' parameters differ, which this method keeps equal; load the same model on all workers, or "
-                "call optimizer.reanchor() on all, which sends worker 0's"
+                "the workers' parameters differ, which this method keeps equal; load the same "
+                "model on all workers, or call optimizer.reanchor() on all, which sends worker 0's"
             )
         return not self.was_loaded and not torch.equal(sums[:, 2], sums[:, 3])
 
 
 def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None:
-    """Raises RuntimeError where the model, if it is known, does not hold the optimiser's parameters any more."""
+    """Raises RuntimeError where the model, if it is known, does not hold the optimiser's parameters
+    any more."""
     if model is None:
         return
     held = set(map(id, model.parameters()))
     missing = [number for number, parameter in enumerate(tensors) if id(parameter) not in held]
     if missing:
         raise RuntimeError(
-            f"the model has another Parameter in place of number {missing[0]} than when the optimiser was made "
-            "(load_state_dict with assign=True, or an assignment), so this optimiser would train one that the "
-            "model lost; make the optimiser afterwards, or load with assign=False (averages of its weights, as an EMA, "
-            "go to consensus(model, averages=[ema]))"
+            f"the model has another Parameter in place of number {missing[0]} than when the "
+            "optimiser was made (load_state_dict with assign=True, or an assignment), so this "
+            "optimiser would train one that the model lost; make the optimiser afterwards, or "
+            "load with assign=False (averages of its weights, as an EMA, go to consensus(model, "
+            "averages=[ema]))"
         )

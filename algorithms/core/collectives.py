@@ -13,21 +13,25 @@ from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import Elapsed, Mark, Purpose, Traffic, mark
 
 Add = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From all workers' messages of some blocks: the message that goes to all in their place, and what stays here."""
+"""From all workers' messages of some blocks: the message that goes to all in their place, and what
+stays here."""
 
 
 class CollectiveError(RuntimeError):
-    """A collective did not take place: a worker died, was late, or asked for something else than the others."""
+    """A collective did not take place: a worker died, was late, or asked for something else than
+    the others."""
 
 
 class Collectives:
     """One end of the group, at which one worker is, or all of them are.
 
-    The first axis of every tensor is over the workers at this end: a process sends tensors of shape (1, ...). What is
-    done here with tensors is right where all workers are at this end; a subclass that reaches others does its own.
+    The first axis of every tensor is over the workers at this end: a process sends tensors of shape
+    (1, ...). What is done here with tensors is right where all workers are at this end; a subclass
+    that reaches others does its own.
 
-    Payload is counted as what this worker contributes: for an all-reduce the message's own size, whatever the fabric
-    makes of it; for an all-gather the message that it sends; for neighbours that message once for each of them.
+    Payload is counted as what this worker contributes: for an all-reduce the message's own size,
+    whatever the fabric makes of it; for an all-gather the message that it sends; for neighbours
+    that message once for each of them.
     """
 
     def __init__(self, rank: int, world_size: int) -> None:
@@ -35,8 +39,8 @@ class Collectives:
         self.world_size = world_size
         self.traffic = Traffic()
         self.elapsed, self.account = Elapsed(), ""
-        """Time spent in collectives, waiting for others included, by the account that was set; not what went on beside
-        other work."""
+        """Time spent in collectives, waiting for others included, by the account that was set; not
+        what went on beside other work."""
         self.early: EarlyMeans | None = None
         """Means that are begun during the backward pass, where the group is asked to overlap."""
         self.twin: Collectives = self
@@ -48,17 +52,20 @@ class Collectives:
         return range(self.rank, self.rank + 1)
 
     def without_overlap(self) -> Self:
-        """Returns this end for another optimiser, which counts in the same place and sends nothing early."""
+        """Returns this end for another optimiser, which counts in the same place and sends nothing
+        early."""
         other = copy.copy(self)
         other.early = None
         return other
 
     def new_key(self) -> str:
-        """Returns a key for `first_to_say`, the same on all workers where these have asked equally often."""
+        """Returns a key for `first_to_say`, the same on all workers where these have asked equally
+        often."""
         return ""
 
     def first_to_say(self, key: str, words: str) -> str:
-        """Returns what the first worker to call this said with this key; waits for none, and sends no message."""
+        """Returns what the first worker to call this said with this key; waits for none, and sends
+        no message."""
         return words  # all workers are at this end, or this one is alone
 
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
@@ -69,31 +76,39 @@ class Collectives:
     def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> Tensor | None:
         """Replaces `tensor` (dense, floating) by its mean over workers, in place.
 
-        Numbers of 16 bits are added in 32, and the mean is rounded once: where all are equal it is what they are, and
-        it is finite where they are.
+        Numbers of 16 bits are added in 32, and the mean is rounded once: where all are equal it is
+        what they are, and it is finite where they are.
 
         Returns:
-            For numbers of 16 bits n times what rounding added to the mean, in 32 bits and of the tensor's shape: on
-            this worker's share, elsewhere 0. Where each adds it to what it sent, the mean of that is what all received.
+            For numbers of 16 bits n times what rounding added to the mean, in 32 bits and of the
+            tensor's shape: on this worker's share, elsewhere 0. Where each adds it to what it sent,
+            the mean of that is what all received.
         """
         with self._counted(tensor, purpose):
-            was_begun, rest = (False, None) if self.early is None else self.early.finish_(tensor, purpose)
+            was_begun, rest = (
+                (False, None) if self.early is None else self.early.finish_(tensor, purpose)
+            )
             return rest if was_begun else self._mean_(tensor)
 
-    def all_reduce_blocks(self, blocks: Tensor, add: Add, purpose: Purpose) -> tuple[Tensor, Tensor]:
-        """Has messages added in shares: each worker gets its share of all messages, and sends what `add` makes of it.
+    def all_reduce_blocks(
+        self, blocks: Tensor, add: Add, purpose: Purpose
+    ) -> tuple[Tensor, Tensor]:
+        """Has messages added in shares: each worker gets its share of all messages, and sends what
+        `add` makes of it.
 
-        An all-to-all and an all-gather, which on links between single workers put as much as an all-reduce; counted as
-        one of the message. Where several workers share a link, it carries each one's all-to-all.
+        An all-to-all and an all-gather, which on links between single workers put as much as an
+        all-reduce; counted as one of the message. Where several workers share a link, it carries
+        each one's all-to-all.
 
         Args:
-            blocks: messages in blocks that can be added one without the other, uint8 of shape (local workers, number of
-                blocks, bytes).
-            add: from the blocks of this end's share, of shape (world_size, their number, bytes), makes those that go to
-                all, of shape (their number, bytes).
+            blocks: messages in blocks that can be added one without the other, uint8 of shape
+                (local workers, number of blocks, bytes).
+            add: from the blocks of this end's share, of shape (world_size, their number, bytes),
+                makes those that go to all, of shape (their number, bytes).
 
         Returns:
-            The blocks that went to all, of shape (number of blocks, bytes), and what else `add` returned.
+            The blocks that went to all, of shape (number of blocks, bytes), and what else `add`
+            returned.
         """
         with self._counted(blocks, purpose):
             return self._reduce_blocks(blocks, add)
@@ -108,15 +123,18 @@ class Collectives:
         with self._counted(tensor, purpose):
             self._broadcast_(tensor)
 
-    def exchange_with_neighbours(self, tensor: Tensor, mixing: Mixing, purpose: Purpose) -> dict[int, Tensor]:
-        """Send `tensor` (dense, of one shape and type on all workers) to those who take this worker's messages.
+    def exchange_with_neighbours(
+        self, tensor: Tensor, mixing: Mixing, purpose: Purpose
+    ) -> dict[int, Tensor]:
+        """Send `tensor` (dense, of one shape and type on all workers) to those who take this
+        worker's messages.
 
-        All workers must call it together, whoever their neighbours are. One call is counted, with the message's bits
-        once for each neighbour; nothing where nobody has any.
+        All workers must call it together, whoever their neighbours are. One call is counted, with
+        the message's bits once for each neighbour; nothing where nobody has any.
 
         Returns:
-            The messages that workers at this end take, by the sender's rank, each of shape `tensor.shape[1:]`.
-            Read only: stacked ones are views of `tensor`.
+            The messages that workers at this end take, by the sender's rank, each of shape
+            `tensor.shape[1:]`. Read only: stacked ones are views of `tensor`.
         """
         assert mixing.num_workers == self.world_size, "a mixing of another group"
         if not mixing.num_messages:
@@ -153,7 +171,10 @@ class Collectives:
         mean = mean_in_rank_order(self._gather(tensor))
         tensor.copy_(mean)
         rest = torch.zeros_like(tensor, dtype=torch.float32)
-        added, size = (tensor[0].float() - mean).mul_(self.world_size).view(-1), -(-mean.numel() // self.world_size)
+        added, size = (
+            (tensor[0].float() - mean).mul_(self.world_size).view(-1),
+            -(-mean.numel() // self.world_size),
+        )
         for row, rank in zip(rest.view(len(rest), -1), self.own_ranks, strict=True):
             share = slice(rank * size, (rank + 1) * size)
             row[share] = added[share]
@@ -178,12 +199,14 @@ class Collectives:
 
 
 def share_of(ranks: range, count: int, world_size: int) -> slice:
-    """Returns which of `count` things in a row fall to these of so many; shares differ in size by 1 at most."""
+    """Returns which of `count` things in a row fall to these of so many; shares differ in size by 1
+    at most."""
     return slice(ranks.start * count // world_size, ranks.stop * count // world_size)
 
 
 def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
-    """Returns rows[0] + rows[1] + ..., one addition at a time, so that the bits depend on nothing else."""
+    """Returns rows[0] + rows[1] + ..., one addition at a time, so that the bits depend on nothing
+    else."""
     total = rows[0].clone()
     for row in rows[1:]:
         total += row
@@ -203,10 +226,12 @@ class SoloCollectives(Collectives):
 
 
 class StackedCollectives(Collectives):
-    """A group whose workers are the rows of one process's tensors; traffic and bits are as each of them alone.
+    """A group whose workers are the rows of one process's tensors; traffic and bits are as each of
+    them alone.
 
-    Every tensor that takes part in a collective has a row for each worker, and parameters that an optimiser is made
-    with have a first axis of as many. Results equal those of processes but for the order in which a backend adds.
+    Every tensor that takes part in a collective has a row for each worker, and parameters that an
+    optimiser is made with have a first axis of as many. Results equal those of processes but for
+    the order in which a backend adds.
     """
 
     def __init__(self, world_size: int) -> None:

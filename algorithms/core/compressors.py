@@ -1,4 +1,5 @@
-"""What a compressor is: its type says how its messages travel, it states its payload, and draws alike everywhere."""
+"""What a compressor is: its type says how its messages travel, it states its payload, and draws
+alike everywhere."""
 
 import functools
 import hashlib
@@ -27,12 +28,14 @@ class Draw:
     purpose: str
 
     def key(self, *extra: int) -> int:
-        """A 128-bit key, by sha256; `extra` (a rank, a tensor's number) gives independent streams."""
+        """A 128-bit key, by sha256; `extra` (a rank, a tensor's number) gives independent
+        streams."""
         text = repr((self.seed, self.step, self.purpose, *extra))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 
     def integers(self, count: int, *extra: int) -> Integers:
-        """`count` raw 64-bit integers of the Philox stream, whose values numpy guarantees for ever. Read only."""
+        """`count` raw 64-bit integers of the Philox stream, whose values numpy guarantees for ever.
+        Read only."""
         return _raw_integers(self, count, extra)
 
     def choose(self, population: int, count: int, *extra: int) -> list[int]:
@@ -45,7 +48,8 @@ class Draw:
         return sorted(order[:count].tolist())
 
     def choose_many(self, population: int, count: int) -> torch.Tensor:
-        """Does as `choose`, for large numbers: int64 of shape (count,), ascending; costs O(count) for small shares."""
+        """Does as `choose`, for large numbers: int64 of shape (count,), ascending; costs O(count)
+        for small shares."""
         generator = numpy.random.Generator(numpy.random.Philox(key=self.key()))
         chosen = generator.choice(population, count, replace=False, shuffle=False)
         return torch.from_numpy(numpy.sort(chosen))
@@ -70,7 +74,8 @@ def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
 
 
 def digest_of_draws() -> str:
-    """Returns a digest of draws that a later version of numpy may make otherwise, so that workers can compare them.
+    """Returns a digest of draws that a later version of numpy may make otherwise, so that workers
+    can compare them.
 
     Of many coordinates few are chosen in another way than a large share is.
     """
@@ -85,7 +90,8 @@ FLOAT_BITS = 32
 
 
 class Compressor(ABC):
-    """C in the papers. A method says in its signature whether it takes any, or only one with shared support."""
+    """C in the papers. A method says in its signature whether it takes any, or only one with shared
+    support."""
 
     kind: ClassVar[str]
     """The name that a spec has for it."""
@@ -95,36 +101,47 @@ class Compressor(ABC):
             setting.check(f"{self.kind}: {key}", getattr(self, key))
 
     def variance(self, layout: Layout) -> float:
-        """Returns omega, the least with E |C(v) - v|^2 <= omega |v|^2 for every v, where it is 1 or more; else 0.
+        """Returns omega, the least with E |C(v) - v|^2 <= omega |v|^2 for every v, where it is 1 or
+        more; else 0.
 
         Then what is left out may be more than there was, and feedback diverges.
         """
         return 0.0
 
     def check(self, layout: Layout) -> None:  # noqa: B027 (most work on any)
-        """Raises ValueError, in one sentence, where this compressor cannot work on such a vector."""
+        """Raises ValueError, in one sentence, where this compressor cannot work on such a
+        vector."""
 
     @abstractmethod
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         """Bits that one worker sends for this draw; 0 means that no collective takes place.
 
-        `float_bits`: of a number in a message, where the compressor leaves that open (`Encoded` ones have a format).
+        `float_bits`: of a number in a message, where the compressor leaves that open (`Encoded`
+            ones have a format).
         """
 
     def cost(
-        self, layout: Layout, draw: Callable[[int], Draw] | None, steps: range, float_bits: int = FLOAT_BITS
+        self,
+        layout: Layout,
+        draw: Callable[[int], Draw] | None,
+        steps: range,
+        float_bits: int = FLOAT_BITS,
     ) -> Entry:
-        """Returns what one worker sends at these steps, in closed form: by their draws, or (None) on average over all.
+        """Returns what one worker sends at these steps, in closed form: by their draws, or (None)
+        on average over all.
 
         Here for a payload of constant size.
         """
         bits = self.payload_bits(layout, Draw(0, 0, ""), float_bits)
         all_bits = bits * len(steps)
-        return Entry(all_bits, len(steps) if bits else 0, all_bits if isinstance(self, Gathered) else 0)
+        return Entry(
+            all_bits, len(steps) if bits else 0, all_bits if isinstance(self, Gathered) else 0
+        )
 
 
 class SharedSupport(Compressor):
-    """Keeps coordinates that all workers draw alike: linear, so its payload is dense and may be all-reduced."""
+    """Keeps coordinates that all workers draw alike: linear, so its payload is dense and may be
+    all-reduced."""
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return float_bits * self.support(layout, draw).payload_numel
@@ -139,7 +156,8 @@ class Encoded(Compressor):
 
     @abstractmethod
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
-        """The message for `vector` (float32 or float64, shape (d,)): uint8 tensor of payload_bits / 8 bytes."""
+        """The message for `vector` (float32 or float64, shape (d,)): uint8 tensor of payload_bits /
+        8 bytes."""
 
     @abstractmethod
     def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
@@ -147,20 +165,23 @@ class Encoded(Compressor):
 
 
 class Gathered(Encoded):
-    """Differs between workers or is not linear: its messages must be all-gathered and decoded one by one."""
+    """Differs between workers or is not linear: its messages must be all-gathered and decoded one
+    by one."""
 
 
 class Reduced(Encoded):
-    """Rounds block by block, and draws nothing: shares of the messages are added on their way, and rounded again.
+    """Rounds block by block, and draws nothing: shares of the messages are added on their way, and
+    rounded again.
 
-    A message has an axis of blocks, (..., blocks, bytes), and vectors and messages may have others before it.
+    A message has an axis of blocks, (..., blocks, bytes), and vectors and messages may have others
+    before it.
     """
 
     block_size: int
     """Coordinates of a block; the last one is filled up."""
     second_error: bool
-    """Whether what the second rounding adds counts as sent by the worker that added the share, so that it is fed back;
-    if not, it is lost, and the mean is not exactly that of what was sent."""
+    """Whether what the second rounding adds counts as sent by the worker that added the share, so
+    that it is fed back; if not, it is lost, and the mean is not exactly that of what was sent."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +206,8 @@ class Zero(SharedSupport):
 
 @dataclass(frozen=True)
 class Scaled(Gathered):
-    """C / (1 + omega) of a C that keeps the mean and has variance omega: it leaves out less than there was.
+    """C / (1 + omega) of a C that keeps the mean and has variance omega: it leaves out less than
+    there was.
 
     Source: Beznosikov et al., "On biased compression for distributed learning", JMLR 2023.
     """
@@ -208,11 +230,15 @@ class Scaled(Gathered):
 def check_numel(kind: str, ratio: float, layout: Layout) -> None:
     """Raises ValueError where not even one coordinate would be kept."""
     if ratio > layout.numel:
-        raise ValueError(f"{kind} at ratio {ratio} keeps no coordinate of the model's {layout.numel}; lower the ratio")
+        raise ValueError(
+            f"{kind} at ratio {ratio} keeps no coordinate of the model's {layout.numel}; lower the "
+            "ratio"
+        )
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """Pack uint8 codes below 2^bits (bits 1, 2, 4 or 8), lowest first, into ceil(len * bits / 8) bytes."""
+    """Pack uint8 codes below 2^bits (bits 1, 2, 4 or 8), lowest first, into ceil(len * bits / 8)
+    bytes."""
     per_byte = 8 // bits
     padded = torch.nn.functional.pad(codes, (0, -codes.numel() % per_byte)).view(-1, per_byte)
     packed = padded[:, 0].clone()

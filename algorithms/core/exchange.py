@@ -1,4 +1,5 @@
-"""How vectors are sent: partially synchronised over all workers (PSync of Xie 2020), or mixed with neighbours'."""
+"""How vectors are sent: partially synchronised over all workers (PSync of Xie 2020), or mixed with
+neighbours'."""
 
 import copy
 from collections.abc import Callable
@@ -8,7 +9,14 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms.core.collectives import Collectives, share_of, sum_in_rank_order
-from cser_bench.algorithms.core.compressors import Compressor, Draw, Encoded, Gathered, Reduced, SharedSupport
+from cser_bench.algorithms.core.compressors import (
+    Compressor,
+    Draw,
+    Encoded,
+    Gathered,
+    Reduced,
+    SharedSupport,
+)
 from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.layout import Layout, Support, whole
 from cser_bench.algorithms.core.topology import Mixing
@@ -19,8 +27,8 @@ from cser_bench.algorithms.core.traffic import Elapsed, Purpose, Traffic
 class Exchanged:
     """What was sent to all, on the coordinates it was sent for.
 
-    `own` is each worker's C(v), `mean` the average of it over all workers; both of shape (local workers,
-    support.payload_numel).
+    `own` is each worker's C(v), `mean` the average of it over all workers; both of shape (local
+    workers, support.payload_numel).
     """
 
     support: Support
@@ -32,8 +40,8 @@ class Exchanged:
 class Mixed:
     """What was sent to neighbours, on the coordinates it was sent for.
 
-    `own` is this worker's C(v_i), and `pull` is sum_j w_ij (C(v_j) - C(v_i)), so that own + pull is its row of W C(v);
-    both of shape (local workers, support.payload_numel).
+    `own` is this worker's C(v_i), and `pull` is sum_j w_ij (C(v_j) - C(v_i)), so that own + pull is
+    its row of W C(v); both of shape (local workers, support.payload_numel).
     """
 
     support: Support
@@ -43,7 +51,8 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Sending:
-    """How vectors of shape (local workers, d) are sent: between these workers, and dense ones as numbers of this type.
+    """How vectors of shape (local workers, d) are sent: between these workers, and dense ones as
+    numbers of this type.
 
     Vectors are left as they are.
     """
@@ -57,9 +66,9 @@ class Sending:
     def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
         """Returns what of `payload`, of any length, was sent, and the workers' mean of that.
 
-        Where messages are rounded, so is their mean. What that adds or takes counts as sent by the worker on whose
-        share of the coordinates it falls: so the mean is that of what was sent, and who keeps what was not sent loses
-        nothing.
+        Where messages are rounded, so is their mean. What that adds or takes counts as sent by the
+        worker on whose share of the coordinates it falls: so the mean is that of what was sent, and
+        who keeps what was not sent loses nothing.
         """
         self.look_at(payload)
         message, own = self._rounded(payload)
@@ -70,10 +79,12 @@ class Sending:
         return own, message.to(payload.dtype)
 
     def message(self, payload: Tensor) -> Tensor:
-        """Returns `payload` as it is sent: rounded to the type of messages, or itself where there is none.
+        """Returns `payload` as it is sent: rounded to the type of messages, or itself where there
+        is none.
 
-        A finite number beyond the type's range becomes the largest of its sign. What that takes is kept, or lost, as
-        what any rounding takes is. What is not finite stays so, as in messages that are not rounded.
+        A finite number beyond the type's range becomes the largest of its sign. What that takes is
+        kept, or lost, as what any rounding takes is. What is not finite stays so, as in messages
+        that are not rounded.
         """
         if self.communication_dtype is None:
             return payload
@@ -118,9 +129,11 @@ class Sending:
     def begin_exchange(
         self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
     ) -> Callable[[], Exchanged]:
-        """Begins `exchange`, beside whatever follows where the group overlaps; returns what waits for the result.
+        """Begins `exchange`, beside whatever follows where the group overlaps; returns what waits
+        for the result.
 
-        Until it has returned, `vector` must not be changed, and with overlap what was sent is not counted.
+        Until it has returned, `vector` must not be changed, and with overlap what was sent is not
+        counted.
         """
         if self.collectives.early is None:
             sent = self.exchange(vector, compressor, layout, draw, purpose)
@@ -130,7 +143,9 @@ class Sending:
         end.traffic, end.elapsed = Traffic(), Elapsed()
 
         def send() -> tuple[Tensor, Tensor]:
-            sent = replace(self, collectives=end, watch=None).exchange(vector, compressor, layout, draw, purpose)
+            sent = replace(self, collectives=end, watch=None).exchange(
+                vector, compressor, layout, draw, purpose
+            )
             supports.append(sent.support)
             return sent.own, sent.mean
 
@@ -143,12 +158,15 @@ class Sending:
 
         return wait
 
-    def _exchange_in_shares(self, vector: Tensor, compressor: Reduced, draw: Draw, purpose: Purpose) -> Exchanged:
-        """The compressed all-reduce: a worker decodes its share of all messages, adds it in 32 bits, encodes the mean.
+    def _exchange_in_shares(
+        self, vector: Tensor, compressor: Reduced, draw: Draw, purpose: Purpose
+    ) -> Exchanged:
+        """The compressed all-reduce: a worker decodes its share of all messages, adds it in 32
+        bits, encodes the mean.
 
-        Source: Wang et al., "ZeRO++: Extremely efficient collective communication for giant model training", 2023,
-        section 3.3, and Tang et al., "1-bit Adam", ICML 2021, whose error of the second stage is here part of the
-        worker's own.
+        Source: Wang et al., "ZeRO++: Extremely efficient collective communication for giant model
+        training", 2023, section 3.3, and Tang et al., "1-bit Adam", ICML 2021, whose error of the
+        second stage is here part of the worker's own.
         """
         collectives = self.collectives
         numel, size, num_workers = vector.shape[-1], compressor.block_size, collectives.world_size
@@ -163,7 +181,9 @@ class Sending:
 
         def add(received: Tensor) -> tuple[Tensor, Tensor]:
             # Divided before they are added: whatever the numbers are, their sum is finite.
-            exact = sum_in_rank_order(compressor.decode(received, count, dtype).div_(num_workers).unbind())
+            exact = sum_in_rank_order(
+                compressor.decode(received, count, dtype).div_(num_workers).unbind()
+            )
             message = compressor.encode(exact, draw, collectives.rank)
             return message, compressor.decode(message, count, dtype).sub_(exact).mul_(num_workers)
 
@@ -173,7 +193,9 @@ class Sending:
             for row, rank in zip(own, collectives.own_ranks, strict=True):
                 share = coordinates(range(rank, rank + 1))
                 row[share] += rest[share.start - here.start : share.stop - here.start]
-        return Exchanged(whole(numel), own, compressor.decode(reduced, numel, vector.dtype).expand_as(vector))
+        return Exchanged(
+            whole(numel), own, compressor.decode(reduced, numel, vector.dtype).expand_as(vector)
+        )
 
     def _encoded(self, vector: Tensor, compressor: Encoded, draw: Draw) -> Tensor:
         """The messages of the workers at this end, a row each."""
@@ -181,7 +203,13 @@ class Sending:
         return torch.stack([compressor.encode(own, draw, rank) for rank, own in rows])
 
     def mix(
-        self, vector: Tensor, compressor: Compressor, mixing: Mixing, layout: Layout, draw: Draw, purpose: Purpose
+        self,
+        vector: Tensor,
+        compressor: Compressor,
+        mixing: Mixing,
+        layout: Layout,
+        draw: Draw,
+        purpose: Purpose,
     ) -> Mixed:
         """Sends C(vector) to the neighbours and mixes what these send."""
         if isinstance(compressor, SharedSupport):
@@ -196,7 +224,11 @@ class Sending:
         encoded = self._encoded(vector, compressor, draw)
         received = self.collectives.exchange_with_neighbours(encoded, mixing, purpose)
         own = torch.stack([decode(message) for message in encoded])
-        return Mixed(whole(layout.numel), own, self._pull(own, mixing, lambda sender: decode(received[sender])))
+        return Mixed(
+            whole(layout.numel),
+            own,
+            self._pull(own, mixing, lambda sender: decode(received[sender])),
+        )
 
     def mix_dense(self, payload: Tensor, mixing: Mixing, purpose: Purpose) -> tuple[Tensor, Tensor]:
         """Returns what of `payload`, of any length, was sent, and its pull, as in `Mixed`."""
@@ -208,11 +240,12 @@ class Sending:
         return own, self._pull(own, mixing, lambda sender: received[sender].to(own.dtype))
 
     def _pull(self, own: Tensor, mixing: Mixing, sent_by: Callable[[int], Tensor]) -> Tensor:
-        """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks; a new tensor.
+        """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks; a new
+        tensor.
 
-        Differences rather than the sum itself: rounded weights need not sum to 1, and in many steps a small excess
-        would let the parameters grow. A product and an addition, each on its own, are rounded alike by all kernels, so
-        that all kinds of group give the same bits.
+        Differences rather than the sum itself: rounded weights need not sum to 1, and in many steps
+        a small excess would let the parameters grow. A product and an addition, each on its own,
+        are rounded alike by all kernels, so that all kinds of group give the same bits.
         """
         pull, rows, own_ranks = torch.zeros_like(own), own.unbind(), self.collectives.own_ranks
         for rank, mine, total in zip(own_ranks, rows, pull, strict=True):

@@ -1,4 +1,5 @@
-"""Whether numbers are finite: what a worker sends, said at its step without waiting for a GPU, and its gradients."""
+"""Whether numbers are finite: what a worker sends, said at its step without waiting for a GPU, and
+its gradients."""
 
 import warnings
 from collections import deque
@@ -13,12 +14,14 @@ NEVER = 2**62
 
 
 class FiniteWatch:
-    """Says once which worker was the first to send what is not finite, and at which step; nothing is sent for that.
+    """Says once which worker was the first to send what is not finite, and at which step; nothing
+    is sent for that.
 
-    The sender itself notices, before it sends. Others, whom it has spoilt, notice that their own next message is not
-    finite; by then they can ask who was first. A GPU is not waited for: it is asked at the end of a step, and what it
-    has not told by then at the end of a later one. So there, and where messages go early, two workers may both take
-    themselves for the first, and the earlier step is right. A worker alone sends nothing.
+    The sender itself notices, before it sends. Others, whom it has spoilt, notice that their own
+    next message is not finite; by then they can ask who was first. A GPU is not waited for: it is
+    asked at the end of a step, and what it has not told by then at the end of a later one. So
+    there, and where messages go early, two workers may both take themselves for the first, and the
+    earlier step is right. A worker alone sends nothing.
 
     Args:
         method: its name.
@@ -39,7 +42,8 @@ class FiniteWatch:
         self._words = ""
         """What is to be said at the end of the step."""
         self._first: Tensor | None = None
-        """Of each worker here the number of the first message of this step that is not finite; on a GPU."""
+        """Of each worker here the number of the first message of this step that is not finite; on a
+        GPU."""
         self._open: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
         """Steps, these numbers, and what tells that a GPU has told them."""
 
@@ -84,9 +88,10 @@ class FiniteWatch:
         earlier = first if int(first.split()[0]) < number else own
         _, sent_at, workers = earlier.split(" ", 2)
         self._words = (
-            f"{self._method}: what {workers} sent at step {sent_at} is not finite, and so will be, for good, "
-            "parameters and errors of all who take it; go back to a state from before, and lower the learning rate, or "
-            "give skip_nonfinite=True, which leaves out steps whose gradients are not finite"
+            f"{self._method}: what {workers} sent at step {sent_at} is not finite, and so will be, "
+            "for good, parameters and errors of all who take it; go back to a state from before, "
+            "and lower the learning rate, or give skip_nonfinite=True, which leaves out steps "
+            "whose gradients are not finite"
         )
 
 
@@ -102,7 +107,8 @@ def rows_not_finite(rows: Tensor) -> Tensor:
 
 
 def named_workers(flags: Tensor, collectives: Collectives) -> str:
-    """Returns whose flag is set, in words, or nothing; flags are of the workers at this end, or of all."""
+    """Returns whose flag is set, in words, or nothing; flags are of the workers at this end, or of
+    all."""
     first = collectives.own_ranks.start if len(flags) == len(collectives.own_ranks) else 0
     ranks = [first + number for number in flags.nonzero()[:, 0].tolist()]
     return f"worker{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}" if ranks else ""

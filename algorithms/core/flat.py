@@ -1,6 +1,8 @@
-"""Flat buffers: parameters, gradients and state in one tensor each, with `p.data` and `p.grad` as views.
+"""Flat buffers: parameters, gradients and state in one tensor each, with `p.data` and `p.grad` as
+views.
 
-Each is of shape (local workers, d), a row a worker: a process has one row, stacked workers have all.
+Each is of shape (local workers, d), a row a worker: a process has one row, stacked workers have
+all.
 """
 
 import operator
@@ -18,7 +20,8 @@ from cser_bench.algorithms.core.layout import Layout, Window
 
 
 class FlatBuffers:
-    """Moves the parameters of all groups that have one type, in order, into one tensor, their gradients into another.
+    """Moves the parameters of all groups that have one type, in order, into one tensor, their
+    gradients into another.
 
     Args:
         stacked: parameters have a first axis, over workers, and so have the buffers.
@@ -29,7 +32,10 @@ class FlatBuffers:
         first = tensors[0]
         self._stacked = stacked
         num_workers = len(first) if stacked else 1
-        ends = [0, *accumulate(sum(each.numel() for each in group) // num_workers for group in groups)]
+        ends = [
+            0,
+            *accumulate(sum(each.numel() for each in group) // num_workers for group in groups),
+        ]
         self.parts = [slice(start, stop) for start, stop in pairwise(ends)]
         """Each parameter group's share of the flat vector."""
         self.tensors, self._shape = tensors, (num_workers, ends[-1])
@@ -55,7 +61,9 @@ class FlatBuffers:
         return window.view(flat) if self._stacked else _own_view(flat[0], window)
 
     def _view_gradients(self) -> None:
-        self._gradient_views = [self._view(self.gradients, window) for window in self.layout.tensors]
+        self._gradient_views = [
+            self._view(self.gradients, window) for window in self.layout.tensors
+        ]
         self._gradient_homes = _addresses(self._gradient_views)
         self._attach()
 
@@ -69,47 +77,65 @@ class FlatBuffers:
             self._attach()
 
     def moved(self) -> bool:
-        """Returns whether someone moved a parameter or a gradient elsewhere: `model.to(...)`, `p.data = ...`."""
-        return _addresses(self.tensors) != self._homes or _addresses(self._gradient_views) != self._gradient_homes
+        """Returns whether someone moved a parameter or a gradient elsewhere: `model.to(...)`,
+        `p.data = ...`."""
+        return (
+            _addresses(self.tensors) != self._homes
+            or _addresses(self._gradient_views) != self._gradient_homes
+        )
 
     @torch.no_grad()
     def adopt(self, buffers: Iterable[Tensor]) -> None:
         """Take back what was moved, with the values and strides that it has now.
 
         Args:
-            buffers: tensors of shape (local workers, d) whose coordinates must stay beside the parameters'.
+            buffers: tensors of shape (local workers, d) whose coordinates must stay beside the
+                parameters'.
 
         Raises:
             RuntimeError: a parameter has another type, device or shape now.
         """
         held, workers = self.parameters, self._shape[: int(self._stacked)]
-        for number, (parameter, window) in enumerate(zip(self.tensors, self.layout.tensors, strict=True)):
+        for number, (parameter, window) in enumerate(
+            zip(self.tensors, self.layout.tensors, strict=True)
+        ):
             shape = (*workers, *window.shape)
-            if (parameter.dtype, parameter.device, tuple(parameter.shape)) != (held.dtype, held.device, shape):
+            if (parameter.dtype, parameter.device, tuple(parameter.shape)) != (
+                held.dtype,
+                held.device,
+                shape,
+            ):
                 raise RuntimeError(
-                    f"parameter {number} is {parameter.dtype} of shape {tuple(parameter.shape)} on {parameter.device} "
-                    f"now, and was {held.dtype} of shape {shape} on {held.device} when the optimiser was made; convert "
-                    "or move the model first, then make the optimiser"
+                    f"parameter {number} is {parameter.dtype} of shape {tuple(parameter.shape)} on "
+                    f"{parameter.device} now, and was {held.dtype} of shape {shape} on "
+                    f"{held.device} when the optimiser was made; convert or move the model first, "
+                    "then make the optimiser"
                 )
-        gradients = [None if each.grad is None else dense(each.grad).clone() for each in self.tensors]
+        gradients = [
+            None if each.grad is None else dense(each.grad).clone() for each in self.tensors
+        ]
         layout = self._new_layout()
         for old, new in zip(self.layout.tensors, layout.tensors, strict=True):
             for buffer in buffers if new != old else ():
                 new.view(buffer).copy_(old.view(buffer).clone())
         self._move_in(layout)
         for window, gradient in zip(layout.tensors, gradients, strict=True):
-            self._view(self.gradients, window).copy_(torch.zeros(()) if gradient is None else gradient)
+            self._view(self.gradients, window).copy_(
+                torch.zeros(()) if gradient is None else gradient
+            )
         self._view_gradients()
 
     @property
     def frozen(self) -> list[int]:
-        """The numbers of the tensors that require no gradient: a step leaves them and their state as they are."""
+        """The numbers of the tensors that require no gradient: a step leaves them and their state
+        as they are."""
         if all(map(operator.attrgetter("requires_grad"), self.tensors)):
             return []
         return [number for number, each in enumerate(self.tensors) if not each.requires_grad]
 
     def collect_gradients(self) -> None:
-        """Make the flat tensor hold the gradients, also where someone replaced `p.grad` or set it to None.
+        """Make the flat tensor hold the gradients, also where someone replaced `p.grad` or set it
+        to None.
 
         A gradient that is missing is zero, and so is one that a frozen tensor still has.
         """
@@ -141,12 +167,17 @@ class FlatBuffers:
 
     @contextmanager
     def frozen_aside(self, *vectors: Tensor) -> Iterator[None]:
-        """Returns a context in which vectors of shape (local workers, d) are 0 where tensors are frozen.
+        """Returns a context in which vectors of shape (local workers, d) are 0 where tensors are
+        frozen.
 
-        Afterwards they are there what they were. So nothing of a frozen tensor is sent or takes the place of others in
-        a message, and nothing that is received or goes on by itself reaches it.
+        Afterwards they are there what they were. So nothing of a frozen tensor is sent or takes the
+        place of others in a message, and nothing that is received or goes on by itself reaches it.
         """
-        aside = [(vector, here, vector[:, here].clone()) for here in self.frozen_slices() for vector in vectors]
+        aside = [
+            (vector, here, vector[:, here].clone())
+            for here in self.frozen_slices()
+            for vector in vectors
+        ]
         for vector, here, _ in aside:
             vector[:, here] = 0.0
         try:
@@ -156,11 +187,14 @@ class FlatBuffers:
                 vector[:, here] = values
 
     def holds(self, number: int) -> bool:
-        """Returns whether tensor `number` still lies here: a later optimiser moves it to its own vector."""
+        """Returns whether tensor `number` still lies here: a later optimiser moves it to its own
+        vector."""
         return _addresses([self.tensors[number]]) == [self._homes[number]]
 
     def _attached(self) -> bool:
-        return all(map(operator.is_, map(operator.attrgetter("grad"), self.tensors), self._gradient_views))
+        return all(
+            map(operator.is_, map(operator.attrgetter("grad"), self.tensors), self._gradient_views)
+        )
 
     def _attach(self) -> None:
         for parameter, view in zip(self.tensors, self._gradient_views, strict=True):
@@ -175,7 +209,8 @@ def _addresses(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _own_view(row: Tensor, window: Window) -> Tensor:
-    """The window as a tensor with a storage of its own in the same memory: who saves it does not save its neighbours.
+    """The window as a tensor with a storage of its own in the same memory: who saves it does not
+    save its neighbours.
 
     A plain view where that cannot be had: on a meta device, in torch's fake mode.
     """

@@ -16,7 +16,8 @@ from torch import Tensor
 class Window:
     """A strided window of the flat vector: a block is one with stride 1.
 
-    Flat vectors of several workers may be stacked, one a row; a window is then the same part of each row.
+    Flat vectors of several workers may be stacked, one a row; a window is then the same part of
+    each row.
     """
 
     offset: int
@@ -29,8 +30,11 @@ class Window:
 
     @property
     def span(self) -> tuple[int, int]:
-        """The first coordinate, and one more than the last; with strides there may be others between."""
-        reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        """The first coordinate, and one more than the last; with strides there may be others
+        between."""
+        reach = sum(
+            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
+        )
         return self.offset, self.offset + reach + 1
 
     def view(self, flat: Tensor) -> Tensor:
@@ -46,10 +50,15 @@ class Layout:
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor]) -> Layout:
-        """The layout of tensors put one after the other, each keeping its strides (channels last stays so)."""
+        """The layout of tensors put one after the other, each keeping its strides (channels last
+        stays so)."""
         windows, offset = [], 0
         for tensor in tensors:
-            dense = tensor.stride() if _is_dense(tensor) else torch.empty(tensor.shape, device="meta").stride()
+            dense = (
+                tensor.stride()
+                if _is_dense(tensor)
+                else torch.empty(tensor.shape, device="meta").stride()
+            )
             windows.append(Window(offset, tuple(tensor.shape), tuple(dense)))
             offset += tensor.numel()
         return cls(tuple(windows))
@@ -82,7 +91,8 @@ def _is_dense(tensor: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Windows:
-    """A support made of disjoint windows, sent as one dense message, with `padding` zeros at its end.
+    """A support made of disjoint windows, sent as one dense message, with `padding` zeros at its
+    end.
 
     Flat vectors are of shape (..., d).
     """
@@ -96,7 +106,8 @@ class Windows:
         return sum(window.numel for window in self.windows) + self.padding
 
     def gather(self, flat: Tensor) -> Tensor:
-        """Returns a new dense tensor of shape (..., payload_numel): the coordinates of `flat` in order."""
+        """Returns a new dense tensor of shape (..., payload_numel): the coordinates of `flat` in
+        order."""
         lead = flat.shape[:-1]
         parts = [window.view(flat).reshape(*lead, window.numel) for window in self.windows]
         if self.padding or not parts:
@@ -123,13 +134,19 @@ class Windows:
     def _pairs(self, values: Tensor) -> Iterable[tuple[Window, Tensor]]:
         start = 0
         for window in self.windows:
-            yield window, values[..., start : start + window.numel].reshape((*values.shape[:-1], *window.shape))
+            yield (
+                window,
+                values[..., start : start + window.numel].reshape(
+                    (*values.shape[:-1], *window.shape)
+                ),
+            )
             start += window.numel
 
 
 @dataclass(frozen=True)
 class Indices:
-    """A support given by distinct coordinates, an int64 tensor of shape (k,) on any device; see `Windows`."""
+    """A support given by distinct coordinates, an int64 tensor of shape (k,) on any device; see
+    `Windows`."""
 
     index: Tensor
 
@@ -147,7 +164,8 @@ class Indices:
         flat.index_copy_(-1, self._beside(flat), values)
 
     def _beside(self, flat: Tensor) -> Tensor:
-        """The coordinates on the vector's device: they are drawn on the CPU, and no one waits until a GPU has them."""
+        """The coordinates on the vector's device: they are drawn on the CPU, and no one waits until
+        a GPU has them."""
         if flat.device.type == "cuda" and self.index.device.type == "cpu":
             return self.index.pin_memory().to(flat.device, non_blocking=True)
         return self.index.to(flat.device)

@@ -1,9 +1,11 @@
-"""Overlap: messages that depend on a few tensors' gradients are reduced while the backward pass is still at work.
+"""Overlap: messages that depend on a few tensors' gradients are reduced while the backward pass is
+still at work.
 
-A sparsifier's choice is known before the backward pass. When the gradients of all tensors that a message touches are
-done, the message is computed on the side, by the arithmetic that `step()` will use, and its mean is begun. `step()`
-goes its usual way; where it asks for that mean it finds it begun, or finished. What a method itself begins for later
-steps (`core.exchange.begin_exchange`) goes on beside them in the same way.
+A sparsifier's choice is known before the backward pass. When the gradients of all tensors that a
+message touches are done, the message is computed on the side, by the arithmetic that `step()` will
+use, and its mean is begun. `step()` goes its usual way; where it asks for that mean it finds it
+begun, or finished. What a method itself begins for later steps (`core.exchange.begin_exchange`)
+goes on beside them in the same way.
 """
 
 import warnings
@@ -29,8 +31,9 @@ class EarlyMeans:
     """The collectives' side of overlap: at most one mean under way for each purpose.
 
     Args:
-        mean_: replaces a tensor by its mean over workers, and returns what rounding it left. It needs a process group
-            of its own, since the main thread may use the other while a mean is under way.
+        mean_: replaces a tensor by its mean over workers, and returns what rounding it left. It
+            needs a process group of its own, since the main thread may use the other while a mean
+            is under way.
     """
 
     def __init__(self, mean_: Callable[[Tensor], Tensor | None]) -> None:
@@ -41,23 +44,27 @@ class EarlyMeans:
         self._stream: torch.cuda.Stream | None = None
 
     def begin(self, message: Tensor, purpose: Purpose) -> None:
-        """Begins the mean of `message`, which must not be changed. All workers must begin the same in the same order.
+        """Begins the mean of `message`, which must not be changed. All workers must begin the same
+        in the same order.
 
         Raises:
             RuntimeError: a mean for this purpose is under way.
         """
         if purpose in self._begun:
             raise RuntimeError(
-                "two optimisers send early through one ProcessGroupCollectives(overlap=True); give each its own"
+                "two optimisers send early through one ProcessGroupCollectives(overlap=True); give "
+                "each its own"
             )
         mean = message.clone()
         self._begun[purpose] = message, self.beside(lambda: (mean, self._mean_(mean)), mean)
 
     def beside(self, do: Callable[[], T], like: Tensor) -> Callable[[], T]:
-        """Has done on the side, in the order of calls, what reads tensors such as `like`; returns what waits for it."""
+        """Has done on the side, in the order of calls, what reads tensors such as `like`; returns
+        what waits for it."""
         if not like.is_cuda:
             return self._helper.submit(do).result
-        # On a GPU no thread is needed: the host goes on while the work waits for its turn in a stream of its own.
+        # On a GPU no thread is needed: the host goes on while the work waits for its turn in a
+        # stream of its own.
         stream = self._stream = self._stream or torch.cuda.Stream(like.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(like.device))
         with torch.cuda.stream(stream):
@@ -76,7 +83,8 @@ class EarlyMeans:
         return wait
 
     def finish_(self, tensor: Tensor, purpose: Purpose) -> tuple[bool, Tensor | None]:
-        """Replaces `tensor` by its mean if that was begun; returns whether it was, and what rounding it left.
+        """Replaces `tensor` by its mean if that was begun; returns whether it was, and what
+        rounding it left.
 
         Raises:
             RuntimeError: what was begun is the mean of something else.
@@ -85,13 +93,16 @@ class EarlyMeans:
         if purpose not in self._begun:
             return False, None
         message, wait = self._begun.pop(purpose)
-        same = tensor.shape == message.shape and torch.allclose(tensor, message, 0, 0, equal_nan=True)
+        same = tensor.shape == message.shape and torch.allclose(
+            tensor, message, 0, 0, equal_nan=True
+        )
         mean, rest = wait()
         if not same:
             raise RuntimeError(
-                f"overlap: the {purpose.value} message of this step differs from what was sent during the backward "
-                "pass, because gradients, parameters or the learning rate were changed between backward() and step() "
-                "(clipped, say); make the collectives with overlap=False"
+                f"overlap: the {purpose.value} message of this step differs from what was sent "
+                "during the backward pass, because gradients, parameters or the learning rate "
+                "were changed between backward() and step() (clipped, say); make the collectives "
+                "with overlap=False"
             )
         tensor.copy_(mean)
         return True, rest
@@ -110,14 +121,16 @@ class EarlyMeans:
 
 
 class Reducer:
-    """The optimiser's side, as in DDP: watches the gradients, begins each early message as soon as it can be computed.
+    """The optimiser's side, as in DDP: watches the gradients, begins each early message as soon as
+    it can be computed.
 
-    Messages are begun in one fixed order, so that all workers' collectives match; what is not ready by the time of
-    `step()` is begun there. Gradients of several backward passes add up: the last pass counts, and what an earlier one
-    sent is dropped and counted as control.
+    Messages are begun in one fixed order, so that all workers' collectives match; what is not ready
+    by the time of `step()` is begun there. Gradients of several backward passes add up: the last
+    pass counts, and what an earlier one sent is dropped and counted as control.
 
     Args:
-        early, traffic: where means are begun, None where nothing is sent early, and what was sent in vain is counted.
+        early, traffic: where means are begun, None where nothing is sent early, and what was sent
+        in vain is counted.
         list_messages: returns the early messages of the step that comes next.
         message_of: returns a payload as it is sent, rounded where messages are.
     """
@@ -133,7 +146,8 @@ class Reducer:
         self._flat, self._traffic, self._early = flat, traffic, early
         self._list_messages, self._message_of = list_messages, message_of
         self._waiting: deque[EarlyMessage] | None = None
-        """Messages of the step that comes next which are not begun yet; None where these are not listed yet."""
+        """Messages of the step that comes next which are not begun yet; None where these are not
+        listed yet."""
         self._finished: set[int] = set()
         self._paused, self._stopped = False, early is None
         for number, parameter in enumerate(flat.tensors):
@@ -188,8 +202,11 @@ class Reducer:
     def _listed(self) -> deque[EarlyMessage]:
         if self._waiting is None:
             self.drop()
-            # Gradients are done from the last tensor to the first, so this is about the order of readiness.
-            self._waiting = deque(sorted(self._list_messages(), key=lambda message: -message.tensors[0]))
+            # Gradients are done from the last tensor to the first, so this is about the order of
+            # readiness.
+            self._waiting = deque(
+                sorted(self._list_messages(), key=lambda message: -message.tensors[0])
+            )
             self._finished = set()
         return self._waiting
 

@@ -27,25 +27,31 @@ from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import Mark, mark
 
 # PyTorch 2.13 renamed it and warns of the old name.
-_all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_all_gather: Callable[..., object] = (
+    getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+)
 
 FIRST_FAILURE, WORDS_LENGTH = "algorithms: first failure", 500
-"""The key in the group's store of what ended the first process that failed, and how much of that is kept."""
+"""The key in the group's store of what ended the first process that failed, and how much of that is
+kept."""
 _NUM_KEYS = Counter[str]()
 """How many keys have been made for each group, by its name."""
 
 
 class ProcessGroupCollectives(Collectives):
-    """One process's end of a process group that is already initialised. In which order it adds is the backend's affair.
+    """One process's end of a process group that is already initialised. In which order it adds is
+    the backend's affair.
 
     Args:
         group: the group, by default the world.
-        overlap: reduce messages that depend on a few tensors' gradients while the backward pass is still at work; same
-            results. Nothing may change gradients, parameters or learning rates between backward() and step(). It makes
-            a second process group of the same workers, so all must ask for it; `close` gives it back.
+        overlap: reduce messages that depend on a few tensors' gradients while the backward pass is
+            still at work; same results. Nothing may change gradients, parameters or learning rates
+            between backward() and step(). It makes a second process group of the same workers, so
+            all must ask for it; `close` gives it back.
 
     Raises:
-        CollectiveError: from any collective that the backend could not do within the group's time-out.
+        CollectiveError: from any collective that the backend could not do within the group's
+            time-out.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, overlap: bool = False) -> None:
@@ -53,16 +59,20 @@ class ProcessGroupCollectives(Collectives):
         _tell_others_at_the_end()
         self.group = group
         backend = dist.get_backend(group)
-        self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
+        )
         """The device that tensors must be on to be sent; None if any will do."""
         if overlap:
             self.twin = ProcessGroupCollectives(_twin(group))
             self.early = EarlyMeans(self.twin._mean_)
 
     def close(self) -> None:
-        """Gives back what overlap holds: the second group, with NCCL a communicator. All workers must call it together.
+        """Gives back what overlap holds: the second group, with NCCL a communicator. All workers
+        must call it together.
 
-        Optimisers that have these collectives may not step any more. Without overlap it does nothing.
+        Optimisers that have these collectives may not step any more. Without overlap it does
+        nothing.
         """
         if self.early is None:
             return
@@ -71,8 +81,8 @@ class ProcessGroupCollectives(Collectives):
         twin = self.twin
         self.twin = self
         assert isinstance(twin, ProcessGroupCollectives)
-        # That of a part of the workers stays to the end of all groups: torch would give the next one its name, and so
-        # the addresses at which its workers met.
+        # That of a part of the workers stays to the end of all groups: torch would give the next
+        # one its name, and so the addresses at which its workers met.
         if self.group is None or self.world_size == 1:
             dist.destroy_process_group(twin.group)
 
@@ -97,12 +107,17 @@ class ProcessGroupCollectives(Collectives):
             dist.all_reduce(message, group=self.group)
 
     def _short_mean_(self, tensor: Tensor) -> Tensor:
-        """Each worker adds a share of all messages in 32 bits, and sends its mean to all; as much as in a ring."""
+        """Each worker adds a share of all messages in 32 bits, and sends its mean to all; as much
+        as in a ring."""
         with translated_errors(), self._sendable(tensor) as message:
-            shares = torch.nn.functional.pad(message.reshape(-1), (0, -message.numel() % self.world_size))
+            shares = torch.nn.functional.pad(
+                message.reshape(-1), (0, -message.numel() % self.world_size)
+            )
             received, means = torch.empty_like(shares), torch.empty_like(shares)
             # As bytes: not every backend knows each type.
-            dist.all_to_all_single(received.view(torch.uint8), shares.view(torch.uint8), group=self.group)
+            dist.all_to_all_single(
+                received.view(torch.uint8), shares.view(torch.uint8), group=self.group
+            )
             exact = mean_in_rank_order(received.view(self.world_size, -1))
             own = exact.to(message.dtype)
             _all_gather(means.view(torch.uint8), own.view(torch.uint8), group=self.group)
@@ -121,14 +136,17 @@ class ProcessGroupCollectives(Collectives):
         with translated_errors():
             dist.all_to_all_single(received, message, [own] * n, counts, group=self.group)
         to_all, rest = add(received.view(n, own, num_bytes).to(blocks.device))
-        with translated_errors():  # shares need not be equal, so this is no all-gather in the backend's sense
+        with (
+            translated_errors()
+        ):  # shares need not be equal, so this is no all-gather in the backend's sense
             copies = to_all.to(message.device).repeat(n, 1)
             dist.all_to_all_single(reduced, copies, counts, [own] * n, group=self.group)
         return reduced.to(blocks.device), rest
 
     @contextmanager
     def _sendable(self, tensor: Tensor) -> Iterator[Tensor]:
-        """`tensor` itself, or a copy of it on the backend's device, which at the end is copied back."""
+        """`tensor` itself, or a copy of it on the backend's device, which at the end is copied
+        back."""
         message = tensor.to(self.device)
         yield message
         if message is not tensor:
@@ -153,7 +171,10 @@ class ProcessGroupCollectives(Collectives):
         operations += [(dist.irecv, buffer, sender) for sender, buffer in received.items()]
         if not operations:  # a worker that nobody meets; torch refuses an empty batch
             return {}
-        at_once = [dist.P2POp(act, each, group=self.group, group_peer=peer) for act, each, peer in operations]
+        at_once = [
+            dist.P2POp(act, each, group=self.group, group_peer=peer)
+            for act, each, peer in operations
+        ]
         with translated_errors():
             for work in dist.batch_isend_irecv(at_once):
                 work.wait()
@@ -164,8 +185,8 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
     """Returns the process group if there is one, else a group of one; `groups` are an optimiser's.
 
     Raises:
-        RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot talk to each other,
-            and parameters have memory, so that this is not only a plan.
+        RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot
+            talk to each other, and parameters have memory, so that this is not only a plan.
     """
     if dist.is_initialized():
         return ProcessGroupCollectives()
@@ -173,9 +194,10 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
     only_planned = any(parameter.is_meta for group in groups for parameter in group["params"])
     if num_processes not in ("", "1") and not only_planned:
         raise RuntimeError(
-            f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so each process would "
-            "train alone; call torch.distributed.init_process_group() before the optimiser is made, or give it "
-            "collectives=SoloCollectives() if each is to be alone"
+            f"WORLD_SIZE is {num_processes} in the environment, but there is no process group, so "
+            "each process would train alone; call torch.distributed.init_process_group() before "
+            "the optimiser is made, or give it collectives=SoloCollectives() if each is to be "
+            "alone"
         )
     return SoloCollectives()
 
@@ -204,35 +226,42 @@ def _tell_others_at_the_end() -> None:
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         words = " ".join(f"{kind.__name__}: {error}".split())[:WORDS_LENGTH]
         with suppress(Exception):  # Only the first counts: the others' follow from it.
-            _get_default_store().compare_set(FIRST_FAILURE, "", f"rank {dist.get_rank()} raised {words}")
+            _get_default_store().compare_set(
+                FIRST_FAILURE, "", f"rank {dist.get_rank()} raised {words}"
+            )
         show(kind, error, trace)
 
     sys.excepthook = tell
 
 
 def _first_failure() -> str:
-    """Returns what a process has told, or nothing. It is asked for only where a collective has failed."""
+    """Returns what a process has told, or nothing. It is asked for only where a collective has
+    failed."""
     try:
         store = _get_default_store()
         return store.get(FIRST_FAILURE).decode() if store.check([FIRST_FAILURE]) else ""
     except dist.DistError:
-        return "rank 0 is gone, or whichever process kept the group's store; its own output says why"
+        return (
+            "rank 0 is gone, or whichever process kept the group's store; its own output says why"
+        )
     except (RuntimeError, ValueError):  # There is no default group any more.
         return ""
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raises CollectiveError for what backends raise where a worker is lost or late, whatever their words.
+    """Raises CollectiveError for what backends raise where a worker is lost or late, whatever their
+    words.
 
-    It names the rank and the exception that ended a process first, where that could be told. A collective's failure is
-    told by where it arises. Too little memory is another matter.
+    It names the rank and the exception that ended a process first, where that could be told. A
+    collective's failure is told by where it arises. Too little memory is another matter.
     """
     try:
         yield
     except (CollectiveError, torch.OutOfMemoryError):
         raise
-    # Backends raise plain RuntimeErrors; Python's own sockets and pipes, under a store, have errors of their own.
+    # Backends raise plain RuntimeErrors; Python's own sockets and pipes, under a store, have errors
+    # of their own.
     except (RuntimeError, ConnectionError, TimeoutError, EOFError) as error:
         said = _first_failure() or str(error) or type(error).__name__
         raise CollectiveError(f"a collective failed: {said}") from error

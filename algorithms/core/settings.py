@@ -1,4 +1,5 @@
-"""What a method is given: the numbers of its parameter groups, the settings of its own, and their checks."""
+"""What a method is given: the numbers of its parameter groups, the settings of its own, and their
+checks."""
 
 import difflib
 import inspect
@@ -34,15 +35,21 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 _NOT_TAKEN: dict[str, Any] = {"dampening": 0, "nesterov": True, "fused": True} | dict.fromkeys(
     ("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False
 )
-"""Options of torch.optim.SGD and AdamW that are not taken, with the value that says what is done anyway."""
-_DONE = {"sgd": "with Nesterov's momentum", "adamw": "with Adam's two moments", "muon": "by Muon's rule"}
+"""Options of torch.optim.SGD and AdamW that are not taken, with the value that says what is done
+anyway."""
+_DONE = {
+    "sgd": "with Nesterov's momentum",
+    "adamw": "with Adam's two moments",
+    "muon": "by Muon's rule",
+}
 
 
 # The numbers of parameter groups.
 
 
 def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the numbers of groups that do not say otherwise: those of its local step, `given` or by default.
+    """Returns the numbers of groups that do not say otherwise: those of its local step, `given` or
+    by default.
 
     Args:
         method: the optimiser. One that is called otherwise without momentum has some by default.
@@ -53,15 +60,21 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     name, local_step, without_momentum = method.name, method.local_step, method.without_momentum
     if local_step not in get_args(LocalStepName):
-        raise ValueError(f"{name}: local_step must be one of {', '.join(NUMBERS)}, not {local_step!r}")
+        raise ValueError(
+            f"{name}: local_step must be one of {', '.join(NUMBERS)}, not {local_step!r}"
+        )
     if local_step != "sgd" and (reason := method.sgd_alone) is not None:
-        raise ValueError(f"{name}: local_step = {local_step!r} cannot be, since {reason}; leave local_step out")
+        raise ValueError(
+            f"{name}: local_step = {local_step!r} cannot be, since {reason}; leave local_step out"
+        )
     chosen = {key: value for key, value in given.items() if value is not None}
     _refuse_foreign(name, chosen, local_step)
     usual = {"momentum": 0.9} if local_step == "sgd" and without_momentum is not None else {}
     chosen = NUMBERS[local_step] | usual | chosen
     if chosen.get("momentum") == 0 and without_momentum is not None:
-        raise ValueError(f"{name}: the momentum must not be 0; without momentum the method is {without_momentum}")
+        raise ValueError(
+            f"{name}: the momentum must not be 0; without momentum the method is {without_momentum}"
+        )
     return {**chosen, "muon": True} if local_step == "muon" else chosen
 
 
@@ -69,11 +82,15 @@ def _refuse_foreign(where: str, given: Iterable[str], own: str) -> None:
     for owner, numbers in NUMBERS.items():
         for key in given:
             if key in numbers and key not in NUMBERS[own]:
-                raise ValueError(f"{where}: {key} belongs to local_step = {owner!r}, not {own!r}; leave {key} out")
+                raise ValueError(
+                    f"{where}: {key} belongs to local_step = {owner!r}, not {own!r}; leave {key} "
+                    "out"
+                )
 
 
 def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
-    """Raises ValueError where a group's learning rate, momentum, betas, eps or weight decay is out of range."""
+    """Raises ValueError where a group's learning rate, momentum, betas, eps or weight decay is out
+    of range."""
     for group in groups:
         for key, (sentence, holds) in _RANGES.items():
             if key in group and not holds(group[key]):
@@ -95,11 +112,15 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
         for key, done in _NOT_TAKEN.items():
             if group.get(key, done) not in (done, None):
                 raise ValueError(
-                    f"group {number}: {key} = {group[key]!r} is an option of torch.optim that these optimisers do "
-                    f"not have (they minimise, {_DONE[local_step]}, in one fused pass); leave it out"
+                    f"group {number}: {key} = {group[key]!r} is an option of torch.optim that "
+                    f"these optimisers do not have (they minimise, {_DONE[local_step]}, in one "
+                    "fused pass); leave it out"
                 )
         if "muon" in group and (local_step != "muon" or not isinstance(group["muon"], bool)):
-            raise ValueError(f"group {number}: muon is True or False, for local_step = 'muon' alone; leave it out")
+            raise ValueError(
+                f"group {number}: muon is True or False, for local_step = 'muon' alone; leave it "
+                "out"
+            )
 
 
 # The settings of a method's own.
@@ -107,7 +128,8 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may be: the words after "must", and whether a number is one of them."""
+    """The numbers that a setting may be: the words after "must", and whether a number is one of
+    them."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -123,7 +145,9 @@ Count = Annotated[int, FROM_1_UP]
 Ratio = Annotated[float, Range("be a number from 1 up", lambda value: 1 <= value < inf)]
 Positive = Annotated[float, Range("be a number above 0", lambda value: 0 < value < inf)]
 NotNegative = Annotated[float, Range("be a number from 0 up", lambda value: 0 <= value < inf)]
-ConsensusStep = Annotated[float, Range("be a number above 0 and up to 1", lambda value: 0 < value <= 1)]
+ConsensusStep = Annotated[
+    float, Range("be a number above 0 and up to 1", lambda value: 0 < value <= 1)
+]
 BelowOne = Annotated[float, Range("lie in [0, 1)", lambda value: 0 <= value < 1)]
 Share = Annotated[float, Range("lie in [0, 1]", lambda value: 0 <= value <= 1)]
 
@@ -136,7 +160,8 @@ class Fixed:
 
 
 def fixed(value: Any, *, init: Literal[False] = False) -> Any:
-    """Declares, in a method's class, that a setting of the method it is derived from is always this."""
+    """Declares, in a method's class, that a setting of the method it is derived from is always
+    this."""
     return Fixed(value)
 
 
@@ -146,7 +171,8 @@ def argument(*, kw_only: bool = True) -> Any:
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a method: its type, its default, and the range that goes with the type, if any."""
+    """A setting of a method: its type, its default, and the range that goes with the type, if
+    any."""
 
     declared: Any
     default: Any
@@ -163,16 +189,22 @@ class Setting:
         return any(isinstance(each, type) and issubclass(each, kind) for each in kinds)
 
     def check(self, name: str, value: Any) -> None:
-        """Raises ValueError where a number is out of range, or a value none of those that are listed."""
+        """Raises ValueError where a number is out of range, or a value none of those that are
+        listed."""
         choices = get_args(self.declared)
-        if get_origin(self.declared) is Literal and (isinstance(value, bool) or value not in choices):
+        if get_origin(self.declared) is Literal and (
+            isinstance(value, bool) or value not in choices
+        ):
             raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}")
         if self.within is not None and not (value is None and type(None) in choices):
             self.within.check(name, value)
 
 
-def declared_settings(declaring: type[Any], inherited: Mapping[str, Setting] = {}) -> dict[str, Setting]:
-    """Returns the settings of a method or compressor by name: those inherited, and what its class annotates."""
+def declared_settings(
+    declaring: type[Any], inherited: Mapping[str, Setting] = {}
+) -> dict[str, Setting]:
+    """Returns the settings of a method or compressor by name: those inherited, and what its class
+    annotates."""
     found, hints = dict(inherited), inspect.get_annotations(declaring, eval_str=True)
     plain = get_type_hints(SimpleNamespace(__annotations__=hints))
     for key, hint in hints.items():
@@ -181,24 +213,39 @@ def declared_settings(declaring: type[Any], inherited: Mapping[str, Setting] = {
             del found[key]
             setattr(declaring, key, default.value)
         elif ClassVar not in (hint, get_origin(hint)):
-            ranges = [each for part in (hint, *get_args(hint)) for each in getattr(part, "__metadata__", ())]
+            ranges = [
+                each
+                for part in (hint, *get_args(hint))
+                for each in getattr(part, "__metadata__", ())
+            ]
             found[key] = Setting(plain[key], default, next(iter(ranges), None))
     return found
 
 
 def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
-    """Raises TypeError, by the method's own name, where an argument is missing or is none that it has."""
+    """Raises TypeError, by the method's own name, where an argument is missing or is none that it
+    has."""
     known, name = inspect.signature(method).parameters, method.__name__
     for key in given.keys() - known.keys():
         near = difflib.get_close_matches(key, known, 1)
         others = f"it takes {', '.join(['lr', *method.declared])} and what all take"
-        raise TypeError(f"{name} has no argument {key}; {f'did you mean {near[0]}?' if near else others}")
-    missing = [key for key, each in known.items() if each.default is REQUIRED and key not in (*given, "params")]
+        raise TypeError(
+            f"{name} has no argument {key}; {f'did you mean {near[0]}?' if near else others}"
+        )
+    missing = [
+        key
+        for key, each in known.items()
+        if each.default is REQUIRED and key not in (*given, "params")
+    ]
     if missing:
-        raise TypeError(f"{name} needs {', '.join(missing)} by name, as in {name}(model.parameters(), lr=0.1, ...)")
+        raise TypeError(
+            f"{name} needs {', '.join(missing)} by name, as in {name}(model.parameters(), lr=0.1, "
+            "...)"
+        )
 
 
 def nearest_factors(product: int) -> tuple[int, int]:
-    """Returns the two integers of this product that are nearest to each other, the smaller one first."""
+    """Returns the two integers of this product that are nearest to each other, the smaller one
+    first."""
     smaller = next(each for each in range(math.isqrt(product), 0, -1) if product % each == 0)
     return smaller, product // smaller

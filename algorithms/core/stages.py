@@ -1,4 +1,5 @@
-"""A method's step as data: what is sent, in stages; the closed form and what can be sent early follow from them."""
+"""A method's step as data: what is sent, in stages; the closed form and what can be sent early
+follow from them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,13 @@ from typing import TypeGuard
 
 from torch import Tensor
 
-from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, Identity, SharedSupport
+from cser_bench.algorithms.core.compressors import (
+    FLOAT_BITS,
+    Compressor,
+    Draw,
+    Identity,
+    SharedSupport,
+)
 from cser_bench.algorithms.core.flat import FlatBuffers
 from cser_bench.algorithms.core.layout import Layout, Support, Windows
 from cser_bench.algorithms.core.traffic import Purpose
@@ -17,11 +24,12 @@ EVERYTHING = Identity()
 
 @dataclass(frozen=True)
 class Stage:
-    """One message of a step: C(v) of a vector v, averaged over all workers or mixed with neighbours'.
+    """One message of a step: C(v) of a vector v, averaged over all workers or mixed with
+    neighbours'.
 
     Args:
-        purpose: what v is: the step's gradient or update, the error, or the model. Stages of one step differ in it
-            where they draw, since equal purposes draw equal coordinates.
+        purpose: what v is: the step's gradient or update, the error, or the model. Stages of one
+            step differ in it where they draw, since equal purposes draw equal coordinates.
         compressor: C; by default the whole vector is sent.
         every: the stage takes place at each so many-th step, the first of which is
         first: this one, counted from 1, and by default number `every`,
@@ -29,11 +37,12 @@ class Stage:
         except_every: nor at multiples of this, itself a multiple of `every`.
         layout: of v where that is not the whole flat vector.
         neighbours: to how many a worker sends its message; None where it is averaged.
-        equalises: whether workers hold the same parameters after it, if sums are exact; None where that is so if
-            everything is sent to all.
-        early: computes what will be sent of these coordinates, of shape (support.payload_numel,), once their gradients
-            are done, and changes nothing: `DistributedOptimizer.after_local_step`, say. Then it can be sent during the
-            backward pass. None where the message needs more than that.
+        equalises: whether workers hold the same parameters after it, if sums are exact; None where
+            that is so if everything is sent to all.
+        early: computes what will be sent of these coordinates, of shape (support.payload_numel,),
+            once their gradients are done, and changes nothing:
+            `DistributedOptimizer.after_local_step`, say. Then it can be sent during the backward
+            pass. None where the message needs more than that.
     """
 
     purpose: Purpose
@@ -48,29 +57,45 @@ class Stage:
     early: Callable[[Windows], Tensor] | None = None
 
     def steps(self, num_steps: int) -> range:
-        """Returns the steps up to number `num_steps` at which it takes place, those of `except_every` among them."""
+        """Returns the steps up to number `num_steps` at which it takes place, those of
+        `except_every` among them."""
         last = num_steps if self.last is None else min(num_steps, self.last)
         return range(self.every if self.first is None else self.first, last + 1, self.every)
 
     def takes_place(self, step: int) -> bool:
-        return step in self.steps(step) and (self.except_every is None or step % self.except_every != 0)
+        return step in self.steps(step) and (
+            self.except_every is None or step % self.except_every != 0
+        )
 
 
-def equalises(stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]) -> bool:
-    """Returns whether all workers hold the same parameters after the stage took place in that step, if sums are exact.
+def equalises(
+    stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]
+) -> bool:
+    """Returns whether all workers hold the same parameters after the stage took place in that step,
+    if sums are exact.
 
-    They do where the whole error or model is averaged; and where every update is, so that none ever differed.
+    They do where the whole error or model is averaged; and where every update is, so that none ever
+    differed.
     """
     if stage.equalises is not None:
         return stage.equalises and stage.takes_place(step)
     if stage.purpose is Purpose.GRADIENT:
-        return isinstance(stage.compressor, Identity) and stage.every == 1 and stage.except_every is None
-    is_whole = stage.neighbours is None and (stage.layout is None or stage.layout.numel == layout.numel)
-    return is_whole and stage.takes_place(step) and sends_all(stage, layout, draw(step, stage.purpose))
+        return (
+            isinstance(stage.compressor, Identity)
+            and stage.every == 1
+            and stage.except_every is None
+        )
+    is_whole = stage.neighbours is None and (
+        stage.layout is None or stage.layout.numel == layout.numel
+    )
+    return (
+        is_whole and stage.takes_place(step) and sends_all(stage, layout, draw(step, stage.purpose))
+    )
 
 
 def sends_all(stage: Stage, layout: Layout, draw: Draw) -> bool:
-    """Returns whether this draw keeps every coordinate, so that the workers' values are equal after it."""
+    """Returns whether this draw keeps every coordinate, so that the workers' values are equal after
+    it."""
     shared = isinstance(stage.compressor, SharedSupport)
     return shared and stage.compressor.payload_bits(layout, draw) >= FLOAT_BITS * layout.numel
 
@@ -91,29 +116,45 @@ class EarlyMessage:
 
 
 def early_messages(
-    stages: Sequence[Stage], step: int, flat: FlatBuffers, draw: Callable[[int, Purpose], Draw], float_bits: int
+    stages: Sequence[Stage],
+    step: int,
+    flat: FlatBuffers,
+    draw: Callable[[int, Purpose], Draw],
+    float_bits: int,
 ) -> list[EarlyMessage]:
-    """Returns the messages of a step that can be computed before the whole gradient is known, in order."""
-    # Of types shorter than 32 bits a slice's bits can differ from the whole's, however the slice is cut.
+    """Returns the messages of a step that can be computed before the whole gradient is known, in
+    order."""
+    # Of types shorter than 32 bits a slice's bits can differ from the whole's, however the slice is
+    # cut.
     if flat.parameters.element_size() < 4 or all(stage.early is None for stage in stages):
         return []
     layout, messages, before = flat.layout, [], list[Support | None]()
     for stage in stages:
         if stage.takes_place(step):
             compressor, now = stage.compressor, draw(step, stage.purpose)
-            support = compressor.support(layout, now) if isinstance(compressor, SharedSupport) else None
+            support = (
+                compressor.support(layout, now) if isinstance(compressor, SharedSupport) else None
+            )
             if stage.early is not None and _is_known_early(support, layout, before):
                 tensors, bits = layout.touched(support), float_bits * support.payload_numel
-                if not set(tensors) & set(flat.frozen):  # these have no gradient that could be waited for
-                    messages.append(EarlyMessage(stage.purpose, bits, tensors, partial(stage.early, support)))
+                if not set(tensors) & set(
+                    flat.frozen
+                ):  # these have no gradient that could be waited for
+                    messages.append(
+                        EarlyMessage(stage.purpose, bits, tensors, partial(stage.early, support))
+                    )
             before.append(support)
     return messages
 
 
-def _is_known_early(support: Support | None, layout: Layout, before: Sequence[Support | None]) -> TypeGuard[Windows]:
-    """Returns whether it is a part of the vector, in windows, which no earlier message of the step changes.
+def _is_known_early(
+    support: Support | None, layout: Layout, before: Sequence[Support | None]
+) -> TypeGuard[Windows]:
+    """Returns whether it is a part of the vector, in windows, which no earlier message of the step
+    changes.
 
-    `before`: the coordinates of these messages, to which other workers contribute; None where they may be any.
+    `before`: the coordinates of these messages, to which other workers contribute; None where they
+        may be any.
     """
     return (
         isinstance(support, Windows)

@@ -17,35 +17,47 @@ UNSENT = ("error", "accumulated")
 
 
 def check_state(
-    state: Mapping[str, Any], own: Mapping[str, Any], defaults: Mapping[str, Any], shape: tuple[int, ...]
+    state: Mapping[str, Any],
+    own: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    shape: tuple[int, ...],
 ) -> None:
-    """Raises ValueError where `state`, the part "flat" of a state, is not like `own`, which this worker would save now.
+    """Raises ValueError where `state`, the part "flat" of a state, is not like `own`, which this
+    worker would save now.
 
-    A setting that a state does not know was at its default when it was saved: the method did not have it yet. Momentum,
-    which is made when it is needed, and parameters, of this shape, may be missing.
+    A setting that a state does not know was at its default when it was saved: the method did not
+    have it yet. Momentum, which is made when it is needed, and parameters, of this shape, may be
+    missing.
     """
     refused = f"this state does not fit {own['method']}"
     if not state:
         raise ValueError(
-            f'{refused}: there is no "flat" in its first group, which is a worker\'s own; get_state_dict() keeps that '
-            "without flatten_optimizer_state_dict and full_state_dict, and consensus_checkpoint() saves it for all"
+            f'{refused}: there is no "flat" in its first group, which is a worker\'s own; '
+            "get_state_dict() keeps that without flatten_optimizer_state_dict and "
+            "full_state_dict, and consensus_checkpoint() saves it for all"
         )
     if state.get("method") != own["method"]:
         raise ValueError(f"{refused}: its method is {state.get('method')!r}")
-    settings, saved = own["settings"], {**{key: repr(value) for key, value in defaults.items()}, **state["settings"]}
+    settings, saved = (
+        own["settings"],
+        {**{key: repr(value) for key, value in defaults.items()}, **state["settings"]},
+    )
     for key in sorted(saved.keys() | settings.keys()):
         if saved.get(key) != settings.get(key):
-            raise ValueError(f"{refused}: it was saved with {key} = {saved.get(key)}, this has {settings.get(key)}")
+            raise ValueError(
+                f"{refused}: it was saved with {key} = {saved.get(key)}, this has "
+                f"{settings.get(key)}"
+            )
     if state["rank"] is not None:
         if state["world_size"] != own["world_size"]:
             raise ValueError(
-                f"{refused}: it is one of {state['world_size']} workers', here are {own['world_size']}; what "
-                "consensus_checkpoint() saves fits any number"
+                f"{refused}: it is one of {state['world_size']} workers', here are "
+                f"{own['world_size']}; what consensus_checkpoint() saves fits any number"
             )
         if state["rank"] != own["rank"]:
             raise ValueError(
-                f"{refused}: it is worker {state['rank']}'s, this is worker {own['rank']}; each worker must save a "
-                "file of its own and load that"
+                f"{refused}: it is worker {state['rank']}'s, this is worker {own['rank']}; each "
+                "worker must save a file of its own and load that"
             )
     found, held = (
         dict.fromkeys(("momentum", "parameters"), shape)
@@ -58,24 +70,33 @@ def check_state(
 
 
 def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
-    """Raises RuntimeError where a state's parameters were loaded, and are not the model's any more."""
+    """Raises RuntimeError where a state's parameters were loaded, and are not the model's any
+    more."""
     if loaded is not None and not torch.allclose(loaded, parameters, 0, 0, equal_nan=True):
         raise RuntimeError(
-            "the parameters are not those of the state that this optimiser loaded, which are this worker's own; make "
-            "any DistributedDataParallel first, as it sends worker 0's, load the model next and the optimiser last "
-            "(after a change that is meant, call optimizer.reanchor() on all workers)"
+            "the parameters are not those of the state that this optimiser loaded, which are this "
+            "worker's own; make any DistributedDataParallel first, as it sends worker 0's, load "
+            "the model next and the optimiser last (after a change that is meant, call "
+            "optimizer.reanchor() on all workers)"
         )
 
 
 @contextmanager
-def averaged(parameters: Sequence[Tensor], others: Iterable[Tensor], collectives: Collectives) -> Iterator[None]:
-    """Makes the parameters, and other floating-point tensors of this worker, the workers' averages inside.
+def averaged(
+    parameters: Sequence[Tensor], others: Iterable[Tensor], collectives: Collectives
+) -> Iterator[None]:
+    """Makes the parameters, and other floating-point tensors of this worker, the workers' averages
+    inside.
 
     All workers must enter. Afterwards they are what they were.
     """
-    tensors = [*parameters, *(each.detach().unsqueeze(0) for each in others if each.is_floating_point())]
+    tensors = [
+        *parameters,
+        *(each.detach().unsqueeze(0) for each in others if each.is_floating_point()),
+    ]
     own = [tensor.clone() for tensor in tensors]
-    # A sum of the least numbers that there are, as in a mask, would be infinite. A power of two changes no other bit.
+    # A sum of the least numbers that there are, as in a mask, would be infinite. A power of two
+    # changes no other bit.
     scale = 2.0 ** (collectives.world_size - 1).bit_length()
     try:
         with torch.no_grad():
@@ -92,7 +113,8 @@ def averaged(parameters: Sequence[Tensor], others: Iterable[Tensor], collectives
 
 
 def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Returns a state that fits any number of workers: the first one's, with the mean of all workers' vectors.
+    """Returns a state that fits any number of workers: the first one's, with the mean of all
+    workers' vectors.
 
     It has no parameters, which the model has. A mean of vectors that are equal is what they are.
     """
@@ -107,7 +129,11 @@ def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
                     sums[number, key] = value.double() + sums.get((number, key), 0)
     for number, part in enumerate(_parts(groups)):
         for key, value in part.items():
-            part[key] = sums[number, key].div_(num_workers).to(value) if isinstance(value, Tensor) else value
+            part[key] = (
+                sums[number, key].div_(num_workers).to(value)
+                if isinstance(value, Tensor)
+                else value
+            )
         part |= {"rank": None, "world_size": None}
         part.pop("parameters", None)
     return {"state": {}, "param_groups": groups}

@@ -1,4 +1,5 @@
-"""Topologies: whose messages each worker takes, and with what weight; plain data, with their spectral gap."""
+"""Topologies: whose messages each worker takes, and with what weight; plain data, with their
+spectral gap."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +10,16 @@ import numpy
 from numpy.typing import NDArray
 
 Topology = Literal["ring", "exponential", "one_peer", "complete"]
-"""Who mixes with whom. "ring": both neighbours. "exponential": those at distances 1, 2, 4, ... "one_peer": the same, a
-distance a step in turn; the number of workers must be a power of two. "complete": everybody."""
+"""Who mixes with whom. "ring": both neighbours. "exponential": those at distances 1, 2, 4, ...
+"one_peer": the same, a distance a step in turn; the number of workers must be a power of two.
+"complete": everybody."""
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """The weights of one step, row by row of W: `neighbours[i]` holds (j, w_ij) for each worker j whose message worker
-    i takes, in the order of ranks. What is missing from 1 is worker i's weight of its own.
+    """The weights of one step, row by row of W: `neighbours[i]` holds (j, w_ij) for each worker j
+    whose message worker i takes, in the order of ranks. What is missing from 1 is worker i's weight
+    of its own.
     """
 
     neighbours: tuple[tuple[tuple[int, float], ...], ...]
@@ -41,14 +44,18 @@ class Mixing:
 
     @cached_property
     def num_messages(self) -> int:
-        """The messages that a worker sends in this step; where workers differ, the most, for which a step must wait."""
+        """The messages that a worker sends in this step; where workers differ, the most, for which
+        a step must wait."""
         return max(map(len, self.receivers))
 
     @cached_property
     def averages(self) -> bool:
         """Whether W is 1/n everywhere, so that all workers have the mean after it."""
         n = self.num_workers
-        return all(len(row) == n - 1 and all(abs(n * w - 1) < 1e-9 for _, w in row) for row in self.neighbours)
+        return all(
+            len(row) == n - 1 and all(abs(n * w - 1) < 1e-9 for _, w in row)
+            for row in self.neighbours
+        )
 
     @property
     def matrix(self) -> NDArray[numpy.float64]:
@@ -62,7 +69,8 @@ class Mixing:
 
 
 def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
-    """Returns the mixings of steps 1, 2, ..., after which they begin anew; one_peer alone has more than one.
+    """Returns the mixings of steps 1, 2, ..., after which they begin anew; one_peer alone has more
+    than one.
 
     Raises:
         ValueError: there is no such topology of that many workers.
@@ -70,7 +78,10 @@ def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
     n = num_workers
     powers = [2**k for k in range((n - 1).bit_length())]
     if topology == "one_peer" and n & (n - 1):
-        raise ValueError(f"the topology one_peer needs a power of two of workers, not {n}; take exponential or ring")
+        raise ValueError(
+            f"the topology one_peer needs a power of two of workers, not {n}; take exponential or "
+            "ring"
+        )
     distances: dict[str, list[set[int]]] = {
         "ring": [{1, n - 1}],
         "exponential": [set(powers)],
@@ -81,7 +92,8 @@ def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
 
 
 def spectral_gap(rounds: Sequence[Mixing]) -> float:
-    """Returns 1 - ||W_k ... W_1 - 1/n||, the largest singular value, over the rounds until they begin anew.
+    """Returns 1 - ||W_k ... W_1 - 1/n||, the largest singular value, over the rounds until they
+    begin anew.
 
     In so many steps the workers' distance to their mean becomes 1 - gap of what it was, or less.
     """
@@ -90,7 +102,11 @@ def spectral_gap(rounds: Sequence[Mixing]) -> float:
 
 
 def _circulant(num_workers: int, distances: set[int]) -> Mixing:
-    """Each worker takes the messages of those so many ranks before it, round the circle, with equal weights."""
+    """Each worker takes the messages of those so many ranks before it, round the circle, with equal
+    weights."""
     weight = 1 / (len(distances) + 1)
-    senders = (sorted((rank - distance) % num_workers for distance in distances) for rank in range(num_workers))
+    senders = (
+        sorted((rank - distance) % num_workers for distance in distances)
+        for rank in range(num_workers)
+    )
     return Mixing(tuple(tuple((sender, weight) for sender in row) for row in senders))

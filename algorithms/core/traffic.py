@@ -1,4 +1,5 @@
-"""The ledger of what one worker sends, in payload bits and collectives by purpose, and of how long work takes."""
+"""The ledger of what one worker sends, in payload bits and collectives by purpose, and of how long
+work takes."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ import torch
 class Purpose(StrEnum):
     """Why something is sent.
 
-    `EVALUATION` (scores of the average) and `CONTROL` (equal initial parameters, agreement on what to do next,
-    checkpoints) are no part of an algorithm's cost; how much control there is depends on interruptions.
+    `EVALUATION` (scores of the average) and `CONTROL` (equal initial parameters, agreement on what
+    to do next, checkpoints) are no part of an algorithm's cost; how much control there is depends
+    on interruptions.
     """
 
     GRADIENT = "gradient"
@@ -31,7 +33,8 @@ TRAINING = (Purpose.GRADIENT, Purpose.ERROR, Purpose.MODEL)
 class Entry:
     """Payload bits that one worker contributed, and the number of collectives it took part in.
 
-    `gathered_bits`: those of the bits that went by all-gathers, which cost a link more than all-reduces do.
+    `gathered_bits`: those of the bits that went by all-gathers, which cost a link more than
+        all-reduces do.
     `neighbour_bits`: those that went straight to neighbours, each of which a link carries once.
     """
 
@@ -45,10 +48,17 @@ class Entry:
 class Traffic:
     """The count of what one worker has sent so far; == compares it with a closed form."""
 
-    entries: dict[Purpose, Entry] = field(default_factory=lambda: {purpose: Entry() for purpose in Purpose})
+    entries: dict[Purpose, Entry] = field(
+        default_factory=lambda: {purpose: Entry() for purpose in Purpose}
+    )
 
     def add(
-        self, purpose: Purpose, bits: int, collectives: int = 1, gathered_bits: int = 0, neighbour_bits: int = 0
+        self,
+        purpose: Purpose,
+        bits: int,
+        collectives: int = 1,
+        gathered_bits: int = 0,
+        neighbour_bits: int = 0,
     ) -> None:
         total = self.entries[purpose]
         total.bits += bits
@@ -71,10 +81,16 @@ class Traffic:
 
     def __str__(self) -> str:
         """A table for people: what was sent for each purpose, and for training in all."""
-        rows = [(purpose.value, self.entries[purpose]) for purpose in Purpose if self.entries[purpose].collectives]
+        rows = [
+            (purpose.value, self.entries[purpose])
+            for purpose in Purpose
+            if self.entries[purpose].collectives
+        ]
         trained = [self.entries[purpose] for purpose in TRAINING]
         total = Entry(sum(each.bits for each in trained), sum(each.collectives for each in trained))
-        lines = [f"{'sent by one worker for':<24}{'collectives':>14}{'payload bits':>20}{'megabytes':>14}"]
+        lines = [
+            f"{'sent by one worker for':<24}{'collectives':>14}{'payload bits':>20}{'megabytes':>14}"
+        ]
         lines += [
             f"{name:<24}{entry.collectives:>14,}{entry.bits:>20,}{entry.bits / 8e6:>14,.3f}"
             for name, entry in [*rows, ("training in all", total)]

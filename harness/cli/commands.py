@@ -49,7 +49,8 @@ def _launch_options(options: argparse.Namespace) -> Options:
 
 
 def preflight(options: argparse.Namespace) -> int:
-    """Say whether what a long experiment needs is there, and then how long it takes; 1 where something is not."""
+    """Say whether what a long experiment needs is there, and then how long it takes; 1 where
+    something is not."""
     from cser_bench.harness.plan.forecast import cost_sentences, effort_of
     from cser_bench.harness.workers.preflight import checks, line_of
 
@@ -65,9 +66,12 @@ def preflight(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do the runs that are missing; 1 where one failed, or a process of torchrun lost the others."""
+    """Do the runs that are missing; 1 where one failed, or a process of torchrun lost the
+    others."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"{options.experiment}: planning", flush=True)  # before torch is loaded, which takes its time
+        print(
+            f"{options.experiment}: planning", flush=True
+        )  # before torch is loaded, which takes its time
     with loading():
         from cser_bench.algorithms import CollectiveError
         from cser_bench.harness.tasks.task import find_task
@@ -81,7 +85,9 @@ def run(options: argparse.Namespace) -> int:
         except CollectiveError as error:
             return complain(error, FAILURE)
         return 0
-    places(planned, launch_options)  # Too few GPUs are refused before anything is written or fetched.
+    places(
+        planned, launch_options
+    )  # Too few GPUs are refused before anything is written or fetched.
     # Before the first run, so that runs side by side do not each fetch it.
     if prepare(planned, options.results):
         find_task(planned.runs[0].config.task.name).prepare(options.data)
@@ -90,7 +96,10 @@ def run(options: argparse.Namespace) -> int:
             why = f"`{program()} status {options.experiment}` says why"
             return complain(f"{failures} runs failed; {why}", FAILURE)
         if skipped := len(prepare(planned, options.results)):
-            print(f"{skipped} runs were skipped, as another command is at them; call again when it has ended")
+            print(
+                f"{skipped} runs were skipped, as another command is at them; call again when it "
+                "has ended"
+            )
             return 0
         planned = _planned(options)  # A tuning's records say what it wants next.
     print(f"all {len(planned.by_id)} runs of {planned.experiment.name} are done")
@@ -98,7 +107,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def submit(options: argparse.Namespace) -> int:
-    """Submit the runs that are missing to a Slurm cluster; 1 where the command waits, and some have no result then."""
+    """Submit the runs that are missing to a Slurm cluster; 1 where the command waits, and some have
+    no result then."""
     from cser_bench.slurm.campaign import Request, read_campaign
     from cser_bench.slurm.profile import load_profile
     from cser_bench.slurm.submit import check, left_to_submit, sbatch_texts, show
@@ -122,14 +132,18 @@ def submit(options: argparse.Namespace) -> int:
     check(request)
     if not options.dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UsageError(
-            "sbatch is not on the path: call this on a login node of the cluster, or load its Slurm module (--dry-run "
-            "needs none)"
+            "sbatch is not on the path: call this on a login node of the cluster, or load its "
+            "Slurm module (--dry-run needs none)"
         )
     left = left_to_submit(request)
     if options.dry_run or left:
         show(request, len(left))
     if options.dry_run:
-        print("", *sbatch_texts(request, len(left)) if left else ["nothing is left to submit"], sep="\n\n")
+        print(
+            "",
+            *sbatch_texts(request, len(left)) if left else ["nothing is left to submit"],
+            sep="\n\n",
+        )
         return 0
     if left and not options.yes:
         if not sys.stdin.isatty():
@@ -138,7 +152,10 @@ def submit(options: argparse.Namespace) -> int:
             print("nothing was submitted")
             return 0
     jobs = submit_runs(request) if left else []
-    said = f"submitted {len(jobs)} runs as job {', '.join(dict.fromkeys(job.split('_')[0] for job in jobs))}"
+    said = (
+        f"submitted {len(jobs)} runs as job "
+        f"{', '.join(dict.fromkeys(job.split('_')[0] for job in jobs))}"
+    )
     print(said if jobs else "nothing to submit: all runs are done, queued or running")
     if options.wait:
         return _wait(planned, request.folder)
@@ -192,12 +209,15 @@ def unpack(options: argparse.Namespace) -> int:
     from cser_bench.harness.records.packs import unpack_runs
 
     num_folders = unpack_runs(known_folder(options.folder))
-    print(f"{options.folder}: {num_folders} folders written; those that were there stay as they are")
+    print(
+        f"{options.folder}: {num_folders} folders written; those that were there stay as they are"
+    )
     return 0
 
 
 def declared(options: argparse.Namespace) -> int:
-    """Date the contrasts of records by git history where they have no date, and say which came after runs."""
+    """Date the contrasts of records by git history where they have no date, and say which came
+    after runs."""
     from cser_bench.harness.cli.show import declared_text
     from cser_bench.harness.plan.history import date_contrasts
     from cser_bench.harness.records.declared import run_files
@@ -209,7 +229,8 @@ def declared(options: argparse.Namespace) -> int:
 
 
 def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The folder of records that is meant, and that of the tuning where it is neither beside nor above."""
+    """The folder of records that is meant, and that of the tuning where it is neither beside nor
+    above."""
     from cser_bench.harness.plan.tuning import tuning_folder
     from cser_bench.harness.spec_file import find_spec, is_file, load_spec
 
@@ -227,7 +248,10 @@ def report(options: argparse.Namespace) -> int:
     from cser_bench.report.build import build
 
     folder, tuning = _records(options)
-    print(f"wrote {build(folder, options.output, tuning)} and report.pdf, report.html, figures/ and csv/ beside it")
+    print(
+        f"wrote {build(folder, options.output, tuning)} and report.pdf, report.html, figures/ and "
+        "csv/ beside it"
+    )
     return 0
 
 
@@ -272,7 +296,9 @@ def speedups(options: argparse.Namespace) -> int:
     from cser_bench.report.build import build
 
     if options.methods and not options.only:
-        raise UsageError("--methods chooses among those of --only; give that too, or leave --methods out")
+        raise UsageError(
+            "--methods chooses among those of --only; give that too, or leave --methods out"
+        )
     if options.only:
         for session in SESSIONS[options.only](options.output, options.methods):
             record(session, options.output)

@@ -1,4 +1,5 @@
-"""How a command begins, away from the current folder, and ends: its exit code, and what went wrong in one sentence."""
+"""How a command begins, away from the current folder, and ends: its exit code, and what went wrong
+in one sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from pathlib import Path
 from types import FrameType
 
 OURS = Path(__file__).absolute().parents[3]
-"""The folder that our package lies in. Not resolved: in a checkout `cser_bench/harness` is a link."""
+"""The folder that our package lies in. Not resolved: in a checkout `cser_bench/harness` is a
+link."""
 
 FAILURE, BROKEN_PIPE, INTERRUPTED = 1, 141, 130
 INTERRUPTION = "interrupted: what was recorded is kept; the same command goes on from here"
@@ -31,10 +33,12 @@ def complain(error: object, code: int) -> int:
 
 
 def end_of(command: Callable[[], int]) -> int:
-    """Do the command and return its exit code: 2 for a user's mistake, 1 for a failure, 128 + n for a signal.
+    """Do the command and return its exit code: 2 for a user's mistake, 1 for a failure, 128 + n for
+    a signal.
 
-    An exception whose class has an `exit_code` says in a sentence what people need to know; any other is a bug. The
-    command imports what it needs itself, so that Ctrl-C is heard from the first moment.
+    An exception whose class has an `exit_code` says in a sentence what people need to know; any
+    other is a bug. The command imports what it needs itself, so that Ctrl-C is heard from the first
+    moment.
     """
     try:
         code = command()
@@ -50,7 +54,10 @@ def end_of(command: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:
         if OURS.joinpath(str(error.name).partition(".")[0]).exists():
             raise
-        return complain(f"{error.name} is not installed; pip install '{OURS}[harness]' has all that is needed", FAILURE)
+        return complain(
+            f"{error.name} is not installed; pip install '{OURS}[harness]' has all that is needed",
+            FAILURE,
+        )
     except KeyboardInterrupt as stop:
         return interrupted(stop)
     except Exception as error:
@@ -69,7 +76,8 @@ def interrupted(stop: KeyboardInterrupt) -> int:
 def loading() -> Iterator[None]:
     """Inside, where modules are loaded and nothing is written, Ctrl-C ends the process at once.
 
-    Some libraries drop every exception that comes while they are loaded, KeyboardInterrupt too, and all would go on.
+    Some libraries drop every exception that comes while they are loaded, KeyboardInterrupt too, and
+    all would go on.
     """
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not is_default or threading.current_thread() is not threading.main_thread():
@@ -88,14 +96,18 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def program() -> str:
-    """What was typed to start this command: the installed one's name, or else `python -m harness`."""
+    """What was typed to start this command: the installed one's name, or else `python -m
+    harness`."""
     name = Path(sys.argv[0]).name
     return name if name.startswith("cser-") else "python -m harness"
 
 
 def leave_out_current_folder() -> None:
-    """Take the current folder off the path, unless our packages lie there; those that we start never look there."""
-    if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path.cwd():  # put there by `python -m`
+    """Take the current folder off the path, unless our packages lie there; those that we start
+    never look there."""
+    if (
+        sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path.cwd()
+    ):  # put there by `python -m`
         if Path.cwd() == OURS:
             before = os.environ.get("PYTHONPATH")
             os.environ["PYTHONPATH"] = f"{OURS}{os.pathsep}{before}" if before else str(OURS)

@@ -12,17 +12,22 @@ from typing import Any
 from cser_bench.harness.cli import commands, exits
 from cser_bench.harness.cli.paths import folder
 
-DESCRIPTION = "The command line: plan, run, status, report, pack and others, each an experiment's or a measurement's."
+DESCRIPTION = (
+    "The command line: plan, run, status, report, pack and others, each an experiment's "
+    "or a measurement's."
+)
 
 
 def do(arguments: list[str] | None) -> int:
-    """Read the words of one command, or of the command line where none are given, and do it; returns its exit code."""
+    """Read the words of one command, or of the command line where none are given, and do it;
+    returns its exit code."""
     options = _parser().parse_args(arguments)
     return int(options.command(options))
 
 
 def _number(least: float, wanted: str, kind: type[float] = float) -> Callable[[str], Any]:
-    """What reads a word as a number, of at most a thousand million: a larger one is a slip, or overflows."""
+    """What reads a word as a number, of at most a thousand million: a larger one is a slip, or
+    overflows."""
 
     def read(text: str) -> float:
         try:
@@ -75,18 +80,26 @@ def _rates(text: str) -> list[float]:
 def _parser() -> argparse.ArgumentParser:
     import shtab
 
-    parser = argparse.ArgumentParser(prog=exits.program(), description=DESCRIPTION, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=exits.program(), description=DESCRIPTION, allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(command: Callable[[argparse.Namespace], int], what: str, **options: Any) -> argparse.ArgumentParser:
+    def add(
+        command: Callable[[argparse.Namespace], int], what: str, **options: Any
+    ) -> argparse.ArgumentParser:
         name = command.__name__
-        sub = subparsers.add_parser(name, help=what, description=what, allow_abbrev=False, **options)
+        sub = subparsers.add_parser(
+            name, help=what, description=what, allow_abbrev=False, **options
+        )
         sub.set_defaults(command=command)
         return sub
 
-    plan = add(commands.plan, "print the runs of an experiment with bits, memory and time; touches no data")
+    plan = add(
+        commands.plan, "print the runs of an experiment with bits, memory and time; touches no data"
+    )
     preflight = add(commands.preflight, "look at data, disk and GPUs before a long experiment")
     run = add(commands.run, "do the runs that are missing")
     submit = add(commands.submit, "submit what is missing to a Slurm cluster, and return at once")
@@ -94,8 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     report = add(commands.report, "make report.md, report.pdf and report.html from the records")
     for sub in (plan, preflight, run, submit, status, report):
         records = ", or a folder of records" if sub is report else ""
-        sub.add_argument("experiment", help=f"name of a shipped experiment, or a TOML file{records}")
-        sub.add_argument("--tuning", action="store_true", help="the experiment's tuning instead of itself")
+        sub.add_argument(
+            "experiment", help=f"name of a shipped experiment, or a TOML file{records}"
+        )
+        sub.add_argument(
+            "--tuning", action="store_true", help="the experiment's tuning instead of itself"
+        )
         what = "folder of records (default: results)"
         sub.add_argument("--results", type=folder, default=Path("results"), help=what)
         sub.set_defaults(rows=[], seeds=[])
@@ -103,22 +120,46 @@ def _parser() -> argparse.ArgumentParser:
         _add_run_options(sub)
     _add_submit_options(submit)
     status.add_argument("--json", action="store_true", help="for machines")
-    report.add_argument("--output", type=folder, help="folder to write into (default: that of the records)")
-    pack = add(commands.pack, "put the finished runs of an experiment into one file, runs.jsonl in its folder")
-    what = "afterwards remove the folders that the file gives back to the byte, logs and checkpoints with them"
+    report.add_argument(
+        "--output", type=folder, help="folder to write into (default: that of the records)"
+    )
+    pack = add(
+        commands.pack,
+        "put the finished runs of an experiment into one file, runs.jsonl in its folder",
+    )
+    what = (
+        "afterwards remove the folders that the file gives back to the byte, logs and "
+        "checkpoints with them"
+    )
     pack.add_argument("--remove-folders", action="store_true", help=what)
-    for sub in (pack, add(commands.unpack, "make folders of the runs in an experiment's runs.jsonl")):
-        sub.add_argument("folder", type=Path, help="folder of the experiment, as results/fashion_mnist")
-    declared = add(commands.declared, "say which contrasts were declared after runs; those without a date get git's")
-    declared.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of an experiment")
+    for sub in (
+        pack,
+        add(commands.unpack, "make folders of the runs in an experiment's runs.jsonl"),
+    ):
+        sub.add_argument(
+            "folder", type=Path, help="folder of the experiment, as results/fashion_mnist"
+        )
+    declared = add(
+        commands.declared,
+        "say which contrasts were declared after runs; those without a date get git's",
+    )
+    declared.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="of an experiment"
+    )
     what = "of contrasts dated now that came too late for one, whose verdicts were published before"
     declared.add_argument("--keep-verdicts", action="store_true", help=what)
     answers = add(commands.answers, "answer the readers' questions from records; trains nothing")
     what = "your own records; the rest is taken from those that ship (default: results)"
     answers.add_argument("--results", type=folder, default=Path("results"), help=what)
-    answers.add_argument("--output", type=folder, help="folder to write into (default: answers/ in the results)")
-    answers.add_argument("--readme", type=Path, help="file that gets the three cards between its marks")
-    _add_advice_options(add(commands.advise, "say what each method would take and lose in a job of yours"))
+    answers.add_argument(
+        "--output", type=folder, help="folder to write into (default: answers/ in the results)"
+    )
+    answers.add_argument(
+        "--readme", type=Path, help="file that gets the three cards between its marks"
+    )
+    _add_advice_options(
+        add(commands.advise, "say what each method would take and lose in a job of yours")
+    )
     _add_timing_options(
         add(commands.speedups, "time methods and baselines on an emulated network, and report it"),
         add(commands.netlab, "time collectives on an emulated network of this machine's own"),
@@ -128,14 +169,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--data", type=Path, help="folder with the data set; by default the places where it may lie")
-    sub.add_argument("--rows", nargs="+", metavar="ROW", help="the runs of these rows alone (default: all)")
-    sub.add_argument("--seeds", nargs="+", type=_whole, metavar="SEED", help="the runs of these seeds alone")
-    sub.add_argument("--jobs", type=_count, help="runs at once (default: the cores, or what there are GPUs for)")
-    what = "a row of stacked tensors, or a process; auto: a process where each can have a GPU, else a row"
+    sub.add_argument(
+        "--data", type=Path, help="folder with the data set; by default the places where it may lie"
+    )
+    sub.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="the runs of these rows alone (default: all)"
+    )
+    sub.add_argument(
+        "--seeds", nargs="+", type=_whole, metavar="SEED", help="the runs of these seeds alone"
+    )
+    sub.add_argument(
+        "--jobs", type=_count, help="runs at once (default: the cores, or what there are GPUs for)"
+    )
+    what = (
+        "a row of stacked tensors, or a process; auto: a process where each can have a GPU, "
+        "else a row"
+    )
     choices = ("stacked", "processes", "auto")
     sub.add_argument("--workers", choices=choices, default="auto", help=f"what a worker is: {what}")
-    what = "cuda gives each process the GPU of its local rank, of those in CUDA_VISIBLE_DEVICES (default: cpu)"
+    what = (
+        "cuda gives each process the GPU of its local rank, of those in CUDA_VISIBLE_DEVICES "
+        "(default: cpu)"
+    )
     sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=what)
     what = "time between checkpoints (default: 5)"
     sub.add_argument("--checkpoint-minutes", type=_at_least_0, default=5.0, help=what)
@@ -144,13 +199,26 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_submit_options(submit: argparse.ArgumentParser) -> None:
-    what = "a profile of slurm/clusters, NAME or NAME:VARIANT, or a file (default: as submitted before, with its data)"
+    what = (
+        "a profile of slurm/clusters, NAME or NAME:VARIANT, or a file (default: as submitted "
+        "before, with its data)"
+    )
     submit.add_argument("--cluster", help=what)
-    submit.add_argument("--data", type=Path, help="folder with the data set, as the compute nodes see it")
-    submit.add_argument("--dry-run", action="store_true", help="print counts, cost and what sbatch would get, no more")
+    submit.add_argument(
+        "--data", type=Path, help="folder with the data set, as the compute nodes see it"
+    )
+    submit.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print counts, cost and what sbatch would get, no more",
+    )
     submit.add_argument("--yes", action="store_true", help="do not ask before submitting")
-    submit.add_argument("--no-preflight", action="store_true", help="do not check from compute nodes first")
-    submit.add_argument("--wait", action="store_true", help="stay until nothing is queued or running any more")
+    submit.add_argument(
+        "--no-preflight", action="store_true", help="do not check from compute nodes first"
+    )
+    submit.add_argument(
+        "--wait", action="store_true", help="stay until nothing is queued or running any more"
+    )
 
 
 def _add_advice_options(advise: argparse.ArgumentParser) -> None:
@@ -159,39 +227,82 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     add("--steps", type=_whole_amount, required=True, help="of the whole job, as 450000")
     what = "one a machine, as 8, or machines x workers a machine, as 2x4"
     add("--workers", "--layout", dest="layout", type=_layout, required=True, help=what)
-    add("--compute-ms", type=_above_0, required=True, help="both passes of one worker's batch, as 27")
+    add(
+        "--compute-ms",
+        type=_above_0,
+        required=True,
+        help="both passes of one worker's batch, as 27",
+    )
     add("--bandwidth", type=_amount, required=True, help="of a machine's link, each way, as 10Gb/s")
-    add("--inside", type=_amount, default=0.0, help="of a worker's link inside its machine (default: no limit)")
+    add(
+        "--inside",
+        type=_amount,
+        default=0.0,
+        help="of a worker's link inside its machine (default: no limit)",
+    )
     add("--latency-us", type=_above_0, default=50.0, help="of a hop (default: 50)")
-    add("--margin", type=_above_0, help="loss that counts as none, in points (default: the map's own)")
-    add("--gap", type=_above_0, help="points between a worker alone and all sent in this job (default: the map's)")
+    add(
+        "--margin",
+        type=_above_0,
+        help="loss that counts as none, in points (default: the map's own)",
+    )
+    add(
+        "--gap",
+        type=_above_0,
+        help="points between a worker alone and all sent in this job (default: the map's)",
+    )
     add("--dollars-per-hour", type=_above_0, help="of all machines together")
     kinds, maps = ("perceptron", "residual", "gpt"), advise.add_mutually_exclusive_group()
-    maps.add_argument("--network", choices=kinds, default=kinds[0], help="nearest to the job's (default: %(default)s)")
+    maps.add_argument(
+        "--network",
+        choices=kinds,
+        default=kinds[0],
+        help="nearest to the job's (default: %(default)s)",
+    )
     what = "folder of your own experiment, or of several, in place of that network's"
     maps.add_argument("--map", type=Path, nargs="+", metavar="FOLDER", help=what)
 
 
 def _add_timing_options(
-    speedups: argparse.ArgumentParser, netlab: argparse.ArgumentParser, time: argparse.ArgumentParser
+    speedups: argparse.ArgumentParser,
+    netlab: argparse.ArgumentParser,
+    time: argparse.ArgumentParser,
 ) -> None:
     for sub, name in ((speedups, "speedups"), (netlab, "netlab"), (time, "speedups_here")):
-        sub.add_argument("--output", type=folder, default=Path("results", name), help=f"default: results/{name}")
-    speedups.add_argument("--minutes", type=_above_0, default=90.0, help="last begin of a study's timing (default: 90)")
-    what = "what accuracy runs score; links of several latencies; or steps in a row, with slow workers and without"
+        sub.add_argument(
+            "--output", type=folder, default=Path("results", name), help=f"default: results/{name}"
+        )
     speedups.add_argument(
-        "--only", choices=("scored", "wide", "consecutive", "text"), help=f"time only {what}; no report"
+        "--minutes",
+        type=_above_0,
+        default=90.0,
+        help="last begin of a study's timing (default: 90)",
+    )
+    what = (
+        "what accuracy runs score; links of several latencies; or steps in a row, with slow "
+        "workers and without"
+    )
+    speedups.add_argument(
+        "--only",
+        choices=("scored", "wide", "consecutive", "text"),
+        help=f"time only {what}; no report",
     )
     what = "of --only or `time`, by name (default: all)"
     for sub in (speedups, time):
         sub.add_argument("--methods", nargs="*", default=[], help=what)
     netlab.add_argument("--workers", type=_count, default=8, help="gloo processes (default: 8)")
-    netlab.add_argument("--machines", type=_count, help="machines they are on, as many on each (default: one each)")
+    netlab.add_argument(
+        "--machines", type=_count, help="machines they are on, as many on each (default: one each)"
+    )
     what = "Mb/s of a machine's link (default: 10,50,100)"
     netlab.add_argument("--rates", type=_rates, default="10,50,100", metavar="LIST", help=what)
-    time.add_argument("--workload", default="resnet50", help="what is trained, or emulated (default: resnet50)")
+    time.add_argument(
+        "--workload", default="resnet50", help="what is trained, or emulated (default: resnet50)"
+    )
     time.add_argument("--visits", type=_count, default=4, help="turns of each method (default: 4)")
-    time.add_argument("--steps", type=_count, default=5, help="timed steps of a kind in each turn (default: 5)")
+    time.add_argument(
+        "--steps", type=_count, default=5, help="timed steps of a kind in each turn (default: 5)"
+    )
 
 
 def _version() -> str:

@@ -10,7 +10,8 @@ from cser_bench.harness.cli.exits import UsageError
 
 
 def folder(text: str) -> Path:
-    """A folder, or one that can be made, as a word of the command line gives it: there is no file in its way."""
+    """A folder, or one that can be made, as a word of the command line gives it: there is no file
+    in its way."""
     path = Path(text)
     places = (path, *path.absolute().parents)
     if not text or not _is_so(lambda: next(place for place in places if place.exists()).is_dir()):

@@ -11,7 +11,13 @@ from pydantic import BaseModel
 from tabulate import tabulate
 
 from cser_bench.algorithms import algorithms
-from cser_bench.harness.plan.forecast import cost_sentences, effort_of, hours_on, link_bits_of, powers
+from cser_bench.harness.plan.forecast import (
+    cost_sentences,
+    effort_of,
+    hours_on,
+    link_bits_of,
+    powers,
+)
 from cser_bench.harness.plan.plan import COMMON, Plan
 from cser_bench.harness.records.declared import in_words, seen_runs, starts_of
 from cser_bench.harness.records.experiment import Experiment, Row
@@ -21,7 +27,8 @@ from cser_bench.harness.rows import PartitionSpec
 
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
-    """Runs, settings, bits and memory of each row, and what all of them take on such a link; see `effort_of`."""
+    """Runs, settings, bits and memory of each row, and what all of them take on such a link; see
+    `effort_of`."""
     experiment, effort = plan.experiment, effort_of(plan, link_bits_per_second)
     config, link = effort.configs[0], effort.link_bits_per_second
     table = [
@@ -29,9 +36,14 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
             "row": row.row,
             "algorithm": row.algorithm,
             "ratio": f"{row.ratio:g}",
-            "models sent": f"{row.models_sent:,.1f}",  # to a tenth, so that the one exchange at the end shows
+            # to a tenth, so that the one exchange at the end shows
+            "models sent": f"{row.models_sent:,.1f}",
             "on a link": f"{row.link_models:,.1f}",
-            **({f"hours at {link / 1e9:g} Gb/s": f"{hours_on(link_bits_of(row), link):,.2f}"} if link else {}),
+            **(
+                {f"hours at {link / 1e9:g} Gb/s": f"{hours_on(link_bits_of(row), link):,.2f}"}
+                if link
+                else {}
+            ),
             "lr": f"{row.learning_rate:g}",
             "runs": len(row.runs),
             "steps": row.num_steps,
@@ -44,12 +56,16 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     print(experiment.title)
     shown = {key: getattr(config, key) for key in (*COMMON, "num_epochs", "weight_decay")}
     shown["communication_dtype"] = shown.pop("wire")  # records and specs have the old name
-    shown["partition"] = PartitionSpec.model_validate(experiment.config["partition"])  # a row may have its own
+    shown["partition"] = PartitionSpec.model_validate(
+        experiment.config["partition"]
+    )  # a row may have its own
     for key, value in sorted(shown.items()):
         print(f"{key}: {_said(value)}")
     print(f"parameters: {experiment.rows[0].num_parameters:,}")
     print(f"seeds: {_said(experiment.seeds)}")
-    of_baseline = [list(map(int, row.runs)) for row in experiment.rows if row.row == experiment.baseline]
+    of_baseline = [
+        list(map(int, row.runs)) for row in experiment.rows if row.row == experiment.baseline
+    ]
     if of_baseline and of_baseline[0] != experiment.seeds:
         print(f"baseline_seeds: {_said(of_baseline[0])}")
     print()
@@ -64,8 +80,13 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     for sentence in plan.left_out:
         print(sentence)
     if config.wire != "fp32":
-        rounded = [row.row for row in experiment.rows if not algorithms()[row.algorithm].keeps_rounding]
-        print(f"{config.wire} messages: rounding is lost by {', '.join(rounded) or 'no row'}; all others send it later")
+        rounded = [
+            row.row for row in experiment.rows if not algorithms()[row.algorithm].keeps_rounding
+        ]
+        print(
+            f"{config.wire} messages: rounding is lost by {', '.join(rounded) or 'no row'}; all "
+            "others send it later"
+        )
     if experiment.contrasts:
         _show_power(plan)
     print(*cost_sentences(effort), sep="\n")
@@ -75,7 +96,9 @@ def _settings(row: Row) -> str:
     """A row's settings in words."""
     parts = [f"{key.replace('_', ' ')}: {_said(value)}" for key, value in row.settings.items()]
     if row.local_step != "sgd":
-        muon = f"Muon with momentum {row.momentum:g} on hidden matrices, else " * (row.local_step == "muon")
+        muon = f"Muon with momentum {row.momentum:g} on hidden matrices, else " * (
+            row.local_step == "muon"
+        )
         parts.append(f"{muon}AdamW with betas {_said(row.betas)}, eps {row.eps:g}")
     else:
         heavy_ball = row.momentum > 0 and not row.nesterov
@@ -85,7 +108,11 @@ def _settings(row: Row) -> str:
     if row.partition is not None:
         parts.append(f"partition: {_said(PartitionSpec.model_validate(row.partition))}")
     if row.restart is not None:
-        lost = f"lost: {_said(row.restart['without'])}" if row.restart["without"] else "send everything from there on"
+        lost = (
+            f"lost: {_said(row.restart['without'])}"
+            if row.restart["without"]
+            else "send everything from there on"
+        )
         who = "all workers" if row.restart["worker"] is None else f"worker {row.restart['worker']}"
         parts.append(f"at {100 * row.restart['at']:g} % of the run {who} {lost}")
     return "; ".join(parts)
@@ -97,7 +124,9 @@ def _said(value: Any) -> str:
         value = value.model_dump(include={"kind", "name"}) | value.model_dump(exclude_defaults=True)
     if isinstance(value, dict):
         name = next((str(value[key]) for key in ("kind", "name") if key in value), "")
-        others = ", ".join(f"{key} {_said(each)}" for key, each in value.items() if key not in ("kind", "name"))
+        others = ", ".join(
+            f"{key} {_said(each)}" for key, each in value.items() if key not in ("kind", "name")
+        )
         return f"{name} ({others})" if name and others else name or others
     if isinstance(value, list):
         return ", ".join(map(_said, value))
@@ -105,28 +134,43 @@ def _said(value: Any) -> str:
 
 
 def _show_power(plan: Plan) -> None:
-    """What the declared contrasts can show, where the spec says by how much scores of a row differ between seeds."""
+    """What the declared contrasts can show, where the spec says by how much scores of a row differ
+    between seeds."""
     if plan.seed_deviation is None:
         print("declared contrasts: give statistics.seed_deviation to have their power\n")
         return
     table = [
-        (contrast.row, contrast.kind, contrast.reference, contrast.margin, f"{alone:.2f}", f"{first:.2f}")
+        (
+            contrast.row,
+            contrast.kind,
+            contrast.reference,
+            contrast.margin,
+            f"{alone:.2f}",
+            f"{first:.2f}",
+        )
         for contrast, alone, first in powers(plan.experiment, plan.seed_deviation)
     ]
-    print(tabulate(table, ["row", "contrast", "reference", "margin", "power", "power at Holm's first step"]))
+    print(
+        tabulate(
+            table, ["row", "contrast", "reference", "margin", "power", "power at Holm's first step"]
+        )
+    )
     said = f"power: with a standard deviation of {plan.seed_deviation:g} between seeds"
     print(f"{said}; of rows that are equal, or for superiority the margin apart\n")
 
 
 def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
-    """Runs of each row by state, a line for each run that there is something to say of, and what they take in sum."""
+    """Runs of each row by state, a line for each run that there is something to say of, and what
+    they take in sum."""
     totals = Counter(run.state for run in runs)
     columns = [state for state in get_args(State) if totals[state] or state in ("done", "missing")]
     by_row: dict[str, Counter[str]] = {}
     for run in runs:
         by_row.setdefault(run.row, Counter())[run.state] += 1
     table = [[row, *(counts[state] for state in columns)] for row, counts in by_row.items()]
-    lines = [f"{run.state}: {run.row} seed {run.seed}: {said}" for run in runs if (said := _said_of(run))]
+    lines = [
+        f"{run.state}: {run.row} seed {run.seed}: {said}" for run in runs if (said := _said_of(run))
+    ]
     spent, left = worker_hours(runs, num_workers)
     to_come = "unknown" if left is None else f"about {left:,.2g}"
     hours = f"hours of a worker: {spent:,.2g} in runs that are done, {to_come} left"
@@ -135,11 +179,14 @@ def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
 
 def totals_text(runs: Sequence[RunStatus]) -> str:
     """How many runs are in each state."""
-    return ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
+    return ", ".join(
+        f"{count} {state}" for state, count in Counter(run.state for run in runs).items()
+    )
 
 
 def worker_hours(runs: Sequence[RunStatus], num_workers: int) -> tuple[float, float | None]:
-    """Hours of one worker, a GPU or a process: of the runs that are done, and of the others if they are as long."""
+    """Hours of one worker, a GPU or a process: of the runs that are done, and of the others if they
+    are as long."""
     seconds = [run.seen.result.wall_seconds for run in runs if run.seen.result]
     spent = sum(seconds) * num_workers / 3600
     return spent, spent / len(seconds) * (len(runs) - len(seconds)) if seconds else None
@@ -159,12 +206,15 @@ def status_fields(runs: Sequence[RunStatus]) -> list[dict[str, Any]]:
 
 
 def _said_of(run: RunStatus) -> str:
-    """How far the run is, where the newest heartbeat says so, what there is to say of it, and where to look."""
+    """How far the run is, where the newest heartbeat says so, what there is to say of it, and where
+    to look."""
     parts, beat = [run.job or "", run.detail], run.seen.heartbeat
     if beat is not None and run.state in ("running", "stale"):
         parts.insert(1, f"step {beat.step} of {beat.num_steps}")
         if run.state == "running":
-            parts.insert(2, f"{beat.images_per_second:,.0f} samples/s, {beat.seconds_left or 0:.0f} s left")
+            parts.insert(
+                2, f"{beat.images_per_second:,.0f} samples/s, {beat.seconds_left or 0:.0f} s left"
+            )
     if run.state in ("stopped", "stale"):
         parts.append("the next run goes on from its checkpoint")
     if run.state == "failed" or (run.state == "stale" and run.log):
@@ -173,10 +223,13 @@ def _said_of(run: RunStatus) -> str:
 
 
 def declared_text(folder: Path, experiment: Experiment, runs: Mapping[str, RunFile]) -> str:
-    """How many runs had begun when contrasts were declared, a line for each after the first; and of what code."""
+    """How many runs had begun when contrasts were declared, a line for each after the first; and of
+    what code."""
     run_ids, starts = {row.row: row.runs.values() for row in experiment.rows}, starts_of(runs)
     contrasts = experiment.contrasts or []
-    seen = [seen_runs(each, run_ids[each.row], run_ids[each.reference], starts) for each in contrasts]
+    seen = [
+        seen_runs(each, run_ids[each.row], run_ids[each.reference], starts) for each in contrasts
+    ]
     num_rows = Counter(each.num_rows for each in seen if each is not None)
     attempts = [attempt for run in runs.values() for attempt in run.attempts]
     changed = sum(attempt.git_diff_sha256 is not None for attempt in attempts)
@@ -189,5 +242,7 @@ def declared_text(folder: Path, experiment: Experiment, runs: Mapping[str, RunFi
         if each is None or each.num_begun:
             commit = f", in {contrast.declared_in[:12]}" if contrast.declared_in else ""
             pair = f"{contrast.row} against {contrast.reference}, {contrast.kind}"
-            lines.append(f"  {pair}: {in_words(each)}, declared {contrast.declared_at or 'in no commit'}{commit}")
+            lines.append(
+                f"  {pair}: {in_words(each)}, declared {contrast.declared_at or 'in no commit'}{commit}"
+            )
     return "\n".join(lines)

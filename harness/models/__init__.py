@@ -1,4 +1,5 @@
-"""The networks: what a spec calls each, and the module that has the function of that name which builds it."""
+"""The networks: what a spec calls each, and the module that has the function of that name which
+builds it."""
 
 NETWORKS = {
     "mlp": "small_networks",
@@ -11,4 +12,5 @@ NETWORKS = {
     "transformer": "transformer",
     "gpt": "transformer",
 }
-"""Each function takes a sample's shape, the number of classes, and its own options, with types that are checked."""
+"""Each function takes a sample's shape, the number of classes, and its own options, with types that
+are checked."""

@@ -1,28 +1,30 @@
-"""Residual networks: torchvision's ResNet-50, and with pre-activation GluonCV's ResNet-50 v2 and Wide ResNet.
+"""Residual networks: torchvision's ResNet-50, and with pre-activation GluonCV's ResNet-50 v2 and
+Wide ResNet.
 
-Sources: He et al., "Deep Residual Learning for Image Recognition" (2016), with the stride in the 3 x 3 convolution of a
-block ("version 1.5"); He et al., "Identity Mappings in Deep Residual Networks" (2016), as GluonCV's `resnet50_v2`;
-Zagoruyko and Komodakis, "Wide Residual Networks" (2016), without dropout, as GluonCV's `cifar_wideresnet40_8`. The CSER
-authors trained the last two.
+Sources: He et al., "Deep Residual Learning for Image Recognition" (2016), with the stride in the 3
+x 3 convolution of a block ("version 1.5"); He et al., "Identity Mappings in Deep Residual Networks"
+(2016), as GluonCV's `resnet50_v2`; Zagoruyko and Komodakis, "Wide Residual Networks" (2016),
+without dropout, as GluonCV's `cifar_wideresnet40_8`. The CSER authors trained the last two.
 
-The stem of ResNet-50 v2 is a bare 3 x 3 convolution of stride 1 for images with sides of at most 64. Images of the
-last two need not have three channels.
+The stem of ResNet-50 v2 is a bare 3 x 3 convolution of stride 1 for images with sides of at most
+64. Images of the last two need not have three channels.
 
-GluonCV's forms have a batch norm without affine parameters on the input. ResNet-50 v2 has the stride in the 3 x 3
-convolution of a block (the article's code has it in the first 1 x 1). Wide ResNet has a batch norm without ReLU between
-the first convolution and the first block.
+GluonCV's forms have a batch norm without affine parameters on the input. ResNet-50 v2 has the
+stride in the 3 x 3 convolution of a block (the article's code has it in the first 1 x 1). Wide
+ResNet has a batch norm without ReLU between the first convolution and the first block.
 
-Parameters of Wide ResNet d-k, d = 6n + 4, C classes, from c channels, with w = 16k, 32k, 64k the stages' channels and
-u = 16, 16k, 32k what enters them:
-    144c + 32 + sum over stages of [9uw + 9(2n - 1)w^2 + 2u + 2(2n - 1)w + (uw where u != w)] + 128k + 64kC + C
+Parameters of Wide ResNet d-k, d = 6n + 4, C classes, from c channels, with w = 16k, 32k, 64k the
+stages' channels and u = 16, 16k, 32k what enters them:
+    144c + 32 + sum over stages of [9uw + 9(2n - 1)w^2 + 2u + 2(2n - 1)w + (uw where u != w)] + 128k
+    + 64kC + C
 in 18n + 10 tensors (18n + 9 where k = 1). For 40-8, 3 channels and 100 classes: 35,794,516 in 118.
 
-Initial values are torchvision's and those of the CSER authors' scripts, with zero biases. ResNet-50 v2: MXNet's
-`MSRAPrelu()`, normal weights of variance 2 / (1 + 0.25^2) over the mean of fan-in and fan-out. Wide ResNet: MXNet's
-`Xavier()`, Glorot uniform weights.
+Initial values are torchvision's and those of the CSER authors' scripts, with zero biases. ResNet-50
+v2: MXNet's `MSRAPrelu()`, normal weights of variance 2 / (1 + 0.25^2) over the mean of fan-in and
+fan-out. Wide ResNet: MXNet's `Xavier()`, Glorot uniform weights.
 
-Deviations: ResNet-50 v2's `width` and Wide ResNet's `stem_stride` are additions, and the precision (the authors':
-float16 with a float32 copy) is up to the caller.
+Deviations: ResNet-50 v2's `width` and Wide ResNet's `stem_stride` are additions, and the precision
+(the authors': float16 with a float32 copy) is up to the caller.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ EXPANSION = 4
 def resnet50(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """torchvision's, for colour images of any size."""
     if input_shape[0] != 3:
-        raise ValueError(f"resnet50 takes colour images, not samples of shape {input_shape}; give resnet50_v2")
+        raise ValueError(
+            f"resnet50 takes colour images, not samples of shape {input_shape}; give resnet50_v2"
+        )
     network: nn.Module = models.resnet50(weights=None, num_classes=num_classes)
     return network
 
@@ -52,7 +56,8 @@ def resnet50(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) -> nn.Module:
     """Four stages of 3, 4, 6 and 3 bottlenecks.
 
-    `width`: channels of the stem, and of the 3 x 3 convolutions in the first stage; all other widths follow it.
+    `width`: channels of the stem, and of the 3 x 3 convolutions in the first stage; all other
+        widths follow it.
     """
     channels, *sides = input_shape
     stem: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)]
@@ -68,13 +73,20 @@ def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 6
         entering = leaving
     model = nn.Sequential(*stem, *stages, *_head(entering, num_classes))
     gain = math.sqrt(2 / (1 + 0.25**2))
-    return model.apply(partial(_initialise, lambda weight: nn.init.xavier_normal_(weight, gain=gain)))
+    return model.apply(
+        partial(_initialise, lambda weight: nn.init.xavier_normal_(weight, gain=gain))
+    )
 
 
 def wide_resnet(
-    input_shape: tuple[int, ...], num_classes: int, depth: int, width: Positive, stem_stride: Count = 1
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    depth: int,
+    width: Positive,
+    stem_stride: Count = 1,
 ) -> nn.Module:
-    """Three stages of n blocks, each but the first at half the resolution of the one before; images are about 32 x 32.
+    """Three stages of n blocks, each but the first at half the resolution of the one before; images
+    are about 32 x 32.
 
     Args:
         depth: 6n + 4, for n blocks in each of three stages.
@@ -99,9 +111,11 @@ def wide_resnet(
 
 
 class PreActivationBlock(nn.Module):
-    """Convolutions, of which one may have a stride, each after batch norm and ReLU, added to the input.
+    """Convolutions, of which one may have a stride, each after batch norm and ReLU, added to the
+    input.
 
-    Where channels change, the shortcut is a convolution of 1 x 1 and starts from the activated input.
+    Where channels change, the shortcut is a convolution of 1 x 1 and starts from the activated
+    input.
     """
 
     def __init__(self, convolutions: Sequence[nn.Conv2d]) -> None:
@@ -114,7 +128,11 @@ class PreActivationBlock(nn.Module):
         self.convolve = nn.Sequential(*layers)
         entering, leaving = first.in_channels, convolutions[-1].out_channels
         stride = math.prod(each.stride[0] for each in convolutions)
-        self.shortcut = nn.Conv2d(entering, leaving, 1, stride=stride, bias=False) if leaving != entering else None
+        self.shortcut = (
+            nn.Conv2d(entering, leaving, 1, stride=stride, bias=False)
+            if leaving != entering
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.activate(x)
@@ -143,7 +161,11 @@ def _two_convolutions(in_channels: int, channels: int, stride: int) -> PreActiva
 
 
 def _stage(
-    block: Callable[[int, int, int], nn.Module], in_channels: int, channels: int, num_blocks: int, stride: int
+    block: Callable[[int, int, int], nn.Module],
+    in_channels: int,
+    channels: int,
+    num_blocks: int,
+    stride: int,
 ) -> nn.Sequential:
     """So many blocks, of which the first has the stride."""
     first = block(in_channels, channels, stride)
@@ -152,7 +174,13 @@ def _stage(
 
 def _head(channels: int, num_classes: int) -> list[nn.Module]:
     normalise = nn.BatchNorm2d(channels)
-    return [normalise, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
+    return [
+        normalise,
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, num_classes),
+    ]
 
 
 def _initialise(draw: Callable[[Tensor], Tensor], module: nn.Module) -> None:

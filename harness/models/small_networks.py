@@ -1,8 +1,9 @@
 """Networks so small that a laptop does hundreds of long runs, for images of about 28 x 28.
 
-Sources: DenseNet-BC, Huang et al., "Densely Connected Convolutional Networks" (2017); ShuffleNet V2, Ma et al.,
-"Practical Guidelines for Efficient CNN Architecture Design" (2018); both as torchvision has them, with its initial
-values, but with a stem of a 3 x 3 convolution of stride 3 or 2 without max-pooling.
+Sources: DenseNet-BC, Huang et al., "Densely Connected Convolutional Networks" (2017); ShuffleNet
+V2, Ma et al., "Practical Guidelines for Efficient CNN Architecture Design" (2018); both as
+torchvision has them, with its initial values, but with a stem of a 3 x 3 convolution of stride 3 or
+2 without max-pooling.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from cser_bench.harness.rows import Count
 
 
 def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: Count) -> nn.Module:
-    """Two linear layers with a ReLU between; `hidden` is the width there. Samples of any shape are flattened."""
+    """Two linear layers with a ReLU between; `hidden` is the width there. Samples of any shape are
+    flattened."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(math.prod(input_shape), hidden), nn.ReLU(), nn.Linear(hidden, num_classes)
+        nn.Flatten(),
+        nn.Linear(math.prod(input_shape), hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, num_classes),
     )
 
 
@@ -30,9 +35,11 @@ def small_cnn(
     widths: Annotated[list[Count], Field(min_length=2, max_length=2)],
     group_norm: Annotated[int, Field(ge=0)] = 0,
 ) -> nn.Module:
-    """A 5 x 5 convolution of stride 3, a 3 x 3 of stride 2, each with batch norm and ReLU, and a linear classifier.
+    """A 5 x 5 convolution of stride 3, a 3 x 3 of stride 2, each with batch norm and ReLU, and a
+    linear classifier.
 
-    `widths`: channels of the two; `group_norm`: groups of a group norm in place of batch norm, 0 for batch norm.
+    `widths`: channels of the two; `group_norm`: groups of a group norm in place of batch norm, 0
+        for batch norm.
     """
     channels, height, width = input_shape
     first, second = widths
@@ -55,15 +62,24 @@ def small_densenet(
     growth_rate: Count,
     blocks: Annotated[list[Count], Field(min_length=1)],
 ) -> nn.Module:
-    """Dense blocks with a transition, which halves the image, between each two; bottlenecks of twice the growth rate.
+    """Dense blocks with a transition, which halves the image, between each two; bottlenecks of
+    twice the growth rate.
 
-    `growth_rate`: channels that each layer adds, and of the stem; `blocks`: layers of each dense block.
+    `growth_rate`: channels that each layer adds, and of the stem; `blocks`: layers of each dense
+        block.
     """
     smallest = 3 * 2 ** (len(blocks) - 1)
     if min(input_shape[1:]) < smallest:
-        raise ValueError(f"images must have sides of at least {smallest} for so many blocks, not {input_shape[1:]}")
+        raise ValueError(
+            f"images must have sides of at least {smallest} for so many blocks, not "
+            f"{input_shape[1:]}"
+        )
     network: nn.Module = models.DenseNet(
-        growth_rate, tuple(blocks), num_init_features=growth_rate, bn_size=2, num_classes=num_classes
+        growth_rate,
+        tuple(blocks),
+        num_init_features=growth_rate,
+        bn_size=2,
+        num_classes=num_classes,
     )
     stem = nn.Conv2d(input_shape[0], growth_rate, 3, stride=3, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight)
@@ -83,8 +99,12 @@ def small_shufflenet(
     `widths`: channels of the stem, the three stages and the last convolution.
     """
     if any(width % 2 for width in widths[1:4]):
-        raise ValueError(f"widths must be even in the three stages, which split them, not {widths!r}")
+        raise ValueError(
+            f"widths must be even in the three stages, which split them, not {widths!r}"
+        )
     network: nn.Module = models.ShuffleNetV2(units, widths, num_classes=num_classes)
     network.set_submodule("maxpool", nn.Identity())
-    network.set_submodule("conv1.0", nn.Conv2d(input_shape[0], widths[0], 3, stride=2, padding=1, bias=False))
+    network.set_submodule(
+        "conv1.0", nn.Conv2d(input_shape[0], widths[0], 3, stride=2, padding=1, bias=False)
+    )
     return network

@@ -1,7 +1,9 @@
-"""Transformers with layer norm before each part: one that translates (Vaswani et al., NeurIPS 2017), one that goes on.
+"""Transformers with layer norm before each part: one that translates (Vaswani et al., NeurIPS
+2017), one that goes on.
 
-Norms come first, as in Xiong et al. (ICML 2020), so that training needs no long warm-up. Positions are the fixed sines
-of section 3.5. There is no dropout: its masks would have to come from a generator of each worker and step.
+Norms come first, as in Xiong et al. (ICML 2020), so that training needs no long warm-up. Positions
+are the fixed sines of section 3.5. There is no dropout: its masks would have to come from a
+generator of each worker and step.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from cser_bench.harness.rows import Count
 from cser_bench.harness.tasks.pairs import PAD
 
 Past = tuple[Tensor, Tensor]
-"""Keys and values of the positions so far, each of shape (batch, heads, positions, width / heads)."""
+"""Keys and values of the positions so far, each of shape (batch, heads, positions, width /
+heads)."""
 
 
 def transformer(
@@ -28,14 +31,21 @@ def transformer(
     num_layers: Count,
     feedforward: Count,
 ) -> nn.Module:
-    """Encoder and decoder of `num_layers` each; one matrix embeds source and target and, transposed, is the output.
+    """Encoder and decoder of `num_layers` each; one matrix embeds source and target and,
+    transposed, is the output.
 
-    `width` is an embedding's, `feedforward` the hidden one of the part that looks at one position alone.
+    `width` is an embedding's, `feedforward` the hidden one of the part that looks at one position
+    alone.
     """
     if len(input_shape) != 2 or input_shape[0] != 2:
-        raise ValueError(f"transformer takes pairs of sentences, not samples of shape {input_shape}; give a text task")
+        raise ValueError(
+            f"transformer takes pairs of sentences, not samples of shape {input_shape}; give a "
+            "text task"
+        )
     if width % (2 * num_heads):
-        raise ValueError(f"width must be a multiple of 2 num_heads, not {width} with num_heads = {num_heads}")
+        raise ValueError(
+            f"width must be a multiple of 2 num_heads, not {width} with num_heads = {num_heads}"
+        )
     return Transformer(input_shape[1], num_classes, width, num_heads, num_layers, feedforward)
 
 
@@ -54,8 +64,12 @@ class DecoderState:
     past: tuple[Past, ...]
 
     def of(self, rows: Tensor) -> DecoderState:
-        """The state of these rows of the batch, in this order: for beams, of which some go on and some end."""
-        memory, past = (tuple((keys[rows], values[rows]) for keys, values in each) for each in (self.memory, self.past))
+        """The state of these rows of the batch, in this order: for beams, of which some go on and
+        some end."""
+        memory, past = (
+            tuple((keys[rows], values[rows]) for keys, values in each)
+            for each in (self.memory, self.past)
+        )
         return DecoderState(memory, self.visible[rows], past)
 
 
@@ -65,13 +79,23 @@ class Transformer(nn.Module):
     positions: Tensor
 
     def __init__(
-        self, length: int, num_tokens: int, width: int, num_heads: int, num_layers: int, feedforward: int
+        self,
+        length: int,
+        num_tokens: int,
+        width: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward: int,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_tokens, width)
-        self.encoder = nn.ModuleList(EncoderLayer(width, num_heads, feedforward) for _ in range(num_layers))
+        self.encoder = nn.ModuleList(
+            EncoderLayer(width, num_heads, feedforward) for _ in range(num_layers)
+        )
         self.encoder_norm = nn.LayerNorm(width)
-        self.decoder = nn.ModuleList(DecoderLayer(width, num_heads, feedforward) for _ in range(num_layers))
+        self.decoder = nn.ModuleList(
+            DecoderLayer(width, num_heads, feedforward) for _ in range(num_layers)
+        )
         self.decoder_norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, num_tokens, bias=False)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
@@ -79,7 +103,8 @@ class Transformer(nn.Module):
         self.register_buffer("positions", sines(length, width), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Scores, of shape (batch, num_tokens, length), of inputs of shape (batch, 2, length): source and target."""
+        """Scores, of shape (batch, num_tokens, length), of inputs of shape (batch, 2, length):
+        source and target."""
         source, target = inputs.long().unbind(1)
         memory, visible = self._encode(source)
         hidden = self._embedded(target, 0)
@@ -95,7 +120,8 @@ class Transformer(nn.Module):
         return DecoderState(memory, visible, ((empty, empty),) * len(memory))
 
     def next_scores(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Scores, of shape (batch, num_tokens), of what follows the newest tokens of the target, of shape (batch,)."""
+        """Scores, of shape (batch, num_tokens), of what follows the newest tokens of the target, of
+        shape (batch,)."""
         hidden = self._embedded(tokens.unsqueeze(1), state.past[0][0].shape[2])
         pasts = []
         for layer, seen, past in zip(self.decoder, state.memory, state.past, strict=True):
@@ -127,14 +153,18 @@ def gpt(
 ) -> nn.Module:
     """A decoder alone, as in GPT-2: learned positions, and one matrix for embeddings and output.
 
-    `width` is an embedding's, `feedforward` the hidden one of the part that looks at one position alone.
+    `width` is an embedding's, `feedforward` the hidden one of the part that looks at one position
+    alone.
     """
     if len(input_shape) != 1:
         raise ValueError(
-            f"gpt takes windows of a text, not samples of shape {input_shape}; give a task such as kjv_text"
+            f"gpt takes windows of a text, not samples of shape {input_shape}; give a task such as "
+            "kjv_text"
         )
     if width % num_heads:
-        raise ValueError(f"width must be a multiple of num_heads, not {width} with num_heads = {num_heads}")
+        raise ValueError(
+            f"width must be a multiple of num_heads, not {width} with num_heads = {num_heads}"
+        )
     return GPT(input_shape[0], num_classes, width, num_heads, num_layers, feedforward)
 
 
@@ -142,11 +172,22 @@ class GPT(nn.Module):
     """Scores of the next symbol at each position."""
 
     def __init__(
-        self, length: int, num_symbols: int, width: int, num_heads: int, num_layers: int, feedforward: int
+        self,
+        length: int,
+        num_symbols: int,
+        width: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward: int,
     ) -> None:
         super().__init__()
-        self.embedding, self.positions = nn.Embedding(num_symbols, width), nn.Embedding(length, width)
-        self.layers = nn.ModuleList(EncoderLayer(width, num_heads, feedforward) for _ in range(num_layers))
+        self.embedding, self.positions = (
+            nn.Embedding(num_symbols, width),
+            nn.Embedding(length, width),
+        )
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, num_heads, feedforward) for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(width)
         for embedding in (self.embedding, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
@@ -170,7 +211,9 @@ class EncoderLayer(nn.Module):
 
     def forward(self, hidden: Tensor, visible: Tensor | None, is_causal: bool = False) -> Tensor:
         normed = self.attention_norm(hidden)
-        hidden = hidden + self.attention(normed, self.attention.keys_and_values(normed), visible, is_causal)
+        hidden = hidden + self.attention(
+            normed, self.attention.keys_and_values(normed), visible, is_causal
+        )
         return hidden + self.feedforward(hidden)  # type: ignore[no-any-return]
 
 
@@ -185,8 +228,11 @@ class DecoderLayer(nn.Module):
         self.cross_norm = nn.LayerNorm(width)
         self.feedforward = _feedforward(width, feedforward)
 
-    def forward(self, hidden: Tensor, memory: Past, visible: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-        """`past`: None where `hidden` is a whole target, else what was before the one position that it is."""
+    def forward(
+        self, hidden: Tensor, memory: Past, visible: Tensor, past: Past | None
+    ) -> tuple[Tensor, Past]:
+        """`past`: None where `hidden` is a whole target, else what was before the one position that
+        it is."""
         normed = self.attention_norm(hidden)
         seen = self.attention.keys_and_values(normed)
         if past is not None:
@@ -197,7 +243,8 @@ class DecoderLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of several heads; queries come from one place, keys and values from another, or from the same."""
+    """Attention of several heads; queries come from one place, keys and values from another, or
+    from the same."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -209,12 +256,16 @@ class Attention(nn.Module):
         keys, values = self.key_value(hidden).chunk(2, dim=-1)
         return self._heads(keys), self._heads(values)
 
-    def forward(self, hidden: Tensor, seen: Past, visible: Tensor | None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, hidden: Tensor, seen: Past, visible: Tensor | None, is_causal: bool = False
+    ) -> Tensor:
         queries = self._heads(self.query(hidden))
         if is_causal and queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
             mixed = _causal(queries, *seen)
         else:
-            mixed = functional.scaled_dot_product_attention(queries, *seen, attn_mask=visible, is_causal=is_causal)
+            mixed = functional.scaled_dot_product_attention(
+                queries, *seen, attn_mask=visible, is_causal=is_causal
+            )
         result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return result
 
@@ -223,7 +274,8 @@ class Attention(nn.Module):
 
 
 def _causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention to positions up to one's own, written out: PyTorch's fused one is slow backward on a CPU in bf16."""
+    """Attention to positions up to one's own, written out: PyTorch's fused one is slow backward on
+    a CPU in bf16."""
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
     later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
     mixed: Tensor = scores.masked_fill(later, -math.inf).softmax(-1) @ values
@@ -231,11 +283,14 @@ def _causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def _feedforward(width: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+    return nn.Sequential(
+        nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width)
+    )
 
 
 def sines(length: int, width: int) -> Tensor:
-    """Section 3.5: of each position sines, then cosines, of wavelengths from 2 pi to 10000 * 2 pi."""
+    """Section 3.5: of each position sines, then cosines, of wavelengths from 2 pi to 10000 * 2
+    pi."""
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
     angles = torch.arange(length).unsqueeze(1) * rates
     return torch.cat([angles.sin(), angles.cos()], 1)

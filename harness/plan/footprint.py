@@ -1,4 +1,5 @@
-"""What a run will send and hold, from its settings alone: the optimiser is made on a model without memory.
+"""What a run will send and hold, from its settings alone: the optimiser is made on a model without
+memory.
 
 The most memory that a step takes is found by taking it there, where allocations are counted.
 """
@@ -30,12 +31,14 @@ from cser_bench.harness.train.build import build_model, build_optimizer, num_ste
 from cser_bench.harness.train.restarts import check_restart, planned_traffic
 
 TOO_WIDE = 0.1
-"""A margin of a share from which on it can only be one in points: ten of them are what methods differ by at most."""
+"""A margin of a share from which on it can only be one in points: ten of them are what methods
+differ by at most."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one worker sends and holds in a whole run; `gathered_bits` of its payload bits go by all-gathers."""
+    """What one worker sends and holds in a whole run; `gathered_bits` of its payload bits go by
+    all-gathers."""
 
     formula: str
     num_parameters: int
@@ -79,23 +82,29 @@ class Footprint:
     def link_models(self) -> float:
         """What one worker's link carries for that.
 
-        Of a ring all-reduce 2 (n-1)/n times the payload, of an all-gather n-1 times; what goes to neighbours once.
+        Of a ring all-reduce 2 (n-1)/n times the payload, of an all-gather n-1 times; what goes to
+        neighbours once.
         """
         n, model = self.num_workers, 32 * self.num_parameters
         gathered, to_neighbours = self.gathered_bits / model, self.neighbour_bits / model
-        return 2 * (n - 1) / n * (self.models_sent - gathered - to_neighbours) + (n - 1) * gathered + to_neighbours
+        return (
+            2 * (n - 1) / n * (self.models_sent - gathered - to_neighbours)
+            + (n - 1) * gathered
+            + to_neighbours
+        )
 
 
 def check_common(spec: Spec) -> None:
-    """Look at what all rows have in common; raises SpecError for a task, model, metric or beam that cannot be."""
+    """Look at what all rows have in common; raises SpecError for a task, model, metric or beam that
+    cannot be."""
     task = spec.task.name
     known = getattr(find_task(task), "metrics", ())
     _model_without_memory(spec.model.model_dump_json(), task)
     every = ("accuracy", "loss", *known)
     if spec.statistics.metric not in every:
         raise SpecError(
-            f"statistics.metric: task {task} is not scored by {spec.statistics.metric!r}; give one of "
-            f"{', '.join(every)}"
+            f"statistics.metric: task {task} is not scored by {spec.statistics.metric!r}; give one "
+            f"of {', '.join(every)}"
         )
     _check_margins(spec)
     if spec.evaluation.beam > 1 and not known:
@@ -105,17 +114,21 @@ def check_common(spec: Spec) -> None:
 def _check_margins(spec: Spec) -> None:
     metric = metric_of(spec.statistics.metric)
     margins = {"statistics.margin": spec.statistics.margin}
-    margins |= {f"the margin of {each.row!r} to {each.reference!r}": each.margin or 0.0 for each in spec.contrasts}
+    margins |= {
+        f"the margin of {each.row!r} to {each.reference!r}": each.margin or 0.0
+        for each in spec.contrasts
+    }
     for where, margin in margins.items():
         if metric.is_share and margin >= TOO_WIDE:
             raise SpecError(
-                f"{where} = {margin:g} is {100 * margin:g} points of {metric.label}, which no method loses; a margin "
-                "is a share, so half a point is 0.005"
+                f"{where} = {margin:g} is {100 * margin:g} points of {metric.label}, which no "
+                "method loses; a margin is a share, so half a point is 0.005"
             )
 
 
 def footprint_of(config: RunConfig) -> Footprint:
-    """Check the settings, and count; rates and seeds change nothing here. Raises SpecError: a setting is of no use."""
+    """Check the settings, and count; rates and seeds change nothing here. Raises SpecError: a
+    setting is of no use."""
     same: dict[str, Any] = {"seed": 0, "repeat": 0}
     if not getattr(methods().get(config.algorithm), "traffic_follows_rate", False):
         same |= {"learning_rate": 1.0, "schedule": ScheduleSpec(kind="constant")}
@@ -131,14 +144,24 @@ def _footprint(config_json: str) -> Footprint:
     per_epoch = num_steps // config.num_schedule_epochs
     evaluation = config.evaluation  # More scores than steps would silently be fewer.
     if evaluation.num_scores is not None and evaluation.num_scores > num_steps:
-        raise SpecError(f"evaluation.num_scores = {evaluation.num_scores} is more than the run's {num_steps} steps")
+        raise SpecError(
+            f"evaluation.num_scores = {evaluation.num_scores} is more than the run's {num_steps} "
+            "steps"
+        )
     if evaluation.num_scores is None and evaluation.per_epoch > per_epoch:
-        raise SpecError(f"evaluation.per_epoch = {evaluation.per_epoch} is more than the {per_epoch} steps of an epoch")
+        raise SpecError(
+            f"evaluation.per_epoch = {evaluation.per_epoch} is more than the {per_epoch} steps of "
+            "an epoch"
+        )
     empty = _model_without_memory(config.model.model_dump_json(), config.task.name)
     # All workers stacked, since what a worker sends to neighbours depends on how many there are.
-    expanded = (each.detach().expand(config.num_workers, *each.shape) for each in empty.parameters())
+    expanded = (
+        each.detach().expand(config.num_workers, *each.shape) for each in empty.parameters()
+    )
     stacked = [nn.Parameter(tensor) for tensor in expanded]
-    optimizer = build_optimizer(config, empty, StackedCollectives(config.num_workers), num_steps, stacked)
+    optimizer = build_optimizer(
+        config, empty, StackedCollectives(config.num_workers), num_steps, stacked
+    )
     if config.restart is not None:
         check_restart(config.restart, optimizer, num_steps, config.num_workers)
     has_tail = config.restart is not None and config.restart.everything_sent
@@ -152,9 +175,11 @@ def _footprint(config_json: str) -> Footprint:
         gathered_bits=sum(entry.gathered_bits for entry in traffic.training().values()),
         neighbour_bits=sum(entry.neighbour_bits for entry in traffic.training().values()),
         peak_models=peak_models(config, empty, num_steps),
-        checkpoint_bytes=_bytes_of(empty.state_dict().values()) + _worker_bytes(optimizer, config.num_workers),
+        checkpoint_bytes=_bytes_of(empty.state_dict().values())
+        + _worker_bytes(optimizer, config.num_workers),
         averages_models=optimizer.averages_models,
-        final_exchange=optimizer.averages_models and not (has_tail or optimizer.agree_after(num_steps)),
+        final_exchange=optimizer.averages_models
+        and not (has_tail or optimizer.agree_after(num_steps)),
         spectral_gap=spectral_gap(rounds) if rounds else None,
         num_rounds=len(rounds) or 1,
         caution=optimizer.caution,
@@ -164,7 +189,11 @@ def _footprint(config_json: str) -> Footprint:
 def _worker_bytes(optimizer: DistributedOptimizer, num_workers: int) -> int:
     """Of the state that one worker saves, where all of them are stacked."""
     stacked = optimizer.flat.parameters.shape
-    state = [each for each in optimizer.state_dict()["param_groups"][0]["flat"].values() if isinstance(each, Tensor)]
+    state = [
+        each
+        for each in optimizer.state_dict()["param_groups"][0]["flat"].values()
+        if isinstance(each, Tensor)
+    ]
     in_hook = optimizer.hook_numel if isinstance(optimizer, DDP) else 0
     return _bytes_of(each[0] if each.shape == stacked else each for each in state) + 4 * in_hook
 
@@ -181,12 +210,16 @@ def num_parameters_of(model: ModelSpec, task: str) -> int:
 
 @cache
 def _model_without_memory(model: str, task: str) -> nn.Module:
-    """The model on the meta device, built once for all the rows that it is checked with, which leave it as it is."""
-    return build_model(ModelSpec.model_validate_json(model), find_task(task), 0, torch.device("meta"))
+    """The model on the meta device, built once for all the rows that it is checked with, which
+    leave it as it is."""
+    return build_model(
+        ModelSpec.model_validate_json(model), find_task(task), 0, torch.device("meta")
+    )
 
 
 class OneOfMany(Collectives):
-    """One worker of a group whose others do not exist: in the room for their messages are copies of its own."""
+    """One worker of a group whose others do not exist: in the room for their messages are copies of
+    its own."""
 
     def _sum_(self, tensor: Tensor) -> None:
         pass
@@ -206,14 +239,17 @@ class OneOfMany(Collectives):
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes that operations inside allocate: those that are there now, and the most so far."""
+    """Counts the bytes that operations inside allocate: those that are there now, and the most so
+    far."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._known: dict[int, int] = {}
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         given = {_key(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
         result = function(*args, **(kwargs or {}))
         for each in tree_leaves(result):
@@ -235,7 +271,8 @@ def _key(tensor: Tensor) -> int:
 
 @torch.no_grad()
 def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
-    """The most numbers that a worker holds in a step that synchronises, activations left out, in models.
+    """The most numbers that a worker holds in a step that synchronises, activations left out, in
+    models.
 
     Parameters, gradients and state, and what the step allocates for a while, messages among it.
 
@@ -256,6 +293,7 @@ def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
 
 
 def _steps_apart(optimizer: DistributedOptimizer, num_steps: int) -> list[int]:
-    """The first step, one in which all that is sent at intervals is sent, and that in which what is late arrives."""
+    """The first step, one in which all that is sent at intervals is sent, and that in which what is
+    late arrives."""
     together = min(math.lcm(*(stage.every for stage in optimizer.stages())), num_steps)
     return sorted({1, together, together + getattr(optimizer, "delay", 0)})

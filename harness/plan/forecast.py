@@ -1,7 +1,8 @@
-"""What a plan's runs will take, and what its contrasts can show: hours, dollars and power, before any run.
+"""What a plan's runs will take, and what its contrasts can show: hours, dollars and power, before
+any run.
 
-A step's arithmetic is measured on dry steps on a GPU, or where that is quick, else reckoned from published rates. In a
-dry step one worker trains on random images, alone and without data.
+A step's arithmetic is measured on dry steps on a GPU, or where that is quick, else reckoned from
+published rates. In a dry step one worker trains on random images, alone and without data.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ MAX_STEPS, MAX_SECONDS = 20, 1.0
 """Dry steps at the most."""
 
 DRY_FLOPS = 2e9
-"""Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a plan should."""
+"""Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a
+plan should."""
 MEASURED, CPU = "measured on dry steps on random images", "CPU core"
 
 RESNET50_FORWARD_FLOPS = 8.2e9
-"""Per image of 224 x 224: 4.1 G multiply-adds (He et al., CVPR 2016, table 1: 3.8 G, v1.5 a little more)."""
+"""Per image of 224 x 224: 4.1 G multiply-adds (He et al., CVPR 2016, table 1: 3.8 G, v1.5 a little
+more)."""
 
 LEVEL = 0.05
 _POINTS = 200
@@ -43,7 +46,8 @@ _POINTS = 200
 class StepTime:
     """Seconds of one worker's forward and backward pass and update, on what, and how this is known.
 
-    `activation_bytes`: memory that they need beside parameters, gradients and momentum, where it was measured.
+    `activation_bytes`: memory that they need beside parameters, gradients and momentum, where it
+        was measured.
     """
 
     seconds: float
@@ -54,11 +58,14 @@ class StepTime:
 
 def published_rate(precision: str) -> TrainingRate:
     """What one V100 takes for ResNet-50: "mixed", or "fp32"."""
-    return next(rate for rate in hardware().training if rate.gpus == 1 and rate.precision == precision)
+    return next(
+        rate for rate in hardware().training if rate.gpus == 1 and rate.precision == precision
+    )
 
 
 def step_times(config: RunConfig) -> tuple[StepTime, ...]:
-    """A worker's step, measured, or by each rate published of eight GPUs together, the fastest first; without data."""
+    """A worker's step, measured, or by each rate published of eight GPUs together, the fastest
+    first; without data."""
     key = (config.model.model_dump_json(), config.task.name, config.batch_size, config.precision)
     if key not in _KNOWN_TIMES:
         _KNOWN_TIMES[key] = _step_times(config)
@@ -76,11 +83,20 @@ def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
     if flops <= DRY_FLOPS:
         return (dry_steps(config, torch.device("cpu")),)
     wanted = "mixed" if config.precision == "fp16" else "fp32"  # A V100 has no bf16.
-    rates = [rate for rate in hardware().training if (rate.gpus, rate.precision, rate.batch_size) == (8, wanted, None)]
+    rates = [
+        rate
+        for rate in hardware().training
+        if (rate.gpus, rate.precision, rate.batch_size) == (8, wanted, None)
+    ]
     # What so many operations of a forward pass take at the rate published for ResNet-50.
-    seconds = [flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus) for rate in rates]
+    seconds = [
+        flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus) for rate in rates
+    ]
     times = zip(seconds, rates, strict=True)
-    found = [StepTime(each, rate.device, f"scaled by arithmetic from {rate.source}") for each, rate in times]
+    found = [
+        StepTime(each, rate.device, f"scaled by arithmetic from {rate.source}")
+        for each, rate in times
+    ]
     return tuple(sorted(found, key=lambda time: time.seconds))
 
 
@@ -95,7 +111,8 @@ def forward_flops(config: RunConfig) -> float:
 
 
 def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
-    """Take steps of the config's model, batch and precision, with plain SGD, as training takes them on the device."""
+    """Take steps of the config's model, batch and precision, with plain SGD, as training takes them
+    on the device."""
     torch.set_num_threads(1)
     cuda = device.type == "cuda"
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
@@ -129,15 +146,19 @@ class Effort:
     link_bits_per_second: float
 
     def hours(self, link_bits_per_second: float) -> tuple[float, float]:
-        """At the fastest that is known with all communication hidden, and at the slowest with none hidden."""
-        return self.compute[0][1], self.compute[-1][1] + hours_on(self.link_bits, link_bits_per_second)
+        """At the fastest that is known with all communication hidden, and at the slowest with none
+        hidden."""
+        return self.compute[0][1], self.compute[-1][1] + hours_on(
+            self.link_bits, link_bits_per_second
+        )
 
 
 def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
     """Reckon; where there is a GPU or the network is small, by dry steps.
 
     Args:
-        link_bits_per_second: of a node, 0 where nothing passes one or nobody knows; None for such GPUs' usual link.
+        link_bits_per_second: of a node, 0 where nothing passes one or nobody knows; None for such
+            GPUs' usual link.
     """
     bits = {row.row: link_bits_of(row) for row in plan.experiment.rows}
     runs = plan.by_id.values()
@@ -148,7 +169,9 @@ def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
     ]
     device, link = compute[0][0].device, link_bits_per_second
     if link is None:
-        link = next((machine.bits_per_second for machine in _with(device) if machine.gpus == 1), 0.0)
+        link = next(
+            (machine.bits_per_second for machine in _with(device) if machine.gpus == 1), 0.0
+        )
     link_bits = sum(bits[run.row] for run in runs)
     return Effort([run.config for run in runs], compute, link_bits, 0.0 if device == CPU else link)
 
@@ -174,8 +197,8 @@ def cost_sentences(effort: Effort) -> list[str]:
     activations = "without activations (a GPU would measure them)"
     if known.activation_bytes is not None:
         activations = (
-            f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: {config.batch_size} of "
-            f"them, {config.precision})"
+            f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: "
+            f"{config.batch_size} of them, {config.precision})"
         )
     each = f"{num_runs} runs; {1e3 * known.seconds:.3g} ms of compute a step"
     lines = [f"{each}; memory: parameters, gradients and optimiser state, {activations}"]
@@ -187,23 +210,35 @@ def cost_sentences(effort: Effort) -> list[str]:
             "data and evaluation come on top",
             f"about {60 * hours / num_cores:.0f} min on the {num_cores} cores of this machine",
         ]
-    lines.append(f"hours on {config.num_workers} GPUs, of a run and of all {num_runs} one after the other:")
+    lines.append(
+        f"hours on {config.num_workers} GPUs, of a run and of all {num_runs} one after the other:"
+    )
     for time, hours in effort.compute:
-        lines.append(f"  {_in_words(hours / num_runs)} and {_in_words(hours)} ({time.device}; {time.basis})")
+        lines.append(
+            f"  {_in_words(hours / num_runs)} and {_in_words(hours)} ({time.device}; {time.basis})"
+        )
     if link := effort.link_bits_per_second:
         added = hours_on(effort.link_bits, link)
         lines.append(
             f"  modelled communication at {link / 1e9:g} Gb/s, at line rate and with nothing hidden: "
             f"{_in_words(added / num_runs)} more on average, {_in_words(added)} in all; by row above"
         )
-    lines.append(f"  so {' to '.join(map(_in_words, effort.hours(link)))} in all; evaluation comes on top")
+    lines.append(
+        f"  so {' to '.join(map(_in_words, effort.hours(link)))} in all; evaluation comes on top"
+    )
     machines = _with(known.device)
     for machine in machines:  # each kind with its own link
         count = -(-config.num_workers // machine.gpus)
         span = effort.hours(machine.bits_per_second if count > 1 else 0.0)
         low, high = (each * count * machine.dollars_per_hour for each in span)
-        lines.append(f"about {low:,.0f} to {high:,.0f} dollars on {count} x {machine.name} ({machine.source})")
-    return lines if machines else [*lines, f"no price: harness/records/hardware.toml has none for {known.device}"]
+        lines.append(
+            f"about {low:,.0f} to {high:,.0f} dollars on {count} x {machine.name} ({machine.source})"
+        )
+    return (
+        lines
+        if machines
+        else [*lines, f"no price: harness/records/hardware.toml has none for {known.device}"]
+    )
 
 
 def _in_words(hours: float) -> str:
@@ -211,24 +246,29 @@ def _in_words(hours: float) -> str:
 
 
 def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, float, float]]:
-    """The chance that a declared contrast's claim is shown: were it alone, and at the first step of Holm's procedure.
+    """The chance that a declared contrast's claim is shown: were it alone, and at the first step of
+    Holm's procedure.
 
-    It is the chance of two rows that are equal, and for superiority of two that are the margin apart, where scores have
-    this standard deviation between seeds in every row. As in reports each row has its own variance, and all one-sided
-    tests of the experiment share `LEVEL`.
+    It is the chance of two rows that are equal, and for superiority of two that are the margin
+    apart, where scores have this standard deviation between seeds in every row. As in reports each
+    row has its own variance, and all one-sided tests of the experiment share `LEVEL`.
     """
     contrasts = experiment.contrasts or []
     num_tests = sum(contrast.num_tests for contrast in contrasts)
     seeds, found = {row.row: len(row.runs) for row in experiment.rows}, []
     for contrast in contrasts:
         pair = (seeds[contrast.row], seeds[contrast.reference])
-        alone, first = (_power(contrast, deviation, pair, LEVEL / tests) for tests in (contrast.num_tests, num_tests))
+        alone, first = (
+            _power(contrast, deviation, pair, LEVEL / tests)
+            for tests in (contrast.num_tests, num_tests)
+        )
         found.append((contrast, alone, first))
     return found
 
 
 def _power(contrast: Contrast, deviation: float, seeds: tuple[int, int], level: float) -> float:
-    """By Welch's t, of a mean that is normal, averaged over quantiles of the two variances that are estimated."""
+    """By Welch's t, of a mean that is normal, averaged over quantiles of the two variances that are
+    estimated."""
     from scipy.stats import chi2, norm, t  # most of a second to import
 
     if min(seeds) < 2:

@@ -21,7 +21,8 @@ from cser_bench.harness.spec_file import EXPERIMENTS, find_spec
 
 
 class Asked(NamedTuple):
-    """A contrast as a version of a spec has it; `margin` is the experiment's where it gives none of its own."""
+    """A contrast as a version of a spec has it; `margin` is the experiment's where it gives none of
+    its own."""
 
     row: str
     reference: str
@@ -38,12 +39,14 @@ class Version(NamedTuple):
 
 
 def date_contrasts(folder: Path, keep_verdicts: bool) -> Experiment:
-    """Write into the experiment of a folder when each contrast without a date was declared, and return it.
+    """Write into the experiment of a folder when each contrast without a date was declared, and
+    return it.
 
     No other field of the file is changed. A contrast that stands in no commit stays without a date.
 
     Args:
-        keep_verdicts: of contrasts that are dated now and came too late for a verdict, as these were published.
+        keep_verdicts: of contrasts that are dated now and came too late for a verdict, as these
+            were published.
 
     Raises RecordError: a record is damaged; SpecError: there is no spec or no history of it.
     """
@@ -61,7 +64,9 @@ def date_contrasts(folder: Path, keep_verdicts: bool) -> Experiment:
         if version is None:
             continue
         written |= {"declared_at": version.at, "declared_in": version.commit}
-        seen = seen_runs(Contrast(**written), run_ids[contrast.row], run_ids[contrast.reference], starts)
+        seen = seen_runs(
+            Contrast(**written), run_ids[contrast.row], run_ids[contrast.reference], starts
+        )
         if keep_verdicts and is_without_verdict(Contrast(**written), seen):
             written["is_verdict_kept"] = True
     store.write_text_atomically(path, store.record_text(fields))
@@ -69,16 +74,19 @@ def date_contrasts(folder: Path, keep_verdicts: bool) -> Experiment:
 
 
 def _names(row: str, run_ids: Collection[str], runs: Mapping[str, RunFile]) -> set[str]:
-    """The row's name, and those under which its runs were made: a row may have been renamed since."""
+    """The row's name, and those under which its runs were made: a row may have been renamed
+    since."""
     return {row} | {runs[run_id].row for run_id in run_ids if run_id in runs}
 
 
 def declaring_version(
     contrast: Contrast, names: Mapping[str, Collection[str]], versions: Collection[Version]
 ) -> Version | None:
-    """Return the version since which the spec had the contrast without a break; None where none has it.
+    """Return the version since which the spec had the contrast without a break; None where none has
+    it.
 
-    A contrast that was withdrawn and declared again counts from then: what it was judged by was declared then.
+    A contrast that was withdrawn and declared again counts from then: what it was judged by was
+    declared then.
 
     Args:
         names: of each row, the name that it has and those that it had.
@@ -92,13 +100,19 @@ def declaring_version(
     return since[-1] if since else None
 
 
-def _is_same(contrast: Contrast, asked: Asked, names: Mapping[str, Collection[str]], version: Version) -> bool:
+def _is_same(
+    contrast: Contrast, asked: Asked, names: Mapping[str, Collection[str]], version: Version
+) -> bool:
     if (asked.kind, asked.margin) != (contrast.kind, contrast.margin):
         return False
     used = {name for other in version.contrasts for name in (other.row, other.reference)}
     pairs = ((contrast.row, asked.row), (contrast.reference, asked.reference))
-    # An old name counts only in versions that do not use the present one: there it may be another row's.
-    return all(name_asked == row or (row not in used and name_asked in names[row]) for row, name_asked in pairs)
+    # An old name counts only in versions that do not use the present one: there it may be another
+    # row's.
+    return all(
+        name_asked == row or (row not in used and name_asked in names[row])
+        for row, name_asked in pairs
+    )
 
 
 def versions_of(path: Path) -> list[Version]:
@@ -110,9 +124,21 @@ def versions_of(path: Path) -> list[Version]:
     """
     path = path.resolve()
     root = output_of("git", "rev-parse", "--show-toplevel", cwd=path.parent)
-    log = output_of("git", "log", "--follow", "--name-status", "--format=%H %cI", "--", path.name, cwd=path.parent)
+    log = output_of(
+        "git",
+        "log",
+        "--follow",
+        "--name-status",
+        "--format=%H %cI",
+        "--",
+        path.name,
+        cwd=path.parent,
+    )
     if root is None or not log:
-        raise SpecError(f"{path} stands in no commit, so that git history says of no contrast when it was declared")
+        raise SpecError(
+            f"{path} stands in no commit, so that git history says of no contrast when it was "
+            "declared"
+        )
     versions, commit, at = list[Version](), "", ""
     for line in filter(None, log.splitlines()):
         status, *paths = line.split("\t")
@@ -126,11 +152,14 @@ def versions_of(path: Path) -> list[Version]:
 
 
 def _in_utc(time: str) -> str:
-    return datetime.datetime.fromisoformat(time).astimezone(datetime.UTC).isoformat(timespec="seconds")
+    return (
+        datetime.datetime.fromisoformat(time).astimezone(datetime.UTC).isoformat(timespec="seconds")
+    )
 
 
 def _contrasts_at(root: Path, commit: str, path: str) -> list[Asked]:
-    """The contrasts of the spec at this path in a commit; they are never taken over by `like`, margins are."""
+    """The contrasts of the spec at this path in a commit; they are never taken over by `like`,
+    margins are."""
     spec = _spec_at(root, commit, path)
     margin = spec.get("statistics", {}).get("margin")
     if margin is None and "like" in spec:
@@ -142,7 +171,8 @@ def _contrasts_at(root: Path, commit: str, path: str) -> list[Asked]:
 
 
 def _base_at(root: Path, commit: str, path: str, like: str) -> dict[str, Any]:
-    """The spec that one is like: beside it, or among those that ship, as they were in that commit."""
+    """The spec that one is like: beside it, or among those that ship, as they were in that
+    commit."""
     places = [str(PurePosixPath(path).parent / f"{like}.toml")]
     shipped = EXPERIMENTS.resolve() / f"{like}.toml"
     if shipped.is_relative_to(root):

@@ -1,4 +1,5 @@
-"""Expands a spec into the rows and runs of an experiment, or of its tuning, and into the record of the plan."""
+"""Expands a spec into the rows and runs of an experiment, or of its tuning, and into the record of
+the plan."""
 
 from __future__ import annotations
 
@@ -11,7 +12,13 @@ from typing import Any
 
 from cser_bench.harness.plan.corners import between_corners
 from cser_bench.harness.plan.footprint import Footprint, check_common
-from cser_bench.harness.plan.rows import PlannedRow, TooShortError, check_ratios, check_rows_differ, plan_row
+from cser_bench.harness.plan.rows import (
+    PlannedRow,
+    TooShortError,
+    check_ratios,
+    check_rows_differ,
+    plan_row,
+)
 from cser_bench.harness.plan.tuning import (
     SearchState,
     choices,
@@ -28,10 +35,21 @@ from cser_bench.harness.spec import PlannedRun, Spec, SpecError
 from cser_bench.harness.spec_file import find_spec, load_spec
 
 COMMON = {
-    *("task", "model", "num_workers", "batch_size", "schedule", "evaluation", "partition", "precision", "wire"),
+    *(
+        "task",
+        "model",
+        "num_workers",
+        "batch_size",
+        "schedule",
+        "evaluation",
+        "partition",
+        "precision",
+        "wire",
+    ),
     "label_smoothing",
 }
-"""The fields of a run's config that all rows have in common, but for a row's own warm-up or partition."""
+"""The fields of a run's config that all rows have in common, but for a row's own warm-up or
+partition."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +71,34 @@ class Plan:
         return {run.run_id: run for run in self.runs}
 
     def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
-        """The plan with the runs of these rows and seeds alone; none stands for all. The record stays whole.
+        """The plan with the runs of these rows and seeds alone; none stands for all. The record
+        stays whole.
 
-        `*` in a name stands for anything: `local-8@*` is a row in all cells, and in a tuning all trials of it.
+        `*` in a name stands for anything: `local-8@*` is a row in all cells, and in a tuning all
+        trials of it.
         """
         known = [row.row for row in self.experiment.rows]
         if unknown := [name for name in rows if not fnmatch.filter(known, name)]:
-            raise SpecError(f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(known)}")
+            raise SpecError(
+                f"{self.experiment.name} has no row {unknown[0]!r}; its rows are {', '.join(known)}"
+            )
         chosen = [row for name in rows for row in fnmatch.filter(known, name)] or known
-        runs = [run for run in self.runs if run.row in chosen and (not seeds or run.config.seed in seeds)]
+        runs = [
+            run
+            for run in self.runs
+            if run.row in chosen and (not seeds or run.config.seed in seeds)
+        ]
         if not runs:
-            raise SpecError(f"{self.experiment.name} has no run of these seeds; its plan lists the seeds that it has")
+            raise SpecError(
+                f"{self.experiment.name} has no run of these seeds; its plan lists the seeds that "
+                "it has"
+            )
         return replace(self, runs=runs)
 
 
 def plan_experiment(name_or_path: str, results: Path, tuning: bool = False) -> Plan:
-    """The plan of a shipped experiment by its name, of a TOML file, or of its tuning; errors name the file."""
+    """The plan of a shipped experiment by its name, of a TOML file, or of its tuning; errors name
+    the file."""
     path = find_spec(name_or_path)
     spec = load_spec(path)
     try:
@@ -81,27 +111,36 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
     """Expand `spec`, or its tuning experiment as far as the records of it say what comes next.
 
     Args:
-        given_as: the name or path that the spec was found by, for the commands that the report prints.
+        given_as: the name or path that the spec was found by, for the commands that the report
+            prints.
 
-    Raises SpecError: a setting that cannot be used, or learning rates that are not known yet; RecordError: a record of
-    the tuning is damaged.
+    Raises SpecError: a setting that cannot be used, or learning rates that are not known yet;
+    RecordError: a record of the tuning is damaged.
     """
     check_common(spec)
     check_rows_differ(spec)
     given_as, left_out = given_as or spec.name, list[str]()
     if tuning:
         rows = list(trial_rows(spec, results))
-        judged: dict[str, Any] = {"name": tuning_name(spec), "title": f"{spec.title}: tuning", "tuning": None}
+        judged: dict[str, Any] = {
+            "name": tuning_name(spec),
+            "title": f"{spec.title}: tuning",
+            "tuning": None,
+        }
     else:
         borrowed = spec.tuning.records if spec.tuning else None
-        chosen = choices(spec, results, f"python -m harness run {borrowed or given_as} --tuning", left_out)
+        chosen = choices(
+            spec, results, f"python -m harness run {borrowed or given_as} --tuning", left_out
+        )
         rows = list(_rows(spec, chosen, left_out))
         judged = _judged(spec) | {"tuning": tuning_record(spec, chosen)}
         if spec.statistics.floor not in [planned.row.row for planned in rows]:
             judged["floor"] = None
     check_ratios(spec, rows)
     return Plan(
-        experiment=_experiment(spec, rows, shlex.quote(given_as) + (" --tuning" if tuning else ""), judged),
+        experiment=_experiment(
+            spec, rows, shlex.quote(given_as) + (" --tuning" if tuning else ""), judged
+        ),
         runs=[run for planned in rows for run in planned.runs],
         footprints={planned.row.row: planned.footprint for planned in rows},
         left_out=left_out,
@@ -109,23 +148,34 @@ def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | N
     )
 
 
-def _rows(spec: Spec, searches: dict[str, SearchState], left_out: list[str]) -> Iterator[PlannedRow]:
-    """All rows of the experiment; to `left_out` go sentences on those that would be too short at another length."""
+def _rows(
+    spec: Spec, searches: dict[str, SearchState], left_out: list[str]
+) -> Iterator[PlannedRow]:
+    """All rows of the experiment; to `left_out` go sentences on those that would be too short at
+    another length."""
     given = {row.row: row for row in spec.all_rows()}
-    chosen = {name: settled(given[name], found.by_accuracy) for name, found in searches.items() if found.by_accuracy}
+    chosen = {
+        name: settled(given[name], found.by_accuracy)
+        for name, found in searches.items()
+        if found.by_accuracy
+    }
     rows, seeds = given | chosen | between_corners(spec, chosen), spec.statistics.seeds
     for row in rows.values():
         if row.learning_rate is None:
             continue
         of_baseline = spec.statistics.baseline_seeds if row.row == spec.statistics.baseline else []
         cell = row.cell or CellSpec(cell="own")
-        yield plan_row(spec, row, cell.seeds or of_baseline or seeds, base=row.base, held_back=cell.held_back)
+        yield plan_row(
+            spec, row, cell.seeds or of_baseline or seeds, base=row.base, held_back=cell.held_back
+        )
     if spec.tuning and spec.tuning.both_rules:
         for name, found in searches.items():
             if found.by_training_loss not in (None, found.by_accuracy):
                 other = settled(given[name], found.by_training_loss)
                 of_rule = spec.tuning.both_rules_seeds or seeds
-                yield plan_row(spec, other, of_rule, f"{name}~loss", base=name, rule="training_loss")
+                yield plan_row(
+                    spec, other, of_rule, f"{name}~loss", base=name, rule="training_loss"
+                )
     for restart in spec.restarts:
         yield plan_row(spec, rows[restart.row].restarted(restart), seeds)
     if spec.sensitivity:
@@ -142,7 +192,9 @@ def _at_other_rates(spec: Spec, rows: Iterable[RowSpec], seeds: list[int]) -> It
             assert row.learning_rate is not None, "a settled row has one"
             for rate in neighbouring_rates(row.learning_rate):
                 other = row.model_copy(update={"learning_rate": rate})
-                yield plan_row(spec, other, seeds, f"{row.row}^{rate:g}", base=row.row, rule="sensitivity")
+                yield plan_row(
+                    spec, other, seeds, f"{row.row}^{rate:g}", base=row.row, rule="sensitivity"
+                )
 
 
 def _at_length(
@@ -165,11 +217,18 @@ def _judged(spec: Spec) -> dict[str, Any]:
     ]
     exponents = [Exponent(**each.model_dump()) for each in spec.exponents]
     same = {"baseline", "margin", "floor", "margin_reason", "main_ratio", "declared", "seeds"}
-    own = {"name": spec.name, "title": spec.title, "contrasts": contrasts or None, "exponents": exponents or None}
+    own = {
+        "name": spec.name,
+        "title": spec.title,
+        "contrasts": contrasts or None,
+        "exponents": exponents or None,
+    }
     return own | {key: getattr(statistics, key) for key in same}
 
 
-def _experiment(spec: Spec, rows: list[PlannedRow], argument: str, judged: dict[str, Any]) -> Experiment:
+def _experiment(
+    spec: Spec, rows: list[PlannedRow], argument: str, judged: dict[str, Any]
+) -> Experiment:
     common = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
     tuned = {"seeds": spec.tuning.seeds} if spec.tuning else {}
     return Experiment(
@@ -178,7 +237,8 @@ def _experiment(spec: Spec, rows: list[PlannedRow], argument: str, judged: dict[
         model=spec.model.name,
         confidence=spec.statistics.confidence,
         rows=[planned.row for planned in rows],
-        config=common | {key: getattr(spec, key).model_dump(mode="json") for key in ("schedule", "partition")},
+        config=common
+        | {key: getattr(spec, key).model_dump(mode="json") for key in ("schedule", "partition")},
         commands=[f"python -m harness run {argument}", f"python -m harness report {argument}"],
         metric=None if spec.statistics.metric == "accuracy" else spec.statistics.metric,
         **(tuned | judged),

@@ -1,4 +1,5 @@
-"""One row of a plan: its settings checked, its runs with their ids, and what each of them will send."""
+"""One row of a plan: its settings checked, its runs with their ids, and what each of them will
+send."""
 
 from __future__ import annotations
 
@@ -13,10 +14,27 @@ from cser_bench.algorithms.registry import methods
 from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.rows import CellSpec, RowSpec
-from cser_bench.harness.spec import PlannedRun, RunConfig, Spec, SpecError, TrainingSpec, explain, run_id
+from cser_bench.harness.spec import (
+    PlannedRun,
+    RunConfig,
+    Spec,
+    SpecError,
+    TrainingSpec,
+    explain,
+    run_id,
+)
 
 _FROM_CONFIG = {
-    *("algorithm", "settings", "learning_rate", "local_step", "momentum", "betas", "eps", "weight_decay"),
+    *(
+        "algorithm",
+        "settings",
+        "learning_rate",
+        "local_step",
+        "momentum",
+        "betas",
+        "eps",
+        "weight_decay",
+    ),
     *("num_epochs", "restart"),
 }
 _FROM_FOOTPRINT = (
@@ -67,7 +85,10 @@ def plan_row(
         raise SpecError(f"row {name}: {error}") from None
     if why := why_too_short(row, footprint):
         raise TooShortError(name, why)
-    runs = [PlannedRun(run_id(config), name, seed, config) for seed, config in zip(seeds, configs, strict=True)]
+    runs = [
+        PlannedRun(run_id(config), name, seed, config)
+        for seed, config in zip(seeds, configs, strict=True)
+    ]
     planned = Row(
         row=name,
         label=row.label,
@@ -90,19 +111,27 @@ def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
         if key.endswith(("_interval", "_steps")) and value != "end" and value > footprint.num_steps:
             return f"its {key} of {value:,} is more than the run's {footprint.num_steps:,} steps"
     if footprint.averages_models and footprint.models_in_training < 1:
-        return f"it sends {footprint.models_in_training:.2g} of a model in the run's {footprint.num_steps:,} steps"
+        return (
+            f"it sends {footprint.models_in_training:.2g} of a model in the run's "
+            f"{footprint.num_steps:,} steps"
+        )
     return None
 
 
-def config_of(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, tuning: bool = False) -> RunConfig:
-    """The run of a row with settings and a rate at a seed; as long as the experiment if no length is given."""
+def config_of(
+    spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, tuning: bool = False
+) -> RunConfig:
+    """The run of a row with settings and a rate at a seed; as long as the experiment if no length
+    is given."""
     task, schedule, same_seed = spec.task, spec.schedule, spec.statistics.same_seed
     cell = row.cell or CellSpec(cell="own")
     if tuning and spec.tuning:
         task = task.model_copy(update={"held_out": spec.tuning.held_out})
         num_epochs, same_seed = spec.tuning.num_epochs, None
     if row.warmup_epochs is not None:
-        schedule = schedule.model_copy(update={"warmup_epochs": row.warmup_epochs, "warmup_share": 0.0})
+        schedule = schedule.model_copy(
+            update={"warmup_epochs": row.warmup_epochs, "warmup_share": 0.0}
+        )
     fields = {
         **dict(spec.training),
         **_local_step(spec.training, row),
@@ -127,40 +156,54 @@ def config_of(spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None
 
 
 def _local_step(training: TrainingSpec, row: RowSpec) -> dict[str, Any]:
-    """The rule that a row's workers step by, and its numbers; those of the other rule are at their defaults."""
+    """The rule that a row's workers step by, and its numbers; those of the other rule are at their
+    defaults."""
     local_step = row.local_step or training.local_step
     numbers: dict[str, Any] = {"momentum": 0.0, "betas": [0.9, 0.999], "eps": 1e-8}
-    own = {"sgd": ("momentum",), "adamw": ("betas", "eps"), "muon": ("momentum", "betas", "eps")}[local_step]
+    own = {"sgd": ("momentum",), "adamw": ("betas", "eps"), "muon": ("momentum", "betas", "eps")}[
+        local_step
+    ]
     for key in numbers:
         given = getattr(row, key)
         if given is not None and key not in own:
-            raise SpecError(f"row {row.row}: its local step is {local_step}, which has no {key}; leave {key} out")
+            raise SpecError(
+                f"row {row.row}: its local step is {local_step}, which has no {key}; leave {key} "
+                "out"
+            )
         if key in own:
             numbers[key] = getattr(training, key) if given is None else given
     return {"local_step": local_step, **numbers}
 
 
 def check_rows_differ(spec: Spec) -> None:
-    """Raises SpecError where two rows are one: the same method, settings and rate, or the same choice of these."""
+    """Raises SpecError where two rows are one: the same method, settings and rate, or the same
+    choice of these."""
     rows = {row.row: row for row in spec.all_rows()}
-    rows |= {row.row: row for row in (rows[restart.row].restarted(restart) for restart in spec.restarts)}
+    rows |= {
+        row.row: row for row in (rows[restart.row].restarted(restart) for restart in spec.restarts)
+    }
     names: dict[str, str] = {}
     for name, row in rows.items():
         science = _science(spec, row)
         if science in names:
             raise SpecError(
-                f"rows {names[science]!r} and {name!r} are the same: their runs would be; remove one, or change "
-                "what it was to differ by"
+                f"rows {names[science]!r} and {name!r} are the same: their runs would be; remove "
+                "one, or change what it was to differ by"
             )
         names[science] = name
 
 
 def _science(spec: Spec, row: RowSpec) -> str:
-    """A text that two rows share if their runs do: settings at their defaults are left out, and 8 is 8.0."""
+    """A text that two rows share if their runs do: settings at their defaults are left out, and 8
+    is 8.0."""
     declared = methods()[row.algorithm].declared if row.algorithm in methods() else {}
 
     def given(settings: dict[str, Any]) -> dict[str, Any]:
-        return {key: each for key, each in settings.items() if key not in declared or declared[key].default != each}
+        return {
+            key: each
+            for key, each in settings.items()
+            if key not in declared or declared[key].default != each
+        }
 
     tables = [given(table) for table in row.tables]
     with_rate = row.model_copy(update={"settings": {}, "learning_rate": row.learning_rate or 1.0})
@@ -170,22 +213,31 @@ def _science(spec: Spec, row: RowSpec) -> str:
 
 
 def check_ratios(spec: Spec, planned: Iterable[PlannedRow]) -> None:
-    """Raises SpecError for a main ratio that no row has, or a label by which a report could not tell two rows apart.
+    """Raises SpecError for a main ratio that no row has, or a label by which a report could not
+    tell two rows apart.
 
-    Ratios that are neither given nor planned, as those of rows that a tuning leaves out, are missed by nobody.
+    Ratios that are neither given nor planned, as those of rows that a tuning leaves out, are missed
+    by nobody.
     """
     counted = {each.row.row: each.row.ratio for each in planned}
     ratios = {row.row: row.ratio or counted.get(row.row) for row in spec.all_rows()}
-    main, known = spec.statistics.main_ratio, {ratio for ratio in ratios.values() if ratio is not None}
+    main, known = (
+        spec.statistics.main_ratio,
+        {ratio for ratio in ratios.values() if ratio is not None},
+    )
     if main is not None and main not in known and None not in ratios.values():
         there = ", ".join(f"{ratio:g}" for ratio in sorted(known))
-        raise SpecError(f"no row has the ratio {main:g} of statistics.main_ratio; those of rows are {there}")
+        raise SpecError(
+            f"no row has the ratio {main:g} of statistics.main_ratio; those of rows are {there}"
+        )
     by_label: dict[str, RowSpec] = {}
     by_label_and_ratio: dict[tuple[str, float], RowSpec] = {}
     for row in spec.all_rows():
         first = by_label.setdefault(row.label, row)
         if first.algorithm != row.algorithm:
-            raise SpecError(_one_label(first, row, f"though one is {first.algorithm} and one {row.algorithm}"))
+            raise SpecError(
+                _one_label(first, row, f"though one is {first.algorithm} and one {row.algorithm}")
+            )
     for row in spec.rows:  # those of a grid are alike in both, and differ in their rates
         ratio = ratios[row.row]
         first = row if ratio is None else by_label_and_ratio.setdefault((row.label, ratio), row)
@@ -195,6 +247,6 @@ def check_ratios(spec: Spec, planned: Iterable[PlannedRow]) -> None:
 
 def _one_label(first: RowSpec, second: RowSpec, but: str) -> str:
     return (
-        f"rows {first.row!r} and {second.row!r} are both labelled {first.label!r}, {but}, so that a report could not "
-        "tell them apart; give each a label of its own"
+        f"rows {first.row!r} and {second.row!r} are both labelled {first.label!r}, {but}, so that "
+        "a report could not tell them apart; give each a label of its own"
     )

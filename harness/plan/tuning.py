@@ -1,10 +1,13 @@
-"""An experiment's tuning: the search for each row's settings and learning rate, its records, and what it chose.
+"""An experiment's tuning: the search for each row's settings and learning rate, its records, and
+what it chose.
 
-All trials of a row run at the first seed (at all seeds where there are no finalists). While the best lies at an end of
-its rates, the next rate beyond is tried too, within the bounds. The best few then run at the other seeds. The highest
-mean accuracy on held-out samples wins; of equals the smaller rate. A trial with a diverged run cannot win.
+All trials of a row run at the first seed (at all seeds where there are no finalists). While the
+best lies at an end of its rates, the next rate beyond is tried too, within the bounds. The best few
+then run at the other seeds. The highest mean accuracy on held-out samples wins; of equals the
+smaller rate. A trial with a diverged run cannot win.
 
-A search is a function of its rules and of the outcomes so far, which records give, and goes the same way each time.
+A search is a function of its rules and of the outcomes so far, which records give, and goes the
+same way each time.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from cser_bench.harness.rows import RowSpec
 from cser_bench.harness.spec import Spec, SpecError, TuningSpec, run_id
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
-"""Records that come with the program: in a checkout its results folder, in an installation the tunings of it."""
+"""Records that come with the program: in a checkout its results folder, in an installation the
+tunings of it."""
 
 
 class Trial(NamedTuple):
@@ -34,7 +38,8 @@ class Trial(NamedTuple):
 
 
 class TrialOutcome(NamedTuple):
-    """How a tuning run ended: accuracy on held-out samples and training loss, None where it diverged."""
+    """How a tuning run ended: accuracy on held-out samples and training loss, None where it
+    diverged."""
 
     accuracy: float | None
     train_loss: float | None
@@ -48,8 +53,8 @@ Outcomes = Callable[[Trial, int], TrialOutcome | None]
 class SearchState:
     """Where a search stands.
 
-    `wanted`: the seeds of each trial that is to be run, as far as can be said yet. The choices are None before the
-    search is complete, and where every trial diverged.
+    `wanted`: the seeds of each trial that is to be run, as far as can be said yet. The choices are
+    None before the search is complete, and where every trial diverged.
     """
 
     wanted: dict[Trial, list[int]]
@@ -71,7 +76,12 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
     finalists: set[Trial] = set()
 
     def missing() -> list[tuple[Trial, int]]:
-        return [(trial, seed) for trial, seeds in tried_at.items() for seed in seeds if outcomes(trial, seed) is None]
+        return [
+            (trial, seed)
+            for trial, seeds in tried_at.items()
+            for seed in seeds
+            if outcomes(trial, seed) is None
+        ]
 
     while True:
         for candidate, own in enumerate(rates):
@@ -90,15 +100,22 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
         if missing():
             break
         chosen = _ranking(finalists, tuning.seeds, outcomes)[:1]
-        if not any([_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in chosen]):
-            finished = [trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)]
+        if not any(
+            [_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in chosen]
+        ):
+            finished = [
+                trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)
+            ]
             by_loss = _ranking(finished, screening, outcomes, "train_loss")
-            return SearchState(_in_order(tried_at), [], next(iter(chosen), None), next(iter(by_loss), None))
+            return SearchState(
+                _in_order(tried_at), [], next(iter(chosen), None), next(iter(by_loss), None)
+            )
     return SearchState(_in_order(tried_at), missing())
 
 
 def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:
-    """As they were begun with, and what the search added after it, each table of settings for itself."""
+    """As they were begun with, and what the search added after it, each table of settings for
+    itself."""
     return dict(sorted(tried_at.items(), key=lambda item: item[0].candidate))
 
 
@@ -108,7 +125,8 @@ def _ranking(
     outcomes: Outcomes,
     number: Literal["accuracy", "train_loss"] = "accuracy",
 ) -> list[Trial]:
-    """From the best mean of a number over these seeds to the worst, without the trials that diverged at one."""
+    """From the best mean of a number over these seeds to the worst, without the trials that
+    diverged at one."""
     sign, means = -1 if number == "accuracy" else 1, dict[Trial, float]()
     for trial in trials:
         found = [getattr(outcomes(trial, seed), number, None) for seed in seeds]
@@ -118,8 +136,11 @@ def _ranking(
     return sorted(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate))
 
 
-def _best(ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]) -> list[Trial]:
-    """The first `count` of the ranking; one that diverged at another seed has been tried, but takes no place."""
+def _best(
+    ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]
+) -> list[Trial]:
+    """The first `count` of the ranking; one that diverged at another seed has been tried, but takes
+    no place."""
     best, places = [], len(ranking) if count is None else count
     for trial in ranking:
         if places == 0:
@@ -134,7 +155,8 @@ def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
 
 
 def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
-    """Add the rate beyond the best (None: all diverged), where that is the last and may be; whether one was added."""
+    """Add the rate beyond the best (None: all diverged), where that is the last and may be; whether
+    one was added."""
     if len(rates) < 2:  # one has no neighbour to take a step from
         return False
     if best == max(rates) and tuning.highest is not None:
@@ -150,16 +172,21 @@ def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
 
 
 def next_rate(rates: list[float]) -> float:
-    """What follows a geometric row of rates; of three or more the last two steps are repeated: 0.01, 0.03, 0.1, 0.3."""
+    """What follows a geometric row of rates; of three or more the last two steps are repeated:
+    0.01, 0.03, 0.1, 0.3."""
     before, last = rates[-2:]
     rate = before * last / rates[-3] if len(rates) > 2 else last * last / before
     return float(f"{rate:.6g}")
 
 
 def neighbouring_rates(rate: float) -> tuple[float, float]:
-    """The rates below and above in the row 1, 3, 10, 30, ...; of one that is not in it a third and three times."""
+    """The rates below and above in the row 1, 3, 10, 30, ...; of one that is not in it a third and
+    three times."""
     leading = f"{rate:e}"[0]
-    below, above = rate * (0.3 if leading == "1" else 1 / 3), rate * (10 / 3 if leading == "3" else 3)
+    below, above = (
+        rate * (0.3 if leading == "1" else 1 / 3),
+        rate * (10 / 3 if leading == "3" else 3),
+    )
     return float(f"{below:.6g}"), float(f"{above:.6g}")
 
 
@@ -169,7 +196,8 @@ def tuning_name(spec: Spec) -> str:
 
 
 def tuning_folder(spec: Spec, results: Path) -> Path:
-    """The folder of the tuning's records: under `results`, or where none was begun there, those that ship."""
+    """The folder of the tuning's records: under `results`, or where none was begun there, those
+    that ship."""
     own, shipped = results / tuning_name(spec), SHIPPED / tuning_name(spec)
     has_own = (own / "experiment.json").exists()
     return shipped if not has_own and (shipped / "experiment.json").exists() else own
@@ -182,24 +210,36 @@ def settled(row: RowSpec, trial: Trial) -> RowSpec:
 
 
 def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
-    """The rows of the tuning, as far as its records say what comes next. Raises SpecError: there is nothing to tune."""
+    """The rows of the tuning, as far as its records say what comes next. Raises SpecError: there is
+    nothing to tune."""
     if spec.tuning is None:
-        raise SpecError(f"{spec.name} has no [tuning] section; give one, or learning rates in its rows")
+        raise SpecError(
+            f"{spec.name} has no [tuning] section; give one, or learning rates in its rows"
+        )
     if spec.tuning.records:
         raise SpecError(
-            f"{spec.name} takes its choices from the tuning of {spec.tuning.records}; run that instead "
-            f"(`python -m harness run {spec.tuning.records} --tuning`), or give it a [tuning] with a grid of its own"
+            f"{spec.name} takes its choices from the tuning of {spec.tuning.records}; run that "
+            f"instead (`python -m harness run {spec.tuning.records} --tuning`), or give it a "
+            "[tuning] with a grid of its own"
         )
     if not spec.rows_to_tune():
         raise SpecError(
-            f"all rows of {spec.name} have a learning_rate, so there is nothing to tune; remove one, or run "
-            "it without --tuning"
+            f"all rows of {spec.name} have a learning_rate, so there is nothing to tune; remove "
+            "one, or run it without --tuning"
         )
     for row in spec.rows_to_tune():
         for trial, seeds in _search(spec, row, results / tuning_name(spec)).wanted.items():
             candidate = trial.candidate if row.candidates else None
             name = _trial_name(row, trial)
-            yield plan_row(spec, settled(row, trial), seeds, name, tuning=True, tunes=row.row, candidate=candidate)
+            yield plan_row(
+                spec,
+                settled(row, trial),
+                seeds,
+                name,
+                tuning=True,
+                tunes=row.row,
+                candidate=candidate,
+            )
 
 
 class NotTunedError(SpecError):
@@ -209,14 +249,20 @@ class NotTunedError(SpecError):
 def choices(spec: Spec, results: Path, command: str, left_out: list[str]) -> dict[str, SearchState]:
     """The finished search of each row that is tuned.
 
-    Where rows are tuned in corners, those that no contrast names may follow later: to `left_out` goes a sentence on
-    each that is not tuned yet. Raises NotTunedError elsewhere; `command` makes the tuning.
+    Where rows are tuned in corners, those that no contrast names may follow later: to `left_out`
+    goes a sentence on each that is not tuned yet. Raises NotTunedError elsewhere; `command` makes
+    the tuning.
     """
     rows = spec.rows_to_tune()
     if rows and spec.tuning is None:
-        raise SpecError(f"row {rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section")
+        raise SpecError(
+            f"row {rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section"
+        )
     folder = tuning_folder(spec, results)
-    needed = {spec.statistics.baseline, *(name for each in spec.contrasts for name in (each.row, each.reference))}
+    needed = {
+        spec.statistics.baseline,
+        *(name for each in spec.contrasts for name in (each.row, each.reference)),
+    }
     needed = {name.partition("@")[0] for name in needed}
     searches, not_tuned = dict[str, SearchState](), dict[str, str]()
     for row in rows:
@@ -287,10 +333,13 @@ def _finished_search(spec: Spec, row: RowSpec, folder: Path, command: str) -> Se
         trial, seed = found.missing[0]
         run, name = _run_id(spec, row, trial, seed), _trial_name(row, trial)
         raise NotTunedError(
-            f"row {row.row!r} has no learning_rate, and the tuning in {folder} no run {run} of {name} to choose by: "
-            "it is not done, or was made with other settings than the spec has; run the tuning first "
-            f"(`{command}`), or give the spec a [tuning] of its own"
+            f"row {row.row!r} has no learning_rate, and the tuning in {folder} no run {run} of "
+            f"{name} to choose by: it is not done, or was made with other settings than the spec "
+            f"has; run the tuning first (`{command}`), or give the spec a [tuning] of its own"
         )
     if found.by_accuracy is None:
-        raise SpecError(f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the grid")
+        raise SpecError(
+            f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the "
+            "grid"
+        )
     return found

@@ -1,1 +1,2 @@
-"""What runs and timings leave on disk, and the one truth about a run's state; nothing here imports torch."""
+"""What runs and timings leave on disk, and the one truth about a run's state; nothing here imports
+torch."""

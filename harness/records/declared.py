@@ -1,7 +1,7 @@
 """When contrasts were declared, and how many runs of their rows had begun by then.
 
-A run counts from the begin of its first attempt and not from its end: while it is on, its scores can be read. Times are
-as `provenance.now` writes them, so that they can be compared as text.
+A run counts from the begin of its first attempt and not from its end: while it is on, its scores
+can be read. Times are as `provenance.now` writes them, so that they can be compared as text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ NOT_KNOWN = "not known"
 
 
 class Seen(NamedTuple):
-    """How many of the planned runs of a contrast's two rows had begun when it was declared, and in how many rows."""
+    """How many of the planned runs of a contrast's two rows had begun when it was declared, and in
+    how many rows."""
 
     num_begun: int
     num_planned: int
@@ -26,13 +27,17 @@ class Seen(NamedTuple):
 
 
 def seen_runs(
-    contrast: Contrast, row_runs: Collection[str], reference_runs: Collection[str], starts: Mapping[str, str]
+    contrast: Contrast,
+    row_runs: Collection[str],
+    reference_runs: Collection[str],
+    starts: Mapping[str, str],
 ) -> Seen | None:
     """What could be seen of a contrast when it was declared; None where that time is not recorded.
 
     Args:
         row_runs, reference_runs: ids of the runs that are planned of each.
-        starts: when the first attempt at a run began, by the run's id; absent for a run that never began.
+        starts: when the first attempt at a run began, by the run's id; absent for a run that never
+            began.
     """
     declared_at = contrast.declared_at
     if declared_at is None:
@@ -54,35 +59,48 @@ def in_words(seen: Seen | None) -> str:
 
 
 def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
-    """Whether a contrast came too late to be judged: after runs of both rows, when their difference could be seen.
+    """Whether a contrast came too late to be judged: after runs of both rows, when their difference
+    could be seen.
 
-    Where runs of one row alone had begun, as of a baseline that an older experiment ran, nothing showed how the
-    other would stand to it.
+    Where runs of one row alone had begun, as of a baseline that an older experiment ran, nothing
+    showed how the other would stand to it.
     """
     return seen is not None and seen.num_rows == 2 and not contrast.is_verdict_kept
 
 
 def run_files(folder: Path) -> dict[str, RunFile]:
-    """Return run.json of each run in an experiment's folder, packed or not, by id; a damaged one is left out.
+    """Return run.json of each run in an experiment's folder, packed or not, by id; a damaged one is
+    left out.
 
     Raises RecordError: the pack is damaged.
     """
-    here = {path.name: store.read_if_whole(path / "run.json", RunFile) for path in store.run_folders(folder)}
+    here = {
+        path.name: store.read_if_whole(path / "run.json", RunFile)
+        for path in store.run_folders(folder)
+    }
     found = {run: record for run, record in here.items() if record is not None}
     pack = packs.read_pack(folder)
-    return found | {run: store.parse_record(files["run"], folder / packs.NAME, RunFile) for run, files in pack.items()}
+    return found | {
+        run: store.parse_record(files["run"], folder / packs.NAME, RunFile)
+        for run, files in pack.items()
+    }
 
 
 def starts_of(runs: Mapping[str, RunFile]) -> dict[str, str]:
     """When the first attempt at each run began, by the run's id."""
-    return {name: min(attempt.started_at for attempt in run.attempts) for name, run in runs.items() if run.attempts}
+    return {
+        name: min(attempt.started_at for attempt in run.attempts)
+        for name, run in runs.items()
+        if run.attempts
+    }
 
 
 def with_dates(planned: Experiment, written: Experiment | None, now: str) -> Experiment:
     """Return the planned experiment with the time at which each contrast was declared.
 
-    That is when the record first had it, so one that is not yet `written` is declared `now`. A contrast is the same
-    where kind and margin are, and both rows by their names or by a run that they share.
+    That is when the record first had it, so one that is not yet `written` is declared `now`. A
+    contrast is the same where kind and margin are, and both rows by their names or by a run that
+    they share.
     """
     if planned.contrasts is None:
         return planned
@@ -102,7 +120,9 @@ def _recorded(contrast: Contrast, planned: Experiment, written: Experiment) -> C
     rows_before = {row.row: row for row in written.rows}
     for before in written.contrasts or []:
         pairs = ((contrast.row, before.row), (contrast.reference, before.reference))
-        same_rows = all(_is_same_row(rows[name], rows_before[name_before]) for name, name_before in pairs)
+        same_rows = all(
+            _is_same_row(rows[name], rows_before[name_before]) for name, name_before in pairs
+        )
         if same_rows and (contrast.kind, contrast.margin) == (before.kind, before.margin):
             return before
     return None

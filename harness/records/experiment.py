@@ -1,4 +1,5 @@
-"""experiment.json: the resolved plan of an experiment, its rows, where their settings came from, and its metric."""
+"""experiment.json: the resolved plan of an experiment, its rows, where their settings came from,
+and its metric."""
 
 from __future__ import annotations
 
@@ -14,13 +15,15 @@ from cser_bench.harness.spec import ContrastSpec, ExponentSpec
 
 
 class Planned(Record):
-    """A part of the plan. Keys that are unknown are left out: older versions wrote settings as words too."""
+    """A part of the plan. Keys that are unknown are left out: older versions wrote settings as
+    words too."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Row(Planned):
-    """One line of the accuracy table: a method at a ratio and a learning rate, with a run per seed."""
+    """One line of the accuracy table: a method at a ratio and a learning rate, with a run per
+    seed."""
 
     row: str
     label: str
@@ -29,11 +32,12 @@ class Row(Planned):
     learning_rate: float
     tunes: str | None = None
     settings: dict[str, Any]
-    """The method's own settings as its spec has them: compressors as tables with `kind` and `ratio`, intervals,
-    topology; those left at their defaults are absent."""
+    """The method's own settings as its spec has them: compressors as tables with `kind` and
+    `ratio`, intervals, topology; those left at their defaults are absent."""
     local_step: Literal["sgd", "adamw", "muon"]
     momentum: float
-    """Of SGD or Muon; 0 where the local step is AdamW's. `betas` and `eps` are AdamW's and Muon's."""
+    """Of SGD or Muon; 0 where the local step is AdamW's. `betas` and `eps` are AdamW's and
+    Muon's."""
     nesterov: bool
     """Whether the momentum is Nesterov's; else the method has heavy ball with dampening."""
     betas: list[float]
@@ -43,9 +47,11 @@ class Row(Planned):
     warmup_epochs: float | None = None
     """The row's own warm-up; None where it has the experiment's."""
     partition: dict[str, Any] | None = None
-    """How the row's samples are divided among workers; None where that is as the experiment says."""
+    """How the row's samples are divided among workers; None where that is as the experiment
+    says."""
     restart: dict[str, Any] | None = None
-    """What workers lose in the middle of a run: `without` (parts of the state), `at` (share of the run), `worker`."""
+    """What workers lose in the middle of a run: `without` (parts of the state), `at` (share of the
+    run), `worker`."""
     formula: str
     num_steps: int
     num_parameters: int
@@ -53,23 +59,27 @@ class Row(Planned):
     runs: dict[str, str]
     """Run id per seed (the seed as a string, as JSON has it)."""
     base: str | None = None
-    """The row that this one repeats, at another length or under another rule of selection; None for one of its own."""
+    """The row that this one repeats, at another length or under another rule of selection; None for
+    one of its own."""
     rule: Literal["held_out", "training_loss", "sensitivity"] = "held_out"
-    """How its settings and learning rate were chosen; "sensitivity": the base's settings at a rate beside its own."""
+    """How its settings and learning rate were chosen; "sensitivity": the base's settings at a rate
+    beside its own."""
     held_back: bool = False
-    """Whether laws of the gap are not fitted to it, so that what they predict can be held against it."""
+    """Whether laws of the gap are not fitted to it, so that what they predict can be held against
+    it."""
     candidate: int | None = None
     """Of a tuning row: which of the row's tables of settings, counted from 0."""
     final_exchange: bool = False
-    """Whether the workers' models differ at the end, so that one full exchange must follow before anyone can use it."""
+    """Whether the workers' models differ at the end, so that one full exchange must follow before
+    anyone can use it."""
     models_sent: float | None = None
     """What one worker sends in a run, in models of 32 d bits, the final exchange included."""
     link_models: float | None = None
-    """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of one gathered, and
-    once what is sent to a neighbour."""
+    """What one worker's link carries for that: 2 (n-1)/n of a payload all-reduced in a ring, n-1 of
+    one gathered, and once what is sent to a neighbour."""
     peak_models: float | None = None
-    """The most that a worker holds in a step that synchronises, in models: parameters, gradients, state and messages,
-    activations left out."""
+    """The most that a worker holds in a step that synchronises, in models: parameters, gradients,
+    state and messages, activations left out."""
     spectral_gap: float | None = None
     """Of the topology, where workers talk to their neighbours alone."""
 
@@ -80,15 +90,18 @@ class Contrast(ContrastSpec):
     margin: float
     """In the unit of the score (0.01 is one percentage point of accuracy)."""
     declared_at: str | None = None
-    """When it was declared: when the record first had it, or when `declared_in` was committed; None: not known."""
+    """When it was declared: when the record first had it, or when `declared_in` was committed;
+    None: not known."""
     declared_in: str | None = None
     """The commit that declared it, where its time is from git history."""
     is_verdict_kept: bool = False
-    """It was declared after runs of both rows had begun, and its verdict, published before such had none, stands."""
+    """It was declared after runs of both rows had begun, and its verdict, published before such had
+    none, stands."""
 
     @property
     def num_tests(self) -> int:
-        """Its one-sided tests: less or more is lost than the margin; better or worse; equal, or beyond either side."""
+        """Its one-sided tests: less or more is lost than the margin; better or worse; equal, or
+        beyond either side."""
         return 3 if self.kind == "equivalence" else 2
 
 
@@ -103,9 +116,11 @@ class Choice(Planned):
     candidate: int
     settings: dict[str, Any]
     num_trials: int
-    """Pairs of settings and learning rate that were tried for the row, extensions of the grid among them."""
+    """Pairs of settings and learning rate that were tried for the row, extensions of the grid among
+    them."""
     at_end: bool
-    """Whether the rate is the smallest or largest tried with these settings: a better one may lie outside."""
+    """Whether the rate is the smallest or largest tried with these settings: a better one may lie
+    outside."""
 
 
 class Tuning(Planned):
@@ -139,11 +154,12 @@ class Experiment(Planned):
     rows: list[Row]
     tuning: Tuning | None
     config: dict[str, Any]
-    """What all rows have in common, named as in a run's config: task, model, num_workers, batch_size, schedule,
-    evaluation, partition, precision, wire, label_smoothing."""
+    """What all rows have in common, named as in a run's config: task, model, num_workers,
+    batch_size, schedule, evaluation, partition, precision, wire, label_smoothing."""
     commands: list[str]
     floor: str | None = None
-    """Row that sends nothing: a worker alone on its shard. What lies between it and the baseline can be lost."""
+    """Row that sends nothing: a worker alone on its shard. What lies between it and the baseline
+    can be lost."""
     margin_reason: str | None = None
     """Why the margin is what it is, in a sentence."""
     main_ratio: float | None = None
@@ -163,14 +179,18 @@ def read_experiment(folder: Path) -> Experiment:
     """
     path = folder / "experiment.json"
     if not path.exists():
-        raise NoRecordsError(f"{folder} holds no experiment.json; give the folder that an experiment was run into")
+        raise NoRecordsError(
+            f"{folder} holds no experiment.json; give the folder that an experiment was run into"
+        )
     return read_record(path, Experiment)
 
 
 class Metric(NamedTuple):
-    """`is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of 100.
+    """`is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of
+    100.
 
-    Differences of what is no share are shown in points too: of a loss a point is a hundredth of a nat.
+    Differences of what is no share are shown in points too: of a loss a point is a hundredth of a
+    nat.
     """
 
     name: str
@@ -182,7 +202,9 @@ class Metric(NamedTuple):
     @property
     def score_label(self) -> str:
         """What `score_in` gives, or of a loss what is shown in its place."""
-        return self.label if self.higher_is_better or not self.is_share else f"100 % less {self.label}"
+        return (
+            self.label if self.higher_is_better or not self.is_share else f"100 % less {self.label}"
+        )
 
 
 ACCURACY = Metric("accuracy", "accuracy", "percent", True)
@@ -213,8 +235,12 @@ def score_of(
     None where it was not recorded, or the run diverged.
     """
     perplexity = None if loss is None else math.exp(min(loss, 700.0))
-    value = {"accuracy": accuracy, "loss": loss, "perplexity": perplexity, **(others or {})}.get(metric.name)
-    return value if value is None or metric.higher_is_better else (1 if metric.is_share else 0) - value
+    value = {"accuracy": accuracy, "loss": loss, "perplexity": perplexity, **(others or {})}.get(
+        metric.name
+    )
+    return (
+        value if value is None or metric.higher_is_better else (1 if metric.is_share else 0) - value
+    )
 
 
 def score_in(record: Event | Result, metric: Metric) -> float | None:

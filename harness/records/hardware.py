@@ -1,4 +1,5 @@
-"""Hardware as others published it: what training on it takes, its memory, its links and its price, with sources."""
+"""Hardware as others published it: what training on it takes, its memory, its links and its price,
+with sources."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ from cser_bench.harness.records.store import Record
 
 
 class TrainingRate(Record):
-    """Images a second of ResNet-50 training on `gpus` devices together. `precision`: "mixed" is fp16 with fp32.
+    """Images a second of ResNet-50 training on `gpus` devices together. `precision`: "mixed" is
+    fp16 with fp32.
 
-    `batch_size`: images a GPU, where they are too many for the rate to be that of an experiment's smaller batches.
+    `batch_size`: images a GPU, where they are too many for the rate to be that of an experiment's
+        smaller batches.
     """
 
     device: str
@@ -32,7 +35,8 @@ class Memory(Record):
 
 
 class Machine(Record):
-    """A machine that can be rented, with its links' rates in one direction; inside it 0 where it has one GPU.
+    """A machine that can be rented, with its links' rates in one direction; inside it 0 where it
+    has one GPU.
 
     `device` is a part of its GPUs' name as torch gives it.
     """
@@ -57,4 +61,6 @@ class Hardware(Record):
 @cache
 def hardware() -> Hardware:
     """All that is known."""
-    return Hardware.model_validate(tomllib.loads((Path(__file__).parent / "hardware.toml").read_text()))
+    return Hardware.model_validate(
+        tomllib.loads((Path(__file__).parent / "hardware.toml").read_text())
+    )

@@ -1,8 +1,10 @@
-"""Packed records: the finished runs of an experiment in one file, results/<experiment>/runs.jsonl, a JSON line a run.
+"""Packed records: the finished runs of an experiment in one file, results/<experiment>/runs.jsonl,
+a JSON line a run.
 
-A run's line has its files as plain JSON: `run`, `events`, `result`, and `failure` where an attempt before failed. It
-begins with the sha256 of the rest of the line. The first line is a header, with the experiment's name, the number of
-runs and the sha256 of the rest of it and of the runs' digests. So no line can be changed, left out or added unseen.
+A run's line has its files as plain JSON: `run`, `events`, `result`, and `failure` where an attempt
+before failed. It begins with the sha256 of the rest of the line. The first line is a header, with
+the experiment's name, the number of runs and the sha256 of the rest of it and of the runs' digests.
+So no line can be changed, left out or added unseen.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ Files = dict[str, Any]
 
 
 def read_pack(folder: Path) -> Mapping[str, Files]:
-    """The files of each run in the folder's pack, by id; nothing where there is none. Raises RecordError if bad."""
+    """The files of each run in the folder's pack, by id; nothing where there is none. Raises
+    RecordError if bad."""
     path = folder / NAME
     try:
         status = path.stat()
@@ -51,7 +54,8 @@ def read_pack(folder: Path) -> Mapping[str, Files]:
 
 @lru_cache(maxsize=8)
 def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
-    """The pack in a file; states are asked of run by run. A file that was replaced has another `stamp`."""
+    """The pack in a file; states are asked of run by run. A file that was replaced has another
+    `stamp`."""
     first, *lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) or [""]
     runs, digests = dict[str, Files](), ""
     for number, line in enumerate(lines, start=2):
@@ -62,23 +66,24 @@ def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
         run = files.pop("run_id", None)
         if not is_run_id(run):  # it names the folder that the run is unpacked to
             raise RecordError(
-                f"{path}, line {number}, names the run {run!r}, which is no run's id; do not use the file, and get it "
-                "from who made it"
+                f"{path}, line {number}, names the run {run!r}, which is no run's id; do not use "
+                "the file, and get it from who made it"
             )
         runs[run] = files
     if first != _line(first[TEXT], digests):
         raise _damaged(path, 1)
     if (version := from_json(first).get("format")) != FORMAT:
         raise RecordError(
-            f"{path} is a pack of format {version!r}, this program reads {FORMAT}; unpack it with its own"
+            f"{path} is a pack of format {version!r}, this program reads {FORMAT}; unpack it with "
+            "its own"
         )
     return runs
 
 
 def _damaged(path: Path, number: int) -> RecordError:
     return RecordError(
-        f"{path}, line {number}, is damaged or was edited, or lines were lost: its digest differs; restore the file "
-        "from git or from a copy"
+        f"{path}, line {number}, is damaged or was edited, or lines were lost: its digest differs; "
+        "restore the file from git or from a copy"
     )
 
 
@@ -100,15 +105,16 @@ def _inside(fields: Files) -> str:
 
 
 def _finished_run(files: Files, folder: Path, where: object) -> RunRecord:
-    """The run in the files of this folder, packed or not. Raises RecordError: damaged, not done, or another run."""
+    """The run in the files of this folder, packed or not. Raises RecordError: damaged, not done, or
+    another run."""
     record = store.parse_run(files, folder)
     config = _config_of(record, where)
     own = run_id(config)
     if record.result is None or not own == record.run.run_id == folder.name:
         raise RecordError(
-            f"{where} was edited or moved: it stands for run {folder.name}, holds run {record.run.run_id} "
-            f"{'and' if record.result else 'without'} a result, and its config is that of run {own}; restore it from "
-            "where it came from"
+            f"{where} was edited or moved: it stands for run {folder.name}, holds run "
+            f"{record.run.run_id} {'and' if record.result else 'without'} a result, and its config "
+            f"is that of run {own}; restore it from where it came from"
         )
     _check_scores(record, record.result, config)
     return record
@@ -118,16 +124,20 @@ def _config_of(record: RunRecord, where: object) -> RunConfig:
     try:
         return RunConfig.model_validate_json(json.dumps(record.run.config))
     except ValidationError as error:
-        raise RecordError(f"{where} has a config that this program cannot read ({explain(error)})") from None
+        raise RecordError(
+            f"{where} has a config that this program cannot read ({explain(error)})"
+        ) from None
 
 
 def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
-    """Raises RecordError where a run that is over lacks scores on its way, or its last one is not the result's."""
+    """Raises RecordError where a run that is over lacks scores on its way, or its last one is not
+    the result's."""
     folder, known = record.folder, {event.step for event in record.events}
     if missing := _scored_steps(record, result, config) - known:
         raise RecordError(
-            f"{folder}/events.jsonl lacks {len(missing)} of {len(missing | known)} scores, first that after step "
-            f"{min(missing)}: it was cut or lost; restore it, or delete the folder and run again"
+            f"{folder}/events.jsonl lacks {len(missing)} of {len(missing | known)} scores, first "
+            f"that after step {min(missing)}: it was cut or lost; restore it, or delete the folder "
+            "and run again"
         )
     if result.status == "diverged":
         return
@@ -135,13 +145,14 @@ def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
         last, final = getattr(record.events[-1], key), getattr(result, key)
         if last != final:
             raise RecordError(
-                f"{folder}/result.json says {key} = {final}, and the last line of events.jsonl {last}: one of them was "
-                "edited; restore both, or delete the folder and run again"
+                f"{folder}/result.json says {key} = {final}, and the last line of events.jsonl "
+                f"{last}: one of them was edited; restore both, or delete the folder and run again"
             )
 
 
 def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[int]:
-    """The steps after which a run that is over was scored, as far as its records say how long an epoch was."""
+    """The steps after which a run that is over was scored, as far as its records say how long an
+    epoch was."""
     num_epochs = config.num_schedule_epochs
     if result.status == "done":
         return config.evaluation.steps(num_epochs, result.num_steps // num_epochs)
@@ -166,8 +177,9 @@ def _packed_run(folder: Path, files: Files) -> RunRecord:
 def read_runs(folder: Path) -> dict[str, RunRecord]:
     """All runs of an experiment's folder, finished or not, packed ones and folders, by id.
 
-    Where both have a run, a folder with a result wins: it is what was written last here, and a pack that it should go
-    into is made from it. A folder without one is a try at a run that the pack has done.
+    Where both have a run, a folder with a result wins: it is what was written last here, and a pack
+    that it should go into is made from it. A folder without one is a try at a run that the pack has
+    done.
     """
     found = {run: _packed_run(folder / run, files) for run, files in read_pack(folder).items()}
     for path in store.run_folders(folder):
@@ -179,35 +191,44 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of the run of this folder, in it or packed; None if it is not done. Raises RecordError if bad."""
+    """The result of the run of this folder, in it or packed; None if it is not done. Raises
+    RecordError if bad."""
     # A result whose run.json is gone says of no run that it is done.
-    if (folder / "run.json").exists() and (result := store.read_optional(folder / "result.json", Result)):
+    if (folder / "run.json").exists() and (
+        result := store.read_optional(folder / "result.json", Result)
+    ):
         return result
     files = read_pack(folder.parent).get(folder.name)
     return _packed_run(folder, files).result if files else None
 
 
 def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
-    """Add the finished runs that are folders to the experiment's pack, and make it where there is none.
+    """Add the finished runs that are folders to the experiment's pack, and make it where there is
+    none.
 
-    Wherever this is stopped, nothing is lost, and the same call goes on. Returns how many runs the pack has, and how
-    many of them are folders. Raises RecordError where a record or the pack is bad; nothing was changed then.
+    Wherever this is stopped, nothing is lost, and the same call goes on. Returns how many runs the
+    pack has, and how many of them are folders. Raises RecordError where a record or the pack is
+    bad; nothing was changed then.
 
     Args:
-        remove_folders: afterwards take away the folders of runs that the pack, read again from the disk, has; with
-            them go their logs, checkpoints and locks.
+        remove_folders: afterwards take away the folders of runs that the pack, read again from the
+            disk, has; with them go their logs, checkpoints and locks.
     """
     experiment = read_experiment(folder)
     with _alone(folder):
         runs = _checked_pack(folder)
         finished = {
-            path.name: files for path in store.run_folders(folder) if "result" in (files := store.read_run_files(path))
+            path.name: files
+            for path in store.run_folders(folder)
+            if "result" in (files := store.read_run_files(path))
         }
         for run, files in finished.items():
             _finished_run(files, folder / run, folder / run / "run.json")
         runs |= finished
         if not runs:
-            raise NoRecordsError(f"{folder} holds no finished run to pack; run the experiment first")
+            raise NoRecordsError(
+                f"{folder} holds no finished run to pack; run the experiment first"
+            )
         store.write_text_atomically(folder / NAME, render_pack(experiment.name, runs))
         if remove_folders:
             _remove_packed(folder, list(finished))
@@ -216,15 +237,22 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
 
 def _checked_pack(folder: Path) -> dict[str, Files]:
     """The pack, whose every run can be read."""
-    return {run: files for run, files in read_pack(folder).items() if _packed_run(folder / run, files)}
+    return {
+        run: files for run, files in read_pack(folder).items() if _packed_run(folder / run, files)
+    }
 
 
 def _remove_packed(folder: Path, finished: list[str]) -> None:
-    """Take away the folders of these runs that are what the pack on the disk has, and what is left of such."""
+    """Take away the folders of these runs that are what the pack on the disk has, and what is left
+    of such."""
     packed = read_pack(folder)
     for run in finished:
-        if _inside(packed[run]) == _inside(store.read_run_files(folder / run)):  # as text, in which nan is nan
-            (folder / run / "run.json").unlink()  # first: a folder without one is no run, so half a one is never read
+        if _inside(packed[run]) == _inside(
+            store.read_run_files(folder / run)
+        ):  # as text, in which nan is nan
+            (
+                folder / run / "run.json"
+            ).unlink()  # first: a folder without one is no run, so half a one is never read
     for path in map(folder.joinpath, packed):
         if path.is_dir() and not (path / "run.json").exists():
             shutil.rmtree(path)
@@ -236,7 +264,9 @@ def unpack_runs(folder: Path) -> int:
     Raises RecordError: there is no pack, or it cannot be used; nothing was written then.
     """
     if not (folder / NAME).exists():
-        raise NoRecordsError(f"{folder} holds no {NAME} to unpack; give the folder of an experiment that has one")
+        raise NoRecordsError(
+            f"{folder} holds no {NAME} to unpack; give the folder of an experiment that has one"
+        )
     with _alone(folder):
         packed = _checked_pack(folder)
         missing = [run for run in packed if not (folder / run / "run.json").exists()]
@@ -245,7 +275,11 @@ def unpack_runs(folder: Path) -> int:
                 stem, _, ending = name.partition(".")
                 if stem in packed[run]:
                     fields = packed[run][stem]
-                    text = "".join(map(store.event_line, fields)) if ending == "jsonl" else store.record_text(fields)
+                    text = (
+                        "".join(map(store.event_line, fields))
+                        if ending == "jsonl"
+                        else store.record_text(fields)
+                    )
                     store.write_text_atomically(folder / run / name, text, durable=False)
     return len(missing)
 

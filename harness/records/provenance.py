@@ -23,7 +23,16 @@ from cser_bench.harness.records.store import Attempt
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "pydantic", "submitit", "typst")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "pydantic",
+    "submitit",
+    "typst",
+)
 
 
 def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
@@ -50,7 +59,8 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
         num_cpus=len(os.sched_getaffinity(0)),
         accelerator=torch.cuda.get_device_name(device) if cuda else None,
         nccl=".".join(map(str, nccl())) if backend == "nccl" else None,
-        slurm={key: os.environ[key] for key in sorted(os.environ) if key.startswith("SLURM_JOB")} or None,
+        slurm={key: os.environ[key] for key in sorted(os.environ) if key.startswith("SLURM_JOB")}
+        or None,
     )
 
 
@@ -62,14 +72,21 @@ def now() -> str:
 def _command_line() -> str:
     """The command as a user would type it."""
     program = Path(sys.argv[0])
-    words = ["python", "-m", "harness"] if program.name in ("__main__.py", "cser-harness") else [program.name]
+    words = (
+        ["python", "-m", "harness"]
+        if program.name in ("__main__.py", "cser-harness")
+        else [program.name]
+    )
     return shlex.join([*words, *sys.argv[1:]])
 
 
 def output_of(*command: str, cwd: Path | None = None) -> str | None:
-    """What a command says; None where it fails, is not there, or takes too long, which is no empty answer."""
+    """What a command says; None where it fails, is not there, or takes too long, which is no empty
+    answer."""
     try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -77,7 +94,8 @@ def output_of(*command: str, cwd: Path | None = None) -> str | None:
 
 @cache
 def _code_version() -> tuple[str | None, str | None]:
-    """Commit of the code in use, and digest of what the tree has besides; None where there is no git, or nothing."""
+    """Commit of the code in use, and digest of what the tree has besides; None where there is no
+    git, or nothing."""
     folder = Path(__file__).parent
     diff = output_of("git", "diff", "HEAD", "--", ":(top)*.py", ":(top)*.toml", cwd=folder)
     digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None

@@ -1,4 +1,5 @@
-"""Writes one attempt's records, of which rank 0 alone has a writer; and tells what ended it without a word."""
+"""Writes one attempt's records, of which rank 0 alone has a writer; and tells what ended it without
+a word."""
 
 from __future__ import annotations
 
@@ -9,14 +10,24 @@ from pathlib import Path
 
 from cser_bench.harness.records import store
 from cser_bench.harness.records.run_lock import locked
-from cser_bench.harness.records.store import Attempt, Event, Failure, FailureKind, Heartbeat, Result, RunFile
+from cser_bench.harness.records.store import (
+    Attempt,
+    Event,
+    Failure,
+    FailureKind,
+    Heartbeat,
+    Result,
+    RunFile,
+)
 
 HEARTBEAT_SECONDS = 0.5
 
 LAST_BYTES = 1_000_000
 """So much of a log's end is read."""
 
-LOST = re.compile(r"Watchdog caught collective operation timeout|watchdog thread terminated with exception")
+LOST = re.compile(
+    r"Watchdog caught collective operation timeout|watchdog thread terminated with exception"
+)
 OWN_FAULT = re.compile(r"(?:detected by watchdog|terminated with exception)[^\n]*CUDA error")
 """The watchdog asks the GPU, too, and may be the first to hear that a kernel failed."""
 
@@ -26,11 +37,12 @@ class SupersededError(RuntimeError):
 
 
 class Recorder:
-    """One attempt at one run, in the run's folder. Once it has begun it writes only while no newer one has.
+    """One attempt at one run, in the run's folder. Once it has begun it writes only while no newer
+    one has.
 
-    A lock would not do: a job that was thought dead can outlive its successor's start, on another machine. So all
-    methods that write after `begin` raise SupersededError where run.json names a newer attempt. `run` is what goes to
-    run.json, without this attempt.
+    A lock would not do: a job that was thought dead can outlive its successor's start, on another
+    machine. So all methods that write after `begin` raise SupersededError where run.json names a
+    newer attempt. `run` is what goes to run.json, without this attempt.
     """
 
     def __init__(self, folder: Path, run: RunFile, attempt: Attempt) -> None:
@@ -40,7 +52,8 @@ class Recorder:
         self._beaten = 0.0
 
     def enter(self, resumed_from_step: int) -> None:
-        """Write the attempt to run.json, after those of before; once more where it is the newest already."""
+        """Write the attempt to run.json, after those of before; once more where it is the newest
+        already."""
         path = self.folder / "run.json"
         before = store.read_record(path, RunFile).attempts if path.exists() else []
         if self.attempt in [each.attempt for each in before]:
@@ -50,7 +63,8 @@ class Recorder:
         store.write_record(path, self._run.model_copy(update={"attempts": [*before, attempt]}))
 
     def begin(self, resumed_from_step: int) -> None:
-        """Enter the attempt with the step that it goes on from, and forget evaluations that it will do again."""
+        """Enter the attempt with the step that it goes on from, and forget evaluations that it will
+        do again."""
         for name in ("run.json", "events.jsonl", "heartbeat.json", "result.json"):
             for torn in self.folder.glob(f".{name}.*"):  # an attempt was killed while it wrote
                 torn.unlink(missing_ok=True)
@@ -61,7 +75,9 @@ class Recorder:
         """Raises SupersededError where run.json names a newer attempt."""
         newest = store.read_record(self.folder / "run.json", RunFile).attempts[-1].attempt
         if newest != self.attempt:
-            raise SupersededError(f"attempt {newest} has taken run {self.run_id} over from attempt {self.attempt}")
+            raise SupersededError(
+                f"attempt {newest} has taken run {self.run_id} over from attempt {self.attempt}"
+            )
 
     def event(self, event: Event) -> None:
         self.check_is_newest()
@@ -93,27 +109,41 @@ def write_failure(
     trace: str,
     is_last_word: bool = False,
 ) -> None:
-    """Record why an attempt ended without a result, unless a newer one has begun, whose folder this is then.
+    """Record why an attempt ended without a result, unless a newer one has begun, whose folder this
+    is then.
 
-    Of the attempt's workers the first one's failure stands, and not what comes of it in the others; but "communication"
-    is no cause, and gives way to any other. `is_last_word`: said by who looks back at the attempt, over all of these.
+    Of the attempt's workers the first one's failure stands, and not what comes of it in the others;
+    but "communication" is no cause, and gives way to any other. `is_last_word`: said by who looks
+    back at the attempt, over all of these.
     """
     run = store.read_if_whole(folder / "run.json", RunFile)
     if run is not None and attempt in [each.attempt for each in run.attempts[:-1]]:
         return
     path = folder / "failure.json"
-    fields = {"run_id": run_id, "attempt": attempt, "kind": kind, "message": message, "traceback": trace}
-    # Workers that are processes may fail together, and must not write between each other's look and write.
+    fields = {
+        "run_id": run_id,
+        "attempt": attempt,
+        "kind": kind,
+        "message": message,
+        "traceback": trace,
+    }
+    # Workers that are processes may fail together, and must not write between each other's look and
+    # write.
     with locked(folder / "failure.lock"):
         before = store.read_if_whole(path, Failure)
-        known = before.kind if before is not None and before.attempt == attempt and not is_last_word else None
+        known = (
+            before.kind
+            if before is not None and before.attempt == attempt and not is_last_word
+            else None
+        )
         if known is not None and (kind == "communication" or known != "communication"):
             return
         store.write_record(path, Failure(version=store.VERSION, step=None, **fields))
 
 
 def read_failure(folder: Path, attempt: str) -> Failure | None:
-    """What there is on how this attempt failed. Raises RecordError: the record is damaged, or of another version."""
+    """What there is on how this attempt failed. Raises RecordError: the record is damaged, or of
+    another version."""
     failure = store.read_optional(folder / "failure.json", Failure)
     return failure if failure is not None and failure.attempt == attempt else None
 
@@ -122,11 +152,14 @@ def truncate_events(path: Path, last_step: int) -> None:
     """Keep the whole lines of events up to `last_step`: a resumed run repeats the rest."""
     if path.exists():
         kept = [event for event in store.read_events(path) if event.step <= last_step]
-        store.write_text_atomically(path, "".join(store.event_line(event.json_fields()) for event in kept))
+        store.write_text_atomically(
+            path, "".join(store.event_line(event.json_fields()) for event in kept)
+        )
 
 
 def append_event(path: Path, event: Event) -> None:
-    """Add one line to events.jsonl, whose torn last line, if there is one, `Recorder.begin` has taken away."""
+    """Add one line to events.jsonl, whose torn last line, if there is one, `Recorder.begin` has
+    taken away."""
     with store.errors_naming(path), open(path, "ab") as file:
         file.write(store.event_line(event.json_fields()).encode())
         file.flush()
@@ -134,15 +167,19 @@ def append_event(path: Path, event: Event) -> None:
 
 
 def end_by_watchdog(said: str) -> tuple[FailureKind, str] | None:
-    """Kind and words of an end by NCCL's watchdog, from what the processes said; None if it says nothing of one.
+    """Kind and words of an end by NCCL's watchdog, from what the processes said; None if it says
+    nothing of one.
 
-    The watchdog ends a process that waits in vain by SIGABRT, past every handler of exceptions. That one worker's
-    kernel failed comes before what the others, who lost it, say of it.
+    The watchdog ends a process that waits in vain by SIGABRT, past every handler of exceptions.
+    That one worker's kernel failed comes before what the others, who lost it, say of it.
     """
     if not LOST.search(said):
         return None
     if not OWN_FAULT.search(said):
-        return "communication", "NCCL's watchdog ended workers that waited in vain for one that was lost or late"
+        return (
+            "communication",
+            "NCCL's watchdog ended workers that waited in vain for one that was lost or late",
+        )
     if "CUDA error: out of memory" in said:
         return "oom", "the GPU's memory was full; use a smaller batch or lower precision"
     return "bug", "a kernel failed on the GPU, and NCCL's watchdog ended the process"

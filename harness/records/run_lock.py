@@ -1,4 +1,5 @@
-"""Locks of files: one process at a time works at a run, packs runs or notes a failure, and anybody can see it."""
+"""Locks of files: one process at a time works at a run, packs runs or notes a failure, and anybody
+can see it."""
 
 from __future__ import annotations
 
@@ -29,9 +30,10 @@ class BusyError(RuntimeError):
 def locked(path: Path, patience_seconds: float = math.inf, busy: str = "") -> Iterator[None]:
     """Hold the lock of this file, which the system takes back from a killed process.
 
-    Where the file system has no locks everything goes on; only the names of attempts then tell who began last. A file
-    that says who has a run would be no substitute: a process that is killed leaves it behind. Raises BusyError: another
-    process holds it for longer than that; `busy` is the message.
+    Where the file system has no locks everything goes on; only the names of attempts then tell who
+    began last. A file that says who has a run would be no substitute: a process that is killed
+    leaves it behind. Raises BusyError: another process holds it for longer than that; `busy` is the
+    message.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
@@ -45,7 +47,8 @@ def locked(path: Path, patience_seconds: float = math.inf, busy: str = "") -> It
 
 @contextmanager
 def owned(folder: Path, rank: int = 0) -> Iterator[None]:
-    """Hold the run's lock; rank 0 does so for all its workers. Raises BusyError: another process is at this run."""
+    """Hold the run's lock; rank 0 does so for all its workers. Raises BusyError: another process is
+    at this run."""
     if rank:
         yield
         return
@@ -54,7 +57,8 @@ def owned(folder: Path, rank: int = 0) -> Iterator[None]:
 
 
 def is_owned(folder: Path) -> bool | None:
-    """Whether a process holds the run's lock, as far as this machine can see; None where there is no lock to see."""
+    """Whether a process holds the run's lock, as far as this machine can see; None where there is
+    no lock to see."""
     try:
         with open(folder / NAME) as file:
             could_lock = _try_lock(file, fcntl.LOCK_SH)

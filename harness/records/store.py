@@ -1,4 +1,5 @@
-"""The record store: what a run leaves on disk, read strictly and written atomically (no torch here)."""
+"""The record store: what a run leaves on disk, read strictly and written atomically (no torch
+here)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ VERSION = 1
 """Version of the records format; a folder of another version is refused, never guessed at."""
 
 RUN_FILES = ("run.json", "events.jsonl", "result.json", "failure.json")
-"""What is kept of a run, as far as it has them; the other files in its folder matter only while it is on."""
+"""What is kept of a run, as far as it has them; the other files in its folder matter only while it
+is on."""
 
 FailureKind = Literal["oom", "timeout", "preempted", "communication", "node", "data", "disk", "bug"]
 """`node`: the run's processes, or the machine under them, ended without a word."""
@@ -39,7 +41,9 @@ class NoRecordsError(RecordError):
 class Record(BaseModel):
     """Strict, frozen border type: an unknown or missing key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants"
+    )
 
     def json_fields(self) -> dict[str, Any]:
         """What is written of it: fields at their default are left out."""
@@ -95,18 +99,23 @@ class RunFile(Record):
 
 
 def check_accuracy(accuracy: float | None, correct: int | None, count: int | None) -> None:
-    """Raises ValueError where the two ways in which a record says one score differ; no record was written so."""
+    """Raises ValueError where the two ways in which a record says one score differ; no record was
+    written so."""
     counted = correct / count if correct is not None and count else None
     if accuracy != counted:
-        raise ValueError(f"test_accuracy is {accuracy} beside {correct} of {count} correct, so the record was edited")
+        raise ValueError(
+            f"test_accuracy is {accuracy} beside {correct} of {count} correct, so the record was "
+            "edited"
+        )
 
 
 class Event(Record):
     """One line of events.jsonl: one evaluation of the workers' average.
 
-    `bits_sent` counts one worker's training payload so far, evaluation excluded. `error_norm` is the root of the
-    mean over workers of the squared 2-norm of the error, None where the method keeps none; `worker_distance` is the
-    same of the difference between a worker's parameters and the average.
+    `bits_sent` counts one worker's training payload so far, evaluation excluded. `error_norm` is
+    the root of the mean over workers of the squared 2-norm of the error, None where the method
+    keeps none; `worker_distance` is the same of the difference between a worker's parameters and
+    the average.
     """
 
     step: int
@@ -156,9 +165,11 @@ class Result(Record):
     wall_seconds: float
     parameters_sha256: str
     class_counts: list[list[int]] | None = None
-    """Training samples of each class that each worker held, where workers have shards of their own."""
+    """Training samples of each class that each worker held, where workers have shards of their
+    own."""
     worker_accuracy: list[float] | None = None
-    """Accuracy of each worker's own model at the end, by rank, on the same samples as the average's."""
+    """Accuracy of each worker's own model at the end, by rank, on the same samples as the
+    average's."""
     metrics: dict[str, float] | None = None
     """As an event's."""
     translations: list[dict[str, str]] | None = None
@@ -175,7 +186,9 @@ class Result(Record):
         check_accuracy(self.test_accuracy, self.test_correct, self.test_count)
         for purpose, entry in self.expected_traffic.items():
             if self.traffic.get(purpose) != entry:
-                raise ValueError(f"traffic and expected_traffic differ in {purpose!r}, so the record was edited")
+                raise ValueError(
+                    f"traffic and expected_traffic differ in {purpose!r}, so the record was edited"
+                )
         return self
 
 
@@ -219,7 +232,8 @@ R = TypeVar("R", bound=Record)
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Read one JSON record. Raises RecordError: absent, torn, of another version or of another shape."""
+    """Read one JSON record. Raises RecordError: absent, torn, of another version or of another
+    shape."""
     return parse_record(_read_json(path), path, kind)
 
 
@@ -229,7 +243,8 @@ def read_optional(path: Path, kind: type[R]) -> R | None:
 
 
 def read_if_whole(path: Path, kind: type[R]) -> R | None:
-    """As `read_record`, but None where there is no file or a damaged one, which the run's next attempt will tell."""
+    """As `read_record`, but None where there is no file or a damaged one, which the run's next
+    attempt will tell."""
     with suppress(RecordError):
         return read_record(path, kind)
     return None
@@ -245,7 +260,9 @@ def _read_json(path: Path | str) -> Any:
     if not str(path).endswith(".jsonl"):
         return _parse_json(data, path)
     *lines, last = data.split(b"\n")
-    found = [_parse_json(line, f"{path}, line {number},") for number, line in enumerate(lines, start=1)]
+    found = [
+        _parse_json(line, f"{path}, line {number},") for number, line in enumerate(lines, start=1)
+    ]
     with suppress(ValueError):  # a line that lacks nothing but its end is whole
         found.append(from_json(last))
     return found
@@ -259,28 +276,40 @@ def _parse_json(data: bytes, where: Path | str) -> Any:
 
 
 def _missing(path: Path | str) -> RecordError:
-    return RecordError(f"{path} is missing: the folder is not a record folder, or it was not written yet")
+    return RecordError(
+        f"{path} is missing: the folder is not a record folder, or it was not written yet"
+    )
 
 
 def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
     """The record in a file's JSON. Raises RecordError: of another version or of another shape."""
-    if isinstance(fields, dict) and "version" in kind.model_fields and fields.get("version") != VERSION:
+    if (
+        isinstance(fields, dict)
+        and "version" in kind.model_fields
+        and fields.get("version") != VERSION
+    ):
         raise RecordError(
-            f"{path} is of records version {fields.get('version')!r}, this program reads version {VERSION}; "
-            "move the folder away or use the program that wrote it"
+            f"{path} is of records version {fields.get('version')!r}, this program reads version "
+            f"{VERSION}; move the folder away or use the program that wrote it"
         )
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where, why = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
-        is_own = first["type"] == "value_error"  # said by a validator of ours, of the record as a whole
+        where, why = (
+            ".".join(str(part) for part in first["loc"]),
+            first["msg"].removeprefix("Value error, "),
+        )
+        is_own = (
+            first["type"] == "value_error"
+        )  # said by a validator of ours, of the record as a whole
         wrong = f"is damaged: {why}" if is_own else f"has a bad field {where!r} ({why})"
         raise RecordError(f"{path} {wrong}; delete the file and run again") from None
 
 
 def read_events(path: Path) -> list[Event]:
-    """Read events.jsonl: the last line of a step counts, as a resumed run repeats steps; a torn last one is dropped."""
+    """Read events.jsonl: the last line of a step counts, as a resumed run repeats steps; a torn
+    last one is dropped."""
     return _parse_events(_read_json(path), path) if path.exists() else []
 
 
@@ -293,22 +322,26 @@ def _parse_events(lines: Iterable[object], path: Path | str) -> list[Event]:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read one run's folder. Raises RecordError: a record in it is damaged or of another version."""
+    """Read one run's folder. Raises RecordError: a record in it is damaged or of another
+    version."""
     return parse_run(read_run_files(folder), folder)
 
 
 def read_run_files(folder: Path) -> dict[str, Any]:
-    """The JSON of what is kept of the run in this folder, by the names of its files without their endings."""
+    """The JSON of what is kept of the run in this folder, by the names of its files without their
+    endings."""
     files: dict[str, Any] = {}
     for file in RUN_FILES:
-        path = f"{folder}/{file}"  # a Path for each of ten thousand runs' files takes as long as reading them
+        # a Path for each of ten thousand runs' files takes as long as reading them
+        path = f"{folder}/{file}"
         if os.path.exists(path):
             files[file.partition(".")[0]] = _read_json(path)
     return files
 
 
 def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
-    """The run in the JSON of its files, by their names without endings. Raises RecordError where one is bad."""
+    """The run in the JSON of its files, by their names without endings. Raises RecordError where
+    one is bad."""
 
     def parsed(kind: type[R], name: str) -> R | None:
         return parse_record(files[name], f"{folder}/{name}.json", kind) if name in files else None
@@ -317,7 +350,9 @@ def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
     if run is None:
         raise _missing(folder / "run.json")
     if result is not None and result.run_id != run.run_id:
-        raise RecordError(f"{folder / 'result.json'} belongs to run {result.run_id}, not {run.run_id}; delete it")
+        raise RecordError(
+            f"{folder / 'result.json'} belongs to run {result.run_id}, not {run.run_id}; delete it"
+        )
     events = _parse_events(files.get("events", []), f"{folder}/events.jsonl")
     return RunRecord(folder, run, events, result, parsed(Failure, "failure"))
 
@@ -325,7 +360,9 @@ def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
 def run_folders(folder: Path) -> Iterator[Path]:
     """The folders of an experiment that hold a run, in the order of their names."""
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        if not name.startswith(".") and os.path.exists(f"{folder}/{name}/run.json"):  # of thousands: no Path for each
+        if not name.startswith(".") and os.path.exists(
+            f"{folder}/{name}/run.json"
+        ):  # of thousands: no Path for each
             yield folder / name
 
 
@@ -348,7 +385,9 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     if durable:
-        with suppress(OSError):  # a file's new name survives the machine's end too, where the file system can
+        with suppress(
+            OSError
+        ):  # a file's new name survives the machine's end too, where the file system can
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -358,7 +397,8 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
 
 @contextmanager
 def errors_naming(path: Path) -> Iterator[None]:
-    """Have errors of the system name the file: that of a full disk, which comes from a write, names none."""
+    """Have errors of the system name the file: that of a full disk, which comes from a write, names
+    none."""
     try:
         yield
     except OSError as error:
@@ -367,7 +407,8 @@ def errors_naming(path: Path) -> Iterator[None]:
 
 
 def write_record(path: Path, record: Record, durable: bool = True) -> None:
-    """Write one JSON record atomically, keys in the order of their fields, so that git shows small differences."""
+    """Write one JSON record atomically, keys in the order of their fields, so that git shows small
+    differences."""
     write_text_atomically(path, record_text(record.json_fields()), durable)
 
 

@@ -1,4 +1,5 @@
-"""Records of timing: what was timed, on which network, and every step (no torch here: the report reads them)."""
+"""Records of timing: what was timed, on which network, and every step (no torch here: the report
+reads them)."""
 
 from __future__ import annotations
 
@@ -10,14 +11,16 @@ from cser_bench.harness.records.store import Attempt, Record
 from cser_bench.harness.rows import LocalStep
 
 Basis = Literal["measured", "emulated"]
-"""`emulated`: compute was a wait of known length, or the clock was dilated; the network is real in both."""
+"""`emulated`: compute was a wait of known length, or the clock was dilated; the network is real in
+both."""
 
 Collective = Literal["all_reduce", "two_stages", "all_gather", "exchange"]
-"""`exchange`: each worker sends one message to each of its neighbours, straight; in a sweep they are a ring's."""
+"""`exchange`: each worker sends one message to each of its neighbours, straight; in a sweep they
+are a ring's."""
 
 Rounds = tuple[tuple[int, ...], ...]
-"""The neighbours to whom a worker sends in an exchange, by how many ranks they are further on, in a circle: a tuple
-for each step until it begins anew."""
+"""The neighbours to whom a worker sends in an exchange, by how many ranks they are further on, in a
+circle: a tuple for each step until it begins anew."""
 
 
 def latency_text(latency_seconds: float, jitter_seconds: float) -> str:
@@ -27,12 +30,13 @@ def latency_text(latency_seconds: float, jitter_seconds: float) -> str:
 
 
 class Fabric(Record):
-    """The network between the workers, at rates of one direction before any dilation is undone; None: no known limit.
+    """The network between the workers, at rates of one direction before any dilation is undone;
+    None: no known limit.
 
-    `netlab` is namespaces with rate limits, `host` whatever network the workers' hosts have. Rates are those of each
-    machine's link, and of each worker's inside its machine. The latency is set between machines, one way, by a relay in
-    place of a switch; a packet has up to the jitter more. The compute was slowed down `dilation` times, so the network
-    stands for one that much faster.
+    `netlab` is namespaces with rate limits, `host` whatever network the workers' hosts have. Rates
+    are those of each machine's link, and of each worker's inside its machine. The latency is set
+    between machines, one way, by a relay in place of a switch; a packet has up to the jitter more.
+    The compute was slowed down `dilation` times, so the network stands for one that much faster.
     """
 
     kind: Literal["netlab", "host"]
@@ -63,7 +67,8 @@ class Fabric(Record):
 class Workload(Record):
     """A worker's computation in a step, at the speed of the device that is timed or emulated.
 
-    `source`: where its seconds come from, which is a publication, a calibration here, or a model of them.
+    `source`: where its seconds come from, which is a publication, a calibration here, or a model of
+        them.
     """
 
     name: str
@@ -85,11 +90,13 @@ class Message(Record):
     """One collective of a step, as a cost model needs it.
 
     Attributes:
-        payload_bytes: what one worker contributes; in an exchange its message once for each neighbour.
+        payload_bytes: what one worker contributes; in an exchange its message once for each
+            neighbour.
         every: steps from one to the next.
-        ready: share of the backward pass that is done when it may start, on average; 1: only after it.
-        ready_draws: the same in single steps, where it depends on the step's draw of blocks; all messages' are of the
-            same steps.
+        ready: share of the backward pass that is done when it may start, on average; 1: only after
+            it.
+        ready_draws: the same in single steps, where it depends on the step's draw of blocks; all
+            messages' are of the same steps.
         rounds: of an exchange; empty for other collectives.
     """
 
@@ -102,16 +109,19 @@ class Message(Record):
 
 
 class Method(Record):
-    """A method or baseline with the settings that a spec gives, and what a session found out about it.
+    """A method or baseline with the settings that a spec gives, and what a session found out about
+    it.
 
     Attributes:
-        algorithm, settings, momentum, local_step: a row of an accuracy experiment is of this method where its four are
+        algorithm, settings, momentum, local_step: a row of an accuracy experiment is of this method
+        where its four are
             equal.
-        rows: "experiment/row" of each that is so; of DDP, which computes what SGD does, SGD's; other baselines' none.
+        rows: "experiment/row" of each that is so; of DDP, which computes what SGD does, SGD's;
+            other baselines' none.
         overlap: whether collectives begin during the backward pass.
         period: steps after which the pattern of its messages repeats; 1 where all steps are alike.
-        codec_alone_seconds: encoding, decoding and update of a step, mean over the period, of one worker with a core
-            (or a GPU) to itself; None: not timed.
+        codec_alone_seconds: encoding, decoding and update of a step, mean over the period, of one
+            worker with a core (or a GPU) to itself; None: not timed.
     """
 
     name: str
@@ -139,31 +149,36 @@ class Method(Record):
 
 
 StepKind = Literal["every", "ordinary", "synchronising", "consecutive"]
-"""`every`: all steps of the method are alike; else the last of a period synchronises, others are ordinary.
+"""`every`: all steps of the method are alike; else the last of a period synchronises, others are
+ordinary.
 
-`consecutive`: whole periods, one step after the other, so that a message can travel beside the steps that follow, and a
-worker can be late without the others' waiting at once. A number is then a stretch's mean over its steps."""
+`consecutive`: whole periods, one step after the other, so that a message can travel beside the
+steps that follow, and a worker can be late without the others' waiting at once. A number is then a
+stretch's mean over its steps."""
 
 
 class Stragglers(Record):
-    """Workers whose passes take `factor` times as long: worker 0 in every step, or each in its turn, one a step."""
+    """Workers whose passes take `factor` times as long: worker 0 in every step, or each in its
+    turn, one a step."""
 
     who: Literal["one", "in turn"]
     factor: float
 
 
 class Cell(Record):
-    """Timed steps of one kind, of one method, on links of one rate; all lists are by step, in the order of timing.
+    """Timed steps of one kind, of one method, on links of one rate; all lists are by step, in the
+    order of timing.
 
-    `share` is the part of the method's steps that are of this kind; on one link shares sum to 1. The rate is of the
-    emulated links; None: none was set, or such steps send nothing and are alike on all. `visits` are numbers of the
-    method's turns, which are there and back again.
+    `share` is the part of the method's steps that are of this kind; on one link shares sum to 1.
+    The rate is of the emulated links; None: none was set, or such steps send nothing and are alike
+    on all. `visits` are numbers of the method's turns, which are there and back again.
 
-    `seconds` are the slowest worker's, the others are means over workers. Where steps are emulated `seconds` leave the
-    codec out, since it runs on this host's cores: encoding, decoding and update. `waiting` is from a worker's arrival
-    at a collective to the last one's, and 0 where the workers share no clock; `transfer` is the rest of the collective
-    that was not hidden behind the backward pass. The dilation is undone in all but the codec's. Of consecutive steps
-    `transfer` is all that is not compute, and `seconds` leave nothing out.
+    `seconds` are the slowest worker's, the others are means over workers. Where steps are emulated
+    `seconds` leave the codec out, since it runs on this host's cores: encoding, decoding and
+    update. `waiting` is from a worker's arrival at a collective to the last one's, and 0 where the
+    workers share no clock; `transfer` is the rest of the collective that was not hidden behind the
+    backward pass. The dilation is undone in all but the codec's. Of consecutive steps `transfer` is
+    all that is not compute, and `seconds` leave nothing out.
     """
 
     method: str
@@ -180,10 +195,12 @@ class Cell(Record):
 
 
 class Timing(Record):
-    """timing-*.json, scored-*.json: steps of methods that took turns in one session, in one allocation.
+    """timing-*.json, scored-*.json: steps of methods that took turns in one session, in one
+    allocation.
 
-    A method's mean step on a link is the sum of share times mean over its cells there (`mean_step`). Sessions of the
-    same commit and machine are repetitions. The fabric's rate is None where cells are of several.
+    A method's mean step on a link is the sum of share times mean over its cells there
+    (`mean_step`). Sessions of the same commit and machine are repetitions. The fabric's rate is
+    None where cells are of several.
     """
 
     version: int
@@ -198,10 +215,12 @@ class Timing(Record):
 
 
 class SweepPoint(Record):
-    """One collective at one size: the slowest worker's seconds, one per repetition, the first left out.
+    """One collective at one size: the slowest worker's seconds, one per repetition, the first left
+    out.
 
-    Bytes and frames are what one machine's link sent per repetition by the interface's counter, acknowledgements
-    included, mean over machines; `formula_bytes` are by the algorithm of the backend, without headers.
+    Bytes and frames are what one machine's link sent per repetition by the interface's counter,
+    acknowledgements included, mean over machines; `formula_bytes` are by the algorithm of the
+    backend, without headers.
     """
 
     collective: Collective
@@ -213,7 +232,8 @@ class SweepPoint(Record):
 
 
 class Sweep(Record):
-    """sweep-*.json: what the collectives take on a fabric, over sizes; the cost model is fitted to it."""
+    """sweep-*.json: what the collectives take on a fabric, over sizes; the cost model is fitted to
+    it."""
 
     version: int
     attempt: Attempt
@@ -229,7 +249,8 @@ class LeftOut(Record):
 
 
 class TimingStudy(Record):
-    """study.json: what belongs together in one report, by file name. All of it is from one machine."""
+    """study.json: what belongs together in one report, by file name. All of it is from one
+    machine."""
 
     version: int
     sweeps: list[str]
@@ -238,15 +259,21 @@ class TimingStudy(Record):
 
 
 def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean seconds of a method's step on one link, over its period, and a confidence interval of that mean.
+    """Mean seconds of a method's step on one link, over its period, and a confidence interval of
+    that mean.
 
-    The kinds' means are mixed by their exact shares, and so are the variances of these means; Student's t has the
-    degrees of freedom of Satterthwaite. Steps count as independent, so the interval is of this session alone. The cells
-    are of one method and link, with those that send nothing; at least two steps each.
+    The kinds' means are mixed by their exact shares, and so are the variances of these means;
+    Student's t has the degrees of freedom of Satterthwaite. Steps count as independent, so the
+    interval is of this session alone. The cells are of one method and link, with those that send
+    nothing; at least two steps each.
     """
-    from scipy import stats  # most of a second to import, and most readers of records ask for no interval
+    from scipy import (
+        stats,
+    )  # most of a second to import, and most readers of records ask for no interval
 
-    assert math.isclose(sum(cell.share for cell in cells), 1.0), "shares of a method's cells on one link sum to 1"
+    assert math.isclose(sum(cell.share for cell in cells), 1.0), (
+        "shares of a method's cells on one link sum to 1"
+    )
     mean, variance, spread = 0.0, 0.0, 0.0
     for cell in cells:
         own = cell.share**2 * float(stats.sem(cell.seconds)) ** 2
@@ -260,9 +287,11 @@ def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, f
 
 
 def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) -> tuple[int, float]:
-    """Hops of a flat ring, and the bytes that a worker sends in each; of an exchange on a ring its one hop.
+    """Hops of a flat ring, and the bytes that a worker sends in each; of an exchange on a ring its
+    one hop.
 
-    A link of a machine with several of the workers carries as much: a ring over the ranks enters and leaves it once.
+    A link of a machine with several of the workers carries as much: a ring over the ranks enters
+    and leaves it once.
     """
     if collective == "exchange":
         return 1, payload_bytes

@@ -16,17 +16,24 @@ from cser_bench.harness.spec import TaskSpec
 from cser_bench.harness.tasks.task import Batch, subset, to_device
 
 LIGHTING_EIGENVALUES = (55.46, 4.794, 1.148)
-LIGHTING_EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-"""Eigen-decomposition of the covariance of ImageNet's pixels in 0 to 255; columns are vectors, rows are colours.
+LIGHTING_EIGENVECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+"""Eigen-decomposition of the covariance of ImageNet's pixels in 0 to 255; columns are vectors, rows
+are colours.
 
-Source: the operator `random_lighting` of Apache MXNet (src/operator/image/image_random-inl.h), which GluonCV's
-`transforms.RandomLighting` calls; the method is that of Krizhevsky et al., NeurIPS 2012, section 4.1.
+Source: the operator `random_lighting` of Apache MXNet (src/operator/image/image_random-inl.h),
+which GluonCV's `transforms.RandomLighting` calls; the method is that of Krizhevsky et al., NeurIPS
+2012, section 4.1.
 """
 
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
-"""After so many boxes that do not fit, the largest central box of a permitted shape is taken, as torchvision does."""
+"""After so many boxes that do not fit, the largest central box of a permitted shape is taken, as
+torchvision does."""
 
 CONTRAST, SATURATION = 1, 2
 """Changes by number; brightness is 0."""
@@ -38,40 +45,52 @@ PADDING = 4
 
 @functools.cache
 def _per_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """The numbers, shape (channels, 1, 1); made once, since the host would wait for a GPU to have them."""
+    """The numbers, shape (channels, 1, 1); made once, since the host would wait for a GPU to have
+    them."""
     return torch.tensor(numbers, device=device)[:, None, None]
 
 
-def normalised(images: Tensor, mean: Sequence[float], standard_deviation: Sequence[float]) -> Tensor:
-    """Copies of images of 0 to 255, shape (batch, channels, ...), scaled to [0, 1] and normalised per channel."""
+def normalised(
+    images: Tensor, mean: Sequence[float], standard_deviation: Sequence[float]
+) -> Tensor:
+    """Copies of images of 0 to 255, shape (batch, channels, ...), scaled to [0, 1] and normalised
+    per channel."""
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     scale = tuple(1 / (255 * deviation) for deviation in standard_deviation)
-    shift = tuple(-centre / deviation for centre, deviation in zip(mean, standard_deviation, strict=True))
+    shift = tuple(
+        -centre / deviation for centre, deviation in zip(mean, standard_deviation, strict=True)
+    )
     return pixels.mul_(_per_channel(scale, images.device)).add_(_per_channel(shift, images.device))
 
 
 def draw_shifts(random: torch.Generator, batch_size: int, padding: int) -> Tensor:
-    """Draws for padded crops, int64 of shape (batch, 3): offsets down and right, in 0 to 2 `padding`, and flips."""
+    """Draws for padded crops, int64 of shape (batch, 3): offsets down and right, in 0 to 2
+    `padding`, and flips."""
     offsets = torch.randint(2 * padding + 1, (batch_size, 2), generator=random)
     return torch.cat([offsets, torch.randint(2, (batch_size, 1), generator=random)], dim=1)
 
 
 def shifted_crops(padded: Tensor, index: Tensor, shifts: Tensor, side: int) -> Tensor:
-    """Crops of `side` x `side` out of padded images, mirrored where the draws say so, in one gather for the batch.
+    """Crops of `side` x `side` out of padded images, mirrored where the draws say so, in one gather
+    for the batch.
 
     Args:
-        padded: shape (num_images, channels, height, width); the result's is (batch, channels, side, side).
-        index, shifts: the images to take, int64 of shape (batch,), and their draws, on the device of `padded`.
+        padded: shape (num_images, channels, height, width); the result's is (batch, channels, side,
+        side). index, shifts: the images to take, int64 of shape (batch,), and their draws, on the
+        device of `padded`.
     """
     along = torch.arange(side, device=padded.device)
     down, right, flips = shifts[:, :, None].unbind(1)
     rows, columns = down + along, right + torch.where(flips.bool(), side - 1 - along, along)
-    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
 @dataclass(frozen=True)
 class CroppedSamples:
-    """Images in memory, bytes on the device; those trained on are shifted by up to PADDING pixels and mirrored.
+    """Images in memory, bytes on the device; those trained on are shifted by up to PADDING pixels
+    and mirrored.
 
     Attributes:
         padded: training images with a border of zeros, shape (n, channels, side + 2 PADDING, ...).
@@ -88,28 +107,42 @@ class CroppedSamples:
 
     @classmethod
     def of(
-        cls, train: Batch, test: Batch | None, spec: TaskSpec, device: torch.device, *statistics: Sequence[float]
+        cls,
+        train: Batch,
+        test: Batch | None,
+        spec: TaskSpec,
+        device: torch.device,
+        *statistics: Sequence[float],
     ) -> CroppedSamples:
-        """Bytes and labels as `subset` divides them; `statistics` are mean and standard deviation."""
+        """Bytes and labels as `subset` divides them; `statistics` are mean and standard
+        deviation."""
         own = subset(train, spec, test)
         padded = torch.nn.functional.pad(own.train_inputs, [PADDING] * 4).to(device)
         scored = own.evaluation_inputs.to(device), own.evaluation_labels.to(device)
         return cls(padded, own.train_labels.to(device), *scored, *statistics)
 
-    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
+    def training_batches(
+        self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
+    ) -> Iterator[Batch]:
         side, device = self.evaluation_images.shape[-1], self.padded.device
         padding = (self.padded.shape[-1] - side) // 2
         for step, index in enumerate(indices, first_step):
             shifts = draw_shifts(generator(seed, "augmentation", rank, step), len(index), padding)
             chosen = to_device(torch.cat([index[:, None], shifts], dim=1), device)
             crops = shifted_crops(self.padded, chosen[:, 0], chosen[:, 1:], side)
-            yield normalised(crops, self.mean, self.standard_deviation), self.train_labels[chosen[:, 0]]
+            yield (
+                normalised(crops, self.mean, self.standard_deviation),
+                self.train_labels[chosen[:, 0]],
+            )
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         for index in torch.split(indices.to(self.padded.device), EVALUATION_BATCH):
             if len(index):
                 images = self.evaluation_images[index]
-                yield normalised(images, self.mean, self.standard_deviation), self.evaluation_labels[index]
+                yield (
+                    normalised(images, self.mean, self.standard_deviation),
+                    self.evaluation_labels[index],
+                )
 
 
 @dataclass(frozen=True)
@@ -117,7 +150,8 @@ class Draws:
     """Draws for one batch of ImageNet's augmentation; row i is image i's.
 
     Attributes:
-        attempts: in [0, 1), shape (batch, CROP_ATTEMPTS, 2): the crop's area and aspect, try by try.
+        attempts: in [0, 1), shape (batch, CROP_ATTEMPTS, 2): the crop's area and aspect, try by
+            try.
         places: in [0, 1), shape (batch, 2): where the crop lies, down and right.
         flips: bool, shape (batch,).
         orders: int64, shape (batch, 3): what is changed first, second and third.
@@ -134,7 +168,8 @@ class Draws:
 
 
 def draw(random: torch.Generator, batch_size: int, jitter: float, lighting: float) -> Draws:
-    """Factors are uniform in 1 +- `jitter`, lighting's weights normal with standard deviation `lighting`."""
+    """Factors are uniform in 1 +- `jitter`, lighting's weights normal with standard deviation
+    `lighting`."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand((batch_size, *shape), generator=random)
@@ -153,7 +188,8 @@ def draw(random: torch.Generator, batch_size: int, jitter: float, lighting: floa
 def crop_box(
     height: int, width: int, attempts: Sequence[Sequence[float]], place: Sequence[float]
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random resized crop: its area's share uniform, its aspect's logarithm uniform.
+    """Top, left, height and width of a random resized crop: its area's share uniform, its aspect's
+    logarithm uniform.
 
     `attempts` and `place` are a row of `Draws.attempts` and of `Draws.places`.
     """
@@ -170,20 +206,28 @@ def crop_box(
 
 
 def jittered(images: Tensor, orders: Tensor, factors: Tensor, lighting: Tensor) -> Tensor:
-    """Brightness, contrast and saturation changed in the drawn orders, then lighting added; a new float32 tensor.
+    """Brightness, contrast and saturation changed in the drawn orders, then lighting added; a new
+    float32 tensor.
 
-    Each change blends the image with something darker or greyer: x <- f x + (1 - f) target, where the target is black
-    for brightness, the mean of the grey image for contrast, and the grey image for saturation. The pixels are clamped
-    to 0 to 255 after each, as images of bytes are, but are not rounded.
+    Each change blends the image with something darker or greyer: x <- f x + (1 - f) target, where
+    the target is black for brightness, the mean of the grey image for contrast, and the grey image
+    for saturation. The pixels are clamped to 0 to 255 after each, as images of bytes are, but are
+    not rounded.
 
     Args:
-        images: pixels of 0 to 255, shape (batch, 3, height, width), on any device.
-        orders, factors, lighting: see `Draws`; on the CPU, from where they go to the device in one transfer.
+        images: pixels of 0 to 255, shape (batch, 3, height, width), on any device. orders, factors,
+        lighting: see `Draws`; on the CPU, from where they go to the device in one transfer.
     """
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    drawn = to_device(torch.cat([orders, factors.gather(1, orders), lighting], dim=1), pixels.device)
-    for change, factor in zip(drawn[:, :3, None, None, None].unbind(1), drawn[:, 3:6].unbind(1), strict=True):
+    drawn = to_device(
+        torch.cat([orders, factors.gather(1, orders), lighting], dim=1), pixels.device
+    )
+    for change, factor in zip(
+        drawn[:, :3, None, None, None].unbind(1), drawn[:, 3:6].unbind(1), strict=True
+    ):
         grey = functional.rgb_to_grayscale(pixels)
-        target = torch.where(change == SATURATION, grey, grey.mean((2, 3), keepdim=True) * (change == CONTRAST))
+        target = torch.where(
+            change == SATURATION, grey, grey.mean((2, 3), keepdim=True) * (change == CONTRAST)
+        )
         pixels.lerp_(target, 1 - factor[:, None, None, None]).clamp_(0, 255)
     return pixels.add_(drawn[:, 6:, None, None]).clamp_(0, 255)

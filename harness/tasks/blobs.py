@@ -1,4 +1,5 @@
-"""A made-up task for trying things and for tests: noisy copies of ten fixed patterns of 8 x 8; it needs no data."""
+"""A made-up task for trying things and for tests: noisy copies of ten fixed patterns of 8 x 8; it
+needs no data."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class Blobs:
         return subset(self._made_up("train", self.num_train, device), spec, test)
 
     def _made_up(self, split: str, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        patterns = torch.randn((self.num_classes, *self.input_shape), generator=generator("blobs", "patterns"))
+        patterns = torch.randn(
+            (self.num_classes, *self.input_shape), generator=generator("blobs", "patterns")
+        )
         labels = torch.arange(count) % self.num_classes
         noise = torch.randn((count, *self.input_shape), generator=generator("blobs", split))
         return (patterns[labels] + 2 * noise).to(device), labels.to(device)

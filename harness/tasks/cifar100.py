@@ -1,4 +1,5 @@
-"""CIFAR-100: 50,000 + 10,000 colour images of 32 x 32, 100 classes, in memory, augmented on the device."""
+"""CIFAR-100: 50,000 + 10,000 colour images of 32 x 32, 100 classes, in memory, augmented on the
+device."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 @dataclass(frozen=True)
 class CIFAR100:
-    """The official release, as torchvision reads and verifies it; `release` is another one in tests alone."""
+    """The official release, as torchvision reads and verifies it; `release` is another one in tests
+    alone."""
 
     num_train: int = 50_000
     num_test: int = 10_000
@@ -33,22 +35,29 @@ class CIFAR100:
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CroppedSamples:
         test = None if spec.held_out else self._read(data, "test")
-        return CroppedSamples.of(self._read(data, "train"), test, spec, device, MEAN, STANDARD_DEVIATION)
+        return CroppedSamples.of(
+            self._read(data, "train"), test, spec, device, MEAN, STANDARD_DEVIATION
+        )
 
     def _read(self, data: Path | None, split: str) -> tuple[Tensor, Tensor]:
-        """Images, bytes of shape (n, 3, 32, 32), and labels; fetched where no folder is given. Raises DataError."""
+        """Images, bytes of shape (n, 3, 32, 32), and labels; fetched where no folder is given.
+        Raises DataError."""
         root = cache_folder("cifar100") if data is None else data.expanduser()
         names = f"the folder {self.release.base_folder}/ or {self.release.filename}"
         try:
-            # Into the user's own folder nothing is fetched, but an archive that lies there is extracted.
+            # Into the user's own folder nothing is fetched, but an archive that lies there is
+            # extracted.
             fetch = data is None or (root / self.release.filename).is_file()
             dataset = self.release(str(root), train=split == "train", download=fetch)
         except (RuntimeError, OSError, EOFError) as error:
             raise DataError(
-                f"CIFAR-100 is not at hand: {root} holds no undamaged release ({error}); put {names} from "
-                f"{self.release.url} there, or name the folder that has it with DATA=FOLDER"
+                f"CIFAR-100 is not at hand: {root} holds no undamaged release ({error}); put "
+                f"{names} from {self.release.url} there, or name the folder that has it with "
+                "DATA=FOLDER"
             ) from None
-        return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
+        return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(
+            dataset.targets
+        )
 
 
 TASK = CIFAR100()

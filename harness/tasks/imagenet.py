@@ -1,6 +1,8 @@
-"""ImageNet (ILSVRC-2012): 1,281,167 + 50,000 JPEGs in a thousand class folders, read and augmented as they are used.
+"""ImageNet (ILSVRC-2012): 1,281,167 + 50,000 JPEGs in a thousand class folders, read and augmented
+as they are used.
 
-Threads read, decode and crop batches ahead of their use: decoding and resizing hold no lock of Python's.
+Threads read, decode and crop batches ahead of their use: decoding and resizing hold no lock of
+Python's.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageNet:
-    """The folders train/ and val/ of class folders, in DATA or in $XDG_CACHE_HOME/cser-bench/imagenet.
+    """The folders train/ and val/ of class folders, in DATA or in
+    $XDG_CACHE_HOME/cser-bench/imagenet.
 
     Crops have sides of `side`; before a central one the shorter side is resized to `resize`.
     """
@@ -64,39 +67,55 @@ class ImageNet:
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> ImageNetSamples:
         train, val = self._splits(data)
         kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
-        scored = Images.of(train, held_out) if spec.held_out else Images.of(val, torch.arange(self.num_test))
+        scored = (
+            Images.of(train, held_out)
+            if spec.held_out
+            else Images.of(val, torch.arange(self.num_test))
+        )
         return ImageNetSamples(self, Images.of(train, kept), scored, device)
 
     def _splits(self, data: Path | None) -> tuple[DatasetFolder, DatasetFolder]:
-        """Both folders, as torchvision's `ImageFolder` looks through them. Raises DataError if they are not whole."""
+        """Both folders, as torchvision's `ImageFolder` looks through them. Raises DataError if they
+        are not whole."""
         root = cache_folder("imagenet") if data is None else data.expanduser()
-        train, val = self._split(root / "train", self.num_train), self._split(root / "val", self.num_test)
+        train, val = (
+            self._split(root / "train", self.num_train),
+            self._split(root / "val", self.num_test),
+        )
         if odd := set(train.classes) ^ set(val.classes):
-            raise DataError(f"class {min(odd)} is in only one of {train.root} and {val.root}; extract both again")
+            raise DataError(
+                f"class {min(odd)} is in only one of {train.root} and {val.root}; extract both "
+                "again"
+            )
         return train, val
 
     def _split(self, root: Path, num_images: int) -> DatasetFolder:
         if not root.is_dir():
             raise DataError(
-                f"ImageNet is not at hand: {root} is not a folder; ILSVRC-2012 may not be fetched by programs, so get "
-                "it from image-net.org, extract it to train/ and val/ of class folders, and name their folder with "
-                "DATA=FOLDER"
+                f"ImageNet is not at hand: {root} is not a folder; ILSVRC-2012 may not be fetched "
+                "by programs, so get it from image-net.org, extract it to train/ and val/ of "
+                "class folders, and name their folder with DATA=FOLDER"
             )
         try:
             found = DatasetFolder(str(root), decode_image, (".jpeg", ".jpg"))
         except OSError as error:
             advice = f"it must hold one folder per class, as in {root.name}/n01440764/NAME.JPEG"
-            raise DataError(f"{root} cannot be used ({error.strerror or error}); {advice}") from None
+            raise DataError(
+                f"{root} cannot be used ({error.strerror or error}); {advice}"
+            ) from None
         if len(found.classes) != self.num_classes:
             raise DataError(
-                f"{root} holds {len(found.classes):,} class folders where {self.num_classes:,} are expected; "
-                "extract ILSVRC-2012 again, and keep other folders out of it"
+                f"{root} holds {len(found.classes):,} class folders where {self.num_classes:,} are "
+                "expected; extract ILSVRC-2012 again, and keep other folders out of it"
             )
         if len(found) != num_images:
-            fewest, label = torch.bincount(torch.tensor(found.targets), minlength=self.num_classes).min(0)
+            fewest, label = torch.bincount(
+                torch.tensor(found.targets), minlength=self.num_classes
+            ).min(0)
             raise DataError(
-                f"{root} holds {len(found):,} images where {num_images:,} are expected (the fewest, "
-                f"{int(fewest):,} of {found.classes[int(label)]}); extract ILSVRC-2012 again"
+                f"{root} holds {len(found):,} images where {num_images:,} are expected (the "
+                f"fewest, {int(fewest):,} of {found.classes[int(label)]}); extract ILSVRC-2012 "
+                "again"
             )
         return found
 
@@ -132,19 +151,27 @@ class ImageNetSamples:
     def train_labels(self) -> Tensor:
         return self.train.labels
 
-    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
+    def training_batches(
+        self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
+    ) -> Iterator[Batch]:
         pending: deque[tuple[Tensor, Draws]] = deque()
 
         def calls() -> Iterator[Callable[[], Tensor]]:
             for step, places in enumerate(indices, first_step):
-                draws = draw(generator(seed, "augmentation", rank, step), len(places), JITTER, LIGHTING)
+                draws = draw(
+                    generator(seed, "augmentation", rank, step), len(places), JITTER, LIGHTING
+                )
                 pending.append((self.train.labels[places], draws))
-                yield partial(read_images, self.train.chosen(places), self.task.side, self.task.resize, draws)
+                yield partial(
+                    read_images, self.train.chosen(places), self.task.side, self.task.resize, draws
+                )
 
         # Bytes go to the device, where the arithmetic on pixels is done.
         for images in in_order(calls()):
             labels, draws = pending.popleft()
-            pixels = jittered(to_device(images, self.device), draws.orders, draws.factors, draws.lighting)
+            pixels = jittered(
+                to_device(images, self.device), draws.orders, draws.factors, draws.lighting
+            )
             yield normalised(pixels, MEAN, STANDARD_DEVIATION), to_device(labels, self.device)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
@@ -171,12 +198,15 @@ def readers() -> Readers:
 
 
 def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """What the calls return, in their order, made ahead by `readers` so that every one of these has work."""
+    """What the calls return, in their order, made ahead by `readers` so that every one of these has
+    work."""
     waiting, ahead = iter(calls), deque[Future[T]]()
     number, pool = readers()
     try:
         while True:
-            ahead.extend(pool.submit(call) for call in itertools.islice(waiting, number + 1 - len(ahead)))
+            ahead.extend(
+                pool.submit(call) for call in itertools.islice(waiting, number + 1 - len(ahead))
+            )
             if not ahead:
                 return
             yield ahead.popleft().result()
@@ -186,7 +216,8 @@ def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
 
 
 def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | None = None) -> Tensor:
-    """Random resized crops by these draws, or else central ones after resizing: uint8 of shape (batch, 3, side, side).
+    """Random resized crops by these draws, or else central ones after resizing: uint8 of shape
+    (batch, 3, side, side).
 
     Raises DataError: a file cannot be read or decoded.
     """
@@ -195,11 +226,15 @@ def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | Non
         try:
             raw = Path(path).read_bytes()
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); put it back, or make it readable") from None
+            raise DataError(
+                f"{path} cannot be read ({error.strerror}); put it back, or make it readable"
+            ) from None
         try:
             pixels = decoded(raw)
             if draws is None:
-                images[position] = functional.center_crop(functional.resize(pixels, [resize]), [side])
+                images[position] = functional.center_crop(
+                    functional.resize(pixels, [resize]), [side]
+                )
             else:
                 images[position] = random_crop(pixels, side, draws, position)
         except (RuntimeError, ValueError) as error:
@@ -211,12 +246,15 @@ def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | Non
 def decoded(raw: bytes) -> Tensor:
     """All pixels of an image as red, green and blue, uint8 of shape (3, height, width)."""
     # A bytearray, since torch warns about memory that is read-only.
-    pixels: Tensor = decode_image(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
+    pixels: Tensor = decode_image(
+        torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB
+    )
     return pixels
 
 
 def random_crop(pixels: Tensor, side: int, draws: Draws, row: int) -> Tensor:
-    """A random resized crop by a row of the draws, mirrored where it says so; uint8 of shape (3, side, side)."""
+    """A random resized crop by a row of the draws, mirrored where it says so; uint8 of shape (3,
+    side, side)."""
     height, width = pixels.shape[1:]
     box = crop_box(height, width, draws.attempts[row].tolist(), draws.places[row].tolist())
     crop: Tensor = functional.resized_crop(pixels, *box, [side, side])

@@ -1,16 +1,20 @@
-"""English to Spanish by the verses of the King James Bible (1769) and the Reina-Valera (1909), both public domain.
+"""English to Spanish by the verses of the King James Bible (1769) and the Reina-Valera (1909), both
+public domain.
 
-The texts are Debian's packages sword-text-kjv and sword-text-sparv. Both have the same versification, so verses are
-pairs by their place. Pairs of which a side is empty or longer than 25 words are left out, and so are those of which one
-side has more than twice the words of the other: in psalms and elsewhere verses can be shifted. Passages repeat within a
-book, so whole chapters are scored or trained on. A pair's group is its book. Chapters to train on are in an order drawn
-at random once for all runs, so that stretches of them are of all books.
+The texts are Debian's packages sword-text-kjv and sword-text-sparv. Both have the same
+versification, so verses are pairs by their place. Pairs of which a side is empty or longer than 25
+words are left out, and so are those of which one side has more than twice the words of the other:
+in psalms and elsewhere verses can be shifted. Passages repeat within a book, so whole chapters are
+scored or trained on. A pair's group is its book. Chapters to train on are in an order drawn at
+random once for all runs, so that stretches of them are of all books.
 
-The packages keep texts as the SWORD project does: in blocks of zlib, a slot for each verse of a versification.
+The packages keep texts as the SWORD project does: in blocks of zlib, a slot for each verse of a
+versification.
 
-A testament is three files. `.bzz` holds the blocks; `.bzs` says of each where it is, in twelve bytes: its start, its
-length, and its length unpacked; `.bzv` says of each slot, in ten bytes, in which block its text is, from where, and how
-long it is. Slots are the testament's headings, then each book's heading and each chapter's heading and verses.
+A testament is three files. `.bzz` holds the blocks; `.bzs` says of each where it is, in twelve
+bytes: its start, its length, and its length unpacked; `.bzv` says of each slot, in ten bytes, in
+which block its text is, from where, and how long it is. Slots are the testament's headings, then
+each book's heading and each chapter's heading and verses.
 """
 
 from __future__ import annotations
@@ -98,32 +102,46 @@ class BibleVerses:
         self._read(data)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
-        """Raises DataError as `prepare`, or where the vocabulary or `positions` do not fit the texts."""
+        """Raises DataError as `prepare`, or where the vocabulary or `positions` do not fit the
+        texts."""
         train, test, sha256 = self._read(data)
         subwords = Subwords([text for pair in train for text in pair[:2]], self.vocabulary)
         encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
-        longest = max(len(own) for encoded in (encoded_train, encoded_test) for side in encoded[:2] for own in side)
+        longest = max(
+            len(own)
+            for encoded in (encoded_train, encoded_test)
+            for side in encoded[:2]
+            for own in side
+        )
         if longest >= self.positions:
             raise DataError(
-                f"a sentence has {longest} subwords, more than the {self.positions - 1} that the model has positions "
-                "for beside the end; give more positions"
+                f"a sentence has {longest} subwords, more than the {self.positions - 1} that the "
+                "model has positions for beside the end; give more positions"
             )
         pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
-        return PairSamples(*pairs, BleuAndChrf(subwords.decode), self.positions, sha256, subwords.sha256)
+        return PairSamples(
+            *pairs, BleuAndChrf(subwords.decode), self.positions, sha256, subwords.sha256
+        )
 
     def _read(self, data: Path | None) -> tuple[Chapter, Chapter, str]:
-        """Pairs to train on, pairs to score, and their digest. Raises DataError where they are other ones."""
+        """Pairs to train on, pairs to score, and their digest. Raises DataError where they are
+        other ones."""
         share = data or SHARE
         chapters = chapters_of(*(read_module(name, share, self.num_slots) for name in PACKAGES))
         order = shuffled(len(chapters), seed=0)
         parts = order[self.num_test_chapters :], order[: self.num_test_chapters]
-        train, test = ([pair for number in part for pair in chapters[number] if fits(pair)] for part in parts)
+        train, test = (
+            [pair for number in part for pair in chapters[number] if fits(pair)] for part in parts
+        )
         sha256 = digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))
-        if (len(train), len(test)) != (self.num_train, self.num_test) or self.sha256 not in (None, sha256):
+        if (len(train), len(test)) != (self.num_train, self.num_test) or self.sha256 not in (
+            None,
+            sha256,
+        ):
             raise DataError(
-                f"the texts in {share} are other ones than they should be ({len(train):,} pairs to train on and "
-                f"{len(test):,} to score, expected {self.num_train:,} and {self.num_test:,}); install the packages of "
-                "Debian 13"
+                f"the texts in {share} are other ones than they should be ({len(train):,} pairs to "
+                f"train on and {len(test):,} to score, expected {self.num_train:,} and "
+                f"{self.num_test:,}); install the packages of Debian 13"
             )
         return train, test, sha256
 
@@ -135,7 +153,8 @@ def fits(pair: TextPair) -> bool:
 
 
 def chapters_of(english: list[str], spanish: list[str]) -> list[Chapter]:
-    """Verses by chapter: a chapter's heading is a slot without text, and a book's is another one before it."""
+    """Verses by chapter: a chapter's heading is a slot without text, and a book's is another one
+    before it."""
     chapters: list[Chapter] = []
     book, empty = -1, 2
     for pair in zip(english, spanish, strict=True):
@@ -153,42 +172,55 @@ def chapters_of(english: list[str], spanish: list[str]) -> list[Chapter]:
 def read_module(name: str, share: Path, num_slots: int) -> list[str]:
     """The plain text of each slot of one of `PACKAGES`, in order; of headings it is empty.
 
-    `share` is the folder `sword`, as /usr/share/sword. Raises DataError: missing, damaged, or of another versification.
+    `share` is the folder `sword`, as /usr/share/sword. Raises DataError: missing, damaged, or of
+    another versification.
     """
     folder, package = share / MODULES / name, PACKAGES[name]
     slots = [text for testament in ("ot", "nt") for text in _testament(folder, testament, package)]
     if len(slots) != num_slots:
         raise DataError(
-            f"{folder} has {len(slots):,} slots where there should be {num_slots:,}: another versification; install "
-            f"the Debian package {package}"
+            f"{folder} has {len(slots):,} slots where there should be {num_slots:,}: another "
+            f"versification; install the Debian package {package}"
         )
     return slots
 
 
 def _testament(folder: Path, testament: str, package: str) -> list[str]:
     try:
-        blocks, verses, packed = ((folder / f"{testament}.{end}").read_bytes() for end in ("bzs", "bzv", "bzz"))
+        blocks, verses, packed = (
+            (folder / f"{testament}.{end}").read_bytes() for end in ("bzs", "bzv", "bzz")
+        )
     except FileNotFoundError as error:
         raise DataError(
-            f"{error.filename} is missing; apt-get install {package}, or give as DATA the folder `sword` of one"
+            f"{error.filename} is missing; apt-get install {package}, or give as DATA the folder "
+            "`sword` of one"
         ) from None
     try:
-        unpacked = [zlib.decompress(packed[start : start + length]) for start, length, _ in BLOCK.iter_unpack(blocks)]
+        unpacked = [
+            zlib.decompress(packed[start : start + length])
+            for start, length, _ in BLOCK.iter_unpack(blocks)
+        ]
         slots = []
         for slot, (block, start, length) in enumerate(VERSE.iter_unpack(verses)):
-            text = unpacked[block][start : start + length] if length and block < len(unpacked) else b""
+            text = (
+                unpacked[block][start : start + length] if length and block < len(unpacked) else b""
+            )
             if len(text) != length:
                 raise ValueError(f"slot {slot} lies outside of its block")
             slots.append(plain_text(text.decode()))
     except (struct.error, zlib.error, ValueError) as error:
-        raise DataError(f"{folder}/{testament}.* are damaged: {error}; install {package} anew") from None
+        raise DataError(
+            f"{folder}/{testament}.* are damaged: {error}; install {package} anew"
+        ) from None
     return slots
 
 
 def plain_text(osis: str) -> str:
     """The words of a verse in OSIS: without notes, titles, tags and signs of paragraphs."""
     text = re.sub(r"<(note|title)\b[^>]*(?<!/)>.*?</\1>", " ", osis, flags=re.DOTALL)
-    text = re.sub(r"</?(div|l|lb|lg|p|chapter|milestone)\b[^>]*>|¶", " ", text)  # where a line ends, a word does
+    text = re.sub(
+        r"</?(div|l|lb|lg|p|chapter|milestone)\b[^>]*>|¶", " ", text
+    )  # where a line ends, a word does
     return " ".join(re.sub(r"<[^>]*>", "", text).split())
 
 
@@ -198,14 +230,19 @@ def _encoded(pairs: Chapter, subwords: Subwords) -> Encoded:
 
 
 class Subwords:
-    """One vocabulary for both languages, by byte-pair encoding (Sennrich et al., ACL 2016), as `tokenizers` learns it.
+    """One vocabulary for both languages, by byte-pair encoding (Sennrich et al., ACL 2016), as
+    `tokenizers` learns it.
 
-    Of its `size` the first tokens are those of `harness.tasks.pairs`. Raises DataError: the texts have too few.
+    Of its `size` the first tokens are those of `harness.tasks.pairs`. Raises DataError: the texts
+    have too few.
     """
 
     def __init__(self, texts: Sequence[str], size: int) -> None:
         if size < LEAST:
-            raise DataError(f"a vocabulary of {size} has no room for the {LEAST} bytes and marks; give a larger one")
+            raise DataError(
+                f"a vocabulary of {size} has no room for the {LEAST} bytes and marks; give a "
+                "larger one"
+            )
         self._tokenizer: Tokenizer = Tokenizer(models.BPE())
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         self._tokenizer.decoder = decoders.ByteLevel()
@@ -217,14 +254,17 @@ class Subwords:
         found = self._tokenizer.get_vocab_size()
         if found != size:
             raise DataError(
-                f"a vocabulary of {size:,} is larger than the training texts allow, which have {found:,} subwords; "
-                "lower it"
+                f"a vocabulary of {size:,} is larger than the training texts allow, which have "
+                f"{found:,} subwords; lower it"
             )
         self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of each text, int32."""
-        return [numpy.array(each.ids, dtype=numpy.int32) for each in self._tokenizer.encode_batch(list(texts))]  # type: ignore[misc]
+        return [
+            numpy.array(encoding.ids, dtype=numpy.int32)  # type: ignore[misc]
+            for encoding in self._tokenizer.encode_batch(list(texts))
+        ]
 
     def decode(self, tokens: Tokens) -> str:
         """The text; bytes that are none become a question mark in a diamond."""
@@ -232,5 +272,7 @@ class Subwords:
 
 
 TASK = BibleVerses(
-    num_train=15_870, num_test=1_203, sha256="6916bd8abc115215fdd29009a57566b2c97c62e6793fbd839200c006204a65a6"
+    num_train=15_870,
+    num_test=1_203,
+    sha256="6916bd8abc115215fdd29009a57566b2c97c62e6793fbd839200c006204a65a6",
 )

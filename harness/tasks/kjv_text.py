@@ -1,8 +1,10 @@
-"""The King James Bible (1769, public domain) by symbols: windows of its text, of which each next symbol is predicted.
+"""The King James Bible (1769, public domain) by symbols: windows of its text, of which each next
+symbol is predicted.
 
-The text is Debian's package sword-text-kjv, read as in `kjv_es`. Passages repeat within a book, so whole chapters are
-scored or trained on. What is left is one text in its own order, cut into windows, which are put in an order drawn at
-random once for all runs: stretches of them are of all books. A window's group is the book that it begins in.
+The text is Debian's package sword-text-kjv, read as in `kjv_es`. Passages repeat within a book, so
+whole chapters are scored or trained on. What is left is one text in its own order, cut into
+windows, which are put in an order drawn at random once for all runs: stretches of them are of all
+books. A window's group is the book that it begins in.
 """
 
 from __future__ import annotations
@@ -16,16 +18,27 @@ from torch import Tensor
 
 from cser_bench.harness.spec import TaskSpec
 from cser_bench.harness.tasks import DataError
-from cser_bench.harness.tasks.kjv_es import ENGLISH, NUM_SLOTS, PACKAGES, SHARE, Chapter, chapters_of, read_module
+from cser_bench.harness.tasks.kjv_es import (
+    ENGLISH,
+    NUM_SLOTS,
+    PACKAGES,
+    SHARE,
+    Chapter,
+    chapters_of,
+    read_module,
+)
 from cser_bench.harness.tasks.pairs import digest, shuffled
 from cser_bench.harness.tasks.task import Batch, TensorSamples, subset
 
-SYMBOLS = "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZ[]abcdefghijklmnopqrstuvwxyz\u00c6\u00e6\u2014\u2019"
+SYMBOLS = (
+    "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZ[]abcdefghijklmnopqrstuvwxyz\u00c6\u00e6\u2014\u2019"
+)
 
 
 @dataclass(frozen=True)
 class Windows(TensorSamples):
-    """Windows of a text, uint8 of shape (windows, labels_per_sample + 1), labelled by the groups that they are of.
+    """Windows of a text, uint8 of shape (windows, labels_per_sample + 1), labelled by the groups
+    that they are of.
 
     `sha256` is of the text, what is scored first.
     """
@@ -35,7 +48,8 @@ class Windows(TensorSamples):
     sha256: str
 
     def batch(self, inputs: Tensor, labels: Tensor) -> Batch:
-        """Inputs and labels, int64 of shape (batch, labels_per_sample) each: a label is the symbol that follows."""
+        """Inputs and labels, int64 of shape (batch, labels_per_sample) each: a label is the symbol
+        that follows."""
         symbols = inputs.long()
         return symbols[:, :-1], symbols[:, 1:]
 
@@ -63,31 +77,40 @@ class BibleText:
         train, test, sha256 = self._splits(data)
         own = vars(subset(train, spec, None if spec.held_out else test))
         tensors = {name: each.to(device) for name, each in own.items()}
-        return Windows(**tensors, num_groups=self.num_groups, labels_per_sample=self.length, sha256=sha256)
+        return Windows(
+            **tensors, num_groups=self.num_groups, labels_per_sample=self.length, sha256=sha256
+        )
 
     def _splits(self, data: Path | None) -> tuple[Batch, Batch, str]:
-        """Windows and groups to train on, those to score, and the digest. Raises DataError for another text."""
+        """Windows and groups to train on, those to score, and the digest. Raises DataError for
+        another text."""
         share = data or SHARE
         slots = read_module(ENGLISH, share, self.num_slots)
         chapters = chapters_of(slots, slots)
         test = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
         parts = [
-            [chapter for number, chapter in enumerate(chapters) if (number in test) == own] for own in (True, False)
+            [chapter for number, chapter in enumerate(chapters) if (number in test) == own]
+            for own in (True, False)
         ]
         sha256 = digest(pair.source for part in parts for chapter in part for pair in chapter)
         (test_windows, test_groups), (windows, groups) = (self._windows(part) for part in parts)
         few = len(windows) < self.num_train or len(test_windows) < self.num_test
         if few or self.sha256 not in (None, sha256):
             raise DataError(
-                f"the Bible in {share} holds another text than it should ({len(windows):,} windows to train on and "
-                f"{len(test_windows):,} to score, expected {self.num_train:,} and {self.num_test:,}); install the "
-                f"package {PACKAGES[ENGLISH]} of Debian 13"
+                f"the Bible in {share} holds another text than it should ({len(windows):,} windows "
+                f"to train on and {len(test_windows):,} to score, expected {self.num_train:,} and "
+                f"{self.num_test:,}); install the package {PACKAGES[ENGLISH]} of Debian 13"
             )
         order = torch.tensor(shuffled(self.num_train, seed=0))
-        return (windows[order], groups[order]), (test_windows[: self.num_test], test_groups[: self.num_test]), sha256
+        return (
+            (windows[order], groups[order]),
+            (test_windows[: self.num_test], test_groups[: self.num_test]),
+            sha256,
+        )
 
     def _windows(self, chapters: list[Chapter]) -> tuple[Tensor, Tensor]:
-        """The chapters as one text, a line each, by windows that follow each other, and the book of each window."""
+        """The chapters as one text, a line each, by windows that follow each other, and the book of
+        each window."""
         lines = [" ".join(pair.source for pair in chapter) + "\n" for chapter in chapters]
         text = numpy.array(["".join(lines)]).view(numpy.uint32)
         ids = numpy.zeros(max(map(ord, SYMBOLS)) + 1, numpy.uint8)

@@ -1,4 +1,5 @@
-"""Text as a task: pairs of a source and a target, each a sequence of tokens, their batches, and what answers score."""
+"""Text as a task: pairs of a source and a target, each a sequence of tokens, their batches, and
+what answers score."""
 
 from __future__ import annotations
 
@@ -17,14 +18,16 @@ from cser_bench.harness.spec import TaskSpec
 from cser_bench.harness.tasks.task import Batch, held_out_indices, to_device
 
 PAD, BEGIN, END = 0, 1, 2
-"""Tokens that every vocabulary begins with: what fills up a batch's shorter sentences, and stands around each."""
+"""Tokens that every vocabulary begins with: what fills up a batch's shorter sentences, and stands
+around each."""
 NUM_SPECIAL = 3
 
 IGNORED = -100
 """The label where no token is expected. PyTorch's losses know it by default."""
 
 EVALUATION_POSITIONS = 12_000
-"""Positions that are scored at once: each step of decoding is small, so many sentences share its overhead."""
+"""Positions that are scored at once: each step of decoding is small, so many sentences share its
+overhead."""
 
 Tokens = Sequence[int]
 Encoded = tuple[list[Tokens], list[Tokens], list[int]]
@@ -37,7 +40,8 @@ def digest(texts: Iterable[str]) -> str:
 
 
 def shuffled(count: int, seed: int) -> list[int]:
-    """An order of `count` things that depends on the seed alone, whatever the version of the libraries."""
+    """An order of `count` things that depends on the seed alone, whatever the version of the
+    libraries."""
     return list(numpy.random.Generator(numpy.random.Philox(key=seed)).permutation(count).tolist())
 
 
@@ -54,11 +58,12 @@ def plain(tokens: Iterable[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Sources and targets on the device, and the group that each pair belongs to (for shards by group), int64.
+    """Sources and targets on the device, and the group that each pair belongs to (for shards by
+    group), int64.
 
     Attributes:
-        tokens: int32 of shape (pairs, 2, length): the source, and the target with BEGIN before it, each with END after
-            it, filled up with PAD.
+        tokens: int32 of shape (pairs, 2, length): the source, and the target with BEGIN before it,
+            each with END after it, filled up with PAD.
     """
 
     tokens: Tensor
@@ -73,13 +78,18 @@ class Pairs:
         for (source, target), number in zip(tokens, index, strict=True):
             own, following = sources[number], targets[number]
             source[: len(own)], source[len(own)] = own, END
-            target[0], target[1 : len(following) + 1], target[len(following) + 1] = BEGIN, following, END
+            target[0], target[1 : len(following) + 1], target[len(following) + 1] = (
+                BEGIN,
+                following,
+                END,
+            )
         chosen = torch.tensor([groups[number] for number in index], dtype=torch.int64)
         return cls(torch.from_numpy(tokens).to(device), chosen)
 
     @cached_property
     def num_tokens(self) -> Tensor:
-        """Tokens that a model is to predict of each pair: those of the target, and END; on the CPU."""
+        """Tokens that a model is to predict of each pair: those of the target, and END; on the
+        CPU."""
         return (self.tokens[:, 1] != PAD).sum(1).cpu() - 1
 
     @cached_property
@@ -88,11 +98,15 @@ class Pairs:
         return torch.maximum((self.tokens[:, 0] != PAD).sum(1).cpu(), self.num_tokens)
 
     def batch(self, index: Tensor) -> Batch:
-        """Inputs, int64 of shape (batch, 2, length): the source, and the target with BEGIN before it.
+        """Inputs, int64 of shape (batch, 2, length): the source, and the target with BEGIN before
+        it.
 
-        Labels, int64 of shape (batch, length), are the target with END after it, and IGNORED beyond.
+        Labels, int64 of shape (batch, length), are the target with END after it, and IGNORED
+        beyond.
         """
-        chosen = self.tokens[to_device(index, self.tokens.device), :, : int(self.lengths[index].max()) + 1].long()
+        chosen = self.tokens[
+            to_device(index, self.tokens.device), :, : int(self.lengths[index].max()) + 1
+        ].long()
         following = chosen[:, 1, 1:]
         return chosen[:, :, :-1], following.masked_fill(following == PAD, IGNORED)
 
@@ -101,7 +115,9 @@ class Pairs:
         return [plain(row) for row in self.tokens[index.to(self.tokens.device), side].tolist()]
 
 
-def chosen_pairs(train: Encoded, test: Encoded, spec: TaskSpec, device: torch.device) -> tuple[Pairs, Pairs]:
+def chosen_pairs(
+    train: Encoded, test: Encoded, spec: TaskSpec, device: torch.device
+) -> tuple[Pairs, Pairs]:
     """The pairs to train on, and those to score: the test set or those held out, shortest first.
 
     So batches that are scored hold sentences of like length, and fewer positions are filled up.
@@ -120,7 +136,8 @@ class PairSamples:
         train, evaluation: the two splits.
         measure: what is made of decoded sentences.
         max_length: tokens, END included, that a model may answer with.
-        sha256: of all pairs of both splits, in their order: runs with the same digest saw the same data.
+        sha256: of all pairs of both splits, in their order: runs with the same digest saw the same
+            data.
         vocabulary_sha256: of the subwords, where the tokens are such.
     """
 
@@ -140,7 +157,9 @@ class PairSamples:
         """Groups that shards may be made of."""
         return int(self.train.groups.max()) + 1
 
-    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
+    def training_batches(
+        self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
+    ) -> Iterator[Batch]:
         return map(self.train.batch, indices)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
@@ -148,7 +167,11 @@ class PairSamples:
 
     def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
         """The indices by batches that are scored at once."""
-        return torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length)) if len(indices) else ()
+        return (
+            torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length))
+            if len(indices)
+            else ()
+        )
 
 
 class PhoneErrors:
@@ -157,7 +180,8 @@ class PhoneErrors:
     num_sums = 2
 
     def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
-        """The sums over these sentences, which are without BEGIN and END; so workers may each score a share."""
+        """The sums over these sentences, which are without BEGIN and END; so workers may each score
+        a share."""
         errors = sum(map(Levenshtein.distance, predicted, expected))
         return [float(errors), float(sum(map(len, expected)))]
 
@@ -172,7 +196,8 @@ class PhoneErrors:
 
 
 class BleuAndChrf:
-    """BLEU (Papineni et al., ACL 2002) and chrF (Popović, WMT 2015) of a whole split, by sacreBLEU (Post, 2018)."""
+    """BLEU (Papineni et al., ACL 2002) and chrF (Popović, WMT 2015) of a whole split, by sacreBLEU
+    (Post, 2018)."""
 
     def __init__(self, text: Callable[[Tokens], str]) -> None:
         from sacrebleu.metrics.bleu import BLEU
@@ -182,7 +207,9 @@ class BleuAndChrf:
         # Sentences are passed to a corpus's score as if tokenised, which only silences a warning.
         self._metrics: dict[str, Any] = {"bleu": BLEU(force=True), "chrf": CHRF()}
         for metric in self._metrics.values():
-            metric.corpus_score(["a"], [["a"]])  # says how many references there are, which signatures tell
+            metric.corpus_score(
+                ["a"], [["a"]]
+            )  # says how many references there are, which signatures tell
         self._lengths = [len(self._statistics(name, ["a"], ["a"])[0]) for name in self._metrics]
         self.num_sums = sum(self._lengths)
 
@@ -194,15 +221,22 @@ class BleuAndChrf:
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
         left, found = iter(map(int, sums)), {}
         for (name, metric), length in zip(self._metrics.items(), self._lengths, strict=True):
-            found[name] = metric._compute_score_from_stats([next(left) for _ in range(length)]).score / 100
+            found[name] = (
+                metric._compute_score_from_stats([next(left) for _ in range(length)]).score / 100
+            )
         return found
 
     def signatures(self) -> dict[str, str]:
         return {name: str(metric.get_signature()) for name, metric in self._metrics.items()}
 
-    def _statistics(self, name: str, predicted: list[str], expected: list[str]) -> list[list[float]]:
-        """Statistics of each sentence; the library adds such up itself, and offers no public way to."""
-        found: list[list[float]] = self._metrics[name]._extract_corpus_statistics(predicted, [expected])
+    def _statistics(
+        self, name: str, predicted: list[str], expected: list[str]
+    ) -> list[list[float]]:
+        """Statistics of each sentence; the library adds such up itself, and offers no public way
+        to."""
+        found: list[list[float]] = self._metrics[name]._extract_corpus_statistics(
+            predicted, [expected]
+        )
         return found
 
 

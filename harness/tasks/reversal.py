@@ -1,4 +1,5 @@
-"""A made-up text task for trying things and for tests: words to be spelt backwards; it needs no data."""
+"""A made-up text task for trying things and for tests: words to be spelt backwards; it needs no
+data."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ import torch
 
 from cser_bench.harness.seeds import generator
 from cser_bench.harness.spec import TaskSpec
-from cser_bench.harness.tasks.pairs import NUM_SPECIAL, Encoded, PairSamples, PhoneErrors, Tokens, chosen_pairs, digest
+from cser_bench.harness.tasks.pairs import (
+    NUM_SPECIAL,
+    Encoded,
+    PairSamples,
+    PhoneErrors,
+    Tokens,
+    chosen_pairs,
+    digest,
+)
 
 ALPHABET = "abcdefgh"
 SHORTEST, LONGEST = 2, 7
@@ -28,7 +37,9 @@ class Reversal:
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
         train, test = self._made_up("train", self.num_train), self._made_up("test", self.num_test)
-        words = ([ALPHABET[token - NUM_SPECIAL] for token in source] for source in (*test[0], *train[0]))
+        words = (
+            [ALPHABET[token - NUM_SPECIAL] for token in source] for source in (*test[0], *train[0])
+        )
         sha256 = digest(map("".join, words))
         pairs = chosen_pairs(train, test, spec, device)
         return PairSamples(*pairs, PhoneErrors(), self.input_shape[1], sha256)
@@ -36,9 +47,15 @@ class Reversal:
     def _made_up(self, split: str, count: int) -> Encoded:
         random = generator("reversal", split)
         lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=random).tolist()
-        letters = torch.randint(NUM_SPECIAL, self.num_classes, (count, LONGEST), generator=random).tolist()
+        letters = torch.randint(
+            NUM_SPECIAL, self.num_classes, (count, LONGEST), generator=random
+        ).tolist()
         sources: list[Tokens] = [own[:length] for own, length in zip(letters, lengths, strict=True)]
-        return sources, [source[::-1] for source in sources], [source[0] - NUM_SPECIAL for source in sources]
+        return (
+            sources,
+            [source[::-1] for source in sources],
+            [source[0] - NUM_SPECIAL for source in sources],
+        )
 
 
 TASK = Reversal()

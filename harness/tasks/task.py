@@ -18,11 +18,13 @@ from cser_bench.harness.seeds import generator
 from cser_bench.harness.spec import SpecError, TaskSpec
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,); of text see `Pairs.batch`."""
+"""Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,); of text see
+`Pairs.batch`."""
 
 
 class Check(NamedTuple):
-    """One line of a preflight: what was looked at, whether it is well, and what was seen or is to be done."""
+    """One line of a preflight: what was looked at, whether it is well, and what was seen or is to
+    be done."""
 
     what: str
     passed: bool
@@ -36,8 +38,11 @@ class Samples(Protocol):
     def train_labels(self) -> Tensor:
         """Labels of the samples trained on, int64 of shape (num_train,)."""
 
-    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
-        """The batches of these indices, augmented by randomness that depends on (seed, rank, step) alone."""
+    def training_batches(
+        self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
+    ) -> Iterator[Batch]:
+        """The batches of these indices, augmented by randomness that depends on (seed, rank, step)
+        alone."""
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         """These samples of the evaluated split, each once and in order."""
@@ -55,23 +60,28 @@ class Task(Protocol):
         """Find, fetch if need be, and verify the data; `load` is then quick. Raises as `load`."""
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> Samples:
-        """Read the data from the folder `data`, or where it is known to lie, and verify it, else raise DataError."""
+        """Read the data from the folder `data`, or where it is known to lie, and verify it, else
+        raise DataError."""
 
 
 EVALUATION_BATCH = 250
-"""Small enough that activations stay in a core's cache: with 1000 the same took six times as long."""
+"""Small enough that activations stay in a core's cache: with 1000 the same took six times as
+long."""
 
 
 @dataclass(frozen=True)
 class TensorSamples:
-    """A small data set held on the device, without augmentation; `batch` is what is made of chosen samples."""
+    """A small data set held on the device, without augmentation; `batch` is what is made of chosen
+    samples."""
 
     train_inputs: Tensor
     train_labels: Tensor
     evaluation_inputs: Tensor
     evaluation_labels: Tensor
 
-    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
+    def training_batches(
+        self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
+    ) -> Iterator[Batch]:
         for index in indices:
             yield self._chosen(self.train_inputs, self.train_labels, index)
 
@@ -88,54 +98,77 @@ class TensorSamples:
 
 
 def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
-    """Number of samples trained on, and evaluated. Raises SpecError: more samples are asked for than there are."""
+    """Number of samples trained on, and evaluated. Raises SpecError: more samples are asked for
+    than there are."""
     if spec.held_out >= task.num_train:
-        raise SpecError(f"task {spec.name}: held_out = {spec.held_out} leaves nothing of {task.num_train} to train on")
+        raise SpecError(
+            f"task {spec.name}: held_out = {spec.held_out} leaves nothing of {task.num_train} to "
+            "train on"
+        )
     if spec.num_train + spec.held_out > task.num_train:
         raise SpecError(
-            f"task {spec.name}: num_train = {spec.num_train} and held_out = {spec.held_out} are together more than the "
-            f"{task.num_train} training samples; lower one of them"
+            f"task {spec.name}: num_train = {spec.num_train} and held_out = {spec.held_out} are "
+            f"together more than the {task.num_train} training samples; lower one of them"
         )
     num_train = spec.num_train or task.num_train - spec.held_out
     return num_train, spec.held_out or task.num_test
 
 
 def held_out_indices(num_samples: int, held_out: int, num_train: int = 0) -> tuple[Tensor, Tensor]:
-    """Indices to train on (`num_train`, 0 for all that are left) and to hold out: the same whatever the run's seed.
+    """Indices to train on (`num_train`, 0 for all that are left) and to hold out: the same whatever
+    the run's seed.
 
-    The two are taken from the two ends of one order, so neither choice depends on how large the other is.
+    The two are taken from the two ends of one order, so neither choice depends on how large the
+    other is.
     """
     order = torch.randperm(num_samples, generator=generator("held out", num_samples))
-    return order[held_out if not num_train else -num_train :].sort().values, order[:held_out].sort().values
+    return order[held_out if not num_train else -num_train :].sort().values, order[
+        :held_out
+    ].sort().values
 
 
 def subset(train: Batch, spec: TaskSpec, test: Batch | None = None) -> TensorSamples:
-    """The training samples to train on and, to score, the test set, or those held out where there is none."""
+    """The training samples to train on and, to score, the test set, or those held out where there
+    is none."""
     kept, held_out = held_out_indices(len(train[1]), spec.held_out, spec.num_train)
     inputs, labels = train
-    return TensorSamples(inputs[kept], labels[kept], *(test or (inputs[held_out], labels[held_out])))
+    return TensorSamples(
+        inputs[kept], labels[kept], *(test or (inputs[held_out], labels[held_out]))
+    )
 
 
 def cache_folder(name: str) -> Path:
-    """The place of data that nobody named a place for: $XDG_CACHE_HOME/cser-bench/`name`, or the same in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "cser-bench" / name
+    """The place of data that nobody named a place for: $XDG_CACHE_HOME/cser-bench/`name`, or the
+    same in ~/.cache."""
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+        / "cser-bench"
+        / name
+    )
 
 
 def find_task(name: str) -> Task:
     """The task of that name. Raises SpecError: there is none; the message names those there are."""
     known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
     found = (
-        getattr(importlib.import_module(f"cser_bench.harness.tasks.{name}"), "TASK", None) if name in known else None
+        getattr(importlib.import_module(f"cser_bench.harness.tasks.{name}"), "TASK", None)
+        if name in known
+        else None
     )
     if found is None:
-        there = [each for each in known if hasattr(importlib.import_module(f"cser_bench.harness.tasks.{each}"), "TASK")]
+        there = [
+            each
+            for each in known
+            if hasattr(importlib.import_module(f"cser_bench.harness.tasks.{each}"), "TASK")
+        ]
         raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(there)}")
     task: Task = found
     return task
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device. The host waits for no GPU: what it does there next comes after the transfer."""
+    """The tensor on the device. The host waits for no GPU: what it does there next comes after the
+    transfer."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,5 @@
-"""A lab: namespaces of one machine that stand for machines, on links of a chosen rate. Linux, root."""
+"""A lab: namespaces of one machine that stand for machines, on links of a chosen rate. Linux,
+root."""
 
 from __future__ import annotations
 
@@ -36,11 +37,13 @@ INTERFACE = "eth0"
 SWITCH, BRIDGE = "switch", "bridge"
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
 LOCKS = Path("/run/cserlab")
-"""A file for each prefix, which a lab's owner keeps locked. /run does not outlive a boot, and neither do namespaces."""
+"""A file for each prefix, which a lab's owner keeps locked. /run does not outlive a boot, and
+neither do namespaces."""
 ALREADY = "a lab is up on this machine already: wait, or end the process that has it"
 NAMESPACES = Path("/run/netns")
 CONGESTION_CONTROL = "cubic"
-"""Linux's usual one, whatever the host is set to: BBR, for one, stops every ten seconds to look for a shorter way."""
+"""Linux's usual one, whatever the host is set to: BBR, for one, stops every ten seconds to look for
+a shorter way."""
 KILLING_SECONDS = 10.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -54,16 +57,24 @@ def why_not() -> str | None:
     for program in ("ip", "tc"):
         if shutil.which(program) is None:
             return f"a network lab needs the program {program}: install iproute2"
-    effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    missing = [name for bit, name in CAPABILITIES.items() if effective and not int(effective[1], 16) >> bit & 1]
-    return f"a network lab needs {' and '.join(missing)}, which root has not here" if missing else None
+    effective = re.search(
+        r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE
+    )
+    missing = [
+        name
+        for bit, name in CAPABILITIES.items()
+        if effective and not int(effective[1], 16) >> bit & 1
+    ]
+    return (
+        f"a network lab needs {' and '.join(missing)}, which root has not here" if missing else None
+    )
 
 
 class Lab:
     """A lab that is up; made by `lab`.
 
-    A machine is a namespace with one interface, a link to the switch, which is a bridge in a namespace of its own, or a
-    relay where links have latency. Its workers are in it together.
+    A machine is a namespace with one interface, a link to the switch, which is a bridge in a
+    namespace of its own, or a relay where links have latency. Its workers are in it together.
 
     Attributes:
         topology: with the rate that links have now; `set_rate` changes it.
@@ -86,10 +97,11 @@ class Lab:
         return NAMESPACES / self._machines[rank // self.topology.workers_per_machine]
 
     def sent(self) -> list[tuple[int, int]]:
-        """Bytes of Ethernet frames, and number of frames, that each machine's link has sent to the switch so far.
+        """Bytes of Ethernet frames, and number of frames, that each machine's link has sent to the
+        switch so far.
 
-        It is the counter of the limit at the machine's end: the interface's own counts a train of segments that TCP
-        hands down in one piece with one header.
+        It is the counter of the limit at the machine's end: the interface's own counts a train of
+        segments that TCP hands down in one piece with one header.
         """
         return [_counted(machine) for machine in self._machines]
 
@@ -98,10 +110,13 @@ class Lab:
         self.topology = replace(self.topology, bits_per_second=bits_per_second)
         rate, burst = round(bits_per_second), burst_bytes(bits_per_second)
         limit = f"root tbf rate {rate}bit burst {burst} limit {QUEUE_BYTES}"
-        # TCP hands a link at most a burst in one piece: the limit would cut a larger one into frames, which takes much
-        # more CPU. Sockets look the number up with their route, so that is forgotten.
+        # TCP hands a link at most a burst in one piece: the limit would cut a larger one into
+        # frames, which takes much more CPU. Sockets look the number up with their route, so that is
+        # forgotten.
         frames = f"link set {INTERFACE} gso_max_segs {burst // FRAME_BYTES}"
-        if self._relay is not None:  # the first to be told, since without it there are no interfaces
+        if (
+            self._relay is not None
+        ):  # the first to be told, since without it there are no interfaces
             self._tell_relay(f"{bits_per_second}\n")
             frames = f"link set {INTERFACE} mtu {unit_bytes(bits_per_second)}"
         for machine in self._machines:
@@ -110,11 +125,15 @@ class Lab:
         if self._relay is not None:
             return
         ports = range(self.topology.num_machines)
-        _batch("tc", [f"qdisc replace dev m{index} {limit}" for index in ports], f"{self._prefix}-{SWITCH}")
+        _batch(
+            "tc",
+            [f"qdisc replace dev m{index} {limit}" for index in ports],
+            f"{self._prefix}-{SWITCH}",
+        )
 
     def lay_out(self) -> None:
-        """Make the namespaces and the links between them. IPv6 stays off and bridges do not chat: nothing but workers
-        send."""
+        """Make the namespaces and the links between them. IPv6 stays off and bridges do not chat:
+        nothing but workers send."""
         _batch("ip", [f"netns add {name}" for name in self._machines])
         if self.topology.latency_seconds:
             self._start_relay()
@@ -125,7 +144,8 @@ class Lab:
             lines = [
                 f"addr add {own}/24 dev {INTERFACE} noprefixroute",
                 f"route add {_address(-1)}/24 dev {INTERFACE} {how}",
-                f"route replace local {own} dev {INTERFACE} table local {how}",  # between the machine's own workers
+                # between the machine's own workers
+                f"route replace local {own} dev {INTERFACE} table local {how}",
             ]
             _batch("ip", [*_up("lo"), *_up(INTERFACE), *lines], machine)
         self.set_rate(self.topology.bits_per_second)
@@ -134,31 +154,47 @@ class Lab:
         switch = f"{self._prefix}-{SWITCH}"
         _batch("ip", [f"netns add {switch}"])
         pair = "link add {} netns {} type veth peer name m{} netns {}"
-        _batch("ip", [pair.format(INTERFACE, name, index, switch) for index, name in enumerate(self._machines)])
+        _batch(
+            "ip",
+            [
+                pair.format(INTERFACE, name, index, switch)
+                for index, name in enumerate(self._machines)
+            ],
+        )
         ports = [f"m{index}" for index in range(len(self._machines))]
         lines = [f"link add {BRIDGE} type bridge stp_state 0 mcast_snooping 0"]
         lines += [f"link set {port} master {BRIDGE}" for port in ports]
         _batch("ip", [*lines, *(line for each in (BRIDGE, *ports) for line in _up(each))], switch)
 
     def _start_relay(self) -> None:
-        """The relay makes the machines' interfaces, and lives in the last one's namespace, with which it is ended."""
+        """The relay makes the machines' interfaces, and lives in the last one's namespace, with
+        which it is ended."""
         namespaces = [str(NAMESPACES / name) for name in self._machines]
         latency = [str(self.topology.latency_seconds), str(self.topology.jitter_seconds)]
         arguments = [sys.executable, "-m", "cser_bench.harness.timing.links", INTERFACE, *latency]
         pipe = subprocess.PIPE
-        self._relay = subprocess.Popen([*arguments, *namespaces], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        self._relay = subprocess.Popen(
+            [*arguments, *namespaces], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
         self._tell_relay("")
 
     def _tell_relay(self, order: str) -> None:
         """Send the relay a line, and wait for its answer. Raises LabError where it has ended."""
         relay = self._relay
-        assert relay is not None and relay.stdin is not None and relay.stdout is not None and relay.stderr is not None
+        assert (
+            relay is not None
+            and relay.stdin is not None
+            and relay.stdout is not None
+            and relay.stderr is not None
+        )
         with suppress(BrokenPipeError):
             relay.stdin.write(order)
             relay.stdin.flush()
         if not relay.stdout.readline():
             said = relay.stderr.read().strip().rpartition("\n")[2]
-            raise LabError(f"the relay between the lab's machines ended: {said or 'without a word'}")
+            raise LabError(
+                f"the relay between the lab's machines ended: {said or 'without a word'}"
+            )
 
 
 def _address(machine: int) -> str:
@@ -172,9 +208,10 @@ def _up(interface: str) -> list[str]:
 
 @contextmanager
 def lab(topology: LabTopology) -> Iterator[Lab]:
-    """Inside, the lab is up. At the end, also by an exception, SIGINT, SIGTERM or SIGHUP, all of it is gone, and so is
-    every process in its namespaces; what a lab that was killed has left, the next one removes. Raises LabError where
-    no lab is possible, and BusyError where one is up already.
+    """Inside, the lab is up. At the end, also by an exception, SIGINT, SIGTERM or SIGHUP, all of it
+    is gone, and so is every process in its namespaces; what a lab that was killed has left, the
+    next one removes. Raises LabError where no lab is possible, and BusyError where one is up
+    already.
     """
     if reason := why_not():
         raise LabError(reason)
@@ -193,23 +230,33 @@ def lab(topology: LabTopology) -> Iterator[Lab]:
 
 
 def remove_namespaces(prefix: str) -> None:
-    """End what lives in the namespaces of this prefix, and delete them. Raises LabError where one stays."""
+    """End what lives in the namespaces of this prefix, and delete them. Raises LabError where one
+    stays."""
     for path in sorted(NAMESPACES.glob(f"{prefix}-*")):
         _empty(path.name)
-        done = subprocess.run(["ip", "netns", "delete", path.name], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["ip", "netns", "delete", path.name], capture_output=True, text=True, check=False
+        )
         if done.returncode and path.exists():
             raise LabError(f"the namespace {path.name} cannot be deleted: {done.stderr.strip()}")
 
 
 def _empty(name: str) -> None:
-    """Kill what lives in a namespace. Of a file alone, without a mount, where its maker was killed, nothing does."""
+    """Kill what lives in a namespace. Of a file alone, without a mount, where its maker was killed,
+    nothing does."""
     deadline = time.monotonic() + KILLING_SECONDS
     listing = ["ip", "netns", "pids", name]
-    while pids := subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split():
+    while pids := subprocess.run(
+        listing, capture_output=True, text=True, check=False
+    ).stdout.split():
         if str(os.getpid()) in pids:
-            raise LabError(f"{NAMESPACES / name} is this program's own network namespace: remove that file")
+            raise LabError(
+                f"{NAMESPACES / name} is this program's own network namespace: remove that file"
+            )
         if time.monotonic() > deadline:
-            raise LabError(f"process {pids[0]} in the namespace {name} does not end: end it, and call again")
+            raise LabError(
+                f"process {pids[0]} in the namespace {name} does not end: end it, and call again"
+            )
         for pid in map(int, pids):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -219,7 +266,9 @@ def _empty(name: str) -> None:
 def _batch(program: str, lines: Sequence[str], namespace: str | None = None) -> None:
     where = [] if namespace is None else ["-n", namespace]
     text = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run([program, *where, "-batch", "-"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, *where, "-batch", "-"], input=text, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise LabError(f"this machine's kernel cannot have the lab: {program} says: {said}")
@@ -234,9 +283,12 @@ def _counted(namespace: str) -> tuple[int, int]:
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack, as SIGINT does, unless the program has a use of its own for them."""
+    """SIGTERM and SIGHUP unwind the stack, as SIGINT does, unless the program has a use of its own
+    for them."""
     is_main = threading.current_thread() is threading.main_thread()
-    mine = [number for number in ENDING[1:] if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    mine = [
+        number for number in ENDING[1:] if is_main and signal.getsignal(number) is signal.SIG_DFL
+    ]
     for number in mine:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
@@ -246,17 +298,26 @@ def _signals_as_exceptions() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def start_inside(network: Lab, work: Callable[..., object], arguments: Sequence[tuple[Any, ...]]) -> WorkerProcesses:
+def start_inside(
+    network: Lab, work: Callable[..., object], arguments: Sequence[tuple[Any, ...]]
+) -> WorkerProcesses:
     """Start workers as `start_workers` does, each in the namespace of its rank's machine.
 
     Pipes are no part of the network, nor is the file by which workers meet.
     """
-    whole = [(network.namespace(rank), network.interface, work, *own) for rank, own in enumerate(arguments)]
+    whole = [
+        (network.namespace(rank), network.interface, work, *own)
+        for rank, own in enumerate(arguments)
+    ]
     return start_workers(_inside, whole, preload=(work.__module__,))
 
 
 def _inside(
-    worker: Worker, namespace: Path | None, interface: str, work: Callable[..., object], *arguments: object
+    worker: Worker,
+    namespace: Path | None,
+    interface: str,
+    work: Callable[..., object],
+    *arguments: object,
 ) -> object:
     """Enter the namespace (None: stay), as `ip netns exec` does, and work."""
     if namespace is not None:

@@ -1,8 +1,10 @@
-"""What a lab can be: machines and the rate of their links, on one switch, or far apart on a relay in its place.
+"""What a lab can be: machines and the rate of their links, on one switch, or far apart on a relay
+in its place.
 
-The relay holds every packet back, as a long way does (Linux, root). It is a process of its own, which a lab starts and
-ends. Each machine's interface is a TUN device whose other end is here, so the kernel cuts and sums what leaves a
-machine as for a real link. A machine's end limits what it sends; what it receives is limited here.
+The relay holds every packet back, as a long way does (Linux, root). It is a process of its own,
+which a lab starts and ends. Each machine's interface is a TUN device whose other end is here, so
+the kernel cuts and sums what leaves a machine as for a real link. A machine's end limits what it
+sends; what it receives is limited here.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ MOST = 250
 LOWEST_RATE = 1e4
 
 FRAME_BYTES = 1514
-"""An Ethernet frame of the usual 1500 bytes, as the kernel counts it: without preamble, checksum and gap."""
+"""An Ethernet frame of the usual 1500 bytes, as the kernel counts it: without preamble, checksum
+and gap."""
 BURST_SECONDS = 1e-3
-"""A link may be ahead of its rate by this much: more than this kernel's timers are late, less than a message takes."""
+"""A link may be ahead of its rate by this much: more than this kernel's timers are late, less than
+a message takes."""
 QUEUE_BYTES = 1 << 20
 """What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
 LARGEST_UNIT_BYTES = 60_000
@@ -49,14 +53,17 @@ class LabError(SpecError):
 
 @dataclass(frozen=True)
 class LabTopology:
-    """Machines on one switch, each with as many workers. Links inside a machine are as fast as they can be.
+    """Machines on one switch, each with as many workers. Links inside a machine are as fast as they
+    can be.
 
     Args:
-        num_machines, workers_per_machine: their product is the world size; ranks are contiguous within a machine.
+        num_machines, workers_per_machine: their product is the world size; ranks are contiguous
+        within a machine.
         bits_per_second: what each machine's link carries, each way, headers included.
-        latency_seconds: from one machine to another, one way, beside what this machine takes; above 0 by a relay.
-        jitter_seconds: how much more it is at most, evenly and for each packet. None overtakes another on its way to
-            the same machine, so a burst comes nearer the longer time.
+        latency_seconds: from one machine to another, one way, beside what this machine takes; above
+            0 by a relay.
+        jitter_seconds: how much more it is at most, evenly and for each packet. None overtakes
+            another on its way to the same machine, so a burst comes nearer the longer time.
     """
 
     num_machines: int
@@ -66,13 +73,21 @@ class LabTopology:
     jitter_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for what, count in (("machines", self.num_machines), ("workers a machine", self.workers_per_machine)):
+        for what, count in (
+            ("machines", self.num_machines),
+            ("workers a machine", self.workers_per_machine),
+        ):
             if not 1 <= count <= MOST:
                 raise LabError(f"a lab has 1 to {MOST} {what}, not {count}")
         if not (math.isfinite(self.bits_per_second) and self.bits_per_second >= LOWEST_RATE):
-            raise LabError(f"a link's rate is at least {rate_text(LOWEST_RATE)}, not {self.bits_per_second:g} bit/s")
+            raise LabError(
+                f"a link's rate is at least {rate_text(LOWEST_RATE)}, not {self.bits_per_second:g} "
+                "bit/s"
+            )
         if self.jitter_seconds and not (self.jitter_seconds > 0 and self.latency_seconds):
-            raise LabError("a link's jitter is at least 0 s, and there is some only where it has latency")
+            raise LabError(
+                "a link's jitter is at least 0 s, and there is some only where it has latency"
+            )
 
     @property
     def num_workers(self) -> int:
@@ -80,7 +95,11 @@ class LabTopology:
 
     def __str__(self) -> str:
         workers = f"{self.workers_per_machine} x " if self.workers_per_machine > 1 else ""
-        far = f", {latency_text(self.latency_seconds, self.jitter_seconds)} one way" if self.latency_seconds else ""
+        far = (
+            f", {latency_text(self.latency_seconds, self.jitter_seconds)} one way"
+            if self.latency_seconds
+            else ""
+        )
         return f"{self.num_machines} x {workers}{rate_text(self.bits_per_second)}{far}"
 
 
@@ -93,12 +112,14 @@ def rate_text(bits_per_second: float) -> str:
 
 
 def burst_bytes(bits_per_second: float) -> int:
-    """Two frames, or what the rate carries in BURST_SECONDS: no small message gets through on an idle time's tokens."""
+    """Two frames, or what the rate carries in BURST_SECONDS: no small message gets through on an
+    idle time's tokens."""
     return max(2 * FRAME_BYTES, round(bits_per_second * BURST_SECONDS / 8))
 
 
 def unit_bytes(bits_per_second: float) -> int:
-    """The largest packet on a link with latency: what its rate carries in BURST_SECONDS, as far as packets go."""
+    """The largest packet on a link with latency: what its rate carries in BURST_SECONDS, as far as
+    packets go."""
     return min(burst_bytes(bits_per_second) - FRAME_BYTES + 1500, LARGEST_UNIT_BYTES)
 
 
@@ -118,16 +139,20 @@ def open_tun(namespace: str, interface: str) -> int:
     return device
 
 
-def relay(devices: Sequence[int], latency_seconds: float, jitter_seconds: float, orders: int) -> None:
-    """Passes packets on until `orders` is closed, from where each line gives the rate of all links, in bits a second.
+def relay(
+    devices: Sequence[int], latency_seconds: float, jitter_seconds: float, orders: int
+) -> None:
+    """Passes packets on until `orders` is closed, from where each line gives the rate of all links,
+    in bits a second.
 
-    A packet leaves for the machine whose address it has, after those before it at the link's rate, and arrives
-    `latency_seconds` later, and a drawn part of `jitter_seconds` more. One that would wait behind more than QUEUE_BYTES
-    is dropped.
+    A packet leaves for the machine whose address it has, after those before it at the link's rate,
+    and arrives `latency_seconds` later, and a drawn part of `jitter_seconds` more. One that would
+    wait behind more than QUEUE_BYTES is dropped.
     """
     rate, number, draws = 1e12, 0, random.Random(0)
     free, last = [0.0] * len(devices), [0.0] * len(devices)
-    """When the link to a machine will have sent what was given to it, and when the last of that arrives."""
+    """When the link to a machine will have sent what was given to it, and when the last of that
+    arrives."""
     flying: list[tuple[float, int, int, bytes]] = []
     while True:
         wait = max(0.0, flying[0][0] - time.monotonic()) if flying else None
@@ -155,7 +180,8 @@ def relay(devices: Sequence[int], latency_seconds: float, jitter_seconds: float,
 
 
 def main(interface: str, latency_seconds: str, jitter_seconds: str, *namespaces: str) -> None:
-    """Makes the devices, says so, and relays; it ends in the last machine's namespace, with which it is ended."""
+    """Makes the devices, says so, and relays; it ends in the last machine's namespace, with which
+    it is ended."""
     devices = [open_tun(namespace, interface) for namespace in namespaces]
     os.write(1, b"made\n")
     relay(devices, float(latency_seconds), float(jitter_seconds), 0)

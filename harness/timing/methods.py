@@ -21,7 +21,13 @@ MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""
 EXPERIMENTS = (MAIN, "fashion_mnist_regime")
 """Whose rows are timed as they are scored: the main one, and others with all their rows."""
-INTERVALS = ("reset_interval", "sync_interval", "accumulation_steps", "first_moment_interval", "second_moment_interval")
+INTERVALS = (
+    "reset_interval",
+    "sync_interval",
+    "accumulation_steps",
+    "first_moment_interval",
+    "second_moment_interval",
+)
 """Settings after which many steps what a method sends repeats: all of a method's together."""
 
 
@@ -36,13 +42,18 @@ def method(
     local_step: LocalStep = "sgd",
     num_steps: int = 0,
 ) -> Method:
-    """A method with a spec's settings, besides those that it has at a ratio; nothing is known yet that a session finds.
+    """A method with a spec's settings, besides those that it has at a ratio; nothing is known yet
+    that a session finds.
 
     `num_steps` are of the run that it is of, where a setting is said as the run's end.
     """
     settings = (table_at_ratio(algorithm, ratio) if ratio is not None else {}) | dict(settings)
     intervals = [settings[key] for key in INTERVALS if key in settings]
-    period = num_steps if "end" in intervals else math.lcm(*intervals) // settings.get("num_fragments", 1)
+    period = (
+        num_steps
+        if "end" in intervals
+        else math.lcm(*intervals) // settings.get("num_fragments", 1)
+    )
     return Method(
         name=name,
         label=label,
@@ -71,18 +82,24 @@ def named(known: Mapping[str, Method], names: Sequence[str]) -> list[Method]:
     return [known[name] for name in names or known]
 
 
-def scored_methods(results: Path, experiments: Sequence[str] = EXPERIMENTS, overlap: bool = False) -> dict[str, Method]:
-    """The baselines, then each configuration that the experiments score: settings as their tuning chose them.
+def scored_methods(
+    results: Path, experiments: Sequence[str] = EXPERIMENTS, overlap: bool = False
+) -> dict[str, Method]:
+    """The baselines, then each configuration that the experiments score: settings as their tuning
+    chose them.
 
-    Of a row that is there at several ratios, in `MAIN`, that of the experiment's main ratio is taken; rows of
-    the other experiments are all taken. DDP computes what SGD does, so SGD's rows are DDP's too. `results` may have
-    the experiments' own tunings. `overlap`: whether what can be sent during the backward pass is; no result changes.
+    Of a row that is there at several ratios, in `MAIN`, that of the experiment's main ratio is
+    taken; rows of the other experiments are all taken. DDP computes what SGD does, so SGD's rows
+    are DDP's too. `results` may have the experiments' own tunings. `overlap`: whether what can be
+    sent during the backward pass is; no result changes.
     """
     found: list[Method] = []
     for experiment in experiments:
         plan = plan_experiment(experiment, results)
         rows = {row.row: row for row in plan.experiment.rows if row.base is None}
-        main = load_spec(find_spec(experiment)).statistics.main_ratio if experiment == MAIN else None
+        main = (
+            load_spec(find_spec(experiment)).statistics.main_ratio if experiment == MAIN else None
+        )
         at_main = {row.label for row in rows.values() if row.ratio == main}
         configs = {run.row: run.config for run in reversed(plan.runs) if run.row in rows}
         for name, row in rows.items():

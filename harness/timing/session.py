@@ -25,9 +25,11 @@ from cser_bench.harness.timing.worker import Do, TimingWorker
 from cser_bench.harness.timing.workloads import Gradients
 
 WANTED = {False: (1.0, 28.0), True: (3.0, 64.0)}
-"""Seconds of a slowed step, beside which a message's latency, some 20 ms here, is little, and the highest dilation.
+"""Seconds of a slowed step, beside which a message's latency, some 20 ms here, is little, and the
+highest dilation.
 
-True: where a method encodes behind its backward pass. This host's cores take long, and a slow pass hides it.
+True: where a method encodes behind its backward pass. This host's cores take long, and a slow pass
+    hides it.
 """
 SILENT_DILATION = 8.0
 """The dilation of steps that send nothing: they have no link to be slowed down for."""
@@ -43,12 +45,13 @@ class Session:
         gradients: of the workload's model.
         methods: in the order of turns, which are there and back again.
         fabric: the network that the workers are on, and how many times slower all is there.
-        links: rates, before dilation, of the links that steps are emulated for, one after the other; None where no rate
-            is set.
+        links: rates, before dilation, of the links that steps are emulated for, one after the
+            other; None where no rate is set.
         fastest: rate of a lab's links while methods warm up; no cell asks for more.
         by_cell: whether the dilation is chosen by cell, and the fabric's does not count.
         in_a_row: whether consecutive steps are timed.
-        trains: whether the workload's model takes its passes; else they are waits of the workload's times.
+        trains: whether the workload's model takes its passes; else they are waits of the workload's
+            times.
         steps_per_visit: of each cell; stretches of them where they are in a row.
         stragglers: who is slow, in consecutive steps.
     """
@@ -69,29 +72,39 @@ class Session:
 
 
 def cells_of(session: Session, method: Method) -> list[Cell]:
-    """What is timed of a method whose messages are known, without steps: each kind of its steps on each link.
+    """What is timed of a method whose messages are known, without steps: each kind of its steps on
+    each link.
 
-    Where dilations are by cell, steps that send nothing are timed once; and the dilation is large where messages are
-    small, since it divides latency.
+    Where dilations are by cell, steps that send nothing are timed once; and the dilation is large
+    where messages are small, since it divides latency.
     """
     always, period = [message for message in method.messages if message.every == 1], method.period
     kinds: list[tuple[StepKind, float, list[Message]]] = [("every", 1.0, always)]
     if session.in_a_row:
         kinds = [("consecutive", 1.0, method.messages)]
     elif period > 1:
-        kinds = [("ordinary", 1 - 1 / period, always), ("synchronising", 1 / period, method.messages)]
+        kinds = [
+            ("ordinary", 1 - 1 / period, always),
+            ("synchronising", 1 / period, method.messages),
+        ]
     cells = []
     for kind, share, messages in kinds:
         if session.by_cell and not messages:
             cells.append(_cell(method, kind, share, None, SILENT_DILATION))
             continue
         for link in session.links:
-            dilation = _dilation(session, method, messages, link) if session.by_cell else session.fabric.dilation
+            dilation = (
+                _dilation(session, method, messages, link)
+                if session.by_cell
+                else session.fabric.dilation
+            )
             cells.append(_cell(method, kind, share, link, dilation))
     return cells
 
 
-def _cell(method: Method, kind: StepKind, share: float, link: float | None, dilation: float) -> Cell:
+def _cell(
+    method: Method, kind: StepKind, share: float, link: float | None, dilation: float
+) -> Cell:
     return Cell(
         method=method.name,
         kind=kind,
@@ -107,23 +120,38 @@ def _cell(method: Method, kind: StepKind, share: float, link: float | None, dila
     )
 
 
-def _dilation(session: Session, method: Method, messages: Sequence[Message], link: float | None) -> float:
-    """How many times slower these messages are sent and passes are: a step takes as long as is wanted."""
+def _dilation(
+    session: Session, method: Method, messages: Sequence[Message], link: float | None
+) -> float:
+    """How many times slower these messages are sent and passes are: a step takes as long as is
+    wanted."""
     assert link is not None, "links without a rate cannot be slowed down"
     wanted, highest = WANTED[method.overlap and method.algorithm != "ddp"]
-    sent = sum(ring_bytes(each.collective, each.payload_bytes, session.fabric.num_workers) for each in messages)
+    sent = sum(
+        ring_bytes(each.collective, each.payload_bytes, session.fabric.num_workers)
+        for each in messages
+    )
     step = session.workload.compute_seconds + 8 * sent / link
     return max(min(wanted / step, highest), link / session.fastest, 1.0)
 
 
-def time_session(session: Session, do: Do, attempt: Attempt, set_rate: Callable[[float], object] | None) -> Timing:
-    """Give the workers the orders of a session, in which methods take turns, and make its record of what they return.
+def time_session(
+    session: Session, do: Do, attempt: Attempt, set_rate: Callable[[float], object] | None
+) -> Timing:
+    """Give the workers the orders of a session, in which methods take turns, and make its record of
+    what they return.
 
     Args:
-        set_rate: has a lab's links carry so many bits a second; None: they are as they are. In a lab workers are of one
-            host, and share its clock.
+        set_rate: has a lab's links carry so many bits a second; None: they are as they are. In a
+            lab workers are of one host, and share its clock.
     """
-    told = (session.workload, session.gradients, session.trains, session.fabric.num_workers, list(session.methods))
+    told = (
+        session.workload,
+        session.gradients,
+        session.trains,
+        session.fabric.num_workers,
+        list(session.methods),
+    )
     methods: list[Method] = do(TimingWorker.begin, *told)[0]
     cells = {method.name: cells_of(session, method) for method in methods}
     for visit, method in there_and_back(methods, session.num_visits):
@@ -133,7 +161,9 @@ def time_session(session: Session, do: Do, attempt: Attempt, set_rate: Callable[
         for cell in cells[method.name]:
             if set_rate is not None and cell.bits_per_second is not None:
                 set_rate(cell.bits_per_second / cell.dilation)
-            for number in range(visit * session.steps_per_visit, (visit + 1) * session.steps_per_visit):
+            for number in range(
+                visit * session.steps_per_visit, (visit + 1) * session.steps_per_visit
+            ):
                 if session.in_a_row:
                     order = (TimingWorker.stretch, number, cell.dilation, session.stragglers)
                     seconds, passes = zip(*do(*order), strict=True)
@@ -156,14 +186,16 @@ def time_session(session: Session, do: Do, attempt: Attempt, set_rate: Callable[
 
 
 def there_and_back(things: Sequence[T], num_rounds: int) -> Iterator[tuple[int, T]]:
-    """Number of the round and thing: A B C, C B A, A B C, ... so that what disturbs the machine disturbs all alike."""
+    """Number of the round and thing: A B C, C B A, A B C, ... so that what disturbs the machine
+    disturbs all alike."""
     for number in range(num_rounds):
         for thing in things if number % 2 == 0 else reversed(things):
             yield number, thing
 
 
 def add_step(cell: Cell, visit: int, parts: Parts, trains: bool) -> None:
-    """Add a step to its cell: the dilation undone in all but the codec, which is left out where passes are waits."""
+    """Add a step to its cell: the dilation undone in all but the codec, which is left out where
+    passes are waits."""
     cell.visits.append(visit)
     cell.seconds.append(parts.total if trains else (parts.total - parts.codec) / cell.dilation)
     cell.compute_seconds.append(parts.compute / cell.dilation)

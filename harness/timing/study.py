@@ -1,4 +1,5 @@
-"""Which sessions are timed, and in which order: on networks of this machine's own, and by torchrun on those at hand."""
+"""Which sessions are timed, and in which order: on networks of this machine's own, and by torchrun
+on those at hand."""
 
 from __future__ import annotations
 
@@ -16,20 +17,35 @@ import torch.distributed as dist
 
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import VERSION, read_record, write_record
-from cser_bench.harness.records.timings import Fabric, LeftOut, Method, Stragglers, Sweep, Timing, TimingStudy
+from cser_bench.harness.records.timings import (
+    Fabric,
+    LeftOut,
+    Method,
+    Stragglers,
+    Sweep,
+    Timing,
+    TimingStudy,
+)
 from cser_bench.harness.spec import SpecError
 from cser_bench.harness.timing.lab import lab
 from cser_bench.harness.timing.links import LabTopology, rate_text
 from cser_bench.harness.timing.methods import CONSECUTIVE, METHODS, named, scored_methods
 from cser_bench.harness.timing.session import Session, time_session
-from cser_bench.harness.timing.sweep import ceiling_bits_per_second, fabric, record_name, sweep, sweep_lab
+from cser_bench.harness.timing.sweep import (
+    ceiling_bits_per_second,
+    fabric,
+    record_name,
+    sweep,
+    sweep_lab,
+)
 from cser_bench.harness.timing.worker import TIMEOUT_SECONDS, TimingWorker, as_one_of, connected
 from cser_bench.harness.timing.workloads import DATA, gradients_of, problem_of, workload
 from cser_bench.harness.workers.attempt import prepare_thread
 from cser_bench.harness.workers.process_group import Launched, joined, launched, own_gpu
 
 SHARE_OF_CEILING = 0.3
-"""The part of what this machine's links reach that is used: the rest of its cores' time is for the methods."""
+"""The part of what this machine's links reach that is used: the rest of its cores' time is for the
+methods."""
 MOST_COMPUTE_SECONDS = 10.0
 """The longest slowed step: with a longer one a timing would take an hour."""
 
@@ -38,11 +54,12 @@ SCORED_SHARE_OF_CEILING = 0.5
 
 
 class Job(NamedTuple):
-    """A workload on machines whose links stand for such a rate, slowed down `dilation` times; and groups of methods.
+    """A workload on machines whose links stand for such a rate, slowed down `dilation` times; and
+    groups of methods.
 
-    The cores here do the codecs of all workers, at their own speed. Where the passes are slow enough, those of a method
-    that encodes behind its backward pass, as PowerSGD, fit in as they would on a GPU; and so does the network's
-    latency, which is that of this machine's scheduler.
+    The cores here do the codecs of all workers, at their own speed. Where the passes are slow
+    enough, those of a method that encodes behind its backward pass, as PowerSGD, fit in as they
+    would on a GPU; and so does the network's latency, which is that of this machine's scheduler.
     """
 
     workload: str
@@ -53,9 +70,15 @@ class Job(NamedTuple):
     methods: Sequence[str]
 
     def fabric(self, most_bits_per_second: float) -> Fabric:
-        """The network here; where links would be faster than it can carry in all, all is slowed down further."""
-        dilation = max(self.dilation, self.machines * self.workers * self.bits_per_second / most_bits_per_second)
-        return fabric(LabTopology(self.machines, self.workers, self.bits_per_second / dilation), dilation)
+        """The network here; where links would be faster than it can carry in all, all is slowed
+        down further."""
+        dilation = max(
+            self.dilation,
+            self.machines * self.workers * self.bits_per_second / most_bits_per_second,
+        )
+        return fabric(
+            LabTopology(self.machines, self.workers, self.bits_per_second / dilation), dilation
+        )
 
 
 JOBS = [Job(**job) for job in DATA["jobs"]]
@@ -63,22 +86,30 @@ GROUPS: dict[str, list[str]] = DATA["groups"] | {"all": list(METHODS)}
 
 
 def record(session: Session, folder: Path) -> None:
-    """Time the session in a lab, and write its record into the folder. Raises LabError or WorkerError."""
+    """Time the session in a lab, and write its record into the folder. Raises LabError or
+    WorkerError."""
     place = session.fabric
-    topology = LabTopology(*place.layout, session.fastest, place.latency_seconds, place.jitter_seconds)
+    topology = LabTopology(
+        *place.layout, session.fastest, place.latency_seconds, place.jitter_seconds
+    )
     print(f"speedups: {session.name}, {len(session.methods)} methods on {topology}", flush=True)
     attempt = new_attempt("processes", "gloo", torch.device("cpu"))
     with lab(topology) as network, connected(network) as do:
-        write_record(folder / f"{session.name}.json", time_session(session, do, attempt, network.set_rate))
+        write_record(
+            folder / f"{session.name}.json", time_session(session, do, attempt, network.set_rate)
+        )
 
 
 def run_study(output: Path, minutes: float) -> TimingStudy:
-    """Sweeps of the jobs' links, to which the cost model is fitted, then the jobs; writes their records and study.json.
+    """Sweeps of the jobs' links, to which the cost model is fitted, then the jobs; writes their
+    records and study.json.
 
     A timing that would be begun after so many minutes is left out.
     """
     ends = time.monotonic() + 60 * minutes
-    most = SHARE_OF_CEILING * ceiling_bits_per_second(max(job.machines * job.workers for job in JOBS))
+    most = SHARE_OF_CEILING * ceiling_bits_per_second(
+        max(job.machines * job.workers for job in JOBS)
+    )
     print(f"speedups: this machine's links are used up to {rate_text(most)} in all", flush=True)
     fabrics = [job.fabric(most) for job in JOBS]
     rates = {(*each.layout, each.bits_per_second or 0.0) for each in fabrics}
@@ -95,7 +126,8 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
         why = "the minutes given to the study were over" if time.monotonic() > ends else None
         if (compute := place.dilation * load.compute_seconds) > MOST_COMPUTE_SECONDS:
             why = (
-                f"slowed down {place.dilation:.0f} times, as its links need here, a step would compute {compute:.0f} s"
+                f"slowed down {place.dilation:.0f} times, as its links need here, a step would "
+                f"compute {compute:.0f} s"
             )
         if why:
             what = f"{job.workload} on {layout} workers at {rate_text(job.bits_per_second)}"
@@ -106,7 +138,12 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
         timings.append(f"{name}.json")
         methods = named(METHODS, [each for group in job.methods for each in GROUPS[group]])
         fastest = most / place.num_workers
-        record(Session(name, load, gradients_of(load.name), methods, place, (job.bits_per_second,), fastest), output)
+        record(
+            Session(
+                name, load, gradients_of(load.name), methods, place, (job.bits_per_second,), fastest
+            ),
+            output,
+        )
     sweeps = [record_name(topology) for topology in topologies]
     study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
     write_record(output / "study.json", study)
@@ -114,12 +151,18 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
 
 
 def scored(folder: Path, names: Sequence[str]) -> Iterator[Session]:
-    """Exactly what the experiments score, on links of several rates in one session; another call is another session."""
+    """Exactly what the experiments score, on links of several rates in one session; another call is
+    another session."""
     told, methods = DATA["scored"], named(scored_methods(Path("results")), names)
     load, num_workers = workload(told["workload"], "cpu"), told["num_workers"]
     fastest = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(num_workers) / num_workers
-    several = fabric(LabTopology(num_workers, 1, fastest)).model_copy(update={"bits_per_second": None})
-    name, gradients = f"scored-{1 + len(list(folder.glob('scored-*.json')))}", gradients_of(load.name)
+    several = fabric(LabTopology(num_workers, 1, fastest)).model_copy(
+        update={"bits_per_second": None}
+    )
+    name, gradients = (
+        f"scored-{1 + len(list(folder.glob('scored-*.json')))}",
+        gradients_of(load.name),
+    )
     yield Session(name, load, gradients, methods, several, told["links"], fastest, by_cell=True)
 
 
@@ -127,23 +170,36 @@ def wide(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Links of one rate and several latencies, each a session in real time."""
     told = DATA["wide"]
     for latency, jitter in [*((each, 0.0) for each in told["latencies"]), *told["with_jitter"]]:
-        yield _in_real_time("wide", latency, named(METHODS, names or told["methods"]), jitter=jitter)
+        yield _in_real_time(
+            "wide", latency, named(METHODS, names or told["methods"]), jitter=jitter
+        )
 
 
 def consecutive(folder: Path, names: Sequence[str]) -> Iterator[Session]:
     """Consecutive steps, with nobody slow and with stragglers, each a session in real time."""
     told = DATA["consecutive"]
     slow = [Stragglers(**each) for each in told["stragglers"]]
-    for latency, who in [(0.0, None), *((0.0, each) for each in slow), *((far, None) for far in told["far"])]:
+    for latency, who in [
+        (0.0, None),
+        *((0.0, each) for each in slow),
+        *((far, None) for far in told["far"]),
+    ]:
         usual = [name for name in CONSECUTIVE if not latency or name not in told["not_far"]]
         methods = named(CONSECUTIVE, names or usual)
-        session = replace(_in_real_time("consecutive", latency, methods), in_a_row=True, steps_per_visit=2)
-        name = session.name if who is None else f"{session.name}-{who.who.replace(' ', '-')}-{who.factor:g}"
+        session = replace(
+            _in_real_time("consecutive", latency, methods), in_a_row=True, steps_per_visit=2
+        )
+        name = (
+            session.name
+            if who is None
+            else f"{session.name}-{who.who.replace(' ', '-')}-{who.factor:g}"
+        )
         yield replace(session, name=name, stragglers=who)
 
 
 def text(folder: Path, names: Sequence[str]) -> Iterator[Session]:
-    """What the experiment on text scores: steps in a row, in which all that can be sent early is."""
+    """What the experiment on text scores: steps in a row, in which all that can be sent early
+    is."""
     told = DATA["text"]
     scores = scored_methods(Path("results"), [told["experiment"]], overlap=True)
     methods = named(scores, names or [name for name in scores if name not in told["left_out"]])
@@ -153,14 +209,19 @@ def text(folder: Path, names: Sequence[str]) -> Iterator[Session]:
 
 
 SESSIONS = {"scored": scored, "wide": wide, "consecutive": consecutive, "text": text}
-"""Sessions that are timed by themselves: called with the folder of records and names of methods, all if none is named.
+"""Sessions that are timed by themselves: called with the folder of records and names of methods,
+all if none is named.
 
 Raises SpecError: an unknown method, or this machine can have no network lab.
 """
 
 
 def _in_real_time(
-    kind: str, latency: float, methods: Sequence[Method], name: str = DATA["wide"]["workload"], jitter: float = 0.0
+    kind: str,
+    latency: float,
+    methods: Sequence[Method],
+    name: str = DATA["wide"]["workload"],
+    jitter: float = 0.0,
 ) -> Session:
     told = DATA["wide"]
     load, link = workload(name, "cpu"), told["bits_per_second"]
@@ -172,12 +233,15 @@ def _in_real_time(
 # The network at hand: the command `time`, as one of torchrun's processes.
 
 
-def time_here(name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path) -> None:
-    """Sweep the network, and time the methods (all if none is named) on the workload; rank 0 writes both records.
+def time_here(
+    name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path
+) -> None:
+    """Sweep the network, and time the methods (all if none is named) on the workload; rank 0 writes
+    both records.
 
-    A workload with published times is emulated by waiting, over gloo; others are trained, on GPUs where there are some.
-    The folder `output` is made a study of; timings of other workloads that are in it stay. Raises SpecError: not
-    started by torchrun, or an unknown name.
+    A workload with published times is emulated by waiting, over gloo; others are trained, on GPUs
+    where there are some. The folder `output` is made a study of; timings of other workloads that
+    are in it stay. Raises SpecError: not started by torchrun, or an unknown name.
     """
     if "RANK" not in os.environ:
         raise SpecError("timing needs several workers: start it with torchrun")
@@ -210,18 +274,25 @@ def time_here(name: str, methods: list[str], num_visits: int, steps_per_visit: i
 
 
 def add_to_study(folder: Path, swept: Sweep, timing: Timing) -> None:
-    """Make the folder a study of this sweep, with this timing beside those of other workloads that it has."""
+    """Make the folder a study of this sweep, with this timing beside those of other workloads that
+    it has."""
     file, name = folder / "study.json", f"timing-{timing.workload.name}.json"
     timings = read_record(file, TimingStudy).timings if file.exists() else []
     timings = list(dict.fromkeys([*timings, name]))
     write_record(folder / "sweep.json", swept)
     write_record(folder / name, timing)
-    write_record(file, TimingStudy(version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[]))
+    write_record(
+        file, TimingStudy(version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[])
+    )
 
 
 def fabric_here(backend: str, here: Launched) -> Fabric:
     """The network between the workers that were started; nobody knows its rates."""
     world_size, local = here.world_size, here.local_world_size
     if world_size % local:
-        raise SpecError(f"{world_size} workers, {local} of them on a host: start equally many on every host")
-    return Fabric(kind="host", backend=backend, num_machines=world_size // local, workers_per_machine=local)
+        raise SpecError(
+            f"{world_size} workers, {local} of them on a host: start equally many on every host"
+        )
+    return Fabric(
+        kind="host", backend=backend, num_machines=world_size // local, workers_per_machine=local
+    )

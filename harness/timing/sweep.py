@@ -1,5 +1,5 @@
-"""Sweeps: what collectives take on a network, by size, and what its links sent; and the command `netlab`, which sweeps
-at each of some rates that this machine can emulate."""
+"""Sweeps: what collectives take on a network, by size, and what its links sent; and the command
+`netlab`, which sweeps at each of some rates that this machine can emulate."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ PAYLOADS: dict[Collective, tuple[int, ...]] = {
 POINT_SECONDS, LONGEST_POINT_SECONDS = 0.5, 8.0
 MOST_REPETITIONS, LEAST_REPETITIONS = 20, 3
 LEAD_SECONDS = 3e-3
-"""Time from an order to the moment at which all workers start; it must have reached them all by then."""
+"""Time from an order to the moment at which all workers start; it must have reached them all by
+then."""
 
 BUSY = 0.9
-"""Share of a rate that must be reached, frames' headers included, for a machine to count as able to emulate it."""
+"""Share of a rate that must be reached, frames' headers included, for a machine to count as able to
+emulate it."""
 CEILING_PAYLOAD_BYTES = 10_000_000
 BEYOND_BITS_PER_SECOND = 100e9
 """A link's rate that is no limit."""
@@ -46,12 +48,18 @@ Sent = Sequence[tuple[int, int]]
 def seconds_of(do: Do, network: Fabric, collective: Collective, payload_bytes: int) -> float:
     """One collective of all workers, from when the last has begun until the last is done.
 
-    A lab's processes read one clock, so an agreed moment is a barrier that sends nothing. That some are late, as they
-    contend for cores, is no part of the time. Links have their burst to give at the start, as after a backward pass.
-    Elsewhere a collective begins after a barrier, and its time is the slowest worker's.
+    A lab's processes read one clock, so an agreed moment is a barrier that sends nothing. That some
+    are late, as they contend for cores, is no part of the time. Links have their burst to give at
+    the start, as after a backward pass. Elsewhere a collective begins after a barrier, and its time
+    is the slowest worker's.
     """
     if network.kind == "host":
-        return float(max(done - began for began, done in do(TimingWorker.collective, collective, payload_bytes, None)))
+        return float(
+            max(
+                done - began
+                for began, done in do(TimingWorker.collective, collective, payload_bytes, None)
+            )
+        )
     assert network.bits_per_second is not None
     burst_seconds = 8 * burst_bytes(network.bits_per_second) / network.bits_per_second
     start = time.monotonic() + max(LEAD_SECONDS, burst_seconds)
@@ -66,12 +74,18 @@ def fabric(topology: LabTopology, dilation: float = 1.0) -> Fabric:
 
 def sweep_lab(network: Lab, do: Do) -> Sweep:
     """Sweep the lab at the rate that its links have now."""
-    return sweep(new_attempt("netlab", "gloo", torch.device("cpu")), fabric(network.topology), do, network.sent)
+    return sweep(
+        new_attempt("netlab", "gloo", torch.device("cpu")),
+        fabric(network.topology),
+        do,
+        network.sent,
+    )
 
 
 def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = list) -> Sweep:
-    """Time each collective at each size, small ones first; a size that would take more than some seconds is left out,
-    and so are larger ones. `sent` has bytes and frames that each machine's link sent so far; empty: nobody counts.
+    """Time each collective at each size, small ones first; a size that would take more than some
+    seconds is left out, and so are larger ones. `sent` has bytes and frames that each machine's
+    link sent so far; empty: nobody counts.
     """
     points: list[SweepPoint] = []
     pace = network.bits_per_second or math.inf
@@ -84,10 +98,16 @@ def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = 
                 break
             once = partial(seconds_of, do, network, collective, payload)
             # A repetition that is left out, then as many as fit.
-            repetitions = min(MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / once())))
+            repetitions = min(
+                MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / once()))
+            )
             before = sent()
             seconds = [once() for _ in range(repetitions)]
-            wire = (np.subtract(sent(), before).mean(axis=0) / repetitions).tolist() if before else (None, None)
+            wire = (
+                (np.subtract(sent(), before).mean(axis=0) / repetitions).tolist()
+                if before
+                else (None, None)
+            )
             known, expected = formula, min(seconds)
             points.append(
                 SweepPoint(
@@ -103,20 +123,30 @@ def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = 
 
 
 def netlab(num_workers: int, num_machines: int | None, rates: list[float], output: Path) -> None:
-    """Sweep at each rate (bits a second of a machine's link) that this machine can emulate; LabError if none.
+    """Sweep at each rate (bits a second of a machine's link) that this machine can emulate;
+    LabError if none.
 
     What each rate's largest messages reached is printed, acknowledgements and headers included.
     """
     num_machines = num_machines or num_workers
     if num_machines < 2 or num_workers % num_machines:
-        raise LabError(f"{num_workers} workers are not as many on each of {num_machines} machines, two at the least")
-    topologies = [LabTopology(num_machines, num_workers // num_machines, rate) for rate in sorted(rates, reverse=True)]
+        raise LabError(
+            f"{num_workers} workers are not as many on each of {num_machines} machines, two at the "
+            "least"
+        )
+    topologies = [
+        LabTopology(num_machines, num_workers // num_machines, rate)
+        for rate in sorted(rates, reverse=True)
+    ]
     ceiling = ceiling_bits_per_second(num_workers)
     possible = [each for each in topologies if num_workers * each.bits_per_second <= ceiling]
     for topology in topologies[: len(topologies) - len(possible)]:
         wanted = rate_text(num_workers * topology.bits_per_second)
         reached = f"its links reach {rate_text(ceiling)} in all, as measured, of {wanted}"
-        print(f"netlab: this machine cannot emulate {topology}: {reached}; the point is left out", flush=True)
+        print(
+            f"netlab: this machine cannot emulate {topology}: {reached}; the point is left out",
+            flush=True,
+        )
     if not possible:
         raise LabError("none of the rates can be emulated on this machine: ask for lower ones")
     with lab(possible[0]) as network, connected(network) as do:
@@ -129,7 +159,11 @@ def netlab(num_workers: int, num_machines: int | None, rates: list[float], outpu
                 taken, sent = median(point.seconds), point.wire_bytes or 0.0
                 size = f"{point.payload_bytes / 1e3:,.0f} kB took {1e3 * taken:.2f} ms"
                 share = f"{100 * 8 * sent / taken / topology.bits_per_second:.1f} % of the rate"
-                print(f"netlab:   {point.collective} of {size}, at {rate_text(8 * sent / taken)}, {share}", flush=True)
+                print(
+                    f"netlab:   {point.collective} of {size}, at {rate_text(8 * sent / taken)}, "
+                    f"{share}",
+                    flush=True,
+                )
     print(f"netlab: all sizes, and what links sent, are in {output}")
 
 
@@ -140,23 +174,31 @@ def record_name(topology: LabTopology) -> str:
 
 @cache
 def ceiling_bits_per_second(num_workers: int) -> float:
-    """The highest rate of all workers' links together that an all-reduce over gloo reaches to 90 %, each way.
+    """The highest rate of all workers' links together that an all-reduce over gloo reaches to 90 %,
+    each way.
 
-    It is measured with one worker a machine, once in a process. More of them on one machine cost no more, since all
-    workers of a ring send at one pace. Raises LabError: no lab is possible here, or no rate is reached.
+    It is measured with one worker a machine, once in a process. More of them on one machine cost no
+    more, since all workers of a ring send at one pace. Raises LabError: no lab is possible here, or
+    no rate is reached.
     """
-    with lab(LabTopology(num_workers, 1, BEYOND_BITS_PER_SECOND)) as network, connected(network) as do:
+    with (
+        lab(LabTopology(num_workers, 1, BEYOND_BITS_PER_SECOND)) as network,
+        connected(network) as do,
+    ):
         rate = _reached(network, do)
         for _ in range(MOST_STEPS):
             network.set_rate(rate)
             if _reached(network, do) >= BUSY * rate:
                 return rate * num_workers
             rate *= STEP
-    raise LabError(f"this machine reaches 90 % of no rate that was tried, down to {rate_text(rate)} a worker")
+    raise LabError(
+        f"this machine reaches 90 % of no rate that was tried, down to {rate_text(rate)} a worker"
+    )
 
 
 def _reached(network: Lab, do: Do) -> float:
-    """Bits a second that a machine's link sends during a large all-reduce, headers included; mean over machines.
+    """Bits a second that a machine's link sends during a large all-reduce, headers included; mean
+    over machines.
 
     The better of two tries: a pause of the machine's is not its ceiling.
     """

@@ -1,4 +1,5 @@
-"""A turn of a method in a session: built around a worker's passes, warmed up, its steps noted, and what they send."""
+"""A turn of a method in a session: built around a worker's passes, warmed up, its steps noted, and
+what they send."""
 
 # No "from __future__ import annotations": DDP looks at the hooks' annotations, which must be types.
 
@@ -24,16 +25,24 @@ from cser_bench.algorithms.core.traffic import Mark, mark
 from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.records.timings import Message, Method
 from cser_bench.harness.timing.timed_step import RankStep, Recorded, recorded
-from cser_bench.harness.timing.workloads import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Trainee, short_run
+from cser_bench.harness.timing.workloads import (
+    LEARNING_RATE,
+    MOMENTUM,
+    WEIGHT_DECAY,
+    Trainee,
+    short_run,
+)
 from cser_bench.harness.train.build import build_optimizer
 from cser_bench.harness.train.local_workers import seconds_to_idle
 
 NUM_WARMUP_STEPS = 3
-"""DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third on."""
+"""DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third
+on."""
 BUCKET_BYTES = 25 << 20
 """DDP's default for all buckets but the first, which at the start is of 1 MB, and the last."""
 NUM_DRAWS, NUM_KEPT_DRAWS = 1000, 50
-"""Steps over which an overlapped method's early messages are averaged; of the first of them a record holds each one."""
+"""Steps over which an overlapped method's early messages are averaged; of the first of them a
+record holds each one."""
 NUM_CODEC_STEPS = 3
 Groups = Sequence[ProcessGroup | None]
 """Process groups of the same workers, as many as DDP can need; None is the world."""
@@ -42,7 +51,9 @@ Groups = Sequence[ProcessGroup | None]
 def make_groups(num_parameters: int) -> tuple[Groups, Groups]:
     """Make the groups of all workers together, and of worker 0 alone; all workers must call it."""
     num_buckets = math.ceil(4 * num_parameters / BUCKET_BYTES) + 2
-    return [None, *(dist.new_group() for _ in range(num_buckets - 1))], [dist.new_group([0])] * num_buckets
+    return [None, *(dist.new_group() for _ in range(num_buckets - 1))], [
+        dist.new_group([0])
+    ] * num_buckets
 
 
 class Turn:
@@ -52,12 +63,17 @@ class Turn:
 
     Args:
         num_workers: of the session; a group of one stands for one of them.
-        visible: DDP's all-reduces are done by their equal in Python, and bucket by bucket, so that they are seen one by
-            one, as they are in no timed step.
+        visible: DDP's all-reduces are done by their equal in Python, and bucket by bucket, so that
+            they are seen one by one, as they are in no timed step.
     """
 
     def __init__(
-        self, trainee: Trainee, method: Method, num_workers: int, groups: Groups, visible: bool = False
+        self,
+        trainee: Trainee,
+        method: Method,
+        num_workers: int,
+        groups: Groups,
+        visible: bool = False,
     ) -> None:
         self.trainee, self.method, self.num_workers = trainee, method, num_workers
         module, baseline = trainee.module, baselines().get(method.algorithm)
@@ -70,7 +86,9 @@ class Turn:
             self._model, self._hides = _in_ddp(baseline, module, method, groups, visible)
             given = module.parameters()
             if method.local_step == "adamw":
-                self.optimizer = torch.optim.AdamW(given, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+                self.optimizer = torch.optim.AdamW(
+                    given, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+                )
             else:
                 self.optimizer = torch.optim.SGD(
                     given, LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
@@ -79,7 +97,8 @@ class Turn:
             self.step()
 
     def close(self) -> None:
-        """Give back the method's own process group, where it has one; all workers of the turn must call it."""
+        """Give back the method's own process group, where it has one; all workers of the turn must
+        call it."""
         collectives = getattr(self.optimizer, "collectives", None)
         if isinstance(collectives, ProcessGroupCollectives):
             collectives.close()
@@ -91,12 +110,16 @@ class Turn:
         self.optimizer.step()
 
     def go_to(self, period: int, synchronises: bool) -> None:
-        """Let the next step be the last of the period of this number, which synchronises, or the one before it.
+        """Let the next step be the last of the period of this number, which synchronises, or the
+        one before it.
 
-        Another period has other blocks. Step 1 is left out, in which methods may send more than ever after.
+        Another period has other blocks. Step 1 is left out, in which methods may send more than
+        ever after.
         """
         if isinstance(self.optimizer, DistributedOptimizer):
-            self.optimizer.num_steps = self.method.period * (period + 2) - (1 if synchronises else 2)
+            self.optimizer.num_steps = self.method.period * (period + 2) - (
+                1 if synchronises else 2
+            )
 
     def timed_step(self) -> tuple[RankStep, list[Recorded]]:
         """Take a step; its times on this worker, and what it sent."""
@@ -106,7 +129,9 @@ class Turn:
             self.step()
             ended = mark(device)
             if isinstance(self.optimizer, DistributedOptimizer):
-                _ = self.optimizer.traffic  # What travels beside the steps that follow is seen to its end.
+                _ = (
+                    self.optimizer.traffic
+                )  # What travels beside the steps that follow is seen to its end.
         while device.type == "cpu" and any(each.ended is None for each in seen):
             time.sleep(1e-3)  # DDP can go on before the end of its all-reduce is noted.
         intervals = {each.key: (each.began, each.ended) for each in seen if each.ended is not None}
@@ -131,26 +156,32 @@ class Turn:
         return step, seen
 
 
-def _own(trainee: Trainee, method: Method, num_workers: int, group: ProcessGroup | None) -> DistributedOptimizer:
+def _own(
+    trainee: Trainee, method: Method, num_workers: int, group: ProcessGroup | None
+) -> DistributedOptimizer:
     """Build one of this project's methods."""
     collectives = _EqualFromTheStart(group, overlap=method.overlap)
     has_neighbours = "topology" in method.settings or method.algorithm == "noloco"
     if has_neighbours and collectives.world_size < num_workers:
         collectives = _OneOfMany(group, num_workers)
     momentum, local_step = method.momentum, method.local_step
-    config = short_run(trainee.problem, method.algorithm, method.settings, momentum=momentum, local_step=local_step)
+    config = short_run(
+        trainee.problem, method.algorithm, method.settings, momentum=momentum, local_step=local_step
+    )
     return build_optimizer(config, trainee.module, collectives, method.period)
 
 
 class _EqualFromTheStart(ProcessGroupCollectives):
-    """All workers are built with the same parameters, so nobody need send them; on a slow network that takes long."""
+    """All workers are built with the same parameters, so nobody need send them; on a slow network
+    that takes long."""
 
     def _broadcast_(self, tensor: Tensor) -> None:
         pass
 
 
 class _OneOfMany(_EqualFromTheStart):
-    """A worker that is alone, as one of so many who all send what it does: to see what it sends to its neighbours."""
+    """A worker that is alone, as one of so many who all send what it does: to see what it sends to
+    its neighbours."""
 
     def __init__(self, group: ProcessGroup | None, num_workers: int) -> None:
         super().__init__(group)
@@ -166,10 +197,12 @@ class _OneOfMany(_EqualFromTheStart):
 def _in_ddp(
     baseline: type[DDP], module: nn.Module, method: Method, groups: Groups, visible: bool
 ) -> tuple[nn.Module, bool]:
-    """In DDP as fast as that can be, buckets in the order of gradients; and whether its all-reduces are hidden.
+    """In DDP as fast as that can be, buckets in the order of gradients; and whether its all-reduces
+    are hidden.
 
-    PowerSGD's second and third all-reduces are begun by whichever thread finds the one before done; on one group of
-    gloo's, those of two buckets could have another order on another worker. So each bucket has a group of its own.
+    PowerSGD's second and third all-reduces are begun by whichever thread finds the one before done;
+    on one group of gloo's, those of two buckets could have another order on another worker. So each
+    bucket has a group of its own.
     """
     model = wrapped(module, groups[0], fixed_buckets=False)
     hooks = [baseline.hook(groups[0], method.settings)] * len(groups)
@@ -181,7 +214,11 @@ def _in_ddp(
 
     def communicate(_: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         state, hook = hooks[bucket.index()]
-        if isinstance(state, PowerSGDState) and not bucket.is_last() and state.iter < state.start_powerSGD_iter:
+        if (
+            isinstance(state, PowerSGDState)
+            and not bucket.is_last()
+            and state.iter < state.start_powerSGD_iter
+        ):
             state.iter += 1  # The hook counts only where it sees the last bucket.
         result = hook(state, bucket)
         if visible:
@@ -193,13 +230,17 @@ def _in_ddp(
 
 
 def described(turn: Turn, bare_seconds: float) -> Method:
-    """The turn's method with its messages and the time of its codec, beside passes that take so long by themselves."""
+    """The turn's method with its messages and the time of its codec, beside passes that take so
+    long by themselves."""
     codec = max(0.0, _seconds(turn) - bare_seconds)
-    return turn.method.model_copy(update={"messages": messages_of(turn), "codec_alone_seconds": codec})
+    return turn.method.model_copy(
+        update={"messages": messages_of(turn), "codec_alone_seconds": codec}
+    )
 
 
 def messages_of(turn: Turn) -> list[Message]:
-    """Say what a worker sends in a period: in every step, and what the synchronising step sends besides."""
+    """Say what a worker sends in a period: in every step, and what the synchronising step sends
+    besides."""
     method, optimizer = turn.method, turn.optimizer
     messages = _messages_once(turn)
     if "topology" in method.settings:
@@ -210,7 +251,9 @@ def messages_of(turn: Turn) -> list[Message]:
     if not method.overlap or not isinstance(optimizer, DistributedOptimizer):
         return messages
     steps = range(method.period, (NUM_DRAWS + 1) * method.period, method.period)
-    draws = [early_begins(optimizer.early_messages(step), turn.trainee.gradients.done) for step in steps]
+    draws = [
+        early_begins(optimizer.early_messages(step), turn.trainee.gradients.done) for step in steps
+    ]
     ready = [[draw.get(8 * message.payload_bytes, 1.0) for draw in draws] for message in messages]
     return [
         message.model_copy(update={"ready": mean(own), "ready_draws": tuple(own[:NUM_KEPT_DRAWS])})
@@ -231,14 +274,17 @@ def early_begins(messages: Sequence[EarlyMessage], done: Mapping[int, float]) ->
 
 
 def _messages_once(turn: Turn) -> list[Message]:
-    """What ordinary steps send too is sent in each step, the rest of a synchronising step's once in a period."""
+    """What ordinary steps send too is sent in each step, the rest of a synchronising step's once in
+    a period."""
     period, often, messages = turn.method.period, list[int](), []
     if period > 1:
         turn.go_to(0, False)
         often = [each.payload_bytes for each in turn.timed_step()[1]]
     turn.go_to(0, True)
     for each in turn.timed_step()[1]:
-        if not each.payload_bytes:  # PowerSGD reduces what is no matrix also where there is nothing.
+        if (
+            not each.payload_bytes
+        ):  # PowerSGD reduces what is no matrix also where there is nothing.
             continue
         if is_often := each.payload_bytes in often:
             often.remove(each.payload_bytes)
@@ -262,7 +308,10 @@ def _seconds(turn: Turn) -> float:
 
 
 def bare_seconds(trainee: Trainee) -> float:
-    """Seconds of the passes alone; gradients are added to what is there, as where a method has flat buffers."""
+    """Seconds of the passes alone; gradients are added to what is there, as where a method has flat
+    buffers."""
     for parameter in trainee.module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    return median([seconds_to_idle(trainee.passes, trainee.device) for _ in range(1 + NUM_CODEC_STEPS)][1:])
+    return median(
+        [seconds_to_idle(trainee.passes, trainee.device) for _ in range(1 + NUM_CODEC_STEPS)][1:]
+    )

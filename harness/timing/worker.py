@@ -1,4 +1,5 @@
-"""A worker of a timing, and how all of them are given orders at once: in a lab by pipes, or as torchrun's processes."""
+"""A worker of a timing, and how all of them are given orders at once: in a lab by pipes, or as
+torchrun's processes."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ TIMEOUT_SECONDS = 900.0
 LEAST_STRETCH = 16
 """Consecutive steps of a stretch, at least."""
 Do = Callable[..., list[Any]]
-"""Called with a method of `TimingWorker` and its arguments: what each of the workers returns, by rank."""
+"""Called with a method of `TimingWorker` and its arguments: what each of the workers returns, by
+rank."""
 
 
 @contextmanager
@@ -71,9 +73,11 @@ class TimingWorker:
         self._turn: Turn | None = None
         self._prepared = lru_cache(maxsize=1)(partial(_prepared, device))
 
-    def collective(self, name: Collective, payload_bytes: int, start: float | None) -> tuple[float, float]:
-        """Do a collective once, at a moment of this host's monotonic clock or (None) after a barrier; when it was begun
-        and done."""
+    def collective(
+        self, name: Collective, payload_bytes: int, start: float | None
+    ) -> tuple[float, float]:
+        """Do a collective once, at a moment of this host's monotonic clock or (None) after a
+        barrier; when it was begun and done."""
         once = self._prepared(name, payload_bytes)
         if start is None:
             dist.barrier()
@@ -86,13 +90,20 @@ class TimingWorker:
         return began, time.monotonic()
 
     def begin(
-        self, load: Workload, gradients: Gradients, trains: bool, num_workers: int, methods: list[Method]
+        self,
+        load: Workload,
+        gradients: Gradients,
+        trains: bool,
+        num_workers: int,
+        methods: list[Method],
     ) -> list[Method]:
-        """Have a session's groups and trainees from now on; on rank 0 its methods with what is found out of them, by a
-        worker alone."""
+        """Have a session's groups and trainees from now on; on rank 0 its methods with what is
+        found out of them, by a worker alone."""
         self._num_workers = num_workers
         self._together, alone = make_groups(load.num_parameters)
-        self._trainee = partial(Trainee, load.name, gradients, self.device, None if trains else load, dist.get_rank())
+        self._trainee = partial(
+            Trainee, load.name, gradients, self.device, None if trains else load, dist.get_rank()
+        )
         if dist.get_rank() > 0:
             return methods
         bare = bare_seconds(self._trainee())
@@ -108,7 +119,8 @@ class TimingWorker:
         return Turn(self._trainee(), method, self._num_workers, groups, visible)
 
     def build(self, method: Method) -> None:
-        """Begin a turn of the method, which is built anew, so that the memory of one at a time is needed."""
+        """Begin a turn of the method, which is built anew, so that the memory of one at a time is
+        needed."""
         if self._turn is not None:
             self._turn.close()
         self._turn = None
@@ -123,9 +135,11 @@ class TimingWorker:
         dist.barrier()
         return self._turn.timed_step()[0]
 
-    def stretch(self, number: int, dilation: float, stragglers: Stragglers | None) -> tuple[float, float]:
-        """Take steps of whole periods, between which nobody waits but for what a method waits for; seconds a step of
-        the whole and of the passes."""
+    def stretch(
+        self, number: int, dilation: float, stragglers: Stragglers | None
+    ) -> tuple[float, float]:
+        """Take steps of whole periods, between which nobody waits but for what a method waits for;
+        seconds a step of the whole and of the passes."""
         turn, rank, world_size = self._turn, dist.get_rank(), dist.get_world_size()
         assert turn is not None
         num_steps = turn.method.period * math.ceil(LEAST_STRETCH / turn.method.period)
@@ -135,7 +149,9 @@ class TimingWorker:
         began = time.perf_counter()
         for step in range(num_steps):
             turn.trainee.dilation = dilation
-            if stragglers is not None and rank == (0 if stragglers.who == "one" else step % world_size):
+            if stragglers is not None and rank == (
+                0 if stragglers.who == "one" else step % world_size
+            ):
                 turn.trainee.dilation *= stragglers.factor
             turn.step()
             compute += turn.trainee.scheduled_seconds

@@ -24,13 +24,18 @@ from cser_bench.harness.train.order import learning_rate_factor, shard_size
 
 
 def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
-    """A model whose initial parameters depend on the seed alone; the global generator is left as it was.
+    """A model whose initial parameters depend on the seed alone; the global generator is left as it
+    was.
 
     Raises SpecError: unknown model or options.
     """
     if spec.name not in NETWORKS:
-        raise SpecError(f"unknown model {spec.name!r}; the models are {', '.join(sorted(NETWORKS))}")
-    build = getattr(importlib.import_module(f"cser_bench.harness.models.{NETWORKS[spec.name]}"), spec.name)
+        raise SpecError(
+            f"unknown model {spec.name!r}; the models are {', '.join(sorted(NETWORKS))}"
+        )
+    build = getattr(
+        importlib.import_module(f"cser_bench.harness.models.{NETWORKS[spec.name]}"), spec.name
+    )
     _check_options(f"model {spec.name}", spec.options, build)
     # nn.Module draws initial values from the global generator and offers no other.
     place = torch.device("cpu" if device.type != "meta" else "meta")
@@ -53,10 +58,11 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 
 
 def lay_out(model: nn.Module, keep_contiguous: bool = False) -> None:
-    """Bring a model with convolutions of images that is on a GPU into the order channels last, as tensor cores want it.
+    """Bring a model with convolutions of images that is on a GPU into the order channels last, as
+    tensor cores want it.
 
-    Call it before an optimiser is made of the model. Layers' inputs come along by themselves, since a convolution
-    computes in the format of its weights.
+    Call it before an optimiser is made of the model. Layers' inputs come along by themselves, since
+    a convolution computes in the format of its weights.
     """
     convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
     if convolves and next(model.parameters()).is_cuda and not keep_contiguous:
@@ -66,13 +72,16 @@ def lay_out(model: nn.Module, keep_contiguous: bool = False) -> None:
 def format_of(model: nn.Module) -> MemoryFormat:
     """The format that a model is in."""
     images = [parameter for parameter in model.parameters() if parameter.dim() == 4]
-    return "contiguous" if all(parameter.is_contiguous() for parameter in images) else "channels_last"
+    return (
+        "contiguous" if all(parameter.is_contiguous() for parameter in images) else "channels_last"
+    )
 
 
 def use_device(device: str) -> None:
     """Make a GPU this thread's own, and fp32 on it fp32, where cuDNN would round to 10 bits (TF32).
 
-    Batches of a run are of one shape, so cuDNN may try its algorithms on it once and keep the fastest.
+    Batches of a run are of one shape, so cuDNN may try its algorithms on it once and keep the
+    fastest.
     """
     if device != "cpu":
         torch.cuda.set_device(device)
@@ -81,7 +90,8 @@ def use_device(device: str) -> None:
 
 
 def trainable(config: RunConfig, device: torch.device) -> nn.Module:
-    """The run's model as training has it on the device: its numbers in the format that is chosen there."""
+    """The run's model as training has it on the device: its numbers in the format that is chosen
+    there."""
     use_device(str(device))
     model = build_model(config.model, find_task(config.task.name), config.seed, device)
     lay_out(model, methods()[config.algorithm].needs_contiguous)
@@ -97,12 +107,15 @@ def build_optimizer(
 ) -> DistributedOptimizer:
     """The run's optimiser; on a meta model this is how a plan checks settings and counts bits.
 
-    `stacked` are the parameters of all workers, in the model's order, which are then trained in place of the model's.
-    Raises SpecError: an unknown algorithm, setting or compressor, or values that it cannot take.
+    `stacked` are the parameters of all workers, in the model's order, which are then trained in
+    place of the model's. Raises SpecError: an unknown algorithm, setting or compressor, or values
+    that it cannot take.
     """
     known = methods()
     if config.algorithm not in known:
-        raise SpecError(f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(known)}")
+        raise SpecError(
+            f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(known)}"
+        )
     algorithm = known[config.algorithm]
     given = _settings(algorithm, config.settings, num_steps)
     parameters: Iterable[Any] = model.parameters() if stacked is None else stacked
@@ -110,8 +123,15 @@ def build_optimizer(
         given |= {"local_step": config.local_step, "betas": tuple(config.betas), "eps": config.eps}
     if config.local_step == "muon":
         parameters = muon_groups(model, parameters)
-    if config.precision == "fp16" and issubclass(algorithm, DDP) and not algorithm.survives_overflow:
-        raise SpecError(f"{config.algorithm}: an overflow would spoil the hook's state for ever; take fp32 or bf16")
+    if (
+        config.precision == "fp16"
+        and issubclass(algorithm, DDP)
+        and not algorithm.survives_overflow
+    ):
+        raise SpecError(
+            f"{config.algorithm}: an overflow would spoil the hook's state for ever; take fp32 or "
+            "bf16"
+        )
     try:
         optimizer = algorithm(
             parameters,
@@ -123,11 +143,15 @@ def build_optimizer(
             communication_dtype=torch.float16 if config.wire == "fp16" else None,
             **given,
         )
-    except ValueError as error:  # and no other: what a collective raises here is no mistake of the spec's
+    except (
+        ValueError
+    ) as error:  # and no other: what a collective raises here is no mistake of the spec's
         raise SpecError(str(error)) from None
     if per_epoch := num_steps // config.num_schedule_epochs:
         peak, length = config.learning_rate, (per_epoch, config.num_schedule_epochs)
-        optimizer.schedule = lambda step: peak * learning_rate_factor(config.schedule, step - 1, *length)
+        optimizer.schedule = lambda step: (
+            peak * learning_rate_factor(config.schedule, step - 1, *length)
+        )
     return optimizer
 
 
@@ -139,31 +163,54 @@ def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Mod
         raise SpecError(str(error)) from None
 
 
-def _settings(algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int) -> dict[str, Any]:
+def _settings(
+    algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int
+) -> dict[str, Any]:
     name, types = algorithm.name, {key: each.declared for key, each in algorithm.declared.items()}
-    made = {key: _made(f"{name}: {key}", value, types.get(key, Any), num_steps) for key, value in table.items()}
-    _check(f"algorithm {name}", made, types, [key for key, each in algorithm.declared.items() if each.is_required])
+    made = {
+        key: _made(f"{name}: {key}", value, types.get(key, Any), num_steps)
+        for key, value in table.items()
+    }
+    _check(
+        f"algorithm {name}",
+        made,
+        types,
+        [key for key, each in algorithm.declared.items() if each.is_required],
+    )
     return made
 
 
 def _made(where: str, value: Any, declared: Any, num_steps: int) -> Any:
-    """What a value of a spec stands for, where a setting is declared so: a compressor, the run's length, or itself."""
+    """What a value of a spec stands for, where a setting is declared so: a compressor, the run's
+    length, or itself."""
     choices = (declared, *typing.get_args(declared))
-    kinds = tuple(each for each in choices if isinstance(each, type) and issubclass(each, Compressor))
+    kinds = tuple(
+        each for each in choices if isinstance(each, type) and issubclass(each, Compressor)
+    )
     if kinds and value is not None:
         compressor = build_compressor(where, value)
         if not isinstance(compressor, kinds):
-            takes = ", ".join(name for name, each in compressors().items() if issubclass(each, kinds))
+            takes = ", ".join(
+                name for name, each in compressors().items() if issubclass(each, kinds)
+            )
             raise SpecError(f"{where} cannot be {compressor.kind!r}; it takes {takes}")
         return compressor
     return num_steps if value == "end" and where.endswith("_interval") else value
 
 
 def build_compressor(where: str, table: Any) -> Compressor:
-    """A compressor from its table in a spec, for instance {kind = "block", ratio = 512}; else raises SpecError."""
+    """A compressor from its table in a spec, for instance {kind = "block", ratio = 512}; else
+    raises SpecError."""
     known = compressors()
-    if not isinstance(table, dict) or not isinstance(table.get("kind"), str) or table["kind"] not in known:
-        raise SpecError(f"{where}: unknown compressor {table!r}; give a table whose kind is one of {', '.join(known)}")
+    if (
+        not isinstance(table, dict)
+        or not isinstance(table.get("kind"), str)
+        or table["kind"] not in known
+    ):
+        raise SpecError(
+            f"{where}: unknown compressor {table!r}; give a table whose kind is one of "
+            f"{', '.join(known)}"
+        )
     kind = known[table["kind"]]
     options = {key: value for key, value in table.items() if key != "kind"}
     _check_options(f"{where}: compressor {kind.kind}", options, kind)
@@ -172,19 +219,28 @@ def build_compressor(where: str, table: Any) -> Compressor:
 
 
 def table_at_ratio(algorithm: str, ratio: int) -> dict[str, Any]:
-    """A method's settings at an overall ratio, as a spec has them; see `DistributedOptimizer.at_ratio`."""
+    """A method's settings at an overall ratio, as a spec has them; see
+    `DistributedOptimizer.at_ratio`."""
     own = methods()[algorithm].at_ratio(ratio)
-    return {key: _table(value) if isinstance(value, Compressor) else value for key, value in own.items()}
+    return {
+        key: _table(value) if isinstance(value, Compressor) else value for key, value in own.items()
+    }
 
 
 def _table(compressor: Compressor) -> dict[str, Any]:
     """What `build_compressor` makes this compressor of, defaults left out."""
-    given = [(each, getattr(compressor, each.name)) for each in inspect.signature(type(compressor)).parameters.values()]
-    return {"kind": compressor.kind} | {each.name: value for each, value in given if value != each.default}
+    given = [
+        (each, getattr(compressor, each.name))
+        for each in inspect.signature(type(compressor)).parameters.values()
+    ]
+    return {"kind": compressor.kind} | {
+        each.name: value for each, value in given if value != each.default
+    }
 
 
 def _check_options(where: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
-    """Check the options of a model's `build`, after the task's shape and classes, or of a compressor."""
+    """Check the options of a model's `build`, after the task's shape and classes, or of a
+    compressor."""
     parameters = list(inspect.signature(function).parameters.values())
     options = parameters if inspect.isclass(function) else parameters[2:]
     required = [each.name for each in options if each.default is inspect.Parameter.empty]
@@ -193,10 +249,13 @@ def _check_options(where: str, given: dict[str, Any], function: Callable[..., An
 
 
 def _check(where: str, given: dict[str, Any], types: dict[str, Any], required: list[str]) -> None:
-    """Raises SpecError for a name that is none of these, one that lacks, or a value that is not of its type."""
+    """Raises SpecError for a name that is none of these, one that lacks, or a value that is not of
+    its type."""
     unknown = [key for key in given if key not in types]
     if unknown:
-        raise SpecError(f"{where} has no setting {unknown[0]!r}; it has {', '.join(types) or 'none'}")
+        raise SpecError(
+            f"{where} has no setting {unknown[0]!r}; it has {', '.join(types) or 'none'}"
+        )
     missing = [key for key in required if key not in given]
     if missing:
         raise SpecError(f"{where} needs the setting {missing[0]!r}")
@@ -205,22 +264,26 @@ def _check(where: str, given: dict[str, Any], types: dict[str, Any], required: l
             config = ConfigDict(strict=True, arbitrary_types_allowed=True)
             TypeAdapter(types[key], config=config).validate_python(value)
         except ValidationError as error:
-            raise SpecError(f"{where}: {key}: {error.errors()[0]['msg']} (given: {value!r})") from None
+            raise SpecError(
+                f"{where}: {key}: {error.errors()[0]['msg']} (given: {value!r})"
+            ) from None
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:
-    """Steps per epoch, and in all. Raises SpecError: more samples or steps are asked for than there are."""
+    """Steps per epoch, and in all. Raises SpecError: more samples or steps are asked for than there
+    are."""
     num_train, _ = split_sizes(find_task(config.task.name), config.task)
     per_epoch = shard_size(config.partition, num_train, config.num_workers) // config.batch_size
     if per_epoch == 0:
         more = " or shards_per_worker" if config.partition.kind == "class_shards" else ""
         raise SpecError(
-            f"{config.num_workers} workers x {config.batch_size} samples are more than the {num_train} training "
-            f"samples; lower num_workers or batch_size{more}"
+            f"{config.num_workers} workers x {config.batch_size} samples are more than the "
+            f"{num_train} training samples; lower num_workers or batch_size{more}"
         )
     most = per_epoch * config.num_epochs
     if config.num_steps is not None and config.num_steps > most:
         raise SpecError(
-            f"num_steps = {config.num_steps:,} is more than num_epochs = {config.num_epochs} has ({most:,})"
+            f"num_steps = {config.num_steps:,} is more than num_epochs = {config.num_epochs} has "
+            f"({most:,})"
         )
     return per_epoch, config.num_steps or most

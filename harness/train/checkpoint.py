@@ -1,4 +1,5 @@
-"""Checkpoints: every rank's state, two generations until there is a result, checksummed, the pointer moved last."""
+"""Checkpoints: every rank's state, two generations until there is a result, checksummed, the
+pointer moved last."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from cser_bench.harness.records.store import VERSION, errors_naming, write_text_
 FOLDER = "checkpoint"
 """Name of the folder in a run's."""
 GENERATIONS = 2
-"""Kept while a run is on; while one more is written they stay, since what is written may never be whole."""
+"""Kept while a run is on; while one more is written they stay, since what is written may never be
+whole."""
 
 
 class CheckpointError(ValueError):
@@ -37,11 +39,12 @@ def save(
     """Save this rank's `state` (tensors and plain data) at `step`; all ranks must call it together.
 
     Args:
-        attempt: keeps the files of two attempts that write at the same time apart; all ranks must give the same.
+        attempt: keeps the files of two attempts that write at the same time apart; all ranks must
+            give the same.
         check_is_newest: raises where this attempt may not publish what it saved; rank 0 asks.
 
-    Raises OSError: no space, no permission; CheckpointError: rank 0 does not see another rank's file. The generations
-    before stay whole.
+    Raises OSError: no space, no permission; CheckpointError: rank 0 does not see another rank's
+    file. The generations before stay whole.
     """
     name = f"step-{step:09d}"
     temporary = folder / f"{name}.{attempt}.tmp"
@@ -50,7 +53,9 @@ def save(
     torch.save(state, buffer)
     content = buffer.getvalue()
     _write(temporary / f"rank-{collectives.rank}.pt", content)
-    digest = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8).unsqueeze(0)
+    digest = torch.frombuffer(
+        bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8
+    ).unsqueeze(0)
     digests = collectives.all_gather(digest, Purpose.CONTROL)
     if collectives.rank == 0:
         check_is_newest()
@@ -60,7 +65,8 @@ def save(
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write durably; what does not fit is taken away again, since a record of that needs room too."""
+    """Write durably; what does not fit is taken away again, since a record of that needs room
+    too."""
     try:
         with errors_naming(path), open(path, "wb") as file:
             file.write(content)
@@ -72,11 +78,13 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[str]) -> None:
-    missing = [str(rank) for rank in range(len(digests)) if not (temporary / f"rank-{rank}.pt").exists()]
+    missing = [
+        str(rank) for rank in range(len(digests)) if not (temporary / f"rank-{rank}.pt").exists()
+    ]
     if missing:
         raise CheckpointError(
-            f"the checkpoint of step {step} is not whole: rank 0 sees no file of rank {', '.join(missing)} in "
-            f"{temporary}; give --results a folder that all machines see"
+            f"the checkpoint of step {step} is not whole: rank 0 sees no file of rank "
+            f"{', '.join(missing)} in {temporary}; give --results a folder that all machines see"
         )
     manifest = {"version": VERSION, "step": step, "world_size": len(digests), "sha256": digests}
     _write(temporary / "manifest.json", (json.dumps(manifest) + "\n").encode())
@@ -95,12 +103,14 @@ def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[
 
 
 def discard(folder: Path) -> None:
-    """Delete all checkpoints of a run that has a result; what cannot be deleted stays, since nothing depends on it."""
+    """Delete all checkpoints of a run that has a result; what cannot be deleted stays, since
+    nothing depends on it."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _published(folder: Path) -> list[str]:
-    """Names of the whole generations, newest first, from the one that the pointer names; all where there is none."""
+    """Names of the whole generations, newest first, from the one that the pointer names; all where
+    there is none."""
     names = sorted((path.name for path in folder.glob("step-*[0-9]")), reverse=True)
     try:
         latest = (folder / "latest").read_text().strip()
@@ -112,8 +122,8 @@ def _published(folder: Path) -> list[str]:
 def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] | None:
     """The step and this rank's state of the newest generation that is whole on every rank, or None.
 
-    That there are some, and none is whole, is printed. Raises CheckpointError: it is of another number of workers or
-    another version.
+    That there are some, and none is whole, is printed. Raises CheckpointError: it is of another
+    number of workers or another version.
     """
     generations = _agreed(_published(folder), collectives)
     for name in generations:
@@ -139,8 +149,9 @@ def _agreed(names: list[str], collectives: Collectives) -> list[str]:
 def of_others(path: Path, num_saved: int, num_workers: int) -> str:
     """Why a checkpoint of another number of workers, at each end, is not continued from."""
     return (
-        f"{path} was written by {num_saved} workers and cannot be continued by {num_workers}: error, momentum and "
-        "order belong to a worker; use as many workers, started in the same way, or delete the folder to start anew"
+        f"{path} was written by {num_saved} workers and cannot be continued by {num_workers}: "
+        "error, momentum and order belong to a worker; use as many workers, started in the same "
+        "way, or delete the folder to start anew"
     )
 
 
@@ -148,19 +159,25 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
     """This rank's state, or None where the generation is damaged."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        version, world_size, digests = manifest["version"], manifest["world_size"], manifest["sha256"]
+        version, world_size, digests = (
+            manifest["version"],
+            manifest["world_size"],
+            manifest["sha256"],
+        )
         digest = digests[collectives.rank] if world_size == collectives.world_size else None
         content = (path / f"rank-{collectives.rank}.pt").read_bytes()
     except (OSError, ValueError, LookupError, TypeError):
         return None
     if version != VERSION:
         raise CheckpointError(
-            f"{path} is of version {version!r}, this program writes {VERSION}; delete it to start anew"
+            f"{path} is of version {version!r}, this program writes {VERSION}; delete it to start "
+            "anew"
         )
     if world_size != collectives.world_size:
         raise CheckpointError(of_others(path, world_size, collectives.world_size))
     if hashlib.sha256(content).hexdigest() != digest:
         return None
-    # To the CPU, since the GPU that it was saved from may be another's now; whoever takes it over copies it to its own.
+    # To the CPU, since the GPU that it was saved from may be another's now; whoever takes it over
+    # copies it to its own.
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state

@@ -56,16 +56,20 @@ def evaluate(
     num_evaluation: int,
     num_train: int,
 ) -> Score:
-    """Score the average model in the run's precision; models, optimiser and generators are then what they were.
+    """Score the average model in the run's precision; models, optimiser and generators are then
+    what they were.
 
-    Every sample counts once, or a RuntimeError is raised; with the batch-norm policy "local", and for a method that
-    never averages, whose result is each worker's own model, once per worker, so that the score is the mean of theirs.
-    `models` are those of the workers at this end, see `Collectives.own_ranks`.
+    Every sample counts once, or a RuntimeError is raised; with the batch-norm policy "local", and
+    for a method that never averages, whose result is each worker's own model, once per worker, so
+    that the score is the mean of theirs. `models` are those of the workers at this end, see
+    `Collectives.own_ranks`.
     """
     collectives, averages = optimizer.collectives, optimizer.averages_models
     num_workers, every = collectives.world_size, torch.arange(num_evaluation)
     each_scores_all = config.evaluation.batch_norm == "local" or not averages
-    shares = [every if each_scores_all else every[rank::num_workers] for rank in collectives.own_ranks]
+    shares = [
+        every if each_scores_all else every[rank::num_workers] for rank in collectives.own_ranks
+    ]
     own = optimizer.flat.parameters.clone()
 
     def scores_now() -> list[Tensor]:
@@ -73,13 +77,19 @@ def evaluate(
             pairs = zip(models, shares, strict=True)
             return [_score(*pair, precision, samples, config.evaluation.beam) for pair in pairs]
 
-    with optimizer.consensus(), _batch_norm(config, models, precision, samples, collectives, num_train):
+    with (
+        optimizer.consensus(),
+        _batch_norm(config, models, precision, samples, collectives, num_train),
+    ):
         squares = _squares(own - optimizer.flat.parameters)
         scores = scores_now() if averages else []
     scores = scores or scores_now()
     error = optimizer.error
     errors = [torch.zeros_like(square) for square in squares] if error is None else _squares(error)
-    rows = [torch.cat([score, torch.stack(more)]) for score, *more in zip(scores, errors, squares, strict=True)]
+    rows = [
+        torch.cat([score, torch.stack(more)])
+        for score, *more in zip(scores, errors, squares, strict=True)
+    ]
     totals = torch.stack(rows)
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
     correct, count, loss, *sums, error_square, distance_square = totals[0].tolist()
@@ -97,7 +107,8 @@ def evaluate(
 
 
 def labels_per_sample(samples: Samples) -> int:
-    """Answers that a sample asks for, each of which counts: one, or of a window of a text one a symbol."""
+    """Answers that a sample asks for, each of which counts: one, or of a window of a text one a
+    symbol."""
     return getattr(samples, "labels_per_sample", 1)
 
 
@@ -109,7 +120,8 @@ def worker_accuracies(
     samples: Samples,
     num_evaluation: int,
 ) -> list[float]:
-    """Accuracy of each worker's own model, with its own batch-norm statistics, on all samples, by rank.
+    """Accuracy of each worker's own model, with its own batch-norm statistics, on all samples, by
+    rank.
 
     Sentences are decoded greedily here, whatever the number of beams.
     """
@@ -117,7 +129,9 @@ def worker_accuracies(
     with scoring(models):
         correct = torch.stack([_score(model, every, precision, samples)[:1] for model in models])
     num_labels = num_evaluation * labels_per_sample(samples)
-    return [float(row) / num_labels for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)]
+    return [
+        float(row) / num_labels for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)
+    ]
 
 
 @contextmanager
@@ -137,9 +151,14 @@ def _squares(vectors: Tensor) -> list[Tensor]:
 
 
 def _score(
-    model: nn.Module, indices: Tensor, precision: MixedPrecision, samples: Samples, num_beams: int = 1
+    model: nn.Module,
+    indices: Tensor,
+    precision: MixedPrecision,
+    samples: Samples,
+    num_beams: int = 1,
 ) -> Tensor:
-    """One model on these samples: correct answers, samples, summed loss, and of text more; float64, one dimension."""
+    """One model on these samples: correct answers, samples, summed loss, and of text more; float64,
+    one dimension."""
     if isinstance(samples, PairSamples):
         return translation_sums(model, indices, precision, samples, num_beams)
     # On the model's device throughout, since a look from the CPU would wait for every batch.
@@ -161,8 +180,11 @@ def _batch_norm(
     collectives: Collectives,
     num_train: int,
 ) -> Iterator[None]:
-    """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's own again."""
-    layers = [[each for each in model.modules() if isinstance(each, _BatchNorm)] for model in models]
+    """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's
+    own again."""
+    layers = [
+        [each for each in model.modules() if isinstance(each, _BatchNorm)] for model in models
+    ]
     buffers = [[buffer for layer in own for buffer in layer.buffers()] for own in layers]
     statistics = [[buffer for buffer in own if buffer.is_floating_point()] for own in buffers]
     if not statistics[0] or config.evaluation.batch_norm == "local":
@@ -178,7 +200,9 @@ def _batch_norm(
     flat = torch.stack([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
     for own_statistics, mean in zip(statistics, flat, strict=True):
-        for buffer, part in zip(own_statistics, mean.split([each.numel() for each in own_statistics]), strict=True):
+        for buffer, part in zip(
+            own_statistics, mean.split([each.numel() for each in own_statistics]), strict=True
+        ):
             buffer.copy_(part.view_as(buffer))
     try:
         yield
@@ -203,7 +227,8 @@ def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
 
 
 def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) -> Tensor:
-    """The best of `num_beams` beams by log-probability per token, int64 of shape (batch, at most max_length).
+    """The best of `num_beams` beams by log-probability per token, int64 of shape (batch, at most
+    max_length).
 
     A beam that has ended stays among the best while its log-probability does.
     """
@@ -233,10 +258,15 @@ def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) ->
 
 
 def translation_sums(
-    model: nn.Module, indices: Tensor, precision: MixedPrecision, samples: PairSamples, num_beams: int
+    model: nn.Module,
+    indices: Tensor,
+    precision: MixedPrecision,
+    samples: PairSamples,
+    num_beams: int,
 ) -> Tensor:
-    """Sentences answered word for word, sentences, summed loss of tokens, tokens, and the sums of the measure: float64,
-    of shape (4 + samples.measure.num_sums,), on the model's device. The model must be in its mode for evaluation.
+    """Sentences answered word for word, sentences, summed loss of tokens, tokens, and the sums of
+    the measure: float64, of shape (4 + samples.measure.num_sums,), on the model's device. The model
+    must be in its mode for evaluation.
     """
     assert isinstance(model, Transformer), "no other network translates"
     totals = torch.zeros(4 + samples.measure.num_sums, dtype=torch.float64)
@@ -246,7 +276,11 @@ def translation_sums(
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
         source, longest = inputs[:, 0], samples.max_length
         with precision.autocast():
-            found = greedy(model, source, longest) if num_beams == 1 else beam(model, source, longest, num_beams)
+            found = (
+                greedy(model, source, longest)
+                if num_beams == 1
+                else beam(model, source, longest, num_beams)
+            )
         said = list(map(plain, found.tolist()))
         expected = samples.evaluation.sentences(1, index)
         correct = sum(map(list.__eq__, said, expected))

@@ -1,6 +1,8 @@
-"""The workers at this end: one in a process of its own, or all of a run as rows of the same tensors; and their passes.
+"""The workers at this end: one in a process of its own, or all of a run as rows of the same
+tensors; and their passes.
 
-A `Trainee` has random batches: it is what is timed, estimated and checked where no data set is wanted.
+A `Trainee` has random batches: it is what is timed, estimated and checked where no data set is
+wanted.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 def local_workers(
     config: RunConfig, model: nn.Module, collectives: Collectives, num_steps: int
 ) -> tuple[list[nn.Module], DistributedOptimizer]:
-    """A model of each worker at this end, see `Collectives.own_ranks`, and the optimiser of all of them.
+    """A model of each worker at this end, see `Collectives.own_ranks`, and the optimiser of all of
+    them.
 
-    Stacked workers have copies of the model, with buffers of their own. Their parameters and gradients are rows of the
-    optimiser's: `optimizer.flat.tensors[k][rank]` is parameter k of `models[rank]`.
+    Stacked workers have copies of the model, with buffers of their own. Their parameters and
+    gradients are rows of the optimiser's: `optimizer.flat.tensors[k][rank]` is parameter k of
+    `models[rank]`.
     """
     if not isinstance(collectives, StackedCollectives):
         return [model], build_optimizer(config, model, collectives, num_steps)
@@ -53,22 +57,31 @@ def bind_rows(models: Sequence[nn.Module], optimizer: DistributedOptimizer) -> N
 def _rows_of(tensor: Tensor, num_rows: int) -> nn.Parameter:
     """Copies along a new first axis, each in the tensor's own order in memory."""
     rows = torch.empty_strided(
-        (num_rows, *tensor.shape), (tensor.numel(), *tensor.stride()), dtype=tensor.dtype, device=tensor.device
+        (num_rows, *tensor.shape),
+        (tensor.numel(), *tensor.stride()),
+        dtype=tensor.dtype,
+        device=tensor.device,
     )
     return nn.Parameter(rows.copy_(tensor))
 
 
-def batched_backward(model: nn.Module, stacked: Sequence[Tensor]) -> Callable[[Tensor, Tensor], Tensor] | None:
+def batched_backward(
+    model: nn.Module, stacked: Sequence[Tensor]
+) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Forward and backward pass of all workers at once, with the bits of one after the other.
 
-    None where a layer is neither linear, with a bias, nor a ReLU nor flattens. The function takes inputs of shape
-    (num_workers * batch, ...) and labels of shape (num_workers * batch,), adds to the gradients, and returns the
-    workers' mean losses, of shape (num_workers,). Autograd would take half as long again: most of its time goes into
-    the layout of such gradients. `stacked` are the parameters of all workers, of shape (num_workers, ...) each.
+    None where a layer is neither linear, with a bias, nor a ReLU nor flattens. The function takes
+    inputs of shape (num_workers * batch, ...) and labels of shape (num_workers * batch,), adds to
+    the gradients, and returns the workers' mean losses, of shape (num_workers,). Autograd would
+    take half as long again: most of its time goes into the layout of such gradients. `stacked` are
+    the parameters of all workers, of shape (num_workers, ...) each.
     """
     if not isinstance(model, nn.Sequential) or not all(map(_has_batched_form, model)):
         return None
-    num_workers, layers = len(stacked[0]), [layer for layer in model if not isinstance(layer, nn.Flatten)]
+    num_workers, layers = (
+        len(stacked[0]),
+        [layer for layer in model if not isinstance(layer, nn.Flatten)],
+    )
     pairs = iter(zip(stacked[::2], stacked[1::2], strict=True))
     weights = [next(pairs) if isinstance(layer, nn.Linear) else None for layer in layers]
 
@@ -84,7 +97,9 @@ def batched_backward(model: nn.Module, stacked: Sequence[Tensor]) -> Callable[[T
                 hidden.append(torch.baddbmm(bias.unsqueeze(1), before, weight.transpose(1, 2)))
         scores = functional.log_softmax(hidden[-1].flatten(0, 1), dim=1)
         gradient = _of_mean_loss(scores, labels, labels.numel() // num_workers).view_as(hidden[-1])
-        for number, (own, before) in reversed(list(enumerate(zip(weights, hidden[:-1], strict=True)))):
+        for number, (own, before) in reversed(
+            list(enumerate(zip(weights, hidden[:-1], strict=True)))
+        ):
             if own is None:
                 gradient = torch.ops.aten.threshold_backward(gradient, before, 0)
                 continue
@@ -101,23 +116,30 @@ def batched_backward(model: nn.Module, stacked: Sequence[Tensor]) -> Callable[[T
 
 
 def _has_batched_form(layer: nn.Module) -> bool:
-    return type(layer) in (nn.ReLU, nn.Flatten) or (type(layer) is nn.Linear and layer.bias is not None)
+    return type(layer) in (nn.ReLU, nn.Flatten) or (
+        type(layer) is nn.Linear and layer.bias is not None
+    )
 
 
 def _of_mean_loss(scores: Tensor, labels: Tensor, batch: int) -> Tensor:
-    """Gradient of the mean cross-entropy of `batch` samples by the outputs whose log-softmax is `scores`."""
+    """Gradient of the mean cross-entropy of `batch` samples by the outputs whose log-softmax is
+    `scores`."""
     of_scores = torch.zeros_like(scores).scatter_(1, labels.unsqueeze(1), -1 / batch)
     return torch.ops.aten._log_softmax_backward_data(of_scores, scores, 1, scores.dtype)  # type: ignore[no-any-return]
 
 
 class MixedPrecision:
-    """A worker's passes: autocast, and loss scaling for fp16. Parameters and optimiser state stay fp32.
+    """A worker's passes: autocast, and loss scaling for fp16. Parameters and optimiser state stay
+    fp32.
 
-    Each worker has a loss scale of its own and takes it out of its own gradients; whether a step is skipped is decided
-    by all workers together, in the optimiser, which then changes nothing of its state.
+    Each worker has a loss scale of its own and takes it out of its own gradients; whether a step is
+    skipped is decided by all workers together, in the optimiser, which then changes nothing of its
+    state.
     """
 
-    def __init__(self, precision: Precision, device: torch.device, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, precision: Precision, device: torch.device, label_smoothing: float = 0.0
+    ) -> None:
         self._device, self._label_smoothing = device.type, label_smoothing
         self._dtype = AUTOCAST.get(precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -137,8 +159,11 @@ class MixedPrecision:
         outputs = self.outputs(model, inputs)
         return nn.functional.cross_entropy(outputs, labels, label_smoothing=self._label_smoothing)
 
-    def both_passes(self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None) -> Tensor:
-        """One worker's, of its loss times `weight`, which is returned; scaled gradients are added to what there is."""
+    def both_passes(
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None
+    ) -> Tensor:
+        """One worker's, of its loss times `weight`, which is returned; scaled gradients are added
+        to what there is."""
         loss = self.loss(model, inputs, labels)
         loss = loss if weight is None else weight * loss
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -150,15 +175,19 @@ class MixedPrecision:
         self.scaler.update()
 
     def tally(self, loss: Tensor) -> Tensor:
-        """What a step adds to the sum of losses and to their number: float64, of the loss's shape and then 2.
+        """What a step adds to the sum of losses and to their number: float64, of the loss's shape
+        and then 2.
 
-        A loss that is not finite makes the run diverge, unless loss scaling is on, which skips such steps.
+        A loss that is not finite makes the run diverge, unless loss scaling is on, which skips such
+        steps.
         """
         value = loss.detach().double()
         one = torch.ones_like(value)
         if self.scaler.is_enabled():
             finite = torch.isfinite(value)
-            return torch.stack([torch.where(finite, value, torch.zeros_like(value)), finite.double()], dim=-1)
+            return torch.stack(
+                [torch.where(finite, value, torch.zeros_like(value)), finite.double()], dim=-1
+            )
         return torch.stack([value, one], dim=-1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,11 +198,14 @@ class MixedPrecision:
             self.scaler.load_state_dict(state)
 
 
-def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard normal images of the task's shape, of the type and on the device of `like`, and labels for them.
+def random_batch(
+    task: Task, batch_size: int, generator: torch.Generator, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Standard normal images of the task's shape, of the type and on the device of `like`, and
+    labels for them.
 
-    They are drawn on the CPU, so they are the same on every device. Of a text task they are windows, or pairs of full
-    length, as `harness.tasks.pairs.Pairs.batch` gives them.
+    They are drawn on the CPU, so they are the same on every device. Of a text task they are
+    windows, or pairs of full length, as `harness.tasks.pairs.Pairs.batch` gives them.
     """
     if len(task.input_shape) == 1:
         windows = (batch_size, task.input_shape[0] + 1)
@@ -181,7 +213,9 @@ def random_batch(task: Task, batch_size: int, generator: torch.Generator, like: 
         return symbols[:, :-1], symbols[:, 1:]
     if len(task.input_shape) == 2:
         shape = (batch_size, 2, task.input_shape[1] + 1)
-        tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator).to(like.device)
+        tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator).to(
+            like.device
+        )
         return tokens[:, :, :-1], tokens[:, 1, 1:]
     inputs = torch.randn((batch_size, *task.input_shape), generator=generator).to(like)
     labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(like.device)
@@ -201,11 +235,15 @@ class Trainee:
         self._trained = [module_to_train(self.optimizer, each) for each in self.models]
         like = self.optimizer.flat.parameters
         self.precision = MixedPrecision(config.precision, like.device, config.label_smoothing)
-        task, draws = find_task(config.task.name), [torch.Generator().manual_seed(r) for r in collectives.own_ranks]
+        task, draws = (
+            find_task(config.task.name),
+            [torch.Generator().manual_seed(r) for r in collectives.own_ranks],
+        )
         self.batches = [random_batch(task, config.batch_size, each, like) for each in draws]
 
     def step(self) -> Tensor:
-        """Train once, each worker on its batch; the workers' losses before, of shape (local workers,)."""
+        """Train once, each worker on its batch; the workers' losses before, of shape (local
+        workers,)."""
         self.optimizer.zero_grad()
         each = zip(self._trained, self.batches, strict=True)
         losses = torch.stack([self.precision.both_passes(model, *batch) for model, batch in each])

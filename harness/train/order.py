@@ -1,7 +1,8 @@
-"""What each step has: the samples of each worker, the learning rate, and whether the average is scored after it.
+"""What each step has: the samples of each worker, the learning rate, and whether the average is
+scored after it.
 
-All of it is a stateless function of seed and step, so resuming needs no position. Samples are shuffled over all
-workers, or each worker has a fixed shard, alike or not.
+All of it is a stateless function of seed and step, so resuming needs no position. Samples are
+shuffled over all workers, or each worker has a fixed shard, alike or not.
 """
 
 from __future__ import annotations
@@ -31,19 +32,26 @@ def worker_batches(
     shard: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """The int64 indices, of shape (batch_size,), that worker `rank` trains on at each of `steps`, counted from 0.
+    """The int64 indices, of shape (batch_size,), that worker `rank` trains on at each of `steps`,
+    counted from 0.
 
-    Every epoch is shuffled anew: over all samples, which are dealt out to the workers batch by batch, or, where the
-    worker has a `shard` of its own, over that. Where samples have `lengths`, those of a step are of like length, and
-    steps come in an order of their own, which all workers have in common.
+    Every epoch is shuffled anew: over all samples, which are dealt out to the workers batch by
+    batch, or, where the worker has a `shard` of its own, over that. Where samples have `lengths`,
+    those of a step are of like length, and steps come in an order of their own, which all workers
+    have in common.
     """
     samples, of_worker = (num_train, ()) if shard is None else (len(shard), (rank,))
-    size, first = (num_workers * batch_size, rank * batch_size) if shard is None else (batch_size, 0)
+    size, first = (
+        (num_workers * batch_size, rank * batch_size) if shard is None else (batch_size, 0)
+    )
     order, shuffled = torch.empty(0, dtype=torch.int64), -1
     for step in steps:
         epoch, within = divmod(step, samples // size)
         if epoch != shuffled:
-            order, shuffled = torch.randperm(samples, generator=generator(seed, "order", *of_worker, epoch)), epoch
+            order, shuffled = (
+                torch.randperm(samples, generator=generator(seed, "order", *of_worker, epoch)),
+                epoch,
+            )
             order = order if shard is None else shard[order]
             if lengths is not None:
                 order = by_length(order, lengths, size, generator(seed, "lengths", epoch))
@@ -68,13 +76,17 @@ def shard_size(spec: PartitionSpec, num_train: int, num_workers: int) -> int:
     return stretches * (num_train // (num_workers * stretches))
 
 
-def worker_shards(spec: PartitionSpec, labels: Tensor, num_workers: int, seed: int) -> list[Tensor] | None:
-    """The sample indices of each worker, all of the same number, or None where every epoch is dealt out anew.
+def worker_shards(
+    spec: PartitionSpec, labels: Tensor, num_workers: int, seed: int
+) -> list[Tensor] | None:
+    """The sample indices of each worker, all of the same number, or None where every epoch is dealt
+    out anew.
 
-    "contiguous": the i-th stretch of the data set (as released). "dirichlet": the shares of a worker's classes are
-    drawn from a Dirichlet distribution, with parameter `alpha` for each of classes of equal size, else in proportion to
-    their sizes (Hsu et al., arXiv 1909.06335, whose alpha is this one times the number of classes). "class_shards":
-    sorted by class, cut, and dealt out, `shards_per_worker` to each (McMahan et al., AISTATS 2017).
+    "contiguous": the i-th stretch of the data set (as released). "dirichlet": the shares of a
+    worker's classes are drawn from a Dirichlet distribution, with parameter `alpha` for each of
+    classes of equal size, else in proportion to their sizes (Hsu et al., arXiv 1909.06335, whose
+    alpha is this one times the number of classes). "class_shards": sorted by class, cut, and dealt
+    out, `shards_per_worker` to each (McMahan et al., AISTATS 2017).
 
     Args:
         labels: int64 of shape (num_train,).
@@ -84,7 +96,9 @@ def worker_shards(spec: PartitionSpec, labels: Tensor, num_workers: int, seed: i
         return None
     per_worker = shard_size(spec, len(labels), num_workers)
     if spec.kind == "contiguous":
-        return [torch.arange(rank * per_worker, (rank + 1) * per_worker) for rank in range(num_workers)]
+        return [
+            torch.arange(rank * per_worker, (rank + 1) * per_worker) for rank in range(num_workers)
+        ]
     random = numpy.random.Generator(numpy.random.Philox(key=derive_seed(seed, "partition")))
     known: Labels = labels.cpu().numpy()
     if spec.kind == "class_shards":
@@ -99,12 +113,16 @@ def _class_shards(
 ) -> list[Labels]:
     size = len(labels) // (num_workers * shards_per_worker)
     by_class = numpy.argsort(labels, kind="stable")[: size * num_workers * shards_per_worker]
-    dealt = random.permutation(num_workers * shards_per_worker).reshape(num_workers, shards_per_worker)
+    dealt = random.permutation(num_workers * shards_per_worker).reshape(
+        num_workers, shards_per_worker
+    )
     cut = by_class.reshape(-1, size)
     return [cut[row].ravel() for row in dealt]
 
 
-def _dirichlet_shards(labels: Labels, num_workers: int, alpha: float, random: numpy.random.Generator) -> list[Labels]:
+def _dirichlet_shards(
+    labels: Labels, num_workers: int, alpha: float, random: numpy.random.Generator
+) -> list[Labels]:
     classes, sizes = numpy.unique(labels, return_counts=True)
     pools = [random.permutation(numpy.flatnonzero(labels == each)) for each in classes]
     left = sizes.copy()
@@ -112,19 +130,26 @@ def _dirichlet_shards(labels: Labels, num_workers: int, alpha: float, random: nu
     for _ in range(num_workers):
         shares = random.dirichlet(alpha * sizes / sizes.sum() * len(classes))
         taken = _take(len(labels) // num_workers, shares, left, random)
-        shards.append(numpy.concatenate([pools[c][left[c] - taken[c] : left[c]] for c in range(len(classes))]))
+        shards.append(
+            numpy.concatenate([pools[c][left[c] - taken[c] : left[c]] for c in range(len(classes))])
+        )
         left -= taken
     return shards
 
 
-def _take(count: int, shares: npt.NDArray[numpy.float64], left: Labels, random: numpy.random.Generator) -> Labels:
-    """How many of each class: by its share, but no more than is left of it; what is lacking comes from the others."""
+def _take(
+    count: int, shares: npt.NDArray[numpy.float64], left: Labels, random: numpy.random.Generator
+) -> Labels:
+    """How many of each class: by its share, but no more than is left of it; what is lacking comes
+    from the others."""
     taken = numpy.zeros_like(left)
     while (lacking := count - int(taken.sum())) > 0:
         open_shares = numpy.where(taken < left, shares, 0.0)
         if open_shares.sum() <= 0:
             open_shares = (left - taken).astype(numpy.float64)
-        taken = numpy.minimum(left, taken + random.multinomial(lacking, open_shares / open_shares.sum()))
+        taken = numpy.minimum(
+            left, taken + random.multinomial(lacking, open_shares / open_shares.sum())
+        )
     return taken
 
 
@@ -136,10 +161,11 @@ def class_counts(shards: list[Tensor], labels: Tensor, num_classes: int) -> list
 def token_weights(
     num_tokens: Tensor, batches: Sequence[Iterator[Tensor]], ranks: Sequence[int]
 ) -> Iterator[list[float]]:
-    """What the mean losses of workers `ranks` are multiplied with, step by step: n times their share of all tokens.
+    """What the mean losses of workers `ranks` are multiplied with, step by step: n times their
+    share of all tokens.
 
-    The mean over workers of what comes of it is the sum over all tokens by their number. Nothing is sent for that,
-    since everyone knows what everyone sees: it follows from the seed.
+    The mean over workers of what comes of it is the sum over all tokens by their number. Nothing is
+    sent for that, since everyone knows what everyone sees: it follows from the seed.
 
     Args:
         num_tokens: of each sample, int64, on the CPU.
@@ -150,11 +176,14 @@ def token_weights(
         yield [len(counts) * counts[rank] / sum(counts) for rank in ranks]
 
 
-def learning_rate_factor(schedule: ScheduleSpec, step: int, steps_per_epoch: int, num_epochs: int) -> float:
+def learning_rate_factor(
+    schedule: ScheduleSpec, step: int, steps_per_epoch: int, num_epochs: int
+) -> float:
     """What the peak learning rate is multiplied with at `step`, counted from 0.
 
-    Linear warm-up from 0, at the step's end, so that the first step is not lost; then 1, or 1/2 (1 + cos(pi t)) with t
-    the share of the steps after the warm-up that are done, or `factor` for each milestone that has passed.
+    Linear warm-up from 0, at the step's end, so that the first step is not lost; then 1, or 1/2 (1
+    + cos(pi t)) with t the share of the steps after the warm-up that are done, or `factor` for each
+    milestone that has passed.
     """
     epoch = step / steps_per_epoch
     warmup_epochs = schedule.warmup_epochs + schedule.warmup_share * num_epochs

@@ -1,4 +1,5 @@
-"""What happens in the middle of a run: workers lose a part of their state, or everything is sent from then on."""
+"""What happens in the middle of a run: workers lose a part of their state, or everything is sent
+from then on."""
 
 from __future__ import annotations
 
@@ -16,26 +17,39 @@ PARAMETERS = "parameters"
 """What a restart calls them, in whose place worker 0's are taken."""
 
 
-def check_restart(restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int, num_workers: int) -> None:
+def check_restart(
+    restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int, num_workers: int
+) -> None:
     """Raises SpecError where the method has no such state, or where nobody would lose it."""
     own, common = state_of(optimizer)
     method, known = optimizer.name, [*own, *common]
     unknown = [name for name in restart.without if name not in known]
     if unknown:
-        raise SpecError(f"{method}: there is no state {unknown[0]!r} to restart without; it has {', '.join(known)}")
+        raise SpecError(
+            f"{method}: there is no state {unknown[0]!r} to restart without; it has "
+            f"{', '.join(known)}"
+        )
     if not 0 < round(restart.at * num_steps) < num_steps:
-        raise SpecError(f"a restart at {restart.at:g} of {num_steps} steps is at an end of the run; give another share")
+        raise SpecError(
+            f"a restart at {restart.at:g} of {num_steps} steps is at an end of the run; give "
+            "another share"
+        )
     if restart.worker is None:
         return
     if restart.worker >= num_workers:
-        raise SpecError(f"there is no worker {restart.worker} to restart; ranks go from 0 to {num_workers - 1}")
+        raise SpecError(
+            f"there is no worker {restart.worker} to restart; ranks go from 0 to {num_workers - 1}"
+        )
     shared = [name for name in restart.without if name in common]
     if shared:
-        raise SpecError(f"{method}: all workers hold {shared[0]!r} in common, so none can lose it alone")
+        raise SpecError(
+            f"{method}: all workers hold {shared[0]!r} in common, so none can lose it alone"
+        )
 
 
 def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Vectors of the parameters' shape by name, themselves among them; and what all workers have in common."""
+    """Vectors of the parameters' shape by name, themselves among them; and what all workers have in
+    common."""
     parameters = optimizer.flat.parameters
     saved = {PARAMETERS: parameters, **optimizer.state_dict()["param_groups"][0]["flat"]}
     state = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
@@ -51,18 +65,25 @@ def tail_of(
     return build_optimizer(plain, nn.ParameterList(tensors), collectives, num_steps)
 
 
-def traffic_before_tail(config: RunConfig, optimizer: DistributedOptimizer, num_steps: int) -> Traffic:
-    """The closed form of what a method sends until its synchronous tail, the average that this starts from included."""
+def traffic_before_tail(
+    config: RunConfig, optimizer: DistributedOptimizer, num_steps: int
+) -> Traffic:
+    """The closed form of what a method sends until its synchronous tail, the average that this
+    starts from included."""
     assert config.restart is not None
     num_before = round(config.restart.at * num_steps)
     traffic = optimizer.expected_traffic(num_before)
     if not optimizer.agree_after(num_before):
-        traffic.add(Purpose.MODEL, 8 * optimizer.flat.parameters.element_size() * optimizer.flat.layout.numel)
+        traffic.add(
+            Purpose.MODEL,
+            8 * optimizer.flat.parameters.element_size() * optimizer.flat.layout.numel,
+        )
     return traffic
 
 
 def planned_traffic(config: RunConfig, optimizer: DistributedOptimizer, num_steps: int) -> Traffic:
-    """The closed form of what a worker sends in the whole run; `optimizer` is on the meta device."""
+    """The closed form of what a worker sends in the whole run; `optimizer` is on the meta
+    device."""
     if config.restart is None or not config.restart.everything_sent:
         return optimizer.expected_traffic(num_steps)
     tail = tail_of(config, optimizer.flat.tensors, optimizer.collectives, num_steps)
@@ -70,19 +91,27 @@ def planned_traffic(config: RunConfig, optimizer: DistributedOptimizer, num_step
     return traffic_before_tail(config, optimizer, num_steps) + tail.expected_traffic(num_tail)
 
 
-def lose_state(config: RunConfig, restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int) -> None:
-    """Give the optimiser, for what is lost, what one holds that is made anew on the present parameters.
+def lose_state(
+    config: RunConfig, restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int
+) -> None:
+    """Give the optimiser, for what is lost, what one holds that is made anew on the present
+    parameters.
 
-    All workers must call it together, with the number of steps of the whole run. As at every start, worker 0's
-    parameters go to all, and count as control. The number of steps is kept, and so is what comes of it: the schedule,
-    and which blocks are drawn.
+    All workers must call it together, with the number of steps of the whole run. As at every start,
+    worker 0's parameters go to all, and count as control. The number of steps is kept, and so is
+    what comes of it: the schedule, and which blocks are drawn.
     """
-    copies = nn.ParameterList(nn.Parameter(each.detach().clone()) for each in optimizer.flat.tensors)
+    copies = nn.ParameterList(
+        nn.Parameter(each.detach().clone()) for each in optimizer.flat.tensors
+    )
     own, common = state_of(build_optimizer(config, copies, optimizer.collectives, num_steps))
     lost = {name: value for name, value in (own | common).items() if name in restart.without}
     if restart.worker is not None:
         held = state_of(optimizer)[0]
-        lost = {name: _of_worker(restart.worker, optimizer, held[name], value) for name, value in lost.items()}
+        lost = {
+            name: _of_worker(restart.worker, optimizer, held[name], value)
+            for name, value in lost.items()
+        }
     state = optimizer.state_dict()
     state["param_groups"][0]["flat"] |= lost
     optimizer.load_state_dict(state)

@@ -1,4 +1,5 @@
-"""The training of the workers at one end: what changes from step to step, how a step is taken, timed and saved."""
+"""The training of the workers at one end: what changes from step to step, how a step is taken,
+timed and saved."""
 
 from __future__ import annotations
 
@@ -18,10 +19,21 @@ from cser_bench.harness.spec import PlannedRun
 from cser_bench.harness.tasks.pairs import PairSamples
 from cser_bench.harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
 from cser_bench.harness.train import checkpoint
-from cser_bench.harness.train.build import MemoryFormat, format_of, module_to_train, num_steps_of, trainable
+from cser_bench.harness.train.build import (
+    MemoryFormat,
+    format_of,
+    module_to_train,
+    num_steps_of,
+    trainable,
+)
 from cser_bench.harness.train.checkpoint import CheckpointError
 from cser_bench.harness.train.evaluate import Score
-from cser_bench.harness.train.local_workers import MixedPrecision, batched_backward, bind_rows, local_workers
+from cser_bench.harness.train.local_workers import (
+    MixedPrecision,
+    batched_backward,
+    bind_rows,
+    local_workers,
+)
 from cser_bench.harness.train.order import (
     class_counts,
     learning_rate_factor,
@@ -43,7 +55,8 @@ class Preempted(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """An attempt at a run and all that it needs; plain data, so that it can be sent to another process."""
+    """An attempt at a run and all that it needs; plain data, so that it can be sent to another
+    process."""
 
     experiment: str
     folder: Path
@@ -53,7 +66,8 @@ class Job:
     device: str
     """"cpu", or the GPU of this process: "cuda:0"."""
     cores: tuple[int, ...]
-    """Cores that a run of stacked workers keeps to; it would else wander, and leave its caches behind."""
+    """Cores that a run of stacked workers keeps to; it would else wander, and leave its caches
+    behind."""
     checkpoint_minutes: float
     timeout_seconds: float
 
@@ -72,32 +86,45 @@ class Job:
             config=self.run.config.model_dump(mode="json"),
             attempts=[],
         )
-        return Recorder(self.folder, run, self.attempt.model_copy(update={"memory_format": memory_format}))
+        return Recorder(
+            self.folder, run, self.attempt.model_copy(update={"memory_format": memory_format})
+        )
 
 
 class Training:
     """The state of the workers at this end, resumed from the newest checkpoint if there is one.
 
-    `stop_requested` is asked between steps, by all workers or by none; where it is true for one, all stop.
+    `stop_requested` is asked between steps, by all workers or by none; where it is true for one,
+    all stop.
 
     Attributes:
         recorder: None but for one worker.
-        losses: sum and number of each worker's losses since the last evaluation, shape (local workers, 2).
-        train_loss, score: the last ones known, None before there is one.
+        losses: sum and number of each worker's losses since the last evaluation, shape (local
+        workers, 2). train_loss, score: the last ones known, None before there is one.
         schedule_length: steps per epoch and epochs, as schedule and scores count them.
         diverged_at: the step at which the run diverged, or None.
     """
 
-    def __init__(self, job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
+    def __init__(
+        self, job: Job, collectives: Collectives, stop_requested: StopRequested | None = None
+    ) -> None:
         config, device = job.run.config, torch.device(job.device)
-        self.job, self.config, self.collectives, self.stop_requested = job, config, collectives, stop_requested
+        self.job, self.config, self.collectives, self.stop_requested = (
+            job,
+            config,
+            collectives,
+            stop_requested,
+        )
         task = find_task(config.task.name)
         self.samples = samples = task.load(job.data, config.task, device)
         model = trainable(config, device)
         self.recorder = job.recorder(format_of(model)) if collectives.rank == 0 else None
         self.num_train, self.num_evaluation = split_sizes(task, config.task)
         self.per_epoch, self.num_steps = num_steps_of(config)
-        self.schedule_length = self.num_steps // config.num_schedule_epochs, config.num_schedule_epochs
+        self.schedule_length = (
+            self.num_steps // config.num_schedule_epochs,
+            config.num_schedule_epochs,
+        )
         self.models, self.optimizer = local_workers(config, model, collectives, self.num_steps)
         self._sent_before = Traffic()
         """What a method sends before a synchronous tail, by the closed form."""
@@ -108,11 +135,15 @@ class Training:
         self.train_loss: float | None = None
         self.score: Score | None = None
         self.diverged_at: int | None = None
-        self._shards = worker_shards(config.partition, samples.train_labels, config.num_workers, config.seed)
+        self._shards = worker_shards(
+            config.partition, samples.train_labels, config.num_workers, config.seed
+        )
         self._weights: Iterator[list[float]] | None = None
         """Weights of each step where losses are means over tokens; see `token_weights`."""
         num_classes = getattr(samples, "num_groups", task.num_classes)
-        self.class_counts = self._shards and class_counts(self._shards, samples.train_labels, num_classes)
+        self.class_counts = self._shards and class_counts(
+            self._shards, samples.train_labels, num_classes
+        )
         self.clock = Clock(collectives, device)
         self._resume()
         self._batches = self._all_batches()
@@ -121,10 +152,15 @@ class Training:
             each.train()
 
     def _find_passes(self) -> None:
-        """Find what forward and backward passes go through: all workers' at once, or each worker's."""
+        """Find what forward and backward passes go through: all workers' at once, or each
+        worker's."""
         config, samples, optimizer = self.config, self.samples, self.optimizer
         self._trained = [module_to_train(optimizer, each) for each in self.models]
-        plain = config.precision == "fp32" and not config.label_smoothing and isinstance(samples, TensorSamples)
+        plain = (
+            config.precision == "fp32"
+            and not config.label_smoothing
+            and isinstance(samples, TensorSamples)
+        )
         stacks = plain and isinstance(optimizer.collectives, StackedCollectives)
         self._batched = batched_backward(self.models[0], optimizer.flat.tensors) if stacks else None
 
@@ -134,7 +170,8 @@ class Training:
         return self._sent_before + self.optimizer.expected_traffic(self.optimizer.num_steps)
 
     def _send_everything(self) -> None:
-        """Go on from the workers' average model, with every gradient sent and an optimiser made anew."""
+        """Go on from the workers' average model, with every gradient sent and an optimiser made
+        anew."""
         config, before = self.config, self.optimizer
         self._sent_before = traffic_before_tail(config, before, self.num_steps)
         if not before.agree_after(before.num_steps):
@@ -150,7 +187,11 @@ class Training:
             self.step, state = loaded
             self._check_state(state)
             restart = self.config.restart
-            if restart is not None and restart.everything_sent and self.step > round(restart.at * self.num_steps):
+            if (
+                restart is not None
+                and restart.everything_sent
+                and self.step > round(restart.at * self.num_steps)
+            ):
                 self._send_everything()
             for model, saved in zip(self.models, state["models"], strict=True):
                 model.load_state_dict(saved)
@@ -161,15 +202,17 @@ class Training:
             self.clock = Clock(self.collectives, self.losses.device, state["clock_seconds"])
 
     def _check_state(self, state: dict[str, Any]) -> None:
-        """Raises CheckpointError for a state of other workers, or with its numbers in another order."""
+        """Raises CheckpointError for a state of other workers, or with its numbers in another
+        order."""
         folder, own, saved = self.job.checkpoints, len(self.models), len(state["models"])
         if saved != own:
             raise CheckpointError(checkpoint.of_others(folder, saved, own))
         order, saved_order = format_of(self.models[0]), state.get("memory_format", "contiguous")
         if saved_order != order:
             raise CheckpointError(
-                f"the checkpoint in {folder} has its numbers in the memory format {saved_order}, and here they are "
-                f"{order}: images lie channels last on GPUs; go on where it began, or delete it"
+                f"the checkpoint in {folder} has its numbers in the memory format {saved_order}, "
+                f"and here they are {order}: images lie channels last on GPUs; go on where it "
+                "began, or delete it"
             )
 
     def save(self, allowed: Callable[[], None]) -> None:
@@ -183,15 +226,23 @@ class Training:
             "traffic": self.collectives.traffic.state_dict(),
             "clock_seconds": self.clock.seconds,
         }
-        checkpoint.save(self.job.checkpoints, self.step, state, self._savers, self.job.attempt.attempt, allowed)
+        checkpoint.save(
+            self.job.checkpoints, self.step, state, self._savers, self.job.attempt.attempt, allowed
+        )
 
     @property
     def _savers(self) -> Collectives:
-        """Who writes checkpoints together: workers that are stacked are one process, and write one file."""
-        return SoloCollectives() if isinstance(self.collectives, StackedCollectives) else self.collectives
+        """Who writes checkpoints together: workers that are stacked are one process, and write one
+        file."""
+        return (
+            SoloCollectives()
+            if isinstance(self.collectives, StackedCollectives)
+            else self.collectives
+        )
 
     def _all_batches(self) -> Iterator[list[Batch]]:
-        """The batches of the workers at this end, step by step; a joint one where they go through all at once."""
+        """The batches of the workers at this end, step by step; a joint one where they go through
+        all at once."""
         config, samples, ranks = self.config, self.samples, self.collectives.own_ranks
         indices = [self._indices(rank) for rank in ranks]
         if isinstance(samples, PairSamples):  # whose loss is a mean over tokens
@@ -199,7 +250,9 @@ class Training:
             self._weights = token_weights(samples.train.num_tokens, everyone, ranks)
         if self._batched is not None:
             joined = (torch.cat(each) for each in zip(*indices, strict=True))
-            return ([batch] for batch in samples.training_batches(joined, config.seed, 0, self.step))
+            return (
+                [batch] for batch in samples.training_batches(joined, config.seed, 0, self.step)
+            )
         sources = [
             samples.training_batches(own, config.seed, rank, self.step)
             for rank, own in zip(ranks, indices, strict=True)
@@ -210,7 +263,10 @@ class Training:
         """What a worker trains on from this step on."""
         config, samples = self.config, self.samples
         lengths = samples.train.lengths if isinstance(samples, PairSamples) else None
-        steps, shard = range(self.step, self.num_steps), None if self._shards is None else self._shards[rank]
+        steps, shard = (
+            range(self.step, self.num_steps),
+            None if self._shards is None else self._shards[rank],
+        )
         sizes = config.num_workers, config.batch_size
         return worker_batches(config.seed, self.num_train, rank, *sizes, steps, shard, lengths)
 
@@ -231,7 +287,8 @@ class Training:
         self.optimizer.zero_grad()
         losses = self._backward(batches)
         if losses.is_cuda:
-            # The host waits for the GPU in a step with loss scaling; the GPU would wait for the next batches after it.
+            # The host waits for the GPU in a step with loss scaling; the GPU would wait for the
+            # next batches after it.
             self.clock.switch("data")
             self._ahead = next(self._batches, None)
             self.clock.switch("compute")
@@ -240,24 +297,32 @@ class Training:
         self.step += 1
 
     def _backward(self, batches: list[Batch]) -> Tensor:
-        """Forward and backward passes of the workers at this end; their mean losses, of shape (local workers,)."""
+        """Forward and backward passes of the workers at this end; their mean losses, of shape
+        (local workers,)."""
         if self._batched is not None:
             return self._batched(*batches[0])
         weights = [None] * len(batches) if self._weights is None else next(self._weights)
         each = zip(self._trained, batches, weights, strict=True)
-        return torch.stack([self.precision.both_passes(model, *batch, weight) for model, batch, weight in each])
+        return torch.stack(
+            [self.precision.both_passes(model, *batch, weight) for model, batch, weight in each]
+        )
 
 
 class Clock:
     """How a run spends its time: phases that exclude each other and sum to the wall clock.
 
-    It is always in one phase; what a phase spends in collectives is "communicate" (waiting for others included). On a
-    GPU the times are those at which it comes to the work and not those at which it is told to, so a phase in which it
-    waits for the CPU has that time. Nobody waits for it: its events are read when they are over. `seconds` are of
-    earlier attempts, by phase.
+    It is always in one phase; what a phase spends in collectives is "communicate" (waiting for
+    others included). On a GPU the times are those at which it comes to the work and not those at
+    which it is told to, so a phase in which it waits for the CPU has that time. Nobody waits for
+    it: its events are read when they are over. `seconds` are of earlier attempts, by phase.
     """
 
-    def __init__(self, collectives: Collectives, device: torch.device, seconds: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        collectives: Collectives,
+        device: torch.device,
+        seconds: dict[str, float] | None = None,
+    ) -> None:
         self._before: dict[str, float] = dict.fromkeys(PHASES, 0.0) | (seconds or {})
         self._device, self._phases = device, Elapsed()
         self._talks = collectives.elapsed = Elapsed()
@@ -275,7 +340,8 @@ class Clock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase, of phases that have ended and of earlier attempts; waits until a GPU has ended them."""
+        """Seconds by phase, of phases that have ended and of earlier attempts; waits until a GPU
+        has ended them."""
         phases, talks = self._phases.seconds(), self._talks.seconds()
         seconds = dict(self._before)
         for phase in PHASES:

@@ -1,4 +1,5 @@
-"""One attempt at one run, in a process or a group of them: begun, asked to stop, ended, and why it has no result."""
+"""One attempt at one run, in a process or a group of them: begun, asked to stop, ended, and why it
+has no result."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ import torch
 import torch.distributed as dist
 
 from cser_bench.algorithms import CollectiveError, ProcessGroupCollectives, StackedCollectives
-from cser_bench.harness.records.recorder import SupersededError, end_by_watchdog, read_failure, tail_of, write_failure
+from cser_bench.harness.records.recorder import (
+    SupersededError,
+    end_by_watchdog,
+    read_failure,
+    tail_of,
+    write_failure,
+)
 from cser_bench.harness.records.run_lock import BusyError, owned
 from cser_bench.harness.records.state import is_done
 from cser_bench.harness.records.store import FailureKind, RecordError
@@ -34,8 +41,9 @@ NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATU
 """What torch and the libraries under it say in plain RuntimeErrors."""
 
 NO_PEER = "gloo/transport/"
-"""In every error of gloo's connections, whatever it says. Most arise in a collective, which names them; those of an
-all-reduce that DistributedDataParallel makes by itself come out of a backward pass."""
+"""In every error of gloo's connections, whatever it says. Most arise in a collective, which names
+them; those of an all-reduce that DistributedDataParallel makes by itself come out of a backward
+pass."""
 
 EXIT_BUSY, EXIT_DISK = 3, 5
 """Exit codes of a run's process that leave no failure.json."""
@@ -46,7 +54,8 @@ GRACE_SECONDS = 15.0
 
 
 def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers stacked in this thread; True if it has a result. Raises BusyError as `owned`."""
+    """Do the run with all workers stacked in this thread; True if it has a result. Raises BusyError
+    as `owned`."""
 
     def work() -> None:
         if not is_done(job.folder):  # by another command, while this one waited
@@ -58,13 +67,17 @@ def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bo
         return recorded(job, work)
 
 
-def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run as worker `rank` of a new group; True if it has a result. Raises BusyError as `owned`."""
+def attempt_as_rank(
+    job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None
+) -> bool:
+    """Do the run as worker `rank` of a new group; True if it has a result. Raises BusyError as
+    `owned`."""
 
     def work() -> None:
         prepare_thread(job.device)
         with joined(job.device, job.timeout_seconds, init_method, rank, job.run.config.num_workers):
-            # Another command may have done it while the lock was waited for: rank 0, which has it, looks for all.
+            # Another command may have done it while the lock was waited for: rank 0, which has it,
+            # looks for all.
             if not from_rank_0(rank == 0 and is_done(job.folder)):
                 train(job, ProcessGroupCollectives(), stop_requested)
 
@@ -73,7 +86,8 @@ def attempt_as_rank(job: Job, rank: int, init_method: str, stop_requested: StopR
 
 
 def prepare_thread(device: str = "cpu") -> None:
-    """One thread of arithmetic per worker, so that sums do not depend on the number of cores; no denormal numbers."""
+    """One thread of arithmetic per worker, so that sums do not depend on the number of cores; no
+    denormal numbers."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     use_device(device)
@@ -88,13 +102,22 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
         is_sentence = isinstance(error, Preempted | SupersededError | CheckpointError)
         trace = "" if is_sentence else "".join(traceback.format_exception(error))
         print(trace or f"{job.run.row} seed {job.run.seed}: {error}", flush=True)
-        write_failure(job.folder, job.run.run_id, job.attempt.attempt, failure_kind(error), sentence(error), trace)
+        write_failure(
+            job.folder,
+            job.run.run_id,
+            job.attempt.attempt,
+            failure_kind(error),
+            sentence(error),
+            trace,
+        )
     return False
 
 
 def failure_kind(error: BaseException) -> FailureKind:
     """What kind of failure an exception is, for records and for the decision to try again."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in NO_MEMORY
+    ):
         return "oom"
     if isinstance(error, Preempted):
         return "preempted"
@@ -103,7 +126,12 @@ def failure_kind(error: BaseException) -> FailureKind:
         return "communication"
     if isinstance(error, DataError | CheckpointError | RecordError | SpecError):
         return "data"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+    ):
         return "disk"
     return "bug"
 
@@ -127,7 +155,8 @@ class Resources:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Why a run that was on has no result. It was `stopped`, and saved its state, or another command is at it."""
+    """Why a run that was on has no result. It was `stopped`, and saved its state, or another
+    command is at it."""
 
     kind: FailureKind | Literal["stopped", "skipped"]
     message: str
@@ -186,7 +215,9 @@ def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             if workers == "processes":
-                has_result = attempt_as_rank(job, worker.rank, worker.init_method, worker.stop_requested)
+                has_result = attempt_as_rank(
+                    job, worker.rank, worker.init_method, worker.stop_requested
+                )
             else:
                 has_result = attempt_stacked(job, worker.stop_requested)
             sys.exit(0 if has_result else 1)
@@ -209,7 +240,10 @@ def close(active: ActiveRun) -> Unfinished | None:
     if EXIT_BUSY in codes:
         return Unfinished("skipped", "another process is at this run; call again when it has ended")
     if EXIT_DISK in codes:
-        return Unfinished("disk", f"{job.folder} cannot be written to; make room or give permission, and call again")
+        return Unfinished(
+            "disk",
+            f"{job.folder} cannot be written to; make room or give permission, and call again",
+        )
     path = job.folder / "failure.json"
     with contextlib.suppress(RecordError):
         failure = read_failure(job.folder, job.attempt.attempt)
@@ -220,7 +254,9 @@ def close(active: ActiveRun) -> Unfinished | None:
             return Unfinished(failure.kind, f"{failure.message} ({path})")
     kind, message = _death(active, codes)
     with contextlib.suppress(OSError):
-        write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, message, "", is_last_word=True)
+        write_failure(
+            job.folder, job.run.run_id, job.attempt.attempt, kind, message, "", is_last_word=True
+        )
     return Unfinished(kind, f"{message} ({path})")
 
 
@@ -229,8 +265,8 @@ def _death(active: ActiveRun, codes: list[int]) -> tuple[FailureKind, str]:
     see = f"see {LOG} beside this record"
     if active.was_killed:
         return "oom", (
-            "a process of the run was killed, by the system's memory guard or by hand; if it was the guard, use a "
-            f"smaller batch or lower precision, or fewer runs at once; {see}"
+            "a process of the run was killed, by the system's memory guard or by hand; if it was "
+            f"the guard, use a smaller batch or lower precision, or fewer runs at once; {see}"
         )
     said = tail_of(active.job.folder / LOG, active.log_start) if -signal.SIGABRT in codes else ""
     if found := end_by_watchdog(said):

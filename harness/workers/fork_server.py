@@ -1,7 +1,8 @@
-"""Imported by the process that runs are forked from, and by no other: signals to a whole group must not end it.
+"""Imported by the process that runs are forked from, and by no other: signals to a whole group must
+not end it.
 
-It ends with its launcher, which keeps these signals from it until they are ignored here, and which hears Ctrl-C
-itself. A run's process decides for itself what a signal means to it.
+It ends with its launcher, which keeps these signals from it until they are ignored here, and which
+hears Ctrl-C itself. A run's process decides for itself what a signal means to it.
 """
 
 from __future__ import annotations

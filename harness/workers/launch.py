@@ -1,4 +1,5 @@
-"""Does the runs of a plan that are missing: several at once in processes of their own, or as torchrun's processes."""
+"""Does the runs of a plan that are missing: several at once in processes of their own, or as
+torchrun's processes."""
 
 from __future__ import annotations
 
@@ -36,7 +37,14 @@ from cser_bench.harness.spec import PlannedRun, RunConfig, SpecError
 from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job
-from cser_bench.harness.workers.attempt import ActiveRun, Resources, close, prepare_thread, recorded, start
+from cser_bench.harness.workers.attempt import (
+    ActiveRun,
+    Resources,
+    close,
+    prepare_thread,
+    recorded,
+    start,
+)
 from cser_bench.harness.workers.process_group import (
     Workers,
     backend_for,
@@ -66,7 +74,8 @@ class Options:
 
 
 def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
-    """The runs without a result, seeds first, so that early reports cover all rows; those of the second rule last."""
+    """The runs without a result, seeds first, so that early reports cover all rows; those of the
+    second rule last."""
     packs.read_pack(folder)
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
     missing = [run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)]
@@ -75,7 +84,8 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
 
 
 def prepare(plan: Plan, results: Path) -> list[PlannedRun]:
-    """Write experiment.json, clear up after processes that were killed just after a result, and say what is missing."""
+    """Write experiment.json, clear up after processes that were killed just after a result, and say
+    what is missing."""
     folder = write_experiment(plan, results)
     missing = missing_runs(plan, folder)
     for run_id in plan.by_id.keys() - {run.run_id for run in missing}:
@@ -86,7 +96,8 @@ def prepare(plan: Plan, results: Path) -> list[PlannedRun]:
 def write_experiment(plan: Plan, results: Path) -> Path:
     """Write experiment.json, if it says anything new, and return the experiment's folder.
 
-    Contrasts that it did not have are declared by that; those that come too late for a verdict are named.
+    Contrasts that it did not have are declared by that; those that come too late for a verdict are
+    named.
 
     Raises SpecError where it holds the experiment of another spec, whose report would be lost.
     """
@@ -95,9 +106,10 @@ def write_experiment(plan: Plan, results: Path) -> Path:
     written = store.read_optional(path, Experiment)
     if written is not None and _is_of_another_spec(written, plan.experiment):
         raise SpecError(
-            f"{folder} holds the experiment {plan.experiment.name!r} of another spec (`{written.commands[0]}`); give "
-            f"one of the two another name, or another folder by --results (or delete {path} if they are the same: "
-            "contrasts then count as declared anew)"
+            f"{folder} holds the experiment {plan.experiment.name!r} of another spec "
+            f"(`{written.commands[0]}`); give one of the two another name, or another folder by "
+            f"--results (or delete {path} if they are the same: contrasts then count as declared "
+            "anew)"
         )
     declared_at = now()
     experiment = with_dates(plan.experiment, written, declared_at)
@@ -108,30 +120,37 @@ def write_experiment(plan: Plan, results: Path) -> Path:
 
 
 def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path) -> None:
-    """Print the contrasts declared at this time that get no verdict, as runs of both rows had begun."""
-    new = [contrast for contrast in experiment.contrasts or [] if contrast.declared_at == declared_at]
+    """Print the contrasts declared at this time that get no verdict, as runs of both rows had
+    begun."""
+    new = [
+        contrast for contrast in experiment.contrasts or [] if contrast.declared_at == declared_at
+    ]
     starts = starts_of(run_files(folder)) if new else {}
     runs = {row.row: row.runs.values() for row in experiment.rows}
     for contrast in new:
         seen = seen_runs(contrast, runs[contrast.row], runs[contrast.reference], starts)
         if is_without_verdict(contrast, seen):
             print(
-                f"{experiment.name}: the {contrast.kind} of {contrast.row} to {contrast.reference} is declared "
-                f"{in_words(seen)}: it gets an interval and no verdict"
+                f"{experiment.name}: the {contrast.kind} of {contrast.row} to {contrast.reference} "
+                f"is declared {in_words(seen)}: it gets an interval and no verdict"
             )
 
 
 def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
-    """Whether it was planned from another file and has other runs: a spec may change, or be found by two names."""
+    """Whether it was planned from another file and has other runs: a spec may change, or be found
+    by two names."""
     runs = [[row.runs for row in each.rows] for each in (written, planned)]
-    return bool(written.commands) and written.commands[0] != planned.commands[0] and runs[0] != runs[1]
+    return (
+        bool(written.commands) and written.commands[0] != planned.commands[0] and runs[0] != runs[1]
+    )
 
 
 def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> int:
-    """Do what is missing, but for runs that another command is at; return how many failed in this launch.
+    """Do what is missing, but for runs that another command is at; return how many failed in this
+    launch.
 
-    How each run ended is said at once. An interrupted launch leaves every run done, or ready to go on from its
-    checkpoint, and raises Interrupted.
+    How each run ended is said at once. An interrupted launch leaves every run done, or ready to go
+    on from its checkpoint, and raises Interrupted.
     """
     free, pending = places(plan, options), prepare(plan, options.results)
     total, active, failures, asked = len(plan.by_id), list[ActiveRun](), 0, False
@@ -148,11 +167,18 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
                     unfinished = close(each)
                     done += unfinished is None
                     failures += unfinished is not None and unfinished.kind != "skipped"
-                    verdict = "done" if unfinished is None else f"{'FAILED, ' * unfinished.is_failure}{unfinished}"
+                    verdict = (
+                        "done"
+                        if unfinished is None
+                        else f"{'FAILED, ' * unfinished.is_failure}{unfinished}"
+                    )
                     say(f"[{done}/{total}] {each.job.run.row} seed {each.job.run.seed}: {verdict}")
                 if flag.stop_requested():
                     if not asked:
-                        say("stopping: the runs that are on save their state at their next step; again to end at once")
+                        say(
+                            "stopping: the runs that are on save their state at their next step; "
+                            "again to end at once"
+                        )
                     asked = True
                     pending.clear()
                     for each in active:
@@ -166,11 +192,20 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
 
 def _started(run: PlannedRun, place: Resources, plan: Plan, options: Options) -> ActiveRun:
     workers, device = workers_of(run.config, options), place.devices[0]
-    attempt = new_attempt(workers, backend_for(device) if workers == "processes" else workers, torch.device(device))
+    attempt = new_attempt(
+        workers, backend_for(device) if workers == "processes" else workers, torch.device(device)
+    )
     return start(_job(run, attempt, device, place.cores, plan, options), workers, place)
 
 
-def _job(run: PlannedRun, attempt: Attempt, device: str, cores: tuple[int, ...], plan: Plan, options: Options) -> Job:
+def _job(
+    run: PlannedRun,
+    attempt: Attempt,
+    device: str,
+    cores: tuple[int, ...],
+    plan: Plan,
+    options: Options,
+) -> Job:
     return Job(
         experiment=plan.experiment.name,
         folder=options.results / plan.experiment.name / run.run_id,
@@ -185,54 +220,73 @@ def _job(run: PlannedRun, attempt: Attempt, device: str, cores: tuple[int, ...],
 
 
 def run_under_torchrun(plan: Plan, options: Options) -> None:
-    """Do what is missing as one of the processes that torchrun, or what sets the same variables, has started.
+    """Do what is missing as one of the processes that torchrun, or what sets the same variables,
+    has started.
 
-    A failure ends the process, and so the whole group, as its members may hang. Raises SpecError for another number of
-    processes than of workers, or no place to meet; BusyError, on all of them, where another command is at a run;
-    CollectiveError where another process is lost between two runs; Interrupted.
+    A failure ends the process, and so the whole group, as its members may hang. Raises SpecError
+    for another number of processes than of workers, or no place to meet; BusyError, on all of them,
+    where another command is at a run; CollectiveError where another process is lost between two
+    runs; Interrupted.
     """
     wanted = {run.config.num_workers for run in plan.runs}
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise SpecError(
-            f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; set all four, or none for a run here"
+            f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; set all four, or none for "
+            "a run here"
         )
     here = launched()
     if wanted != {here.world_size}:
         raise SpecError(
-            f"the launcher started {here.world_size} processes, the experiment has {sorted(wanted)} workers"
+            f"the launcher started {here.world_size} processes, the experiment has "
+            f"{sorted(wanted)} workers"
         )
     [devices, *_] = device_groups(options.device, here.local_world_size, torch.cuda.device_count())
     device, by_id = devices[here.local_rank], plan.by_id
     prepare_thread(device)
     with noticed(second_ends=False) as flag, joined(device, options.timeout_seconds, "env://"):
-        rank, attempt = dist.get_rank(), new_attempt("torchrun", dist.get_backend(), torch.device(device))
+        rank, attempt = (
+            dist.get_rank(),
+            new_attempt("torchrun", dist.get_backend(), torch.device(device)),
+        )
         # One name for all: what ranks save under different names never makes a whole checkpoint.
         attempt = attempt.model_copy(update={"attempt": from_rank_0(attempt.attempt)})
         # Rank 0 says what is missing: others may see its records later.
-        for run_id in done_by_rank_0(lambda: [run.run_id for run in prepare(plan, options.results)]):
+        for run_id in done_by_rank_0(
+            lambda: [run.run_id for run in prepare(plan, options.results)]
+        ):
             job = _job(by_id[run_id], attempt, device, (), plan, options)
             with ExitStack() as lock:
                 if not done_by_rank_0(partial(_taken, job.folder, lock)):
                     continue
-                if not recorded(job, partial(train, job, ProcessGroupCollectives(), flag.stop_requested)):
+                if not recorded(
+                    job, partial(train, job, ProcessGroupCollectives(), flag.stop_requested)
+                ):
                     flag.raise_if_asked()
-                    sys.exit(1)  # past the end of the group, which peers that hang would keep waiting
+                    sys.exit(
+                        1
+                    )  # past the end of the group, which peers that hang would keep waiting
             if rank == 0:
                 print(f"{job.run.row} seed {job.run.seed}: done", flush=True)
 
 
 def _taken(folder: Path, lock: ExitStack) -> bool:
-    """Hold the run's lock until `lock` ends; whether the run is still to do. Raises BusyError as `owned`."""
+    """Hold the run's lock until `lock` ends; whether the run is still to do. Raises BusyError as
+    `owned`."""
     lock.enter_context(owned(folder))
     return not is_done(folder)
 
 
 def places(plan: Plan, options: Options) -> list[Resources]:
-    """A place for each of the runs that go at once; GPUs are shared only where the user wants more runs than they give.
+    """A place for each of the runs that go at once; GPUs are shared only where the user wants more
+    runs than they give.
 
     Raises SpecError where the machine has too few GPUs for one run.
     """
-    in_processes = [run.config.num_workers for run in plan.runs if workers_of(run.config, options) == "processes"]
+    in_processes = [
+        run.config.num_workers
+        for run in plan.runs
+        if workers_of(run.config, options) == "processes"
+    ]
     num_processes = max(in_processes, default=1)
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
     cores = sorted(os.sched_getaffinity(0))
@@ -243,9 +297,14 @@ def places(plan: Plan, options: Options) -> list[Resources]:
 
 
 def workers_of(config: RunConfig, options: Options) -> Workers:
-    """How the run's workers go: a baseline's as processes; "auto" stands for processes where each can have a GPU."""
+    """How the run's workers go: a baseline's as processes; "auto" stands for processes where each
+    can have a GPU."""
     if config.algorithm in baselines():
         return "processes"
     if options.workers != "auto":
         return options.workers
-    return "processes" if options.device == "cuda" and torch.cuda.device_count() >= config.num_workers else "stacked"
+    return (
+        "processes"
+        if options.device == "cuda" and torch.cuda.device_count() >= config.num_workers
+        else "stacked"
+    )

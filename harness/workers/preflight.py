@@ -21,14 +21,16 @@ from cser_bench.harness.train.checkpoint import GENERATIONS
 from cser_bench.harness.workers.launch import Options, places, workers_of
 
 PROBE_BYTES = 1_000_000
-"""Written to a disk to see that it can be: more than what a full one may still take beside a file's name."""
+"""Written to a disk to see that it can be: more than what a full one may still take beside a file's
+name."""
 
 REDUCED_BYTES, REPEATS = {"cuda": 64_000_000, "cpu": 8_000_000}, 5
 """What an all-reduce is timed with, by kind of device: enough that latency hardly counts."""
 
 
 def checks(plan: Plan, options: Options) -> Iterator[Check]:
-    """The checks before a launch with these options, as they are made; touches nothing but a temporary folder."""
+    """The checks before a launch with these options, as they are made; touches nothing but a
+    temporary folder."""
     yield check_data(find_task(plan.runs[0].config.task.name), options.data)
     try:
         jobs, lacking = len(places(plan, options)), None
@@ -37,22 +39,32 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
     yield check_results(plan, options.results, jobs)
     if options.device != "cpu":
         yield from check_gpus()
-        each = "run is one process" if workers_of(plan.runs[0].config, options) == "stacked" else "worker has its own"
+        each = (
+            "run is one process"
+            if workers_of(plan.runs[0].config, options) == "stacked"
+            else "worker has its own"
+        )
         yield Check("GPUs suffice", lacking is None, lacking or f"each {each}, {jobs} runs at once")
 
 
 def line_of(check: Check, where: str = "") -> str:
     """A check for people; `where` it was made is said of one that failed."""
-    return f"{'ok  ' if check.passed else 'FAIL'} {check.what}: {check.detail}{'' if check.passed else where}"
+    return (
+        f"{'ok  ' if check.passed else 'FAIL'} {check.what}: "
+        f"{check.detail}{'' if check.passed else where}"
+    )
 
 
 def check_data(task: Task, data: Path | None) -> Check:
-    """Whether the task finds its data whole: sums or counts of each split, and that samples of images decode."""
+    """Whether the task finds its data whole: sums or counts of each split, and that samples of
+    images decode."""
     try:
         task.prepare(data)
     except DataError as error:
         return Check("data", False, str(error))
-    return Check("data", True, f"{task.num_train:,} + {task.num_test:,} samples, found and verified")
+    return Check(
+        "data", True, f"{task.num_train:,} + {task.num_test:,} samples, found and verified"
+    )
 
 
 def first_line(error: Exception) -> str:
@@ -69,14 +81,20 @@ def check_writable(what: str, folder: Path) -> Check:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return Check(what, False, f"{folder} cannot be written to ({error.strerror}); make room or give permission")
+        return Check(
+            what,
+            False,
+            f"{folder} cannot be written to ({error.strerror}); make room or give permission",
+        )
     return Check(what, True, f"{folder} can be written to")
 
 
 def check_results(plan: Plan, results: Path, jobs: int) -> Check:
-    """Whether the folder of results can be written to, and the checkpoints of the runs that go at once find room.
+    """Whether the folder of results can be written to, and the checkpoints of the runs that go at
+    once find room.
 
-    Each has its generations, and beside them for a moment the one that is being written; a run that is done has none.
+    Each has its generations, and beside them for a moment the one that is being written; a run that
+    is done has none.
     """
     writable = check_writable("disk", results)
     if not writable.passed:
@@ -87,7 +105,9 @@ def check_results(plan: Plan, results: Path, jobs: int) -> Check:
     folder = _nearest(results)
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1e9:.1f} GB free in {folder}, checkpoints need up to {needed / 1e9:.1f} GB"
-    return Check("disk", free > needed, detail if free > needed else f"{detail}; make room or lower --jobs")
+    return Check(
+        "disk", free > needed, detail if free > needed else f"{detail}; make room or lower --jobs"
+    )
 
 
 def _nearest(folder: Path) -> Path:
@@ -98,21 +118,32 @@ def _nearest(folder: Path) -> Path:
 def check_gpus() -> Iterator[Check]:
     """Whether GPUs are there, and whether the installed torch computes on each."""
     if not torch.cuda.is_available():
-        yield Check("GPUs", False, "torch sees none; check the driver with nvidia-smi, and that torch is a CUDA build")
+        yield Check(
+            "GPUs",
+            False,
+            "torch sees none; check the driver with nvidia-smi, and that torch is a CUDA build",
+        )
         return
     for index in range(torch.cuda.device_count()):
-        name, built = torch.cuda.get_device_name(index), f"a torch built for CUDA {torch.version.cuda}"
+        name, built = (
+            torch.cuda.get_device_name(index),
+            f"a torch built for CUDA {torch.version.cuda}",
+        )
         try:
             torch.ones(1, device=f"cuda:{index}").add_(1).item()
         except RuntimeError as error:
-            advice = f"{built} does not compute on it; install one that does, as docs/first-gpu-day.md says"
+            advice = (
+                f"{built} does not compute on it; install one that does, as "
+                "docs/first-gpu-day.md says"
+            )
             yield Check(f"GPU {index}", False, f"{name}: {first_line(error)}; {advice}")
         else:
             yield Check(f"GPU {index}", True, f"{built} computes on {name}")
 
 
 def all_reduce_bits_per_second(device: str) -> float:
-    """What one link carries while all workers of the group reduce a vector: 2 (n - 1) / n of it, as in a ring.
+    """What one link carries while all workers of the group reduce a vector: 2 (n - 1) / n of it, as
+    in a ring.
 
     All must call it. A tree, which NCCL may take for few bytes, would carry another share.
     """
@@ -120,7 +151,9 @@ def all_reduce_bits_per_second(device: str) -> float:
     numbers = torch.ones(num_bytes // 4, device=device)
     dist.all_reduce(numbers)
     if not bool((numbers == world_size).all()):
-        raise CollectiveError(f"{world_size} ones sum up to {numbers.min().item():g} to {numbers.max().item():g}")
+        raise CollectiveError(
+            f"{world_size} ones sum up to {numbers.min().item():g} to {numbers.max().item():g}"
+        )
     seconds = -time.perf_counter()
     for _ in range(REPEATS):
         dist.all_reduce(numbers)

@@ -1,4 +1,5 @@
-"""Which device each process of a run has, its own GPU where there are GPUs, and how it joins the workers' group."""
+"""Which device each process of a run has, its own GPU where there are GPUs, and how it joins the
+workers' group."""
 
 from __future__ import annotations
 
@@ -26,28 +27,32 @@ Workers = Literal["stacked", "processes"]
 
 
 def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:
-    """The devices of each run that the machine has GPUs for at the same time: its processes', by local rank.
+    """The devices of each run that the machine has GPUs for at the same time: its processes', by
+    local rank.
 
-    A run whose workers are stacked is one process; "cpu" is one group, which any number of runs may share.
+    A run whose workers are stacked is one process; "cpu" is one group, which any number of runs may
+    share.
     """
     if device == "cpu":
         return [(device,) * num_processes]
     if not num_gpus:
         raise SpecError(
-            f"--device {device}: torch sees no GPUs on this machine; `nvidia-smi` says which the driver sees, and "
-            "--device cpu needs none"
+            f"--device {device}: torch sees no GPUs on this machine; `nvidia-smi` says which the "
+            "driver sees, and --device cpu needs none"
         )
     if num_processes > num_gpus:
         raise SpecError(
-            f"{num_processes} processes on this machine need a GPU each, torch sees {num_gpus}; spread them over "
-            "machines with Slurm, or share a GPU with --workers stacked and without the rows of DDP, if there are any"
+            f"{num_processes} processes on this machine need a GPU each, torch sees {num_gpus}; "
+            "spread them over machines with Slurm, or share a GPU with --workers stacked and "
+            "without the rows of DDP, if there are any"
         )
     starts = range(0, num_gpus - num_processes + 1, num_processes)
     return [tuple(f"cuda:{start + rank}" for rank in range(num_processes)) for start in starts]
 
 
 class Launched(NamedTuple):
-    """Where this process stands among those that torchrun, or what sets the same variables, has started."""
+    """Where this process stands among those that torchrun, or what sets the same variables, has
+    started."""
 
     rank: int
     world_size: int
@@ -60,56 +65,81 @@ def launched() -> Launched:
     said = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "0"} | dict(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         if not said.get(name, "").isdecimal():
-            raise SpecError(f"{name} is {said.get(name)!r} in the environment, which is no number; let torchrun set it")
+            raise SpecError(
+                f"{name} is {said.get(name)!r} in the environment, which is no number; let "
+                "torchrun set it"
+            )
     here = Launched(*(int(said[field.upper()]) for field in Launched._fields))
-    for name, rank, size in (("", here.rank, here.world_size), ("LOCAL_", here.local_rank, here.local_world_size)):
+    for name, rank, size in (
+        ("", here.rank, here.world_size),
+        ("LOCAL_", here.local_rank, here.local_world_size),
+    ):
         if rank >= size:
-            raise SpecError(f"{name}RANK is {rank} beside {name}WORLD_SIZE = {size}, and ranks count from 0; set both")
+            raise SpecError(
+                f"{name}RANK is {rank} beside {name}WORLD_SIZE = {size}, and ranks count from 0; "
+                "set both"
+            )
     return here
 
 
 def own_gpu(local_rank: int, num_gpus: int) -> str:
     """The GPU of a process that something else has started, as torchrun or Slurm.
 
-    They show a process all of its host's GPUs, or its own alone. That two have the same one is told by `joined`.
+    They show a process all of its host's GPUs, or its own alone. That two have the same one is told
+    by `joined`.
     """
     return f"cuda:{local_rank % max(1, num_gpus)}"
 
 
 def identity(device: str) -> str:
-    """What this process must have to itself, told from all others on any host: its GPU, or else the process."""
+    """What this process must have to itself, told from all others on any host: its GPU, or else the
+    process."""
     if device == "cpu":
-        return uuid.uuid4().hex  # Not the process's number and the host's name: containers can share both.
+        return (
+            uuid.uuid4().hex
+        )  # Not the process's number and the host's name: containers can share both.
     return f"GPU {torch.cuda.get_device_properties(device).uuid} of {platform.node()}"
 
 
 def require_own_devices(identities: Sequence[str]) -> None:
-    """Raises SpecError where two ranks, by which `identities` are in order, have the same device."""
+    """Raises SpecError where two ranks, by which `identities` are in order, have the same
+    device."""
     for rank, own in enumerate(identities):
         first = identities.index(own)
         if first < rank:
             raise SpecError(
-                f"ranks {first} and {rank} both have {own}, and each needs a GPU of its own; start at most as many "
-                "processes on a host as it has GPUs, or share a GPU with --workers stacked"
+                f"ranks {first} and {rank} both have {own}, and each needs a GPU of its own; start "
+                "at most as many processes on a host as it has GPUs, or share a GPU with "
+                "--workers stacked"
             )
 
 
 @contextmanager
 def joined(
-    device: str, timeout_seconds: float, init_method: str, rank: int = -1, world_size: int = -1, key: str = ""
+    device: str,
+    timeout_seconds: float,
+    init_method: str,
+    rank: int = -1,
+    world_size: int = -1,
+    key: str = "",
 ) -> Iterator[None]:
-    """Inside, this process is one of the group's workers; `init_method` is PyTorch's, "env://" knows rank and size.
+    """Inside, this process is one of the group's workers; `init_method` is PyTorch's, "env://"
+    knows rank and size.
 
-    The group is destroyed after success alone. NCCL's end waits for collectives that are under way, and the peers of a
-    worker that failed wait in one for that worker: it would hang before it could say why. Its process must end instead.
-    `key` is this group's, where another's workers may meet at the same place by chance; they then wait in vain.
+    The group is destroyed after success alone. NCCL's end waits for collectives that are under way,
+    and the peers of a worker that failed wait in one for that worker: it would hang before it could
+    say why. Its process must end instead. `key` is this group's, where another's workers may meet
+    at the same place by chance; they then wait in vain.
 
-    Raises SpecError: two ranks have the same GPU; CollectiveError: another worker did not come in time, or went.
+    Raises SpecError: two ranks have the same GPU; CollectiveError: another worker did not come in
+    time, or went.
     """
     timeout = datetime.timedelta(seconds=timeout_seconds)
     try:
         with translated_errors():
-            shared, rank, world_size = next(rendezvous(init_method, rank, world_size, timeout=timeout))
+            shared, rank, world_size = next(
+                rendezvous(init_method, rank, world_size, timeout=timeout)
+            )
             store = PrefixStore(key, shared)
             store.set_timeout(timeout)
             store.set(f"device of {rank}", identity(device))
@@ -117,23 +147,30 @@ def joined(
             _share_cores(store, rank, world_size)
     except CollectiveError as error:
         raise CollectiveError(f"the workers do not meet at {init_method}: {error}") from None
-    # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank nor remedy.
+    # Before the group is made: NCCL on a shared GPU stops with a message that names neither rank
+    # nor remedy.
     require_own_devices(owned)
     with translated_errors():
-        dist.init_process_group(backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout)
+        dist.init_process_group(
+            backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout
+        )
     yield
     dist.destroy_process_group()
 
 
 def _share_cores(store: PrefixStore, rank: int, world_size: int) -> None:
-    """Note which cores the other workers of this host may run on: whoever starts workers binds them, or does not."""
+    """Note which cores the other workers of this host may run on: whoever starts workers binds
+    them, or does not."""
     store.set(f"cores of {rank}", json.dumps([platform.node(), *os.sched_getaffinity(0)]))
-    others = [json.loads(store.get(f"cores of {other}")) for other in range(world_size) if other != rank]
+    others = [
+        json.loads(store.get(f"cores of {other}")) for other in range(world_size) if other != rank
+    ]
     note_others(set(cores) for host, *cores in others if host == platform.node())
 
 
 def from_rank_0(value: T) -> T:
-    """Rank 0's value, on every rank of the group. Raises CollectiveError: another worker did not come, or went."""
+    """Rank 0's value, on every rank of the group. Raises CollectiveError: another worker did not
+    come, or went."""
     box: list[T] = [value]
     with translated_errors():
         dist.broadcast_object_list(box)
@@ -143,8 +180,8 @@ def from_rank_0(value: T) -> T:
 def done_by_rank_0(act: Callable[[], T]) -> T:
     """Have rank 0 alone do it, and return on every rank of the group what it returned.
 
-    Raises on every rank what it raised, where that is a sentence for the user (see `cli.exits.end_of`) or an OSError;
-    CollectiveError as `from_rank_0`.
+    Raises on every rank what it raised, where that is a sentence for the user (see
+    `cli.exits.end_of`) or an OSError; CollectiveError as `from_rank_0`.
     """
     outcome: T | Exception | None = None
     if dist.get_rank() == 0:

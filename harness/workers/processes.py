@@ -1,6 +1,8 @@
-"""Worker processes that can meet, each with a pipe to whoever started them, and the signals that end them.
+"""Worker processes that can meet, each with a pipe to whoever started them, and the signals that
+end them.
 
-Ctrl-C and SIGTERM: the first asks the runs to save their state and stop, the second ends them at once.
+Ctrl-C and SIGTERM: the first asks the runs to save their state and stop, the second ends them at
+once.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from torch.multiprocessing.spawn import ProcessContext
 
 PRELOADED = ("cser_bench.harness.workers.fork_server", "torch._dynamo")
-"""What every worker needs; the last PyTorch would import, for a second, when it makes its first optimiser."""
+"""What every worker needs; the last PyTorch would import, for a second, when it makes its first
+optimiser."""
 EXIT_ORPHAN = 4
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 1.0
@@ -63,7 +66,8 @@ class Worker:
 
 @dataclass(frozen=True)
 class WorkerProcesses:
-    """The processes of one start, the pipe to each, by rank, and where they meet; used by `with`, they end after it."""
+    """The processes of one start, the pipe to each, by rank, and where they meet; used by `with`,
+    they end after it."""
 
     context: ProcessContext
     pipes: Sequence[Connection]
@@ -72,7 +76,9 @@ class WorkerProcesses:
     def __enter__(self) -> WorkerProcesses:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
         self.kill()
         self.close()
 
@@ -106,7 +112,8 @@ class WorkerProcesses:
             self.pipes[rank].send(what)
 
     def hear(self, rank: int, timeout_seconds: float = math.inf) -> Any:
-        """What the worker says next, at last what its work returned. Raises WorkerError: one failed, or is silent."""
+        """What the worker says next, at last what its work returned. Raises WorkerError: one
+        failed, or is silent."""
         deadline = time.monotonic() + timeout_seconds
         while not self.pipes[rank].poll(POLL_SECONDS):
             self._raise_if_failed()
@@ -116,12 +123,16 @@ class WorkerProcesses:
             return self.pipes[rank].recv()
         except (EOFError, ConnectionResetError):
             self.context.processes[rank].join(END_SECONDS)
-            for _ in self.pipes:  # of a process that was just joined the end may not be seen at once
+            for (
+                _
+            ) in self.pipes:  # of a process that was just joined the end may not be seen at once
                 self._raise_if_failed(POLL_SECONDS)
             raise WorkerError(f"worker {rank} failed: it ended early") from None
 
     def _raise_if_failed(self, wait_seconds: float = 0.0) -> None:
-        from torch.multiprocessing.spawn import ProcessException  # here, as torch takes its time to load
+        from torch.multiprocessing.spawn import (
+            ProcessException,
+        )  # here, as torch takes its time to load
 
         try:
             self.context.join(wait_seconds, GRACE_SECONDS)
@@ -137,19 +148,24 @@ class WorkerProcesses:
 def start_workers(
     work: Callable[..., object], arguments: Sequence[tuple[Any, ...]], preload: Sequence[str] = ()
 ) -> WorkerProcesses:
-    """Start a process for each of `arguments`, forked from one that has torch loaded: isolated, and there at once.
+    """Start a process for each of `arguments`, forked from one that has torch loaded: isolated, and
+    there at once.
 
     Args:
-        work: of a module, so that it can be sent; called as `work(worker, *arguments[rank])`. What it prints is dropped
-            but for what goes to standard error.
-        preload: modules to be loaded before the first process of this program is forked, besides that of `work`.
+        work: of a module, so that it can be sent; called as `work(worker, *arguments[rank])`. What
+            it prints is dropped but for what goes to standard error.
+        preload: modules to be loaded before the first process of this program is forked, besides
+            that of `work`.
     """
     from torch.multiprocessing.spawn import start_processes
 
-    # One arena for all threads: workers then hand each other memory that is still in the core's cache.
+    # One arena for all threads: workers then hand each other memory that is still in the core's
+    # cache.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process that it ends
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(
+        logging.ERROR
+    )  # it tells of each process that it ends
     _start_fork_server([*PRELOADED, work.__module__, *preload])
     folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
     ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
@@ -161,12 +177,15 @@ def start_workers(
 
 
 def _start_fork_server(preload: Sequence[str]) -> None:
-    """Start the process that workers are forked from, unless it is there; Ctrl-C, which goes to it too, never ends it.
+    """Start the process that workers are forked from, unless it is there; Ctrl-C, which goes to it
+    too, never ends it.
 
-    It inherits that signals are kept from it, until `fork_server`, the first module that it loads, ignores them.
+    It inherits that signals are kept from it, until `fork_server`, the first module that it loads,
+    ignores them.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
-    resource_tracker.ensure_running()  # which the other would start, and let signals through after that
+    # which the other would start, and let signals through after that
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         forkserver.ensure_running()
@@ -181,7 +200,8 @@ def _be(
     pipes: Sequence[Connection],
     arguments: Sequence[tuple[Any, ...]],
 ) -> None:
-    """What a worker's process does: its work, whose result it says last. It dies with who started it."""
+    """What a worker's process does: its work, whose result it says last. It dies with who started
+    it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
@@ -193,7 +213,10 @@ def _be(
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # gloo prints there
     try:
-        last = work(Worker(rank, len(pipes), init_method, pipes[rank], flag.stop_requested), *arguments[rank])
+        last = work(
+            Worker(rank, len(pipes), init_method, pipes[rank], flag.stop_requested),
+            *arguments[rank],
+        )
     except Exception as error:
         words = " ".join(str(error).split())
         if not words or not isinstance(error, RuntimeError | OSError | ValueError):
@@ -218,7 +241,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopFlag:
-    """Whether a signal to stop has come. `second_ends`: whether another one raises Interrupted at once."""
+    """Whether a signal to stop has come. `second_ends`: whether another one raises Interrupted at
+    once."""
 
     def __init__(self, second_ends: bool = False) -> None:
         self.number: int | None = None
@@ -241,14 +265,18 @@ class StopFlag:
 
 @contextmanager
 def noticed(second_ends: bool = True) -> Iterator[StopFlag]:
-    """Inside, the main thread only notes the first Ctrl-C or SIGTERM; the second raises Interrupted.
+    """Inside, the main thread only notes the first Ctrl-C or SIGTERM; the second raises
+    Interrupted.
 
-    Not under torchrun, where one Ctrl-C comes twice: from the terminal and from torchrun, which ends those that stay.
+    Not under torchrun, where one Ctrl-C comes twice: from the terminal and from torchrun, which
+    ends those that stay.
     """
     flag, before = StopFlag(second_ends), {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as where a shell put the command into the background
+            if (
+                signal.getsignal(number) != signal.SIG_IGN
+            ):  # as where a shell put the command into the background
                 before[number] = signal.signal(number, flag.note)
     try:
         yield flag

@@ -1,1 +1,2 @@
-"""The explorer: one HTML page of an experiment, which works offline and opens the runs behind any number."""
+"""The explorer: one HTML page of an experiment, which works offline and opens the runs behind any
+number."""

@@ -1,4 +1,5 @@
-"""Whether kinds of network agree on methods: their order by Friedman's test, and one difference over all of them."""
+"""Whether kinds of network agree on methods: their order by Friedman's test, and one difference
+over all of them."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ from cser_bench.report.regime import Vector
 class Agreement:
     """How far kinds of network put methods into one order.
 
-    `concordance` is Kendall's W: 1 where all orders are the same, near 0 where they have nothing in common. `p_value`
-    is Friedman's: the chance of so large a W where every order of every kind is equally likely.
+    `concordance` is Kendall's W: 1 where all orders are the same, near 0 where they have nothing in
+    common. `p_value` is Friedman's: the chance of so large a W where every order of every kind is
+    equally likely.
     """
 
     order: tuple[str, ...]
@@ -36,8 +38,9 @@ class Agreement:
 def agreement(losses: pd.DataFrame) -> Agreement | None:
     """Return whether kinds of network agree; None for fewer than two kinds or methods.
 
-    The p-value is exact: all orders of all kinds are counted, as a chi-squared distribution is far off with three
-    methods and five kinds (Friedman, JASA 1937; Kendall and Babington Smith, Annals of Mathematical Statistics 1939).
+    The p-value is exact: all orders of all kinds are counted, as a chi-squared distribution is far
+    off with three methods and five kinds (Friedman, JASA 1937; Kendall and Babington Smith, Annals
+    of Mathematical Statistics 1939).
 
     Args:
         losses: what each method (a column) loses on each kind of network (a line), none missing.
@@ -68,7 +71,8 @@ def _spread(sums: Vector) -> float:
 def _chance(num_kinds: int, num_methods: int, spread: float) -> float:
     """The share of all combinations of orders that spread the sums of ranks as far or further.
 
-    Sums are counted kind by kind, so that the work grows with the number of different sums, not of combinations.
+    Sums are counted kind by kind, so that the work grows with the number of different sums, not of
+    combinations.
     """
     orders = list(itertools.permutations(range(1, num_methods + 1)))
     counts = Counter({(0,) * num_methods: 1})
@@ -79,14 +83,17 @@ def _chance(num_kinds: int, num_methods: int, spread: float) -> float:
                 following[tuple(map(sum, zip(sums, order, strict=True)))] += count
         counts = following
     tolerance = 1e-9  # of floating-point sums of whole and half numbers
-    as_far = sum(count for sums, count in counts.items() if _spread(np.array(sums)) >= spread - tolerance)
+    as_far = sum(
+        count for sums, count in counts.items() if _spread(np.array(sums)) >= spread - tolerance
+    )
     num_combinations = math.factorial(num_methods) ** num_kinds
     return float(as_far / num_combinations)
 
 
 @dataclass(frozen=True)
 class Combined:
-    """One difference over kinds of network, which may truly differ between them: the mean with its interval."""
+    """One difference over kinds of network, which may truly differ between them: the mean with its
+    interval."""
 
     estimate: float
     low: float
@@ -96,13 +103,15 @@ class Combined:
     num_kinds: int
 
 
-def combined(estimates: ArrayLike, standard_errors: ArrayLike, confidence: float = 0.95) -> Combined:
+def combined(
+    estimates: ArrayLike, standard_errors: ArrayLike, confidence: float = 0.95
+) -> Combined:
     """Return the mean difference over kinds of network, by random effects.
 
-    Kinds are taken for a draw from all that might have been tried, and the interval is that of the mean over all of
-    these, so it is wider than that of seeds alone: DerSimonian and Laird's variance between kinds, with Hartung and
-    Knapp's interval, which keeps its coverage for as few kinds as two (IntHout, Ioannidis and Borm, BMC Medical
-    Research Methodology 2014).
+    Kinds are taken for a draw from all that might have been tried, and the interval is that of the
+    mean over all of these, so it is wider than that of seeds alone: DerSimonian and Laird's
+    variance between kinds, with Hartung and Knapp's interval, which keeps its coverage for as few
+    kinds as two (IntHout, Ioannidis and Borm, BMC Medical Research Methodology 2014).
 
     Args:
         estimates, standard_errors: of shape (kinds,), two or more.
@@ -110,7 +119,9 @@ def combined(estimates: ArrayLike, standard_errors: ArrayLike, confidence: float
     effects = np.asarray(estimates, dtype=float)
     variances = np.asarray(standard_errors, dtype=float) ** 2
     found = combine_effects(effects, variances, method_re="dl", use_t=True)
-    low, high = found.conf_int(alpha=1 - confidence)[3]  # the fourth: random effects by Hartung and Knapp
+    low, high = found.conf_int(alpha=1 - confidence)[
+        3
+    ]  # the fourth: random effects by Hartung and Knapp
     return Combined(
         estimate=float(found.mean_effect_re),
         low=float(low),

@@ -1,4 +1,5 @@
-"""The questions: a template's head says what was asked and what must have been run, and its body is the answer."""
+"""The questions: a template's head says what was asked and what must have been run, and its body is
+the answer."""
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +27,10 @@ class Question:
 
     Attributes:
         command: makes the runs that the answer needs.
-        needs: by experiment, rows without whose finished runs there is no answer. The answer's numbers have the
-            `regime` of the first experiment besides.
-        pairs: contrasts of that experiment: row, reference, and what the table calls the row if not by its label.
+        needs: by experiment, rows without whose finished runs there is no answer. The answer's
+            numbers have the `regime` of the first experiment besides.
+        pairs: contrasts of that experiment: row, reference, and what the table calls the row if not
+            by its label.
     """
 
     number: int
@@ -44,19 +46,28 @@ class Question:
             return None
         found = COMPUTED.get(self.number, self._contrasts)(evidence)
         regimes = [each.regime for each, _ in known if each]
-        return found and replace(found, numbers={"regime": next(iter(regimes), None), **found.numbers})
+        return found and replace(
+            found, numbers={"regime": next(iter(regimes), None), **found.numbers}
+        )
 
     def _contrasts(self, evidence: Evidence) -> Answer:
         """All pairs in a table; for sentences, `by` has each one's line by its row."""
-        frame = evidence[next(iter(self.needs))].contrasts_of((row, reference) for row, reference, *_ in self.pairs)
+        frame = evidence[next(iter(self.needs))].contrasts_of(
+            (row, reference) for row, reference, *_ in self.pairs
+        )
         names = {row: name[0] for row, _, *name in self.pairs if name}
         frame["label"] = frame["row"].map(names).fillna(frame["label"])
         return Answer(frame, {"by": frame.set_index("row").to_dict("index")})
 
 
 def _questions() -> list[Question]:
-    heads = {int(path.name.split(".")[0]): path.read_text() for path in (TEMPLATES / "questions").glob("*.md.j2")}
-    read = {number: tomllib.loads(text[2 : text.index("#}")]) for number, text in sorted(heads.items())}
+    heads = {
+        int(path.name.split(".")[0]): path.read_text()
+        for path in (TEMPLATES / "questions").glob("*.md.j2")
+    }
+    read = {
+        number: tomllib.loads(text[2 : text.index("#}")]) for number, text in sorted(heads.items())
+    }
     return [Question(number, **head) for number, head in read.items()]
 
 

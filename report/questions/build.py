@@ -23,7 +23,8 @@ BEGIN, END = "<!-- begin: cards -->", "<!-- end: cards -->"
 
 
 def build_answers(results: Path, output: Path | None = None, readme: Path | None = None) -> Path:
-    """Write answers.md, answers.pdf, figures/ and csv/; the same records give the same bytes. Returns answers.md.
+    """Write answers.md, answers.pdf, figures/ and csv/; the same records give the same bytes.
+    Returns answers.md.
 
     Args:
         results: folder of one's own records; what is not there is taken from those that ship.
@@ -39,15 +40,30 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
     with style():
         found = [(question, question.answer(evidence)) for question in QUESTIONS]
         answers = {question.number: answer for question, answer in found if answer}
-        figures = {f"question_{number}": each.figure for number, each in answers.items() if each.figure}
+        figures = {
+            f"question_{number}": each.figure for number, each in answers.items() if each.figure
+        }
         frames = {f"question_{number}": each.frame for number, each in answers.items()}
     output = output or results / NAME
-    said = [{"number": q.number, "asked": q.asked, "command": q.command, "text": _said(q, a)} for q, a in found]
-    names = sorted(each.frames.experiment.name for each in evidence.known.values() if each and each.is_whole)
-    context = {"questions": said, "num_answered": len(answers), "names": names, "sharing": _sharing(evidence)}
+    said = [
+        {"number": q.number, "asked": q.asked, "command": q.command, "text": _said(q, a)}
+        for q, a in found
+    ]
+    names = sorted(
+        each.frames.experiment.name for each in evidence.known.values() if each and each.is_whole
+    )
+    context = {
+        "questions": said,
+        "num_answered": len(answers),
+        "names": names,
+        "sharing": _sharing(evidence),
+    }
     path = write_report(output, NAME, "answers.md.j2", context, frames, figures)
     if readme:
-        put_into(readme, environment().get_template("cards.md.j2").render(cards_of(evidence, answers)).strip())
+        put_into(
+            readme,
+            environment().get_template("cards.md.j2").render(cards_of(evidence, answers)).strip(),
+        )
     return path
 
 
@@ -56,7 +72,10 @@ def _sharing(evidence: Evidence) -> list[list[str]]:
     groups: list[tuple[list[str], set[str]]] = []
     for known in evidence.known.values():
         if known and known.frames.contrasts:
-            names, runs = [f"`{known.frames.experiment.name}`"], set(baseline_runs(known.frames.experiment))
+            names, runs = (
+                [f"`{known.frames.experiment.name}`"],
+                set(baseline_runs(known.frames.experiment)),
+            )
             for group in [group for group in groups if group[1] & runs]:
                 groups.remove(group)
                 names += group[0]
@@ -71,7 +90,9 @@ def _said(question: Question, answer: Answer | None) -> str:
         return ""
     template = environment().get_template(f"questions/{question.number}.md.j2")
     rows = answer.frame if answer.rows is None else answer.rows
-    return template.render(answer.numbers, rows=rows, figure=f"figures/question_{question.number}.png").strip()
+    return template.render(
+        answer.numbers, rows=rows, figure=f"figures/question_{question.number}.png"
+    ).strip()
 
 
 def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
@@ -86,7 +107,9 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
         "blocks": known and known.contrast("mcser_block-96", known.baseline),
         "ties": answers[1].numbers["ties"] if 1 in answers else [],
         "regime": known and known.regime,
-        "elsewhere": evidence.elsewhere({RESIDUAL: [("mcser_topk", "sgd")], GPT: [("cser-8", "adamw")]}),
+        "elsewhere": evidence.elsewhere(
+            {RESIDUAL: [("mcser_topk", "sgd")], GPT: [("cser-8", "adamw")]}
+        ),
         "order": answers[9].numbers["order"] if 9 in answers else None,
         "sizes": answers[9].numbers["sizes"] if 9 in answers else None,
         "apart": answers[9].numbers["apart"] if 9 in answers else None,
@@ -108,5 +131,7 @@ def put_into(readme: Path, cards: str) -> None:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UsageError(f"{readme} has no lines {BEGIN} and {END}; put them where the cards belong")
+        raise UsageError(
+            f"{readme} has no lines {BEGIN} and {END}; put them where the cards belong"
+        )
     write_text_atomically(readme, f"{before}{BEGIN}\n{cards}\n{END}{after}", durable=False)

@@ -1,4 +1,5 @@
-"""Questions on what is lost: by method, on other tasks, by the relatives, and against local SGD. Contrasts judge."""
+"""Questions on what is lost: by method, on other tasks, by the relatives, and against local SGD.
+Contrasts judge."""
 
 from typing import Any
 
@@ -31,7 +32,9 @@ RECENT = {
     "resnet_methods": {
         "network": "a residual network",
         "unit": "points",
-        "absent": "EF-SGD top-k and PowerSGD are not among them: their losses at this load stand above.",
+        "absent": (
+            "EF-SGD top-k and PowerSGD are not among them: their losses at this load stand above."
+        ),
     },
 }
 """The experiments of methods that people run in 2026."""
@@ -58,15 +61,27 @@ AGAINST_LOCAL = (
     (CONVOLUTIONS, "convolutions", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
     (DENSENET, "DenseNet", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
     (SHUFFLENET, "ShuffleNet", [("mcser-h16-r1_3-r2_48", "local_sgd-24")]),
-    (RESIDUAL, "residual network", [("mcser_block-24", "local_sgd-24"), ("mcser_topk", "local_sgd-24")]),
+    (
+        RESIDUAL,
+        "residual network",
+        [("mcser_block-24", "local_sgd-24"), ("mcser_topk", "local_sgd-24")],
+    ),
     (GPT, "GPT", [("cser-8", "local-8")]),
     ("kjv_es", "translation", [("cser-8", "local-8")]),
     ("study_tail", "perceptron", [(TAIL, "local_sgd-96"), (TAIL, "local_sgd-4")]),
 )
 """Question 25's experiments, their networks and pairs."""
 OTHER_LOADS = (
-    ("study_resnet_loads", "residual network, four times the load", [("mcser_block-6", "local_sgd-6")]),
-    ("study_resnet_loads", "residual network, a quarter of the load", [("mcser_block-96", "local_sgd-96")]),
+    (
+        "study_resnet_loads",
+        "residual network, four times the load",
+        [("mcser_block-6", "local_sgd-6")],
+    ),
+    (
+        "study_resnet_loads",
+        "residual network, a quarter of the load",
+        [("mcser_block-96", "local_sgd-96")],
+    ),
     ("study_gpt_text_loads", "GPT, four times the load", [("cser-2", "local-2")]),
     ("study_gpt_text_loads", "GPT, a quarter of the load", [("cser-32", "local-32")]),
     ("gpt_text_methods", "GPT, an eighth of the load", [("cser-64", "local-64")]),
@@ -75,7 +90,8 @@ OTHER_LOADS = (
 
 
 def _judged(losses: pd.DataFrame) -> dict[str, int]:
-    """Of how many methods a loss was asked, and of how many it is shown to be less or more than the margin."""
+    """Of how many methods a loss was asked, and of how many it is shown to be less or more than the
+    margin."""
     shown, more = (int((losses["verdict"] == verdict).sum()) for verdict in (LESS, MORE))
     return {"judged": len(losses), "shown": shown, "more": more}
 
@@ -88,10 +104,15 @@ def what_is_lost(evidence: Evidence) -> Answer:
     elsewhere = [{"network": network} | _judged(each.losses) for network, each in others if each]
     frame["score"] = [known.frames.done(row).mean() for row in frame["row"]]
     ties = _ties(evidence, [("mcser_block-96_0.01", "sgd"), ("local_sgd-96_0.01", "sgd")])
-    bounds = {"ceiling": known.frames.done(known.baseline).mean(), "floor": known.frames.done("alone").mean()}
+    bounds = {
+        "ceiling": known.frames.done(known.baseline).mean(),
+        "floor": known.frames.done("alone").mean(),
+    }
     shown = frame[frame["row"].isin(SHOWN)].sort_values("estimate", ascending=False)
     return Answer(
-        frame, _judged(frame) | bounds | {"elsewhere": elsewhere, "ties": ties.to_dict("records")}, rows=shown
+        frame,
+        _judged(frame) | bounds | {"elsewhere": elsewhere, "ties": ties.to_dict("records")},
+        rows=shown,
     )
 
 
@@ -109,7 +130,9 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         for name, frames in found.items()
     )
     claimed = frame[frame["verdict"] != NOT_CLAIMED]
-    losses, against = (claimed[claimed["kind"] == kind] for kind in ("non-inferiority", "superiority"))
+    losses, against = (
+        claimed[claimed["kind"] == kind] for kind in ("non-inferiority", "superiority")
+    )
     own = claimed["row"].isin(("cser-8", "mcser-8"))
     against = against[against["row"].isin(("cser-8", "mcser-8", "cser_topk-8"))]
     # Not told apart, and yet the interval lies wholly beyond the margin.
@@ -121,21 +144,32 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         "silent": [TEXTS[name] for name, frames in found.items() if not tells(frames)],
         "beyond": (beyond["label"] + " (" + beyond["task"] + ")").tolist(),
     }
-    numbers["topk"] = frame[(frame["row"] == "cser_topk-8") & (frame["kind"] == "superiority")].to_dict("records")
+    numbers["topk"] = frame[
+        (frame["row"] == "cser_topk-8") & (frame["kind"] == "superiority")
+    ].to_dict("records")
     forms = [
-        frame[frame["row"].str.match(name)].set_index("task")["estimate"] for name in ("ef_topk_updates-", "ef_topk-")
+        frame[frame["row"].str.match(name)].set_index("task")["estimate"]
+        for name in ("ef_topk_updates-", "ef_topk-")
     ]
     numbers["forms"] = list(pd.concat(forms, axis=1, join="inner").itertuples(name=None))
     return Answer(frame, numbers, rows=claimed[own].head(6))
 
 
 def the_relatives(evidence: Evidence) -> Answer:
-    """Question 23: the relatives' differences to SGD; DiLoCo's is a contrast, and so are those on other networks."""
+    """Question 23: the relatives' differences to SGD; DiLoCo's is a contrast, and so are those on
+    other networks."""
     long, judged = evidence[LONG], evidence[JUDGED]
     frame = long.contrasts_of((name, long.baseline) for name in RELATIVES)
-    frame = frame.sort_values("estimate", ascending=False).drop(columns=["kind", "p_holm", "verdict", "declared"])
+    frame = frame.sort_values("estimate", ascending=False).drop(
+        columns=["kind", "p_holm", "verdict", "declared"]
+    )
     outer = judged.contrast("diloco-96", "sgd_outer")
-    numbers = {"best": frame.iloc[0], "worst": frame.iloc[-1], "judged": judged.regime, "outer": outer}
+    numbers = {
+        "best": frame.iloc[0],
+        "worst": frame.iloc[-1],
+        "judged": judged.regime,
+        "outer": outer,
+    }
     pairs = {
         RESIDUAL: [("powersgd", "sgd"), ("diloco-24", "sgd"), ("ef_topk-96", "sgd")],
         GPT: [("powersgd-8", "adamw"), ("diloco-8", "adamw"), ("ef_topk_updates-32", "adamw")],
@@ -151,17 +185,21 @@ def the_relatives(evidence: Evidence) -> Answer:
 
 
 def _recent(evidence: Evidence, name: str) -> dict[str, Any] | None:
-    """The methods of 2026: what each loses, what was asked of error reset, and on the GPT steps on links of a latency.
+    """The methods of 2026: what each loses, what was asked of error reset, and on the GPT steps on
+    links of a latency.
 
-    `least` are those of the least mean losses: the first, and whose intervals meet its own; `cser` is error reset that
-    is none of them, and `below` loses more than a worker alone. `ddp` has DDP's step by latency.
+    `least` are those of the least mean losses: the first, and whose intervals meet its own; `cser`
+    is error reset that is none of them, and `below` loses more than a worker alone. `ddp` has DDP's
+    step by latency.
     """
     known = evidence.experiment(name)
     if known is None or not known.is_whole:
         return None
     by_row, experiment = known.frames.by_row, known.frames.experiment
     own = [row.row for row in experiment.rows if row.base is None and row.row != known.baseline]
-    rows = known.contrasts_of((row, known.baseline) for row in own).sort_values("estimate", ascending=False)
+    rows = known.contrasts_of((row, known.baseline) for row in own).sort_values(
+        "estimate", ascending=False
+    )
     rows = rows.assign(experiment=name)
     ddp, timings = {}, evidence.speed.text if evidence.speed and name == "gpt_text_methods" else ()
     for timing in timings:
@@ -170,24 +208,42 @@ def _recent(evidence: Evidence, name: str) -> dict[str, Any] | None:
         ddp[latency] = steps.loc[steps["label"] == "DDP", "seconds"].min()
     equal = rows[~rows["row"].isin(BOUNDS)]
     equal = equal.assign(place=range(1, 1 + len(equal)))
-    is_reset, least = equal["row"].map(by_row["algorithm"]).isin(ERROR_RESET), equal["high"] >= equal["low"].iloc[0]
+    is_reset, least = (
+        equal["row"].map(by_row["algorithm"]).isin(ERROR_RESET),
+        equal["high"] >= equal["low"].iloc[0],
+    )
     alone = rows.loc[rows["row"] == "alone", "estimate"].iloc[0]
     parts = {"least": least, "cser": is_reset & ~least, "below": equal["estimate"] < alone}
     told = {key: equal[chosen].to_dict("records") for key, chosen in parts.items()}
     told["timed"] = equal[least | is_reset].dropna(subset=[*ddp]).head(3).to_dict("records")
-    asked = [known.contrast(*pair) for pair in known.contrasts if pair[0] in equal.loc[is_reset, "row"].tolist()]
+    asked = [
+        known.contrast(*pair)
+        for pair in known.contrasts
+        if pair[0] in equal.loc[is_reset, "row"].tolist()
+    ]
     muon = known.contrast("muloco-64", "muon") if known.has("muloco-64", "muon") else None
     link, loads = timings[0].fabric.bits_per_second if timings else None, equal["link_models"]
-    told |= {"loads": (loads.min(), loads.max()), "num_equal": len(equal), "alone": alone, "asked": asked, "muon": muon}
+    told |= {
+        "loads": (loads.min(), loads.max()),
+        "num_equal": len(equal),
+        "alone": alone,
+        "asked": asked,
+        "muon": muon,
+    }
     told |= {"rows": rows, "ddp": ddp, "link": link, "regime": known.regime}
     return told | {"baseline": by_row.loc[known.baseline, "label"]} | RECENT[name]
 
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:
-    """Question 25: error reset less local steps by kind of network, one average at the end, and a synchronous tail."""
-    whole = [each for each in OTHER_LOADS if (known := evidence.experiment(each[0])) and known.is_whole]
+    """Question 25: error reset less local steps by kind of network, one average at the end, and a
+    synchronous tail."""
+    whole = [
+        each for each in OTHER_LOADS if (known := evidence.experiment(each[0])) and known.is_whole
+    ]
     asked = [*AGAINST_LOCAL, *whole]
-    parts = ((name, pairs, {"network": network, "experiment": name}) for name, network, pairs in asked)
+    parts = (
+        (name, pairs, {"network": network, "experiment": name}) for name, network, pairs in asked
+    )
     frame = evidence.contrasts(parts)
     other_load = frame["network"].isin([network for _, network, _ in OTHER_LOADS])
     tail = frame["row"] == TAIL
@@ -196,13 +252,20 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     compared = ~tail & ~other_load & (frame["row"] != "final_average")
     shown = frame[compared & frame["verdict"].notna()].head(6)
     others = frame[compared & (frame["experiment"] != JUDGED) & ~frame.index.isin(shown.index)]
-    ties = _ties(evidence, [("mcser-96", "local_sgd-96_0.01"), ("mcser_block-96_0.01", "local_sgd-96_0.01")])
-    after, links = _tails(evidence, "study_gpt_text_tail"), evidence[JUDGED].frames.by_row["link_models"]
+    ties = _ties(
+        evidence, [("mcser-96", "local_sgd-96_0.01"), ("mcser_block-96_0.01", "local_sgd-96_0.01")]
+    )
+    after, links = (
+        _tails(evidence, "study_gpt_text_tail"),
+        evidence[JUDGED].frames.by_row["link_models"],
+    )
     found = pd.concat([each for each in (frame, ties, after) if len(each)], ignore_index=True)
     numbers = {
         "lines": lines,
         "heavier": links["mcser-96"] / links["local_sgd-96"],
-        "same": [evidence[LONG].contrast(*pair) for pair in OWN[:2]] if evidence.experiment(LONG) else [],
+        "same": [evidence[LONG].contrast(*pair) for pair in OWN[:2]]
+        if evidence.experiment(LONG)
+        else [],
         "ties": ties.to_dict("records"),
         "others": others.to_dict("records"),
         "loads": frame[other_load].to_dict("records"),
@@ -214,17 +277,23 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
 
 
 def _ties(evidence: Evidence, pairs: list[tuple[str, str]]) -> pd.DataFrame:
-    """Contrasts on the perceptron at the other one of two rates that tied; none until all their runs are done."""
+    """Contrasts on the perceptron at the other one of two rates that tied; none until all their
+    runs are done."""
     known = evidence.experiment(TIES)
     asked = pairs if known and known.is_whole else []
-    return evidence.contrasts([(TIES, asked, {"network": "perceptron, other rates", "experiment": TIES})])
+    return evidence.contrasts(
+        [(TIES, asked, {"network": "perceptron, other rates", "experiment": TIES})]
+    )
 
 
 def _tails(evidence: Evidence, name: str) -> pd.DataFrame:
-    """What synchronous tails of a whole experiment change, and in `left` what each is at against the baseline then."""
+    """What synchronous tails of a whole experiment change, and in `left` what each is at against
+    the baseline then."""
     known = evidence.experiment(name)
     if known is None or not known.is_whole:
         return pd.DataFrame(columns=["reference", "baseline"])
     frame = known.contrasts_of(known.contrasts).assign(experiment=name, baseline=known.baseline)
     left = frame[frame["reference"] == known.baseline].set_index("row")
-    return frame.assign(left=frame["row"].map(left["estimate"]), shown=frame["row"].map(left["verdict"]))
+    return frame.assign(
+        left=frame["row"].map(left["estimate"]), shown=frame["row"].map(left["verdict"])
+    )

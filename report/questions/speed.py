@@ -1,4 +1,5 @@
-"""Questions on speed and money, from timed steps where there are any, else from the model, each called what it is."""
+"""Questions on speed and money, from timed steps where there are any, else from the model, each
+called what it is."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +31,8 @@ LARGE = 256.0
 def of_model(
     answer: Callable[[SpeedStudy, WorkloadModel], Answer | None],
 ) -> Callable[[Evidence], Answer | None]:
-    """Decorator of an answer from the model of one workload: there is none where that cannot be modelled."""
+    """Decorator of an answer from the model of one workload: there is none where that cannot be
+    modelled."""
 
     @wraps(answer)
     def answered(evidence: Evidence) -> Answer | None:
@@ -43,7 +45,8 @@ def of_model(
 
 
 def timed(study: SpeedStudy, machines: int) -> pd.DataFrame:
-    """Cells of the workload on links of `AT`, by method; of several sessions that with the most methods."""
+    """Cells of the workload on links of `AT`, by method; of several sessions that with the most
+    methods."""
     cells = study.cells
     mine = cells[(cells["workload"] == WORKLOAD) & (cells["machines"] == machines)]
     mine = mine[(mine["bits_per_second"] / AT - 1).abs() < 0.01]
@@ -51,7 +54,8 @@ def timed(study: SpeedStudy, machines: int) -> pd.DataFrame:
 
 
 def gain(cells: pd.DataFrame, method: str, baseline: str) -> dict[str, Any]:
-    """Timed step of the baseline over that of the method; the ends divide end by end, so they are the widest."""
+    """Timed step of the baseline over that of the method; the ends divide end by end, so they are
+    the widest."""
     own, base = cells.loc[method], cells.loc[baseline]
     ends = {"low": base["low"] / own["high"], "high": base["high"] / own["low"]}
     return {"factor": base["seconds"] / own["seconds"]} | ends
@@ -65,35 +69,52 @@ def which_baseline(study: SpeedStudy, _: WorkloadModel) -> Answer | None:
         return None
     bases = cells[cells["baseline"]]
     lines = [
-        {"method": name, "label": line["label"], "ms": 1e3 * line["seconds"]} | gain(cells, PROPOSED, str(name))
+        {"method": name, "label": line["label"], "ms": 1e3 * line["seconds"]}
+        | gain(cells, PROPOSED, str(name))
         for name, line in bases.iterrows()
     ]
     frame = pd.DataFrame(lines)
     numbers = {"over": frame.set_index("method")["factor"], "own": cells.loc[PROPOSED]}
-    return Answer(frame, numbers, rows=frame[frame["method"].isin([*BASELINES, "ddp_no_overlap", "powersgd_1"])])
+    return Answer(
+        frame,
+        numbers,
+        rows=frame[frame["method"].isin([*BASELINES, "ddp_no_overlap", "powersgd_1"])],
+    )
 
 
 @of_model
 def which_layout(study: SpeedStudy, model: WorkloadModel) -> Answer:
     """Question 3: the same eight workers on eight machines, on two and on one."""
     lines = []
-    layouts = comparisons.layouts_frame(model, AT).groupby(["machines", "workers_per_machine"], sort=False)
+    layouts = comparisons.layouts_frame(model, AT).groupby(
+        ["machines", "workers_per_machine"], sort=False
+    )
     for (machines, workers), group in layouts:
         own: Any = group.set_index("method")
         step = timed(study, int(str(machines)))["seconds"].reindex([DDP, PROPOSED])
-        numbers = (step[DDP] / step[PROPOSED], 1e3 * step[DDP], own["over_ddp"][PROPOSED], 1e3 * own["seconds"][DDP])
+        numbers = (
+            step[DDP] / step[PROPOSED],
+            1e3 * step[DDP],
+            own["over_ddp"][PROPOSED],
+            1e3 * own["seconds"][DDP],
+        )
         lines.append((f"{machines} x {workers}", machines, *numbers))
-    frame = pd.DataFrame(lines, columns=["layout", "machines", "timed", "timed_ms", "modelled", "ddp_ms"])
+    frame = pd.DataFrame(
+        lines, columns=["layout", "machines", "timed", "timed_ms", "modelled", "ddp_ms"]
+    )
     by = frame.set_index("machines")
     return Answer(frame, {"best": by["timed"].fillna(by["modelled"]), "modelled": by["modelled"]})
 
 
 @of_model
 def which_bandwidth(_: SpeedStudy, model: WorkloadModel) -> Answer:
-    """Question 4: the rate below which it is clearly faster than DDP, and how fast it is beside the best baseline."""
+    """Question 4: the rate below which it is clearly faster than DDP, and how fast it is beside the
+    best baseline."""
     grid = comparisons.speedups_frame(model, comparisons.log_grid(1e9, 100e9))
     over_best = grid.loc[grid["method"] == PROPOSED, "over_best"]
-    below = comparisons.highest_rate(partial(comparisons.speedup, model, PROPOSED, DDP), comparisons.CLEARLY)
+    below = comparisons.highest_rate(
+        partial(comparisons.speedup, model, PROPOSED, DDP), comparisons.CLEARLY
+    )
     numbers = {"ddp": below, "most_over_best": over_best.max(), "least_over_best": over_best.min()}
     return Answer(grid, numbers, _bandwidth(grid))
 
@@ -106,7 +127,12 @@ def _bandwidth(grid: pd.DataFrame) -> Figure:
         for method, colour in shown.items():
             own = grid[grid["method"] == method]
             if len(own):
-                axes.plot(own["bits_per_second"] / 1e9, own[column], color=colour, label=own["label"].iloc[0])
+                axes.plot(
+                    own["bits_per_second"] / 1e9,
+                    own[column],
+                    color=colour,
+                    label=own["label"].iloc[0],
+                )
         axes.axhline(1, **GREY)
         axes.set_title(f"over {title}", fontsize=7.5)
         axes.set(xlabel="link, Gb/s", xlim=(0, 102), xticks=[1, 25, 50, 75, 100], ylim=limits)
@@ -116,18 +142,26 @@ def _bandwidth(grid: pd.DataFrame) -> Figure:
 
 
 def over_older_methods(evidence: Evidence) -> Answer | None:
-    """Question 5: M-CSER's timed step beside those of the older methods, each with exactly the settings that score."""
+    """Question 5: M-CSER's timed step beside those of the older methods, each with exactly the
+    settings that score."""
     frame = scored_steps_frame(evidence.scored)
     if SCORED not in set(frame["method"]):
         return None
     frame["gbits"] = (frame["bits_per_second"] / 1e9).round().astype(int)
     own = frame[frame["method"] == SCORED].set_index("gbits")["seconds"]
     frame["mcser_over_it"] = frame["seconds"] / frame["gbits"].map(own)
-    wide = frame.pivot(index=["method", "label"], columns="gbits", values="mcser_over_it").reset_index()
+    wide = frame.pivot(
+        index=["method", "label"], columns="gbits", values="mcser_over_it"
+    ).reset_index()
     wide = wide.rename(columns={gbits: f"at_{gbits}" for gbits in own.index})
-    sessions = {"sessions": frame["num_sessions"].min(), "most_sessions": frame["num_sessions"].max()}
+    sessions = {
+        "sessions": frame["num_sessions"].min(),
+        "most_sessions": frame["num_sessions"].max(),
+    }
     shown = wide[wide["method"].isin(OLDER)].sort_values("at_10", ascending=False)
-    return Answer(frame, {"over": wide.set_index("method")["at_10"].reindex(OLDER)} | sessions, rows=shown)
+    return Answer(
+        frame, {"over": wide.set_index("method")["at_10"].reindex(OLDER)} | sessions, rows=shown
+    )
 
 
 @of_model
@@ -138,20 +172,25 @@ def what_headlines_ask(study: SpeedStudy, model: WorkloadModel) -> Answer | None
         return None
     own = frame[(frame["rival"] == DDP) & (frame["bits_per_second"] == AT)]
     own = own.loc[own.groupby(["headline", "compute_seconds"])["factor"].idxmax()]
-    own = own.assign(ms=1e3 * own["compute_seconds"], gbits=own["holds_up_to"] / 1e9).sort_values("compute_seconds")
+    own = own.assign(ms=1e3 * own["compute_seconds"], gbits=own["holds_up_to"] / 1e9).sort_values(
+        "compute_seconds"
+    )
     imagenet, cifar = (own[own["headline"].str.contains(task)] for task in ("ImageNet", "CIFAR"))
 
     def nearest(lines: pd.DataFrame, seconds: float) -> pd.Series:
         return lines.iloc[(lines["compute_seconds"] - seconds).abs().argmin()]
 
-    shown = pd.concat([imagenet[imagenet["ms"].isin([20, 30, 40, 50])], cifar[cifar["ms"].isin([30, 50])]])
+    shown = pd.concat(
+        [imagenet[imagenet["ms"].isin([20, 30, 40, 50])], cifar[cifar["ms"].isin([30, 50])]]
+    )
     near, slow = nearest(imagenet, model.workload.compute_seconds), nearest(imagenet, 0.050)
     return Answer(frame, {"near": near, "slow": slow, "ten": nearest(cifar, 0.050)}, rows=shown)
 
 
 @of_model
 def does_it_save_money(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
-    """Question 7: dollars per thousand modelled steps; the change of the bill by the method where DDP is cheapest."""
+    """Question 7: dollars per thousand modelled steps; the change of the bill by the method where
+    DDP is cheapest."""
     frame = comparisons.costs_frame(model)
     if frame.empty:
         return None
@@ -166,13 +205,18 @@ def does_it_save_money(study: SpeedStudy, model: WorkloadModel) -> Answer | None
 
 @of_model
 def which_ratio_is_needed(_: SpeedStudy, model: WorkloadModel) -> Answer:
-    """Question 22: the rate at which a ratio of 256 is just needed, solved for, and the ratio needed at five rates."""
+    """Question 22: the rate at which a ratio of 256 is just needed, solved for, and the ratio
+    needed at five rates."""
 
     def beyond(log_bits: float) -> float:
         ratio = comparisons.needed_ratios_frame(model, [math.exp(log_bits)])["ratio"].iloc[0]
         return math.log(1e6 if math.isnan(ratio) else ratio) - math.log(LARGE)
 
-    bits = math.exp(brentq(beyond, math.log(comparisons.LOWEST), math.log(comparisons.HIGHEST), xtol=1e-6))
+    bits = math.exp(
+        brentq(beyond, math.log(comparisons.LOWEST), math.log(comparisons.HIGHEST), xtol=1e-6)
+    )
     frame = comparisons.needed_ratios_frame(model, SOME_RATES)
     frame["gbits"] = frame["bits_per_second"] / 1e9
-    return Answer(frame, {"bits": bits, "at_10": frame.set_index("gbits")["ratio"][10.0], "large": LARGE})
+    return Answer(
+        frame, {"bits": bits, "at_10": frame.set_index("gbits")["ratio"][10.0], "large": LARGE}
+    )

@@ -1,4 +1,5 @@
-"""Questions on how the method works: its levels, its budget, resets, compressors, and where it was run."""
+"""Questions on how the method works: its levels, its budget, resets, compressors, and where it was
+run."""
 
 from dataclasses import replace
 from typing import Any
@@ -36,10 +37,14 @@ def how_to_share_a_budget(evidence: Evidence) -> Answer:
     """Question 12: every split of one budget among H, R1 and R2, not the best."""
     study = evidence[TWO_LEVEL]
     rows = study.frames.rows
-    mine = rows.loc[(rows["ratio"] == 96) & rows["row"].str.match(r"(mcser|cser_pl)-|local_sgd"), "row"]
+    mine = rows.loc[
+        (rows["ratio"] == 96) & rows["row"].str.match(r"(mcser|cser_pl)-|local_sgd"), "row"
+    ]
     frame = study.contrasts_of((row, "sgd") for row in mine)
     settings = study.frames.by_row.loc[frame["row"]]
-    frame["reset_interval"] = settings["reset_interval"].fillna(settings["sync_interval"]).to_numpy()
+    frame["reset_interval"] = (
+        settings["reset_interval"].fillna(settings["sync_interval"]).to_numpy()
+    )
     frame["update_share"] = (96 / settings["gradient_compressor.ratio"]).fillna(0.0).to_numpy()
     splits = frame[frame["update_share"] < 1]
     best, worst = frame["estimate"].max(), splits["estimate"].min()
@@ -57,10 +62,19 @@ def how_to_share_a_budget(evidence: Evidence) -> Answer:
 def _splits(frame: pd.DataFrame) -> Figure:
     figure, (axes,) = new_figure(1.4)
     names = {0.0: "nothing", 0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
-    for (share, name), colour in zip(names.items(), ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0"), strict=True):
+    for (share, name), colour in zip(
+        names.items(), ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0"), strict=True
+    ):
         own = frame[frame["update_share"] == share].sort_values("reset_interval")
         x = own["reset_interval"] * (1 + 0.09 * (share * 4 - 1.5))
-        axes.errorbar(x, 100 * own["estimate"], 50 * (own["high"] - own["low"]), fmt="o", color=colour, label=name)
+        axes.errorbar(
+            x,
+            100 * own["estimate"],
+            50 * (own["high"] - own["low"]),
+            fmt="o",
+            color=colour,
+            label=name,
+        )
     axes.set_xscale("log", base=2)
     axes.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
     axes.set(xlabel="steps between resets, H", ylabel="points against SGD")
@@ -70,7 +84,8 @@ def _splits(frame: pd.DataFrame) -> Figure:
 
 
 def why_resets_help(evidence: Evidence) -> Answer:
-    """Question 15: the declared contrasts by blocks and top-k; beside them the study that changed only the rule."""
+    """Question 15: the declared contrasts by blocks and top-k; beside them the study that changed
+    only the rule."""
     judged, study = evidence[JUDGED], evidence["study_rules"]
     frame = study.contrasts_of((f"{kind}-reset", f"{kind}-feedback") for kind in KINDS)
     frame["label"] = frame["row"].str.removesuffix("-reset").map(KINDS)
@@ -80,14 +95,17 @@ def why_resets_help(evidence: Evidence) -> Answer:
         "blocks": judged.contrast("mcser_block-96", "ef_block-96"),
         "topk": judged.contrast("mcser-96", "ef_topk-96"),
         "study": study.regime,
-        "alone": study.contrast("alone", study.baseline)["estimate"] if study.has("alone") else None,
+        "alone": study.contrast("alone", study.baseline)["estimate"]
+        if study.has("alone")
+        else None,
         "most_apart": (frame["learning_rate"] / frame["other_rate"]).max(),
     }
     return Answer(frame, numbers, rows=frame.head(6))
 
 
 def is_the_error_ever_zero(evidence: Evidence) -> Answer:
-    """Question 16: how much of the error a reset takes, and how far workers are apart at the scores of a run."""
+    """Question 16: how much of the error a reset takes, and how far workers are apart at the scores
+    of a run."""
     frames = evidence[TWO_LEVEL].frames
     rows: Any = frames.by_row
     ratios = rows["error_compressor.ratio"]
@@ -125,16 +143,28 @@ def _distances(means: pd.DataFrame) -> Figure:
 
 def which_compressors_work(evidence: Evidence) -> Answer:
     """Question 17: each compressor under each rule for what is not sent, as differences to SGD."""
-    frame = evidence["study_rules"].contrasts_of((f"{kind}-{rule}", "sgd") for kind in KINDS for rule in RULES)
+    frame = evidence["study_rules"].contrasts_of(
+        (f"{kind}-{rule}", "sgd") for kind in KINDS for rule in RULES
+    )
     named = frame["row"].str.split("-", expand=True)
     frame["compressor"], frame["rule"] = named[0].map(KINDS), named[1].map(RULES)
     wide = frame.pivot(index="compressor", columns="rule", values="estimate")
     resets = frame[frame["rule"] == RULES["reset"]].set_index("compressor")
-    shown = wide.loc[frame["compressor"].unique()].join(resets[["models_sent", "link_models"]]).reset_index()
-    shown = shown[shown["compressor"] != KINDS["random_k"]]  # much as blocks; the answer's first line has it
+    shown = (
+        wide.loc[frame["compressor"].unique()]
+        .join(resets[["models_sent", "link_models"]])
+        .reset_index()
+    )
+    shown = shown[
+        shown["compressor"] != KINDS["random_k"]
+    ]  # much as blocks; the answer's first line has it
     ends = resets.reset_index().sort_values("estimate")
     feedback = wide.loc[KINDS["block"], RULES["feedback"]]
-    return Answer(frame, {"best": ends.iloc[-1], "worst": ends.iloc[0], "block_feedback": feedback}, rows=shown)
+    return Answer(
+        frame,
+        {"best": ends.iloc[-1], "worst": ends.iloc[0], "block_feedback": feedback},
+        rows=shown,
+    )
 
 
 SET_UPS: dict[str, tuple[str, dict[str, str]]] = {
@@ -159,7 +189,8 @@ SET_UPS: dict[str, tuple[str, dict[str, str]]] = {
         {f"{n} x 16": TWO_LEVEL if n == 8 else f"study_weak_scaling_{n}" for n in (2, 4, 8, 16)},
     ),
 }  # fmt: skip
-"""By what changes: what the axis says, and the experiments in order, by what each is called on it."""
+"""By what changes: what the axis says, and the experiments in order, by what each is called on
+it."""
 
 FOLLOWED = {
     BOTH: ("M-CSER, blocks", FAMILIES["error reset"][0]), "local_sgd-96": ("local SGD", FAMILIES["local steps"][0]),
@@ -174,7 +205,10 @@ def _over(evidence: Evidence, *changed: str) -> Answer:
     for what in changed:
         rows = list(FOLLOWED)[: 3 if what in ("width", "skew") else 2]
         pairs = [(row, "sgd") for row in rows]
-        parts += [(experiment, pairs, {"what": what, "at": at}) for at, experiment in SET_UPS[what][1].items()]
+        parts += [
+            (experiment, pairs, {"what": what, "at": at})
+            for at, experiment in SET_UPS[what][1].items()
+        ]
     frame = evidence.contrasts(parts)
     frame["method"] = frame["row"].map({row: name for row, (name, _) in FOLLOWED.items()})
     ends = frame[frame["what"] == changed[0]].groupby("method")["estimate"].agg(["first", "last"])
@@ -192,8 +226,13 @@ def _set_ups(frame: pd.DataFrame, changed: tuple[str, ...]) -> Figure:
         for number, (row, (name, colour)) in enumerate(FOLLOWED.items()):
             own = frame[(frame["row"] == row) & (frame["what"] == what)]
             if len(own):
-                x = np.array([names.index(at) for at in own["at"]], dtype=float) + 0.07 * (number - 1)
-                middle, half = 100 * own["estimate"].to_numpy(), 50 * (own["high"] - own["low"]).to_numpy()
+                x = np.array([names.index(at) for at in own["at"]], dtype=float) + 0.07 * (
+                    number - 1
+                )
+                middle, half = (
+                    100 * own["estimate"].to_numpy(),
+                    50 * (own["high"] - own["low"]).to_numpy(),
+                )
                 axes.errorbar(x, middle, half, fmt="o-", color=colour)
                 ends.append((len(names) - 0.9, float(middle[-1]), name, colour))
         axes.axhline(0, **GREY)
@@ -206,22 +245,33 @@ def _set_ups(frame: pd.DataFrame, changed: tuple[str, ...]) -> Figure:
 def over_width(evidence: Evidence) -> Answer:
     """Question 8: networks from fewer parameters than samples to four times as many."""
     pairs = {
-        **{name: [("mcser-h16-r1_3-r2_48", "sgd")] for name in (CONVOLUTIONS, DENSENET, SHUFFLENET)},
+        **{
+            name: [("mcser-h16-r1_3-r2_48", "sgd")] for name in (CONVOLUTIONS, DENSENET, SHUFFLENET)
+        },
         RESIDUAL: [("mcser_block-24", "sgd")],
         GPT: [("cser-8", "adamw")],
     }
     answer, loads = _over(evidence, "width"), _over_loads(evidence)
-    numbers = {**answer.numbers, "elsewhere": evidence.elsewhere(pairs), "loads": loads.to_dict("records")}
-    return replace(answer, frame=pd.concat([answer.frame, loads], ignore_index=True), numbers=numbers)
+    numbers = {
+        **answer.numbers,
+        "elsewhere": evidence.elsewhere(pairs),
+        "loads": loads.to_dict("records"),
+    }
+    return replace(
+        answer, frame=pd.concat([answer.frame, loads], ignore_index=True), numbers=numbers
+    )
 
 
 def _over_loads(evidence: Evidence) -> pd.DataFrame:
-    """What methods lose at four times, at once and at a quarter of a load of a link, of methods run at all three."""
+    """What methods lose at four times, at once and at a quarter of a load of a link, of methods run
+    at all three."""
     tables = [pd.DataFrame(columns=["link_models"])]
     for name, at_once in LOADS.items():
         known, base = evidence.experiment(name), evidence.experiment(at_once)
         if known and base and known.is_whole:
-            lost = pd.concat([known.losses.assign(experiment=name), base.losses.assign(experiment=at_once)])
+            lost = pd.concat(
+                [known.losses.assign(experiment=name), base.losses.assign(experiment=at_once)]
+            )
             of_three = lost.groupby("label")["row"].transform("size") == 3
             tables.append(lost[of_three].assign(network=NETWORKS[at_once]))
     return pd.concat(tables).sort_values("link_models", ascending=False)

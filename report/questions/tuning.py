@@ -1,4 +1,5 @@
-"""Questions on tuning: both rules of choice, what tuning costs at equal grids, and which rates diverge."""
+"""Questions on tuning: both rules of choice, what tuning costs at equal grids, and which rates
+diverge."""
 
 import math
 from typing import Any
@@ -17,7 +18,8 @@ NEAR = 0.002
 """A trial is as good as the best where its held-out accuracy is no further behind."""
 
 DECADE = math.sqrt(10) * 1.1
-"""Rates no further than this factor from a row's best one are of its decade: the grid has two a decade."""
+"""Rates no further than this factor from a row's best one are of its decade: the grid has two a
+decade."""
 
 SHOWN = {
     "sgd": ("SGD", "#555555"), "mcser-96": ("M-CSER", "#1A5FD0"), "local_sgd-96": ("local SGD", "#1C8C4B"),
@@ -27,7 +29,8 @@ SHOWN = {
 
 
 def _trials(frames: Frames) -> pd.DataFrame:
-    """All trials of the experiment's search, each at the one seed that all have; only one that is done has a score."""
+    """All trials of the experiment's search, each at the one seed that all have; only one that is
+    done has a score."""
     trials = frames.tuning
     first: pd.DataFrame = trials[trials["seed"] == trials["seed"].min()].reset_index(drop=True)
     return first
@@ -41,7 +44,8 @@ def is_least_loss_best(evidence: Evidence) -> Answer | None:
         return None
     groups = trials.dropna(subset="train_loss").groupby("row", sort=False)
     best, least = (
-        trials.loc[index].set_index("row") for index in (groups["score"].idxmax(), groups["train_loss"].idxmin())
+        trials.loc[index].set_index("row")
+        for index in (groups["score"].idxmax(), groups["train_loss"].idxmin())
     )
     frame = frames.by_row.reindex(best.index)[["label", "ratio"]]
     frame["label"] = frame["label"].fillna(frame.index.to_series())
@@ -64,17 +68,21 @@ def is_least_loss_best(evidence: Evidence) -> Answer | None:
     is_other = best["candidate"].fillna(0) != least["candidate"].fillna(0)
     shown = frame.head(4)
     differs = [
-        listed([f"rate {short(loss)} for {short(rate)}"] * (loss != rate) + ["other settings"] * bool(is_other[row]))
+        listed(
+            [f"rate {short(loss)} for {short(rate)}"] * (loss != rate)
+            + ["other settings"] * bool(is_other[row])
+        )
         for row, rate, loss in zip(shown.index, shown["best_rate"], shown["loss_rate"], strict=True)
     ]
     return Answer(frame.reset_index(), numbers, rows=shown.assign(differs=differs))
 
 
 def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
-    """What the least training loss costs on test samples at full length: rows, and their median and ends, in shares.
+    """What the least training loss costs on test samples at full length: rows, and their median and
+    ends, in shares.
 
-    Each row that the rule chose is compared with the row that held-out samples chose, at the seeds that both have. Test
-    samples chose neither, so this may be a gain.
+    Each row that the rule chose is compared with the row that held-out samples chose, at the seeds
+    that both have. Test samples chose neither, so this may be a gain.
     """
     scores = frames.runs[frames.runs["status"] == "done"].set_index(["row", "seed"])["score"]
     costs = []
@@ -83,24 +91,36 @@ def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
             costs.append(float((scores[row["base"]] - scores[row["row"]]).mean()))
     if not costs:
         return {"rows": 0}
-    return {"rows": len(costs), "median": float(np.median(costs)), "least": min(costs), "most": max(costs)}
+    return {
+        "rows": len(costs),
+        "median": float(np.median(costs)),
+        "least": min(costs),
+        "most": max(costs),
+    }
 
 
 def what_tuning_costs(evidence: Evidence) -> Answer | None:
-    """Question 14: trials of a decade of rates until the best is near, for rows with one setting and with three."""
+    """Question 14: trials of a decade of rates until the best is near, for rows with one setting
+    and with three."""
     frames = evidence[LONG].frames
     groups = _trials(frames).groupby("row", sort=False)
-    frame = pd.DataFrame([{"row": row} | _decade(group) for row, group in groups if group["score"].notna().any()])
+    frame = pd.DataFrame(
+        [{"row": row} | _decade(group) for row, group in groups if group["score"].notna().any()]
+    )
     if frame.empty:
         return None
     shown = frame.groupby("settings", as_index=False).agg(
-        rows=("row", "size"), trials=("trials", "median"), needed=("needed", "median"), spread=("spread", "median")
+        rows=("row", "size"),
+        trials=("trials", "median"),
+        needed=("needed", "median"),
+        spread=("spread", "median"),
     )
     return Answer(frame, {"runs": frames.tuning["run_id"].nunique()}, rows=shown)
 
 
 def _decade(group: pd.DataFrame) -> dict[str, float]:
-    """Of a row's trials within a decade about its best rate: how many, how many are needed, what a wrong rate costs."""
+    """Of a row's trials within a decade about its best rate: how many, how many are needed, what a
+    wrong rate costs."""
     best: Any = group.iloc[group["score"].argmax()]
     ratio = group["learning_rate"] / best["learning_rate"]
     own = group[(ratio < DECADE) & (ratio > 1 / DECADE)]
@@ -117,8 +137,11 @@ def _decade(group: pd.DataFrame) -> dict[str, float]:
 
 
 def _needed(trials: int, near: int) -> int:
-    """Trials drawn at random, without putting back, until one of the near ones is among them with a chance of half."""
-    return next(k for k in range(1, trials + 1) if math.comb(trials - near, k) <= 0.5 * math.comb(trials, k))
+    """Trials drawn at random, without putting back, until one of the near ones is among them with a
+    chance of half."""
+    return next(
+        k for k in range(1, trials + 1) if math.comb(trials - near, k) <= 0.5 * math.comb(trials, k)
+    )
 
 
 def which_learning_rate(evidence: Evidence) -> Answer | None:
@@ -147,6 +170,11 @@ def _rates(trials: pd.DataFrame) -> Figure:
         axes.plot(own.index, 100 * own, "o-", color=colour, label=name)
         gone = own.index[own.isna()]
         axes.plot(gone, np.full(len(gone), 71.0), "x", color=colour)
-    axes.set(xscale="log", ylim=(70, 90), xlabel="learning rate; a cross: diverged", ylabel="held-out accuracy, %")
+    axes.set(
+        xscale="log",
+        ylim=(70, 90),
+        xlabel="learning rate; a cross: diverged",
+        ylabel="held-out accuracy, %",
+    )
     legend_beside(axes)
     return figure

@@ -1,1 +1,2 @@
-"""The report on step times: a cost model fitted to a network, set beside timed steps; never imports torch."""
+"""The report on step times: a cost model fitted to a network, set beside timed steps; never imports
+torch."""

@@ -1,4 +1,5 @@
-"""What `reanchor` must do, whatever the workers are: an optimiser that begins anew does as one that is new."""
+"""What `reanchor` must do, whatever the workers are: an optimiser that begins anew does as one that
+is new."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,8 @@ def begins_anew(
     make: Callable[[], tuple[DistributedOptimizer, nn.Module]],
     one_step: Callable[[DistributedOptimizer, nn.Module, int], None],
 ) -> None:
-    """Raises AssertionError where an optimiser that reanchors goes another way than a new one with its momenta.
+    """Raises AssertionError where an optimiser that reanchors goes another way than a new one with
+    its momenta.
 
     Args:
         make: an optimiser whose schedule begins anew after each 4 steps, with its model.

@@ -1,4 +1,5 @@
-"""How tests hold a method to its transcription: the same problem and draws, compared step by step."""
+"""How tests hold a method to its transcription: the same problem and draws, compared step by
+step."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,17 +48,23 @@ def make_problem(common: dict[str, Any] | None = None) -> Problem:
     def per_coordinate(weights: float, biases: float) -> Array:
         return np.where(np.arange(NUM_PARAMETERS) < NUM_WEIGHTS, weights, biases)
 
-    eta, decay = per_coordinate(common["lr"], BIAS_LR), per_coordinate(common["weight_decay"], BIAS_WEIGHT_DECAY)
+    eta, decay = (
+        per_coordinate(common["lr"], BIAS_LR),
+        per_coordinate(common["weight_decay"], BIAS_WEIGHT_DECAY),
+    )
     problem = Problem(start, gradient, NUM_WORKERS, eta, common["momentum"] or 0.0, decay)
     if "local_step" in common:
         shapes = SHAPES[:2] if common["local_step"] == "muon" else []
         zero = problem.everywhere(0 * start)
-        problem.adam = transcription.AdamW(zero, common["betas"], common["eps"], problem.beta, shapes)
+        problem.adam = transcription.AdamW(
+            zero, common["betas"], common["eps"], problem.beta, shapes
+        )
     return problem
 
 
 def mask_of(compressor: SharedSupport) -> Mask:
-    """The coordinates that the compressor draws; that they are drawn rightly is tested with the compressors."""
+    """The coordinates that the compressor draws; that they are drawn rightly is tested with the
+    compressors."""
     layout = Layout.of(ordered(make_model()))
 
     def mask(step: int, purpose: str) -> NDArray[np.bool_]:
@@ -71,12 +78,16 @@ def mask_of(compressor: SharedSupport) -> Mask:
 
 def qsgd_noise(step: int, purpose: str, worker: int) -> Array:
     generator = Draw(SEED, step, purpose).generator(torch.device("cpu"), worker)
-    return torch.empty(64, dtype=torch.float64).uniform_(generator=generator).numpy()[:NUM_PARAMETERS]
+    return (
+        torch.empty(64, dtype=torch.float64).uniform_(generator=generator).numpy()[:NUM_PARAMETERS]
+    )
 
 
 def first_q(seed: int) -> Callable[[int, int, int], Array]:
     """Where PowerSGD begins: that it is drawn rightly is tested with the draws."""
-    return lambda number, columns, rank: Draw(seed, 0, "gradient").normal((columns, rank), number).double().numpy()
+    return lambda number, columns, rank: (
+        Draw(seed, 0, "gradient").normal((columns, rank), number).double().numpy()
+    )
 
 
 ENCODED: dict[str, Compress] = {
@@ -100,9 +111,14 @@ def rises_and_falls(step: int) -> float:
 
 
 def assert_follows(
-    name: str, own: dict[str, Any], expected: Iterator[State], rate: Callable[[int], float] | None = None, **common: Any
+    name: str,
+    own: dict[str, Any],
+    expected: Iterator[State],
+    rate: Callable[[int], float] | None = None,
+    **common: Any,
 ) -> None:
-    """After each step the workers' parameters, and their errors where the method holds them, are as expected.
+    """After each step the workers' parameters, and their errors where the method holds them, are as
+    expected.
 
     `rate` is the first group's learning rate at a step; that of the second is in proportion.
     """
@@ -123,9 +139,13 @@ def assert_follows(
 
     tolerance = 1e-8 if "local_step" in common else 1e-9
     actual = zip(*workers(work, NUM_WORKERS), strict=True)
-    for step, (states, (want_xs, want_es)) in enumerate(zip(actual, expected, strict=False), start=1):
+    for step, (states, (want_xs, want_es)) in enumerate(
+        zip(actual, expected, strict=False), start=1
+    ):
         found = [(f"parameters after step {step}", [x for x, _ in states], want_xs)]
         if states[0][1] is not None:
             found.append((f"errors after step {step}", [e for _, e in states], want_es))
         for what, vectors, wanted in found:
-            np.testing.assert_allclose(vectors, wanted, rtol=tolerance, atol=tolerance, err_msg=what)
+            np.testing.assert_allclose(
+                vectors, wanted, rtol=tolerance, atol=tolerance, err_msg=what
+            )

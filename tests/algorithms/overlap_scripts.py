@@ -1,4 +1,5 @@
-"""What processes do to try overlap: each training with it and without; what they find wrong, they raise."""
+"""What processes do to try overlap: each training with it and without; what they find wrong, they
+raise."""
 
 import threading
 from collections.abc import Callable
@@ -31,7 +32,16 @@ from tests.algorithms.problems import ADAMW, MUON, make_optimizer, own_settings,
 from tests.algorithms.user_scripts import Net, loss_of
 
 NUM_STEPS, INTERVAL = 7, 3
-OVERLAPPING = ("ef_sgd", "qsparse_local_sgd", "csea", "cser_pl", "cser", "mcser", "cser_released", "mcser_released")
+OVERLAPPING = (
+    "ef_sgd",
+    "qsparse_local_sgd",
+    "csea",
+    "cser_pl",
+    "cser",
+    "mcser",
+    "cser_released",
+    "mcser_released",
+)
 BLOCKS = {
     "block": BlockSparsifier(5),  # 174 = 5 * 34 + 4: blocks of 35 that cross tensors' borders
     "blocks": BlockSparsifier(20, num_blocks=60),
@@ -79,7 +89,10 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "types, reload": (("mcser",), {"heads_dtype": torch.float64, "habit": "reload"}),
     "short types": (("mcser",), {"heads_dtype": torch.bfloat16}),
     "keep": (("qsparse_local_sgd",), {"own": {"keep_master": True}}),
-    "keep, each step": (("qsparse_local_sgd",), {"own": {"keep_master": True, "sync_interval": 1}, "is_early": False}),
+    "keep, each step": (
+        ("qsparse_local_sgd",),
+        {"own": {"keep_master": True, "sync_interval": 1}, "is_early": False},
+    ),
     "alone": (("ef_sgd", "csea", "mcser"), {"group": "alone"}),
     "pair": (("mcser",), {"group": "pair"}),
     "zero": (("cser",), {"blocks": ("zero", "block")}),
@@ -101,9 +114,21 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "others": (("mcser",), {"blocks": ("random_k", "identity"), "is_early": False}),
 }
 TRAININGS = {
-    **{f"{name}, {key}": Case(name, (key, "block")) for name in OVERLAPPING for key in [*BLOCKS][:3]},
-    **{f"{name}, {habit}": Case(name, habit=habit) for name in ("ef_sgd", "mcser") for habit in HABITS},
-    **{f"{name}, {key}": Case(name, **given) for key, (names, given) in VARIANTS.items() for name in names},
+    **{
+        f"{name}, {key}": Case(name, (key, "block"))
+        for name in OVERLAPPING
+        for key in [*BLOCKS][:3]
+    },
+    **{
+        f"{name}, {habit}": Case(name, habit=habit)
+        for name in ("ef_sgd", "mcser")
+        for habit in HABITS
+    },
+    **{
+        f"{name}, {key}": Case(name, **given)
+        for key, (names, given) in VARIANTS.items()
+        for name in names
+    },
 }
 
 
@@ -112,8 +137,11 @@ def make(case: Case, collectives: Collectives, model: Net) -> DistributedOptimiz
     return make_optimizer(case.name, model, own, collectives, **case.common)
 
 
-def one_step(habit: str, optimizer: DistributedOptimizer, model: Net, step: int, scaler: torch.amp.GradScaler) -> int:
-    """A step as scripts do it: gradients set to None or accumulated, steps skipped, layers left out, and so on.
+def one_step(
+    habit: str, optimizer: DistributedOptimizer, model: Net, step: int, scaler: torch.amp.GradScaler
+) -> int:
+    """A step as scripts do it: gradients set to None or accumulated, steps skipped, layers left
+    out, and so on.
 
     Returns:
         How many sums were begun before `optimizer.step()`.
@@ -131,8 +159,12 @@ def one_step(habit: str, optimizer: DistributedOptimizer, model: Net, step: int,
     if habit == "skip" and step % 2 == 0:
         loss_of(model, step, rank + 60).backward()
         optimizer.zero_grad()
-        assert early is None or early.drop() == [], "a step that is left out leaves nothing under way"
-    short = step % 2 == 0 and (habit in ("branch", "skip") or (habit == "other_branch" and rank == 1))
+        assert early is None or early.drop() == [], (
+            "a step that is left out leaves nothing under way"
+        )
+    short = step % 2 == 0 and (
+        habit in ("branch", "skip") or (habit == "other_branch" and rank == 1)
+    )
     loss = loss_of(model, step, rank, not short)
     (scaler.scale(loss) if habit == "scaler" else loss).backward()  # type: ignore[no-untyped-call]
     num_begun = 0 if early is None else len(early._begun)
@@ -149,7 +181,8 @@ def one_step(habit: str, optimizer: DistributedOptimizer, model: Net, step: int,
 
 
 def outcome(case: Case, overlap: bool, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
-    """Parameters, state and traffic after a training, and how many sums were begun before their step."""
+    """Parameters, state and traffic after a training, and how many sums were begun before their
+    step."""
     collectives = ProcessGroupCollectives(group, overlap)
     model = Net(collectives.rank, case.dtype, case.heads_dtype)
     optimizer = make(case, collectives, model)
@@ -214,14 +247,18 @@ def refuses(change: Callable[[DistributedOptimizer, Net], object]) -> None:
     """A step says so where something was changed after the backward pass."""
     optimizer, model = after_two_steps(1.0)
     change(optimizer, model)
-    with pytest.raises(RuntimeError, match=r"^overlap: the error message of this step differs .* overlap=False$"):
+    with pytest.raises(
+        RuntimeError, match=r"^overlap: the error message of this step differs .* overlap=False$"
+    ):
         optimizer.step()
     assert optimizer.collectives.early and optimizer.collectives.early.drop() == []
 
 
 def takes_what_is_no_number() -> None:
     """A training that ends in NaN goes on, and sends NaN; who began is said once."""
-    with pytest.warns(UserWarning, match=r"csea: what worker \d sent at step 1 is not finite") as warned:
+    with pytest.warns(
+        UserWarning, match=r"csea: what worker \d sent at step 1 is not finite"
+    ) as warned:
         optimizer, _ = after_two_steps(float("nan"))
         optimizer.step()
     assert len(warned) == 1
@@ -231,7 +268,9 @@ def takes_what_is_no_number() -> None:
 def leaves_steps_out_and_sends_nothing_early() -> None:
     """What is not finite must not be on its way before that is known."""
     collectives, model = ProcessGroupCollectives(overlap=True), Net(0, torch.float32)
-    with pytest.warns(UserWarning, match=r"overlap: skip_nonfinite .*, so nothing is sent before step"):
+    with pytest.warns(
+        UserWarning, match=r"overlap: skip_nonfinite .*, so nothing is sent before step"
+    ):
         optimizer = make(Case("csea", common={"skip_nonfinite": True}), collectives, model)
     assert collectives.early is not None
     for step in (1, 2):
@@ -239,14 +278,25 @@ def leaves_steps_out_and_sends_nothing_early() -> None:
         loss = loss_of(model, step, collectives.rank)
         (loss * float("nan") if step == 2 else loss).backward()
         assert not collectives.early._begun
-        with nullcontext() if step == 1 else pytest.warns(UserWarning, match="left step 2 out, .* workers 0, 1, 2, 3 "):
+        with (
+            nullcontext()
+            if step == 1
+            else pytest.warns(UserWarning, match="left step 2 out, .* workers 0, 1, 2, 3 ")
+        ):
             optimizer.step()
-    assert optimizer.num_steps == 1 and optimizer.traffic.training() == optimizer.expected_traffic(1).training()
+    assert (
+        optimizer.num_steps == 1
+        and optimizer.traffic.training() == optimizer.expected_traffic(1).training()
+    )
 
 
 def streams_beside_the_steps() -> None:
     """What is sent in one step is not waited for before the step that uses it."""
-    collectives, go_on, was_free = ProcessGroupCollectives(overlap=True), threading.Event(), list[bool]()
+    collectives, go_on, was_free = (
+        ProcessGroupCollectives(overlap=True),
+        threading.Event(),
+        list[bool](),
+    )
     model = Net(0, torch.float32)
     optimizer = make(Case("streaming_diloco", own=STREAMING), collectives, model)
     for step in range(1, 6):
@@ -259,7 +309,9 @@ def streams_beside_the_steps() -> None:
         if step == 4:
             assert not was_free
             go_on.set()
-    assert optimizer.traffic.training() == optimizer.expected_traffic(5).training() and was_free == [True]
+    assert optimizer.traffic.training() == optimizer.expected_traffic(
+        5
+    ).training() and was_free == [True]
 
 
 def drops_what_is_under_way_where_it_begins_anew() -> None:
@@ -267,7 +319,10 @@ def drops_what_is_under_way_where_it_begins_anew() -> None:
     for own in SENT_LATE.values():
 
         def make(own: dict[str, Any] = own) -> tuple[DistributedOptimizer, Net]:
-            model, common = Net(0, torch.float32), {} if "bits" in own else {"communication_dtype": torch.bfloat16}
+            model, common = (
+                Net(0, torch.float32),
+                {} if "bits" in own else {"communication_dtype": torch.bfloat16},
+            )
             end = ProcessGroupCollectives(overlap=True)
             return make_optimizer("streaming_diloco", model, own, end, **common), model
 
@@ -280,8 +335,13 @@ def drops_what_is_under_way_where_it_begins_anew() -> None:
 
 
 def gives_back_what_overlap_held(group: dist.ProcessGroup | None) -> None:
-    """One training after the other; torch has no names for new groups of a part of the workers, so theirs stay."""
-    model, num_groups, threads = Net(0, torch.float32), len(_world.pg_map), set(threading.enumerate())
+    """One training after the other; torch has no names for new groups of a part of the workers, so
+    theirs stay."""
+    model, num_groups, threads = (
+        Net(0, torch.float32),
+        len(_world.pg_map),
+        set(threading.enumerate()),
+    )
     for number in range(1, 4):
         collectives = ProcessGroupCollectives(group, overlap=True)
         optimizer = make(Case("ef_sgd"), collectives, model)
@@ -292,15 +352,23 @@ def gives_back_what_overlap_held(group: dist.ProcessGroup | None) -> None:
         collectives.close()
         kept = 0 if group is None or collectives.world_size == 1 else number
         assert len(_world.pg_map) == num_groups + kept
-        assert not [each for each in set(threading.enumerate()) - threads if each.name.startswith("early_means")]
+        assert not [
+            each
+            for each in set(threading.enumerate()) - threads
+            if each.name.startswith("early_means")
+        ]
     ProcessGroupCollectives(group).close()  # has nothing to give back
 
 
 OTHERS: dict[str, Callable[[], None]] = {
     "streams beside the steps": streams_beside_the_steps,
     "drops what is under way": drops_what_is_under_way_where_it_begins_anew,
-    "clipped afterwards": lambda: refuses(lambda optimizer, model: nn.utils.clip_grad_norm_(model.parameters(), 1e-3)),
-    "another rate afterwards": lambda: refuses(lambda optimizer, model: optimizer.param_groups[0].update(lr=0.01)),
+    "clipped afterwards": lambda: refuses(
+        lambda optimizer, model: nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    ),
+    "another rate afterwards": lambda: refuses(
+        lambda optimizer, model: optimizer.param_groups[0].update(lr=0.01)
+    ),
     "no number": takes_what_is_no_number,
     "no number, left out": leaves_steps_out_and_sends_nothing_early,
 }

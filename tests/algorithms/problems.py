@@ -44,9 +44,13 @@ Types = torch.dtype | tuple[torch.dtype, torch.dtype]
 
 NAMES = list(algorithms())
 JOINT = [name for name, algorithm in algorithms().items() if algorithm.averages_models]
-"""Methods in whose result the workers have a part in common; the others need not be SGD, nor send anything."""
+"""Methods in whose result the workers have a part in common; the others need not be SGD, nor send
+anything."""
 TAKING_ADAMW = [name for name, algorithm in algorithms().items() if algorithm.sgd_alone is None]
-NUM_PARAMETERS, NUM_WEIGHTS = 51, 42  # 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes are not even
+NUM_PARAMETERS, NUM_WEIGHTS = (
+    51,
+    42,
+)  # 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes are not even
 ACCURATE, SHORT = (torch.float32, torch.float64), (torch.bfloat16, torch.float32)
 
 LR, WEIGHT_DECAY, MOMENTUM = 0.1, 0.01, 0.9
@@ -89,7 +93,9 @@ MESSAGE_BITS = {
     "sign": 8 * 7 + 32,  # 51 bits in 7 bytes, and a scale
     "qsgd": 8 * 26 + 32 * 4,  # 51 codes of 4 bits in 26 bytes, and a norm for each of 4 buckets
     "int4": 4 * (32 + 4 * 16),  # 4 blocks, each with a scale, the last one filled up
-    "chunks": 8 * 6 + 8 * 12 + 32 * 4,  # 5 of each 12 and 3 of the last: 23 of 2 bits, 4 bits of index; 4 means
+    "chunks": 8 * 6
+    + 8 * 12
+    + 32 * 4,  # 5 of each 12 and 3 of the last: 23 of 2 bits, 4 bits of index; 4 means
 }
 """Bits of one message of the 51 parameters in 32-bit numbers, counted by hand."""
 
@@ -138,8 +144,11 @@ def batch(dtype: torch.dtype, step: int, rank: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(inputs).to(dtype), torch.from_numpy(targets).to(dtype)
 
 
-def batch_loss(model: Callable[[Tensor], Tensor], step: int, rank: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The loss on a worker's batch of one step, of numbers of the parameters' type or of this one."""
+def batch_loss(
+    model: Callable[[Tensor], Tensor], step: int, rank: int, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """The loss on a worker's batch of one step, of numbers of the parameters' type or of this
+    one."""
     dtype = next(model.parameters()).dtype if isinstance(model, nn.Module) else dtype
     inputs, targets = batch(dtype, step, rank)
     return (model(inputs) - targets).square().mean()
@@ -157,7 +166,8 @@ def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
 
 
 class HeavyBall(torch.optim.Optimizer):
-    """v <- beta v + (1 - beta) g from v = g on, x <- x - eta v; no gradient is a zero one, a frozen x or v stays."""
+    """v <- beta v + (1 - beta) g from v = g on, x <- x - eta v; no gradient is a zero one, a frozen
+    x or v stays."""
 
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -198,11 +208,16 @@ def plain_sgd(name: str, world_size: int, num_steps: int) -> Tensor:
 
 
 def own_settings(
-    name: str, compressors: Sequence[Compressor] = (Identity(),), interval: int = 1, **overrides: Any
+    name: str,
+    compressors: Sequence[Compressor] = (Identity(),),
+    interval: int = 1,
+    **overrides: Any,
 ) -> dict[str, Any]:
-    """A value for each setting that algorithm `name` has of its own: compressors in turn, and switches as written.
+    """A value for each setting that algorithm `name` has of its own: compressors in turn, and
+    switches as written.
 
-    An interval is an integer that the method states to be 1 where it is SGD; other settings are as the method states.
+    An interval is an integer that the method states to be 1 where it is SGD; other settings are as
+    the method states.
     """
     algorithm, turn = algorithms()[name], itertools.cycle(compressors)
     lossless = dict(algorithm.no_compression or {})
@@ -218,13 +233,17 @@ def own_settings(
         elif kind is bool:
             chosen.setdefault(key, False)
         elif required and key not in chosen:
-            raise AssertionError(f"{name}: state a value for {key} in no_compression (and in tried_with)")
+            raise AssertionError(
+                f"{name}: state a value for {key} in no_compression (and in tried_with)"
+            )
     return chosen | overrides
 
 
 def switches(name: str) -> dict[str, bool]:
     """The algorithm's settings that are on or off, all off."""
-    return {key: False for key, each in algorithms()[name].declared.items() if each.declared is bool}
+    return {
+        key: False for key, each in algorithms()[name].declared.items() if each.declared is bool
+    }
 
 
 def every_switch(name: str) -> Iterator[dict[str, bool]]:
@@ -235,7 +254,8 @@ def every_switch(name: str) -> Iterator[dict[str, bool]]:
 
 
 def kinds_taken(name: str) -> list[type]:
-    """The kinds of compressor that the algorithm's settings admit, one of each setting of that sort."""
+    """The kinds of compressor that the algorithm's settings admit, one of each setting of that
+    sort."""
     declared = (each.declared for each in algorithms()[name].declared.values())
     kinds = [kind for kind in declared if isinstance(kind, type)]
     return [kind for kind in kinds if issubclass(kind, Compressor)]
@@ -246,22 +266,34 @@ def takes(name: str, compressor: Compressor) -> bool:
 
 
 def named_compressors(name: str, compressors: Mapping[str, Compressor]) -> list[str]:
-    """Which of `compressors` to try on the algorithm: those it takes, or any one where it takes none."""
-    return [key for key, each in compressors.items() if takes(name, each)] if kinds_taken(name) else ["identity"]
+    """Which of `compressors` to try on the algorithm: those it takes, or any one where it takes
+    none."""
+    return (
+        [key for key, each in compressors.items() if takes(name, each)]
+        if kinds_taken(name)
+        else ["identity"]
+    )
 
 
 # Training.
 
 
 def make_optimizer(
-    name: str, model: nn.Module, /, own: dict[str, Any], collectives: Collectives | None = None, **common: Any
+    name: str,
+    model: nn.Module,
+    /,
+    own: dict[str, Any],
+    collectives: Collectives | None = None,
+    **common: Any,
 ) -> DistributedOptimizer:
     """The algorithm on the model's two groups."""
     given = groups(list(model.parameters()))
     return algorithms()[name](given, collectives=collectives, **own, **(SGD | common))
 
 
-def train(optimizer: DistributedOptimizer, model: nn.Module, rank: int, steps: Sequence[int]) -> None:
+def train(
+    optimizer: DistributedOptimizer, model: nn.Module, rank: int, steps: Sequence[int]
+) -> None:
     for step in steps:
         optimizer.zero_grad()
         batch_loss(model, step, rank).backward()
@@ -274,9 +306,15 @@ def workers(work: Callable[[Collectives], T], world_size: int) -> list[T]:
 
 
 def trained(
-    name: str, own: dict[str, Any], world_size: int, num_steps: int, dtype: Types = torch.float64, **common: Any
+    name: str,
+    own: dict[str, Any],
+    world_size: int,
+    num_steps: int,
+    dtype: Types = torch.float64,
+    **common: Any,
 ) -> list[Tensor]:
-    """Each worker's parameters after `num_steps`; every worker starts from other values, so worker 0's must count."""
+    """Each worker's parameters after `num_steps`; every worker starts from other values, so worker
+    0's must count."""
 
     def work(collectives: Collectives) -> Tensor:
         model = make_model(dtype, seed=collectives.rank)
@@ -288,11 +326,20 @@ def trained(
 
 
 def stacked(
-    name: str, own: dict[str, Any], num_workers: int, num_steps: int, dtype: Types = torch.float32, **common: Any
+    name: str,
+    own: dict[str, Any],
+    num_workers: int,
+    num_steps: int,
+    dtype: Types = torch.float32,
+    **common: Any,
 ) -> tuple[DistributedOptimizer, list[Tensor]]:
-    """An optimiser whose rows are the workers, after training as `trained` does, and each worker's parameters."""
+    """An optimiser whose rows are the workers, after training as `trained` does, and each worker's
+    parameters."""
     model = make_model(dtype)
-    rows = {key: Parameter(torch.stack([each.detach()] * num_workers)) for key, each in model.named_parameters()}
+    rows = {
+        key: Parameter(torch.stack([each.detach()] * num_workers))
+        for key, each in model.named_parameters()
+    }
     given, collectives = groups(list(rows.values())), StackedCollectives(num_workers)
     optimizer = algorithms()[name](given, collectives=collectives, **own, **(SGD | common))
     first = next(iter(rows.values())).dtype
@@ -300,10 +347,14 @@ def stacked(
         optimizer.zero_grad()
         for rank in range(num_workers):
             own_rows = {key: each[rank].clone() for key, each in rows.items()}
-            batch_loss(lambda inputs, own=own_rows: functional_call(model, own, inputs), step, rank, first).backward()
+            batch_loss(
+                lambda inputs, own=own_rows: functional_call(model, own, inputs), step, rank, first
+            ).backward()
         optimizer.step()
     parameters = [each.detach() for each in (*list(rows.values())[::2], *list(rows.values())[1::2])]
-    return optimizer, [torch.cat([each[rank].reshape(-1) for each in parameters]) for rank in range(num_workers)]
+    return optimizer, [
+        torch.cat([each[rank].reshape(-1) for each in parameters]) for rank in range(num_workers)
+    ]
 
 
 def reloaded(state: Any) -> Any:
@@ -319,7 +370,8 @@ def reloaded(state: Any) -> Any:
 
 def run_processes(process: Callable[[int, Path], None], world_size: int, folder: Path) -> list[Any]:
     """What each of so many processes, started together, saved in its file."""
-    # The fork server imports PyTorch once for all; what it starts has no thread or state of this process.
+    # The fork server imports PyTorch once for all; what it starts has no thread or state of this
+    # process.
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
     mp.start_processes(process, (folder,), nprocs=world_size, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
@@ -341,4 +393,6 @@ def join(rank: int, folder: Path, world_size: int) -> None:
     """How such a process begins: with a group of all, which waits some minutes for any of them."""
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=5))
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(minutes=5)
+    )

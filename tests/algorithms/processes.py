@@ -1,4 +1,5 @@
-"""What four processes do with methods and collectives: here, so that other interpreters can import it."""
+"""What four processes do with methods and collectives: here, so that other interpreters can import
+it."""
 
 import os
 import time
@@ -34,18 +35,24 @@ from tests.algorithms.problems import (
 
 WORLD_SIZE, NUM_STEPS = 4, 30
 PATIENCE = 4
-"""Seconds that a group waits where a collective is missed; it must be enough to make the group on a busy machine."""
+"""Seconds that a group waits where a collective is missed; it must be enough to make the group on a
+busy machine."""
 
 MISSED = ("sum", "consensus")
 """What worker 1 is missed in; into a consensus one goes alone, while the others train."""
-KEYS = [*(f"{case}: {name}" for case, name in product(user_scripts.CASES, NAMES)), *overlap_scripts.KEYS, "the guide"]
+KEYS = [
+    *(f"{case}: {name}" for case, name in product(user_scripts.CASES, NAMES)),
+    *overlap_scripts.KEYS,
+    "the guide",
+]
 """Cases that look after themselves."""
 
 Run = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 def runs() -> Iterator[Run]:
-    """Methods, with settings of their own and those that all have, such that each sort of collective takes place."""
+    """Methods, with settings of their own and those that all have, such that each sort of
+    collective takes place."""
     for name in NAMES:
         for key in named_compressors(name, {key: COMPRESSORS[key] for key in ("blocks", "top_k")}):
             yield name, own_settings(name, [COMPRESSORS[key]], 4), {}
@@ -87,7 +94,8 @@ def missed(collectives: Collectives, kind: str) -> tuple[str, float]:
 
 
 def froze_alone(collectives: Collectives) -> str:
-    """What the error says where worker 0 alone freezes a parameter, in a step of which all others average."""
+    """What the error says where worker 0 alone freezes a parameter, in a step of which all others
+    average."""
     model = make_model()
     optimizer = make_optimizer("local_sgd", model, {"sync_interval": 1}, collectives)
     train(optimizer, model, collectives.rank, [1, 2])
@@ -100,14 +108,19 @@ def froze_alone(collectives: Collectives) -> str:
 
 
 def process(rank: int, folder: Path) -> None:
-    """All that one process has to do, so that starting it is paid for once; what it found goes to a file."""
+    """All that one process has to do, so that starting it is paid for once; what it found goes to a
+    file."""
     join(rank, folder, WORLD_SIZE)
     os.chdir(folder)
     pair, trio = dist.new_group([0, 1]), dist.new_group([0, 1, 2])
     user_scripts.PAIR.append(pair)
-    impatient = [dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in (*MISSED, "froze alone")]
+    impatient = [
+        dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in (*MISSED, "froze alone")
+    ]
     cases: dict[str, Callable[[], object]] = {
-        f"{case}: {name}": partial(act, name) for case, act in user_scripts.CASES.items() for name in NAMES
+        f"{case}: {name}": partial(act, name)
+        for case, act in user_scripts.CASES.items()
+        for name in NAMES
     }
     cases |= overlap_scripts.cases(pair) | {"the guide": user_scripts.the_guide_runs_as_it_stands}
     with warnings.catch_warnings():
@@ -115,7 +128,9 @@ def process(rank: int, folder: Path) -> None:
         results: dict[str, Any] = {"cases": outcomes(cases)}
     results["runs"] = [final_state(ProcessGroupCollectives(), run) for run in runs()]
     if rank < 3:
-        results["left over"] = [final_state(ProcessGroupCollectives(trio), (name, own, {})) for name, own in LEFT_OVER]
+        results["left over"] = [
+            final_state(ProcessGroupCollectives(trio), (name, own, {})) for name, own in LEFT_OVER
+        ]
     dist.barrier()
     *ends, last = [ProcessGroupCollectives(group) for group in impatient]
     with ThreadPoolExecutor() as pool:  # all at once, each on its own group

@@ -1,11 +1,12 @@
 """The trainers of the code released with CSER, line by line in NumPy, from that code alone.
 
-Source: https://github.com/xcgoner/NeurIPS2020_CSER, commit 74a7af0. Trainers are in gluon-cv/gluoncv/trainer, kernels
-in incubator-mxnet/src/operator; numbers in brackets are their lines. x[i] are the weights of worker i's network,
-x_32[i] its master copy (`multi_precision`), all of one type here: nothing is rounded.
+Source: https://github.com/xcgoner/NeurIPS2020_CSER, commit 74a7af0. Trainers are in
+gluon-cv/gluoncv/trainer, kernels in incubator-mxnet/src/operator; numbers in brackets are their
+lines. x[i] are the weights of worker i's network, x_32[i] its master copy (`multi_precision`), all
+of one type here: nothing is rounded.
 
-`block(step, purpose)` is where the blocks lie that a step sends, of all tensors whose coin fell right. A trainer goes
-on for ever.
+`block(step, purpose)` is where the blocks lie that a step sends, of all tensors whose coin fell
+right. A trainer goes on for ever.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from tests.algorithms.transcription import Mask, Problem, State, Vectors, mean
 
 
 def nag(problem: Problem, weights: Vectors, momenta: Vectors, gradients: Vectors) -> Vectors:
-    """The weights after a step: NAG, whose direct term has no weight decay (optimizer_op-inl.h 1093, 1167)."""
+    """The weights after a step: NAG, whose direct term has no weight decay (optimizer_op-inl.h
+    1093, 1167)."""
     if problem.beta == 0:  # MXNet's NAG then has no momentum and steps as its SGD (394, 670)
         return (1 - problem.eta * problem.decay) * weights - problem.eta * gradients
     momenta[:] = problem.beta * momenta + gradients + problem.decay * weights
@@ -25,7 +27,8 @@ def nag(problem: Problem, weights: Vectors, momenta: Vectors, gradients: Vectors
 def ef_sgd(problem: Problem, block: Mask) -> Iterator[State]:
     """efsgd_trainer_v1.py (84-140) and contrib/efsgd_pre-inl.h (136-158).
 
-    Gradient and weight decay have momenta of their own, and the decay is applied at once by each worker.
+    Gradient and weight decay have momenta of their own, and the decay is applied at once by each
+    worker.
     """
     x, e = problem.everywhere(problem.start), problem.zeros()
     m, m_wd = problem.zeros(), problem.zeros()
@@ -45,8 +48,8 @@ def ef_sgd(problem: Problem, block: Mask) -> Iterator[State]:
 def qsparse(problem: Problem, block: Mask, interval: int, multi_precision: bool) -> Iterator[State]:
     """qsparse_local_sgd_trainer_v1.py (98-165).
 
-    The step is from x_32, where there is one, but the gradient is of x: a synchronisation resets x wherever nothing was
-    sent (123), and x_32 becomes x only where something was (147).
+    The step is from x_32, where there is one, but the gradient is of x: a synchronisation resets x
+    wherever nothing was sent (123), and x_32 becomes x only where something was (147).
     """
     x, x_32 = problem.everywhere(problem.start), problem.everywhere(problem.start)
     m, e = problem.zeros(), problem.zeros()
@@ -69,9 +72,11 @@ def qsparse(problem: Problem, block: Mask, interval: int, multi_precision: bool)
 
 
 def cser(problem: Problem, block_1: Mask, block_2: Mask, interval: int) -> Iterator[State]:
-    """ersgd2_trainer_v2.py (100-168): each `interval`-th step sends the second blocks in place of the first.
+    """ersgd2_trainer_v2.py (100-168): each `interval`-th step sends the second blocks in place of
+    the first.
 
-    CSEA, ersgd_trainer_v2.py (90-137), sends one kind of blocks at every step: these as the second, interval 1.
+    CSEA, ersgd_trainer_v2.py (90-137), sends one kind of blocks at every step: these as the second,
+    interval 1.
     """
     x, m = problem.everywhere(problem.start), problem.zeros()
     for t in count(1):

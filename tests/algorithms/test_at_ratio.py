@@ -1,4 +1,5 @@
-"""Settings by ratio: each method says them itself, they reach it, and are the published ones where there are such."""
+"""Settings by ratio: each method says them itself, they reach it, and are the published ones where
+there are such."""
 
 import math
 from typing import Any
@@ -7,7 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from cser_bench.algorithms import BlockSparsifier, DistributedOptimizer, StackedCollectives, algorithms
+from cser_bench.algorithms import (
+    BlockSparsifier,
+    DistributedOptimizer,
+    StackedCollectives,
+    algorithms,
+)
 from cser_bench.algorithms.powersgd import PowerSGD
 from tests.algorithms.problems import NAMES
 
@@ -15,35 +21,54 @@ NUM_WORKERS, NUMEL = 4, 30_720
 """Of a vector that all blocks divide."""
 RATIOS = [1, 2, 12, 32, 64, 96, 256, 1024]
 SHAPES = [(64, 48), (64,), (32, 16, 3, 3), (10, 64), (10,)]
-REFUSED = {"alone": "sends nothing", "qsr": "depends on the learning rates", "powersgd": "give at_ratio its parameters"}
+REFUSED = {
+    "alone": "sends nothing",
+    "qsr": "depends on the learning rates",
+    "powersgd": "give at_ratio its parameters",
+}
 ONLY_1 = ("sgd", "dpsgd")
 """Methods that compress nothing."""
 
 
 def made(name: str, own: dict[str, Any]) -> DistributedOptimizer:
     parameters = [nn.Parameter(torch.zeros(NUM_WORKERS, NUMEL))]
-    return algorithms()[name](parameters, lr=0.1, momentum=0.9, collectives=StackedCollectives(NUM_WORKERS), **own)
+    return algorithms()[name](
+        parameters, lr=0.1, momentum=0.9, collectives=StackedCollectives(NUM_WORKERS), **own
+    )
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_settings_reach_the_ratio_or_none_do(name: str, ratio: int) -> None:
     if name in REFUSED or (name in ONLY_1 and ratio > 1):
-        with pytest.raises(ValueError, match=rf"^{name}.*{REFUSED.get(name, f' not {ratio}; take')}"):
+        with pytest.raises(
+            ValueError, match=rf"^{name}.*{REFUSED.get(name, f' not {ratio}; take')}"
+        ):
             algorithms()[name].at_ratio(ratio)
         return
     own = algorithms()[name].at_ratio(ratio)
     expected: float = ratio
-    if "released" in name:  # it has no gradient stage at a reset, and so sends less than the formula says
+    if (
+        "released" in name
+    ):  # it has no gradient stage at a reset, and so sends less than the formula says
         gradient, error = own["gradient_compressor"].ratio, own["error_compressor"].ratio
-        expected = 1 / ((1 - 1 / own["reset_interval"]) / gradient + 1 / (error * own["reset_interval"]))
-        assert ratio <= expected <= 1.06 * ratio if ratio >= 32 else expected == pytest.approx(ratio)
+        expected = 1 / (
+            (1 - 1 / own["reset_interval"]) / gradient + 1 / (error * own["reset_interval"])
+        )
+        assert (
+            ratio <= expected <= 1.06 * ratio if ratio >= 32 else expected == pytest.approx(ratio)
+        )
     assert made(name, own).overall_ratio() == pytest.approx(expected)
 
 
 def test_the_published_settings_and_those_of_the_benchmarks() -> None:
     """The CSER paper's at 32, 256 and 1024, as its authors' scripts have them."""
-    for ratio, r2, r1, interval in ((32, 64, 4, 16), (64, 128, 8, 16), (256, 512, 16, 32), (1024, 2048, 8, 256)):
+    for ratio, r2, r1, interval in (
+        (32, 64, 4, 16),
+        (64, 128, 8, 16),
+        (256, 512, 16, 32),
+        (1024, 2048, 8, 256),
+    ):
         for name in ("cser", "mcser", "cser_released", "mcser_released"):
             assert algorithms()[name].at_ratio(ratio) == {
                 "gradient_compressor": BlockSparsifier(r2),
@@ -64,7 +89,9 @@ def test_the_published_settings_and_those_of_the_benchmarks() -> None:
 @pytest.mark.parametrize("ratio", [1, 2, 3, 5, 10, 19])
 def test_powersgd_takes_the_greatest_rank_that_sends_so_little(ratio: int) -> None:
     def reached(rank: int) -> float:
-        return PowerSGD([nn.Parameter(torch.zeros(shape)) for shape in SHAPES], lr=0.1, rank=rank).overall_ratio()
+        return PowerSGD(
+            [nn.Parameter(torch.zeros(shape)) for shape in SHAPES], lr=0.1, rank=rank
+        ).overall_ratio()
 
     rank = PowerSGD.at_ratio(ratio, [torch.zeros(shape, device="meta") for shape in SHAPES])["rank"]
     assert reached(rank) >= ratio > reached(rank + 1)
@@ -74,7 +101,11 @@ def test_powersgd_cannot_reach_every_ratio() -> None:
     shapes = [torch.zeros(shape) for shape in SHAPES]
     sent = (64 + 48) + 64 + (32 + 144) + (10 + 64) + 10
     most = sum(map(torch.numel, shapes)) / sent
-    with pytest.raises(ValueError, match=rf"at rank 1 the ratio of this model is {most:.4g}, less than 256"):
+    with pytest.raises(
+        ValueError, match=rf"at rank 1 the ratio of this model is {most:.4g}, less than 256"
+    ):
         PowerSGD.at_ratio(256, shapes)
     assert PowerSGD.at_ratio(math.floor(most), shapes) == {"rank": 1}
-    assert PowerSGD.at_ratio(1, [torch.zeros(7)]) == {"rank": 1}, "where nothing is a matrix, a rank changes nothing"
+    assert PowerSGD.at_ratio(1, [torch.zeros(7)]) == {"rank": 1}, (
+        "where nothing is a matrix, a rank changes nothing"
+    )

@@ -48,7 +48,9 @@ def layout_of(*shapes: tuple[int, ...]) -> Layout:
 def random_vector(numel: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Normal numbers of widely different sizes."""
     generator = np.random.default_rng(seed)
-    return torch.from_numpy(generator.normal(size=numel) * 10.0 ** generator.integers(-6, 4, numel)).to(dtype)
+    return torch.from_numpy(
+        generator.normal(size=numel) * 10.0 ** generator.integers(-6, 4, numel)
+    ).to(dtype)
 
 
 def draw_at(step: int, seed: int = 0) -> Draw:
@@ -65,7 +67,10 @@ def mask(compressor: SharedSupport, layout: Layout, draw: Draw) -> Tensor:
 def compressed(compressor: Compressor, vector: Tensor, draw: Draw, rank: int = 0) -> Tensor:
     """C(v)."""
     if isinstance(compressor, SharedSupport):
-        support, result = compressor.support(flat_layout(vector.numel()), draw), torch.zeros_like(vector)
+        support, result = (
+            compressor.support(flat_layout(vector.numel()), draw),
+            torch.zeros_like(vector),
+        )
         support.add_(result, support.gather(vector))
         return result
     assert isinstance(compressor, Encoded)
@@ -75,7 +80,9 @@ def compressed(compressor: Compressor, vector: Tensor, draw: Draw, rank: int = 0
 @st.composite
 def block_sparsifiers(draw: st.DrawFn, most: int = 12) -> BlockSparsifier:
     ratio = draw(st.integers(1, most))
-    return BlockSparsifier(ratio, draw(st.none() | st.integers(1, 4).map(lambda factor: factor * ratio)))
+    return BlockSparsifier(
+        ratio, draw(st.none() | st.integers(1, 4).map(lambda factor: factor * ratio))
+    )
 
 
 def chunk_sparsifiers(bits: st.SearchStrategy[int]) -> st.SearchStrategy[ChunkTopK]:
@@ -85,24 +92,47 @@ def chunk_sparsifiers(bits: st.SearchStrategy[int]) -> st.SearchStrategy[ChunkTo
 RATIOS = st.floats(1, 12)
 PER_TENSOR = st.builds(PerTensorBlockSparsifier, RATIOS, RATIOS, st.floats(1, 3))
 SPARSIFIERS = st.one_of(
-    block_sparsifiers(), PER_TENSOR, st.builds(RandomK, RATIOS), st.just(Identity()), st.just(Zero())
+    block_sparsifiers(),
+    PER_TENSOR,
+    st.builds(RandomK, RATIOS),
+    st.just(Identity()),
+    st.just(Zero()),
 )
 QSGDS = st.builds(QSGD, st.sampled_from([2, 4, 8]), st.integers(1, 60))
 CHUNKS = chunk_sparsifiers(st.sampled_from([2, 4, 8]))
-INTEGERS = st.builds(QuantisedBlocks, st.sampled_from([1, 4, 8]), st.integers(1, 9).map(lambda count: 8 * count))
+INTEGERS = st.builds(
+    QuantisedBlocks, st.sampled_from([1, 4, 8]), st.integers(1, 9).map(lambda count: 8 * count)
+)
 ENCODED = st.one_of(
-    st.builds(TopK, RATIOS), chunk_sparsifiers(st.just(32)), CHUNKS, QSGDS, INTEGERS, st.just(ScaledSign())
+    st.builds(TopK, RATIOS),
+    chunk_sparsifiers(st.just(32)),
+    CHUNKS,
+    QSGDS,
+    INTEGERS,
+    st.just(ScaledSign()),
 )
 ANY = st.one_of(SPARSIFIERS, ENCODED)
 
 
 def test_every_compressor_is_known_by_its_name() -> None:
-    sparsifiers = [Identity, Zero, BlockSparsifier, PerTensorBlockSparsifier, RandomK, TopK, ChunkTopK]
-    assert compressors() == {kind.kind: kind for kind in [*sparsifiers, ScaledSign, QSGD, QuantisedBlocks]}
+    sparsifiers = [
+        Identity,
+        Zero,
+        BlockSparsifier,
+        PerTensorBlockSparsifier,
+        RandomK,
+        TopK,
+        ChunkTopK,
+    ]
+    assert compressors() == {
+        kind.kind: kind for kind in [*sparsifiers, ScaledSign, QSGD, QuantisedBlocks]
+    }
 
 
 @given(ANY.filter(lambda each: not isinstance(each, QSGD)), st.integers(48, 200), SEEDS, DTYPES)
-def test_compression_never_adds_to_the_error(compressor: Compressor, numel: int, seed: int, dtype: torch.dtype) -> None:
+def test_compression_never_adds_to_the_error(
+    compressor: Compressor, numel: int, seed: int, dtype: torch.dtype
+) -> None:
     vector = random_vector(numel, seed, dtype)
     lost = (vector - compressed(compressor, vector, draw_at(1, seed))).double()
     assert lost.square().sum() <= vector.double().square().sum() * (1 + 1e-6)
@@ -125,24 +155,35 @@ def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
             bits.append(8 * message.numel())
     assert bits == [compressor.payload_bits(layout, draw) for draw in map(draw_at, steps)]
     gathered = sum(bits) if isinstance(compressor, Gathered) else 0
-    assert compressor.cost(layout, draw_at, steps) == Entry(sum(bits), sum(message > 0 for message in bits), gathered)
+    assert compressor.cost(layout, draw_at, steps) == Entry(
+        sum(bits), sum(message > 0 for message in bits), gathered
+    )
 
 
 @pytest.mark.parametrize(
-    "compressor", [PerTensorBlockSparsifier(3, 2, 1.5), PerTensorBlockSparsifier(2.5, 1, 4)], ids=str
+    "compressor",
+    [PerTensorBlockSparsifier(3, 2, 1.5), PerTensorBlockSparsifier(2.5, 1, 4)],
+    ids=str,
 )
-def test_the_mean_cost_of_draws_that_differ_is_their_mean(compressor: PerTensorBlockSparsifier) -> None:
+def test_the_mean_cost_of_draws_that_differ_is_their_mean(
+    compressor: PerTensorBlockSparsifier,
+) -> None:
     layout, draws = layout_of((10, 7), (9,), (4, 3, 2)), 3000
     bits = np.array([compressor.payload_bits(layout, draw_at(step)) for step in range(draws)])
     mean = compressor.cost(layout, None, range(draws))
     assert abs(mean.bits - bits.sum()) < 5 * bits.std() * math.sqrt(draws)
     assert abs(mean.collectives - (bits > 0).sum()) < 5 * math.sqrt(draws) / 2
-    assert compressor.cost(layout, None, range(draws), 16).bits == pytest.approx(mean.bits / 2, abs=1)
+    assert compressor.cost(layout, None, range(draws), 16).bits == pytest.approx(
+        mean.bits / 2, abs=1
+    )
 
 
-@pytest.mark.parametrize("compressor", [QSGD(2), QSGD(2, 16), QSGD(2, 4), QSGD(2, 3), QSGD(4, 64), QSGD(4)], ids=str)
+@pytest.mark.parametrize(
+    "compressor", [QSGD(2), QSGD(2, 16), QSGD(2, 4), QSGD(2, 3), QSGD(4, 64), QSGD(4)], ids=str
+)
 def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -> None:
-    """Numbers that are all alike are the worst where it is 1 or more; below, what is lost is less than what there was.
+    """Numbers that are all alike are the worst where it is 1 or more; below, what is lost is less
+    than what there was.
 
     Scaled for feedback, it loses omega / (1 + omega) of them.
     """
@@ -157,13 +198,18 @@ def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -
     assert (scaled is compressor) == (omega == 0)
     for vector in (torch.ones(1024), random_vector(1024, 1, torch.float32), torch.eye(1024)[5]):
         squares = [
-            [(vector - compressed(each, vector, draw_at(step))).square().sum() for step in range(40)]
+            [
+                (vector - compressed(each, vector, draw_at(step))).square().sum()
+                for step in range(40)
+            ]
             for each in (compressor, scaled)
         ]
         lost.append(float(torch.tensor(squares[0]).mean() / vector.square().sum()))
         scaled_lost.append(float(torch.tensor(squares[1]).mean() / vector.square().sum()))
     assert max(lost) == pytest.approx(omega, rel=0.1) if omega else max(lost) < 1
-    assert max(scaled_lost) < 1 and scaled_lost[0] == pytest.approx(omega / (1 + omega) if omega else lost[0], rel=0.1)
+    assert max(scaled_lost) < 1 and scaled_lost[0] == pytest.approx(
+        omega / (1 + omega) if omega else lost[0], rel=0.1
+    )
 
 
 # Blocks.
@@ -176,22 +222,35 @@ def test_blocks_cut_the_vector_into_equal_parts(compressor: BlockSparsifier, num
     for step in range(5):
         chosen = mask(compressor, layout, draw_at(step))
         blocks = [chosen[start : start + size] for start in range(0, numel, size)]
-        assert all(block.unique().tolist() in ([0], [1]) for block in blocks), "blocks are kept whole, and once"
+        assert all(block.unique().tolist() in ([0], [1]) for block in blocks), (
+            "blocks are kept whole, and once"
+        )
         kept = sum(int(block[0]) for block in blocks)
         assert kept == min(compressor.blocks // compressor.ratio, count)
 
 
-def test_all_draws_of_a_block_together_are_the_vector_and_the_short_one_is_filled_up_with_zeros() -> None:
+def test_all_draws_of_a_block_together_are_the_vector_and_the_short_one_is_filled_up_with_zeros() -> (
+    None
+):
     compressor, layout = BlockSparsifier(4), flat_layout(51)
-    sent = {tuple(compressor.support(layout, draw_at(step)).gather(torch.arange(51.0)).tolist()) for step in range(60)}
-    assert sorted(sent) == [(*range(0, 13),), (*range(13, 26),), (*range(26, 39),), (*range(39, 51), 0)]
+    sent = {
+        tuple(compressor.support(layout, draw_at(step)).gather(torch.arange(51.0)).tolist())
+        for step in range(60)
+    }
+    assert sorted(sent) == [
+        (*range(0, 13),),
+        (*range(13, 26),),
+        (*range(26, 39),),
+        (*range(39, 51), 0),
+    ]
 
 
 # Blocks per tensor.
 
 
 def ranges(kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], axis: int) -> tuple[int, int]:
-    """The first and last + 1 of the places along an axis where anything is kept; they must be adjacent."""
+    """The first and last + 1 of the places along an axis where anything is kept; they must be
+    adjacent."""
     places = np.flatnonzero(np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(1))
     assert len(places) == places[-1] + 1 - places[0]
     return int(places[0]), int(places[-1]) + 1
@@ -226,7 +285,10 @@ def test_each_tensor_keeps_an_aligned_block(
 
 
 def test_empty_tensors_take_no_part_in_a_block_of_each_tensor() -> None:
-    compressor, layout = PerTensorBlockSparsifier(3, 2, 1.5), layout_of((10, 7), (0, 3), (9,), (4, 0))
+    compressor, layout = (
+        PerTensorBlockSparsifier(3, 2, 1.5),
+        layout_of((10, 7), (0, 3), (9,), (4, 0)),
+    )
     for step in range(20):
         draw = draw_at(step)
         support = compressor.support(layout, draw)
@@ -241,7 +303,9 @@ def test_empty_tensors_take_no_part_in_a_block_of_each_tensor() -> None:
 
 def test_top_k_reaches_as_many_parameters_as_int32_counts() -> None:
     TopK(1000).check(flat_layout(2**31))
-    with pytest.raises(ValueError, match=r"reaches 2,147,483,648 parameters, .* 2,147,483,649; take chunk_top_k"):
+    with pytest.raises(
+        ValueError, match=r"reaches 2,147,483,648 parameters, .* 2,147,483,649; take chunk_top_k"
+    ):
         TopK(1000).check(flat_layout(2**31 + 1))
 
 
@@ -249,7 +313,9 @@ def definition_of(compressor: Encoded, numel: int, dtype: torch.dtype) -> Compre
     def noise(step: int, purpose: str, worker: int) -> Array:
         padded = torch.empty(2 * numel + 60, dtype=dtype)
         return (
-            padded.uniform_(generator=Draw(0, step, purpose).generator(padded.device, worker)).double().numpy()[:numel]
+            padded.uniform_(generator=Draw(0, step, purpose).generator(padded.device, worker))
+            .double()
+            .numpy()[:numel]
         )
 
     match compressor:
@@ -270,7 +336,9 @@ def test_a_message_says_what_the_definition_does(
 ) -> None:
     vector = random_vector(numel, seed, dtype)
     vector[0] = 0
-    expected = definition_of(compressor, numel, dtype)(1, "gradient", vector.double().numpy()[None])[0]
+    expected = definition_of(compressor, numel, dtype)(
+        1, "gradient", vector.double().numpy()[None]
+    )[0]
     sent = compressed(compressor, vector, draw_at(1)).double().numpy()
     near = np.abs(sent - expected) < 1e-6 * float(vector.abs().max())
     # A number at a bin's edge, or half-way between two levels, may fall to either side.
@@ -283,12 +351,15 @@ def test_a_message_says_what_the_definition_does(
 def test_numbers_that_are_alike_stay_what_they_are() -> None:
     vector = torch.tensor([2.5, 0, 0, 2.5, 0])
     for chunk in (5, 3):
-        assert torch.equal(compressed(ChunkTopK(2 if chunk == 5 else 1, chunk, 2), vector, draw_at(0)), vector)
+        assert torch.equal(
+            compressed(ChunkTopK(2 if chunk == 5 else 1, chunk, 2), vector, draw_at(0)), vector
+        )
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_qsgd_is_unbiased(bits: int) -> None:
-    """The mean of 1000 roundings, each at most one level off: standard deviation at most level / (2 sqrt(1000))."""
+    """The mean of 1000 roundings, each at most one level off: standard deviation at most level / (2
+    sqrt(1000))."""
     compressor, numel, draws = QSGD(bits, 8), 20, 1000
     vector = torch.from_numpy(np.random.default_rng(5).normal(size=numel))
     mean = sum(compressed(compressor, vector, draw_at(step)) for step in range(draws)) / draws
@@ -301,12 +372,20 @@ def test_qsgd_is_unbiased(bits: int) -> None:
 def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
     vector = random_vector(40, 0)
     compressor = QSGD(2, 40)
-    outcomes = {tuple(compressed(compressor, torch.ones(40), draw_at(s), r).tolist()) for s in (0, 1) for r in (0, 1)}
+    outcomes = {
+        tuple(compressed(compressor, torch.ones(40), draw_at(s), r).tolist())
+        for s in (0, 1)
+        for r in (0, 1)
+    }
     assert len(outcomes) == 4
-    assert torch.equal(compressed(compressor, vector, draw_at(3), 1), compressed(compressor, vector, draw_at(3), 1))
+    assert torch.equal(
+        compressed(compressor, vector, draw_at(3), 1), compressed(compressor, vector, draw_at(3), 1)
+    )
 
 
-@pytest.mark.parametrize("compressor", [TopK(4), ScaledSign(), QSGD(4, 16), ChunkTopK(), QuantisedBlocks()], ids=str)
+@pytest.mark.parametrize(
+    "compressor", [TopK(4), ScaledSign(), QSGD(4, 16), ChunkTopK(), QuantisedBlocks()], ids=str
+)
 def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Encoded) -> None:
     assert compressed(compressor, torch.zeros(40), draw_at(0)).tolist() == [0] * 40
     vector = random_vector(40, 1)
@@ -316,10 +395,14 @@ def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Encoded)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# The all-reduce of quantised blocks: what all receive and what each keeps make up what was sent, at any size.
+# The all-reduce of quantised blocks: what all receive and what each keeps make up what was sent, at
+# any size.
 
 QUANTISERS = st.builds(
-    QuantisedBlocks, st.sampled_from([1, 4, 8]), st.sampled_from([8, 16, 40]), second_error=st.booleans()
+    QuantisedBlocks,
+    st.sampled_from([1, 4, 8]),
+    st.sampled_from([8, 16, 40]),
+    second_error=st.booleans(),
 )
 
 
@@ -344,10 +427,14 @@ def test_what_all_receive_and_what_each_keeps_is_what_there_was(
     expected = transcription.in_two_stages(once, size)(1, "gradient", vector.double().numpy())
     # Rounding may fall to the other side where a number lies half-way between two levels.
     largest = float(vector.abs().max())
-    assert (abs(sent.mean[0].double().numpy() - expected.mean(axis=0)) < 1e-5 * largest).mean() > 0.9
+    assert (
+        abs(sent.mean[0].double().numpy() - expected.mean(axis=0)) < 1e-5 * largest
+    ).mean() > 0.9
     if compressor.second_error:
         received_and_kept = num_workers * sent.mean[0] + (vector - sent.own).sum(dim=0)
-        torch.testing.assert_close(received_and_kept, vector.sum(dim=0), rtol=0, atol=4e-6 * largest * num_workers)
+        torch.testing.assert_close(
+            received_and_kept, vector.sum(dim=0), rtol=0, atol=4e-6 * largest * num_workers
+        )
     else:
         alone = once(1, "gradient", vector.double().numpy())
         assert (abs(sent.own.double().numpy() - alone) < 1e-5 * largest).mean() > 0.9

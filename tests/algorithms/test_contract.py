@@ -49,7 +49,9 @@ from tests.algorithms.problems import (
 PAIRS = [(name, key) for name in NAMES for key in named_compressors(name, COMPRESSORS)]
 
 
-def test_the_registry_finds_each_module_of_the_package_and_each_states_with_what_it_is_sgd() -> None:
+def test_the_registry_finds_each_module_of_the_package_and_each_states_with_what_it_is_sgd() -> (
+    None
+):
     stems = {path.stem for path in Path(package.__path__[0]).glob("*.py")}
     modules = {algorithm.__module__.rpartition(".")[2] for algorithm in algorithms().values()}
     assert modules == stems - {"__init__", "registry"}
@@ -57,7 +59,9 @@ def test_the_registry_finds_each_module_of_the_package_and_each_states_with_what
         assert algorithm.name == name
         assert getattr(package, algorithm.__name__) is algorithm
         stated = getattr(algorithm, "no_compression", "nothing")
-        assert stated != "nothing", f"{name}: state no_compression, the settings that make it SGD, or None"
+        assert stated != "nothing", (
+            f"{name}: state no_compression, the settings that make it SGD, or None"
+        )
         required = {key for key, each in algorithm.declared.items() if each.is_required}
         assert stated is None or required <= stated.keys() <= algorithm.declared.keys()
         assert algorithm.tried_with.keys() <= algorithm.declared.keys()
@@ -71,7 +75,10 @@ ON_GRADIENTS = {"error_feedback_on": "gradients"}
 RULES: list[tuple[str, dict[str, Any], dict[str, Any], int, Types]] = [
     *((name, {}, SGD, 3 if name in JOINT else 1, torch.float64) for name in NAMES),
     *((name, {}, SGD | {"momentum": 0.0}, 1, torch.float64) for name in NAMES),
-    *((name, {}, ADAMW, 3 if name in COMMON_MOMENTS else 1, torch.float64) for name in TAKING_ADAMW),
+    *(
+        (name, {}, ADAMW, 3 if name in COMMON_MOMENTS else 1, torch.float64)
+        for name in TAKING_ADAMW
+    ),
     ("ef_sgd", ON_GRADIENTS, ADAMW, 3, torch.float64),
     *((name, {}, SGD, 1, types) for name in NAMES for types in (ACCURATE, ACCURATE[::-1])),
     *((name, {}, ADAMW, 1, types) for name in TAKING_ADAMW for types in (ACCURATE, ACCURATE[::-1])),
@@ -79,13 +86,19 @@ RULES: list[tuple[str, dict[str, Any], dict[str, Any], int, Types]] = [
 
 
 @pytest.mark.parametrize(("name", "more", "common", "num_workers", "dtype"), RULES)
-def test_without_compression_it_is_torchs(name: str, more: Any, common: Any, num_workers: int, dtype: Types) -> None:
-    """On the workers' mean gradient, under a schedule of rate and momentum, which switches it on where it is 0.
+def test_without_compression_it_is_torchs(
+    name: str, more: Any, common: Any, num_workers: int, dtype: Types
+) -> None:
+    """On the workers' mean gradient, under a schedule of rate and momentum, which switches it on
+    where it is 0.
 
-    In steps 3 to 6 the first layer is frozen, and stays with its state; in 8 and 9 a gradient is missing, which is 0.
+    In steps 3 to 6 the first layer is frozen, and stays with its state; in 8 and 9 a gradient is
+    missing, which is 0.
     """
 
-    def train_under_schedule(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: range, is_ours: bool) -> Tensor:
+    def train_under_schedule(
+        model: nn.Module, optimizer: torch.optim.Optimizer, ranks: range, is_ours: bool
+    ) -> Tensor:
         schedule = OneCycleLR(optimizer, max_lr=[0.2, 0.1], total_steps=20)
         for step in range(1, 13):
             optimizer.zero_grad()
@@ -107,11 +120,15 @@ def test_without_compression_it_is_torchs(name: str, more: Any, common: Any, num
         return train_under_schedule(model, optimizer, range(rank, rank + 1), True)
 
     plain = make_model(dtype)
-    numbers = {key: value for key, value in common.items() if key != "local_step" and value is not None}
+    numbers = {
+        key: value for key, value in common.items() if key != "local_step" and value is not None
+    }
     given = groups(list(plain.parameters()))
     adam = "local_step" in common
     reference = (
-        torch.optim.AdamW(given, **numbers) if adam else torch_sgd(name, given, **numbers | {"momentum": MOMENTUM})
+        torch.optim.AdamW(given, **numbers)
+        if adam
+        else torch_sgd(name, given, **numbers | {"momentum": MOMENTUM})
     )
     expected = train_under_schedule(plain, reference, range(num_workers), False)
     for found in workers(work, num_workers):
@@ -135,7 +152,9 @@ def test_any_way_to_clear_or_replace_gradients_and_to_step(name: str) -> None:
             assert optimizer.step() is None
         elif step < 8:
             expected = batch_loss(model, step, 0).item()
-            assert optimizer.step(partial(loss_after, optimizer.zero_grad)).item() == pytest.approx(expected, abs=1e-14)
+            assert optimizer.step(partial(loss_after, optimizer.zero_grad)).item() == pytest.approx(
+                expected, abs=1e-14
+            )
         else:
             gradients = torch.autograd.grad(batch_loss(model, step, 0), list(model.parameters()))
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
@@ -151,7 +170,8 @@ Run = tuple[str, str, dict[str, Any], dict[str, Any], Types]
 
 
 def runs() -> Iterator[Run]:
-    """A method, its compressor, more settings of its own, and of those that all have, and the parameters' types."""
+    """A method, its compressor, more settings of its own, and of those that all have, and the
+    parameters' types."""
     for name, key in PAIRS:
         yield name, key, {}, {}, torch.float32
     for name in NAMES:
@@ -169,8 +189,19 @@ def runs() -> Iterator[Run]:
     yield "powersgd", "identity", {"rank": 2}, {}, torch.float32
     for own in (FRAGMENTS | {"delay": 5}, FRAGMENTS | {"delay": 3, "bits": 4}):
         yield "streaming_diloco", "identity", own, {}, torch.float32
-    yield "local_sgd", "identity", {"first_moment_interval": 3, "second_moment_interval": 2}, ADAMW, torch.float32
-    for name, key in (("sgd", "identity"), ("diloco", "identity"), ("mcser", "blocks"), ("ef_sgd", "int4")):
+    yield (
+        "local_sgd",
+        "identity",
+        {"first_moment_interval": 3, "second_moment_interval": 2},
+        ADAMW,
+        torch.float32,
+    )
+    for name, key in (
+        ("sgd", "identity"),
+        ("diloco", "identity"),
+        ("mcser", "blocks"),
+        ("ef_sgd", "int4"),
+    ):
         yield name, key, {}, MUON, torch.float32
     yield "diloco", "identity", {}, MUON, ACCURATE
 
@@ -182,7 +213,8 @@ RUNS = list(runs())
 def test_a_run_is_counted_and_looked_at_and_resumed_and_stacked_to_the_bit(
     name: str, key: str, more: Any, common: Any, dtype: Types
 ) -> None:
-    """Two workers are stopped and go on as optimisers that know no more than a file; these never saw the average."""
+    """Two workers are stopped and go on as optimisers that know no more than a file; these never
+    saw the average."""
     own = own_settings(name, [COMPRESSORS[key]], 4) | more
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,7 +227,9 @@ def test_a_run_is_counted_and_looked_at_and_resumed_and_stacked_to_the_bit(
             training = copy.deepcopy(optimizer.traffic.training())
             assert training == optimizer.expected_traffic(step).training()
             if step in (3, 4, 6):
-                files[step] = reloaded({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+                files[step] = reloaded(
+                    {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                )
             if step == 6:
                 before = flat_parameters(model)
                 with pytest.raises(KeyError), optimizer.consensus():
@@ -203,7 +237,9 @@ def test_a_run_is_counted_and_looked_at_and_resumed_and_stacked_to_the_bit(
                     raise KeyError("what an evaluation may end in")
                 assert torch.equal(flat_parameters(model), before)
                 assert optimizer.traffic.training() == training
-        assert optimizer.traffic[Purpose.EVALUATION].collectives == (2 if isinstance(dtype, tuple) else 1)
+        assert optimizer.traffic[Purpose.EVALUATION].collectives == (
+            2 if isinstance(dtype, tuple) else 1
+        )
         for stop, file in files.items():
             again = make_model(dtype, 7)
             resumed = make_optimizer(name, again, own, collectives, **common | {"lr": 0.7})
@@ -216,7 +252,9 @@ def test_a_run_is_counted_and_looked_at_and_resumed_and_stacked_to_the_bit(
 
     (first, inside, end), (second, same, other_end) = workers(work, 2)
     assert torch.equal(inside, same)
-    torch.testing.assert_close(inside, (first + second) / 2, rtol=1e-2 if dtype == SHORT else 1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        inside, (first + second) / 2, rtol=1e-2 if dtype == SHORT else 1e-6, atol=1e-6
+    )
     optimizer, rows = stacked(name, own, 2, 12, dtype, seed=3, **common)
     assert optimizer.traffic.training() == optimizer.expected_traffic(12).training()
     for row, alone in zip(rows, (end, other_end), strict=True):
@@ -234,7 +272,11 @@ def test_memory_is_the_state_that_a_checkpoint_holds(name: str, common: dict[str
             continue
         optimizer = make_optimizer(name, make_model(), own, **common)
         state = optimizer.state_dict()["param_groups"][0]["flat"]
-        numel = sum(value.numel() for key, value in state.items() if isinstance(value, Tensor) and key != "parameters")
+        numel = sum(
+            value.numel()
+            for key, value in state.items()
+            if isinstance(value, Tensor) and key != "parameters"
+        )
         assert optimizer.memory_in_parameters() == pytest.approx(numel / NUM_PARAMETERS, rel=1e-12)
         assert (optimizer.error is not None) == ("error" in state)
 
@@ -243,8 +285,12 @@ def test_memory_is_the_state_that_a_checkpoint_holds(name: str, common: dict[str
 def test_states_of_other_methods_models_and_optimisers_are_refused(name: str) -> None:
     optimizer = make_optimizer(name, model := make_model(), own_settings(name))
     optimizer.load_state_dict(optimizer.state_dict())
-    smaller = algorithms()[name](nn.Linear(3, 3).double().parameters(), lr=LR, momentum=MOMENTUM, **own_settings(name))
-    others = [make_optimizer(other, make_model(), own_settings(other)) for other in NAMES if other != name]
+    smaller = algorithms()[name](
+        nn.Linear(3, 3).double().parameters(), lr=LR, momentum=MOMENTUM, **own_settings(name)
+    )
+    others = [
+        make_optimizer(other, make_model(), own_settings(other)) for other in NAMES if other != name
+    ]
     for foreign in (*others, smaller, torch.optim.SGD(model.parameters(), lr=0.1)):
         with pytest.raises(ValueError, match="state"):
             optimizer.load_state_dict(copy.deepcopy(foreign.state_dict()))
@@ -252,7 +298,8 @@ def test_states_of_other_methods_models_and_optimisers_are_refused(name: str) ->
 
 # Whether a last exchange is needed.
 
-# Workers may agree after more steps than the method knows of: all was sent earlier, or a draw happened to send all.
+# Workers may agree after more steps than the method knows of: all was sent earlier, or a draw
+# happened to send all.
 MAY_AGREE_UNKNOWN = {"identity", "per_tensor"}
 
 
@@ -272,14 +319,18 @@ def test_workers_agree_where_the_method_says_so_and_short_messages_have_half_the
 
         def work(collectives: Collectives, own: dict[str, Any] = own) -> list[tuple[bool, Tensor]]:
             model = make_model(torch.float32 if communication_dtype else torch.float64)
-            optimizer = make_optimizer(name, model, own, collectives, communication_dtype=communication_dtype)
+            optimizer = make_optimizer(
+                name, model, own, collectives, communication_dtype=communication_dtype
+            )
             seen = []
             for step in range(1, 8):
                 train(optimizer, model, collectives.rank, [step])
                 seen.append((optimizer.agree_after(step), flat_parameters(model)))
             assert optimizer.traffic.training() == optimizer.expected_traffic(7).training()
             if communication_dtype:
-                full = make_optimizer(name, make_model(torch.float32), own, collectives).expected_traffic(7)
+                full = make_optimizer(
+                    name, make_model(torch.float32), own, collectives
+                ).expected_traffic(7)
                 assert 2 * optimizer.traffic.training_bits == full.training_bits
             return seen
 

@@ -1,4 +1,5 @@
-"""A parameter that is frozen in mid-run: nothing but averages of itself may move it, and it can be thawed later."""
+"""A parameter that is frozen in mid-run: nothing but averages of itself may move it, and it can be
+thawed later."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,7 +32,17 @@ from tests.algorithms.problems import (
 from tests.algorithms.test_contract import RUNS
 
 AVERAGING = {
-    *("csea", "cser", "cser_pl", "cser_released", "mcser", "mcser_released", "local_sgd", "qsr", "diloco"),
+    *(
+        "csea",
+        "cser",
+        "cser_pl",
+        "cser_released",
+        "mcser",
+        "mcser_released",
+        "local_sgd",
+        "qsr",
+        "diloco",
+    ),
     *("choco_sgd", "deep_squeeze", "dpsgd", "noloco"),
 }
 """Methods that average parameters, and so one that is frozen too, where workers differ in it."""
@@ -43,7 +54,8 @@ Run = tuple[str, str, dict[str, Any], dict[str, Any], Types]
 
 
 def runs() -> Iterator[Run]:
-    """Those of the contract, each switch alone, outer steps without momentum, and AdamW where errors are fed back."""
+    """Those of the contract, each switch alone, outer steps without momentum, and AdamW where
+    errors are fed back."""
     yield from (run for run in RUNS if run[:2] != ("ef_sgd", "zero"))  # which trains nothing
     for name in NAMES:
         for switch in switches(name):
@@ -64,7 +76,8 @@ CASES = list(runs())
 
 
 def parts(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters that are frozen, which are neighbours in the flat vector though of two groups, and the others."""
+    """The parameters that are frozen, which are neighbours in the flat vector though of two groups,
+    and the others."""
     first_weight, first_bias, last_weight, last_bias = model.parameters()
     return [last_weight, first_bias], [first_weight, last_bias]
 
@@ -99,7 +112,8 @@ def held(optimizer: DistributedOptimizer, model: nn.Module) -> dict[str, Tensor]
 
 
 def stays(name: str, key: str) -> bool:
-    """Whether a part of the state is as it was when the parameter is thawed; others follow from what was averaged."""
+    """Whether a part of the state is as it was when the parameter is thawed; others follow from
+    what was averaged."""
     if key in ("momentum", "exp_avg", "exp_avg_sq", "outer_momentum", "decay_momentum"):
         return True
     if key == "master":
@@ -110,12 +124,15 @@ def stays(name: str, key: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "more", "common", "dtype"), CASES, ids=[f"{number}-{run[0]}" for number, run in enumerate(CASES)]
+    ("name", "key", "more", "common", "dtype"),
+    CASES,
+    ids=[f"{number}-{run[0]}" for number, run in enumerate(CASES)],
 )
 def test_nothing_but_averages_of_itself_moves_a_frozen_parameter(
     name: str, key: str, more: Any, common: Any, dtype: Types
 ) -> None:
-    """Its gradient is None by then, errors are not sent yet, and momenta are warm; the others go on being trained."""
+    """Its gradient is None by then, errors are not sent yet, and momenta are warm; the others go on
+    being trained."""
     own = own_settings(name, [COMPRESSORS[key]], INTERVAL) | more
 
     def work(collectives: Collectives) -> tuple[list[Tensor], list[Tensor], bool]:
@@ -140,14 +157,18 @@ def test_nothing_but_averages_of_itself_moves_a_frozen_parameter(
         return seen, others, torch.equal(values(frozen), seen[-1])
 
     types = dtype if isinstance(dtype, tuple) else (dtype,)
-    tolerance = max({torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 0.03}[each] for each in types)
+    tolerance = max(
+        {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 0.03}[each] for each in types
+    )
     everyones = workers(work, NUM_WORKERS)
     for seen, others, is_still_frozen in everyones:
         assert not is_still_frozen
         assert not torch.equal(others[0], others[-1])
         if name not in AVERAGING:
             assert all(torch.equal(seen[0], each) for each in seen[1:])
-    means = [torch.stack(rows).mean(0) for rows in zip(*(seen for seen, *_ in everyones), strict=True)]
+    means = [
+        torch.stack(rows).mean(0) for rows in zip(*(seen for seen, *_ in everyones), strict=True)
+    ]
     for mean in means[1:]:
         torch.testing.assert_close(mean, means[0], rtol=0, atol=tolerance)
 
@@ -177,7 +198,10 @@ def test_workers_that_freeze_other_parameters_are_told_so() -> None:
     def work(collectives: Collectives) -> None:
         model = make_model()
         freeze(model, collectives.rank == 1)
-        with pytest.raises(ValueError, match=r"\(frozen parameters = \[\] on rank 0; frozen .* \[1, 2\] on rank 1\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"\(frozen parameters = \[\] on rank 0; frozen .* \[1, 2\] on rank 1\)",
+        ):
             make_optimizer("mcser", model, own_settings("mcser"), collectives)
 
     with pytest.warns(UserWarning, match="does not require a gradient"):
@@ -201,8 +225,11 @@ def test_what_is_unsent_of_a_frozen_parameter_takes_no_place_in_a_message(name: 
     assert (held_back[:, FROZEN_COORDINATES] == 1e6).all()
 
 
-def test_a_message_that_was_sent_before_a_freeze_is_dropped_and_one_that_comes_after_it_arrives() -> None:
-    """Streaming DiLoCo sends after step 4 what arrives after step 6; here each average takes the model's place."""
+def test_a_message_that_was_sent_before_a_freeze_is_dropped_and_one_that_comes_after_it_arrives() -> (
+    None
+):
+    """Streaming DiLoCo sends after step 4 what arrives after step 6; here each average takes the
+    model's place."""
     own = {"sync_interval": 4, "delay": 2, "merge": 0.0, "outer_lr": 1.0, "outer_momentum": 0.0}
 
     def work(collectives: Collectives, frozen_at: set[int]) -> list[Tensor]:
@@ -229,10 +256,16 @@ def test_a_message_that_was_sent_before_a_freeze_is_dropped_and_one_that_comes_a
 
 
 def test_a_master_copy_goes_on_from_what_a_parameter_was_when_it_was_frozen() -> None:
-    """Gradients are 1 and so is the rate: six steps, a freeze over two synchronisations, and one step more are -7."""
+    """Gradients are 1 and so is the rate: six steps, a freeze over two synchronisations, and one
+    step more are -7."""
     parameter = nn.Parameter(torch.zeros(8))
     optimizer = QSparseLocalSGD(
-        [parameter], lr=1.0, momentum=0.0, compressor=BlockSparsifier(ratio=1), sync_interval=4, keep_master=True
+        [parameter],
+        lr=1.0,
+        momentum=0.0,
+        compressor=BlockSparsifier(ratio=1),
+        sync_interval=4,
+        keep_master=True,
     )
     for step in range(1, 14):
         parameter.requires_grad_(not 7 <= step <= 12)

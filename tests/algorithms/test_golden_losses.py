@@ -1,7 +1,8 @@
-"""Losses that each algorithm had when its numbers were last looked at: any change of behaviour must be noticed.
+"""Losses that each algorithm had when its numbers were last looked at: any change of behaviour must
+be noticed.
 
-After a change that is meant, run UPDATE_GOLDEN=1 python -m pytest tests/algorithms/test_golden_losses.py and read the
-diff.
+After a change that is meant, run UPDATE_GOLDEN=1 python -m pytest
+tests/algorithms/test_golden_losses.py and read the diff.
 """
 
 import json
@@ -70,7 +71,10 @@ def losses(name: str, key: str, more: dict[str, Any]) -> list[float]:
 
 def all_losses(named: str) -> dict[str, list[float]]:
     name, more = OTHERS.get(named, (named, {}))
-    return {key: losses(name, key, more) for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})}
+    return {
+        key: losses(name, key, more)
+        for key in named_compressors(name, {key: COMPRESSORS[key] for key in KEYS})
+    }
 
 
 @pytest.mark.parametrize("name", [*NAMES, *OTHERS])
@@ -80,7 +84,10 @@ def test_losses_are_what_they_were(name: str) -> None:
         GOLDEN[name] = now
         FILE.write_text(json.dumps(dict(sorted(GOLDEN.items())), indent=1) + "\n")
     if name not in GOLDEN:
-        pytest.fail(f"{name} is new: record its losses with UPDATE_GOLDEN=1 (see the first lines of this file)")
+        pytest.fail(
+            f"{name} is new: record its losses with UPDATE_GOLDEN=1 (see the first lines of this "
+            "file)"
+        )
     assert now.keys() == GOLDEN[name].keys()
     for key, sequence in now.items():
         assert sequence == pytest.approx(GOLDEN[name][key], rel=1e-9), key

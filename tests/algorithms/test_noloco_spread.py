@@ -1,4 +1,5 @@
-"""Whether NoLoCo's workers drift apart: the closed form against all meetings that there can be, and against runs."""
+"""Whether NoLoCo's workers drift apart: the closed form against all meetings that there can be, and
+against runs."""
 
 import itertools
 import math
@@ -15,18 +16,46 @@ from cser_bench.algorithms.noloco import spread_factor
 Settings = tuple[int, int, float, float]
 """Workers, how many meet, outer rate and outer momentum."""
 FEW: list[Settings] = [
-    *((2, 2, 0.7, 0.9), (3, 2, 0.7, 0.9), (4, 2, 0.7, 0.9), (4, 2, 0.5, 0.9), (5, 2, 0.7, 0.5), (5, 3, 0.7, 0.9)),
-    *((6, 2, 0.7, 0.9), (6, 3, 1.2, 0.6), (6, 4, 0.7, 0.9), (4, 4, 0.7, 0.9), (3, 9, 2.5, 0.0), (4, 1, 0.7, 0.5)),
+    *(
+        (2, 2, 0.7, 0.9),
+        (3, 2, 0.7, 0.9),
+        (4, 2, 0.7, 0.9),
+        (4, 2, 0.5, 0.9),
+        (5, 2, 0.7, 0.5),
+        (5, 3, 0.7, 0.9),
+    ),
+    *(
+        (6, 2, 0.7, 0.9),
+        (6, 3, 1.2, 0.6),
+        (6, 4, 0.7, 0.9),
+        (4, 4, 0.7, 0.9),
+        (3, 9, 2.5, 0.0),
+        (4, 1, 0.7, 0.5),
+    ),
 ]
-DRIFTING: list[Settings] = [(3, 2, 0.7, 0.9), (8, 2, 0.7, 0.9), (8, 2, 0.5, 0.9), (32, 2, 0.7, 0.9), (4, 4, 2.5, 0.1)]
+DRIFTING: list[Settings] = [
+    (3, 2, 0.7, 0.9),
+    (8, 2, 0.7, 0.9),
+    (8, 2, 0.5, 0.9),
+    (32, 2, 0.7, 0.9),
+    (4, 4, 2.5, 0.1),
+]
 MEETING: list[Settings] = [
-    *((8, 2, 0.7, 0.5), (32, 2, 0.7, 0.5), (1000, 2, 0.7, 0.5), (8, 8, 0.7, 0.9), (2, 2, 0.7, 0.9), (1, 2, 0.7, 0.9)),
+    *(
+        (8, 2, 0.7, 0.5),
+        (32, 2, 0.7, 0.5),
+        (1000, 2, 0.7, 0.5),
+        (8, 8, 0.7, 0.9),
+        (2, 2, 0.7, 0.9),
+        (1, 2, 0.7, 0.9),
+    ),
     *((8, 2, 0.7, 0.8), (8, 2, 0.3, 0.9)),
 ]
 
 
 def over_all_meetings(settings: Settings) -> float:
-    """The factor by how the mean of all products of two numbers of phi and m changes, each meeting being as likely."""
+    """The factor by how the mean of all products of two numbers of phi and m changes, each meeting
+    being as likely."""
     n, size, rate, momentum = settings
     apart = np.eye(n) - 1 / n
     products = np.zeros((4 * n * n, 4 * n * n))
@@ -63,7 +92,9 @@ def test_the_closed_form_is_the_mean_over_all_meetings(settings: Settings) -> No
 
 
 @pytest.mark.filterwarnings("ignore:noloco. with outer_lr")
-@pytest.mark.parametrize("settings", [(8, 2, 0.7, 0.9), (16, 2, 0.5, 0.9), (8, 2, 0.7, 0.5), (8, 3, 0.7, 0.5)])
+@pytest.mark.parametrize(
+    "settings", [(8, 2, 0.7, 0.9), (16, 2, 0.5, 0.9), (8, 2, 0.7, 0.5), (8, 3, 0.7, 0.5)]
+)
 def test_the_methods_own_workers_spread_by_the_closed_form(settings: Settings) -> None:
     begin, end = 8, 18
     runs = np.array([spreads(settings, seed, end) for seed in range(80)]).mean(0)
@@ -80,7 +111,8 @@ def test_settings_by_which_workers_drift_apart_are_warned_of(settings: Settings)
         own = {"sync_interval": 1, "group_size": size, "outer_lr": rate, "outer_momentum": momentum}
         NoLoCo([x], lr=1.0, collectives=StackedCollectives(n), **own)  # type: ignore[arg-type]
     expected = (
-        f"groups of {size} grows {spread_factor(*settings):.3f} times a meeting without end; lower outer_momentum"
+        f"groups of {size} grows {spread_factor(*settings):.3f} times a meeting without "
+        "end; lower outer_momentum"
     )
     assert [expected in str(each.message) for each in said] == [True] * (settings in DRIFTING)
     assert (spread_factor(*settings) > 1) == (settings in DRIFTING)

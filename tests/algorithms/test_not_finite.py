@@ -1,4 +1,5 @@
-"""Numbers beyond the range of messages, and numbers that are none: what is kept, who is named, what is left out."""
+"""Numbers beyond the range of messages, and numbers that are none: what is kept, who is named, what
+is left out."""
 
 import warnings
 from typing import Any
@@ -20,7 +21,15 @@ from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.baselines.ddp_powersgd import DDPPowerSGD
 from cser_bench.algorithms.core.exchange import Sending
 from cser_bench.algorithms.core.topology import rounds_of
-from tests.algorithms.problems import ADAMW, JOINT, NAMES, SHARED, TAKING_ADAMW, own_settings, workers
+from tests.algorithms.problems import (
+    ADAMW,
+    JOINT,
+    NAMES,
+    SHARED,
+    TAKING_ADAMW,
+    own_settings,
+    workers,
+)
 
 # Messages of fewer bits.
 
@@ -41,7 +50,9 @@ def test_a_number_beyond_the_range_is_sent_as_the_largest_and_the_rest_is_kept(
     dtype: torch.dtype, communication_dtype: torch.dtype, number: float
 ) -> None:
     largest, inf = LARGEST[communication_dtype], float("inf")
-    rows = torch.tensor([[number, -number, 1.5, inf, -inf, inf], [0, 0, 2.5, 0, 0, -inf]], dtype=dtype)
+    rows = torch.tensor(
+        [[number, -number, 1.5, inf, -inf, inf], [0, 0, 2.5, 0, 0, -inf]], dtype=dtype
+    )
     sending = Sending(StackedCollectives(2), communication_dtype)
     own, mean = sending.average(rows, Purpose.ERROR)
     mixed, pull = sending.mix_dense(rows, rounds_of("ring", 2)[0], Purpose.ERROR)
@@ -53,19 +64,33 @@ def test_a_number_beyond_the_range_is_sent_as_the_largest_and_the_rest_is_kept(
     assert not mean[:, 3:].isfinite().any()
 
 
-@pytest.mark.parametrize("name", [name for name in JOINT if algorithms()[name].no_compression is not None])
-def test_what_a_methods_message_cannot_hold_arrives_later_or_is_lost_as_what_rounding_takes(name: str) -> None:
-    """Two workers move once by 1e5 and 2e5: by their mean in the end, or by 65,504 where a method keeps nothing.
+@pytest.mark.parametrize(
+    "name", [name for name in JOINT if algorithms()[name].no_compression is not None]
+)
+def test_what_a_methods_message_cannot_hold_arrives_later_or_is_lost_as_what_rounding_takes(
+    name: str,
+) -> None:
+    """Two workers move once by 1e5 and 2e5: by their mean in the end, or by 65,504 where a method
+    keeps nothing.
 
     EF21 steps by what it knows of a gradient, and by the rest no more once that is gone.
     """
     algorithm = algorithms()[name]
-    own: dict[str, Any] = {**(algorithm.no_compression or {}), "momentum": 0.5 if algorithm.without_momentum else 0.0}
+    own: dict[str, Any] = {
+        **(algorithm.no_compression or {}),
+        "momentum": 0.5 if algorithm.without_momentum else 0.0,
+    }
     own |= {"overwrite_master": True} if "overwrite_master" in own else {}
 
     def moved(collectives: Collectives, communication_dtype: torch.dtype | None) -> Tensor:
         weight = nn.Parameter(torch.zeros(16, 1))
-        optimizer = algorithm([weight], lr=1.0, collectives=collectives, communication_dtype=communication_dtype, **own)
+        optimizer = algorithm(
+            [weight],
+            lr=1.0,
+            collectives=collectives,
+            communication_dtype=communication_dtype,
+            **own,
+        )
         for step in range(24):
             optimizer.zero_grad()
             factor = 1e5 * (1 + collectives.rank) if step == 0 else 0.0
@@ -74,7 +99,9 @@ def test_what_a_methods_message_cannot_hold_arrives_later_or_is_lost_as_what_rou
         with optimizer.consensus():
             return weight.detach().clone()
 
-    (short, full), _ = workers(lambda each: [moved(each, kind) for kind in (torch.float16, None)], 2)
+    (short, full), _ = workers(
+        lambda each: [moved(each, kind) for kind in (torch.float16, None)], 2
+    )
     assert short.isfinite().all()
     if algorithm.keeps_rounding and name != "ef21_sgdm":
         torch.testing.assert_close(short, full, rtol=2e-3, atol=0)
@@ -85,11 +112,16 @@ def test_what_a_methods_message_cannot_hold_arrives_later_or_is_lost_as_what_rou
 # What is no number.
 
 
-def stepped(name: str, own: dict[str, Any], **more: Any) -> tuple[DistributedOptimizer, nn.Parameter]:
-    """Three stacked workers after four steps, at the second of which numbers 0 and 2 have a gradient that is not."""
+def stepped(
+    name: str, own: dict[str, Any], **more: Any
+) -> tuple[DistributedOptimizer, nn.Parameter]:
+    """Three stacked workers after four steps, at the second of which numbers 0 and 2 have a
+    gradient that is not."""
     weight = nn.Parameter(torch.zeros(3, 40))
     collectives = StackedCollectives(3)
-    optimizer = algorithms()[name]([weight], lr=0.1, momentum=0.9, collectives=collectives, **own, **more)
+    optimizer = algorithms()[name](
+        [weight], lr=0.1, momentum=0.9, collectives=collectives, **own, **more
+    )
     for step in range(1, 5):
         weight.grad = torch.ones_like(weight)
         if step == 2:
@@ -100,7 +132,9 @@ def stepped(name: str, own: dict[str, Any], **more: Any) -> tuple[DistributedOpt
 
 def test_stacked_workers_that_send_what_is_not_finite_are_named_once() -> None:
     own = own_settings("ef_sgd", [SHARED["identity"]])
-    with pytest.warns(UserWarning, match="what workers 0, 2 sent at step 2 is not finite") as warned:
+    with pytest.warns(
+        UserWarning, match="what workers 0, 2 sent at step 2 is not finite"
+    ) as warned:
         _, weight = stepped("ef_sgd", own)
     assert len(warned) == 1 and warned[0].filename == __file__
     assert not weight.isfinite().all()
@@ -108,7 +142,9 @@ def test_stacked_workers_that_send_what_is_not_finite_are_named_once() -> None:
 
 def test_finite_numbers_whose_sum_is_not_are_not_complained_of() -> None:
     weight = nn.Parameter(torch.zeros(2, 4))
-    optimizer = algorithms()["sgd"]([weight], lr=0.0, collectives=StackedCollectives(2), skip_nonfinite=True)
+    optimizer = algorithms()["sgd"](
+        [weight], lr=0.0, collectives=StackedCollectives(2), skip_nonfinite=True
+    )
     weight.grad = torch.tensor([[3e38, 3e38, -3e38, -3e38], [0.0, 0.0, 0.0, 0.0]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -118,11 +154,15 @@ def test_finite_numbers_whose_sum_is_not_are_not_complained_of() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_that_is_left_out_leaves_no_trace(name: str) -> None:
-    """For parameters of two types, of which one alone is not finite; traffic is that of the steps that count."""
+    """For parameters of two types, of which one alone is not finite; traffic is that of the steps
+    that count."""
     own = own_settings(name, [SHARED["identity"]], 2)
 
     def state(left_out: bool) -> tuple[dict[str, Any], int]:
-        first, second = nn.Parameter(torch.ones(2, 6)), nn.Parameter(torch.ones(2, 5, dtype=torch.float64))
+        first, second = (
+            nn.Parameter(torch.ones(2, 6)),
+            nn.Parameter(torch.ones(2, 5, dtype=torch.float64)),
+        )
         optimizer = algorithms()[name](
             [first, second],
             lr=0.1,
@@ -142,21 +182,31 @@ def test_a_step_that_is_left_out_leaves_no_trace(name: str) -> None:
         assert optimizer.traffic.training() == optimizer.expected_traffic(4).training()
         flat = optimizer.state_dict()["param_groups"][0]["flat"]
         vectors = {
-            f"{kind} {key}": value for kind, part in flat.pop("other types").items() for key, value in part.items()
+            f"{kind} {key}": value
+            for kind, part in flat.pop("other types").items()
+            for key, value in part.items()
         }
-        return flat | vectors | {"first": first, "second": second}, optimizer.traffic[Purpose.CONTROL].bits
+        return flat | vectors | {"first": first, "second": second}, optimizer.traffic[
+            Purpose.CONTROL
+        ].bits
 
-    with pytest.warns(UserWarning, match="all workers left step 3 out, since gradients of worker 1 are not finite"):
+    with pytest.warns(
+        UserWarning, match="all workers left step 3 out, since gradients of worker 1 are not finite"
+    ):
         left, _ = state(True)
     whole, _ = state(False)
     for key, value in whole.items():
-        assert torch.equal(value, left[key]) if isinstance(value, Tensor) else value == left[key], key
+        assert torch.equal(value, left[key]) if isinstance(value, Tensor) else value == left[key], (
+            key
+        )
 
 
 def test_a_worker_alone_may_leave_steps_out_and_is_not_told_what_it_sent() -> None:
     for skips in (False, True):
         weight = nn.Parameter(torch.ones(3))
-        optimizer = algorithms()["sgd"]([weight], lr=0.1, collectives=SoloCollectives(), skip_nonfinite=skips)
+        optimizer = algorithms()["sgd"](
+            [weight], lr=0.1, collectives=SoloCollectives(), skip_nonfinite=skips
+        )
         weight.grad = torch.tensor([1.0, float("inf"), 1.0])
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -191,13 +241,19 @@ def test_a_hook_that_keeps_what_is_not_finite_cannot_leave_steps_out() -> None:
 
 @pytest.mark.parametrize("local_step", ["adamw", "muon"])
 @pytest.mark.parametrize("name", TAKING_ADAMW)
-def test_adamw_on_parameters_in_fp16_is_that_on_fp32_but_for_their_rounding(name: str, local_step: Any) -> None:
-    """Gradients are of any size, also 0, and some are missing: no number may become NaN, or move far."""
+def test_adamw_on_parameters_in_fp16_is_that_on_fp32_but_for_their_rounding(
+    name: str, local_step: Any
+) -> None:
+    """Gradients are of any size, also 0, and some are missing: no number may become NaN, or move
+    far."""
     common = {**ADAMW, "local_step": local_step, "lr": 0.01, "eps": 1e-8, "betas": (0.9, 0.999)}
     sizes = torch.tensor([1.0, 1e-2, 1e-4, 1e-6, 0.0])
 
     def moved(dtype: torch.dtype) -> Tensor:
-        weights = [nn.Parameter(torch.ones(4, 5, dtype=dtype)), nn.Parameter(torch.ones(5, dtype=dtype))]
+        weights = [
+            nn.Parameter(torch.ones(4, 5, dtype=dtype)),
+            nn.Parameter(torch.ones(5, dtype=dtype)),
+        ]
         optimizer = algorithms()[name](weights, **common, **own_settings(name))
         for step in range(8):
             gradient = (sizes * (-1 if step > 5 else 1)).half().to(dtype)

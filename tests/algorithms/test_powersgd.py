@@ -32,7 +32,9 @@ def towards_targets(x: Array, step: int, worker: int) -> Array:
     return x - target + noise
 
 
-def states(num_steps: int, gradient: Gradient = towards_targets, **given: Any) -> Iterator[tuple[Array, Array]]:
+def states(
+    num_steps: int, gradient: Gradient = towards_targets, **given: Any
+) -> Iterator[tuple[Array, Array]]:
     """After each step all workers' parameters and errors, a row each."""
     parts = zip(np.split(START, np.cumsum(SIZES)[:-1]), SHAPES, strict=True)
     rows = [np.array([part.reshape(shape)] * NUM_WORKERS) for part, shape in parts]
@@ -41,7 +43,9 @@ def states(num_steps: int, gradient: Gradient = towards_targets, **given: Any) -
     optimizer = PowerSGD(parameters, **given)
     for number in range(1, num_steps + 1):
         xs = enumerate(optimizer.flat.parameters.numpy().copy())
-        optimizer.flat.gradients.copy_(torch.from_numpy(np.array([gradient(x, number, worker) for worker, x in xs])))
+        optimizer.flat.gradients.copy_(
+            torch.from_numpy(np.array([gradient(x, number, worker) for worker, x in xs]))
+        )
         optimizer.step()
         assert optimizer.error is not None
         yield optimizer.flat.parameters.numpy().copy(), optimizer.error.numpy().copy()
@@ -59,7 +63,9 @@ def test_it_is_what_the_paper_says(rank: int, momentum: float) -> None:
     expected = transcription.powersgd(problem, SHAPES, rank, first_q(SEED))
     found = states(15, rank=rank, momentum=momentum, weight_decay=0.02)
     for number, (own, wanted) in enumerate(zip(found, expected, strict=False), start=1):
-        tolerance = 1e-12 if number < 9 else 1e-9  # rounding grows as a power iteration's directions turn
+        tolerance = (
+            1e-12 if number < 9 else 1e-9
+        )  # rounding grows as a power iteration's directions turn
         assert_same(own, wanted, tolerance)
 
 
@@ -67,11 +73,14 @@ def test_it_is_what_the_paper_says(rank: int, momentum: float) -> None:
 
 
 def of_rank_one(x: Array, number: int, worker: int) -> Array:
-    """First matrices have one row that is not 0, and then none: whoever follows them loses all other directions."""
+    """First matrices have one row that is not 0, and then none: whoever follows them loses all
+    other directions."""
     gradient = towards_targets(x, number, worker)
     if number < 4:
         for offset, size, shape in zip(np.cumsum([0, *SIZES]), SIZES, SHAPES, strict=False):
-            gradient[offset + (size // shape[0] if number == 1 and shape else 0) : offset + size] = 0
+            gradient[
+                offset + (size // shape[0] if number == 1 and shape else 0) : offset + size
+            ] = 0
     return gradient
 
 
@@ -92,7 +101,8 @@ def test_at_full_rank_it_is_sgd_from_the_first_step(gradient: Gradient) -> None:
 
 
 def test_small_gradients_do_not_vanish_in_messages_of_16_bits() -> None:
-    """Q is as long as the gradient was, so M Q would be of the order of 1e-10, which 16 bits cannot hold."""
+    """Q is as long as the gradient was, so M Q would be of the order of 1e-10, which 16 bits cannot
+    hold."""
 
     def small(x: Array, number: int, worker: int) -> Array:
         return 1e-5 * towards_targets(0 * x, 1, worker)
@@ -103,5 +113,7 @@ def test_small_gradients_do_not_vanish_in_messages_of_16_bits() -> None:
 
 
 def test_numbers_that_are_none_stay_so_and_raise_nothing() -> None:
-    *_, (xs, _) = states(2, lambda x, number, worker: np.full(NUMEL, np.nan if number == 1 else np.inf), rank=2)
+    *_, (xs, _) = states(
+        2, lambda x, number, worker: np.full(NUMEL, np.nan if number == 1 else np.inf), rank=2
+    )
     assert not np.isfinite(xs).any()

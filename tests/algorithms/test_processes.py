@@ -1,4 +1,5 @@
-"""Workers as processes: what user scripts do to them, and collectives, also where these cannot take place."""
+"""Workers as processes: what user scripts do to them, and collectives, also where these cannot take
+place."""
 
 import os
 import re
@@ -24,13 +25,16 @@ slow_to_start = pytest.mark.timeout(900)
 @pytest.fixture(scope="module")
 def by_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What four processes, started once, found."""
-    return run_processes(processes.process, processes.WORLD_SIZE, tmp_path_factory.mktemp("processes"))
+    return run_processes(
+        processes.process, processes.WORLD_SIZE, tmp_path_factory.mktemp("processes")
+    )
 
 
 @slow_to_start
 @pytest.mark.parametrize("key", processes.KEYS)
 def test_a_script_of_ones_own(by_processes: list[dict[str, Any]], key: str) -> None:
-    """Also with overlap, which changes no bit: what would change a message afterwards is refused."""
+    """Also with overlap, which changes no bit: what would change a message afterwards is
+    refused."""
     told = [(rank, results["cases"][key]) for rank, results in enumerate(by_processes)]
     wrong = [f"rank {rank}: {raised}" for rank, raised in told if raised]
     assert not wrong, "\n".join(wrong)
@@ -44,7 +48,10 @@ def test_processes_do_what_workers_of_one_process_do(by_processes: list[dict[str
         for (parameters, traffic), results in zip(here, by_processes, strict=True):
             others, other_traffic = results["runs"][number]
             torch.testing.assert_close(parameters, others, rtol=1e-4, atol=1e-5, msg=str(run))
-            del traffic["control"], other_traffic["control"]  # processes look at each other's gradients once
+            del (
+                traffic["control"],
+                other_traffic["control"],
+            )  # processes look at each other's gradients once
             assert traffic == other_traffic, run
 
 
@@ -64,17 +71,23 @@ def test_a_worker_that_is_left_over_meets_nobody(by_processes: list[dict[str, An
 
 @slow_to_start
 @pytest.mark.parametrize("kind", processes.MISSED)
-def test_a_missed_collective_of_processes_times_out(by_processes: list[dict[str, Any]], kind: str) -> None:
+def test_a_missed_collective_of_processes_times_out(
+    by_processes: list[dict[str, Any]], kind: str
+) -> None:
     for rank in (0, 2, 3):
         said, seconds = by_processes[rank]["missed"][kind]
         assert "a collective failed" in said and processes.PATIENCE - 1 < seconds < 60
-        assert (kind, rank) != ("consensus", 0) or said.startswith("all workers must enter consensus()")
+        assert (kind, rank) != ("consensus", 0) or said.startswith(
+            "all workers must enter consensus()"
+        )
 
 
 @slow_to_start
 def test_who_freezes_a_parameter_alone_is_told_so(by_processes: list[dict[str, Any]]) -> None:
     first, *others = (results["froze alone"] for results in by_processes)
-    assert first.startswith("all workers must freeze and thaw the same parameters before the same step; here [[0]]")
+    assert first.startswith(
+        "all workers must freeze and thaw the same parameters before the same step; here [[0]]"
+    )
     assert all(others), others
 
 
@@ -98,7 +111,12 @@ finally:
 @pytest.mark.parametrize(
     ("rank", "fails", "waits", "words"),
     [
-        (1, "raise KeyError('sample 17')", "optimizer.step()", "rank 1 raised KeyError: 'sample 17'"),
+        (
+            1,
+            "raise KeyError('sample 17')",
+            "optimizer.step()",
+            "rank 1 raised KeyError: 'sample 17'",
+        ),
         # This rank keeps the group's store, as there is no torchrun: its reason may go with it.
         (
             0,
@@ -109,14 +127,27 @@ finally:
     ],
 )
 def test_who_failed_first_is_named_to_others(rank: int, fails: str, waits: str, words: str) -> None:
-    """In a script of one's own, where an exception ends the process: within seconds, and not after the time-out."""
+    """In a script of one's own, where an exception ends the process: within seconds, and not after
+    the time-out."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-c", FAILING.format(rank=rank, fails=fails, waits=waits)]
-    env = {**os.environ, "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "cwd": Path(__file__).parents[2]}
-    started = [subprocess.Popen(command, env={**env, "RANK": each}, text=True, **pipe) for each in "012"]
+    env = {
+        **os.environ,
+        "WORLD_SIZE": "3",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
+    pipe: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "cwd": Path(__file__).parents[2],
+    }
+    started = [
+        subprocess.Popen(command, env={**env, "RANK": each}, text=True, **pipe) for each in "012"
+    ]
     said = [process.communicate()[0] for process in started]
     assert "CollectiveError" not in said.pop(rank)
     for each in said:

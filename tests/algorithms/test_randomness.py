@@ -1,4 +1,5 @@
-"""Shared randomness: stateless, the same everywhere, different by seed, step and purpose, and uniform."""
+"""Shared randomness: stateless, the same everywhere, different by seed, step and purpose, and
+uniform."""
 
 import random
 import threading
@@ -37,16 +38,29 @@ def test_other_draws_give_other_numbers_and_global_generators_neither_matter_nor
     def numbers(draw: Draw, *extra: int) -> tuple[Any, ...]:
         uniform = torch.rand(4, generator=draw.generator(torch.device("cpu"), *extra)).tolist()
         many = [] if extra else draw.choose_many(1000, 30).tolist()
-        return draw.key(*extra), draw.integers(4, *extra).tolist(), draw.choose(1000, 30, *extra), uniform, many
+        return (
+            draw.key(*extra),
+            draw.integers(4, *extra).tolist(),
+            draw.choose(1000, 30, *extra),
+            uniform,
+            many,
+        )
 
     def states() -> tuple[Any, ...]:
         return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
 
     draw, before = Draw(3, 5, "error"), states()
-    others = [Draw(4, 5, "error"), Draw(3, 6, "error"), Draw(3, 5, "gradient"), Draw(35, 0, "error")]
+    others = [
+        Draw(4, 5, "error"),
+        Draw(3, 6, "error"),
+        Draw(3, 5, "gradient"),
+        Draw(35, 0, "error"),
+    ]
     found = [*map(numbers, (draw, *others)), numbers(draw, 0), numbers(draw, 1)]
     for kind in zip(*found, strict=True):
-        assert len({str(each) for each in kind if each != []}) == len([each for each in kind if each != []])
+        assert len({str(each) for each in kind if each != []}) == len(
+            [each for each in kind if each != []]
+        )
     assert states() == before
     torch.manual_seed(2)
     np.random.seed(2)
@@ -55,7 +69,9 @@ def test_other_draws_give_other_numbers_and_global_generators_neither_matter_nor
 
 
 @pytest.mark.parametrize("method", ["normal", "choose_many"])
-def test_workers_whose_numpy_draws_otherwise_are_told_so(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_whose_numpy_draws_otherwise_are_told_so(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PowerSGD's first factors, and random-k's coordinates, must be the same on all."""
     draw_as_ever, is_another = getattr(Draw, method), threading.local()
 
@@ -66,7 +82,9 @@ def test_workers_whose_numpy_draws_otherwise_are_told_so(method: str, monkeypatc
     def work(collectives: Collectives) -> None:
         if collectives.rank == 2:
             is_another.version = True
-        with pytest.raises(ValueError, match=r"numpy draws .* on ranks 0, 1; .* on rank 2\); .* seed and packages"):
+        with pytest.raises(
+            ValueError, match=r"numpy draws .* on ranks 0, 1; .* on rank 2\); .* seed and packages"
+        ):
             SGD([nn.Parameter(torch.zeros(4))], lr=0.1, collectives=collectives)
 
     monkeypatch.setattr(Draw, method, drawn)
@@ -88,7 +106,8 @@ def test_choices_are_without_replacement_ascending_and_in_range(
 @pytest.mark.parametrize("count", [1, 3, 6])
 @pytest.mark.parametrize("many", [False, True])
 def test_each_is_chosen_equally_often(count: int, many: bool) -> None:
-    """Expected 1500 count / 7 times each, standard deviation at most 20: five of them are allowed."""
+    """Expected 1500 count / 7 times each, standard deviation at most 20: five of them are
+    allowed."""
     counts = np.zeros(7)
     for step in range(1500):
         draw = Draw(0, step, "gradient")

@@ -1,4 +1,5 @@
-"""What cannot be is refused in a sentence that says what and where: settings, numbers, groups, compressors, ratios."""
+"""What cannot be is refused in a sentence that says what and where: settings, numbers, groups,
+compressors, ratios."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -68,7 +69,9 @@ def test_compressors_out_of_range(make: Callable[[], Compressor], word: str) -> 
         make()
 
 
-@pytest.mark.parametrize("compressor", [BlockSparsifier(11), BlockSparsifier(1, 11), RandomK(10.5), TopK(11)], ids=str)
+@pytest.mark.parametrize(
+    "compressor", [BlockSparsifier(11), BlockSparsifier(1, 11), RandomK(10.5), TopK(11)], ids=str
+)
 def test_a_model_too_small_for_the_ratio(compressor: Compressor) -> None:
     with pytest.raises(ValueError, match="10"):
         compressor.check(Layout.of([torch.empty(10)]))
@@ -77,7 +80,11 @@ def test_a_model_too_small_for_the_ratio(compressor: Compressor) -> None:
 
 # Methods.
 
-OF_NO_KIND: dict[type, list[Any]] = {int: [-1, 1.5, True], float: [-0.1, math.nan, math.inf, True], str: ["torus"]}
+OF_NO_KIND: dict[type, list[Any]] = {
+    int: [-1, 1.5, True],
+    float: [-0.1, math.nan, math.inf, True],
+    str: ["torus"],
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,7 +93,11 @@ def test_any_setting_of_the_wrong_kind_and_a_ratio_that_is_no_integer_from_1_up(
     defaults = {key: each.default for key, each in declared if each.default is not REQUIRED}
     for key, value in (defaults | own).items():
         wrong = [*OF_NO_KIND.get(type(value), []), *[0] * (type(value) is int and value != 0)]
-        wrong = ["block", None, TopK(1000), BlockSparsifier(1000)] if isinstance(value, Compressor) else wrong
+        wrong = (
+            ["block", None, TopK(1000), BlockSparsifier(1000)]
+            if isinstance(value, Compressor)
+            else wrong
+        )
         for bad in wrong:
             with pytest.raises(ValueError, match=rf"^{name}: .*{key}"):
                 make_optimizer(name, make_model(), own | {key: bad})
@@ -96,7 +107,8 @@ def test_any_setting_of_the_wrong_kind_and_a_ratio_that_is_no_integer_from_1_up(
 
 
 def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
-    """A method, what is given to it in place of what fits though it is of the right kind, and a word of the error."""
+    """A method, what is given to it in place of what fits though it is of the right kind, and a
+    word of the error."""
     yield "diloco", {"sync_interval": 5, "num_fragments": 2}, "multiple"
     yield "diloco", {"sync_interval": 52, "num_fragments": 52}, "51 parameters"
     yield "diloco", {"outer_lr": 0.0}, "outer_lr"
@@ -111,7 +123,11 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
             yield name, {key: TopK(10)}, "all workers share"
     for name in JOINT:
         if kinds_taken(name) and "released" not in name:
-            key = next(key for key, each in algorithms()[name].declared.items() if each.declared is Compressor)
+            key = next(
+                key
+                for key, each in algorithms()[name].declared.items()
+                if each.declared is Compressor
+            )
             yield name, {key: TopK(5), "communication_dtype": torch.float16}, "format of their own"
     for name in NAMES:
         if name not in TAKING_ADAMW:
@@ -139,7 +155,12 @@ def test_settings_that_cannot_be(name: str, given: dict[str, Any], words: str) -
 
 
 def test_a_method_with_momentum_in_its_name_has_some() -> None:
-    for name, momentum in (("mcser", 0.9), ("mcser_released", 0.9), ("cser", 0.0), ("cser_released", 0.0)):
+    for name, momentum in (
+        ("mcser", 0.9),
+        ("mcser_released", 0.9),
+        ("cser", 0.0),
+        ("cser_released", 0.0),
+    ):
         optimizer = algorithms()[name](make_model().parameters(), lr=0.1, **own_settings(name))
         assert optimizer.param_groups[0]["momentum"] == momentum
 
@@ -184,11 +205,19 @@ def test_what_a_group_says_is_done_or_refused_then_and_once_a_schedule_has_put_i
     ("given", "words"),
     [
         ({"lr": 0.1}, r"^DiLoCo needs sync_interval by name"),
-        ({"lr": 0.1, "sync_intervall": 2}, r"^DiLoCo has no argument sync_intervall; did you mean sync_interval\?$"),
-        ({"lr": 0.1, "sync_interval": 2, "nesterov": True}, r"^DiLoCo has no argument nesterov; it takes lr, sync_int"),
+        (
+            {"lr": 0.1, "sync_intervall": 2},
+            r"^DiLoCo has no argument sync_intervall; did you mean sync_interval\?$",
+        ),
+        (
+            {"lr": 0.1, "sync_interval": 2, "nesterov": True},
+            r"^DiLoCo has no argument nesterov; it takes lr, sync_int",
+        ),
     ],
 )
-def test_arguments_that_are_missing_or_unknown_are_named_by_the_methods_name(given: Any, words: str) -> None:
+def test_arguments_that_are_missing_or_unknown_are_named_by_the_methods_name(
+    given: Any, words: str
+) -> None:
     with pytest.raises(TypeError, match=words):
         DiLoCo(make_model().parameters(), **given)
     with pytest.raises(TypeError, match="explicit_error"):
@@ -203,7 +232,10 @@ def test_what_cannot_be_parameters() -> None:
         ([nn.Parameter(torch.zeros(2, dtype=torch.complex64))], "complex64"),
         ([weight, nn.Parameter(weight.detach())], "parameters 0 and 1 share memory"),
         ([weight, weight], "one and the same Parameter"),
-        ([weight, nn.Parameter(torch.zeros(2, device="meta"))], "parameter 1 is on meta, parameter 0 on cpu"),
+        (
+            [weight, nn.Parameter(torch.zeros(2, device="meta"))],
+            "parameter 1 is on meta, parameter 0 on cpu",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             SGD([{"params": tensors}], lr=0.1)
@@ -214,6 +246,8 @@ def test_what_cannot_be_parameters() -> None:
         DiLoCo(two_types, lr=1.0, sync_interval=8, num_fragments=8)
     halves = [nn.Parameter(torch.zeros(64, dtype=torch.float16))]
     with pytest.raises(ValueError, match=r"second_moment_interval .* or parameters in fp16"):
-        algorithms()["local_sgd"](halves, lr=0.1, local_step="adamw", sync_interval=2, second_moment_interval=2)
+        algorithms()["local_sgd"](
+            halves, lr=0.1, local_step="adamw", sync_interval=2, second_moment_interval=2
+        )
     with pytest.raises(ValueError, match="one_peer needs a power of two of workers, not 12"):
         rounds_of("one_peer", 12)

@@ -1,4 +1,5 @@
-"""Which setting of which method is which other method: the list, and each trained; SGD without compression as well."""
+"""Which setting of which method is which other method: the list, and each trained; SGD without
+compression as well."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,7 +11,15 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms import Compressor, Identity, Zero, algorithms
-from tests.algorithms.problems import COMPRESSORS, NAMES, named_compressors, own_settings, plain_sgd, switches, trained
+from tests.algorithms.problems import (
+    COMPRESSORS,
+    NAMES,
+    named_compressors,
+    own_settings,
+    plain_sgd,
+    switches,
+    trained,
+)
 
 RUN, NUM_WORKERS = 12, 4
 NEVER = {"sync_interval": RUN + 1}
@@ -24,7 +33,8 @@ ON_ITS_MEAN_GRADIENT = "torch.optim.SGD"
 
 @dataclass(frozen=True)
 class Relation:
-    """A method with these settings, whatever the rest, trains what another does with its own and the same rest."""
+    """A method with these settings, whatever the rest, trains what another does with its own and
+    the same rest."""
 
     method: str
     settings: dict[str, Any]
@@ -53,7 +63,9 @@ RELATIONS = [
     Relation("cser", {"gradient_compressor": Zero()}, "cser_pl"),
     Relation("mcser", {}, "cser"),
     Relation("cser_released", OFF, "cser"),
-    Relation("cser_released", {"gradient_compressor": Zero(), "decay_in_momentum_only": False}, "cser_pl"),
+    Relation(
+        "cser_released", {"gradient_compressor": Zero(), "decay_in_momentum_only": False}, "cser_pl"
+    ),
     Relation("mcser_released", {}, "cser_released"),
     Relation("cser_pl", {"reset_interval": 1}, "csea"),
     Relation("cser_pl", {"error_compressor": Identity()}, "local_sgd"),
@@ -72,9 +84,19 @@ RELATIONS = [
     # But for what compressors draw, as the two draw for different purposes.
     rounded("qsparse_local_sgd", {"sync_interval": 1}, "ef_sgd", compressors=("top_k", "sign")),
     rounded("sparse_loco", {**UNCOMPRESSED, "outer_lr": 1, "error_decay": 1}, "local_sgd"),
-    rounded("noloco", {"group_size": NUM_WORKERS, "outer_momentum": 0}, "diloco", other_settings={"outer_momentum": 0}),
+    rounded(
+        "noloco",
+        {"group_size": NUM_WORKERS, "outer_momentum": 0},
+        "diloco",
+        other_settings={"outer_momentum": 0},
+    ),
     *(
-        rounded(method, {**UNCOMPRESSED, "gamma": 1, **switched}, "dpsgd", other_settings={"order": order})
+        rounded(
+            method,
+            {**UNCOMPRESSED, "gamma": 1, **switched},
+            "dpsgd",
+            other_settings={"order": order},
+        )
         for method, switched, order in (
             ("choco_sgd", {}, "adapt_then_combine"),
             ("choco_sgd", {"released_order": True}, "combine_while_adapt"),
@@ -87,16 +109,19 @@ RELATIONS = [
         if method.no_compression and name != "ef21_sgdm"  # which is another SGD, as said above
     ),
 ]
-"""Besides, test_definitions.py holds three to transcriptions of the other side, which is no method of ours:
-`sgd_accumulate` is SGD with larger batches, `ef21_sgdm` without momentum EF21, and `cser_pl` with RandomK(1 / p) and an
-exchange in every step SPARTA (exo-explore/gym), which averages a share p of the parameters."""
+"""Besides, test_definitions.py holds three to transcriptions of the other side, which is no method
+of ours: `sgd_accumulate` is SGD with larger batches, `ef21_sgdm` without momentum EF21, and
+`cser_pl` with RandomK(1 / p) and an exchange in every step SPARTA (exo-explore/gym), which averages
+a share p of the parameters."""
 
 
 def rest_of(relation: Relation) -> list[dict[str, Any]]:
     """Settings that the relation leaves open, at some values."""
     name = relation.method
     values = own_settings(name).items()
-    is_open = any(isinstance(value, Compressor) and key not in relation.settings for key, value in values)
+    is_open = any(
+        isinstance(value, Compressor) and key not in relation.settings for key, value in values
+    )
     tried = {key: COMPRESSORS[key] for key in relation.compressors}
     keys = named_compressors(name, tried) if is_open else ["identity"]
     both = "explicit_error" in switches(name) and not relation.exact
@@ -111,20 +136,31 @@ def result(name: str, given: dict[str, Any], num_workers: int, exact: bool) -> l
     """Each worker's parameters, of a method that is given what it takes of these."""
     own = {key: value for key, value in given.items() if key in algorithms()[name].declared}
     common = {"momentum": given["momentum"]} if "momentum" in given else {}
-    return trained(name, own, num_workers, RUN, torch.float32 if exact else torch.float64, seed=5, **common)
+    return trained(
+        name, own, num_workers, RUN, torch.float32 if exact else torch.float64, seed=5, **common
+    )
 
 
 def expected(relation: Relation, rest: dict[str, Any]) -> list[Tensor]:
     if relation.other == ON_ITS_MEAN_GRADIENT:
         return [plain_sgd(relation.method, relation.num_workers, RUN)] * relation.num_workers
     interval = {"sync_interval": rest["reset_interval"]} if "reset_interval" in rest else {}
-    return result(relation.other, interval | rest | relation.other_settings, relation.num_workers, relation.exact)
+    return result(
+        relation.other,
+        interval | rest | relation.other_settings,
+        relation.num_workers,
+        relation.exact,
+    )
 
 
-@pytest.mark.parametrize("relation", RELATIONS, ids=lambda each: f"{each.method} {each.settings} is {each.other}")
+@pytest.mark.parametrize(
+    "relation", RELATIONS, ids=lambda each: f"{each.method} {each.settings} is {each.other}"
+)
 def test_one_method_is_another(relation: Relation) -> None:
     for rest in rest_of(relation):
-        found = result(relation.method, rest | relation.settings, relation.num_workers, relation.exact)
+        found = result(
+            relation.method, rest | relation.settings, relation.num_workers, relation.exact
+        )
         atol = 0 if relation.exact else 1e-12
         torch.testing.assert_close(found, expected(relation, rest), rtol=0, atol=atol)
 
@@ -139,4 +175,7 @@ def test_each_method_has_a_relation_and_settings_are_of_their_methods() -> None:
     assert set(NAMES) <= {name for each in RELATIONS for name in (each.method, each.other)}
     for each in RELATIONS:
         for name, settings in ((each.method, each.settings), (each.other, each.other_settings)):
-            assert name == ON_ITS_MEAN_GRADIENT or settings.keys() <= {*algorithms()[name].declared, "momentum"}
+            assert name == ON_ITS_MEAN_GRADIENT or settings.keys() <= {
+                *algorithms()[name].declared,
+                "momentum",
+            }

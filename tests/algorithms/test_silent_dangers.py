@@ -1,4 +1,5 @@
-"""What would be wrong in silence in anyone's script: weights loaded late, models that moved on, copies of states."""
+"""What would be wrong in silence in anyone's script: weights loaded late, models that moved on,
+copies of states."""
 
 import copy
 import io
@@ -47,8 +48,12 @@ from tests.algorithms.problems import (
 EACH = [*((name, torch.float64) for name in NAMES), ("diloco", ACCURATE), ("mcser", ACCURATE)]
 
 
-def made(name: str, model: nn.Module, /, collectives: Collectives | None = None, **more: Any) -> DistributedOptimizer:
-    return make_optimizer(name, model, own_settings(name, [SHARED["blocks"]], 3), collectives, **more)
+def made(
+    name: str, model: nn.Module, /, collectives: Collectives | None = None, **more: Any
+) -> DistributedOptimizer:
+    return make_optimizer(
+        name, model, own_settings(name, [SHARED["blocks"]], 3), collectives, **more
+    )
 
 
 def put(model: nn.Module, seed: int, dtype: Types = torch.float64) -> None:
@@ -60,8 +65,11 @@ def put(model: nn.Module, seed: int, dtype: Types = torch.float64) -> None:
 
 
 @pytest.mark.parametrize(("name", "dtype"), EACH)
-def test_weights_loaded_after_the_optimiser_was_made_are_where_it_begins(name: str, dtype: Types) -> None:
-    """As if they had been there before, to the bit; and of ranks that load different ones worker 0's count."""
+def test_weights_loaded_after_the_optimiser_was_made_are_where_it_begins(
+    name: str, dtype: Types
+) -> None:
+    """As if they had been there before, to the bit; and of ranks that load different ones worker
+    0's count."""
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
         before, late, apart = (make_model(dtype, seed) for seed in (5, 6, 7))
@@ -79,7 +87,9 @@ def test_weights_loaded_after_the_optimiser_was_made_are_where_it_begins(name: s
     for first, second, apart in workers(work, 2):
         assert torch.equal(first, second)
         wanted = flat_parameters(make_model(dtype, 10))
-        torch.testing.assert_close(apart, wanted, rtol=0, atol=1e-14 if dtype == torch.float64 else 1e-7)
+        torch.testing.assert_close(
+            apart, wanted, rtol=0, atol=1e-14 if dtype == torch.float64 else 1e-7
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +102,10 @@ def test_a_new_anchor_in_the_middle(name: str) -> None:
         momentum = held.get("momentum", torch.zeros(1)).clone()
         put(model, 20 + collectives.rank)
         optimizer.reanchor()
-        expected, held = flat_parameters(make_model(seed=20)), optimizer.state_dict()["param_groups"][0]["flat"]
+        expected, held = (
+            flat_parameters(make_model(seed=20)),
+            optimizer.state_dict()["param_groups"][0]["flat"],
+        )
         assert torch.equal(flat_parameters(model), expected) and held["num_steps"] == 5
         anchors = {"anchor", "mixed_estimates"} | ({"estimate"} if name != "ef21_sgdm" else set())
         for key in anchors & held.keys():
@@ -105,9 +118,13 @@ def test_a_new_anchor_in_the_middle(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, ACCURATE], ids=["one type", "two types"])
-@pytest.mark.parametrize("common", [{}, ADAMW, {"communication_dtype": torch.bfloat16}], ids=["sgd", "adamw", "bf16"])
+@pytest.mark.parametrize(
+    "common", [{}, ADAMW, {"communication_dtype": torch.bfloat16}], ids=["sgd", "adamw", "bf16"]
+)
 @pytest.mark.parametrize("kind", SENT_LATE)
-def test_what_was_sent_for_later_steps_does_not_arrive_after_a_new_anchor(kind: str, common: Any, dtype: Types) -> None:
+def test_what_was_sent_for_later_steps_does_not_arrive_after_a_new_anchor(
+    kind: str, common: Any, dtype: Types
+) -> None:
     if SENT_LATE[kind].get("bits") and "communication_dtype" in common:
         return  # such messages have a format of their own
 
@@ -117,7 +134,9 @@ def test_what_was_sent_for_later_steps_does_not_arrive_after_a_new_anchor(kind: 
             end.traffic = Traffic()
             return make_optimizer("streaming_diloco", model, SENT_LATE[kind], end, **common), model
 
-        begins_anew(make, lambda optimizer, model, step: train(optimizer, model, collectives.rank, [step]))
+        begins_anew(
+            make, lambda optimizer, model, step: train(optimizer, model, collectives.rank, [step])
+        )
 
     workers(work, 2)
 
@@ -144,7 +163,9 @@ def test_workers_that_resume_from_different_models_are_told_so(name: str) -> Non
         optimizer = made(name, model, collectives)
         optimizer.load_state_dict(optimizer.state_dict())
         put(model, collectives.rank)
-        with pytest.raises(RuntimeError, match=r"the workers' parameters differ, .* optimizer.reanchor\(\)"):
+        with pytest.raises(
+            RuntimeError, match=r"the workers' parameters differ, .* optimizer.reanchor\(\)"
+        ):
             train(optimizer, model, collectives.rank, [1])
         optimizer.reanchor()
         train(optimizer, model, collectives.rank, [1, 2])
@@ -163,13 +184,17 @@ def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatc
             model: nn.Module = nn.Linear(3, 2)
         optimizer = SGD(model.parameters(), lr=0.1, model=model if is_known else None)
         model.to_empty(device="cpu")(torch.ones(1, 3)).sum().backward()
-        with pytest.raises(RuntimeError, match=r"on the meta device|another Parameter in place of number 0"):
+        with pytest.raises(
+            RuntimeError, match=r"on the meta device|another Parameter in place of number 0"
+        ):
             optimizer.step()
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     optimizer = SGD(model.parameters(), lr=0.1)
     model[1] = nn.Linear(3, 5)  # type: ignore[operator]
     model(torch.ones(1, 3)).sum().backward()
-    with pytest.warns(UserWarning, match=r"parameters 2, 3 have no gradient at the optimiser's first step"):
+    with pytest.warns(
+        UserWarning, match=r"parameters 2, 3 have no gradient at the optimiser's first step"
+    ):
         optimizer.step()
     monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
     model = nn.Linear(3, 2)
@@ -182,9 +207,13 @@ def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatc
 # Copies, and the average.
 
 
-@pytest.mark.parametrize("act", [copy.copy, copy.deepcopy, pickle.dumps, lambda each: torch.save(each, io.BytesIO())])
+@pytest.mark.parametrize(
+    "act", [copy.copy, copy.deepcopy, pickle.dumps, lambda each: torch.save(each, io.BytesIO())]
+)
 def test_an_optimiser_is_neither_copied_nor_pickled(act: Callable[[object], object]) -> None:
-    with pytest.raises(TypeError, match=r"DiLoCo cannot be copied or pickled, .*; save its state_dict\(\)"):
+    with pytest.raises(
+        TypeError, match=r"DiLoCo cannot be copied or pickled, .*; save its state_dict\(\)"
+    ):
         act(DiLoCo(make_model().parameters(), lr=0.1, sync_interval=2))
 
 
@@ -212,14 +241,18 @@ def test_moving_averages_are_averaged_where_they_are_named_and_a_masks_least_num
 
     def work(collectives: Collectives) -> None:
         model = make_model(torch.float32)
-        model.register_buffer("mask", torch.tensor([0.0, least, float("-inf"), 1.0 + collectives.rank]))
+        model.register_buffer(
+            "mask", torch.tensor([0.0, least, float("-inf"), 1.0 + collectives.rank])
+        )
         optimizer = made("local_sgd", model, collectives)
         train(optimizer, model, collectives.rank, [1])
         ema = copy.deepcopy(model)
         with torch.no_grad():
             for parameter in ema.parameters():
                 parameter.fill_(collectives.rank)
-        with pytest.raises(RuntimeError, match=r"another Parameter in place of number 0 .*averages=\[ema\]"):
+        with pytest.raises(
+            RuntimeError, match=r"another Parameter in place of number 0 .*averages=\[ema\]"
+        ):
             optimizer.consensus(ema).__enter__()
         with optimizer.consensus(model, averages=[ema]):
             assert all((parameter == 1.0).all() for parameter in ema.parameters())
@@ -241,13 +274,17 @@ def test_groups_may_be_added_before_the_first_step(name: str, dtype: Types) -> N
         whole = made(name, at_once, collectives)
         weights, biases = groups(list(later.parameters()))
         make = algorithms()[name]
-        optimizer = make([weights], collectives=collectives, weight_decay=WEIGHT_DECAY, **own, **numbers)
+        optimizer = make(
+            [weights], collectives=collectives, weight_decay=WEIGHT_DECAY, **own, **numbers
+        )
         with pytest.raises(ValueError, match="share memory"):
             optimizer.add_param_group({"params": [nn.Parameter(weights["params"][0].detach())]})
         optimizer.add_param_group(biases)
         for model, each in ((at_once, whole), (later, optimizer)):
             train(each, model, rank, range(1, 8))
-        with pytest.raises(ValueError, match=r"after the first step .* add it at the start, frozen"):
+        with pytest.raises(
+            ValueError, match=r"after the first step .* add it at the start, frozen"
+        ):
             optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
         return flat_parameters(at_once), flat_parameters(later)
 
@@ -262,7 +299,11 @@ def test_numbers_of_a_type_that_are_too_few_to_compress_are_sent_whole() -> None
     optimizer.step()
     sent = Entry(8 * 32 + 6 * 64, 2)
     assert (small[1] == -1).all()
-    assert optimizer.traffic[Purpose.GRADIENT] == sent == optimizer.expected_traffic(1)[Purpose.GRADIENT]
+    assert (
+        optimizer.traffic[Purpose.GRADIENT]
+        == sent
+        == optimizer.expected_traffic(1)[Purpose.GRADIENT]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -272,7 +313,9 @@ def test_a_setting_that_a_script_changes_holds_for_parameters_of_each_type(name:
     declared = algorithms()[name].declared.items()
     numbers = [key for key, each in declared if each.declared is float and key != "outer_momentum"]
     changed: dict[str, Any] = dict.fromkeys(numbers, 0.6)
-    changed |= {key: BlockSparsifier(2) for key, value in own.items() if isinstance(value, BlockSparsifier)}
+    changed |= {
+        key: BlockSparsifier(2) for key, value in own.items() if isinstance(value, BlockSparsifier)
+    }
 
     def work(collectives: Collectives) -> tuple[Tensor, Tensor]:
         ends = []
@@ -309,35 +352,47 @@ def test_a_first_step_without_gradients_is_warned_of_after_parameters_were_assig
     model = make_model()
     optimizer = SGD(model.parameters(), lr=0.1)
     model.load_state_dict(make_model(seed=1).state_dict(), assign=True)
-    with pytest.warns(UserWarning, match=r"no parameter has a gradient .* load_state_dict with assign=True"):
+    with pytest.warns(
+        UserWarning, match=r"no parameter has a gradient .* load_state_dict with assign=True"
+    ):
         train(optimizer, model, 0, [1])
 
 
 def test_frozen_layers_may_be_thawed_later() -> None:
     model = make_model()
     model[0].requires_grad_(False)
-    with pytest.warns(UserWarning, match=r"parameter 0 does not require a gradient, nor do 1 more, yet they are sent"):
+    with pytest.warns(
+        UserWarning,
+        match=r"parameter 0 does not require a gradient, nor do 1 more, yet they are sent",
+    ):
         optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, collectives=SoloCollectives())
     start = [parameter.detach().clone() for parameter in model.parameters()]
     for step in (1, 2, 3):
         model[0].requires_grad_(step > 1)
         train(optimizer, model, 0, [step])
-        assert [not torch.equal(*pair) for pair in zip(model.parameters(), start, strict=True)] == [step > 1] * 2 + [
-            True
-        ] * 2
+        assert [not torch.equal(*pair) for pair in zip(model.parameters(), start, strict=True)] == [
+            step > 1
+        ] * 2 + [True] * 2
 
 
-# Scaled gradients: the scale is taken out, and all workers skip a step where one of them overflowed.
+# Scaled gradients: the scale is taken out, and all workers skip a step where one of them
+# overflowed.
 
 
 SCALED = [(name, dtype, clip) for name, dtype in EACH for clip in (False, True)]
 
 
-# Gradients of 16 bits are scaled, too, but torch does not take the scale out of them before the step.
-@pytest.mark.parametrize(("name", "dtype", "clip"), [*SCALED, ("mcser", (torch.float16, torch.float32), False)])
-def test_the_scale_is_taken_out_and_all_workers_skip_where_one_overflowed(name: str, dtype: Types, clip: bool) -> None:
+# Gradients of 16 bits are scaled, too, but torch does not take the scale out of them before the
+# step.
+@pytest.mark.parametrize(
+    ("name", "dtype", "clip"), [*SCALED, ("mcser", (torch.float16, torch.float32), False)]
+)
+def test_the_scale_is_taken_out_and_all_workers_skip_where_one_overflowed(
+    name: str, dtype: Types, clip: bool
+) -> None:
     def scaled_steps(overflow: dict[int, int]) -> list[tuple[Tensor, int]]:
-        """Of each worker its parameters and the steps counted. `overflow`: the worker that overflows, by step."""
+        """Of each worker its parameters and the steps counted. `overflow`: the worker that
+        overflows, by step."""
 
         def work(collectives: Collectives) -> tuple[Tensor, int]:
             model = make_model(dtype)

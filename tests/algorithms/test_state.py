@@ -1,4 +1,5 @@
-"""What each method's state is: which parts, whose they are, how large, and how they begin; the page's table says it."""
+"""What each method's state is: which parts, whose they are, how large, and how they begin; the
+page's table says it."""
 
 import copy
 import re
@@ -49,12 +50,16 @@ def begun_and_trained(name: str) -> tuple[list[State], list[State]]:
     compressor = TopK(10) if takes(name, TopK(10)) else BlockSparsifier(4)
 
     def held(optimizer: DistributedOptimizer) -> State:
-        flat = optimizer.state_dict()["param_groups"][0]["flat"] | {"parameters": optimizer.flat.parameters}
+        flat = optimizer.state_dict()["param_groups"][0]["flat"] | {
+            "parameters": optimizer.flat.parameters
+        }
         return {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)}
 
     def work(collectives: Collectives) -> tuple[State, State]:
         model = make_model(seed=collectives.rank)
-        optimizer = make_optimizer(name, model, own_settings(name, [compressor], INTERVAL), collectives)
+        optimizer = make_optimizer(
+            name, model, own_settings(name, [compressor], INTERVAL), collectives
+        )
         begun = held(optimizer)
         train(optimizer, model, collectives.rank, range(1, NUM_STEPS + 1))
         return begun, held(optimizer)
@@ -71,11 +76,16 @@ def beginning(begun: list[State], part: str) -> str:
     if not any(each[part].any() for each in begun):
         return "0"
     assert is_common(begun, part)
-    return "worker 0's parameters" if begun[0][part].equal(begun[0]["parameters"]) else "drawn from the seed"
+    return (
+        "worker 0's parameters"
+        if begun[0][part].equal(begun[0]["parameters"])
+        else "drawn from the seed"
+    )
 
 
 def line(name: str) -> str:
-    """The page's words on a method, where a part is each worker's own, of size d and 0 at first unless it says so."""
+    """The page's words on a method, where a part is each worker's own, of size d and 0 at first
+    unless it says so."""
     begun, trained = begun_and_trained(name)
     parts = [part for part in trained[0] if part != "parameters"]
     whole = [part for part in parts if trained[0][part].numel() == NUM_PARAMETERS]
@@ -91,15 +101,23 @@ def line(name: str) -> str:
 @pytest.mark.parametrize("name", ["mcser", "ef_sgd"])
 def test_stacked_workers_go_on_from_a_checkpoint(name: str, tmp_path: Path) -> None:
     """Its model is one worker's, the average."""
-    first, other = (stacked(name, own_settings(name), 3, num_steps)[0] for num_steps in (NUM_STEPS, 2))
+    first, other = (
+        stacked(name, own_settings(name), 3, num_steps)[0] for num_steps in (NUM_STEPS, 2)
+    )
     consensus_checkpoint(tmp_path / "step-8", nn.ParameterList(first.flat.tensors), first, step=8)
-    assert load_checkpoint(tmp_path / "step-8", nn.ParameterList(other.flat.tensors), other) == {"step": 8}
+    assert load_checkpoint(tmp_path / "step-8", nn.ParameterList(other.flat.tensors), other) == {
+        "step": 8
+    }
     saved, held = (each.state_dict()["param_groups"][0]["flat"] for each in (first, other))
     assert torch.equal(other.flat.parameters, first.flat.parameters) and saved.keys() == held.keys()
     assert all(
-        torch.equal(*pair) for pair in zip(saved.values(), held.values(), strict=True) if type(pair[0]) is Tensor
+        torch.equal(*pair)
+        for pair in zip(saved.values(), held.values(), strict=True)
+        if type(pair[0]) is Tensor
     )
-    average = {"model": nn.ParameterList(each[0].detach() for each in first.flat.tensors).state_dict()}
+    average = {
+        "model": nn.ParameterList(each[0].detach() for each in first.flat.tensors).state_dict()
+    }
     dcp.load(average, checkpoint_id=tmp_path / "step-8", no_dist=True)
     for rows, one in zip(first.flat.tensors, average["model"].values(), strict=True):
         torch.testing.assert_close(one, rows.mean(0))
@@ -123,7 +141,11 @@ def test_a_state_for_any_number_of_workers_has_the_averages_of_parameters_of_eac
     optimizer.load_state_dict(copy.deepcopy(common))
     flats = [state["param_groups"][0]["flat"] for state in (*states, optimizer.state_dict())]
     for first, second, mean in (flats, [flat[OTHER_TYPES]["torch.float64"] for flat in flats]):
-        assert mean["tensor_steps"] == first["tensor_steps"] == ([5, 3] if first is flats[0] else [5, 5])
+        assert (
+            mean["tensor_steps"]
+            == first["tensor_steps"]
+            == ([5, 3] if first is flats[0] else [5, 5])
+        )
         for key in ("error", "exp_avg", "exp_avg_sq"):
             torch.testing.assert_close(mean[key], (first[key] + second[key]) / 2)
             assert mean[key].any()
@@ -133,14 +155,18 @@ def test_states_of_another_local_step_or_from_before_a_method_had_a_setting() ->
     """What a state does not know was at its default."""
 
     def make(on: str = "updates", **common: Any) -> DistributedOptimizer:
-        return make_optimizer("ef_sgd", make_model(), {"compressor": TopK(10), "error_feedback_on": on}, **common)
+        return make_optimizer(
+            "ef_sgd", make_model(), {"compressor": TopK(10), "error_feedback_on": on}, **common
+        )
 
     with pytest.raises(ValueError, match="saved with local_step = None, this has 'adamw'"):
         make(**ADAMW).load_state_dict(make().state_dict())
     state = make().state_dict()
     del state["param_groups"][0]["flat"]["settings"]["error_feedback_on"]
     make().load_state_dict(copy.deepcopy(state))
-    with pytest.raises(ValueError, match="saved with error_feedback_on = 'updates', this has 'gradients'"):
+    with pytest.raises(
+        ValueError, match="saved with error_feedback_on = 'updates', this has 'gradients'"
+    ):
         make("gradients").load_state_dict(state)
 
 

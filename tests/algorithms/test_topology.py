@@ -1,4 +1,5 @@
-"""Topologies: their weights against matrices written by hand, their gaps, and when workers agree."""
+"""Topologies: their weights against matrices written by hand, their gaps, and when workers
+agree."""
 
 import math
 from typing import Any, get_args
@@ -18,20 +19,33 @@ GOSSIP = [name for name in NAMES if "topology" in own_settings(name)]
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 16])
 @pytest.mark.parametrize("kind", get_args(Topology))
-def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_received_from(kind: Any, n: int) -> None:
+def test_each_step_mixes_as_the_matrix_written_by_hand_and_who_sends_is_who_is_received_from(
+    kind: Any, n: int
+) -> None:
     is_power = n & (n - 1) == 0
     if kind == "one_peer" and not (is_power and n > 1):
         return
     rounds = rounds_of(kind, n)
     assert len(rounds) == (int(np.log2(n)) if kind == "one_peer" else 1)
-    num_messages = {"ring": min(2, n - 1), "exponential": int(np.log2(n)), "one_peer": 1, "complete": n - 1}
+    num_messages = {
+        "ring": min(2, n - 1),
+        "exponential": int(np.log2(n)),
+        "one_peer": 1,
+        "complete": n - 1,
+    }
     for step, mixing in enumerate(rounds, start=1):
         if kind != "exponential" or is_power:
-            np.testing.assert_allclose(mixing.matrix, transcription.WEIGHTS[kind](n, step), rtol=0, atol=1e-15)
+            np.testing.assert_allclose(
+                mixing.matrix, transcription.WEIGHTS[kind](n, step), rtol=0, atol=1e-15
+            )
             assert mixing.num_messages == num_messages[kind]
         assert mixing.averages == (np.ptp(mixing.matrix) < 1e-12)
         sent = {(sender, rank) for rank, senders in enumerate(mixing.senders) for sender in senders}
-        assert sent == {(rank, receiver) for rank, receivers in enumerate(mixing.receivers) for receiver in receivers}
+        assert sent == {
+            (rank, receiver)
+            for rank, receivers in enumerate(mixing.receivers)
+            for receiver in receivers
+        }
         assert sent == {(j, i) for i, j in zip(*np.nonzero(mixing.matrix), strict=True) if i != j}
         assert all(list(row) == sorted(row) for row in (*mixing.senders, *mixing.receivers))
         for axis in (0, 1):
@@ -49,14 +63,26 @@ def test_spectral_gaps(n: int) -> None:
 
 @pytest.mark.parametrize("name", GOSSIP)
 def test_when_workers_are_known_to_agree(name: str) -> None:
-    def says(num_workers: int, num_steps: int, communication_dtype: torch.dtype | None = None, **changes: Any) -> bool:
+    def says(
+        num_workers: int,
+        num_steps: int,
+        communication_dtype: torch.dtype | None = None,
+        **changes: Any,
+    ) -> bool:
         own = own_settings(name) | changes
-        common = {"collectives": StackedCollectives(num_workers), "communication_dtype": communication_dtype}
-        optimizer = algorithms()[name]([nn.Parameter(torch.zeros(num_workers, 9))], lr=0.1, **own, **common)
+        common = {
+            "collectives": StackedCollectives(num_workers),
+            "communication_dtype": communication_dtype,
+        }
+        optimizer = algorithms()[name](
+            [nn.Parameter(torch.zeros(num_workers, 9))], lr=0.1, **own, **common
+        )
         return optimizer.agree_after(num_steps)
 
     assert says(4, 7) and says(1, 7, topology="ring") and says(4, 0, topology="ring")
     assert says(3, 7, topology="ring"), "of three all are neighbours"
     assert not says(4, 7, topology="ring") and not says(4, 7, torch.float16)
-    other: dict[str, Any] = {"gamma": 0.5} if "gamma" in own_settings(name) else {"order": "combine_while_adapt"}
+    other: dict[str, Any] = (
+        {"gamma": 0.5} if "gamma" in own_settings(name) else {"order": "combine_while_adapt"}
+    )
     assert not says(4, 7, **other)

@@ -1,4 +1,5 @@
-"""What each method sends, counted by hand: a closed form says it beforehand, and the ledger after a training."""
+"""What each method sends, counted by hand: a closed form says it beforehand, and the ledger after a
+training."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -56,7 +57,13 @@ def cases() -> Iterator[tuple[str, dict[str, Any], int, int, dict[str, Entry]]]:
             if key in named_compressors(name, COMPRESSORS):
                 released = {"skip_gradient_at_reset": True} if "released" in name else {}
                 own = own_settings(name, [COMPRESSORS[key]], 4, **released)
-                yield name, own, 2, 13, {purpose: message(key, count) for purpose, count in counts.items()}
+                yield (
+                    name,
+                    own,
+                    2,
+                    13,
+                    {purpose: message(key, count) for purpose, count in counts.items()},
+                )
         later = message(key, 12)  # the first message of EF21 is whole
         total = Entry(whole.bits + later.bits, 1 + later.collectives, later.gathered_bits)
         yield "ef21_sgdm", {"compressor": COMPRESSORS[key]}, 2, 13, {"gradient": total}
@@ -64,10 +71,18 @@ def cases() -> Iterator[tuple[str, dict[str, Any], int, int, dict[str, Entry]]]:
             bits = 5 * count * MESSAGE_BITS[key]
             sent = {"model": Entry(bits, 5 if bits else 0, 0, bits)}
             for name in ("dpsgd", "choco_sgd", "deep_squeeze"):
-                if not (name == "dpsgd" and key != "identity") and not (name == "choco_sgd" and kind == "one_peer"):
+                if not (name == "dpsgd" and key != "identity") and not (
+                    name == "choco_sgd" and kind == "one_peer"
+                ):
                     yield name, own_settings(name, [COMPRESSORS[key]], 4, topology=kind), 8, 5, sent
     for name in ("dpsgd", "choco_sgd", "deep_squeeze"):
-        yield name, own_settings(name, [COMPRESSORS["block"]], 4), 1, 3, {}  # one worker has nobody to send to
+        yield (
+            name,
+            own_settings(name, [COMPRESSORS["block"]], 4),
+            1,
+            3,
+            {},
+        )  # one worker has nobody to send to
     yield "ef21_sgdm", {"compressor": COMPRESSORS["block"]}, 2, 1, {"gradient": whole}
     yield "sgd_accumulate", {"accumulation_steps": 4}, 2, 13, {"gradient": message("identity", 3)}
     for (interval, fragments), num_steps, numbers, num_syncs in (
@@ -88,7 +103,11 @@ def cases() -> Iterator[tuple[str, dict[str, Any], int, int, dict[str, Entry]]]:
         13,
         {"model": Entry(32 * 2 * 3 * 51, 3, 0, 32 * 2 * 3 * 51)},
     )
-    for rank, numbers in ((1, 10 + 9 + 9), (3, 30 + 27 + 9), (9, 40 + 27 + 9)):  # of 6 x 4 and 3 x 6; 9 are in none
+    for rank, numbers in (
+        (1, 10 + 9 + 9),
+        (3, 30 + 27 + 9),
+        (9, 40 + 27 + 9),
+    ):  # of 6 x 4 and 3 x 6; 9 are in none
         yield "powersgd", {"rank": rank}, 2, 5, {"gradient": Entry(5 * 32 * numbers, 10)}
     yield "local_sgd", MOMENTS, 2, 13, model((6 + 2 + 1) * NUM_PARAMETERS, 6 + 2 + 1)
 
@@ -99,18 +118,25 @@ def test_what_is_sent_is_what_a_hand_counts(
 ) -> None:
     optimizer, _ = stacked(name, own, num_workers, num_steps, **(ADAMW if own is MOMENTS else {}))
     entries = {purpose: Entry() for purpose in ("gradient", "error", "model")} | expected
-    assert optimizer.traffic.training() == entries == optimizer.expected_traffic(num_steps).training()
+    assert (
+        optimizer.traffic.training() == entries == optimizer.expected_traffic(num_steps).training()
+    )
     assert optimizer.expected_traffic(0) == Traffic()
 
 
 AVERAGED_AT = [2, 4, 6, 8, 10, 12, 14, 17, 20, 24, 29, 36, 48]
-"""Five rounds begin at rising rates; then (0.15 / rate)^2 is 2.5, 2.8, 3.04, 3.5, 4.1, 5.2, 7.2, 12.8."""
+"""Five rounds begin at rising rates; then (0.15 / rate)^2 is 2.5, 2.8, 3.04, 3.5, 4.1, 5.2, 7.2,
+12.8."""
 
 
 def test_with_a_schedule_it_is_known_before_when_qsr_averages() -> None:
     optimizer = make_optimizer("qsr", make_model(), {"sync_interval": 2, "alpha": 0.15})
-    assert optimizer.expected_traffic(50)["model"].collectives == 25, "with none, at the rate that is"
+    assert optimizer.expected_traffic(50)["model"].collectives == 25, (
+        "with none, at the rate that is"
+    )
     optimizer.schedule = rises_and_falls
     for step in range(51):
-        assert optimizer.expected_traffic(step)["model"].collectives == sum(each <= step for each in AVERAGED_AT)
+        assert optimizer.expected_traffic(step)["model"].collectives == sum(
+            each <= step for each in AVERAGED_AT
+        )
     assert [step for step in range(1, 51) if optimizer.agree_after(step)] == AVERAGED_AT

@@ -1,4 +1,5 @@
-"""What a type checker says of a user's script: nothing where it is right, and the place where it is wrong."""
+"""What a type checker says of a user's script: nothing where it is right, and the place where it is
+wrong."""
 
 import os
 import subprocess
@@ -57,13 +58,18 @@ def test_a_type_checker_finds_what_is_wrong_in_a_script_and_nothing_else(tmp_pat
     script, example = tmp_path / "script.py", tmp_path / "my_method.py"
     script.write_text(SCRIPT)
     example.write_text(shown(METHOD))
-    # From the checkout and with its settings, so that what `make check` found out of PyTorch is used again.
+    # From the checkout and with its settings, so that what `make check` found out of PyTorch is
+    # used again.
     words = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context"]
     words += [str(script), str(example)]
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
-    told = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590)
+    told = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=590
+    )
     errors = [line for line in told.stdout.splitlines() if ": error:" in line]
-    wrong = [number for number, line in enumerate(SCRIPT.splitlines(), 1) if line.endswith("# wrong")]
+    wrong = [
+        number for number, line in enumerate(SCRIPT.splitlines(), 1) if line.endswith("# wrong")
+    ]
     assert {int(line.split(":")[1]) for line in errors} == set(wrong), told.stdout + told.stderr
     assert not any(example.name in line for line in errors), "nor in the documented method"
 

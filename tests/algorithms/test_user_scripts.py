@@ -1,4 +1,5 @@
-"""The optimisers in anyone's script, in one process: types, groups, shards, sparse gradients, and what people read."""
+"""The optimisers in anyone's script, in one process: types, groups, shards, sparse gradients, and
+what people read."""
 
 import math
 from collections.abc import Callable
@@ -36,13 +37,19 @@ def test_parameters_of_16_bits_move(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_several_processes_without_a_group_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_without_a_group_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
 
     def make(**more: Any) -> DistributedOptimizer:
-        return algorithms()[name](make_model().parameters(), lr=0.1, momentum=0.9, **own_settings(name), **more)
+        return algorithms()[name](
+            make_model().parameters(), lr=0.1, momentum=0.9, **own_settings(name), **more
+        )
 
-    with pytest.raises(RuntimeError, match=r"WORLD_SIZE is 4 .* call torch.distributed.init_process_group\(\)"):
+    with pytest.raises(
+        RuntimeError, match=r"WORLD_SIZE is 4 .* call torch.distributed.init_process_group\(\)"
+    ):
         make()
     assert make(collectives=SoloCollectives()).collectives.world_size == 1
     monkeypatch.setenv("WORLD_SIZE", "1")
@@ -72,9 +79,15 @@ def test_shards_of_parameters_are_refused(kind: str) -> None:
         if kind == "dtensor":
             fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
         elif kind != "zero":
-            model = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=kind == "original")
+            model = FullyShardedDataParallel(
+                model, device_id=torch.device("cpu"), use_orig_params=kind == "original"
+            )
         before = [parameter.detach().clone() for parameter in model.parameters()]
-        said = "a shard by fully_shard or tensor" if kind == "dtensor" else "a shard by FullyShardedDataParallel"
+        said = (
+            "a shard by fully_shard or tensor"
+            if kind == "dtensor"
+            else "a shard by FullyShardedDataParallel"
+        )
         for name in NAMES:
             make: Callable[..., object] = algorithms()[name]
             if kind == "zero":
@@ -91,14 +104,20 @@ def test_shards_of_parameters_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sparse_gradients_count_in_full(name: str) -> None:
-    dense, sparse = (nn.Embedding(6, 2, sparse=flag, _weight=torch.ones(6, 2)) for flag in (False, True))
+    dense, sparse = (
+        nn.Embedding(6, 2, sparse=flag, _weight=torch.ones(6, 2)) for flag in (False, True)
+    )
     for table in (dense, sparse):
-        optimizer = algorithms()[name](table.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
+        optimizer = algorithms()[name](
+            table.parameters(), lr=0.1, momentum=0.9, **own_settings(name)
+        )
         for _ in range(3):
             table.zero_grad()
             table(torch.tensor([1, 4])).square().sum().backward()
             optimizer.step()
-    assert torch.equal(dense.weight, sparse.weight) and not torch.equal(dense.weight, torch.ones(6, 2))
+    assert torch.equal(dense.weight, sparse.weight) and not torch.equal(
+        dense.weight, torch.ones(6, 2)
+    )
 
 
 # What people read.

@@ -1,7 +1,8 @@
-"""The algorithms in slow NumPy, line by line from their definitions: x[i], m[i], e[i] are worker i's vectors.
+"""The algorithms in slow NumPy, line by line from their definitions: x[i], m[i], e[i] are worker
+i's vectors.
 
-A compressor is a function of (step, purpose, the workers' vectors) that returns the workers' C(v). A method goes on for
-ever.
+A compressor is a function of (step, purpose, the workers' vectors) that returns the workers' C(v).
+A method goes on for ever.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Shapes = Sequence[tuple[int, ...]]
 
 @dataclass
 class Problem:
-    """Where to start, the gradients (a function of x, step, worker), and each coordinate's settings."""
+    """Where to start, the gradients (a function of x, step, worker), and each coordinate's
+    settings."""
 
     start: Array
     gradient: Callable[[Array, int, int], Array]
@@ -69,11 +71,13 @@ def updates_of(problem: Problem, momenta: Vectors, xs: Vectors, gradients: Vecto
 class AdamW:
     """Of each worker m and v, and t steps; p = eta (lambda x + mhat / (sqrt(vhat) + eps)).
 
-    Where the first coordinates are matrices, these move by Muon: p = eta (lambda x + 0.2 sqrt(max(rows, columns)) O(u))
-    with m <- mu m + (1 - mu) g and u = mu m + (1 - mu) g.
+    Where the first coordinates are matrices, these move by Muon: p = eta (lambda x + 0.2
+    sqrt(max(rows, columns)) O(u)) with m <- mu m + (1 - mu) g and u = mu m + (1 - mu) g.
     """
 
-    def __init__(self, zero: Vectors, betas: tuple[float, float], eps: float, mu: float, shapes: Shapes) -> None:
+    def __init__(
+        self, zero: Vectors, betas: tuple[float, float], eps: float, mu: float, shapes: Shapes
+    ) -> None:
         self.m, self.v, self.t, self.eps, self.shapes = zero.copy(), zero.copy(), 0, eps, shapes
         self.b1 = np.where(np.arange(zero.shape[1]) < sum(map(math.prod, shapes)), mu, betas[0])
         self.b2 = betas[1]
@@ -82,7 +86,9 @@ class AdamW:
         self.t += 1
         self.m = self.b1 * self.m + (1 - self.b1) * gradients
         self.v = self.b2 * self.v + (1 - self.b2) * gradients**2
-        direction = self.m / (1 - self.b1**self.t) / (np.sqrt(self.v / (1 - self.b2**self.t)) + self.eps)
+        direction = (
+            self.m / (1 - self.b1**self.t) / (np.sqrt(self.v / (1 - self.b2**self.t)) + self.eps)
+        )
         u, offset = self.b1 * self.m + (1 - self.b1) * gradients, 0
         for shape in self.shapes:
             here = slice(offset, offset + math.prod(shape))
@@ -93,7 +99,8 @@ class AdamW:
 
 
 def polar(u: Array) -> Array:
-    """O(u): X <- a X + (b A + c A^2) X, five times, A = X X^T, from u over its Frobenius norm, lying wide."""
+    """O(u): X <- a X + (b A + c A^2) X, five times, A = X X^T, from u over its Frobenius norm,
+    lying wide."""
     x = (u if u.shape[0] <= u.shape[1] else u.T) / max(np.linalg.norm(u), 1e-7)
     for _ in range(5):
         gram = x @ x.T
@@ -102,7 +109,8 @@ def polar(u: Array) -> Array:
 
 
 def released_updates(problem: Problem, momenta: Vectors, xs: Vectors, step: int) -> Vectors:
-    """m <- beta m + (g + lambda x);  p = eta (beta m + g): the decay is missing in the direct term."""
+    """m <- beta m + (g + lambda x);  p = eta (beta m + g): the decay is missing in the direct
+    term."""
     g = problem.gradients(xs, step)
     momenta[:] = problem.beta * momenta + (g + problem.decay * xs)
     return problem.eta * (problem.beta * momenta + g)
@@ -134,7 +142,9 @@ def sgd_accumulate(problem: Problem, accumulation_steps: int) -> Iterator[State]
         yield problem.everywhere(x), []
 
 
-def ef_sgd(problem: Problem, compress: Compress, drop_rest: bool = False, decay_apart: bool = False) -> Iterator[State]:
+def ef_sgd(
+    problem: Problem, compress: Compress, drop_rest: bool = False, decay_apart: bool = False
+) -> Iterator[State]:
     x, v, m, e = problem.start.copy(), 0 * problem.start, problem.zeros(), problem.zeros()
     for t in count(1):
         if decay_apart:
@@ -164,8 +174,11 @@ def ef_on_gradients(problem: Problem, compress: Compress) -> Iterator[State]:
         yield problem.everywhere(x), e
 
 
-def powersgd(problem: Problem, shapes: Shapes, rank: int, first_q: Callable[[int, int, int], Array]) -> Iterator[State]:
-    """Tensor after tensor, with the error that a worker sees, and Gram and Schmidt's orthogonalisation.
+def powersgd(
+    problem: Problem, shapes: Shapes, rank: int, first_q: Callable[[int, int, int], Array]
+) -> Iterator[State]:
+    """Tensor after tensor, with the error that a worker sees, and Gram and Schmidt's
+    orthogonalisation.
 
     At first the Q of a tensor is first_q(its number, columns, rank).
     """
@@ -181,8 +194,13 @@ def powersgd(problem: Problem, shapes: Shapes, rank: int, first_q: Callable[[int
                 continue
             rows, columns = shape[0], math.prod(shape[1:])
             r = min(rank, rows, columns)
-            matrices = [(gi[here] + ei[here]).reshape(rows, columns) for gi, ei in zip(gradients, e, strict=True)]
-            p = gram_schmidt(mean([matrix @ q.get(number, first_q(number, columns, r)) for matrix in matrices]))
+            matrices = [
+                (gi[here] + ei[here]).reshape(rows, columns)
+                for gi, ei in zip(gradients, e, strict=True)
+            ]
+            p = gram_schmidt(
+                mean([matrix @ q.get(number, first_q(number, columns, r)) for matrix in matrices])
+            )
             own_q = [matrix.T @ p for matrix in matrices]
             q[number] = mean(own_q)
             g[here] = (p @ q[number].T).reshape(-1)
@@ -199,13 +217,18 @@ def gram_schmidt(matrix: Array) -> Array:
     done: list[Array] = []
     for column in matrix.T:
         for _ in range(2):
-            column = column - sum((np.dot(other, column) * other for other in done), np.zeros_like(column))
+            column = column - sum(
+                (np.dot(other, column) * other for other in done), np.zeros_like(column)
+            )
         done.append(column / np.linalg.norm(column))
     return np.stack(done, axis=1)
 
 
-def local_sgd(problem: Problem, interval: int, moment_intervals: Sequence[int] = ()) -> Iterator[State]:
-    """Where every so many steps AdamW's first and second moments are averaged too, it is Local Adam or DES-LOC."""
+def local_sgd(
+    problem: Problem, interval: int, moment_intervals: Sequence[int] = ()
+) -> Iterator[State]:
+    """Where every so many steps AdamW's first and second moments are averaged too, it is Local Adam
+    or DES-LOC."""
     x, m = problem.everywhere(problem.start), problem.zeros()
     for t in count(1):
         x = x - updates(problem, m, x, t)
@@ -217,7 +240,11 @@ def local_sgd(problem: Problem, interval: int, moment_intervals: Sequence[int] =
 
 
 def qsr(
-    problem: Problem, base: int, alpha: float, rates: Callable[[int], float], total_steps: int | None = None
+    problem: Problem,
+    base: int,
+    alpha: float,
+    rates: Callable[[int], float],
+    total_steps: int | None = None,
 ) -> Iterator[State]:
     """`rates(t)` is the first coordinate's learning rate at step t; the others' are in proportion.
 
@@ -239,7 +266,11 @@ def qsr(
 
 
 def noloco(
-    problem: Problem, interval: int, groups: Callable[[int], list[list[int]]], outer_lr: float, outer_momentum: float
+    problem: Problem,
+    interval: int,
+    groups: Callable[[int], list[list[int]]],
+    outer_lr: float,
+    outer_momentum: float,
 ) -> Iterator[State]:
     """As the release has it: in a group both the anchors and what they moved by are averaged."""
     phi, delta = problem.everywhere(problem.start), problem.zeros()
@@ -251,7 +282,11 @@ def noloco(
             for group in groups(t):
                 mean_phi, mean_delta = mean(phi[group]), mean(delta[group])
                 for i in group:
-                    momentum[i] = outer_momentum * momentum[i] + outer_lr * mean_delta + outer_lr * (mean_phi - phi[i])
+                    momentum[i] = (
+                        outer_momentum * momentum[i]
+                        + outer_lr * mean_delta
+                        + outer_lr * (mean_phi - phi[i])
+                    )
                     phi[i] = phi[i] + momentum[i]
             x = phi.copy()
         yield x, []
@@ -281,7 +316,8 @@ def qsparse_local_sgd(
 def sparse_loco_with_alpha_twice(
     problem: Problem, compress: Compress, interval: int, alpha: float, beta: float
 ) -> Iterator[State]:
-    """The authors' releases: alpha times what a worker moved by enters the error, and the mean is applied alpha times.
+    """The authors' releases: alpha times what a worker moved by enters the error, and the mean is
+    applied alpha times.
 
     Source: tplr-y/CCLoco, src/tplr/ccloco.py, step; the mean is over all workers, as in the paper.
     """
@@ -309,10 +345,12 @@ def streaming_diloco(
     send_gradients: bool = False,
     compress: Compress | None = None,
 ) -> Iterator[State]:
-    """Each fragment is sent in its own steps, and a message waits in a queue for the step at which it arrives.
+    """Each fragment is sent in its own steps, and a message waits in a queue for the step at which
+    it arrives.
 
-    Fragment f has the coordinates from f d / F to (f + 1) d / F, both rounded down. DiLoCo has no delay and no merge.
-    What `compress` leaves out of a message goes with the next one of the fragment.
+    Fragment f has the coordinates from f d / F to (f + 1) d / F, both rounded down. DiLoCo has no
+    delay and no merge. What `compress` leaves out of a message goes with the next one of the
+    fragment.
     """
     theta, velocity, d = problem.start.copy(), 0 * problem.start, len(problem.start)
     x, m, e = problem.everywhere(theta), problem.zeros(), problem.zeros()
@@ -337,7 +375,8 @@ def streaming_diloco(
 
 
 def ef21_sgdm(problem: Problem, compress: Compress) -> Iterator[State]:
-    """With g_i as h_i and eta as a = 1 - beta; the first v_i is the first gradient, and is sent in full."""
+    """With g_i as h_i and eta as a = 1 - beta; the first v_i is the first gradient, and is sent in
+    full."""
     a, x, h = 1 - problem.beta, problem.start.copy(), 0 * problem.start
     for t in count(1):
         g = problem.gradients(problem.everywhere(x), t) + problem.decay * x
@@ -353,7 +392,8 @@ def ef21_sgdm(problem: Problem, compress: Compress) -> Iterator[State]:
 
 
 def ef21(problem: Problem, compress: Compress) -> Iterator[State]:
-    """EF21: g_i <- g_i + C(gradient - g_i); x <- x - gamma mean(g). No momentum; the first gradient is sent in full."""
+    """EF21: g_i <- g_i + C(gradient - g_i); x <- x - gamma mean(g). No momentum; the first gradient
+    is sent in full."""
     x, estimates = problem.start.copy(), problem.zeros()
     for t in count(1):
         gradients = problem.gradients(problem.everywhere(x), t) + problem.decay * x
@@ -365,7 +405,8 @@ def ef21(problem: Problem, compress: Compress) -> Iterator[State]:
 
 
 def sparta(problem: Problem, mask: Mask) -> Iterator[State]:
-    """Sparse parameter averaging: after each local step the parameters that the mask draws become their averages."""
+    """Sparse parameter averaging: after each local step the parameters that the mask draws become
+    their averages."""
     x, m = problem.everywhere(problem.start), problem.zeros()
     for t in count(1):
         x = x - updates(problem, m, x, t)
@@ -411,7 +452,9 @@ def cser_released(
         yield x, []
 
 
-def dpsgd(problem: Problem, weights: Callable[[int], Array], combine_while_adapt: bool) -> Iterator[State]:
+def dpsgd(
+    problem: Problem, weights: Callable[[int], Array], combine_while_adapt: bool
+) -> Iterator[State]:
     """`weights(t)` is W of step t, counted from 1."""
     x, m = problem.everywhere(problem.start), problem.zeros()
     for t in count(1):
@@ -452,7 +495,9 @@ def deep_squeeze(
 
 def mixed(w: Array, v: Vectors) -> Vectors:
     """sum_j w_ij v_j."""
-    return np.array([np.sum([w[i, j] * v[j] for j in range(len(v))], axis=0) for i in range(len(v))])
+    return np.array(
+        [np.sum([w[i, j] * v[j] for j in range(len(v))], axis=0) for i in range(len(v))]
+    )
 
 
 def consensus_step(w: Array, gamma: float, x: Vectors, v: Vectors) -> Vectors:
@@ -461,7 +506,8 @@ def consensus_step(w: Array, gamma: float, x: Vectors, v: Vectors) -> Vectors:
 
 
 def circulant(n: int, distances: Sequence[int]) -> Array:
-    """Worker i takes the messages of those so many before it, and has its own, all with equal weight."""
+    """Worker i takes the messages of those so many before it, and has its own, all with equal
+    weight."""
     w = np.eye(n)
     for i in range(n):
         for distance in distances:
@@ -517,7 +563,8 @@ def top_k(k: int) -> Compress:
 
 
 def quantised_blocks(bits: int, size: int) -> Compress:
-    """Of each block signs (zero's is +) times the mean magnitude, or the nearest of 2^bits - 1 multiples of a scale."""
+    """Of each block signs (zero's is +) times the mean magnitude, or the nearest of 2^bits - 1
+    multiples of a scale."""
 
     def block(part: Array) -> Array:
         if bits == 1:
@@ -532,7 +579,8 @@ def quantised_blocks(bits: int, size: int) -> Compress:
 
 
 def in_two_stages(compress: Compress, size: int) -> Compress:
-    """What is sent is averaged in blocks, and compressed again; who owns a block counts what that adds as its own."""
+    """What is sent is averaged in blocks, and compressed again; who owns a block counts what that
+    adds as its own."""
 
     def both(step: int, purpose: str, v: Vectors) -> Vectors:
         sent = compress(step, purpose, v)
@@ -540,7 +588,10 @@ def in_two_stages(compress: Compress, size: int) -> Compress:
         added = compress(step, purpose, mean[None])[0] - mean
         num_workers, num_blocks = len(v), -(-v.shape[1] // size)
         for owner in range(num_workers):
-            own = slice(owner * num_blocks // num_workers * size, (owner + 1) * num_blocks // num_workers * size)
+            own = slice(
+                owner * num_blocks // num_workers * size,
+                (owner + 1) * num_blocks // num_workers * size,
+            )
             sent[owner, own] += num_workers * added[own]
         return sent
 
@@ -548,7 +599,8 @@ def in_two_stages(compress: Compress, size: int) -> Compress:
 
 
 def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> Compress:
-    """Each v_j becomes ||v|| l / levels, l being levels v_j / ||v|| rounded down or up at random, per bucket.
+    """Each v_j becomes ||v|| l / levels, l being levels v_j / ||v|| rounded down or up at random,
+    per bucket.
 
     `noise(step, purpose, worker)` has one uniform number of [0, 1) per coordinate.
     """
@@ -566,20 +618,25 @@ def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> C
             result[start : start + bucket] = norm * np.clip(level, -levels, levels) / levels
         return result
 
-    return lambda step, purpose, v: np.array([one(vi, noise(step, purpose, i)) for i, vi in enumerate(v)])
+    return lambda step, purpose, v: np.array(
+        [one(vi, noise(step, purpose, i)) for i, vi in enumerate(v)]
+    )
 
 
 def chunk_top_k(kept: int, chunk: int, bits: int) -> Compress:
-    """Of each chunk the `kept` largest; together they fall into 2^bits bins, and become the means of their bins.
+    """Of each chunk the `kept` largest; together they fall into 2^bits bins, and become the means
+    of their bins.
 
-    The bins are 6 sigma / 2^bits wide; number 2^bits / 2, counted from 0, has the mean of all in its middle. With 32
-    bits they stay what they are.
+    The bins are 6 sigma / 2^bits wide; number 2^bits / 2, counted from 0, has the mean of all in
+    its middle. With 32 bits they stay what they are.
     """
     bins = 2**bits if bits < 32 else 0
 
     def one(v: Array) -> Array:
         chunks = [np.arange(start, min(start + chunk, len(v))) for start in range(0, len(v), chunk)]
-        sent = np.concatenate([each[np.argsort(-np.abs(v[each]), kind="stable")[:kept]] for each in chunks])
+        sent = np.concatenate(
+            [each[np.argsort(-np.abs(v[each]), kind="stable")[:kept]] for each in chunks]
+        )
         result = np.zeros_like(v)
         if not bins or len(sent) == 1:
             result[sent] = single(v[sent])

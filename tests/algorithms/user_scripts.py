@@ -1,6 +1,8 @@
-"""What four processes of somebody's own script do with each method: cases that look after themselves.
+"""What four processes of somebody's own script do with each method: cases that look after
+themselves.
 
-A case is run by all processes, for every method. What its look at the results finds wrong, it raises.
+A case is run by all processes, for every method. What its look at the results finds wrong, it
+raises.
 """
 
 import contextlib
@@ -52,7 +54,10 @@ class Net(nn.Module):
     """A convolution, BatchNorm, a head, and a second head that scripts may leave out."""
 
     def __init__(
-        self, seed: int = 0, dtype: torch.dtype = torch.float64, heads_dtype: torch.dtype | None = None
+        self,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        heads_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         with torch.random.fork_rng():
@@ -70,13 +75,19 @@ class Net(nn.Module):
 
 def loss_of(model: nn.Module, step: int, rank: int, both: bool = True) -> Tensor:
     generator = torch.Generator().manual_seed(100 * step + rank)
-    images = torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=generator).to(next(model.parameters()).dtype)
+    images = torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=generator).to(
+        next(model.parameters()).dtype
+    )
     return (model(images, both) - images.mean((2, 3))[:, :2]).square().mean()
 
 
-def make(name: str, model: nn.Module, /, interval: int = 3, compressor: Compressor = BLOCK, **more: Any) -> Any:
+def make(
+    name: str, model: nn.Module, /, interval: int = 3, compressor: Compressor = BLOCK, **more: Any
+) -> Any:
     common = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY} | more
-    return algorithms()[name](model.parameters(), **own_settings(name, [compressor], interval), **common)
+    return algorithms()[name](
+        model.parameters(), **own_settings(name, [compressor], interval), **common
+    )
 
 
 def train(optimizer: DistributedOptimizer, model: nn.Module, steps: range) -> None:
@@ -124,7 +135,9 @@ def moved_parameters_are_taken_back(name: str) -> None:
 
     def trained(move: Callable[[nn.Module], object], after_backward: bool) -> Tensor:
         model = Net()
-        optimizer = make(name, model, compressor=PerTensorBlockSparsifier(2, 2, 1.2))  # regardless of strides
+        optimizer = make(
+            name, model, compressor=PerTensorBlockSparsifier(2, 2, 1.2)
+        )  # regardless of strides
         train(optimizer, model, range(1, 5))
         optimizer.zero_grad()
         if after_backward:
@@ -136,7 +149,9 @@ def moved_parameters_are_taken_back(name: str) -> None:
         train(optimizer, model, range(6, 8))
         weight = model.conv.weight
         assert weight.grad is not None and weight.grad.stride() == weight.stride()
-        assert move is not to_channels_last or weight.is_contiguous(memory_format=torch.channels_last)
+        assert move is not to_channels_last or weight.is_contiguous(
+            memory_format=torch.channels_last
+        )
         return values(model)
 
     for after_backward in (False, True):
@@ -150,7 +165,11 @@ def what_cannot_be_taken_back_is_refused(name: str) -> None:
         model.load_state_dict(Net(3).state_dict(), assign=True)
 
     for change, num_steps, words in (
-        (nn.Module.bfloat16, 2, ("parameter 0 is torch.bfloat16", "was torch.float64", "then make the optimiser")),
+        (
+            nn.Module.bfloat16,
+            2,
+            ("parameter 0 is torch.bfloat16", "was torch.float64", "then make the optimiser"),
+        ),
         (assign, 0, ("another Parameter in place of number 0", "assign=False")),
     ):
         model = Net()
@@ -199,7 +218,9 @@ def resumed_in_any_order(name: str) -> None:
             else:
                 set_state_dict(model, optimizer, **state["torchs"])
         if order == "make, load":  # the state has parameters where workers' differ
-            model.norm.load_state_dict({key: state["model"][f"norm.{key}"] for key in model.norm.state_dict()})
+            model.norm.load_state_dict(
+                {key: state["model"][f"norm.{key}"] for key in model.norm.state_dict()}
+            )
         train(optimizer, model, range(8, 13))
         assert torch.equal(values(model), expected), order
     with refused(ValueError, "a worker's own", "without flatten_optimizer_state_dict"):
@@ -252,20 +273,29 @@ def a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average(name: 
     model = Net(rank)
     optimizer = make(name, model)
     train(optimizer, model, range(1, 8))
-    own, average = optimizer.state_dict()["param_groups"][0]["flat"], sum(everyones(values(model))) / WORLD_SIZE
-    means = {key: sum(everyones(own[key])) / WORLD_SIZE for key in own if isinstance(own[key], Tensor)}
+    own, average = (
+        optimizer.state_dict()["param_groups"][0]["flat"],
+        sum(everyones(values(model))) / WORLD_SIZE,
+    )
+    means = {
+        key: sum(everyones(own[key])) / WORLD_SIZE for key in own if isinstance(own[key], Tensor)
+    }
     consensus_checkpoint(folder, model, optimizer, rank=rank, none={})
     train(optimizer, model, range(8, 13))
 
     plain = {"model": Net(5).state_dict()}
     dcp.load(plain, checkpoint_id=folder)
-    assert_close(torch.cat([plain["model"][key].reshape(-1) for key, _ in model.named_parameters()]), average)
+    assert_close(
+        torch.cat([plain["model"][key].reshape(-1) for key, _ in model.named_parameters()]), average
+    )
 
     again = Net(7)
     resumed = make(name, again)
     assert load_checkpoint(folder, again, resumed) == {"rank": rank, "none": {}}
     train(resumed, again, range(8, 13))
-    assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
+    assert all(
+        torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items()
+    )
 
     if rank < 2:
         model = Net(7)
@@ -294,7 +324,9 @@ def consensus_averages_buffers_too(name: str) -> None:
         assert torch.is_grad_enabled()
     with optimizer.consensus(model):
         assert_close(model.norm.running_mean, mean)  # type: ignore[arg-type]
-        gathered = everyones(torch.cat([value.double().reshape(-1) for value in model.state_dict().values()]))
+        gathered = everyones(
+            torch.cat([value.double().reshape(-1) for value in model.state_dict().values()])
+        )
         assert all(torch.equal(gathered[0], other) for other in gathered)
     assert_close(optimizer.consensus(model)(model.norm.running_mean.clone)(), mean)  # type: ignore[operator]
     assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
@@ -305,7 +337,9 @@ def frozen_weights_and_buffers_start_equal(name: str) -> None:
     model.conv.requires_grad_(False)
     model.norm.running_mean.fill_(dist.get_rank())  # type: ignore[union-attr,operator]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    algorithms()[name](trained, lr=LR, momentum=MOMENTUM, model=model, **own_settings(name, [BLOCK], 3))
+    algorithms()[name](
+        trained, lr=LR, momentum=MOMENTUM, model=model, **own_settings(name, [BLOCK], 3)
+    )
     first = Net(0)
     assert torch.equal(model.conv.weight, first.conv.weight)
     assert not model.norm.running_mean.any()  # type: ignore[union-attr,operator]
@@ -319,7 +353,9 @@ def workers_that_differ_are_told_so(name: str) -> None:
     rank = dist.get_rank()
     with refused(ValueError, "seed = 0 on rank 0", "seed = 3 on rank 3"):
         make(name, Net(), seed=rank)
-    with refused(ValueError, "skip_nonfinite = False on ranks 0, 2, 3; skip_nonfinite = True on rank 1"):
+    with refused(
+        ValueError, "skip_nonfinite = False on ranks 0, 2, 3; skip_nonfinite = True on rank 1"
+    ):
         make(name, Net(), skip_nonfinite=rank == 1)
     with refused(ValueError, "0.05", "on ranks 0, 1, 3", "0.5", "on rank 2"):
         make(name, Net(), lr=0.5 if rank == 2 else LR)
@@ -356,7 +392,9 @@ def a_ddp_that_was_left_is_named(name: str) -> None:
     optimizer.step()
     same = Net()
     optimizer = make(name, same)
-    loss_of(same, 1, 0).backward()  # where all workers see the same batch, nobody has averaged anything
+    loss_of(
+        same, 1, 0
+    ).backward()  # where all workers see the same batch, nobody has averaged anything
     optimizer.step()
 
 
@@ -377,7 +415,8 @@ def a_ddp_that_sends_nothing_changes_nothing(name: str) -> None:
 
 
 def what_one_worker_leaves_out_others_train(name: str) -> None:
-    """A head, or later all: a worker without a batch still takes part. Parameters that are everybody's stay so."""
+    """A head, or later all: a worker without a batch still takes part. Parameters that are
+    everybody's stay so."""
     model = Net(dtype=torch.float32)
     optimizer = make(name, model)
     for step in range(1, 9):
@@ -385,19 +424,25 @@ def what_one_worker_leaves_out_others_train(name: str) -> None:
         if dist.get_rank() != 1 or step < 6:
             loss_of(model, step, dist.get_rank(), both=dist.get_rank() != 1).backward()
         optimizer.step()
-    assert optimizer.num_steps == 8 and optimizer.traffic.training() == optimizer.expected_traffic(8).training()
+    assert (
+        optimizer.num_steps == 8
+        and optimizer.traffic.training() == optimizer.expected_traffic(8).training()
+    )
     with optimizer.consensus():
         inside = everyones(values(model))
     common = [inside] if optimizer.workers_differ else [inside, everyones(values(model))]
     assert all(torch.equal(same[0], other) for same in common for other in same)
-    assert name not in JOINT or not torch.equal(model.other.weight, Net(dtype=torch.float32).other.weight)
+    assert name not in JOINT or not torch.equal(
+        model.other.weight, Net(dtype=torch.float32).other.weight
+    )
 
 
 # 8. What is not finite.
 
 
 def with_nan(name: str, **more: Any) -> tuple[DistributedOptimizer, Tensor, list[str]]:
-    """An optimiser after eight steps, in the second of which worker 1's gradients are NaN; what was warned of."""
+    """An optimiser after eight steps, in the second of which worker 1's gradients are NaN; what was
+    warned of."""
     model = Net()
     optimizer = make(name, model, **more)
     with warnings.catch_warnings(record=True) as warned:
@@ -407,7 +452,9 @@ def with_nan(name: str, **more: Any) -> tuple[DistributedOptimizer, Tensor, list
             loss = loss_of(model, step, dist.get_rank())
             (loss * float("nan") if (step, dist.get_rank()) == (2, 1) else loss).backward()
             optimizer.step()
-    assert optimizer.traffic.training() == optimizer.expected_traffic(optimizer.num_steps).training()
+    assert (
+        optimizer.traffic.training() == optimizer.expected_traffic(optimizer.num_steps).training()
+    )
     return optimizer, values(model), [str(each.message) for each in warned]
 
 
@@ -421,7 +468,9 @@ def who_sent_what_is_not_finite_first_is_named_by_all(name: str) -> None:
             assert said == []
             continue
         (words,) = said
-        assert words.startswith(f"{name}: what worker 1 sent at step {sent_at} is not finite, and so will be, for good")
+        assert words.startswith(
+            f"{name}: what worker 1 sent at step {sent_at} is not finite, and so will be, for good"
+        )
         assert "skip_nonfinite=True" in words
 
 
@@ -433,7 +482,9 @@ def a_step_that_is_not_finite_is_skipped_by_all(name: str) -> None:
     train(without, model, range(3, 9))
     assert torch.equal(skipped, values(model)) and optimizer.num_steps == 7
     (words,) = said
-    assert words.startswith(f"{name}: all workers left step 2 out, since gradients of worker 1 are not finite")
+    assert words.startswith(
+        f"{name}: all workers left step 2 out, since gradients of worker 1 are not finite"
+    )
     assert optimizer.traffic[Purpose.CONTROL].bits - without.traffic[Purpose.CONTROL].bits == 8 * 8
 
 
@@ -486,9 +537,12 @@ CASES: dict[str, Callable[[str], None]] = {
 
 
 def the_guide_runs_as_it_stands() -> None:
-    """Its snippets, after a few steps of a script; a checkpoint is read after the model has gone on."""
+    """Its snippets, after a few steps of a script; a checkpoint is read after the model has gone
+    on."""
     model = nn.Sequential(nn.Linear(8, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2))
-    optimizer = algorithms()["mcser"](model.parameters(), lr=0.1, model=model, **algorithms()["mcser"].at_ratio(256))
+    optimizer = algorithms()["mcser"](
+        model.parameters(), lr=0.1, model=model, **algorithms()["mcser"].at_ratio(256)
+    )
     generator = torch.Generator().manual_seed(dist.get_rank())
     for _ in range(34):
         optimizer.zero_grad()
@@ -499,7 +553,9 @@ def the_guide_runs_as_it_stands() -> None:
         "model": model,
         "optimizer": optimizer,
         "schedule": torch.optim.lr_scheduler.ConstantLR(optimizer),
-        "evaluate": lambda model: print(f"evaluated {sum(map(torch.numel, model.parameters()))} parameters"),
+        "evaluate": lambda model: print(
+            f"evaluated {sum(map(torch.numel, model.parameters()))} parameters"
+        ),
     }
     saved = values(model)
     with contextlib.redirect_stdout(io.StringIO()) as said:
@@ -511,5 +567,10 @@ def the_guide_runs_as_it_stands() -> None:
                     model[0].weight.zero_()
                 exec(load + restore, names)
             assert torch.equal(values(model), saved)
-    for words in ("evaluated 1302 parameters", "MCSER(gradient_compressor=", " of 4", "training in all"):
+    for words in (
+        "evaluated 1302 parameters",
+        "MCSER(gradient_compressor=",
+        " of 4",
+        "training in all",
+    ):
         assert words in said.getvalue()

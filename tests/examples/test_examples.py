@@ -1,4 +1,5 @@
-"""The examples, started by torchrun as they stand: equal at the consensus, learning, the same once resumed."""
+"""The examples, started by torchrun as they stand: equal at the consensus, learning, the same once
+resumed."""
 
 import importlib.util
 import json
@@ -24,7 +25,8 @@ from cser_bench.algorithms.core.checkpoints import METADATA
 ROOT = Path(__file__).parents[2]
 NUM_WORKERS = 2
 LAST = {"plain": 7, "transformers_trainer": 7, "lightning_trainer": 8, "timm_ema": 7, "nanogpt": 5}
-"""Which `consensus()` of each example is its last evaluation; of nanoGPT's two methods, the first one's."""
+"""Which `consensus()` of each example is its last evaluation; of nanoGPT's two methods, the first
+one's."""
 SHARDED = "fsdp2_compressed_gradients"
 """The example that has none of our optimisers."""
 NEEDS = {"transformers_trainer": "accelerate", "lightning_trainer": "lightning", "timm_ema": "timm"}
@@ -32,9 +34,20 @@ NEEDS = {"transformers_trainer": "accelerate", "lightning_trainer": "lightning",
 
 def launch(folder: Path, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Starts one of these tests' scripts by torchrun."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={NUM_WORKERS}",
+    ]
     command = [*launcher, str(ROOT / "tests/examples" / script), *map(str, arguments)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
@@ -44,22 +57,30 @@ def logged(log: Path) -> list[list[dict[str, Any]]]:
     return [[json.loads(each) for each in rank] for rank in lines]
 
 
-def start(name: str, folder: Path, attempt: int, killed_after: int) -> tuple[str, int, list[list[dict[str, Any]]]]:
+def start(
+    name: str, folder: Path, attempt: int, killed_after: int
+) -> tuple[str, int, list[list[dict[str, Any]]]]:
     """What an example printed, its exit status, and what each rank saw at each `consensus()`."""
     log = folder / f"attempt-{attempt}"
-    done = launch(folder, "watched.py", log, killed_after, ROOT / f"examples/{name}.py", folder / "saved")
+    done = launch(
+        folder, "watched.py", log, killed_after, ROOT / f"examples/{name}.py", folder / "saved"
+    )
     return done.stdout + done.stderr, done.returncode, logged(log)
 
 
 def losses(said: str) -> list[float]:
     """Those that were evaluated, which are printed as `loss 0.25` or `'eval_loss': '0.25'`."""
-    return [float(number) for number in re.findall(r"\b(?:eval_)?loss(?: |': ')(\d+\.\d+)(?!.*learning_rate)", said)]
+    return [
+        float(number)
+        for number in re.findall(r"\b(?:eval_)?loss(?: |': ')(\d+\.\d+)(?!.*learning_rate)", said)
+    ]
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", LAST)
 def test_an_example(name: str, tmp_path: Path) -> None:
-    """Rank 1 kills itself after the last evaluation, before that is saved; then the same command goes on."""
+    """Rank 1 kills itself after the last evaluation, before that is saved; then the same command
+    goes on."""
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed: pip install -e '.[examples]'")
     said, status, whole = start(name, tmp_path, 1, LAST[name])
@@ -79,12 +100,20 @@ def test_an_example(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not hasattr(FSDPModule, "set_custom_reduce_scatter"), reason="an older FSDP2 has no such hook")
+@pytest.mark.skipif(
+    not hasattr(FSDPModule, "set_custom_reduce_scatter"), reason="an older FSDP2 has no such hook"
+)
 def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
-    """What is applied is the mean, less what the rounding loses, which fed back is nothing in the long run."""
-    done = launch(tmp_path, "watched_reduce_scatter.py", tmp_path / "log", ROOT / f"examples/{SHARDED}.py")
+    """What is applied is the mean, less what the rounding loses, which fed back is nothing in the
+    long run."""
+    done = launch(
+        tmp_path, "watched_reduce_scatter.py", tmp_path / "log", ROOT / f"examples/{SHARDED}.py"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    slices = [(20 * 512 + 512) / 2, (6 * 512 + 6) / 2]  # of 5 rows FSDP makes 6, which 2 ranks can share
+    slices = [
+        (20 * 512 + 512) / 2,
+        (6 * 512 + 6) / 2,
+    ]  # of 5 rows FSDP makes 6, which 2 ranks can share
     for rank in logged(tmp_path / "log"):
         seen = [(each["bits"], each["is_fed_back"], each["payload_bits"]) for each in rank]
         assert seen == [
@@ -126,14 +155,18 @@ def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "step-11", model, optimizer)
     with pytest.raises(ValueError, match=r"holds no 'schedule', but \['step'\]"):
         load_checkpoint(newest, model, optimizer, schedule=ConstantLR(optimizer))
-    with pytest.raises(ValueError, match=r"rank 0 cannot write or read .*Missing key .*model.0.weight"):
+    with pytest.raises(
+        ValueError, match=r"rank 0 cannot write or read .*Missing key .*model.0.weight"
+    ):
         load_checkpoint(newest, nn.Sequential(model), optimizer)
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"rank 0 cannot write or read .*file"):
         consensus_checkpoint(tmp_path / "file" / "step-12", model, optimizer)
 
 
-def test_a_checkpoint_puts_random_generators_back_and_gives_its_model_without_an_optimiser(tmp_path: Path) -> None:
+def test_a_checkpoint_puts_random_generators_back_and_gives_its_model_without_an_optimiser(
+    tmp_path: Path,
+) -> None:
     draws = [random.random, np.random.random, lambda: torch.rand(1).item()]
     model, other = nn.Linear(2, 2), nn.Linear(2, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
@@ -141,5 +174,7 @@ def test_a_checkpoint_puts_random_generators_back_and_gives_its_model_without_an
     drawn = [draw() for draw in draws]
     assert load_checkpoint(tmp_path / "step-1", model, optimizer) == {"step": 1}
     assert [draw() for draw in draws] == drawn
-    assert load_checkpoint(tmp_path / "step-1", other) == {"step": 1} and torch.equal(other.weight, model.weight)
+    assert load_checkpoint(tmp_path / "step-1", other) == {"step": 1} and torch.equal(
+        other.weight, model.weight
+    )
     assert [draw() for draw in draws] != drawn

@@ -1,9 +1,11 @@
-"""An example as it stands, watched: what each rank's consensus was; and rank 1 is killed where that is asked for.
+"""An example as it stands, watched: what each rank's consensus was; and rank 1 is killed where that
+is asked for.
 
     torchrun ... tests/examples/watched.py LOG KILLED_AFTER SCRIPT ARGUMENTS...
 
-For each `consensus()` a line goes to LOG, with the rank in its name: digests of what this worker saw inside, and of its
-own state afterwards. With KILLED_AFTER of 2, rank 1 kills itself after the second, before anything of it is saved.
+For each `consensus()` a line goes to LOG, with the rank in its name: digests of what this worker
+saw inside, and of its own state afterwards. With KILLED_AFTER of 2, rank 1 kills itself after the
+second, before anything of it is saved.
 """
 
 import hashlib
@@ -23,14 +25,20 @@ import torch
 from cser_bench.algorithms import DistributedOptimizer
 
 RANK = os.environ["RANK"]
-LOG, OTHERS, KILLED_AFTER = f"{sys.argv[1]}-{RANK}.jsonl", f"{sys.argv[1]}-0.jsonl", int(sys.argv[2])
+LOG, OTHERS, KILLED_AFTER = (
+    f"{sys.argv[1]}-{RANK}.jsonl",
+    f"{sys.argv[1]}-0.jsonl",
+    int(sys.argv[2]),
+)
 consensus = DistributedOptimizer.consensus
 seen: list[str] = []
 
 
 def digest(state: Any) -> str:
     """Of numbers and names alone: pickled bytes tell too which of the equal objects are one."""
-    return hashlib.sha256(json.dumps(state, sort_keys=True, default=torch.Tensor.tolist).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(state, sort_keys=True, default=torch.Tensor.tolist).encode()
+    ).hexdigest()
 
 
 @contextmanager
@@ -39,11 +47,16 @@ def watched(self: DistributedOptimizer, *given: Any, **named: Any) -> Iterator[N
         modules = [*given[:1], *named.get("averages", [])]
         inside = digest([self.flat.parameters, *(module.state_dict() for module in modules)])
         yield
-    seen.append(json.dumps({"step": self.num_steps, "inside": inside, "own": digest(self.state_dict())}) + "\n")
+    seen.append(
+        json.dumps({"step": self.num_steps, "inside": inside, "own": digest(self.state_dict())})
+        + "\n"
+    )
     with open(LOG, "w") as log:
         log.writelines(seen)
     if len(seen) == KILLED_AFTER and RANK == "1":
-        while len(Path(OTHERS).read_text().splitlines()) < KILLED_AFTER:  # torchrun will end rank 0 as well
+        while (
+            len(Path(OTHERS).read_text().splitlines()) < KILLED_AFTER
+        ):  # torchrun will end rank 0 as well
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,5 @@
-"""An example with FSDP2 as it stands, watched: what each of its compressed reduce-scatters made of the gradients.
+"""An example with FSDP2 as it stands, watched: what each of its compressed reduce-scatters made of
+the gradients.
 
 torchrun ... tests/examples/watched_reduce_scatter.py LOG SCRIPT
 
@@ -36,7 +37,9 @@ class Watched:
         self.inner, self.allocate = inner, inner.allocate
         self.exact, self.applied = torch.zeros(()).double(), torch.zeros(()).double()
 
-    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any) -> None:
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any
+    ) -> None:
         self.exact = self.exact + mean_of_own_slice(input_tensor.view(group.size(), -1))
         self.inner(output_tensor, input_tensor, group, op)
         self.applied = self.applied + output_tensor.double()

@@ -13,6 +13,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _denormal_numbers() -> Iterator[None]:
-    """Commands called in this process let it flush denormal numbers; hypothesis wants to have them."""
+    """Commands called in this process let it flush denormal numbers; hypothesis wants to have
+    them."""
     yield
     torch.set_flush_denormal(False)

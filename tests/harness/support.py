@@ -78,7 +78,8 @@ def shipped_run() -> dict[str, Any]:
 
 
 def settings_of(name: str, compressor: Table) -> Table:
-    """The settings that the method requires: this compressor wherever it takes one, and three steps for intervals.
+    """The settings that the method requires: this compressor wherever it takes one, and three steps
+    for intervals.
 
     All others are what the method itself says that it is to be tried with.
     """
@@ -116,7 +117,9 @@ def done(config: RunConfig, results: Path, **changes: Any) -> RunRecord:
     return read_run(job.folder)
 
 
-def attempt_in_threads(job: Job, asked: Callable[[int], Callable[[], bool] | None] = lambda rank: None) -> bool:
+def attempt_in_threads(
+    job: Job, asked: Callable[[int], Callable[[], bool] | None] = lambda rank: None
+) -> bool:
     """As a group of processes does the run, by threads of this process; True if it has a result.
 
     `asked`: by rank, whom a worker asks whether to stop.
@@ -143,7 +146,9 @@ class DoctoredSamples(TensorSamples):
 
     hook: Hook = lambda rank, step: None
 
-    def training_batches(self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int) -> Iterator[Batch]:
+    def training_batches(
+        self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
+    ) -> Iterator[Batch]:
         for number, batch in enumerate(super().training_batches(indices, seed, rank, first_step)):
             self.hook(rank, first_step + number)
             yield batch
@@ -173,14 +178,16 @@ def stop_before(last: int, rank: int, step: int) -> None:
 
 @contextmanager
 def kept_checkpoints() -> Iterator[None]:
-    """Inside, a run that is done keeps its checkpoints, so that a test can look at them, or go on from one."""
+    """Inside, a run that is done keeps its checkpoints, so that a test can look at them, or go on
+    from one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "discard", lambda folder: None)
         yield
 
 
 def comparable(folder: Path) -> tuple[list[Table], Table]:
-    """Events and result of a run without times, the attempt's name, and what control sent, which checkpoints change."""
+    """Events and result of a run without times, the attempt's name, and what control sent, which
+    checkpoints change."""
     record = read_run(folder)
     assert record.result is not None
     events = [event.model_dump(exclude={"wall_seconds"}) for event in record.events]
@@ -234,7 +241,8 @@ def small_spec() -> Table:
 
 
 def changed(spec: Table, path: str, *value: Any) -> Table:
-    """A copy of `spec` with another value at a path such as "rows.1.settings", or without it where none is given."""
+    """A copy of `spec` with another value at a path such as "rows.1.settings", or without it where
+    none is given."""
     result = copy.deepcopy(spec)
     *parents, last = path.split(".")
     inner: Any = result
@@ -267,7 +275,9 @@ def environment() -> dict[str, str]:
 
 def call(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command in `folder` and keep what it says."""
-    return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280)
+    return subprocess.run(
+        words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280
+    )
 
 
 class CommandLine:
@@ -300,12 +310,19 @@ class Quiet:
 
     @property
     def ends(self) -> dict[str, str | None]:
-        lines = [each.partition("] ")[2].partition(": ") for each in self.said if each.startswith("[")]
-        verdicts = {name.replace(" seed", ""): verdict.removeprefix("FAILED, ") for name, _, verdict in lines}
+        lines = [
+            each.partition("] ")[2].partition(": ") for each in self.said if each.startswith("[")
+        ]
+        verdicts = {
+            name.replace(" seed", ""): verdict.removeprefix("FAILED, ")
+            for name, _, verdict in lines
+        }
         return {name: None if verdict == "done" else verdict for name, verdict in verdicts.items()}
 
 
-def launch_options(results: Path, workers: Workers | Literal["auto"] = "stacked", **changes: Any) -> Options:
+def launch_options(
+    results: Path, workers: Workers | Literal["auto"] = "stacked", **changes: Any
+) -> Options:
     """As the command's defaults, for two runs at once."""
     fields: Table = {
         "results": results,
@@ -335,7 +352,8 @@ MOMENTS = ("mkdir", "open", "fsync", "chmod", "replace", "unlink", "rmdir")
 
 @contextmanager
 def killed_at(moment: int) -> Iterator[list[str]]:
-    """Inside, nothing reaches the disk from change number `moment` on, counted from 0; yields the changes so far."""
+    """Inside, nothing reaches the disk from change number `moment` on, counted from 0; yields the
+    changes so far."""
     done: list[str] = []
     lock = threading.Lock()
 

@@ -1,4 +1,5 @@
-"""DDP and its hooks as rows of an experiment: the same as SGD or less exact, counted, resumed, and refused in words."""
+"""DDP and its hooks as rows of an experiment: the same as SGD or less exact, counted, resumed, and
+refused in words."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ STOPS = {"ddp": [4, 20], "ddp_powersgd": [20]}
 
 
 def process(rank: int, rendezvous: Path, whole: list[Job], broken: list[list[Job]]) -> None:
-    """As one worker: the runs of `whole`, then those of `broken`, each in one attempt more than it has stops."""
+    """As one worker: the runs of `whole`, then those of `broken`, each in one attempt more than it
+    has stops."""
     prepare_thread()
     # Several buckets, of 256 numbers or little more, so that their order tells.
     ddp.wrapped = partial(ddp.wrapped, bucket_cap_mb=1 / 1024)  # type: ignore[assignment]
@@ -73,11 +75,17 @@ Results = dict[str, tuple[list[Table], Table]]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]:
-    """Events and result of each case, done at once, and stopped and resumed, by three processes started once."""
+    """Events and result of each case, done at once, and stopped and resumed, by three processes
+    started once."""
     folder: Path = tmp_path_factory.mktemp("baselines")
-    configs = {name: small_config(name, table, num_workers=WORLD_SIZE) for name, table in CASES.items()}
+    configs = {
+        name: small_config(name, table, num_workers=WORLD_SIZE) for name, table in CASES.items()
+    }
     whole = [job_for(config, folder / "whole") for config in configs.values()]
-    broken = [[job_for(configs[name], folder / "broken") for _ in range(len(STOPS[name]) + 1)] for name in STOPS]
+    broken = [
+        [job_for(configs[name], folder / "broken") for _ in range(len(STOPS[name]) + 1)]
+        for name in STOPS
+    ]
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo"])
     arguments = (folder / "rendezvous", whole, broken)
     mp.start_processes(process, arguments, nprocs=WORLD_SIZE, start_method="forkserver")
@@ -104,7 +112,10 @@ def test_ddp_is_sgd_up_to_rounding(results: tuple[Results, Results]) -> None:
 @pytest.mark.parametrize("name", ["ddp", "ddp_fp16", "ddp_powersgd"])
 def test_a_plan_foretells_what_is_sent(name: str, results: tuple[Results, Results]) -> None:
     foreseen = footprint_of(small_config(name, CASES[name], num_workers=WORLD_SIZE))
-    assert results[0][name][1]["traffic"]["gradient"]["bits"] == foreseen.bits and not foreseen.final_exchange
+    assert (
+        results[0][name][1]["traffic"]["gradient"]["bits"] == foreseen.bits
+        and not foreseen.final_exchange
+    )
 
 
 def test_a_rounded_or_compressed_gradient_is_another(results: tuple[Results, Results]) -> None:
@@ -118,7 +129,9 @@ def test_a_rounded_or_compressed_gradient_is_another(results: tuple[Results, Res
 
 
 @pytest.mark.parametrize("name", STOPS)
-def test_resumed_equals_uninterrupted_to_the_bit(name: str, results: tuple[Results, Results]) -> None:
+def test_resumed_equals_uninterrupted_to_the_bit(
+    name: str, results: tuple[Results, Results]
+) -> None:
     assert results[1][name] == results[0][name]
 
 
@@ -138,7 +151,9 @@ def trainee_of(name: str, table: Table | None = None, **changes: Any) -> Trainee
 
 
 @pytest.mark.parametrize("name", baselines())
-def test_the_count_is_what_torch_distributed_is_given(name: str, group: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_count_is_what_torch_distributed_is_given(
+    name: str, group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, bits = dist.all_reduce, list[int]()
 
     def all_reduce(tensor: torch.Tensor, *rest: Any, **options: Any) -> Any:
@@ -178,7 +193,13 @@ def test_a_forward_pass_beside_ddp_is_noticed(group: None) -> None:
 def spec_with(algorithm: str, table: Table, **training: Any) -> Spec:
     """SGD and one baseline."""
     spec = small_spec()
-    row = {"row": "other", "label": "Other", "algorithm": algorithm, "ratio": 1, "learning_rate": 0.05}
+    row = {
+        "row": "other",
+        "label": "Other",
+        "algorithm": algorithm,
+        "ratio": 1,
+        "learning_rate": 0.05,
+    }
     spec["rows"] = [spec["rows"][0], row | {"settings": table}]
     spec["statistics"]["seeds"] = [1]
     return Spec.model_validate(spec | {"training": spec["training"] | training})
@@ -187,14 +208,21 @@ def spec_with(algorithm: str, table: Table, **training: Any) -> Spec:
 def test_a_launch_starts_processes_for_a_baseline_alone(tmp_path: Path) -> None:
     plan = make_plan(spec_with("ddp", {}), tmp_path)
     assert launch(plan, launch_options(tmp_path, "stacked", jobs=1), Quiet()) == 0
-    launched = {run.row: read_run(tmp_path / "small" / run.run_id).run.attempts[0].launch for run in plan.runs}
+    launched = {
+        run.row: read_run(tmp_path / "small" / run.run_id).run.attempts[0].launch
+        for run in plan.runs
+    }
     assert launched == {"sgd": "stacked", "other": "processes"}
 
 
-def test_without_a_gpu_for_each_worker_a_baseline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_for_each_worker_a_baseline_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = make_plan(spec_with("ddp", {}), tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SpecError, match=r"2 processes .* need a GPU each, torch sees 1; .* without the rows of DDP"):
+    with pytest.raises(
+        SpecError, match=r"2 processes .* need a GPU each, torch sees 1; .* without the rows of DDP"
+    ):
         places(plan, launch_options(tmp_path, device="cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert places(plan, launch_options(tmp_path, device="cuda"))[0].devices == ("cuda:0", "cuda:1")

@@ -1,4 +1,5 @@
-"""Rows at other sizes and lengths, and the learning rates that they have from the corners of the tuning."""
+"""Rows at other sizes and lengths, and the learning rates that they have from the corners of the
+tuning."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ Best = Callable[[str, RunConfig], float]
 
 
 def gridded(**more: object) -> Table:
-    """Three rows of 30 steps, of which two leave their rate to four corners and the third is in one cell alone."""
+    """Three rows of 30 steps, of which two leave their rate to four corners and the third is in one
+    cell alone."""
     spec = small_spec() | {"cells": CELLS}
     spec["training"] |= {"num_epochs": 2, "num_steps": 30}
     for number in (0, 1):
@@ -39,15 +41,22 @@ def gridded(**more: object) -> Table:
 
 
 def plan_after(
-    table: Table, folder: Path, monkeypatch: pytest.MonkeyPatch, best: Best, untuned: tuple[str, ...] = ()
+    table: Table,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    best: Best,
+    untuned: tuple[str, ...] = (),
 ) -> tuple[Plan, Plan]:
-    """The plan of the tuning and that of the experiment, when trials are the worse the further from the best rate."""
+    """The plan of the tuning and that of the experiment, when trials are the worse the further from
+    the best rate."""
     spec, scores = Spec.model_validate(table), dict[str, float]()
 
     def result(place: Path) -> SimpleNamespace | None:
         if place.name not in scores:
             return None
-        return SimpleNamespace(test_accuracy=scores[place.name], test_loss=None, metrics=None, train_loss=0.0)
+        return SimpleNamespace(
+            test_accuracy=scores[place.name], test_loss=None, metrics=None, train_loss=0.0
+        )
 
     monkeypatch.setattr(tuning, "read_result", result)
     while True:
@@ -77,11 +86,16 @@ def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
         *("sgd", "cser", "ef_sgd", "ef_sgd@wide-10"),
         *(f"{row}@{cell['cell']}" for row in ("sgd", "cser") for cell in CELLS),
     }
-    assert [rows[name].base for name in ("sgd", "sgd@wide-40", "ef_sgd@wide-10")] == [None, "sgd", "ef_sgd"]
+    assert [rows[name].base for name in ("sgd", "sgd@wide-40", "ef_sgd@wide-10")] == [
+        None,
+        "sgd",
+        "ef_sgd",
+    ]
     sizes = {name: (row.num_parameters, row.num_steps) for name, row in rows.items()}
     assert (sizes["sgd"], sizes["sgd@narrow-20"]) == ((742, 30), (742, 20))
     assert (
-        sizes["cser@wide-40"] == sizes["sgd@wide-40"] == (sizes["sgd@wide-10"][0], 40) and sizes["sgd@wide-10"][1] == 10
+        sizes["cser@wide-40"] == sizes["sgd@wide-40"] == (sizes["sgd@wide-10"][0], 40)
+        and sizes["sgd@wide-10"][1] == 10
     )
     configs = {run.row: run.config for run in plan.runs}
     assert configs["sgd@wide-10"].model.options == WIDE and configs["sgd"].model.options == NARROW
@@ -92,7 +106,8 @@ def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
 def test_rates_lie_between_those_of_the_corners_on_logarithmic_scales(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The grid of trials goes on until the best is no end; what is between follows from what was chosen."""
+    """The grid of trials goes on until the best is no end; what is between follows from what was
+    chosen."""
     middle = {"cell": "middle-20", "model_options": {"widths": [6, 12]}, "num_steps": 20}
     trials, plan = plan_after(gridded(cells=[*CELLS, middle]), tmp_path, monkeypatch, by_law)
     sizes = {row.row: row.num_parameters for row in plan.experiment.rows}
@@ -109,7 +124,9 @@ def test_rates_lie_between_those_of_the_corners_on_logarithmic_scales(
         between = math.sqrt(corner["narrow-10"] * corner["narrow-40"])
         assert rates[f"{row}@narrow-20"] == pytest.approx(between, rel=0.01)
         of_wide = math.sqrt(corner["wide-10"] * corner["wide-40"])
-        assert rates[f"{row}@middle-20"] == pytest.approx(between ** (1 - share) * of_wide**share, rel=0.01)
+        assert rates[f"{row}@middle-20"] == pytest.approx(
+            between ** (1 - share) * of_wide**share, rel=0.01
+        )
         own = math.log(30 / 10) / math.log(40 / 10)
         between = corner["narrow-10"] ** (1 - own) * corner["narrow-40"] ** own
         assert rates[row] == pytest.approx(between, rel=0.01)
@@ -123,20 +140,29 @@ def test_rates_lie_between_those_of_the_corners_on_logarithmic_scales(
 def test_rates_go_on_beyond_the_corners_as_between_them(
     steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two corners that differ in length alone, 10 and 40 steps, whose best rates are 0.1 and 0.01."""
-    table = gridded(cells=[*CELLS, {"cell": "other", "num_steps": steps}], rows=small_spec()["rows"][:1])
+    """Two corners that differ in length alone, 10 and 40 steps, whose best rates are 0.1 and
+    0.01."""
+    table = gridded(
+        cells=[*CELLS, {"cell": "other", "num_steps": steps}], rows=small_spec()["rows"][:1]
+    )
     del table["rows"][0]["learning_rate"]
     table["rows"][0] |= {"corners": ["narrow-10", "narrow-40"]}
-    _, plan = plan_after(table, tmp_path, monkeypatch, lambda row, config: 0.1 if config.num_steps == 10 else 0.01)
+    _, plan = plan_after(
+        table, tmp_path, monkeypatch, lambda row, config: 0.1 if config.num_steps == 10 else 0.01
+    )
     rates = {row.row: row.learning_rate for row in plan.experiment.rows}
     power = math.log(steps / 10) / math.log(40 / 10)
     assert rates["sgd@other"] == pytest.approx(0.1 * 10**-power, rel=0.01)
 
 
-def test_a_row_has_the_settings_of_the_nearest_corner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_has_the_settings_of_the_nearest_corner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = gridded()
     settings = table["rows"][1].pop("settings")
-    table["rows"][1] |= {"candidates": [settings | {"reset_interval": interval} for interval in (2, 5)]}
+    table["rows"][1] |= {
+        "candidates": [settings | {"reset_interval": interval} for interval in (2, 5)]
+    }
     table["tuning"] |= {"num_trials": None, "corners": ["narrow-10", "narrow-40"]}
     del table["tuning"]["num_trials"]
     table["cells"] = [CELLS[0], {"cell": "narrow-15", "num_steps": 15}, CELLS[1], CELLS[4]]
@@ -159,25 +185,38 @@ def test_rows_that_are_not_tuned_yet_are_left_out_unless_a_contrast_names_them(
     _, plan = plan_after(table, tmp_path, monkeypatch, by_law, untuned=("cser",))
     assert {row.row.partition("@")[0] for row in plan.experiment.rows} == {"sgd", "ef_sgd"}
     assert plan.experiment.floor is None
-    assert len(plan.left_out) == 1 and plan.left_out[0].startswith("cser is left out: row 'cser@narrow-10'")
+    assert len(plan.left_out) == 1 and plan.left_out[0].startswith(
+        "cser is left out: row 'cser@narrow-10'"
+    )
     table["statistics"]["declared"] = "before all"
     contrast = {"row": "cser", "reference": "sgd", "kind": "superiority", "question": "?"}
-    with pytest.raises(SpecError, match=r"row 'cser@narrow-10' has no learning_rate, and the tuning"):
-        plan_after(table | {"contrasts": [contrast]}, tmp_path, monkeypatch, by_law, untuned=("cser",))
+    with pytest.raises(
+        SpecError, match=r"row 'cser@narrow-10' has no learning_rate, and the tuning"
+    ):
+        plan_after(
+            table | {"contrasts": [contrast]}, tmp_path, monkeypatch, by_law, untuned=("cser",)
+        )
 
 
-@pytest.mark.parametrize("corners", [CORNERS[:3], CORNERS[:1], ["narrow-10", "narrow-20", "narrow-40"]])
+@pytest.mark.parametrize(
+    "corners", [CORNERS[:3], CORNERS[:1], ["narrow-10", "narrow-20", "narrow-40"]]
+)
 def test_corners_that_are_no_grid_are_refused(
     corners: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = changed(gridded(), "tuning.corners", corners)
-    with pytest.raises(SpecError, match=r"row 'sgd' needs a learning rate from tuning.corners, of which it is in \d"):
+    with pytest.raises(
+        SpecError,
+        match=r"row 'sgd' needs a learning rate from tuning.corners, of which it is in \d",
+    ):
         plan_after(table, tmp_path, monkeypatch, by_law)
 
 
 def test_a_star_chooses_a_row_in_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials, plan = plan_after(gridded(), tmp_path, monkeypatch, by_law)
-    assert {run.row for run in plan.only(["cser@*"], []).runs} == {f"cser@{cell['cell']}" for cell in CELLS}
+    assert {run.row for run in plan.only(["cser@*"], []).runs} == {
+        f"cser@{cell['cell']}" for cell in CELLS
+    }
     assert {run.row for run in plan.only(["sgd"], []).runs} == {"sgd"}
     of_sgd = trials.only(["sgd@*"], []).runs
     assert of_sgd and all(run.row.startswith("sgd@") for run in of_sgd)

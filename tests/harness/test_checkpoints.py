@@ -1,4 +1,5 @@
-"""Checkpoints and kills: no write is taken for more than it is, and what goes on is the uninterrupted run."""
+"""Checkpoints and kills: no write is taken for more than it is, and what goes on is the
+uninterrupted run."""
 
 from __future__ import annotations
 
@@ -45,8 +46,15 @@ from tests.harness.support import (
 from tests.threads import run_workers
 
 
-def save(folder: Path, *steps: int, attempt: str = "attempt", value: float | None = None, allowed: bool = True) -> None:
-    """As two workers do; each saves its rank beside the value, which is the step if none is given."""
+def save(
+    folder: Path,
+    *steps: int,
+    attempt: str = "attempt",
+    value: float | None = None,
+    allowed: bool = True,
+) -> None:
+    """As two workers do; each saves its rank beside the value, which is the step if none is
+    given."""
 
     def check() -> None:
         if not allowed:
@@ -54,7 +62,11 @@ def save(folder: Path, *steps: int, attempt: str = "attempt", value: float | Non
 
     def work(collectives: Collectives) -> None:
         for step in steps:
-            state = {"value": torch.tensor([float(step) if value is None else value, float(collectives.rank)])}
+            state = {
+                "value": torch.tensor(
+                    [float(step) if value is None else value, float(collectives.rank)]
+                )
+            }
             checkpoint.save(folder, step, state, collectives, attempt, check)
 
     run_workers(work, 2)
@@ -93,8 +105,11 @@ def test_two_generations_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("apart", ["folder", "attempt"])
-def test_checkpoint_that_lacks_a_ranks_file_is_refused_and_the_one_before_stays(apart: str, tmp_path: Path) -> None:
-    """As where two machines have file systems of their own, or ranks call the attempt by names of their own."""
+def test_checkpoint_that_lacks_a_ranks_file_is_refused_and_the_one_before_stays(
+    apart: str, tmp_path: Path
+) -> None:
+    """As where two machines have file systems of their own, or ranks call the attempt by names of
+    their own."""
     save(tmp_path, 5)
 
     def work(collectives: Collectives) -> None:
@@ -103,7 +118,9 @@ def test_checkpoint_that_lacks_a_ranks_file_is_refused_and_the_one_before_stays(
         name = f"attempt-{rank}" if apart == "attempt" else "attempt"
         checkpoint.save(folder, 10, {"value": torch.tensor([10.0, rank])}, collectives, name)
 
-    with pytest.raises(CheckpointError, match=r"step 10 is not whole: rank 0 sees no file of rank 1 in .*--results"):
+    with pytest.raises(
+        CheckpointError, match=r"step 10 is not whole: rank 0 sees no file of rank 1 in .*--results"
+    ):
         run_workers(work, 2)
     assert load(tmp_path) == (5, 5.0)
 
@@ -151,7 +168,10 @@ def test_damaged_generation_gives_way_to_the_one_before(
     SPOILS[spoil](tmp_path / "step-000000005")
     assert not capsys.readouterr().out
     assert load(tmp_path) is None
-    assert capsys.readouterr().out == f"no checkpoint in {tmp_path} is whole on every rank: the run begins anew\n"
+    assert (
+        capsys.readouterr().out
+        == f"no checkpoint in {tmp_path} is whole on every rank: the run begins anew\n"
+    )
 
 
 def test_what_cannot_be_continued_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -165,7 +185,9 @@ def test_what_cannot_be_continued_is_refused_with_the_reason(tmp_path: Path) -> 
         load(tmp_path)
 
 
-def test_checkpoint_of_a_gpu_that_is_not_here_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_of_a_gpu_that_is_not_here_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr("torch.serialization.location_tag", lambda storage: "cuda:6")
         save(tmp_path, 5)
@@ -198,8 +220,11 @@ def test_checkpoint_that_does_not_fit_leaves_room_for_the_record_of_that(
 
 
 @pytest.mark.parametrize("before", [[], [5, 10], [5, 10, 20]])
-def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(before: list[int], tmp_path: Path) -> None:
-    """The last case is a run that goes on from step 10 because 20 is damaged, and gets to 15 first."""
+def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(
+    before: list[int], tmp_path: Path
+) -> None:
+    """The last case is a run that goes on from step 10 because 20 is damaged, and gets to 15
+    first."""
     found: list[tuple[int, float] | None] = []
     changes = ["killed"]
     while "killed" in changes:
@@ -218,7 +243,8 @@ def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(before
         (folder / "step-000000015" / "rank-0.pt").unlink()
         assert load(folder) == old
         assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
-    # Two workers write in an order of their own, so the same moment may be one worker's or the other's.
+    # Two workers write in an order of their own, so the same moment may be one worker's or the
+    # other's.
     assert len(found) > 10 and (found[0], found[-1]) == (old, (15, 15.0))
 
 
@@ -228,10 +254,13 @@ def test_checkpoint_killed_at_any_moment_is_the_one_before_or_the_new_one(before
 SEED = int(os.environ.get("CSER_TEST_KILL_SEED", "1"))
 
 
-def launched(plan: Plan, results: Path, kill: tuple[int, int] | None = None) -> tuple[int, dict[str, str | None]]:
+def launched(
+    plan: Plan, results: Path, kill: tuple[int, int] | None = None
+) -> tuple[int, dict[str, str | None]]:
     """Failed runs of one launch with worker processes, and what was said of them.
 
-    `kill`: the rank of a process that is killed as soon as there is a checkpoint of this step, or of a later one.
+    `kill`: the rank of a process that is killed as soon as there is a checkpoint of this step, or
+        of a later one.
     """
     display, start = Quiet(), launch.start
 
@@ -257,16 +286,22 @@ def launched(plan: Plan, results: Path, kill: tuple[int, int] | None = None) -> 
 
 
 @pytest.mark.timeout(600)
-def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(tmp_path: Path) -> None:
+def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(
+    tmp_path: Path,
+) -> None:
     spec = changed(only(small_spec(), "cser"), "evaluation.per_epoch", 10)
-    plan = make_plan(load_spec(write_spec(tmp_path, changed(spec, "training.num_epochs", 4))), tmp_path)
+    plan = make_plan(
+        load_spec(write_spec(tmp_path, changed(spec, "training.num_epochs", 4))), tmp_path
+    )
     (run,) = plan.runs
     folder = tmp_path / "small" / run.run_id
     for kill in ((1, 0), (0, 1), (1, 60)):
         failures, said = launched(plan, tmp_path, kill)
         assert failures == 1, said
         failure = read_record(folder / "failure.json", Failure)
-        assert failure.kind == "oom" and "was killed" in failure.message and "batch" in failure.message
+        assert (
+            failure.kind == "oom" and "was killed" in failure.message and "batch" in failure.message
+        )
     assert launched(plan, tmp_path) == (0, {"cser 1": None})
     resumed = [attempt.resumed_from_step for attempt in read_run(folder).run.attempts]
     assert resumed == sorted(resumed) and resumed[-1] >= 60
@@ -275,7 +310,8 @@ def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(
 
 
 def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    # Of 30 steps, scores and checkpoints after 10 and 20, and a checkpoint amid an evaluation's losses after 25.
+    # Of 30 steps, scores and checkpoints after 10 and 20, and a checkpoint amid an evaluation's
+    # losses after 25.
     config = small_config("cser", CSER, batch_size=26, evaluation={"per_epoch": 3})
     whole = job_for(config, tmp_path / "whole")
     with killed_at(10**9) as changes:

@@ -1,4 +1,5 @@
-"""The whole way: a small experiment through the command line to a report, its numbers recomputed from raw records."""
+"""The whole way: a small experiment through the command line to a report, its numbers recomputed
+from raw records."""
 
 from __future__ import annotations
 
@@ -33,14 +34,20 @@ ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
 
 
 def test_run_report_and_status_agree_with_the_raw_records(tmp_path: Path, cli: CommandLine) -> None:
-    path, results, printed = write_spec(tmp_path, changed(small_spec(), "tuning")), tmp_path / "results", {}
+    path, results, printed = (
+        write_spec(tmp_path, changed(small_spec(), "tuning")),
+        tmp_path / "results",
+        {},
+    )
     folder = results / "small"
     for name, more in ("run", ["--jobs", "2"]), ("report", []):
         done = call(command(name, path, *more), tmp_path)
         assert done.returncode == 0, done.stderr
         printed[name] = done.stdout
     ended = [line.split("] ") for line in printed["run"].splitlines() if line.startswith("[")]
-    assert sorted(said for _, said in ended) == sorted(f"{row} seed {seed}: done" for row in ROWS for seed in (1, 2))
+    assert sorted(said for _, said in ended) == sorted(
+        f"{row} seed {seed}: done" for row in ROWS for seed in (1, 2)
+    )
     assert [number for number, _ in ended] == [f"[{number}/6" for number in range(1, 7)]
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
     page = (folder / "report.md").read_text()
@@ -48,12 +55,19 @@ def test_run_report_and_status_agree_with_the_raw_records(tmp_path: Path, cli: C
         table = {line["run_id"]: line for line in csv.DictReader(file)}
     scores: dict[str, list[float]] = {row: [] for row in ROWS}
     for place in folder.glob("*/result.json"):
-        run, result = json.loads(place.with_name("run.json").read_text()), json.loads(place.read_text())
+        run, result = (
+            json.loads(place.with_name("run.json").read_text()),
+            json.loads(place.read_text()),
+        )
         training = {key: result["traffic"][key] for key in ("gradient", "error", "model")}
         assert training == result["expected_traffic"]
         reported = table[run["run_id"]]
         assert int(reported["bits"]) == sum(entry["bits"] for entry in training.values())
-        assert (reported["row"], int(reported["seed"]), reported["status"]) == (run["row"], run["seed"], "done")
+        assert (reported["row"], int(reported["seed"]), reported["status"]) == (
+            run["row"],
+            run["seed"],
+            "done",
+        )
         assert float(reported["score"]) == pytest.approx(result["test_accuracy"], rel=1e-12)
         scores[run["row"]].append(100 * result["test_correct"] / result["test_count"])
     for row, label in ROWS.items():
@@ -61,18 +75,35 @@ def test_run_report_and_status_agree_with_the_raw_records(tmp_path: Path, cli: C
     assert counts(cli.out("status", path, "--results", results)) == {row: [2, 0] for row in ROWS}
 
 
-def test_plan_prints_rows_bits_and_counts_touches_no_data_and_writes_nothing(tmp_path: Path, cli: CommandLine) -> None:
+def test_plan_prints_rows_bits_and_counts_touches_no_data_and_writes_nothing(
+    tmp_path: Path, cli: CommandLine
+) -> None:
     output = cli.out("plan", write_spec(tmp_path, small_spec()))
-    lines = {words[0]: words for words in map(str.split, output.splitlines()) if words and words[0] in ROWS}
+    lines = {
+        words[0]: words
+        for words in map(str.split, output.splitlines())
+        if words and words[0] in ROWS
+    }
     # 40 steps of 742 parameters; CSER's 40 eighths and 13 quarters.
     numbers = {"sgd": 40 * 742, "cser": 40 * 93 + 13 * 186, "ef_sgd": 40 * 186}
     for row, count in numbers.items():
-        # CSER's workers must average their models once more; of two workers a link carries what one sends.
+        # CSER's workers must average their models once more; of two workers a link carries what one
+        # sends.
         models = f"{count / 742 + (row == 'cser'):.1f}"
-        assert lines[row][1:2] + lines[row][3:9] == [row, models, models, "0.05", "2", "40", f"{4 * count / 1e6:.3f}"]
+        assert lines[row][1:2] + lines[row][3:9] == [
+            row,
+            models,
+            models,
+            "0.05",
+            "2",
+            "40",
+            f"{4 * count / 1e6:.3f}",
+        ]
     assert [lines[row][2] for row in ROWS] == ["1", "4.8", "4"]
     path = write_spec(tmp_path, changed(small_spec(), "task.name", "fashion_mnist"))
-    assert "6 runs" in output and "6 runs" in cli.out("plan", path, "--results", tmp_path / "results")
+    assert "6 runs" in output and "6 runs" in cli.out(
+        "plan", path, "--results", tmp_path / "results"
+    )
     assert "gradient compressor: block (ratio 8)" in output and "reset interval: 3" in output
     assert [each.name for each in tmp_path.iterdir()] == ["spec.toml"]
 
@@ -81,16 +112,23 @@ def counts(output: str) -> dict[str, list[int]]:
     """Per row: done, missing; no run is in another state."""
     lines = [line.split() for line in output.splitlines()]
     assert lines[0] == ["row", "done", "missing"]
-    return {line[0]: [int(number) for number in line[1:]] for line in lines if line and line[0] in ROWS}
+    return {
+        line[0]: [int(number) for number in line[1:]] for line in lines if line and line[0] in ROWS
+    }
 
 
 def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLine) -> None:
     path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
     assert counts(cli.out("status", path, "--results", results)) == {row: [0, 2] for row in ROWS}
-    assert "results/small" in cli.refused("report", path, "--results", results) and not results.exists()
+    assert (
+        "results/small" in cli.refused("report", path, "--results", results)
+        and not results.exists()
+    )
     (results / "small").mkdir(parents=True)
     (results / "small" / "experiment.json").write_text('{"version": 1, "name": "small"}')
-    assert "experiment.json has a bad field" in cli.refused("status", path, "--results", results, code=1)
+    assert "experiment.json has a bad field" in cli.refused(
+        "status", path, "--results", results, code=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,12 +141,17 @@ def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLin
         (["run", "x", "--workers", "bees"], "invalid choice"),
         (["plan", "x", "--lr", "1"], "unrecognized"),
         (["run", "x", "--job", "2"], "unrecognized arguments: --job 2"),
-        *((["run", "x", "--timeout-seconds", bad], "number above 0") for bad in ("0", "-5", "nan", "inf", "x")),
+        *(
+            (["run", "x", "--timeout-seconds", bad], "number above 0")
+            for bad in ("0", "-5", "nan", "inf", "x")
+        ),
         *((["run", "x", "--checkpoint-minutes", bad], "at least 0") for bad in ("-1", "inf")),
         *((["netlab", "--rates", bad], "number above 0") for bad in ("0", "10,,20")),
     ],
 )
-def test_wrong_usage_exits_with_2(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
@@ -116,7 +159,17 @@ def test_wrong_usage_exits_with_2(words: list[str], said: str, capsys: pytest.Ca
     assert error.startswith("usage: python -m harness") and said in error
 
 
-ADVICE = ["advise", "--parameters", "25.6M", "--steps", "4e5", "--compute-ms", "27", "--bandwidth", "10Gb/s"]
+ADVICE = [
+    "advise",
+    "--parameters",
+    "25.6M",
+    "--steps",
+    "4e5",
+    "--compute-ms",
+    "27",
+    "--bandwidth",
+    "10Gb/s",
+]
 TOO_LONG = "x" * 300
 MISTAKES = [
     *(
@@ -124,10 +177,21 @@ MISTAKES = [
         for name in ("plan", "preflight", "run", "status", "submit", "report")
         for bad in ("nobody", "empty")
     ),
-    *((name, bad) for name in ("plan", "status", "report") for bad in ("", "file", "folder.toml", TOO_LONG, "a\0b")),
-    *((name, "small", "--results", "file") for name in ("plan", "preflight", "run", "status", "submit", "report")),
+    *(
+        (name, bad)
+        for name in ("plan", "status", "report")
+        for bad in ("", "file", "folder.toml", TOO_LONG, "a\0b")
+    ),
+    *(
+        (name, "small", "--results", "file")
+        for name in ("plan", "preflight", "run", "status", "submit", "report")
+    ),
     *((name, "small", "--results", TOO_LONG) for name in ("plan", "run", "report")),
-    *((name, bad) for name in ("pack", "unpack", "declared") for bad in ("nobody", "file", "empty", "", TOO_LONG)),
+    *(
+        (name, bad)
+        for name in ("pack", "unpack", "declared")
+        for bad in ("nobody", "file", "empty", "", TOO_LONG)
+    ),
     ("unpack", "planned"),
     ("pack", "planned"),
     ("run", "small", "--data", "nobody"),
@@ -170,7 +234,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("words", MISTAKES, ids=lambda words: " ".join(words)[:80].replace("\0", "0"))
+@pytest.mark.parametrize(
+    "words", MISTAKES, ids=lambda words: " ".join(words)[:80].replace("\0", "0")
+)
 def test_mistakes_in_what_a_command_is_given_exit_with_2_and_a_sentence(
     words: tuple[str, ...], places: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,7 +281,9 @@ from cser_bench.harness.cli import exits
 sys.exit(exits.end_of(lambda: print("row " * 50_000) or 0))
 """
     pipe = subprocess.PIPE
-    unread = subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=pipe, stderr=pipe)
+    unread = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(), stdout=pipe, stderr=pipe
+    )
     assert unread.stdout is not None and unread.stderr is not None
     unread.stdout.close()
     assert (unread.wait(100), unread.stderr.read()) == (141, b"")

@@ -1,4 +1,5 @@
-"""When contrasts were declared: by made-up git histories of their specs, and by plans that are written again."""
+"""When contrasts were declared: by made-up git histories of their specs, and by plans that are
+written again."""
 
 from __future__ import annotations
 
@@ -24,7 +25,11 @@ from tests.harness.support import ROOT, CommandLine, Table, changed, small_spec
 
 RESULTS = ROOT / "results"
 CONTRAST = {"row": "cser", "reference": "sgd", "kind": "superiority", "question": "Is CSER better?"}
-SHIPPED = [path.parent for path in sorted(RESULTS.rglob("experiment.json")) if '"declared_in"' in path.read_text()]
+SHIPPED = [
+    path.parent
+    for path in sorted(RESULTS.rglob("experiment.json"))
+    if '"declared_in"' in path.read_text()
+]
 
 
 def with_contrasts(*contrasts: Table, **changes: Any) -> Table:
@@ -42,17 +47,25 @@ def at(hour: int) -> str:
 
 
 def commit(path: Path, spec: Table, hour: int, *others: Path) -> None:
-    """Commit the spec, in a repository of its own, at that hour by a clock that is two hours ahead."""
+    """Commit the spec, in a repository of its own, at that hour by a clock that is two hours
+    ahead."""
     path.write_text(tomli_w.dumps(spec))
     time = f"2026-01-02T{hour + 2:02}:00:00+02:00"
-    person = {f"GIT_{who}_{what}": "nobody" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    person = {
+        f"GIT_{who}_{what}": "nobody"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a version"]):
         environment = {**os.environ, **person, "GIT_AUTHOR_DATE": time, "GIT_COMMITTER_DATE": time}
         subprocess.run(["git", *words], cwd=path.parent, env=environment, check=True)
 
 
-def begin(folder: Path, experiment: Experiment, row: str, hour: int, name: str | None = None) -> None:
-    """Records of a begun run for each seed of the row, which has the other name in them where one is given."""
+def begin(
+    folder: Path, experiment: Experiment, row: str, hour: int, name: str | None = None
+) -> None:
+    """Records of a begun run for each seed of the row, which has the other name in them where one
+    is given."""
     (run_ids,) = (each.runs for each in experiment.rows if each.row == row)
     attempt = new_attempt("stacked", "stacked", torch.device("cpu"))
     attempts = [attempt.model_copy(update={"started_at": at(start)}) for start in (hour, hour + 5)]
@@ -107,9 +120,14 @@ def test_a_contrast_counts_from_the_commit_that_brought_it(spec: Path, cli: Comm
     begin(folder, experiment, "cser", 11)
     begin(folder, experiment, "ef_sgd", 13)
     printed = cli.out("declared", folder)
-    assert declared(folder) == [(at(10), "after 2 of 4 runs, one row's"), (at(12), "after 4 of 4 runs")]
+    assert declared(folder) == [
+        (at(10), "after 2 of 4 runs, one row's"),
+        (at(12), "after 4 of 4 runs"),
+    ]
     assert "0 before their runs, 1 after runs of one row, 1 after runs of both" in printed
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=spec.parent, capture_output=True, text=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=spec.parent, capture_output=True, text=True
+    ).stdout.strip()
     first, last = read_experiment(folder).contrasts or []
     assert last.declared_in == head and first.declared_in not in (None, head)
 
@@ -133,7 +151,9 @@ def test_a_row_that_was_renamed_is_known_by_its_runs(spec: Path, cli: CommandLin
     assert declared(folder) == [(at(8), "before its runs")]
 
 
-def test_a_name_that_was_another_rows_is_not_taken_for_a_renamed_one(spec: Path, cli: CommandLine) -> None:
+def test_a_name_that_was_another_rows_is_not_taken_for_a_renamed_one(
+    spec: Path, cli: CommandLine
+) -> None:
     """CSER's runs were made as `ef_sgd` in some other experiment, which is another row here."""
     of_another, own = CONTRAST | {"row": "ef_sgd"}, CONTRAST | {"reference": "ef_sgd"}
     commit(spec, with_contrasts(of_another, own), 8)
@@ -144,7 +164,9 @@ def test_a_name_that_was_another_rows_is_not_taken_for_a_renamed_one(spec: Path,
     assert declared(folder)[2] == (at(12), "after 2 of 4 runs, one row's")
 
 
-def test_a_contrast_that_was_withdrawn_counts_from_when_it_came_back(spec: Path, cli: CommandLine) -> None:
+def test_a_contrast_that_was_withdrawn_counts_from_when_it_came_back(
+    spec: Path, cli: CommandLine
+) -> None:
     commit(spec, with_contrasts(CONTRAST), 8)
     commit(spec, with_contrasts(), 9)
     commit(spec, with_contrasts(CONTRAST), 12)
@@ -154,11 +176,18 @@ def test_a_contrast_that_was_withdrawn_counts_from_when_it_came_back(spec: Path,
     assert declared(folder)[0][0] == at(12)
 
 
-def test_another_margin_is_another_contrast_also_where_the_margin_is_taken_over(spec: Path, cli: CommandLine) -> None:
+def test_another_margin_is_another_contrast_also_where_the_margin_is_taken_over(
+    spec: Path, cli: CommandLine
+) -> None:
     base = spec.with_name("base.toml")
     margin = small_spec()["statistics"]["margin"]
     commit(base, changed(with_contrasts(), "statistics.margin", margin / 2), 8)
-    like: Table = {"format": 1, "like": "base", "name": "small", "statistics": {"declared": "some day"}}
+    like: Table = {
+        "format": 1,
+        "like": "base",
+        "name": "small",
+        "statistics": {"declared": "some day"},
+    }
     commit(spec, like | {"contrasts": [CONTRAST]}, 9)
     commit(base, changed(with_contrasts(), "statistics.margin", margin), 10)
     commit(spec, like | {"contrasts": [CONTRAST], "title": "another"}, 11)
@@ -171,7 +200,9 @@ def test_another_margin_is_another_contrast_also_where_the_margin_is_taken_over(
     assert declared(folder)[0][0] == at(11)
 
 
-def test_a_spec_that_was_moved_is_followed_and_a_copy_begins_with_itself(spec: Path, cli: CommandLine) -> None:
+def test_a_spec_that_was_moved_is_followed_and_a_copy_begins_with_itself(
+    spec: Path, cli: CommandLine
+) -> None:
     commit(spec, with_contrasts(CONTRAST), 8)
     moved = spec.rename(spec.with_name("moved.toml"))
     commit(moved, with_contrasts(CONTRAST) | {"title": "moved"}, 9)
@@ -181,7 +212,9 @@ def test_a_spec_that_was_moved_is_followed_and_a_copy_begins_with_itself(spec: P
     assert [version.at for version in versions_of(copied)] == [at(10)]
 
 
-def test_only_dates_are_written_and_a_verdict_is_kept_where_that_is_asked(spec: Path, cli: CommandLine) -> None:
+def test_only_dates_are_written_and_a_verdict_is_kept_where_that_is_asked(
+    spec: Path, cli: CommandLine
+) -> None:
     early, late = CONTRAST | {"row": "ef_sgd"}, CONTRAST
     commit(spec, with_contrasts(early), 8)
     commit(spec, with_contrasts(early, late), 12)
@@ -191,7 +224,10 @@ def test_only_dates_are_written_and_a_verdict_is_kept_where_that_is_asked(spec: 
     before = json.loads((folder / "experiment.json").read_text())
     cli.out("declared", "--keep-verdicts", folder)
     after = json.loads((folder / "experiment.json").read_text())
-    dates = [{key: each.pop(key, None) for key in ("declared_at", "is_verdict_kept")} for each in after["contrasts"]]
+    dates = [
+        {key: each.pop(key, None) for key in ("declared_at", "is_verdict_kept")}
+        for each in after["contrasts"]
+    ]
     assert dates == [
         {"declared_at": at(8), "is_verdict_kept": None},
         {"declared_at": at(12), "is_verdict_kept": True},
@@ -209,7 +245,9 @@ def test_what_stands_in_no_commit_gets_no_date(spec: Path, cli: CommandLine) -> 
     commit(spec, with_contrasts(), 8)
     spec.write_text(tomli_w.dumps(with_contrasts(CONTRAST)))
     folder, _ = recorded(spec)
-    assert "cser against sgd, superiority: not known, declared in no commit" in cli.out("declared", folder)
+    assert "cser against sgd, superiority: not known, declared in no commit" in cli.out(
+        "declared", folder
+    )
     assert declared(folder) == [(None, "not known")]
 
 
@@ -230,14 +268,23 @@ def test_the_dates_that_ship_are_those_of_commits_with_the_contrast(folder: Path
         if shown.returncode:
             pytest.skip("the history of the spec is not at hand")
         time = subprocess.run(
-            ["date", "-u", "-d", f"@{shown.stdout.strip()}", "+%Y-%m-%dT%H:%M:%S+00:00"], capture_output=True, text=True
+            ["date", "-u", "-d", f"@{shown.stdout.strip()}", "+%Y-%m-%dT%H:%M:%S+00:00"],
+            capture_output=True,
+            text=True,
         )
         assert contrast.declared_at == time.stdout.strip()
         place = path.resolve().relative_to(ROOT)
         text = subprocess.run(
-            ["git", "show", f"{contrast.declared_in}:{place}"], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "show", f"{contrast.declared_in}:{place}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
-        assert f'row = "{contrast.row}"\nreference = "{contrast.reference}"\nkind = "{contrast.kind}"' in text
+        assert (
+            f'row = "{contrast.row}"\nreference = "{contrast.reference}"\nkind = "{contrast.kind}"'
+            in text
+        )
 
 
 # By plans
@@ -272,14 +319,20 @@ def test_a_plan_declares_what_its_record_did_not_have_and_the_first_record_stand
     planned(spec, other, CONTRAST)
     assert declared(folder) == [(at(8), "before its runs"), (at(12), "after 4 of 4 runs")]
     assert capsys.readouterr().out == (
-        "small: the superiority of cser to sgd is declared after 4 of 4 runs: it gets an interval and no verdict\n"
+        "small: the superiority of cser to sgd is declared after 4 of 4 runs: it gets an interval "
+        "and no verdict\n"
     )
     clock.append(at(14))
     planned(spec, CONTRAST | {"question": "Is it?"}, other)
-    assert [time for time, _ in declared(folder)] == [at(12), at(8)] and capsys.readouterr().out == ""
+    assert [time for time, _ in declared(folder)] == [
+        at(12),
+        at(8),
+    ] and capsys.readouterr().out == ""
 
 
-def test_a_renamed_row_keeps_its_date_and_another_margin_or_kind_does_not(spec: Path, clock: list[str]) -> None:
+def test_a_renamed_row_keeps_its_date_and_another_margin_or_kind_does_not(
+    spec: Path, clock: list[str]
+) -> None:
     planned(spec, CONTRAST | {"row": "old"}, cser="old")
     clock.append(at(12))
     folder = planned(spec, CONTRAST)
@@ -290,14 +343,18 @@ def test_a_renamed_row_keeps_its_date_and_another_margin_or_kind_does_not(spec: 
         assert declared(folder)[0][0] == clock[-1]
 
 
-def test_a_contrast_of_a_record_without_dates_stays_without_one(spec: Path, clock: list[str]) -> None:
+def test_a_contrast_of_a_record_without_dates_stays_without_one(
+    spec: Path, clock: list[str]
+) -> None:
     spec.write_text(tomli_w.dumps(with_contrasts(CONTRAST)))
     folder, _ = recorded(spec)
     planned(spec, CONTRAST, CONTRAST | {"row": "ef_sgd"})
     assert [time for time, _ in declared(folder)] == [None, at(8)]
 
 
-def test_a_spec_cannot_say_itself_when_a_contrast_was_declared(spec: Path, cli: CommandLine) -> None:
+def test_a_spec_cannot_say_itself_when_a_contrast_was_declared(
+    spec: Path, cli: CommandLine
+) -> None:
     assert set(Contrast.model_fields) >= {"declared_at", "declared_in", "is_verdict_kept"}
     for key, value in (("declared_at", at(1)), ("is_verdict_kept", True)):
         spec.write_text(tomli_w.dumps(with_contrasts(CONTRAST | {key: value})))

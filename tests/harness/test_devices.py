@@ -24,7 +24,14 @@ from cser_bench.harness.workers import process_group
 from cser_bench.harness.workers.launch import workers_of
 from cser_bench.harness.workers.preflight import check_gpus, check_results, check_writable
 from cser_bench.harness.workers.process_group import device_groups, joined, own_gpu
-from tests.harness.support import CommandLine, changed, launch_options, small_config, small_spec, write_spec
+from tests.harness.support import (
+    CommandLine,
+    changed,
+    launch_options,
+    small_config,
+    small_spec,
+    write_spec,
+)
 
 
 def test_each_local_rank_has_the_gpu_of_its_number_and_too_few_are_refused_with_a_remedy() -> None:
@@ -41,14 +48,21 @@ def test_each_local_rank_has_the_gpu_of_its_number_and_too_few_are_refused_with_
 def test_what_a_process_of_another_launcher_has_and_what_auto_means(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each sees all GPUs of its host, or its own alone, as with Slurm; too few are for `joined` to refuse."""
+    """Each sees all GPUs of its host, or its own alone, as with Slurm; too few are for `joined` to
+    refuse."""
     assert [own_gpu(local_rank, 4) for local_rank in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
     assert [own_gpu(local_rank, 1) for local_rank in range(2)] == ["cuda:0", "cuda:0"]
     config = small_config(num_workers=8)
-    for device, num_gpus, workers in (("cuda", 8, "processes"), ("cuda", 7, "stacked"), ("cpu", 8, "stacked")):
+    for device, num_gpus, workers in (
+        ("cuda", 8, "processes"),
+        ("cuda", 7, "stacked"),
+        ("cpu", 8, "stacked"),
+    ):
         monkeypatch.setattr(torch.cuda, "device_count", lambda num_gpus=num_gpus: num_gpus)
         assert workers_of(config, launch_options(tmp_path, "auto", device=device)) == workers
-        assert workers_of(config, launch_options(tmp_path, "processes", device=device)) == "processes"
+        assert (
+            workers_of(config, launch_options(tmp_path, "processes", device=device)) == "processes"
+        )
 
 
 def join(rank: int, init_method: str, own: str) -> str:
@@ -67,7 +81,10 @@ def test_ranks_of_a_group_tell_each_other_what_they_have(same: bool, tmp_path: P
     init = f"file://{tmp_path}/rendezvous"
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(2, mp_context=context) as pool:
-        ranks = [pool.submit(join, rank, init, "GPU a of x" if same else f"GPU {rank} of x") for rank in range(2)]
+        ranks = [
+            pool.submit(join, rank, init, "GPU a of x" if same else f"GPU {rank} of x")
+            for rank in range(2)
+        ]
         ends = [rank.result() for rank in ranks]
     if same:
         assert all(end.startswith("ranks 0 and 1 both have GPU a of x, ") for end in ends)
@@ -76,28 +93,46 @@ def test_ranks_of_a_group_tell_each_other_what_they_have(same: bool, tmp_path: P
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_gpus_that_are_not_there_are_said_before_anything_is_written(tmp_path: Path, cli: CommandLine) -> None:
+def test_gpus_that_are_not_there_are_said_before_anything_is_written(
+    tmp_path: Path, cli: CommandLine
+) -> None:
     path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
     said = cli.refused("run", path, "--results", results, "--device", "cuda")
     assert said.startswith("--device cuda: torch sees no GPUs") and not results.exists()
-    lines = cli.out("preflight", path, "--results", tmp_path, "--device", "cuda", code=1).splitlines()
-    assert [line.split(":")[0] for line in lines] == ["ok   data", "ok   disk", "FAIL GPUs", "FAIL GPUs suffice"]
+    lines = cli.out(
+        "preflight", path, "--results", tmp_path, "--device", "cuda", code=1
+    ).splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "ok   data",
+        "ok   disk",
+        "FAIL GPUs",
+        "FAIL GPUs suffice",
+    ]
 
 
 # Preflight
 
 
-def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = changed(small_spec(), "model.options.widths", [32, 128])  # large enough for headers not to matter
+def test_disk_that_is_asked_for_is_what_checkpoints_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = changed(
+        small_spec(), "model.options.widths", [32, 128]
+    )  # large enough for headers not to matter
     plan = make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)
     taken = {}
     for run in plan.runs:
         model = build_model(run.config.model, find_task("blobs"), 1, torch.device("cpu"))
-        state = {"models": [model.state_dict()], "optimizer": build_optimizer(run.config, model, None, 40).state_dict()}
+        state = {
+            "models": [model.state_dict()],
+            "optimizer": build_optimizer(run.config, model, None, 40).state_dict(),
+        }
         folder = tmp_path / run.row
         for step in range(4):
             checkpoint.save(folder, step, state, SoloCollectives(), "attempt")
-        taken[run.row] = sum(path.stat().st_size for path in folder.rglob("rank-0.pt")) / checkpoint.GENERATIONS
+        taken[run.row] = (
+            sum(path.stat().st_size for path in folder.rglob("rank-0.pt")) / checkpoint.GENERATIONS
+        )
     expected = {row: footprint.checkpoint_bytes for row, footprint in plan.footprints.items()}
     assert expected.keys() == taken.keys()
     assert all(1.0 <= taken[row] / each < 1.1 for row, each in expected.items())
@@ -115,7 +150,9 @@ def test_disk_that_is_asked_for_is_what_checkpoints_take(tmp_path: Path, monkeyp
 def test_a_disk_that_cannot_be_written_to_is_one_sentence(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert check_writable("scratch", tmp_path / "not" / "there").passed and not list(tmp_path.iterdir())
+    assert check_writable("scratch", tmp_path / "not" / "there").passed and not list(
+        tmp_path.iterdir()
+    )
 
     def refuse(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -123,13 +160,20 @@ def test_a_disk_that_cannot_be_written_to_is_one_sentence(
     monkeypatch.setattr(os, "fsync", refuse)
     plan = make_plan(load_spec(write_spec(tmp_path, small_spec())), tmp_path)
     for check in (check_writable("scratch", tmp_path), check_results(plan, tmp_path, jobs=1)):
-        assert not check.passed and os.strerror(number) in check.detail and str(tmp_path) in check.detail
+        assert (
+            not check.passed
+            and os.strerror(number) in check.detail
+            and str(tmp_path) in check.detail
+        )
         assert "make room or give permission" in check.detail and "\n" not in check.detail
 
 
 def test_a_torch_without_code_for_the_gpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_code(*size: int, device: str) -> None:
-        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors")
+        raise RuntimeError(
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel "
+            "errors"
+        )
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -28,7 +28,8 @@ Workers = tuple[RunConfig, list[nn.Module], DistributedOptimizer]
 
 @dataclass(frozen=True)
 class Counted(TensorSamples):
-    """Samples that remember which of them were scored, and lose the first so many of each worker's."""
+    """Samples that remember which of them were scored, and lose the first so many of each
+    worker's."""
 
     lost: int = 0
     scored: list[int] = field(default_factory=list)
@@ -43,14 +44,21 @@ def batches_of(rank: int, num_workers: int, num_steps: int) -> list[Batch]:
     return list(SAMPLES.training_batches(indices, 1, rank, 0))
 
 
-def trained(num_workers: int, policy: str = "average", algorithm: str = "cser", **changes: Any) -> Workers:
-    """Workers that have trained seven steps; so few leave running statistics alike, which are then pulled apart."""
+def trained(
+    num_workers: int, policy: str = "average", algorithm: str = "cser", **changes: Any
+) -> Workers:
+    """Workers that have trained seven steps; so few leave running statistics alike, which are then
+    pulled apart."""
     evaluation = {"per_epoch": 2, "batch_norm": policy}
     table = CSER if algorithm == "cser" else {}
-    config = small_config(algorithm, table, num_workers=num_workers, evaluation=evaluation, **changes)
+    config = small_config(
+        algorithm, table, num_workers=num_workers, evaluation=evaluation, **changes
+    )
     model = build_model(config.model, TASK, config.seed, CPU)
     models, optimizer = local_workers(config, model, StackedCollectives(num_workers), 40)
-    for batches in zip(*(batches_of(rank, num_workers, 7) for rank in range(num_workers)), strict=True):
+    for batches in zip(
+        *(batches_of(rank, num_workers, 7) for rank in range(num_workers)), strict=True
+    ):
         optimizer.zero_grad()
         for own, (inputs, labels) in zip(models, batches, strict=True):
             nn.functional.cross_entropy(own(inputs), labels).backward()  # type: ignore[no-untyped-call]
@@ -91,7 +99,8 @@ def direct_score(model: nn.Module) -> tuple[int, float]:
 
 
 def recalibrated(average: nn.Module, num_workers: int) -> nn.Module:
-    """The average model with the means over all workers' batches of means and variances, layer by layer."""
+    """The average model with the means over all workers' batches of means and variances, layer by
+    layer."""
     average, sums = copy.deepcopy(average).train(), {}
     for layer in batch_norms(average):
         sums[layer] = [torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_var)]  # type: ignore[arg-type]
@@ -106,7 +115,9 @@ def recalibrated(average: nn.Module, num_workers: int) -> nn.Module:
             for inputs, _ in batches_of(rank, num_workers, RECALIBRATION_STEPS):
                 average(inputs)
     for layer, totals in sums.items():
-        layer.running_mean, layer.running_var = (each / (num_workers * RECALIBRATION_STEPS) for each in totals)
+        layer.running_mean, layer.running_var = (
+            each / (num_workers * RECALIBRATION_STEPS) for each in totals
+        )
         layer._forward_pre_hooks.clear()
     return average
 
@@ -137,7 +148,11 @@ def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_
     expected = [direct_score(model) for model in scored_models(policy, models)]
     assert sorted(samples.scored) == sorted(list(range(500)) * len(expected))
     count, correct = 500 * len(expected), sum(number for number, _ in expected)
-    assert (score.correct, score.count, score.accuracy) == (correct, count, pytest.approx(correct / count))
+    assert (score.correct, score.count, score.accuracy) == (
+        correct,
+        count,
+        pytest.approx(correct / count),
+    )
     assert score.loss == pytest.approx(sum(loss for _, loss in expected) / len(expected), rel=1e-4)
     assert policy != "local" or len({loss for _, loss in expected}) == num_workers
 
@@ -151,7 +166,9 @@ def test_worker_distance_and_error_norm_are_roots_of_mean_squares(num_workers: i
     distance = (parameters - parameters.mean(0)).square().sum(1).mean().sqrt().item()
     assert score.worker_distance == pytest.approx(distance, rel=1e-4, abs=1e-6)
     assert (score.worker_distance > 0) == (num_workers > 1)
-    assert score.error_norm == pytest.approx(error.double().square().sum(1).mean().sqrt().item(), rel=1e-6)
+    assert score.error_norm == pytest.approx(
+        error.double().square().sum(1).mean().sqrt().item(), rel=1e-6
+    )
     plain = trained(2, algorithm="sgd")
     score = evaluate(*plain, PLAIN, SAMPLES, 500, 1600)
     assert (score.error_norm, score.worker_distance) == (None, 0.0)
@@ -177,7 +194,9 @@ def test_scores_are_made_in_the_precision_that_was_trained_in() -> None:
         outputs = models[0].eval()(SAMPLES.evaluation_inputs)
     assert outputs.dtype == torch.bfloat16
     labels = SAMPLES.evaluation_labels
-    assert score.loss == pytest.approx(nn.functional.cross_entropy(outputs.float(), labels).item(), rel=1e-6)
+    assert score.loss == pytest.approx(
+        nn.functional.cross_entropy(outputs.float(), labels).item(), rel=1e-6
+    )
     assert accuracy == score.accuracy == (outputs.argmax(1) == labels).double().mean().item()
     plain = evaluate(config, models, optimizer, PLAIN, SAMPLES, 500, 1600)
     assert abs(plain.loss - score.loss) > 1e-5 * score.loss

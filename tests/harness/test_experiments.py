@@ -1,4 +1,5 @@
-"""Every shipped experiment, each of its methods: a few steps with a shrunken model on miniature data, end to end."""
+"""Every shipped experiment, each of its methods: a few steps with a shrunken model on miniature
+data, end to end."""
 
 from __future__ import annotations
 
@@ -34,13 +35,14 @@ from tests.tasks.miniatures import (
 
 NUM_WORKERS, BATCH_SIZE, STEPS_PER_EPOCH = 2, 2, 6
 NUM_EPOCHS = {"fp32": 1, "bf16": 1, "fp16": 3}
-"""Loss scaling skips the first steps until it has found the scale of a network as small as these."""
+"""Loss scaling skips the first steps until it has found the scale of a network as small as
+these."""
 NUM_TRAIN, NUM_TEST = 25, 15
 LARGEST_RATIO = 2_048
 
 TRANSFORMER = {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}
-# The least width that has parameters enough for the largest ratio. ResNet-50 has them at width 1 already, but overflows
-# there in fp16 at nearly every scale.
+# The least width that has parameters enough for the largest ratio. ResNet-50 has them at width 1
+# already, but overflows there in fp16 at nearly every scale.
 SHRUNKEN: dict[str, Table] = {
     "cifar100": {"depth": 10, "width": 1},
     "imagenet": {"width": 2},
@@ -57,7 +59,8 @@ SHRUNKEN: dict[str, Table] = {
 
 
 def shrunken(name: str) -> Spec:
-    """The experiment with a row a method, one seed, few samples at a time and a small model; all else as shipped."""
+    """The experiment with a row a method, one seed, few samples at a time and a small model; all
+    else as shipped."""
     spec = load_spec(EXPERIMENTS / f"{name}.toml").model_copy(update={"cells": []})
     small: Table = {"num_workers": NUM_WORKERS, "batch_size": BATCH_SIZE, "num_steps": None}
     small["num_epochs"] = NUM_EPOCHS[spec.training.precision]
@@ -79,7 +82,9 @@ def shrunken(name: str) -> Spec:
             "task": spec.task.model_copy(update={"num_train": 0}),
             "model": ModelSpec(name=spec.model.name, options=options),
             "training": spec.training.model_copy(update=small),
-            "statistics": spec.statistics.model_copy(update={"seeds": spec.statistics.seeds[:1], "baseline_seeds": []}),
+            "statistics": spec.statistics.model_copy(
+                update={"seeds": spec.statistics.seeds[:1], "baseline_seeds": []}
+            ),
             "evaluation": spec.evaluation.model_copy(update={"per_epoch": 1, "num_scores": None}),
             "rows": rows,
             **{"grids": [], "tuning": None, "lengths": None, "sensitivity": None, "contrasts": []},
@@ -127,7 +132,9 @@ def test_each_method_trains_to_a_valid_result_and_sends_what_its_plan_says(
     monkeypatch.setattr("cser_bench.harness.plan.rows.why_too_short", lambda row, foreseen: None)
     spec = shrunken(name)
     task = spec.task.name
-    monkeypatch.setattr(f"cser_bench.harness.tasks.{task}.TASK", miniature(task, tmp_path / "data", monkeypatch))
+    monkeypatch.setattr(
+        f"cser_bench.harness.tasks.{task}.TASK", miniature(task, tmp_path / "data", monkeypatch)
+    )
     plan = make_plan(spec, tmp_path)
     rows = {row.row: row for row in plan.experiment.rows}
     for run in plan.runs:
@@ -140,17 +147,24 @@ def test_each_method_trains_to_a_valid_result_and_sends_what_its_plan_says(
 def check_result(run: PlannedRun, row: Row, folder: Path) -> None:
     """The records are whole, and say what the plan and the data say."""
     config, record = run.config, read_run(folder)
-    result, local = record.result, config.evaluation.batch_norm == "local" or config.algorithm == "alone"
+    result, local = (
+        record.result,
+        config.evaluation.batch_norm == "local" or config.algorithm == "alone",
+    )
     assert result is not None and record.failure is None
     num_steps = STEPS_PER_EPOCH * NUM_EPOCHS[config.precision]
     assert (result.status, result.num_steps, row.num_steps) == ("done", num_steps, num_steps)
     labels = 8 if config.task.name in ("kjv_text", "gcide") else 1
     assert result.test_count == NUM_TEST * labels * (NUM_WORKERS if local else 1)
-    assert [event.step for event in record.events] == list(range(STEPS_PER_EPOCH, num_steps + 1, STEPS_PER_EPOCH))
+    assert [event.step for event in record.events] == list(
+        range(STEPS_PER_EPOCH, num_steps + 1, STEPS_PER_EPOCH)
+    )
     assert result.num_parameters == row.num_parameters >= LARGEST_RATIO
     if config.partition.kind == "contiguous":
         assert result.class_counts is not None
-        assert [sum(counts) for counts in result.class_counts] == [NUM_TRAIN // NUM_WORKERS] * NUM_WORKERS
+        assert [sum(counts) for counts in result.class_counts] == [
+            NUM_TRAIN // NUM_WORKERS
+        ] * NUM_WORKERS
     sent = sum(result.traffic[key].bits for key in result.expected_traffic)
     if config.precision == "fp16":  # loss scaling skips some steps, but not all
         assert sent > 0 or config.algorithm != "sgd"

@@ -1,4 +1,5 @@
-"""The program as others have it: from a wheel, in a folder with nothing of ours in it, or with names like ours."""
+"""The program as others have it: from a wheel, in a folder with nothing of ours in it, or with
+names like ours."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ class Installed:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         name, *rest = map(str, words)
         program = [str(self.folder / "bin" / name), *rest]
-        return subprocess.run(program, cwd=cwd, env=clean, capture_output=True, text=True, timeout=280)
+        return subprocess.run(
+            program, cwd=cwd, env=clean, capture_output=True, text=True, timeout=280
+        )
 
     @property
     def packages(self) -> Path:
@@ -54,20 +57,32 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     offline = ["--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "wheel", *offline, "-w", folder, source], check=True)
     (wheel,) = folder.glob("cser_bench-*.whl")
-    subprocess.run([*pip, "--python", env.folder / "bin" / "python", "install", "--no-deps", wheel], check=True)
-    # What the wheel needs is not installed again. Links that lie there, as to this checkout, are not followed.
+    subprocess.run(
+        [*pip, "--python", env.folder / "bin" / "python", "install", "--no-deps", wheel], check=True
+    )
+    # What the wheel needs is not installed again. Links that lie there, as to this checkout, are
+    # not followed.
     (env.packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     return env
 
 
 @pytest.mark.timeout(400)
-def test_shipped_experiments_plan_from_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
+def test_shipped_experiments_plan_from_an_empty_folder(
+    installed: Installed, tmp_path: Path
+) -> None:
     code = "from cser_bench import harness, report; print(harness.__file__, report.__file__)"
     done = installed.call("python", "-c", code, cwd=tmp_path)
     assert done.stdout.count(str(installed.packages)) == 2, done.stdout + done.stderr
     tunings = {path.name for path in (ROOT / "results").glob("*_tuning")}
-    assert tunings and {path.name for path in (installed.packages / "cser_bench/harness/shipped").iterdir()} >= tunings
-    for name in ("fashion_mnist_regime", "studies/two_level"):  # of which the first takes another's tuning
+    assert (
+        tunings
+        and {path.name for path in (installed.packages / "cser_bench/harness/shipped").iterdir()}
+        >= tunings
+    )
+    for name in (
+        "fashion_mnist_regime",
+        "studies/two_level",
+    ):  # of which the first takes another's tuning
         done = installed.call("cser-harness", "plan", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(load_spec(find_spec(name)).title)
@@ -75,7 +90,9 @@ def test_shipped_experiments_plan_from_an_empty_folder(installed: Installed, tmp
 
 
 @pytest.mark.timeout(400)
-def test_run_report_and_status_from_a_folder_with_names_like_ours(installed: Installed, tmp_path: Path) -> None:
+def test_run_report_and_status_from_a_folder_with_names_like_ours(
+    installed: Installed, tmp_path: Path
+) -> None:
     path = write_spec(tmp_path, changed(only(small_spec(), "sgd"), "tuning"))
     for name in PACKAGES:  # modules of the user's own, which must not be executed
         (tmp_path / f"{name}.py").write_text("raise SystemExit('SHADOWED')\n")
@@ -98,6 +115,10 @@ def test_usage_names_the_command_that_was_typed_and_missing_packages_what_to_ins
     hidden = others.rename(tmp_path / "hidden")
     try:
         done = installed.call("cser-harness", "plan", "cmudict", cwd=tmp_path)
-        assert done.returncode == 1 and done.stderr.startswith("error: shtab is not") and "[harness]" in done.stderr
+        assert (
+            done.returncode == 1
+            and done.stderr.startswith("error: shtab is not")
+            and "[harness]" in done.stderr
+        )
     finally:
         hidden.rename(others)

@@ -49,7 +49,8 @@ def close_to(value: Any) -> Any:
 
 
 def test_processes_equal_stacked_workers(tmp_path: Path) -> None:
-    """Four: the backend adds in another order. Two are equal to the bit, as under torchrun below."""
+    """Four: the backend adds in another order. Two are equal to the bit, as under torchrun
+    below."""
     plan = planned(tmp_path, changed(only(small_spec(), "cser"), "training.num_workers", 4))
     (run,) = plan.runs
     assert launch(plan, launch_options(tmp_path / "processes", "processes"), Quiet()) == 0
@@ -64,9 +65,16 @@ def test_processes_equal_stacked_workers(tmp_path: Path) -> None:
 
 
 def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
-    spec = only(small_spec(), "ef_sgd") | {"statistics": small_spec()["statistics"] | {"baseline": "ef_sgd"}}
-    path, launcher = write_spec(tmp_path, spec), ["--standalone", "--nproc-per-node=2", "-m", "harness"]
-    words = command(*launcher, "run", path, "--results", tmp_path / "torchrun", module="torch.distributed.run")
+    spec = only(small_spec(), "ef_sgd") | {
+        "statistics": small_spec()["statistics"] | {"baseline": "ef_sgd"}
+    }
+    path, launcher = (
+        write_spec(tmp_path, spec),
+        ["--standalone", "--nproc-per-node=2", "-m", "harness"],
+    )
+    words = command(
+        *launcher, "run", path, "--results", tmp_path / "torchrun", module="torch.distributed.run"
+    )
     said = call(words, tmp_path)
     assert said.returncode == 0, said.stderr
     assert [line for line in said.stdout.splitlines() if line.endswith("done")] == [
@@ -93,12 +101,21 @@ def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
     ],
 )
 def test_what_no_launcher_says_is_refused(
-    name: str, wrong: Table, words: str, tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    wrong: Table,
+    words: str,
+    tmp_path: Path,
+    cli: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     for key, value in (said | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | wrong).items():
         monkeypatch.setenv(key, value)
-    given = [write_spec(tmp_path, small_spec()), "--results", tmp_path] if name == "run" else ["--output", tmp_path]
+    given = (
+        [write_spec(tmp_path, small_spec()), "--results", tmp_path]
+        if name == "run"
+        else ["--output", tmp_path]
+    )
     assert words in cli.refused(name, *given)
 
 
@@ -122,7 +139,9 @@ def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(tmp_p
     """Its events should be written where there is a folder."""
     plan = planned(tmp_path, small_spec())
     runs = missing_runs(plan, tmp_path / "small")
-    assert [(run.row, run.seed) for run in runs] == [(row, s) for s in (1, 2) for row in ("sgd", "cser", "ef_sgd")]
+    assert [(run.row, run.seed) for run in runs] == [
+        (row, s) for s in (1, 2) for row in ("sgd", "cser", "ef_sgd")
+    ]
     folder = tmp_path / "small" / runs[1].run_id
     (folder / "events.jsonl").mkdir(parents=True)
     display = Quiet()
@@ -131,7 +150,10 @@ def test_siblings_go_on_after_one_fails_and_the_next_launch_tries_it_again(tmp_p
     assert len(display.ends) == len(plan.runs)
     failure = read_record(folder / "failure.json", Failure)
     assert failure.kind == "bug" and f"bug: {failure.message}" in str(display.ends["cser 1"])
-    assert "IsADirectoryError" in failure.traceback and "IsADirectoryError" in (folder / "log.txt").read_text()
+    assert (
+        "IsADirectoryError" in failure.traceback
+        and "IsADirectoryError" in (folder / "log.txt").read_text()
+    )
     (folder / "events.jsonl").rmdir()
     assert [run.run_id for run in missing_runs(plan, tmp_path / "small")] == [folder.name]
     again = Quiet()
@@ -163,7 +185,9 @@ def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the
     assert "failed: sgd seed 1: data: " in capsys.readouterr().out
 
 
-def test_checkpoints_that_a_killed_process_left_beside_its_result_go(tmp_path: Path, cli: CommandLine) -> None:
+def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
+    tmp_path: Path, cli: CommandLine
+) -> None:
     spec = only(small_spec(), "sgd")
     (run,) = planned(tmp_path, spec).runs
     with kept_checkpoints():
@@ -187,7 +211,9 @@ def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothin
     assert "sgd seed 1: done" in cli.out("run", path, "--results", tmp_path)
 
 
-def test_all_workers_compute_on_one_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_workers_compute_on_one_thread_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads: list[int] = []
     hook = DoctoredBlobs(hook=lambda rank, step: threads.append(torch.get_num_threads()))
     monkeypatch.setattr(blobs, "TASK", hook)

@@ -1,4 +1,5 @@
-"""Half precision, stacked workers, memory formats: what a run of these does, and resumes, to the bit."""
+"""Half precision, stacked workers, memory formats: what a run of these does, and resumes, to the
+bit."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ FORCED = {(1, 5), (0, 21), (0, 30), (1, 30)}
 
 
 class Overflows:
-    """Makes gradients, or the loss itself, infinite at these places, each a worker and a step counted from 0.
+    """Makes gradients, or the loss itself, infinite at these places, each a worker and a step
+    counted from 0.
 
     Attributes:
         changed: what each step of the two stacked workers changed of the optimiser's state.
@@ -47,13 +49,19 @@ class Overflows:
     """
 
     def __init__(
-        self, patch: pytest.MonkeyPatch, forced: set[tuple[int, int]], of_loss: bool = False, first: int = 0
+        self,
+        patch: pytest.MonkeyPatch,
+        forced: set[tuple[int, int]],
+        of_loss: bool = False,
+        first: int = 0,
     ) -> None:
         self.changed: list[set[str]] = []
         self.losses: list[float] = []
         loss, step = MixedPrecision.loss, MixedPrecision.step
 
-        def watched_loss(precision: MixedPrecision, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        def watched_loss(
+            precision: MixedPrecision, model: nn.Module, inputs: Tensor, labels: Tensor
+        ) -> Tensor:
             value, place = loss(precision, model, inputs, labels), divmod(len(self.losses), 2)
             if (place[1], first + place[0]) in forced:
                 if of_loss:
@@ -78,7 +86,8 @@ class Overflows:
 
 
 def state_of(optimizer: DistributedOptimizer) -> dict[str, Tensor]:
-    """Copies of all that a skipped step must leave as it is; "error" and "anchor" where the method has them."""
+    """Copies of all that a skipped step must leave as it is; "error" and "anchor" where the method
+    has them."""
     copies = {key: value.clone() for key, value in optimizer._buffers.items()}
     steps = torch.tensor(optimizer.num_steps)
     return copies | {"parameters": optimizer.flat.parameters.detach().clone(), "steps": steps}
@@ -96,7 +105,8 @@ def test_all_workers_skip_a_step_that_overflowed_on_one_and_nothing_of_it_is_lef
     result = trained(tmp_path, name, precision="fp16").result
     skipped = overflows.skipped()
     assert {5, 21, 30} <= skipped and len(skipped) < 10
-    # The parameters of some methods stand still until workers talk; the count of steps and some state do not.
+    # The parameters of some methods stand still until workers talk; the count of steps and some
+    # state do not.
     assert all("steps" in changed and len(changed) > 1 for changed in overflows.changed if changed)
     assert (result.status, result.num_steps) == ("done", 40)
     if name == "sgd":
@@ -121,13 +131,22 @@ def test_interrupted_equals_uninterrupted_in_half_precision(
                 assert attempt_stacked(job) == (stop is None)
         saved = job.folder / "checkpoint" / "step-000000025" / "rank-0.pt"
         states.append(torch.load(saved, weights_only=True)["precision"])
-    assert [attempt.resumed_from_step for attempt in read_run(job.folder).run.attempts] == [0, 0, 20, 25]
+    assert [attempt.resumed_from_step for attempt in read_run(job.folder).run.attempts] == [
+        0,
+        0,
+        20,
+        25,
+    ]
     assert comparable(job.folder) == comparable(tmp_path / "whole" / job.folder.name)
     assert states[0] == states[1]
-    assert precision != "fp16" or (states[0]["scale"] < 2.0**16 and states[0]["_growth_tracker"] > 0)
+    assert precision != "fp16" or (
+        states[0]["scale"] < 2.0**16 and states[0]["_growth_tracker"] > 0
+    )
 
 
-def test_an_infinite_loss_is_skipped_and_no_part_of_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_infinite_loss_is_skipped_and_no_part_of_the_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overflows = Overflows(monkeypatch, {(1, 5)}, of_loss=True)
     record = trained(tmp_path, precision="fp16")
     assert 5 in overflows.skipped() and overflows.losses[11] == INFINITY
@@ -153,19 +172,27 @@ def test_batched_passes_are_those_of_one_after_the_other_up_to_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"num_workers": 4, "batch_size": 10, "partition": {"kind": "contiguous"}}
-    config = small_config("mcser", settings_of("mcser", BLOCK), **own, model={"name": "mlp", "options": {"hidden": 9}})
+    config = small_config(
+        "mcser", settings_of("mcser", BLOCK), **own, model={"name": "mlp", "options": {"hidden": 9}}
+    )
     (events, result) = comparable(done(config, tmp_path / "at once").folder)
     found: list[object] = []
-    monkeypatch.setattr(training, "batched_backward", lambda *arguments: found.append(batched_backward(*arguments)))
+    monkeypatch.setattr(
+        training, "batched_backward", lambda *arguments: found.append(batched_backward(*arguments))
+    )
     (others, other) = comparable(done(config, tmp_path / "one by one").folder)
-    assert [event["test_loss"] for event in events] == pytest.approx([each["test_loss"] for each in others], rel=1e-4)
+    assert [event["test_loss"] for event in events] == pytest.approx(
+        [each["test_loss"] for each in others], rel=1e-4
+    )
     assert result["traffic"] == other["traffic"] and all(found)
 
 
 # Memory
 
 
-def test_a_run_says_its_format_and_goes_on_in_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_says_its_format_and_goes_on_in_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def as_on_a_gpu(model: nn.Module, keep_contiguous: bool) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -176,10 +203,14 @@ def test_a_run_says_its_format_and_goes_on_in_no_other(tmp_path: Path, monkeypat
         assert not attempt_stacked(job)
     assert not attempt_stacked(job_for(job.run.config, tmp_path))
     failure = read_record(job.folder / "failure.json", Failure)
-    assert failure.kind == "data" and "in the memory format channels_last, and here" in failure.message
+    assert (
+        failure.kind == "data" and "in the memory format channels_last, and here" in failure.message
+    )
     monkeypatch.setattr(build, "lay_out", as_on_a_gpu)
     assert attempt_stacked(job_for(job.run.config, tmp_path))
-    found = [(each.memory_format, each.resumed_from_step) for each in read_run(job.folder).run.attempts]
+    found = [
+        (each.memory_format, each.resumed_from_step) for each in read_run(job.folder).run.attempts
+    ]
     assert found == [("channels_last", 0), ("channels_last", 25)]
 
 
@@ -188,7 +219,8 @@ def test_a_run_says_its_format_and_goes_on_in_no_other(tmp_path: Path, monkeypat
 def test_a_step_reads_no_number_of_a_tensor_and_mixes_no_devices(
     name: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For which a host would wait, or a GPU refuse; on the device meta, where there are no numbers, it is an error.
+    """For which a host would wait, or a GPU refuse; on the device meta, where there are no numbers,
+    it is an error.
 
     The first step's checks do read: they are left out, and would refuse such a model.
     """

@@ -1,4 +1,5 @@
-"""Processes of a run: they meet, are told and heard, and of a failure the one that caused it is named."""
+"""Processes of a run: they meet, are told and heard, and of a failure the one that caused it is
+named."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ from tests.harness.support import DoctoredBlobs, job_for, small_config
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """How often the process group was destroyed: with NCCL a worker that does so while others wait for it hangs."""
+    """How often the process group was destroyed: with NCCL a worker that does so while others wait
+    for it hangs."""
     destroy, calls = dist.destroy_process_group, list[str]()
 
     def counted() -> None:
@@ -44,7 +46,9 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Any:
         destroy()
 
 
-def alone(folder: Path, hook: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch) -> tuple[Job, bool]:
+def alone(
+    folder: Path, hook: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Job, bool]:
     """A run of one process that calls `hook` before each batch, and whether it has a result."""
     monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=hook))
     job = job_for(small_config(num_workers=1), folder)
@@ -52,7 +56,9 @@ def alone(folder: Path, hook: Callable[[int, int], None], monkeypatch: pytest.Mo
     return job, attempt_as_rank(job, 0, f"file://{folder}/rendezvous")
 
 
-def test_group_ends_after_success_alone(ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_ends_after_success_alone(
+    ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def out_of_memory(rank: int, step: int) -> None:
         raise MemoryError("no room")
 
@@ -88,14 +94,22 @@ def test_worker_that_went_before_the_first_step_is_a_lost_connection(
 # Who waits in vain is ended by NCCL's watchdog, by SIGABRT
 
 WAITED = (
-    "[rank1]:[E618 ProcessGroupNCCL.cpp:1] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, "
-    "OpType=ALLREDUCE, NumelIn=9437184, NumelOut=9437184, Timeout(ms)=9000) ran for 9007 milliseconds before timing "
-    "out.\n[rank1]:[E618 ProcessGroupNCCL.cpp:2] [PG ID 0 PG GUID 0(default_pg) Rank 1] Process group watchdog thread "
-    "terminated with exception: [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4)\n"
+    "[rank1]:[E618 ProcessGroupNCCL.cpp:1] [Rank 1] Watchdog caught collective operation timeout: "
+    "WorkNCCL(SeqNum=4, "
+    "OpType=ALLREDUCE, NumelIn=9437184, NumelOut=9437184, Timeout(ms)=9000) ran for 9007 "
+    "milliseconds before timing "
+    "out.\n[rank1]:[E618 ProcessGroupNCCL.cpp:2] [PG ID 0 PG GUID 0(default_pg) Rank 1] Process "
+    "group watchdog thread "
+    "terminated with exception: [Rank 1] Watchdog caught collective operation timeout: "
+    "WorkNCCL(SeqNum=4)\n"
     "terminate called after throwing an instance of 'c10::DistBackendError'\n"
 )
-HEARD = "[rank0]:[E618] [PG ID 0 Rank 0] Process group watchdog thread terminated with exception: CUDA error: "
-"""What the watchdog says where it, and not the worker, was the first to hear of a kernel that failed."""
+HEARD = (
+    "[rank0]:[E618] [PG ID 0 Rank 0] Process group watchdog thread terminated with exception: "
+    "CUDA error: "
+)
+"""What the watchdog says where it, and not the worker, was the first to hear of a kernel that
+failed."""
 
 
 ABORTED, KILLED = -signal.SIGABRT, -signal.SIGKILL
@@ -105,20 +119,28 @@ ABORTED, KILLED = -signal.SIGABRT, -signal.SIGKILL
     ("codes", "said", "kind"),
     [
         ([ABORTED, ABORTED], WAITED, "communication"),
-        ([KILLED, ABORTED], WAITED, "communication"),  # which the launcher killed after a time of grace
+        (
+            [KILLED, ABORTED],
+            WAITED,
+            "communication",
+        ),  # which the launcher killed after a time of grace
         ([ABORTED, ABORTED], WAITED + HEARD + "an illegal memory access was encountered\n", "bug"),
         ([ABORTED, ABORTED], HEARD + "out of memory\n" + WAITED, "oom"),
         ([KILLED, -signal.SIGSEGV], "", "bug"),
         ([1, ABORTED], WAITED, "disk"),  # as a worker has recorded
     ],
 )
-def test_end_by_the_watchdog_is_told_from_others(codes: list[int], said: str, kind: str, tmp_path: Path) -> None:
+def test_end_by_the_watchdog_is_told_from_others(
+    codes: list[int], said: str, kind: str, tmp_path: Path
+) -> None:
     job, before = job_for(small_config(), tmp_path), WAITED  # an earlier attempt's
     job.folder.mkdir(parents=True)
     (job.folder / "log.txt").write_text(before + said)
     if kind == "disk":
         write_failure(job.folder, job.run.run_id, job.attempt.attempt, kind, "its own words", "")
-    ended: Any = SimpleNamespace(processes=[SimpleNamespace(exitcode=code) for code in codes], error_files=[])
+    ended: Any = SimpleNamespace(
+        processes=[SimpleNamespace(exitcode=code) for code in codes], error_files=[]
+    )
     workers = WorkerProcesses(ended, [], TemporaryDirectory())
     sentence = str(close(ActiveRun(job, Resources((), ()), workers, log_start=len(before))))
     failure = read_record(job.folder / "failure.json", Failure)
@@ -130,7 +152,11 @@ def test_end_by_the_watchdog_is_told_from_others(codes: list[int], said: str, ki
 def test_nccl_waits_as_long_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(process_group, "identity", lambda device: device)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: given.update(options, backend=backend))
+    monkeypatch.setattr(
+        dist,
+        "init_process_group",
+        lambda backend, **options: given.update(options, backend=backend),
+    )
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     with joined("cuda:0", 17.0, f"file://{tmp_path}/rendezvous", 0, 1):
         assert (given["backend"], given["timeout"]) == ("nccl", timedelta(seconds=17))
@@ -188,7 +214,10 @@ def ends(worker: Worker, how: str) -> str:
 )
 def test_who_failed_is_named_and_the_others_are_ended(how: tuple[str, ...], sentence: str) -> None:
     started = time.monotonic()
-    with start_workers(ends, [(each,) for each in how]) as workers, pytest.raises(WorkerError) as caught:
+    with (
+        start_workers(ends, [(each,) for each in how]) as workers,
+        pytest.raises(WorkerError) as caught,
+    ):
         workers.hear_all()
     assert str(caught.value) == sentence
     assert time.monotonic() - started < 200, "the sleeping worker was waited for"
@@ -196,5 +225,8 @@ def test_who_failed_is_named_and_the_others_are_ended(how: tuple[str, ...], sent
 
 
 def test_a_worker_that_says_nothing_is_not_waited_for_without_end() -> None:
-    with start_workers(ends, [("sleeps",)]) as workers, pytest.raises(WorkerError, match=r"did not answer in 0\.2 s"):
+    with (
+        start_workers(ends, [("sleeps",)]) as workers,
+        pytest.raises(WorkerError, match=r"did not answer in 0\.2 s"),
+    ):
         workers.hear(0, 0.2)

@@ -1,4 +1,5 @@
-"""Which worker sees what and when: shards, order, scores, learning rates, and seeds that pair the algorithms."""
+"""Which worker sees what and when: shards, order, scores, learning rates, and seeds that pair the
+algorithms."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ LABELS = torch.arange(1_600) % CLASSES
 """As those of the task `blobs`."""
 
 
-def shards_of(labels: Tensor = LABELS, num_workers: int = 8, seed: int = 1, **spec: Any) -> list[list[int]]:
+def shards_of(
+    labels: Tensor = LABELS, num_workers: int = 8, seed: int = 1, **spec: Any
+) -> list[list[int]]:
     shards = worker_shards(PartitionSpec(**spec), labels, num_workers, seed)
     assert shards is not None
     return [shard.tolist() for shard in shards]
@@ -50,13 +53,23 @@ def shards_of(labels: Tensor = LABELS, num_workers: int = 8, seed: int = 1, **sp
 
 SPECS = st.one_of(
     st.just({"kind": "contiguous"}),
-    st.builds(lambda alpha: {"kind": "dirichlet", "alpha": alpha}, st.sampled_from([1e-9, 1e-3, 0.1, 1.0, 50.0, 1e9])),
-    st.builds(lambda number: {"kind": "class_shards", "shards_per_worker": number}, st.integers(1, 4)),
+    st.builds(
+        lambda alpha: {"kind": "dirichlet", "alpha": alpha},
+        st.sampled_from([1e-9, 1e-3, 0.1, 1.0, 50.0, 1e9]),
+    ),
+    st.builds(
+        lambda number: {"kind": "class_shards", "shards_per_worker": number}, st.integers(1, 4)
+    ),
 )
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
-@given(SPECS, st.lists(st.integers(0, 6), min_size=20, max_size=90), st.integers(1, 5), st.integers(0, 2**32))
+@given(
+    SPECS,
+    st.lists(st.integers(0, 6), min_size=20, max_size=90),
+    st.integers(1, 5),
+    st.integers(0, 2**32),
+)
 def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
     spec: Table, labels: list[int], num_workers: int, seed: int
 ) -> None:
@@ -77,7 +90,8 @@ def test_shards_are_disjoint_of_one_size_and_leave_out_no_more_than_they_must(
 
 
 def first_shares(labels: Tensor, alpha: float) -> numpy.ndarray[Any, Any]:
-    """Class shares of worker 0, who finds all classes full, under a hundred seeds; shape (100, classes)."""
+    """Class shares of worker 0, who finds all classes full, under a hundred seeds; shape (100,
+    classes)."""
     shards = [shards_of(labels, 20, seed, kind="dirichlet", alpha=alpha)[0] for seed in range(100)]
     counts = [numpy.bincount(labels[shard], minlength=int(labels.max()) + 1) for shard in shards]
     return numpy.stack(counts) / (len(labels) // 20)
@@ -88,7 +102,8 @@ def test_shares_have_the_second_moment_of_a_dirichlet_distribution_and_follow_th
     alpha: float,
 ) -> None:
     squares = (first_shares(torch.arange(20_000) % CLASSES, alpha) ** 2).sum(axis=1)
-    # Of K shares with parameter alpha each: E sum p^2 = (alpha + 1) / (K alpha + 1); 1000 samples are drawn of them.
+    # Of K shares with parameter alpha each: E sum p^2 = (alpha + 1) / (K alpha + 1); 1000 samples
+    # are drawn of them.
     expected = (alpha + 1) / (CLASSES * alpha + 1)
     expected += (1 - expected) / 1_000
     assert abs(squares.mean() - expected) < 4 * squares.std() / 10
@@ -97,20 +112,33 @@ def test_shares_have_the_second_moment_of_a_dirichlet_distribution_and_follow_th
 
 
 def test_class_shards_give_a_worker_few_classes_at_random() -> None:
-    sets = [set(LABELS[shard].tolist()) for shard in shards_of(num_workers=10, **FIXED["class_shards"])]
+    sets = [
+        set(LABELS[shard].tolist()) for shard in shards_of(num_workers=10, **FIXED["class_shards"])
+    ]
     assert max(map(len, sets)) == 2
     assert any(len(each) == 2 and max(each) - min(each) > 1 for each in sets)
-    assert all(shards_of(seed=1, **FIXED[k]) != shards_of(seed=2, **FIXED[k]) for k in ("dirichlet", "class_shards"))
+    assert all(
+        shards_of(seed=1, **FIXED[k]) != shards_of(seed=2, **FIXED[k])
+        for k in ("dirichlet", "class_shards")
+    )
 
 
 @settings(deadline=None, derandomize=True, max_examples=90)
-@given(st.one_of(SPECS, st.none()), st.integers(1, 5), st.integers(1, 9), st.integers(0, 2**32), st.integers(0, 20))
+@given(
+    st.one_of(SPECS, st.none()),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.integers(0, 2**32),
+    st.integers(0, 20),
+)
 def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_from_any_step(
     spec: Table | None, num_workers: int, batch_size: int, seed: int, first: int
 ) -> None:
     """Within a worker's shard, or where there are none over all workers."""
     partition = spec or {"kind": "reshuffled"}
-    config = small_config(num_workers=num_workers, batch_size=batch_size, num_epochs=3, partition=partition)
+    config = small_config(
+        num_workers=num_workers, batch_size=batch_size, num_epochs=3, partition=partition
+    )
     per_epoch, num_steps = num_steps_of(config)
     shards = shards_of(LABELS, num_workers, seed, **spec) if spec else [list(range(len(LABELS)))]
     held = len(shards[0]) if spec else len(LABELS) // num_workers
@@ -123,7 +151,9 @@ def test_batches_are_full_an_epoch_shows_no_sample_twice_and_the_order_goes_on_f
     found = [batches(rank) for rank in range(num_workers)]
     assert {len(batch) for own in found for batch in own} == {batch_size}
     starts = range(0, num_steps, per_epoch)
-    epochs = [[torch.cat(own[start : start + per_epoch]).tolist() for own in found] for start in starts]
+    epochs = [
+        [torch.cat(own[start : start + per_epoch]).tolist() for own in found] for start in starts
+    ]
     for seen in epochs:
         everyone = list(itertools.chain(*seen))
         for each, shard in zip(seen, shards, strict=True) if spec else [(everyone, shards[0])]:
@@ -140,7 +170,9 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
 ) -> None:
     seen: dict[int, list[int]] = defaultdict(list)
 
-    def watched(samples: TensorSamples, indices: Iterable[Tensor], seed: int, rank: int, first: int) -> Iterator[Batch]:
+    def watched(
+        samples: TensorSamples, indices: Iterable[Tensor], seed: int, rank: int, first: int
+    ) -> Iterator[Batch]:
         for index in indices:
             seen[rank] += index.tolist()
             yield samples.train_inputs[index], samples.train_labels[index]
@@ -149,16 +181,23 @@ def test_what_each_worker_trains_on_and_recorded_counts_of_classes(
     partition = FIXED.get(kind, {"kind": kind})
     result = done(small_config(num_workers=4, partition=partition, num_epochs=2), tmp_path).result
     # 4 workers x 20 samples x 20 steps are all 1,600, in each of both epochs.
-    first, second = ([seen[rank][part] for rank in range(4)] for part in (slice(400), slice(400, 800)))
+    first, second = (
+        [seen[rank][part] for rank in range(4)] for part in (slice(400), slice(400, 800))
+    )
     for epoch in (first, second):
         assert sorted(sample for own in epoch for sample in own) == list(range(1_600))
     if kind == "reshuffled":
         assert result.class_counts is None
         # By chance a quarter of 400 is seen by the same worker again.
-        assert all(60 < len(set(one) & set(two)) < 140 for one, two in zip(first, second, strict=True))
+        assert all(
+            60 < len(set(one) & set(two)) < 140 for one, two in zip(first, second, strict=True)
+        )
     else:
         shards = shards_of(num_workers=4, **partition)
-        assert list(map(sorted, first)) == list(map(sorted, second)) == list(map(sorted, shards)) and first != second
+        assert (
+            list(map(sorted, first)) == list(map(sorted, second)) == list(map(sorted, shards))
+            and first != second
+        )
         counts = [Counter(LABELS[own].tolist()) for own in first]
         assert result.class_counts == [[own[each] for each in range(CLASSES)] for own in counts]
 
@@ -172,7 +211,9 @@ def test_a_run_of_fewer_steps_takes_the_first_of_its_epochs_and_has_a_schedule_o
     """12 of the 40 steps of an epoch, with a warm-up of a quarter and a score in each half."""
     seen: list[list[int]] = []
 
-    def watched(samples: TensorSamples, indices: Iterable[Tensor], seed: int, rank: int, first: int) -> Iterator[Batch]:
+    def watched(
+        samples: TensorSamples, indices: Iterable[Tensor], seed: int, rank: int, first: int
+    ) -> Iterator[Batch]:
         for index in indices:
             seen.append(index.tolist())
             yield samples.train_inputs[index], samples.train_labels[index]
@@ -194,7 +235,10 @@ def test_a_run_of_fewer_steps_takes_the_first_of_its_epochs_and_has_a_schedule_o
 
 
 def factors(schedule: ScheduleSpec, per_epoch: int, num_epochs: int) -> list[float]:
-    return [learning_rate_factor(schedule, step, per_epoch, num_epochs) for step in range(per_epoch * num_epochs)]
+    return [
+        learning_rate_factor(schedule, step, per_epoch, num_epochs)
+        for step in range(per_epoch * num_epochs)
+    ]
 
 
 TEN = [step / 10 for step in range(1, 11)]
@@ -202,15 +246,26 @@ SCHEDULES: dict[str, tuple[dict[str, Any], list[float]]] = {
     # Of three epochs of ten steps.
     "constant": ({"kind": "constant"}, [1.0] * 30),
     "warm-up": ({"kind": "constant", "warmup_epochs": 0.5}, [0.2, 0.4, 0.6, 0.8, *[1.0] * 26]),
-    "a share of the run": ({"kind": "constant", "warmup_epochs": 0.4, "warmup_share": 0.2}, [*TEN, *[1.0] * 20]),
-    "warm-up beyond the run": ({"kind": "constant", "warmup_epochs": 3200.0}, [(n + 1) / 32_000 for n in range(30)]),
+    "a share of the run": (
+        {"kind": "constant", "warmup_epochs": 0.4, "warmup_share": 0.2},
+        [*TEN, *[1.0] * 20],
+    ),
+    "warm-up beyond the run": (
+        {"kind": "constant", "warmup_epochs": 3200.0},
+        [(n + 1) / 32_000 for n in range(30)],
+    ),
     "cosine": (
         {"kind": "cosine", "warmup_epochs": 1.0},
         [*TEN, *(math.cos(math.pi * number / 40) ** 2 for number in range(20))],
     ),
     "milestones during the warm-up": (
         {"kind": "milestones", "milestones": [1.0, 2.5], "factor": 0.2, "warmup_epochs": 2.0},
-        [*(n / 20 for n in range(1, 11)), *(0.2 * n / 20 for n in range(11, 21)), *[0.2] * 5, *[0.04] * 5],
+        [
+            *(n / 20 for n in range(1, 11)),
+            *(0.2 * n / 20 for n in range(11, 21)),
+            *[0.2] * 5,
+            *[0.04] * 5,
+        ],
     ),
     "staircase": (
         {"kind": "milestones", "milestones": [9.0], "warmup_epochs": 2.5, "staircase_warmup": True},
@@ -258,25 +313,42 @@ def test_held_out_samples_are_always_the_same_and_apart_from_those_that_are_trai
     for number, scored in ((0, 500), (400, 400)):
         spec = TaskSpec(name="blobs", num_train=800, held_out=number)
         samples = TASK.load(None, spec, torch.device("cpu"))
-        assert samples.train_inputs.equal(whole.train_inputs[trained]) and len(samples.evaluation_labels) == scored
+        assert (
+            samples.train_inputs.equal(whole.train_inputs[trained])
+            and len(samples.evaluation_labels) == scored
+        )
         assert split_sizes(TASK, spec) == (800, scored)
-    with pytest.raises(SpecError, match="num_train = 801 and held_out = 800 are together more than the 1600"):
+    with pytest.raises(
+        SpecError, match="num_train = 801 and held_out = 800 are together more than the 1600"
+    ):
         split_sizes(TASK, TaskSpec(name="blobs", num_train=801, held_out=800))
 
 
 def test_seeds_of_different_streams_differ_and_never_change() -> None:
-    streams = {derive_seed(*parts) for parts in [(1, "init"), (2, "init"), (1, "order"), (1, "order", 0), (11, "init")]}
+    streams = {
+        derive_seed(*parts)
+        for parts in [(1, "init"), (2, "init"), (1, "order"), (1, "order", 0), (11, "init")]
+    }
     assert len(streams) == 5 and all(0 <= seed < 2**63 for seed in streams)
-    # Written down, so that records of today can be repeated tomorrow: the start of sha256("(1, 'init')").
-    assert derive_seed(1, "init") == int.from_bytes(bytes.fromhex("c533243a0e98fb04"), "little") >> 1
+    # Written down, so that records of today can be repeated tomorrow: the start of sha256("(1,
+    # 'init')").
+    assert (
+        derive_seed(1, "init") == int.from_bytes(bytes.fromhex("c533243a0e98fb04"), "little") >> 1
+    )
 
 
 def test_all_algorithms_start_from_the_same_parameters() -> None:
-    """Of the model, which the seed alone decides, on each worker; the global generator is left as it was."""
+    """Of the model, which the seed alone decides, on each worker; the global generator is left as
+    it was."""
     before = torch.get_rng_state()
-    first, other = (build_model(small_config().model, TASK, seed, torch.device("cpu")) for seed in (1, 2))
+    first, other = (
+        build_model(small_config().model, TASK, seed, torch.device("cpu")) for seed in (1, 2)
+    )
     assert torch.get_rng_state().equal(before)
-    own, others = (torch.cat([each.detach().flatten() for each in model.parameters()]) for model in (first, other))
+    own, others = (
+        torch.cat([each.detach().flatten() for each in model.parameters()])
+        for model in (first, other)
+    )
     assert not torch.equal(own, others)
     for name in algorithms():
         config = small_config(name, settings_of(name, BLOCK))

@@ -1,4 +1,5 @@
-"""Packed records: the same runs, all damage refused in a sentence, nothing lost in between, shipped packs whole."""
+"""Packed records: the same runs, all damage refused in a sentence, nothing lost in between, shipped
+packs whole."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ from cser_bench.harness.plan.plan import make_plan
 from cser_bench.harness.records import packs, store
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.packs import NAME as PACK
-from cser_bench.harness.records.packs import pack_runs, read_pack, read_runs, render_pack, unpack_runs
+from cser_bench.harness.records.packs import (
+    pack_runs,
+    read_pack,
+    read_runs,
+    render_pack,
+    unpack_runs,
+)
 from cser_bench.harness.records.store import VERSION, RecordError, read_run, read_run_files
 from cser_bench.harness.spec_file import load_spec
 from cser_bench.harness.workers.launch import launch, missing_runs
@@ -45,14 +52,26 @@ def folder(tmp_path: Path) -> Path:
     """An experiment with twelve finished runs, of which one failed before, and two that are on."""
     shipped = read_pack(TUNING)
     shutil.copy(TUNING / "experiment.json", tmp_path)
-    (tmp_path / PACK).write_text(render_pack(NAME, {run: shipped[run] for run in sorted(shipped)[:14]}))
+    (tmp_path / PACK).write_text(
+        render_pack(NAME, {run: shipped[run] for run in sorted(shipped)[:14]})
+    )
     unpack_runs(tmp_path)
     (tmp_path / PACK).unlink()
     *_, fifth, sixth, seventh = list(store.run_folders(tmp_path))[:7]
     events = (fifth / "events.jsonl").read_text()
-    (fifth / "events.jsonl").write_text(re.sub(r'"worker_distance": [^,]+', '"worker_distance": NaN', events))
-    (sixth / "events.jsonl").write_bytes((sixth / "events.jsonl").read_bytes() + b'{"step": 41, "caf\xc3')
-    failure = {"version": VERSION, "run_id": sixth.name, "attempt": "x", "kind": "oom", "message": "für Umlaute"}
+    (fifth / "events.jsonl").write_text(
+        re.sub(r'"worker_distance": [^,]+', '"worker_distance": NaN', events)
+    )
+    (sixth / "events.jsonl").write_bytes(
+        (sixth / "events.jsonl").read_bytes() + b'{"step": 41, "caf\xc3'
+    )
+    failure = {
+        "version": VERSION,
+        "run_id": sixth.name,
+        "attempt": "x",
+        "kind": "oom",
+        "message": "für Umlaute",
+    }
     (sixth / "failure.json").write_text(json.dumps(failure | {"traceback": "", "step": None}))
     (seventh / "log.txt").write_text("what was printed")
     *_, before_its_first_score, torn = store.run_folders(tmp_path)
@@ -70,7 +89,11 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def finished(folder: Path) -> dict[str, Any]:
-    return {path.name: read_run_files(path) for path in store.run_folders(folder) if (path / "result.json").exists()}
+    return {
+        path.name: read_run_files(path)
+        for path in store.run_folders(folder)
+        if (path / "result.json").exists()
+    }
 
 
 # The same runs
@@ -81,16 +104,22 @@ def records(folder: Path) -> dict[str, str]:
     return {run: repr(record) for run, record in read_runs(folder).items()}
 
 
-def test_folders_come_back_as_they_were_but_for_a_torn_line_and_what_is_no_record(folder: Path) -> None:
+def test_folders_come_back_as_they_were_but_for_a_torn_line_and_what_is_no_record(
+    folder: Path,
+) -> None:
     before, runs, read = tree(folder), finished(folder), records(folder)
-    assert len(read) == 14 and read == {path.name: repr(read_run(path)) for path in store.run_folders(folder)}
+    assert len(read) == 14 and read == {
+        path.name: repr(read_run(path)) for path in store.run_folders(folder)
+    }
     assert pack_runs(folder) == (12, 12) and records(folder) == read
     assert pack_runs(folder, remove_folders=True) == (12, 12) and records(folder) == read
     assert not any((folder / run).exists() for run in runs) and pack_runs(folder) == (12, 0)
     assert unpack_runs(folder) == 12 and records(folder) == read
     after = tree(folder)
     for line in after.pop(PACK).decode().splitlines()[1:]:  # plain JSON, that anything can read
-        assert json.loads(line)["run"]["experiment"] == NAME and isinstance(json.loads(line)["events"], list)
+        assert json.loads(line)["run"]["experiment"] == NAME and isinstance(
+            json.loads(line)["events"], list
+        )
     before = {name: data for name, data in before.items() if Path(name).name != "log.txt"}
     torn = next(name for name, data in before.items() if data.endswith(b"caf\xc3"))
     before[torn] = before[torn].rpartition(b"\n")[0] + b"\n"
@@ -147,11 +176,15 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "its config is that of run",
     ),
     "no run's id": (
-        lambda f: render_pack(NAME, {f"../../{max(finished(f))}": finished(f)[max(finished(f))]}).splitlines(True),
+        lambda f: render_pack(
+            NAME, {f"../../{max(finished(f))}": finished(f)[max(finished(f))]}
+        ).splitlines(True),
         "line 2, names the run '../../",
     ),
     "an absolute path for an id": (
-        lambda f: render_pack(NAME, {f"{f}/{max(finished(f))}": finished(f)[max(finished(f))]}).splitlines(True),
+        lambda f: render_pack(
+            NAME, {f"{f}/{max(finished(f))}": finished(f)[max(finished(f))]}
+        ).splitlines(True),
         "which is no run's id",
     ),
     "no id": (lambda f: [packs._line('"format":2'), packs._line('"run":1')], "names the run None"),
@@ -185,7 +218,11 @@ def test_a_pack_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_lost
 
 SPOILT: list[tuple[str, Callable[[str], str], str]] = [
     ("stray", str, "stray/run.json was edited or moved"),
-    ("", lambda text: text.replace('"batch_size": 16', '"batch_size": 30'), "its config is that of run"),
+    (
+        "",
+        lambda text: text.replace('"batch_size": 16', '"batch_size": 30'),
+        "its config is that of run",
+    ),
     ("", lambda text: text[:-5], "run.json is damaged"),
 ]
 
@@ -198,10 +235,14 @@ def test_folders_that_cannot_be_packed_are_refused(
     path = path.rename(folder / (name or path.name)) / "run.json"
     path.write_text(spoil(path.read_text()))
     before = tree(folder)
-    assert words in cli.refused("pack", folder, "--remove-folders", code=1) and tree(folder) == before
+    assert (
+        words in cli.refused("pack", folder, "--remove-folders", code=1) and tree(folder) == before
+    )
 
 
-def test_where_there_is_nothing_to_pack_or_unpack_it_is_said(tmp_path: Path, cli: CommandLine) -> None:
+def test_where_there_is_nothing_to_pack_or_unpack_it_is_said(
+    tmp_path: Path, cli: CommandLine
+) -> None:
     assert "holds no experiment.json" in cli.refused("pack", tmp_path)
     shutil.copy(TUNING / "experiment.json", tmp_path)
     assert "holds no finished run to pack" in cli.refused("pack", tmp_path)
@@ -211,15 +252,29 @@ def test_where_there_is_nothing_to_pack_or_unpack_it_is_said(tmp_path: Path, cli
 # Readers
 
 
-def test_a_score_that_was_edited_or_is_lost_is_said(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_score_that_was_edited_or_is_lost_is_said(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     whole = folder / min(finished(folder))
     lines = (whole / "events.jsonl").read_text().splitlines(keepends=True)
     result = (whole / "result.json").read_text()
     loss = json.loads(result)["test_loss"]
     edits: list[tuple[str, str | None, str]] = [
-        ("result.json", re.sub(r'"test_accuracy": [^,]+', '"test_accuracy": 0.999', result), "0.999 beside "),
-        ("result.json", result.replace(f'"test_loss": {loss}', f'"test_loss": {loss / 10}'), "says test_loss = "),
-        ("result.json", re.sub(r'"bits": [1-9]\d*', '"bits": 7', result, count=1), "differ in 'gradient'"),
+        (
+            "result.json",
+            re.sub(r'"test_accuracy": [^,]+', '"test_accuracy": 0.999', result),
+            "0.999 beside ",
+        ),
+        (
+            "result.json",
+            result.replace(f'"test_loss": {loss}', f'"test_loss": {loss / 10}'),
+            "says test_loss = ",
+        ),
+        (
+            "result.json",
+            re.sub(r'"bits": [1-9]\d*', '"bits": 7', result, count=1),
+            "differ in 'gradient'",
+        ),
         ("events.jsonl", "".join(lines[:-1]), f"lacks 1 of {len(lines)} scores"),
         ("events.jsonl", "".join(lines)[:-20], f"lacks 1 of {len(lines)} scores"),
         ("events.jsonl", "".join(lines[1:]), f"lacks 1 of {len(lines)} scores"),
@@ -229,14 +284,22 @@ def test_a_score_that_was_edited_or_is_lost_is_said(folder: Path, tmp_path_facto
         place = tmp_path_factory.mktemp(f"edit{number}")
         shutil.copytree(whole, place / whole.name)
         assert len(read_runs(place)) == 1
-        (place / whole.name / name).unlink() if text is None else (place / whole.name / name).write_text(text)
+        (place / whole.name / name).unlink() if text is None else (
+            place / whole.name / name
+        ).write_text(text)
         with pytest.raises(RecordError, match=re.escape(words)):
             read_runs(place)
 
 
-def test_scores_that_a_run_has_lost_which_diverged_after_them_are_missed_too(tmp_path: Path) -> None:
+def test_scores_that_a_run_has_lost_which_diverged_after_them_are_missed_too(
+    tmp_path: Path,
+) -> None:
     pack = read_pack(TUNING)
-    late = [run for run, files in pack.items() if files["result"]["status"] == "diverged" and len(files["events"]) > 1]
+    late = [
+        run
+        for run, files in pack.items()
+        if files["result"]["status"] == "diverged" and len(files["events"]) > 1
+    ]
     files = json.loads(json.dumps(pack[late[0]]))
     files["events"].pop()
     (tmp_path / PACK).write_text(render_pack(NAME, {late[0]: files}))
@@ -256,7 +319,9 @@ def test_a_packed_run_is_done_in_every_respect(tmp_path: Path) -> None:
     before = seen()
     pack_runs(folder, remove_folders=True)
     assert seen() == before and before[-1] == []
-    assert launch(plan, launch_options(tmp_path), Quiet()) == 0 and not any(folder.glob("*/run.json"))
+    assert launch(plan, launch_options(tmp_path), Quiet()) == 0 and not any(
+        folder.glob("*/run.json")
+    )
 
 
 # Killed in between
@@ -266,7 +331,8 @@ def test_killed_at_any_point_nothing_is_lost_and_the_same_command_goes_on(folder
     runs, before = finished(folder), records(folder)
 
     def killed(command: Callable[[], object]) -> int:
-        """How often the command was killed, at a later point each time, until it came to its end."""
+        """How often the command was killed, at a later point each time, until it came to its
+        end."""
         for number in itertools.count():
             with killed_at(number) as changes, suppress(Killed):
                 command()
@@ -282,7 +348,9 @@ def test_killed_at_any_point_nothing_is_lost_and_the_same_command_goes_on(folder
     assert not list(folder.glob(".*"))
 
 
-def test_a_folder_that_changes_while_it_is_packed_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_changes_while_it_is_packed_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = folder / max(finished(folder)) / "result.json"
     write = store.write_text_atomically
 
@@ -300,8 +368,12 @@ def test_a_folder_that_changes_while_it_is_packed_stays(folder: Path, monkeypatc
 SHIPPED = sorted(path.parent for path in (ROOT / "results").rglob(PACK))
 
 
-@pytest.mark.parametrize("shipped", SHIPPED, ids=[str(folder.relative_to(ROOT)) for folder in SHIPPED])
-def test_a_shipped_pack_is_whole_and_packs_again_to_its_bytes(shipped: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "shipped", SHIPPED, ids=[str(folder.relative_to(ROOT)) for folder in SHIPPED]
+)
+def test_a_shipped_pack_is_whole_and_packs_again_to_its_bytes(
+    shipped: Path, tmp_path: Path
+) -> None:
     planned = {run_id for row in read_experiment(shipped).rows for run_id in row.runs.values()}
     packed = set(packs.read_pack(shipped))
     assert packed <= planned
@@ -312,6 +384,8 @@ def test_a_shipped_pack_is_whole_and_packs_again_to_its_bytes(shipped: Path, tmp
         shutil.copy(shipped / name, tmp_path)
     assert unpack_runs(tmp_path) == len(packed)
     (tmp_path / PACK).unlink()
-    assert repr(read_runs(tmp_path)).replace(str(tmp_path), str(shipped)) == repr(read_runs(shipped))
+    assert repr(read_runs(tmp_path)).replace(str(tmp_path), str(shipped)) == repr(
+        read_runs(shipped)
+    )
     pack_runs(tmp_path)
     assert (tmp_path / PACK).read_bytes() == (shipped / PACK).read_bytes()

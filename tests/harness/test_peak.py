@@ -1,4 +1,5 @@
-"""The most memory of a step, as planned on the meta device: against steps that are done, and against what is known."""
+"""The most memory of a step, as planned on the meta device: against steps that are done, and
+against what is known."""
 
 from __future__ import annotations
 
@@ -21,14 +22,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "diloco": {"sync_interval": 4},
     "ef_sgd": {"compressor": TOP_K},
     "qsparse_local_sgd": {"compressor": TOP_K, "sync_interval": 4},
-    "cser": {"gradient_compressor": {"kind": "block", "ratio": 8}, "error_compressor": TOP_K, "reset_interval": 4},
+    "cser": {
+        "gradient_compressor": {"kind": "block", "ratio": 8},
+        "error_compressor": TOP_K,
+        "reset_interval": 4,
+    },
     "sparse_loco": {"sync_interval": 4, "compressor": {"kind": "chunk_top_k", "kept": 64}},
     "streaming_diloco": {"sync_interval": 4, "delay": 1, "bits": 4},
 }
 
 
 def config_of(name: str, num_workers: int) -> RunConfig:
-    changes = {"algorithm": name, "settings": SETTINGS[name], "num_workers": num_workers, "momentum": 0.9}
+    changes = {
+        "algorithm": name,
+        "settings": SETTINGS[name],
+        "num_workers": num_workers,
+        "momentum": 0.9,
+    }
     return small_config().model_copy(update=changes)
 
 
@@ -52,7 +62,9 @@ def test_the_peak_that_is_planned_is_that_of_steps_that_are_done(name: str) -> N
 
 def test_parameters_gradients_momentum_and_what_is_gathered_are_held() -> None:
     peaks = {
-        (name, n): peak_models(config_of(name, n), network("meta"), NUM_STEPS) for name in SETTINGS for n in (2, 6)
+        (name, n): peak_models(config_of(name, n), network("meta"), NUM_STEPS)
+        for name in SETTINGS
+        for n in (2, 6)
     }
     assert peaks["sgd", 2] == peaks["local_sgd", 6] == 3
     assert peaks["diloco", 2] >= 5

@@ -21,7 +21,16 @@ from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.spec import RunConfig, SpecError, run_id
 from cser_bench.harness.spec_file import EXPERIMENTS, load_spec
 from cser_bench.harness.train.build import build_optimizer
-from tests.harness.support import BLOCK, CSER, ROOT, Table, changed, small_config, small_spec, write_spec
+from tests.harness.support import (
+    BLOCK,
+    CSER,
+    ROOT,
+    Table,
+    changed,
+    small_config,
+    small_spec,
+    write_spec,
+)
 
 
 def test_run_id_depends_on_scientific_fields() -> None:
@@ -32,8 +41,12 @@ def test_run_id_depends_on_scientific_fields() -> None:
         "restart": {"without": ["error"]},
     }
     config = small_config("cser", CSER)
-    tables = [changed(config.model_dump(mode="json"), path, other) for path, other in others.items()]
-    assert len({run_id(each) for each in [config, *map(RunConfig.model_validate, tables)]}) == 1 + len(others)
+    tables = [
+        changed(config.model_dump(mode="json"), path, other) for path, other in others.items()
+    ]
+    assert len(
+        {run_id(each) for each in [config, *map(RunConfig.model_validate, tables)]}
+    ) == 1 + len(others)
 
 
 def plan_of(table: Table, folder: Path) -> Plan:
@@ -45,7 +58,9 @@ def test_run_ids_do_not_depend_on_names_words_and_statistics(tmp_path: Path) -> 
     elsewhere.mkdir()
     other = copy.deepcopy(table) | {"name": "other", "title": "Other"}
     other["statistics"] |= {"margin": 0.05, "confidence": 0.9}
-    other["rows"] = [row | {"label": f"x{row['label']}", "ratio": 7} for row in reversed(other["rows"])]
+    other["rows"] = [
+        row | {"label": f"x{row['label']}", "ratio": 7} for row in reversed(other["rows"])
+    ]
     other = changed(other, "tuning")
     ids = {run.run_id for run in plan_of(table, tmp_path).runs}
     assert {run.run_id for run in plan_of(other, elsewhere).runs} == ids
@@ -85,9 +100,14 @@ def test_a_plan_warns_of_settings_that_will_go_wrong_in_its_own_words(
             warnings.simplefilter("error")
             plan = plan_of(spec | {"rows": [*spec["rows"], row | {"settings": settings}]}, tmp_path)
         show_plan(plan)
-        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+        said = [
+            line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")
+        ]
         assert len(said) == is_warned_of
-        assert all(line.startswith("warning: pairs: with outer_lr = 0.7 and outer_momentum = 0.9") for line in said)
+        assert all(
+            line.startswith("warning: pairs: with outer_lr = 0.7 and outer_momentum = 0.9")
+            for line in said
+        )
 
 
 def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
@@ -113,7 +133,9 @@ def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(tmp_path:
     spec["rows"][2] |= {"local_step": "sgd"}
     plan = plan_of(spec, tmp_path)
     configs = {run.row: run.config for run in plan.runs}
-    stepping = {row: (each.local_step, each.momentum, each.betas, each.eps) for row, each in configs.items()}
+    stepping = {
+        row: (each.local_step, each.momentum, each.betas, each.eps) for row, each in configs.items()
+    }
     assert stepping == {
         "sgd": ("adamw", 0.0, [0.9, 0.98], 1e-9),
         "cser": ("adamw", 0.0, [0.8, 0.9], 1e-6),
@@ -133,7 +155,10 @@ def test_muon_leaves_a_models_embeddings_and_output_to_adamw() -> None:
     """Stacked workers' parameters are grouped as their model's own, and stay in its order."""
     config = small_config(local_step="muon", momentum=0.95)
     model = GPT(8, 11, width=4, num_heads=2, num_layers=1, feedforward=6)
-    stacked = [torch.nn.Parameter(each.detach().expand(2, *each.shape).clone()) for each in model.parameters()]
+    stacked = [
+        torch.nn.Parameter(each.detach().expand(2, *each.shape).clone())
+        for each in model.parameters()
+    ]
     apart, hidden = build_optimizer(config, model, StackedCollectives(2), 1, stacked).param_groups
     assert (apart["muon"], hidden["muon"], hidden["momentum"]) == (False, True, 0.95)
     assert [tuple(each.shape) for each in apart["params"]] == [(2, 11, 4), (2, 8, 4)]
@@ -167,20 +192,33 @@ SIGNS, SENT = {"kind": "quantised_blocks", "bits": 1}, 3 * (256 + 32) / (32 * 74
         ("ef_sgd", {"compressor": BLOCK}, 20 * 186 / 742, RING * 20 * 186 / 742, False),
         ("ef_sgd", {"compressor": TOP_K}, 20 * 184 / 742, 3 * 20 * 184 / 742, False),
         ("ef_sgd", {"compressor": SIGNS}, 20 * SENT, RING * 20 * SENT, False),
-        ("csea", {"error_compressor": BLOCK}, 20 * 186 / 742 + 1, RING * (20 * 186 / 742 + 1), True),
+        (
+            "csea",
+            {"error_compressor": BLOCK},
+            20 * 186 / 742 + 1,
+            RING * (20 * 186 / 742 + 1),
+            True,
+        ),
         ("csea", {"error_compressor": TOP_K}, 20 * 184 / 742 + 1, 3 * 20 * 184 / 742 + RING, True),
         # A link carries once what goes to neighbours, and the average at the end is all-reduced.
         ("dpsgd", DPSGD | {"topology": "ring"}, 2 * 20 + 1, 2 * 20 + RING, True),
         ("dpsgd", DPSGD | {"topology": "one_peer"}, 20 + 1, 20 + RING, True),
         ("dpsgd", DPSGD | {"topology": "complete"}, 3 * 20, 3 * 20, False),
         ("choco_sgd", CHOCO, 2 * 20 * 186 / 742 + 1, 2 * 20 * 186 / 742 + RING, True),
-        ("deep_squeeze", CHOCO | {"compressor": {"kind": "sign"}}, 2 * 20 * SIGN + 1, 2 * 20 * SIGN + RING, True),
+        (
+            "deep_squeeze",
+            CHOCO | {"compressor": {"kind": "sign"}},
+            2 * 20 * SIGN + 1,
+            2 * 20 * SIGN + RING,
+            True,
+        ),
     ],
 )
 def test_models_sent_and_what_a_link_carries(
     algorithm: str, table: Table, models: float, link: float, exchange: bool
 ) -> None:
-    """Of 20 steps of four workers with 742 parameters; `exchange`: one follows when they are done."""
+    """Of 20 steps of four workers with 742 parameters; `exchange`: one follows when they are
+    done."""
     seen = footprint_of(small_config(algorithm, table, num_workers=4))
     assert (seen.num_steps, seen.num_parameters, seen.final_exchange) == (20, 742, exchange)
     assert (seen.models_sent, seen.link_models) == (pytest.approx(models), pytest.approx(link))
@@ -194,7 +232,8 @@ RUNS = {
     "imagenet": "09d3d1a69a1c",
     "imagenet_released": "3faaaaefe8c9",
 }
-"""The digest of all ids of runs. They were looked at beside the paper's tables, and may not change without a word."""
+"""The digest of all ids of runs. They were looked at beside the paper's tables, and may not change
+without a word."""
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -209,12 +248,16 @@ RESULTS = ROOT / "results"
 RECORDED = sorted(path.parent for path in RESULTS.rglob("experiment.json"))
 STUDIES = sorted(path.stem for path in (EXPERIMENTS / "studies").glob("*.toml"))
 FIXED = [
-    name for name in STUDIES if all(row.learning_rate for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows)
+    name
+    for name in STUDIES
+    if all(row.learning_rate for row in load_spec(EXPERIMENTS / f"studies/{name}.toml").rows)
 ]
 SHIPPED = [name for name in STUDIES if (RESULTS / f"study_{name}_tuning").is_dir()]
 
 
-@pytest.mark.parametrize("folder", RECORDED, ids=[str(folder.relative_to(RESULTS)) for folder in RECORDED])
+@pytest.mark.parametrize(
+    "folder", RECORDED, ids=[str(folder.relative_to(RESULTS)) for folder in RECORDED]
+)
 def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
     recorded = read_experiment(folder)
     name = recorded.name.removesuffix("_tuning").replace("study_", "studies/")
@@ -229,7 +272,11 @@ def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
 def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(name: str) -> None:
     plan = plan_experiment(f"studies/{name}", RESULTS)
     rows, task = {row.row: row for row in plan.experiment.rows}, plan.runs[0].config.task.name
-    lengths = {"fashion_mnist": (4675, "sgd"), "fashion_mnist_crops": (4680, "sgd"), "kjv_text": (1922, "adamw")}
+    lengths = {
+        "fashion_mnist": (4675, "sgd"),
+        "fashion_mnist_crops": (4680, "sgd"),
+        "kjv_text": (1922, "adamw"),
+    }
     num_steps, baseline = lengths[task]
     assert plan.experiment.floor == "alone" and plan.experiment.baseline == baseline
     assert {baseline, "alone"} <= rows.keys() and all(len(row.runs) >= 3 for row in rows.values())
@@ -242,8 +289,11 @@ def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(name: str
 
 
 def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
-    """Models sent in a run of so many steps, by overall ratio, as in the paper; at the main ratio 200 and more."""
-    long, short = (load_spec(EXPERIMENTS / f"fashion_mnist_{name}.toml") for name in ("long", "regime"))
+    """Models sent in a run of so many steps, by overall ratio, as in the paper; at the main ratio
+    200 and more."""
+    long, short = (
+        load_spec(EXPERIMENTS / f"fashion_mnist_{name}.toml") for name in ("long", "regime")
+    )
     paper = {12: 2_438, 96: 305, 384: 76}
     assert {row.ratio for row in long.rows} >= {None, 1, *paper, 1536}
     for row in long.rows:
@@ -251,11 +301,18 @@ def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
             seen = footprint_of(config_of(long, settled(row, Trial(number, 0.01)), 1))
             assert (seen.num_steps, seen.num_parameters) == (28_050, 25_450)
             if row.ratio in paper and not seen.gathered_bits and row.row != "sgd_outer":
-                assert seen.models_in_training == pytest.approx(paper[int(row.ratio)], rel=0.1), (row.row, number)
+                assert seen.models_in_training == pytest.approx(paper[int(row.ratio)], rel=0.1), (
+                    row.row,
+                    number,
+                )
     for row in short.rows:
         if row.ratio == short.statistics.main_ratio:
-            assert footprint_of(config_of(short, settled(row, Trial(0, 0.01)), 1)).models_sent >= 200, row.row
+            assert (
+                footprint_of(config_of(short, settled(row, Trial(0, 0.01)), 1)).models_sent >= 200
+            ), row.row
     assert {row.row for row in short.rows} <= {row.row for row in long.rows}
     for field in ("task", "model", "schedule", "evaluation", "partition"):
         assert getattr(short, field) == getattr(long, field), field
-    assert short.tuning is not None and long.tuning is not None and short.tuning.records == long.name
+    assert (
+        short.tuning is not None and long.tuning is not None and short.tuning.records == long.name
+    )

@@ -19,7 +19,14 @@ from cser_bench.harness.records.experiment import metric_of, score_of
 from cser_bench.harness.records.recorder import append_event, truncate_events, write_failure
 from cser_bench.harness.records.run_lock import is_owned, owned
 from cser_bench.harness.records.state import is_done
-from cser_bench.harness.records.store import Event, Failure, RecordError, read_events, read_record, read_run
+from cser_bench.harness.records.store import (
+    Event,
+    Failure,
+    RecordError,
+    read_events,
+    read_record,
+    read_run,
+)
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.train.checkpoint import CheckpointError
 from cser_bench.harness.workers.attempt import attempt_stacked, failure_kind
@@ -60,7 +67,11 @@ def test_torn_last_line_is_dropped_and_repaired(before: int, cut: int, tmp_path:
     assert steps_of(path) == ([*whole, torn] if cut == 1 else whole)
     truncate_events(path, before)
     written(tmp_path, torn, torn + 1)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [*whole, torn, torn + 1]
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [
+        *whole,
+        torn,
+        torn + 1,
+    ]
 
 
 def test_damaged_middle_line_is_refused(tmp_path: Path) -> None:
@@ -97,7 +108,10 @@ def changed_text(**changes: Any) -> Callable[[str], str]:
 DAMAGES: dict[str, tuple[Callable[[str], str], str]] = {
     "truncated": (lambda text: text[:200], "is damaged .* delete the file and run again"),
     "no table": (lambda text: "[1]", "bad field .* delete the file and run again"),
-    "missing field": (lambda text: text.replace('"num_steps"', '"steps"'), "bad field .*steps' .* delete the file"),
+    "missing field": (
+        lambda text: text.replace('"num_steps"', '"steps"'),
+        "bad field .*steps' .* delete the file",
+    ),
     "newer version": (changed_text(version=2), "version 2, this program reads version 1"),
 }
 
@@ -120,9 +134,15 @@ def test_damaged_result_is_neither_done_nor_ignored(damage: str, run_folder: Pat
 FAILURES: list[tuple[BaseException, str]] = [
     (ZeroDivisionError("division by zero"), "bug"),
     (MemoryError(), "oom"),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "oom"),
+    (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        "oom",
+    ),
     (RuntimeError("CUDA error: out of memory"), "oom"),
-    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+    (
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        "oom",
+    ),
     (CollectiveError("worker 0 waited 1 s in vain"), "communication"),
     (RuntimeError("[.../gloo/transport/tcp/pair.cc:5] Connection closed by peer"), "communication"),
     (DistStoreError("wait timeout after 1000ms, keys: /device of 1"), "communication"),
@@ -135,12 +155,16 @@ FAILURES: list[tuple[BaseException, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("error", "kind"), FAILURES, ids=[repr(error)[:40] for error, _ in FAILURES])
+@pytest.mark.parametrize(
+    ("error", "kind"), FAILURES, ids=[repr(error)[:40] for error, _ in FAILURES]
+)
 def test_kinds_of_failure(error: BaseException, kind: str) -> None:
     assert failure_kind(error) == kind
 
 
-def test_full_disk_is_recorded_and_the_next_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_recorded_and_the_next_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_space(path: Path, each: Event) -> None:
         if each.step == 40:
             with store.errors_naming(path), path.open("ab") as file:
@@ -152,7 +176,10 @@ def test_full_disk_is_recorded_and_the_next_call_goes_on(tmp_path: Path, monkeyp
     job = job_for(small_config("cser", CSER), tmp_path)
     assert not attempt_stacked(job)
     failure = read_record(job.folder / "failure.json", Failure)
-    said = f"No space left on device: {job.folder}/events.jsonl; make room or give permission, and call again"
+    said = (
+        f"No space left on device: {job.folder}/events.jsonl; make room or give permission, and "
+        "call again"
+    )
     assert (failure.kind, failure.message) == ("disk", said)
     monkeypatch.undo()
     undisturbed = job_for(small_config("cser", CSER), tmp_path / "undisturbed")
@@ -172,7 +199,9 @@ def test_the_first_cause_stands_but_for_who_looks_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_without_file_locks_everything_goes_on(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_file_locks_everything_goes_on(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def flock(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 

@@ -1,4 +1,5 @@
-"""Restarts without a part of the state: what is put in its place, and that nothing else changes; a synchronous tail."""
+"""Restarts without a part of the state: what is put in its place, and that nothing else changes; a
+synchronous tail."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def stacked(config: RunConfig, values: list[Tensor] | None = None) -> Distribute
     """Of a model of a matrix and a vector, whose workers have the same values to begin with."""
     draw = torch.Generator().manual_seed(3)
     values = values or [torch.randn(shape, generator=draw) for shape in [(6, 5), (7,)]]
-    model = nn.ParameterList(nn.Parameter(each.expand(NUM_WORKERS, *each.shape).clone()) for each in values)
+    model = nn.ParameterList(
+        nn.Parameter(each.expand(NUM_WORKERS, *each.shape).clone()) for each in values
+    )
     return build_optimizer(config, model, StackedCollectives(NUM_WORKERS), NUM_STEPS)
 
 
@@ -47,7 +50,10 @@ def train(optimizer: DistributedOptimizer, first: int, last: int) -> None:
 
 def held(optimizer: DistributedOptimizer) -> dict[str, Tensor]:
     """A copy of all that a checkpoint holds, and of the parameters."""
-    saved = {"parameters": optimizer.flat.parameters, **optimizer.state_dict()["param_groups"][0]["flat"]}
+    saved = {
+        "parameters": optimizer.flat.parameters,
+        **optimizer.state_dict()["param_groups"][0]["flat"],
+    }
     return {name: value.clone() for name, value in saved.items() if isinstance(value, Tensor)}
 
 
@@ -57,24 +63,32 @@ def parts() -> list[tuple[str, str]]:
     return [(method, name) for method in algorithms() for name in held(stacked(config_of(method)))]
 
 
-def lost_in_the_middle(config: RunConfig) -> tuple[dict[str, Tensor], dict[str, Tensor], DistributedOptimizer]:
+def lost_in_the_middle(
+    config: RunConfig,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], DistributedOptimizer]:
     """What is held before and after the restart, and the optimiser."""
     optimizer = stacked(config)
     train(optimizer, 0, NUM_TAKEN)
     before = held(optimizer)
     assert config.restart is not None
-    assert [step for step in range(NUM_STEPS) if config.restart.is_due(step, NUM_STEPS)] == [NUM_TAKEN]
+    assert [step for step in range(NUM_STEPS) if config.restart.is_due(step, NUM_STEPS)] == [
+        NUM_TAKEN
+    ]
     lose_state(config, config.restart, optimizer, NUM_STEPS)
     assert optimizer.num_steps == NUM_TAKEN
     return before, held(optimizer), optimizer
 
 
 @pytest.mark.parametrize(("method", "lost"), parts())
-def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(method: str, lost: str) -> None:
+def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(
+    method: str, lost: str
+) -> None:
     config = config_of(method, without=[lost])
     before, after, optimizer = lost_in_the_middle(config)
     firsts = [each.detach()[0] for group in optimizer.param_groups for each in group["params"]]
-    made_anew = held(stacked(config, firsts))  # on worker 0's parameters, which all have where those are lost
+    made_anew = held(
+        stacked(config, firsts)
+    )  # on worker 0's parameters, which all have where those are lost
     assert torch.equal(after[lost], made_anew[lost])
     assert lost == "parameters" or not torch.equal(before[lost], made_anew[lost])
     assert all(torch.equal(after[name], value) for name, value in before.items() if name != lost)
@@ -82,7 +96,9 @@ def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(metho
     assert optimizer.flat.parameters.isfinite().all()
     if lost != "right_factors":  # which workers have in common
         before, alone, _ = lost_in_the_middle(config_of(method, without=[lost], worker=2))
-        assert torch.equal(alone[lost][:2], before[lost][:2]) and torch.equal(alone[lost][2], after[lost][2])
+        assert torch.equal(alone[lost][:2], before[lost][:2]) and torch.equal(
+            alone[lost][2], after[lost][2]
+        )
 
 
 # Whole runs and specs.
@@ -98,7 +114,8 @@ def test_a_synchronous_tail_of_sgd_is_sgd_that_lost_its_momentum(tmp_path: Path)
 
 
 def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(tmp_path: Path) -> None:
-    """20 of 40 steps by local SGD, which averaged after 7 and 14: the average at 20, then 20 gradients."""
+    """20 of 40 steps by local SGD, which averaged after 7 and 14: the average at 20, then 20
+    gradients."""
     config = small_config("local_sgd", {"sync_interval": 7}, restart=TAIL)
     result = comparable(done(config, tmp_path).folder)[1]
     size = 32 * result["num_parameters"]

@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM, two commands at once, replaced attempts: what is on is saved, nothing is done twice or mixed."""
+"""Ctrl-C, SIGTERM, two commands at once, replaced attempts: what is on is saved, nothing is done
+twice or mixed."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ import pytest
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.state import judge, look, saved_step
-from cser_bench.harness.records.store import Failure, Heartbeat, read_if_whole, read_record, read_run
+from cser_bench.harness.records.store import (
+    Failure,
+    Heartbeat,
+    read_if_whole,
+    read_record,
+    read_run,
+)
 from cser_bench.harness.spec_file import load_spec
 from cser_bench.harness.train import train
 from cser_bench.harness.workers.attempt import attempt_stacked
@@ -41,7 +48,9 @@ from tests.harness.support import (
     write_spec,
 )
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start ignores it where they run in the background
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # what tests start ignores it where they run in the background
 
 LONG = 300
 """Epochs of a run that is surely on when it is stopped: 12,000 steps."""
@@ -75,7 +84,9 @@ def stop_as_it_trains(folder: Path, number: signal.Signals, freezes: bool = Fals
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", ["stacked", "processes"])
-def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(workers: str, tmp_path: Path) -> None:
+def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(
+    workers: str, tmp_path: Path
+) -> None:
     plan, folder = planned(tmp_path)
     number = signal.SIGTERM if workers == "stacked" else signal.SIGINT
     display = Quiet()
@@ -85,7 +96,9 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(worker
         launch(plan, options, display)
     assert caught.value.exit_code == 128 + number
     step = saved_step(folder)
-    assert display.ends == {"cser 1": f"stopped: asked to stop; saved at step {step} of {40 * LONG}"}
+    assert display.ends == {
+        "cser 1": f"stopped: asked to stop; saved at step {step} of {40 * LONG}"
+    }
     assert len([said for said in display.said if said.startswith("stopping")]) == 1
     assert judge(look(folder)) == ("stopped", f"asked to stop; saved at step {step} of {40 * LONG}")
 
@@ -138,7 +151,8 @@ class Striker:
 
 sys.meta_path.insert(0, Striker())
 """
-"""Sends the signal to all processes of the command, as a terminal does, when one of them begins to load a module."""
+"""Sends the signal to all processes of the command, as a terminal does, when one of them begins to
+load a module."""
 
 MOMENTS = [
     ("command", "cser_bench.harness.cli"),
@@ -152,24 +166,41 @@ MOMENTS = [
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("where", "module"), MOMENTS, ids=[": ".join(moment) for moment in MOMENTS])
-def test_ctrl_c_while_modules_are_loaded_is_one_sentence(where: str, module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("where", "module"), MOMENTS, ids=[": ".join(moment) for moment in MOMENTS]
+)
+def test_ctrl_c_while_modules_are_loaded_is_one_sentence(
+    where: str, module: str, tmp_path: Path
+) -> None:
     planned(tmp_path)
-    (tmp_path / "sitecustomize.py").write_text(STRIKE.replace("WHERE", repr(where)).replace("MODULE", repr(module)))
+    (tmp_path / "sitecustomize.py").write_text(
+        STRIKE.replace("WHERE", repr(where)).replace("MODULE", repr(module))
+    )
     surroundings = environment()
     surroundings["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{surroundings['PYTHONPATH']}"
     words = command("run", tmp_path / "spec.toml", "--results", tmp_path / "results")
     ended = subprocess.run(
-        words, cwd=tmp_path, env=surroundings, capture_output=True, text=True, timeout=280, start_new_session=True
+        words,
+        cwd=tmp_path,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        start_new_session=True,
     )
     assert ended.returncode == 130
-    assert ended.stderr == "interrupted: what was recorded is kept; the same command goes on from here\n"
+    assert (
+        ended.stderr
+        == "interrupted: what was recorded is kept; the same command goes on from here\n"
+    )
 
 
 # Two commands on one folder
 
 
-def test_run_that_another_command_did_while_its_lock_was_waited_for_is_not_done_again(tmp_path: Path) -> None:
+def test_run_that_another_command_did_while_its_lock_was_waited_for_is_not_done_again(
+    tmp_path: Path,
+) -> None:
     first, second = job_for(small_config(), tmp_path), job_for(small_config(), tmp_path)
     assert attempt_stacked(first)
     result = (first.folder / "result.json").read_bytes()
@@ -178,7 +209,9 @@ def test_run_that_another_command_did_while_its_lock_was_waited_for_is_not_done_
         time.sleep(0.3)
         assert not waiting.done()
     assert waiting.result()
-    assert (first.folder / "result.json").read_bytes() == result and len(read_run(first.folder).run.attempts) == 1
+    assert (first.folder / "result.json").read_bytes() == result and len(
+        read_run(first.folder).run.attempts
+    ) == 1
 
 
 # Workers that stop together
@@ -200,16 +233,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [(60.0, 1, 1, 1), (60.0, 1, 20, 20), (60.0, 0, 21, 25), (60.0, 0, 22, None), (0.0, 1, 33, 33)],
 )
 def test_all_workers_stop_at_one_step_and_quick_steps_are_not_interrupted_by_questions(
-    seconds: float, rank: int, call: int, step: int | None, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seconds: float,
+    rank: int,
+    call: int,
+    step: int | None,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Until the first look, at step 20, workers talk at each step; then, where steps are quick, at looks: at 25, 40."""
+    """Until the first look, at step 20, workers talk at each step; then, where steps are quick, at
+    looks: at 25, 40."""
     monkeypatch.setattr(train, "STOP_SECONDS", seconds)
     job, asked = job_for(CONFIG, tmp_path, checkpoint_minutes=60.0), itertools.count(1)
     has_result = attempt_in_threads(job, lambda own: lambda: own == rank and next(asked) >= call)
     assert has_result == (step is None)
     if step:
         failure = read_record(job.folder / "failure.json", Failure)
-        assert (failure.kind, failure.message) == ("preempted", f"asked to stop; saved at step {step} of 40")
+        assert (failure.kind, failure.message) == (
+            "preempted",
+            f"asked to stop; saved at step {step} of 40",
+        )
         assert attempt_in_threads(job_for(CONFIG, tmp_path))
         assert read_run(job.folder).run.attempts[-1].resumed_from_step == step
     assert comparable(job.folder) == comparable(whole)
@@ -218,12 +261,15 @@ def test_all_workers_stop_at_one_step_and_quick_steps_are_not_interrupted_by_que
 # Attempts that were replaced
 
 
-def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(whole: Path, tmp_path: Path) -> None:
+def test_attempt_that_is_replaced_in_the_middle_stops_and_the_new_one_is_whole(
+    whole: Path, tmp_path: Path
+) -> None:
     old, new = job_for(CONFIG, tmp_path), job_for(CONFIG, tmp_path)
     run_json, asked = old.folder / "run.json", itertools.count(1)
 
     def replaced() -> bool:
-        """What the successor does on another machine, while the old attempt is asked whether to stop."""
+        """What the successor does on another machine, while the old attempt is asked whether to
+        stop."""
         if next(asked) == 10:
             run = json.loads(run_json.read_text())
             run["attempts"].append(run["attempts"][-1] | {"attempt": new.attempt.attempt})

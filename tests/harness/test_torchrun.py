@@ -1,4 +1,5 @@
-"""Runs under torchrun: killed or stopped they go on from their checkpoints; a second command is told of the first."""
+"""Runs under torchrun: killed or stopped they go on from their checkpoints; a second command is
+told of the first."""
 
 from __future__ import annotations
 
@@ -16,7 +17,16 @@ from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.state import saved_step
 from cser_bench.harness.records.store import read_run
 from cser_bench.harness.spec_file import load_spec
-from tests.harness.support import changed, command, comparable, done, environment, only, small_spec, write_spec
+from tests.harness.support import (
+    changed,
+    command,
+    comparable,
+    done,
+    environment,
+    only,
+    small_spec,
+    write_spec,
+)
 
 PATIENCE_SECONDS = 120.0
 
@@ -28,23 +38,36 @@ def planned(folder: Path, num_epochs: int) -> Plan:
 
 
 def started(folder: Path, *options: str | Path) -> subprocess.Popen[str]:
-    """The run of the spec in this folder, by two processes of torchrun; every look at the loss saves."""
+    """The run of the spec in this folder, by two processes of torchrun; every look at the loss
+    saves."""
     launcher = ["--standalone", "--nproc-per-node=2", *options, "-m", "harness"]
     run = ["run", folder / "spec.toml", "--results", folder, "--checkpoint-minutes", "0"]
     words = command(*launcher, *run, module="torch.distributed.run")
     output = subprocess.PIPE
     return subprocess.Popen(
-        words, cwd=folder, env=environment(), stdout=output, stderr=output, text=True, start_new_session=True
+        words,
+        cwd=folder,
+        env=environment(),
+        stdout=output,
+        stderr=output,
+        text=True,
+        start_new_session=True,
     )
 
 
 def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
     """The process ids of the workers, which are the launcher's only children."""
-    return [int(word) for word in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+    return [
+        int(word)
+        for word in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    ]
 
 
-def struck(folder: Path, run_folder: Path, strike: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str]:
-    """Strike as soon as the run has a newer checkpoint; the step of the last one, and what was printed."""
+def struck(
+    folder: Path, run_folder: Path, strike: Callable[[subprocess.Popen[str]], None]
+) -> tuple[int, str]:
+    """Strike as soon as the run has a newer checkpoint; the step of the last one, and what was
+    printed."""
     before, launcher = saved_step(run_folder) or 0, started(folder)
     patience_ends = time.monotonic() + PATIENCE_SECONDS
     while (saved_step(run_folder) or 0) <= before:
@@ -89,7 +112,9 @@ def test_run_that_was_killed_and_stopped_goes_on_to_the_same_bits(tmp_path: Path
     attempts = read_run(folder).run.attempts
     assert [attempt.resumed_from_step for attempt in attempts] == steps
     assert len({attempt.attempt for attempt in attempts}) == len(attempts)
-    assert comparable(folder) == comparable(done(run.config, tmp_path / "whole", checkpoint_minutes=60.0).folder)
+    assert comparable(folder) == comparable(
+        done(run.config, tmp_path / "whole", checkpoint_minutes=60.0).folder
+    )
 
 
 def test_run_that_another_command_is_at_is_one_sentence_of_each_rank(tmp_path: Path) -> None:
@@ -100,4 +125,6 @@ def test_run_that_another_command_is_at_is_one_sentence_of_each_rank(tmp_path: P
     assert second.returncode == 1
     # torchrun ends the other rank as soon as one has ended, at times before that could speak.
     words = [log.read_text() for log in tmp_path.glob("logs/*/attempt_0/*/stderr.log")]
-    assert len(words) == 2 and set(words) - {""} == {f"error: another process is at run {run.run_id}\n"}
+    assert len(words) == 2 and set(words) - {""} == {
+        f"error: another process is at run {run.run_id}\n"
+    }

@@ -1,4 +1,5 @@
-"""Training: interrupted equals uninterrupted, divergence is a result, what is sent was expected, and clocks."""
+"""Training: interrupted equals uninterrupted, divergence is a result, what is sent was expected,
+and clocks."""
 
 from __future__ import annotations
 
@@ -36,8 +37,11 @@ from tests.harness.support import (
 QSGD = {"kind": "qsgd", "bits": 4}
 
 
-def train_through_stops(config: RunConfig, results: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The run's folder after attempts that end at each of these steps, and a last one that does not."""
+def train_through_stops(
+    config: RunConfig, results: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The run's folder after attempts that end at each of these steps, and a last one that does
+    not."""
     job = job_for(config, results)
     for last in stops:
         monkeypatch.setattr(blobs, "TASK", DoctoredBlobs(hook=partial(stop_before, last)))
@@ -51,7 +55,10 @@ def train_through_stops(config: RunConfig, results: Path, stops: list[int], monk
 RESTARTS: list[tuple[str, Table, Table]] = [
     ("choco_sgd", BLOCK, {"restart": {"without": ["estimate", "mixed_estimates"], "worker": 1}}),
     ("powersgd", BLOCK, {"restart": {"without": ["right_factors", "error"]}}),
-    *((name, BLOCK, {"restart": {"everything_sent": True}}) for name in ("mcser", "ef_sgd", "choco_sgd")),
+    *(
+        (name, BLOCK, {"restart": {"everything_sent": True}})
+        for name in ("mcser", "ef_sgd", "choco_sgd")
+    ),
 ]
 CASES: list[tuple[str, Table, Table]] = [
     *((name, BLOCK, {}) for name in algorithms()),
@@ -71,12 +78,18 @@ def test_interrupted_equals_uninterrupted(
     # Checkpoints are at 20 (where there is a score too) and 25.
     broken = train_through_stops(config, tmp_path / "broken", [12, 22, 30], monkeypatch)
     assert comparable(broken) == comparable(whole)
-    assert [attempt.resumed_from_step for attempt in read_run(broken).run.attempts] == [0, 0, 20, 25]
+    assert [attempt.resumed_from_step for attempt in read_run(broken).run.attempts] == [
+        0,
+        0,
+        20,
+        25,
+    ]
     assert not (broken / "failure.json").exists() and not (broken / "heartbeat.json").exists()
 
 
 def test_a_plan_knows_what_a_rule_of_the_learning_rate_will_send(tmp_path: Path) -> None:
-    """40 steps: warm-up to step 10, then a cosine; and the second half at its end, which is sent at another rate."""
+    """40 steps: warm-up to step 10, then a cosine; and the second half at its end, which is sent at
+    another rate."""
     config = small_config("qsr", {"sync_interval": 2, "alpha": 0.1})
     slower = config.model_copy(update={"learning_rate": 0.025})
     ends = small_config("qsr", {"sync_interval": 2, "alpha": 0.1, "total_steps": 40})
@@ -104,9 +117,14 @@ def test_result_is_the_last_event(tmp_path: Path) -> None:
     shared = ["train_loss", "test_loss", "test_correct", "test_count", "test_accuracy"]
     assert {key: last[key] for key in shared} == {key: result[key] for key in shared}
     assert (result["status"], result["num_steps"], result["world_size"]) == ("done", 40, 2)
-    sent = {key: entry for key, entry in result["traffic"].items() if key in ("gradient", "error", "model")}
+    sent = {
+        key: entry
+        for key, entry in result["traffic"].items()
+        if key in ("gradient", "error", "model")
+    }
     assert sent == result["expected_traffic"]
-    # 742 parameters: 93 of them in each eighth, 186 in each quarter; a reset at every third of 40 steps.
+    # 742 parameters: 93 of them in each eighth, 186 in each quarter; a reset at every third of 40
+    # steps.
     bits = {key: (entry["bits"], entry["collectives"]) for key, entry in sent.items()}
     assert bits == {"gradient": (40 * 32 * 93, 40), "error": (13 * 32 * 186, 13), "model": (0, 0)}
     assert last["bits_sent"] == 32 * (40 * 93 + 13 * 186)
@@ -141,26 +159,45 @@ DIVERGING: dict[str, tuple[dict[str, Any], int, list[int]]] = {
     # What is changed, the step at which it is seen, and those of scores before.
     "at once": ({"learning_rate": 1e30}, 20, []),
     # The rate grows at step 22, so the score at step 20 still stands.
-    "after a score": ({"schedule": {"kind": "milestones", "milestones": [0.55], "factor": 1e30}}, 25, [20]),
-    # Only the last step, after the last look at the loss, goes to infinity: the average cannot be scored.
-    "at the last step": ({"schedule": {"kind": "milestones", "milestones": [0.97], "factor": 1e38}}, 40, [20]),
+    "after a score": (
+        {"schedule": {"kind": "milestones", "milestones": [0.55], "factor": 1e30}},
+        25,
+        [20],
+    ),
+    # Only the last step, after the last look at the loss, goes to infinity: the average cannot be
+    # scored.
+    "at the last step": (
+        {"schedule": {"kind": "milestones", "milestones": [0.97], "factor": 1e38}},
+        40,
+        [20],
+    ),
 }
 
 
 @pytest.mark.parametrize("when", DIVERGING)
-def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(when: str, tmp_path: Path) -> None:
+def test_divergence_is_a_result_with_its_step_and_nothing_filled_in(
+    when: str, tmp_path: Path
+) -> None:
     changes, step, scored = DIVERGING[when]
     record = done(small_config("cser", CSER, **changes), tmp_path)
     result = record.result
     assert record.failure is None
     assert (result.status, result.diverged_at_step, result.num_steps) == ("diverged", step, step)
-    scores = [result.train_loss, result.test_loss, result.test_correct, result.test_count, result.test_accuracy]
+    scores = [
+        result.train_loss,
+        result.test_loss,
+        result.test_correct,
+        result.test_count,
+        result.test_accuracy,
+    ]
     assert scores == [None] * 5
     assert [event.step for event in record.events] == scored
     assert all(math.isfinite(event.test_loss) for event in record.events)
     assert result.expected_traffic["gradient"].collectives == step
     for path in record.folder.glob("*.json*"):  # plain JSON, without NaN or Infinity
-        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+        for line in (
+            path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        ):
             json.loads(line, parse_constant=pytest.fail)
 
 
@@ -180,7 +217,9 @@ class LeakySGD(SGD):
     def _update(self, step: int) -> None:
         super()._update(step)
         if step == 5:
-            self.collectives.all_reduce_mean_(torch.zeros(len(self.collectives.own_ranks), 1), Purpose.GRADIENT)
+            self.collectives.all_reduce_mean_(
+                torch.zeros(len(self.collectives.own_ranks), 1), Purpose.GRADIENT
+            )
 
 
 def test_a_method_that_sends_other_than_its_closed_form_fails_the_run(

@@ -1,4 +1,5 @@
-"""Training on pairs of sentences: batches by length, a loss over all tokens, and runs that are one to the bit."""
+"""Training on pairs of sentences: batches by length, a loss over all tokens, and runs that are one
+to the bit."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ from tests.harness.support import CSER, comparable, done, small_config
 
 CPU = torch.device("cpu")
 PLAIN = MixedPrecision("fp32", CPU)
-MODEL = {"name": "transformer", "options": {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}}
+MODEL = {
+    "name": "transformer",
+    "options": {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16},
+}
 FILE = Path(__file__).with_name("golden_translation.json")
 
 
@@ -30,7 +34,9 @@ def samples(**spec: Any) -> PairSamples:
     return TASK.load(None, TaskSpec(name="reversal", **spec), CPU)
 
 
-def config(algorithm: str = "sgd", table: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
+def config(
+    algorithm: str = "sgd", table: dict[str, Any] | None = None, **changes: Any
+) -> RunConfig:
     """A run of 40 steps on words of a fixed shard each."""
     own = {"task": {"name": "reversal"}, "model": MODEL, "partition": {"kind": "contiguous"}}
     return small_config(algorithm, table, **(own | changes))
@@ -45,15 +51,22 @@ def test_batches_of_like_length_hold_what_the_epoch_holds_and_go_on_from_any_ste
     own = {"rank": rank, "num_workers": 4, "batch_size": 5, "shard": shard}
     batches = torch.stack(list(worker_batches(1, 500, steps=range(50), lengths=lengths, **own)))
     assert torch.equal(
-        torch.stack(list(worker_batches(1, 500, steps=range(31, 50), lengths=lengths, **own))), batches[31:]
+        torch.stack(list(worker_batches(1, 500, steps=range(31, 50), lengths=lengths, **own))),
+        batches[31:],
     )
     unsorted = torch.stack(list(worker_batches(1, 500, steps=range(50), **own)))
     if shard is None:
-        everyone = [each for peer in range(4) for each in worker_batches(1, 500, peer, 4, 5, range(25), None, lengths)]
+        everyone = [
+            each
+            for peer in range(4)
+            for each in worker_batches(1, 500, peer, 4, 5, range(25), None, lengths)
+        ]
         assert sorted(torch.cat(everyone).tolist()) == list(range(500))
     else:
         assert sorted(batches[:25].flatten().tolist()) == shard.tolist()
-    spread, by_chance = (lengths[each].amax(1) - lengths[each].amin(1) for each in (batches, unsorted))
+    spread, by_chance = (
+        lengths[each].amax(1) - lengths[each].amin(1) for each in (batches, unsorted)
+    )
     assert spread.sum() < by_chance.sum() / 5
     means = lengths[batches[:25]].double().mean(1)
     assert (means.diff() < 0).any() and (means.diff() > 0).any(), "steps go from short to long"
@@ -63,7 +76,9 @@ def test_a_step_of_two_workers_is_the_step_of_one_with_all_their_tokens(tmp_path
     """Their batches have other numbers of tokens; a mean of means would not do."""
     ends = []
     for num_workers in (1, 2):
-        own = config(num_workers=num_workers, batch_size=40 // num_workers, partition={"kind": "reshuffled"})
+        own = config(
+            num_workers=num_workers, batch_size=40 // num_workers, partition={"kind": "reshuffled"}
+        )
         ends.append(done(own, tmp_path).result)
     one, two = ends
     assert one.num_steps == two.num_steps == 40
@@ -82,7 +97,8 @@ def test_label_smoothing_is_in_the_training_loss_alone() -> None:
     expected = 0.9 * plain - 0.1 * scores.mean(1)[counts].mean()
     torch.testing.assert_close(smooth, expected)
     sums = [
-        translation_sums(model, torch.arange(50), each, own, 1) for each in (PLAIN, MixedPrecision("fp32", CPU, 0.1))
+        translation_sums(model, torch.arange(50), each, own, 1)
+        for each in (PLAIN, MixedPrecision("fp32", CPU, 0.1))
     ]
     torch.testing.assert_close(*sums, rtol=0, atol=0)
 

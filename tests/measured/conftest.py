@@ -27,9 +27,18 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Show a row for each check, where checks are all that was asked for."""
     if terminalreporter.config.getoption("-m") not in ("gpu", "bench"):
         return
-    reports = [each for kind in ("passed", "failed", "error") for each in terminalreporter.stats.get(kind, [])]
+    reports = [
+        each
+        for kind in ("passed", "failed", "error")
+        for each in terminalreporter.stats.get(kind, [])
+    ]
     rows = [
-        [each.nodeid.partition("::")[2], _words(dict(each.user_properties)), _remark(each), each.outcome]
+        [
+            each.nodeid.partition("::")[2],
+            _words(dict(each.user_properties)),
+            _remark(each),
+            each.outcome,
+        ]
         for each in reports
         if each.when == "call" or each.failed
     ]
@@ -40,7 +49,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def _remark(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
-    return "" if report.passed else str(crash.message if crash else report.longrepr).splitlines()[0][:300]
+    return (
+        ""
+        if report.passed
+        else str(crash.message if crash else report.longrepr).splitlines()[0][:300]
+    )
 
 
 def _words(value: Any) -> str:
@@ -53,7 +66,8 @@ def _words(value: Any) -> str:
 
 @pytest.fixture
 def device() -> Iterator[torch.device]:
-    """The first GPU, or where there is none the CPU, so that the checks themselves are tried everywhere."""
+    """The first GPU, or where there is none the CPU, so that the checks themselves are tried
+    everywhere."""
     found = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     prepare_thread(str(found))
     yield found

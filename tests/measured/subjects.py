@@ -1,4 +1,5 @@
-"""What checks of GPUs and benchmarks run: each method on ResNet-50's parameters, and on images learnt by heart."""
+"""What checks of GPUs and benchmarks run: each method on ResNet-50's parameters, and on images
+learnt by heart."""
 
 from __future__ import annotations
 
@@ -61,7 +62,13 @@ RESET_INTERVAL: int = SETTINGS["mcser"]["reset_interval"]
 def config_of(algorithm: str) -> RunConfig:
     """A run of eight workers on the Fashion-MNIST network with this algorithm."""
     momentum = 0.0 if algorithm in WITHOUT_MOMENTUM else MOMENTUM
-    return short_run(problem_of("fashion_mnist"), algorithm, SETTINGS[algorithm], num_workers=8, momentum=momentum)
+    return short_run(
+        problem_of("fashion_mnist"),
+        algorithm,
+        SETTINGS[algorithm],
+        num_workers=8,
+        momentum=momentum,
+    )
 
 
 def build(algorithm: str, model: nn.Module, collectives: Collectives) -> DistributedOptimizer:
@@ -78,14 +85,19 @@ def skip_to_reset(optimizer: DistributedOptimizer) -> None:
 def random_parameters(
     shapes: Iterable[tuple[int, ...]] | None = None, device: str | torch.device = "cpu"
 ) -> nn.ParameterList:
-    """Small random numbers of these shapes, by default of ResNet-50's 161 tensors, without gradients."""
+    """Small random numbers of these shapes, by default of ResNet-50's 161 tensors, without
+    gradients."""
     generator = torch.Generator().manual_seed(1)
-    tensors = (1e-2 * torch.randn(shape, generator=generator) for shape in shapes or gradients_of("resnet50").shapes)
+    tensors = (
+        1e-2 * torch.randn(shape, generator=generator)
+        for shape in shapes or gradients_of("resnet50").shapes
+    )
     return nn.ParameterList(nn.Parameter(tensor.to(device)) for tensor in tensors)
 
 
 def touch_gradients(parameters: nn.ParameterList) -> None:
-    """Write every gradient, as a backward pass does, into the tensor that there is for it or into a new one."""
+    """Write every gradient, as a backward pass does, into the tensor that there is for it or into a
+    new one."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.empty_like(parameter)
@@ -93,7 +105,8 @@ def touch_gradients(parameters: nn.ParameterList) -> None:
 
 
 class Stepper(NamedTuple):
-    """An optimiser to be timed: the parameters' gradients are made new before each step, as by a backward pass."""
+    """An optimiser to be timed: the parameters' gradients are made new before each step, as by a
+    backward pass."""
 
     parameters: nn.ParameterList
     step: Callable[[], object]
@@ -107,13 +120,22 @@ def own_stepper(algorithm: str, parameters: nn.ParameterList) -> Stepper:
 def torch_stepper(momentum: float, parameters: nn.ParameterList) -> Stepper:
     """PyTorch's own fused optimiser."""
     optimizer = torch.optim.SGD(
-        parameters.parameters(), LEARNING_RATE, momentum, 0.0, WEIGHT_DECAY, nesterov=momentum > 0, fused=True
+        parameters.parameters(),
+        LEARNING_RATE,
+        momentum,
+        0.0,
+        WEIGHT_DECAY,
+        nesterov=momentum > 0,
+        fused=True,
     )
     return Stepper(parameters, optimizer.step)
 
 
-def interval_seconds(steppers: dict[str, Stepper], num_intervals: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of whole reset intervals of each one's steps, which take turns; gradients are not timed."""
+def interval_seconds(
+    steppers: dict[str, Stepper], num_intervals: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of whole reset intervals of each one's steps, which take turns; gradients are not
+    timed."""
 
     def seconds(stepper: Stepper) -> float:
         touch_gradients(stepper.parameters)
@@ -122,11 +144,17 @@ def interval_seconds(steppers: dict[str, Stepper], num_intervals: int, device: t
     calls = {name: lambda each=each: seconds(each) for name, each in steppers.items()}
     starts = range(0, num_intervals * RESET_INTERVAL, RESET_INTERVAL)
     found = interleave(calls, num_intervals * RESET_INTERVAL)
-    return {name: [sum(own[start : start + RESET_INTERVAL]) for start in starts] for name, own in found.items()}
+    return {
+        name: [sum(own[start : start + RESET_INTERVAL]) for start in starts]
+        for name, own in found.items()
+    }
 
 
-def interleave(calls: Mapping[str, Callable[[], float]], repetitions: int) -> dict[str, list[float]]:
-    """What each call says in each repetition, there and back again, after a turn that is not counted."""
+def interleave(
+    calls: Mapping[str, Callable[[], float]], repetitions: int
+) -> dict[str, list[float]]:
+    """What each call says in each repetition, there and back again, after a turn that is not
+    counted."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for number, name in there_and_back(list(calls), 1 + repetitions):
         said = calls[name]()
@@ -155,21 +183,28 @@ class Scale:
 
 
 FULL = Scale(ModelSpec(name="wide_resnet", options={"depth": 40, "width": 8}), 16, 40, None, 5)
-TINY = Scale(ModelSpec(name="wide_resnet", options={"depth": 10, "width": 1}), 4, 12, SMALL_SHAPES, 2)
+TINY = Scale(
+    ModelSpec(name="wide_resnet", options={"depth": 10, "width": 1}), 4, 12, SMALL_SHAPES, 2
+)
 
 
 def learning(algorithm: str, scale: Scale, precision: Precision = "fp32", **own: Any) -> RunConfig:
-    """A run of two workers with this algorithm, with so little compression and such short intervals that a few steps
-    show whether it learns; `own` are settings besides those that it requires."""
+    """A run of two workers with this algorithm, with so little compression and such short intervals
+    that a few steps show whether it learns; `own` are settings besides those that it requires."""
     # A dampened momentum steps 1 - 0.9 times as far.
     rate = 0.05 if methods()[algorithm].nesterov else 0.5
     problem = Problem("cifar100", scale.model, scale.batch_size)
     table = settings_of(algorithm, BLOCK) | own
-    return short_run(problem, algorithm, table, num_workers=2, learning_rate=rate, precision=precision)
+    return short_run(
+        problem, algorithm, table, num_workers=2, learning_rate=rate, precision=precision
+    )
 
 
-def on_processes(work: Callable[..., T], device: torch.device, *arguments: object, most: int = 2) -> list[T]:
-    """What `work(device, *arguments)` gives on each of a group's processes: as many as there are GPUs, at most `most`.
+def on_processes(
+    work: Callable[..., T], device: torch.device, *arguments: object, most: int = 2
+) -> list[T]:
+    """What `work(device, *arguments)` gives on each of a group's processes: as many as there are
+    GPUs, at most `most`.
 
     On a CPU there are two, over gloo.
     """

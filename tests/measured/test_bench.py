@@ -1,6 +1,7 @@
 """Benchmarks: the time of a step over that of PyTorch's fused one on this machine, with its aim.
 
-`make bench` runs them on an otherwise idle machine and ends in one table; `make test` leaves them out.
+`make bench` runs them on an otherwise idle machine and ends in one table; `make test` leaves them
+out.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
 Record = Callable[[str, object], None]
 INTERVALS = 5
-"""Repetitions, each a whole reset interval of steps, so that resets weigh what they do in training."""
+"""Repetitions, each a whole reset interval of steps, so that resets weigh what they do in
+training."""
 BUSY = 0.3
 """Load per core from which figures are not to be trusted."""
 PASSES = {"sgd": 5, "ef_sgd": 7, "cser_pl": 5, "csea": 5, "mcser": 5, "cser": 3}
-"""Vectors of d numbers that a step must at least read and write, momentum and gradient among them: its traffic limit is
-their time at the rate that PyTorch's fused step reaches with its own five (x, m and g read; x and m written)."""
+"""Vectors of d numbers that a step must at least read and write, momentum and gradient among them:
+its traffic limit is their time at the rate that PyTorch's fused step reaches with its own five (x,
+m and g read; x and m written)."""
 WITHIN = 1.07
 """Of the traffic limit, which a method's step should not exceed by more."""
 
@@ -39,16 +42,19 @@ def idle() -> None:
 
 @pytest.fixture(scope="module")
 def step_ratios() -> dict[str, list[float]]:
-    """Of each method, the time of a reset interval over that of PyTorch's fused step, by repetition."""
+    """Of each method, the time of a reset interval over that of PyTorch's fused step, by
+    repetition."""
     prepare_thread()
     steppers = {
-        f"torch {momentum}": subjects.torch_stepper(momentum, subjects.random_parameters()) for momentum in (0.9, 0.0)
+        f"torch {momentum}": subjects.torch_stepper(momentum, subjects.random_parameters())
+        for momentum in (0.9, 0.0)
     }
     steppers |= {name: subjects.own_stepper(name, subjects.random_parameters()) for name in PASSES}
     timings = subjects.interval_seconds(steppers, INTERVALS, torch.device("cpu"))
     plain = {name: f"torch {subjects.config_of(name).momentum}" for name in PASSES}
     return {
-        name: [own / fused for own, fused in zip(timings[name], timings[plain[name]], strict=True)] for name in PASSES
+        name: [own / fused for own, fused in zip(timings[name], timings[plain[name]], strict=True)]
+        for name in PASSES
     }
 
 
@@ -56,8 +62,12 @@ def step_ratios() -> dict[str, list[float]]:
 def test_a_step_takes_no_more_than_its_traffic(
     step_ratios: dict[str, list[float]], name: str, record_property: Record
 ) -> None:
-    """Over PyTorch's fused step, at 25.6 M parameters on one thread: vectors read and written, and 7 % more."""
-    ratio, limit = median(step_ratios[name]), PASSES[name] / (3 if name in subjects.WITHOUT_MOMENTUM else 5)
+    """Over PyTorch's fused step, at 25.6 M parameters on one thread: vectors read and written, and
+    7 % more."""
+    ratio, limit = (
+        median(step_ratios[name]),
+        PASSES[name] / (3 if name in subjects.WITHOUT_MOMENTUM else 5),
+    )
     record_property("over torch fused", ratio)
     record_property("traffic limit", limit)
     record_property("all", sorted(step_ratios[name]))

@@ -1,4 +1,5 @@
-"""What experiments rely on on a GPU, tried and measured; on a CPU the same checks, tiny, so that they are known to run.
+"""What experiments rely on on a GPU, tried and measured; on a CPU the same checks, tiny, so that
+they are known to run.
 
 `make gpu-check` runs them on a GPU at full size and ends in one table.
 """
@@ -48,13 +49,16 @@ OVERFLOWS_AT, NUM_STEPS = 3, 6
 SAFE_SCALE, TOO_LARGE = 2.0**10, 2.0**120
 """Of the loss: the second keeps it finite in fp32, but no gradient in fp16."""
 WARM_UP, WATCHED = 3, 8
-"""Steps in which constants are made and libraries begin, and steps that are watched, a reset among them."""
+"""Steps in which constants are made and libraries begin, and steps that are watched, a reset among
+them."""
 TEMPORARY, ROUNDED = 2.0, 0.05
-"""Memory allowed beside parameters, gradients and state, in units of the parameters' size: for a message, its sum, and
-the allocator's rounding."""
+"""Memory allowed beside parameters, gradients and state, in units of the parameters' size: for a
+message, its sum, and the allocator's rounding."""
 
 
-def trainee_of(config: RunConfig, device: torch.device, collectives: Collectives | None = None) -> Trainee:
+def trainee_of(
+    config: RunConfig, device: torch.device, collectives: Collectives | None = None
+) -> Trainee:
     """The run's worker or workers, by default one that is alone."""
     return Trainee(config, trainable(config, device), collectives or SoloCollectives())
 
@@ -63,8 +67,12 @@ def trainee_of(config: RunConfig, device: torch.device, collectives: Collectives
 
 
 @pytest.mark.parametrize("most", [1, 2, 8])
-def test_collectives_of_a_group_give_what_they_should(device: torch.device, most: int, record_property: Record) -> None:
-    found = on_processes(_collectives, device, 1000 if device.type == "cpu" else LARGE_BYTES // 4, most=most)
+def test_collectives_of_a_group_give_what_they_should(
+    device: torch.device, most: int, record_property: Record
+) -> None:
+    found = on_processes(
+        _collectives, device, 1000 if device.type == "cpu" else LARGE_BYTES // 4, most=most
+    )
     wrong = [f"rank {rank}: {what}" for rank, (each, _) in enumerate(found) for what in each]
     record_property("processes", len(found))
     record_property("GB/s of a large all-reduce", found[0][1])
@@ -85,12 +93,22 @@ def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
             collectives.broadcast_(first, Purpose.CONTROL)
             right = {"sum": size * (size + 1) / 2, "mean": (size + 1) / 2, "broadcast": 1.0}
             found = {"sum": total, "mean": mean, "broadcast": first}
-            wrong += [f"{key} of {dtype} on {place}" for key in right if not bool((found[key] == right[key]).all())]
-        codes = collectives.all_gather(torch.full((1, 3), rank, dtype=torch.uint8, device=place), Purpose.CONTROL)
-        if not torch.equal(codes.cpu(), torch.arange(size, dtype=torch.uint8)[:, None].expand(-1, 3)):
+            wrong += [
+                f"{key} of {dtype} on {place}"
+                for key in right
+                if not bool((found[key] == right[key]).all())
+            ]
+        codes = collectives.all_gather(
+            torch.full((1, 3), rank, dtype=torch.uint8, device=place), Purpose.CONTROL
+        )
+        if not torch.equal(
+            codes.cpu(), torch.arange(size, dtype=torch.uint8)[:, None].expand(-1, 3)
+        ):
             wrong.append(f"gather on {place}")
         [ring] = rounds_of("ring", size)
-        received = collectives.exchange_with_neighbours(torch.full((1, 5), rank, device=place), ring, Purpose.CONTROL)
+        received = collectives.exchange_with_neighbours(
+            torch.full((1, 5), rank, device=place), ring, Purpose.CONTROL
+        )
         if any(bool((message != sender).any()) for sender, message in received.items()):
             wrong.append(f"neighbours on {place}")
     large = torch.zeros(numel, device=device)
@@ -99,11 +117,15 @@ def _collectives(device: torch.device, numel: int) -> tuple[list[str], float]:
     return wrong, 4e-9 * numel / seconds
 
 
-@pytest.mark.parametrize(("name", "own"), [("mcser", {"explicit_error": True}), ("qsparse_local_sgd", {})])
+@pytest.mark.parametrize(
+    ("name", "own"), [("mcser", {"explicit_error": True}), ("qsparse_local_sgd", {})]
+)
 def test_an_overflow_of_one_worker_is_skipped_by_all_without_a_trace(
     device: torch.device, scale: Scale, name: str, own: dict[str, object], record_property: Record
 ) -> None:
-    unchanged, steps, losses = zip(*on_processes(_overflowing, device, scale, name, own), strict=True)
+    unchanged, steps, losses = zip(
+        *on_processes(_overflowing, device, scale, name, own), strict=True
+    )
     record_property("processes", len(steps))
     record_property("last losses", [each[-1] for each in losses])
     assert all(unchanged) and set(steps) == {NUM_STEPS - 1}
@@ -113,7 +135,8 @@ def test_an_overflow_of_one_worker_is_skipped_by_all_without_a_trace(
 def _overflowing(
     device: torch.device, scale: Scale, name: str, own: dict[str, object]
 ) -> tuple[bool, int, list[float]]:
-    """Whether the state is as before after a step in which the last worker overflows; steps that counted; losses."""
+    """Whether the state is as before after a step in which the last worker overflows; steps that
+    counted; losses."""
     collectives = ProcessGroupCollectives()
     trainee = trainee_of(learning(name, scale, "fp16", **own), device, collectives)
     losses, unchanged = [], True
@@ -131,12 +154,16 @@ def _overflowing(
 
 def _state(trainee: Trainee) -> dict[str, Tensor]:
     """Parameters, momentum, error and anchor, as copies."""
-    flat = trainee.optimizer.state_dict()["param_groups"][0]["flat"] | {"x": trainee.optimizer.flat.parameters}
+    flat = trainee.optimizer.state_dict()["param_groups"][0]["flat"] | {
+        "x": trainee.optimizer.flat.parameters
+    }
     return {key: value.clone() for key, value in flat.items() if isinstance(value, Tensor)}
 
 
 @pytest.mark.parametrize("name", sorted(baselines()))
-def test_a_baseline_learns(device: torch.device, scale: Scale, name: str, record_property: Record) -> None:
+def test_a_baseline_learns(
+    device: torch.device, scale: Scale, name: str, record_property: Record
+) -> None:
     for losses in on_processes(_learn, device, scale, name):
         record_property("first and last loss", [losses[0], losses[-1]])
         assert losses[-1] < losses[0] / 2
@@ -150,11 +177,17 @@ def _learn(device: torch.device, scale: Scale, name: str) -> list[float]:
 # One process
 
 
-@pytest.mark.parametrize(("name", "precision"), [*((name, "fp32") for name in algorithms()), ("mcser", "bf16")])
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "fp32") for name in algorithms()), ("mcser", "bf16")]
+)
 def test_a_method_learns_with_stacked_workers(
     device: torch.device, scale: Scale, name: str, precision: Precision, record_property: Record
 ) -> None:
-    if precision == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+    if (
+        precision == "bf16"
+        and device.type == "cuda"
+        and torch.cuda.get_device_capability(device) < (8, 0)
+    ):
         pytest.skip("this GPU has no bf16; use fp16")
     config = learning(name, scale, precision)
     trainee = trainee_of(config, device, StackedCollectives(config.num_workers))
@@ -169,7 +202,8 @@ def test_a_method_learns_with_stacked_workers(
 def test_stacked_workers_on_a_gpu_end_where_they_end_on_a_cpu(
     device: torch.device, name: str, record_property: Record
 ) -> None:
-    """In float64, relative to the way that training took them: only the order of additions may differ."""
+    """In float64, relative to the way that training took them: only the order of additions may
+    differ."""
     (before, there), (_, here) = (_ways(place, name) for place in (device, torch.device("cpu")))
     distance = float(((there - here).norm(dim=1) / (here - before).norm(dim=1)).max())
     record_property("relative distance", distance)
@@ -179,7 +213,9 @@ def test_stacked_workers_on_a_gpu_end_where_they_end_on_a_cpu(
 def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
     """All workers' parameters before and after, on the CPU."""
     config = learning(name, TINY).model_copy(update={"num_workers": 4})
-    trainee = Trainee(config, trainable(config, device).double(), StackedCollectives(config.num_workers))
+    trainee = Trainee(
+        config, trainable(config, device).double(), StackedCollectives(config.num_workers)
+    )
     parameters = trainee.optimizer.flat.parameters
     before = parameters.cpu().clone()
     for _ in range(5):
@@ -190,28 +226,36 @@ def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
 def test_channels_last_keeps_its_format_and_the_losses(
     device: torch.device, scale: Scale, record_property: Record
 ) -> None:
-    """The GPU's default. Losses in fp32 after few steps, to a thousandth: the formats add in different orders."""
+    """The GPU's default. Losses in fp32 after few steps, to a thousandth: the formats add in
+    different orders."""
     default = format_of(trainable(learning("mcser", scale), device))
     assert default == ("channels_last" if device.type == "cuda" else "contiguous")
     orders = (torch.contiguous_format, torch.channels_last)
     usual, last = (_in_format(device, scale, "fp32", order) for order in orders)
     pairs = [(float(usual.step()), float(last.step())) for _ in range(3)]
     kernels = [parameter for parameter in last.models[0].parameters() if parameter.dim() == 4]
-    trainees = [_in_format(device, scale, "fp16" if device.type == "cuda" else "fp32", order) for order in orders]
+    trainees = [
+        _in_format(device, scale, "fp16" if device.type == "cuda" else "fp32", order)
+        for order in orders
+    ]
     seconds = [sum(seconds_to_idle(each.step, device) for _ in range(5)) for each in trainees]
     record_property("step, usual / channels last", seconds[0] / seconds[1])
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
     assert max(abs(a - b) / abs(a) for a, b in pairs) <= 1e-3
 
 
-def _in_format(device: torch.device, scale: Scale, precision: Precision, order: torch.memory_format) -> Trainee:
+def _in_format(
+    device: torch.device, scale: Scale, precision: Precision, order: torch.memory_format
+) -> Trainee:
     config = learning("mcser", scale, precision)
     model = trainable(config, device).to(memory_format=order)  # type: ignore[call-overload]
     return Trainee(config, model, SoloCollectives())
 
 
 @pytest.mark.parametrize("name", algorithms())
-def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale: Scale, name: str) -> None:
+def test_the_host_never_waits_for_the_gpu_in_a_step(
+    device: torch.device, scale: Scale, name: str
+) -> None:
     """Training on images in memory, augmented; a wait is an error of torch's, which says for what.
 
     Neither does it for the times at which the GPU comes to the work, which are read at the end.
@@ -219,10 +263,14 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale:
     config = learning(name, scale)
     trainee, began = trainee_of(config, device), time.perf_counter()
     clock = Clock(trainee.optimizer.collectives, device)
-    images = torch.randint(256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    images = torch.randint(256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(
+        torch.uint8
+    )
     labels = torch.zeros(256, dtype=torch.int64, device=device)
     padded = nn.functional.pad(images, [4] * 4)
-    samples = CroppedSamples(padded.to(device), labels, images.to(device), labels, [0.5] * 3, [0.2] * 3)
+    samples = CroppedSamples(
+        padded.to(device), labels, images.to(device), labels, [0.5] * 3, [0.2] * 3
+    )
     indices = (torch.arange(config.batch_size) for _ in range(WARM_UP + WATCHED))
     batches = samples.training_batches(indices, 1, 0, 0)
     try:
@@ -239,11 +287,18 @@ def test_the_host_never_waits_for_the_gpu_in_a_step(device: torch.device, scale:
             torch.cuda.set_sync_debug_mode("default")
     assert trainee.optimizer.num_steps == WARM_UP + WATCHED
     seconds, wall = clock.seconds, time.perf_counter() - began
-    assert min(seconds["data"], seconds["compute"]) > 0 and seconds["evaluate"] == 0 and sum(seconds.values()) <= wall
+    assert (
+        min(seconds["data"], seconds["compute"]) > 0
+        and seconds["evaluate"] == 0
+        and sum(seconds.values()) <= wall
+    )
 
 
-def test_who_sends_what_is_not_finite_is_named_and_the_host_waits_for_no_gpu(device: torch.device) -> None:
-    """A GPU tells it once it has come so far, and here it has come to the end before the last step."""
+def test_who_sends_what_is_not_finite_is_named_and_the_host_waits_for_no_gpu(
+    device: torch.device,
+) -> None:
+    """A GPU tells it once it has come so far, and here it has come to the end before the last
+    step."""
     weight = nn.Parameter(torch.zeros(2, 1000, device=device))
     optimizer = algorithms()["sgd"]([weight], lr=0.1, collectives=StackedCollectives(2))
     with pytest.warns(UserWarning, match="what worker 1 sent at step 3 is not finite") as warned:
@@ -295,15 +350,26 @@ def test_a_step_takes_the_memory_that_plans_count(
     assert optimizer.num_steps == first + 3
 
 
-def test_times_of_a_step_of_every_method(device: torch.device, scale: Scale, record_property: Record) -> None:
-    """At ResNet-50's size, and over PyTorch's fused step; a repetition is a whole reset interval."""
-    steppers = {"torch fused": subjects.torch_stepper(0.9, subjects.random_parameters(scale.shapes, device))}
+def test_times_of_a_step_of_every_method(
+    device: torch.device, scale: Scale, record_property: Record
+) -> None:
+    """At ResNet-50's size, and over PyTorch's fused step; a repetition is a whole reset
+    interval."""
+    steppers = {
+        "torch fused": subjects.torch_stepper(0.9, subjects.random_parameters(scale.shapes, device))
+    }
     for name in algorithms():
-        steppers[name] = subjects.own_stepper(name, subjects.random_parameters(scale.shapes, device))
+        steppers[name] = subjects.own_stepper(
+            name, subjects.random_parameters(scale.shapes, device)
+        )
     intervals = subjects.interval_seconds(steppers, scale.num_intervals, device)
     for name, seconds in intervals.items():
-        ratio = median(own / fused for own, fused in zip(seconds, intervals["torch fused"], strict=True))
-        record_property(name, {"ms": 1e3 * median(seconds) / subjects.RESET_INTERVAL, "over torch": ratio})
+        ratio = median(
+            own / fused for own, fused in zip(seconds, intervals["torch fused"], strict=True)
+        )
+        record_property(
+            name, {"ms": 1e3 * median(seconds) / subjects.RESET_INTERVAL, "over torch": ratio}
+        )
         assert min(seconds) > 0
 
 
@@ -311,13 +377,18 @@ def test_times_of_a_step_of_every_method(device: torch.device, scale: Scale, rec
 def test_images_per_second_of_the_real_experiments(
     device: torch.device, experiment: str, tmp_path: Path, record_property: Record
 ) -> None:
-    """By the dry steps that plans measure: one worker, random images, plain SGD; hours are of all planned runs."""
+    """By the dry steps that plans measure: one worker, random images, plain SGD; hours are of all
+    planned runs."""
     spec, cuda = load_spec(find_spec(experiment)), device.type == "cuda"
     full = Problem(spec.task.name, spec.model, spec.training.batch_size, spec.training.precision)
     problem = full if cuda else Problem("cifar100", TINY.model, TINY.batch_size)
     measured = dry_steps(short_run(problem, "sgd", {}, precision=problem.precision), device)
     rows, training = make_plan(spec, tmp_path).experiment.rows, spec.training
-    images = sum(len(row.runs) * row.num_steps for row in rows) * training.num_workers * training.batch_size
+    images = (
+        sum(len(row.runs) * row.num_steps for row in rows)
+        * training.num_workers
+        * training.batch_size
+    )
     images_per_second = problem.batch_size / measured.seconds
     record_property("images/s", images_per_second)
     record_property("GPU hours of the experiment", images / images_per_second / 3600)

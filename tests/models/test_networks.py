@@ -1,4 +1,5 @@
-"""Networks for images: shapes, sizes counted by hand, structure, initial values, types, gradients, clear refusals."""
+"""Networks for images: shapes, sizes counted by hand, structure, initial values, types, gradients,
+clear refusals."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def count(model: nn.Module) -> int:
 
 @every_model
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 48), (3, 65, 65), (3, 224, 224)])
-def test_shapes_and_a_stem_that_follows_the_size_of_the_image(name: str, shape: tuple[int, ...]) -> None:
+def test_shapes_and_a_stem_that_follows_the_size_of_the_image(
+    name: str, shape: tuple[int, ...]
+) -> None:
     sides: list[int] = []
     with torch.device("meta"):
         model = build(name, shape, num_classes=7)
@@ -71,13 +74,19 @@ def test_it_trains_in_every_precision_and_layout(name: str, dtype: torch.dtype) 
     assert outputs.dtype == dtype
     outputs.float().log_softmax(1)[:, 0].sum().backward()
     for key, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), key
+        assert (
+            parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any()
+        ), key
 
 
 BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("mlp", {"hidden": 0}, "hidden: Input should be greater than or equal to 1"),
     ("wide_resnet", {"depth": 41, "width": 8}, "6n + 4"),
-    ("wide_resnet", {"depth": 40.0, "width": 8}, "depth: Input should be a valid integer (given: 40.0)"),
+    (
+        "wide_resnet",
+        {"depth": 40.0, "width": 8},
+        "depth: Input should be a valid integer (given: 40.0)",
+    ),
     ("wide_resnet", {"depth": 40, "width": 0.3}, "width must be a multiple of 1/16, not 0.3"),
     ("wide_resnet", {"depth": 40}, "needs the setting 'width'"),
     ("resnet50", {"depth": 50}, "has no setting 'depth'; it has none"),
@@ -88,9 +97,16 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "options", "words"), BAD_OPTIONS)
-def test_a_bad_option_is_refused_in_a_sentence(name: str, options: dict[str, Any], words: str) -> None:
+def test_a_bad_option_is_refused_in_a_sentence(
+    name: str, options: dict[str, Any], words: str
+) -> None:
     with pytest.raises(SpecError, match=f"^model {name}:? ") as caught:
-        build_model(ModelSpec(name=name, options=options), find_task("fashion_mnist"), 0, torch.device("meta"))
+        build_model(
+            ModelSpec(name=name, options=options),
+            find_task("fashion_mnist"),
+            0,
+            torch.device("meta"),
+        )
     assert words in str(caught.value)
 
 
@@ -106,13 +122,20 @@ def test_a_residual_networks_width_may_be_a_fraction(width: float, channels: lis
         torch.device("meta"),
     )
     stages = list(model.children())[3:6]
-    convolutions = [[each for each in stage.modules() if isinstance(each, torch.nn.Conv2d)] for stage in stages]
-    assert [{each.out_channels for each in stage} for stage in convolutions] == [{number} for number in channels]
+    convolutions = [
+        [each for each in stage.modules() if isinstance(each, torch.nn.Conv2d)] for stage in stages
+    ]
+    assert [{each.out_channels for each in stage} for stage in convolutions] == [
+        {number} for number in channels
+    ]
 
 
 def test_sizes_are_those_of_gluoncv() -> None:
     with torch.device("meta"):
-        large, wide = resnet50_v2((3, 224, 224), 1000), wide_resnet((3, 32, 32), 100, depth=40, width=8)
+        large, wide = (
+            resnet50_v2((3, 224, 224), 1000),
+            wide_resnet((3, 32, 32), 100, depth=40, width=8),
+        )
         thumbnail = resnet50_v2((3, 32, 32), 1000)
     # The stem's 3, 16 blocks of 9, 4 projections, and the last batch norm and classifier of 2 each.
     assert count(large) == 25_549_480 and len(list(large.parameters())) == 3 + 16 * 9 + 4 + 2 + 2
@@ -120,7 +143,9 @@ def test_sizes_are_those_of_gluoncv() -> None:
     assert count(large) - count(thumbnail) == (49 - 9) * 3 * 64 + 2 * 64
 
 
-@pytest.mark.parametrize(("name", "side"), [("wide_resnet", 32), ("resnet50_v2", 32), ("resnet50_v2", 224)])
+@pytest.mark.parametrize(
+    ("name", "side"), [("wide_resnet", 32), ("resnet50_v2", 32), ("resnet50_v2", 224)]
+)
 def test_the_input_is_normalised_without_parameters(name: str, side: int) -> None:
     torch.manual_seed(0)
     model = build(name, (3, side, side))
@@ -135,7 +160,10 @@ def test_the_input_is_normalised_without_parameters(name: str, side: int) -> Non
 def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
     """The identity, which a ReLU on the way would spoil, or a projection of the activated input."""
     channels, stride = (8, 2) if widens else (4, 1)
-    convolutions = nn.Conv2d(4, channels, 3, stride=stride, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+    convolutions = (
+        nn.Conv2d(4, channels, 3, stride=stride, padding=1),
+        nn.Conv2d(channels, channels, 3, padding=1),
+    )
     block, inputs = PreActivationBlock([*convolutions]), torch.randn(2, 4, 6, 6) - 1
     for parameter in block.convolve.parameters():
         nn.init.zeros_(parameter)
@@ -151,15 +179,20 @@ def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
 
 def test_the_stride_is_in_the_middle_of_the_first_block_of_a_stage() -> None:
     with torch.device("meta"):
-        blocks = [m for m in resnet50_v2((3, 224, 224), 10).modules() if isinstance(m, PreActivationBlock)]
-    strides = [[m.stride[0] for m in block.convolve if isinstance(m, nn.Conv2d)] for block in blocks]
+        blocks = [
+            m for m in resnet50_v2((3, 224, 224), 10).modules() if isinstance(m, PreActivationBlock)
+        ]
+    strides = [
+        [m.stride[0] for m in block.convolve if isinstance(m, nn.Conv2d)] for block in blocks
+    ]
     assert [middle for _, middle, _ in strides] == [1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1]
     assert all(first == last == 1 for first, _, last in strides)
     assert [i for i, block in enumerate(blocks) if block.shortcut is not None] == [0, 3, 7, 13]
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "variance"), [("resnet50_v2", {"width": 16}, 2 / 1.0625), ("wide_resnet", {"width": 4}, 1.0)]
+    ("name", "options", "variance"),
+    [("resnet50_v2", {"width": 16}, 2 / 1.0625), ("wide_resnet", {"width": 4}, 1.0)],
 )
 def test_initial_values_are_mxnets(name: str, options: dict[str, Any], variance: float) -> None:
     """Normal for ResNet-50 v2, Glorot's uniform ones for Wide ResNet."""
@@ -185,22 +218,33 @@ def test_resnet50_is_torchvisions_own() -> None:
 # The small ones of the studies of kinds of network
 
 
-@pytest.mark.parametrize("study", ["network_cnn", "group_norm", "network_densenet", "network_shufflenet"])
+@pytest.mark.parametrize(
+    "study", ["network_cnn", "group_norm", "network_densenet", "network_shufflenet"]
+)
 def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> None:
     spec, task = load_spec(find_spec(f"studies/{study}")), find_task("fashion_mnist")
     model = build_model(spec.model, task, 0, torch.device("cpu"))
-    perceptron = build_model(ModelSpec(name="mlp", options={"hidden": 32}), task, 0, torch.device("cpu"))
+    perceptron = build_model(
+        ModelSpec(name="mlp", options={"hidden": 32}), task, 0, torch.device("cpu")
+    )
     outputs = model(images((1, 28, 28)))
     assert outputs.shape == (4, 10)
     outputs.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert 0.7 < count(model) / count(perceptron) < 1.5
-    assert any(isinstance(each, nn.BatchNorm2d) for each in model.modules()) == (study != "group_norm")
+    assert any(isinstance(each, nn.BatchNorm2d) for each in model.modules()) == (
+        study != "group_norm"
+    )
 
 
 def test_a_stem_of_stride_2_halves_all_resolutions_and_keeps_every_parameter() -> None:
     full, halved = (build("wide_resnet", (1, 28, 28), stem_stride=stride) for stride in (1, 2))
-    assert [each.shape for each in full.parameters()] == [each.shape for each in halved.parameters()]
+    assert [each.shape for each in full.parameters()] == [
+        each.shape for each in halved.parameters()
+    ]
     assert count(halved) == 77_594 and halved(images((1, 28, 28))).shape == (4, 10)
-    heads = [nn.Sequential(*list(model.children())[:-3])(images((1, 28, 28))).shape[-1] for model in (full, halved)]
+    heads = [
+        nn.Sequential(*list(model.children())[:-3])(images((1, 28, 28))).shape[-1]
+        for model in (full, halved)
+    ]
     assert heads == [7, 4]

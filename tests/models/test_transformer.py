@@ -1,4 +1,5 @@
-"""The Transformer: what a position may see, decoding step by step and at once, greedily and by beams, its sizes."""
+"""The Transformer: what a position may see, decoding step by step and at once, greedily and by
+beams, its sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def small(**sizes: int) -> nn.Module:
 
 
 def pairs(batch: int = 3, length: int = 7) -> Tensor:
-    return torch.randint(END + 1, NUM_TOKENS, (batch, 2, length), generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        END + 1, NUM_TOKENS, (batch, 2, length), generator=torch.Generator().manual_seed(1)
+    )
 
 
 @pytest.mark.parametrize("is_gpt", [False, True])
@@ -88,7 +91,8 @@ class TableState:
 
 
 def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
-    """By trying every sentence: the best mean log-probability, of those that end, or are as long as may be."""
+    """By trying every sentence: the best mean log-probability, of those that end, or are as long as
+    may be."""
     likely = scores.clone()
     likely[:, :, :END] = -torch.inf
     likely = torch.log_softmax(likely, -1)
@@ -100,7 +104,9 @@ def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
             if END in said[:-1] or not ends:
                 continue
             whole = [first, BEGIN, *said]
-            total = sum(float(likely[a, b, c]) for a, b, c in zip(whole, whole[1:], said, strict=False))
+            total = sum(
+                float(likely[a, b, c]) for a, b, c in zip(whole, whole[1:], said, strict=False)
+            )
             best = max(best, (total / length**LENGTH_POWER, list(said)))
     return best[1]
 
@@ -131,14 +137,20 @@ def test_gradients_are_dense_and_reach_every_parameter() -> None:
     model = small().train()
     model(pairs()).square().sum().backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and not parameter.grad.is_sparse and parameter.grad.abs().sum() > 0, name
+        assert (
+            parameter.grad is not None
+            and not parameter.grad.is_sparse
+            and parameter.grad.abs().sum() > 0
+        ), name
 
 
 def test_positions_are_the_sines_of_the_paper() -> None:
     found = sines(5, 6)
     for place, index in itertools.product(range(5), range(3)):
         angle = torch.tensor(place / 10_000 ** (2 * index / 6))
-        torch.testing.assert_close(found[place, [index, index + 3]], torch.stack([angle.sin(), angle.cos()]))
+        torch.testing.assert_close(
+            found[place, [index, index + 3]], torch.stack([angle.sin(), angle.cos()])
+        )
 
 
 def test_sizes_that_do_not_fit_and_images_are_refused() -> None:

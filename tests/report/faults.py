@@ -27,14 +27,25 @@ def texts_of(figure: Figure) -> Iterator[Text]:
 
 
 def faults_of(figure: Figure) -> list[str]:
-    """What a reader would trip over: type under 7 points, texts that overlap, more than six lines in one axes."""
+    """What a reader would trip over: type under 7 points, texts that overlap, more than six lines
+    in one axes."""
     figure.draw_without_rendering()
     texts = list(texts_of(figure))
-    faults = [f"small: {text.get_text()}" for text in texts if float(text.get_fontsize()) < LEAST_SIZE]
+    faults = [
+        f"small: {text.get_text()}" for text in texts if float(text.get_fontsize()) < LEAST_SIZE
+    ]
     boxes = [(text.get_text(), text.get_window_extent().padded(-0.5)) for text in texts]
     for number, (name, box) in enumerate(boxes):
-        faults += [f"overlap: {name} and {other}" for other, beside in boxes[number + 1 :] if box.overlaps(beside)]
+        faults += [
+            f"overlap: {name} and {other}"
+            for other, beside in boxes[number + 1 :]
+            if box.overlaps(beside)
+        ]
     for axes in figure.axes:
-        lines = [line for line in axes.get_lines() if len(line.get_xdata()) > 2 and line.get_linestyle() != "None"]  # type: ignore[arg-type]
+        lines = [
+            line
+            for line in axes.get_lines()
+            if len(line.get_xdata()) > 2 and line.get_linestyle() != "None"
+        ]  # type: ignore[arg-type]
         faults += [f"{len(lines)} lines in one panel"] if len(lines) > 6 else []
     return faults

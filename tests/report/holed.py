@@ -1,4 +1,5 @@
-"""A shipped experiment as folders of runs, of which some are missing, failed, diverged or resumed."""
+"""A shipped experiment as folders of runs, of which some are missing, failed, diverged or
+resumed."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def build(records: Path) -> Built:
 
 
 def unpacked(results: Path) -> Path:
-    """The experiment with a folder for each run, its tuning beside it, under `results`; returns its folder."""
+    """The experiment with a folder for each run, its tuning beside it, under `results`; returns its
+    folder."""
     records = results / EXPERIMENT
     records.mkdir(parents=True)
     (results / f"{EXPERIMENT}_tuning").symlink_to(RESULTS / f"{EXPERIMENT}_tuning")
@@ -66,24 +68,47 @@ def holed(results: Path) -> Path:
     records = unpacked(results)
     for seed in (2, 3):
         shutil.rmtree(run_of(records, "cser-8", seed))
-    nothing = dict.fromkeys(("train_loss", "test_loss", "test_correct", "test_count", "test_accuracy", "metrics"))
-    change(run_of(records, "ef_topk-8", 2) / "result.json", status="diverged", diverged_at_step=700, **nothing)
+    nothing = dict.fromkeys(
+        ("train_loss", "test_loss", "test_correct", "test_count", "test_accuracy", "metrics")
+    )
+    change(
+        run_of(records, "ef_topk-8", 2) / "result.json",
+        status="diverged",
+        diverged_at_step=700,
+        **nothing,
+    )
     failed = run_of(records, "powersgd-8", 1)
     (failed / "result.json").unlink()
     first = (failed / "events.jsonl").read_text().splitlines(keepends=True)[0]
     (failed / "events.jsonl").write_text(first)
-    failure = {"version": VERSION, "run_id": failed.name, "attempt": "a", "kind": "oom", "step": 700}
-    (failed / "failure.json").write_text(json.dumps(failure | {"message": "no memory left", "traceback": "made up"}))
+    failure = {
+        "version": VERSION,
+        "run_id": failed.name,
+        "attempt": "a",
+        "kind": "oom",
+        "step": 700,
+    }
+    (failed / "failure.json").write_text(
+        json.dumps(failure | {"message": "no memory left", "traceback": "made up"})
+    )
     return records
 
 
 def resume(run: Path) -> None:
-    """Make it so that the run was interrupted once and went on, which changes times and bookkeeping's traffic."""
+    """Make it so that the run was interrupted once and went on, which changes times and
+    bookkeeping's traffic."""
     first = json.loads((run / "run.json").read_text())["attempts"][0]
-    change(run / "run.json", attempts=[first, first | {"attempt": "again", "resumed_from_step": 900}])
+    change(
+        run / "run.json", attempts=[first, first | {"attempt": "again", "resumed_from_step": 900}]
+    )
     result = json.loads((run / "result.json").read_text())
     traffic = result["traffic"] | {"control": result["traffic"]["control"] | {"bits": 128}}
-    change(run / "result.json", attempt="again", wall_seconds=result["wall_seconds"] + 5, traffic=traffic)
+    change(
+        run / "result.json",
+        attempt="again",
+        wall_seconds=result["wall_seconds"] + 5,
+        traffic=traffic,
+    )
     events = run / "events.jsonl"
     *before, last = events.read_text().splitlines(keepends=True)
     later = json.loads(last) | {"wall_seconds": json.loads(last)["wall_seconds"] + 5}

@@ -13,7 +13,13 @@ import typst
 from matplotlib.image import imread
 
 from cser_bench.harness.__main__ import main
-from cser_bench.report.accuracy_figures import drawn_methods, link_figure, loss_at_one_load, loss_figure, main_load
+from cser_bench.report.accuracy_figures import (
+    drawn_methods,
+    link_figure,
+    loss_at_one_load,
+    loss_figure,
+    main_load,
+)
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.explorer.page import write_experiment_page
 from cser_bench.report.frame import JUDGED, Frames, read_frames
@@ -24,7 +30,9 @@ from tests.report.faults import faults_of
 from tests.report.holed import RESULTS, Built, build, holed, resume, run_of, unpacked
 
 REPORTED = sorted(
-    path.parent for shipped in ("reference/*", "study_*") for path in RESULTS.glob(f"{shipped}/report.md")
+    path.parent
+    for shipped in ("reference/*", "study_*")
+    for path in RESULTS.glob(f"{shipped}/report.md")
 )
 LONG = RESULTS / "reference" / "fashion_mnist_long"
 PART = re.compile(r"<!-- begin: Attempts and times -->.*<!-- end: Attempts and times -->", re.S)
@@ -46,7 +54,9 @@ def test_a_shipped_report_is_rebuilt_to_the_byte(folder: Path, tmp_path: Path) -
     frames = read_frames(folder)
     build_report(frames, tmp_path, with_pdf=False)
     write_experiment_page(tmp_path / "report.html", frames)
-    made, shipped = (_files(each, "report.md", "report.html", "csv/*.csv") for each in (tmp_path, folder))
+    made, shipped = (
+        _files(each, "report.md", "report.html", "csv/*.csv") for each in (tmp_path, folder)
+    )
     assert made == shipped and len(made["report.html"]) < 1_500_000
 
 
@@ -64,7 +74,11 @@ def test_no_cell_of_what_a_method_needs_contradicts_another(long: Frames) -> Non
     accuracy = accuracy_frame(long).set_index("row")
     assert needs["shown_less"].notna().sum() > 5
     for line in needs.itertuples():
-        known = [value for value in (line.shown_more, line.crossing, line.shown_less) if not math.isnan(value)]
+        known = [
+            value
+            for value in (line.shown_more, line.crossing, line.shown_less)
+            if not math.isnan(value)
+        ]
         assert known == sorted(set(known)), f"{line.label}: {known}"
         assert all(line.fewest_tried <= value <= line.most_tried for value in known)
         if isinstance(line.shown_less_row, str):
@@ -74,7 +88,8 @@ def test_no_cell_of_what_a_method_needs_contradicts_another(long: Frames) -> Non
 
 
 def test_a_declared_verdict_is_never_denied_by_what_a_method_needs(long: Frames) -> None:
-    """A row shown to lose less after Holm's correction is shown so alone, and its method needs no more models."""
+    """A row shown to lose less after Holm's correction is shown so alone, and its method needs no
+    more models."""
     needs, models = needs_frame(long).set_index("label"), long.by_row["models_sent"]
     for line in contrasts_frame(long).itertuples():
         if line.verdict == "loses less than the margin":
@@ -87,8 +102,15 @@ def test_figures_can_be_read(long: Frames) -> None:
     shown, title, load = loss_at_one_load(long, accuracy)
     assert shown["label"].is_unique and (shown["link_models"] <= 1.05 * main_load(long)).all()
     drawn = set(shown["row"])
-    asked = [contrast for contrast in long.contrasts if contrast.kind == "non-inferiority" and contrast.row in drawn]
-    assert load and f" of {len(asked)} methods asked about are shown to lose less than 0.5 points" in title
+    asked = [
+        contrast
+        for contrast in long.contrasts
+        if contrast.kind == "non-inferiority" and contrast.row in drawn
+    ]
+    assert (
+        load
+        and f" of {len(asked)} methods asked about are shown to lose less than 0.5 points" in title
+    )
     quoted, *_ = loss_at_one_load(judged, accuracy_frame(judged))
     for each in (shown, quoted):
         assert faults_of(loss_figure(each, 0.005, title)) == []
@@ -107,7 +129,10 @@ def test_holes_are_said(small: Built) -> None:
     counts = read_frames(small.records).runs["status"].value_counts()
     assert (counts["diverged"], counts["missing"], counts["failed"]) == (1, 2, 1)
     assert "30 of 33 runs are done, 1 diverged" in small.markdown
-    assert "2 of 3, 1 diverged" in small.markdown and "Runs without a result: 1 failed and 2 missing" in small.markdown
+    assert (
+        "2 of 3, 1 diverged" in small.markdown
+        and "Runs without a result: 1 failed and 2 missing" in small.markdown
+    )
 
 
 def test_a_resumed_run_changes_its_own_part_alone(small: Built, tmp_path: Path) -> None:
@@ -120,7 +145,9 @@ def test_a_resumed_run_changes_its_own_part_alone(small: Built, tmp_path: Path) 
     assert [name for name in ours if ours[name] != theirs[name]] == ["csv/attempts.csv"]
 
 
-def test_a_rebuild_gives_the_same_bytes(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rebuild_gives_the_same_bytes(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", str(small.records), "--output", str(tmp_path)]) == 0
     assert "report.md" in capsys.readouterr().out
     (tmp_path / "report.html").unlink()  # which the command alone writes

@@ -1,4 +1,5 @@
-"""Agreement of kinds of network: against counting all orders by hand, and against the formulas of the papers."""
+"""Agreement of kinds of network: against counting all orders by hand, and against the formulas of
+the papers."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ METHODS = ["top-k", "local", "blocks"]
 
 def test_five_kinds_with_one_order_are_certain_to_be_no_chance() -> None:
     losses = pd.DataFrame(
-        [[0.1, 0.3, 0.5], [0.2, 0.4, 0.6], [-0.1, 0.0, 0.2], [1.0, 2.0, 9.0], [0.0, 0.1, 0.2]], columns=METHODS
+        [[0.1, 0.3, 0.5], [0.2, 0.4, 0.6], [-0.1, 0.0, 0.2], [1.0, 2.0, 9.0], [0.0, 0.1, 0.2]],
+        columns=METHODS,
     )
     found = agreement(losses)
     assert found is not None
@@ -28,7 +30,9 @@ def test_five_kinds_with_one_order_are_certain_to_be_no_chance() -> None:
 
 
 def test_chance_is_counted_over_all_combinations_of_orders() -> None:
-    losses = pd.DataFrame([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0], [2.0, 1.0, 3.0], [1.0, 2.0, 3.0]], columns=METHODS)
+    losses = pd.DataFrame(
+        [[1.0, 2.0, 3.0], [1.0, 3.0, 2.0], [2.0, 1.0, 3.0], [1.0, 2.0, 3.0]], columns=METHODS
+    )
     found = agreement(losses)
     assert found is not None
     ranks = [(1, 2, 3), (1, 3, 2), (2, 1, 3), (1, 2, 3)]
@@ -40,7 +44,9 @@ def test_chance_is_counted_over_all_combinations_of_orders() -> None:
     own = statistic(tuple(ranks))
     as_far = [statistic(rows) >= own - 1e-9 for rows in itertools.product(orders, repeat=4)]
     assert found.p_value == pytest.approx(np.mean(as_far))
-    assert found.concordance == pytest.approx(own / (4 * 2)), "Kendall's W is Friedman's chi-squared over n (k - 1)"
+    assert found.concordance == pytest.approx(own / (4 * 2)), (
+        "Kendall's W is Friedman's chi-squared over n (k - 1)"
+    )
     assert found.num_alike == 2
 
 
@@ -51,7 +57,10 @@ def test_one_kind_or_one_method_agrees_with_nobody() -> None:
 
 def test_combined_difference_is_hartung_and_knapps() -> None:
     """Their formulas, with DerSimonian and Laird's variance between kinds, written out."""
-    effects, errors = np.array([0.2, 0.43, 0.32, 1.27, 0.16]), np.array([0.1, 0.15, 0.16, 0.12, 0.11])
+    effects, errors = (
+        np.array([0.2, 0.43, 0.32, 1.27, 0.16]),
+        np.array([0.1, 0.15, 0.16, 0.12, 0.11]),
+    )
     weights = 1 / errors**2
     fixed = (weights * effects).sum() / weights.sum()
     excess = (weights * (effects - fixed) ** 2).sum() - (len(effects) - 1)

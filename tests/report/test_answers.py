@@ -1,4 +1,5 @@
-"""The shipped answers: rebuilt to the byte, their numbers worked out again from raw results, and their form."""
+"""The shipped answers: rebuilt to the byte, their numbers worked out again from raw results, and
+their form."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ COMPARED = {
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The results that ship, without experiments of one's own, which would be answered from first."""
+    """The results that ship, without experiments of one's own, which would be answered from
+    first."""
     folder = tmp_path_factory.mktemp("results")
     tunings = [f"{name}_tuning" for name in (LONG, *RECENT)]
     for name in ("reference", "speedups", "scored_speedups", "study_*", *tunings):
@@ -59,11 +61,19 @@ def rebuilt(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_the_shipped_answers_and_the_cards_are_what_the_records_give_to_the_byte(rebuilt: Path) -> None:
-    made = {path.relative_to(rebuilt) for path in (rebuilt / "csv").iterdir()} | {Path("answers.md")}
-    assert made == {path.relative_to(SHIPPED) for path in (SHIPPED / "csv").iterdir()} | {Path("answers.md")}
+def test_the_shipped_answers_and_the_cards_are_what_the_records_give_to_the_byte(
+    rebuilt: Path,
+) -> None:
+    made = {path.relative_to(rebuilt) for path in (rebuilt / "csv").iterdir()} | {
+        Path("answers.md")
+    }
+    assert made == {path.relative_to(SHIPPED) for path in (SHIPPED / "csv").iterdir()} | {
+        Path("answers.md")
+    }
     for path in made:
-        assert (rebuilt / path).read_bytes() == (SHIPPED / path).read_bytes(), f"{path}: run {AGAIN}"
+        assert (rebuilt / path).read_bytes() == (SHIPPED / path).read_bytes(), (
+            f"{path}: run {AGAIN}"
+        )
     assert (rebuilt / "README.md").read_bytes() == (ROOT / "README.md").read_bytes(), f"run {AGAIN}"
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
 
@@ -89,7 +99,11 @@ def test_an_answer_comes_first_and_is_short(rebuilt: Path) -> None:
 def test_figures_have_no_small_or_overlapping_type_and_few_lines(shipped: Path) -> None:
     own = evidence_of(shipped)
     with style():
-        figures = [answer.figure for question in QUESTIONS if (answer := question.answer(own)) and answer.figure]
+        figures = [
+            answer.figure
+            for question in QUESTIONS
+            if (answer := question.answer(own)) and answer.figure
+        ]
         assert len(figures) > 5
         assert [faults_of(figure) for figure in figures] == [[]] * len(figures)
 
@@ -111,12 +125,18 @@ def test_differences_are_those_of_the_raw_results(number: int) -> None:
     frame = pd.read_csv(SHIPPED / "csv" / f"question_{number}.csv")
     names = COMPARED[number]
     ats = list(dict.fromkeys(frame["at"].dropna())) if len(names) > 1 else []
-    order = dict(zip(ats, ("study_width_8", "study_two_level", "study_width_128"), strict=True)) if ats else {}
+    order = (
+        dict(zip(ats, ("study_width_8", "study_two_level", "study_width_128"), strict=True))
+        if ats
+        else {}
+    )
     assert len(frame) >= 3
     for line in frame.itertuples():
         name = order.get(getattr(line, "at", None)) or getattr(line, "experiment", names[0])
         found = welch(name, str(line.row), str(line.reference))
-        assert found == pytest.approx((line.estimate, line.low, line.high), rel=1e-9, abs=1e-12), line.row
+        assert found == pytest.approx((line.estimate, line.low, line.high), rel=1e-9, abs=1e-12), (
+            line.row
+        )
 
 
 def test_trials_are_counted_from_the_raw_results() -> None:
@@ -132,7 +152,9 @@ def test_trials_are_counted_from_the_raw_results() -> None:
 
 def test_factors_over_baselines_are_those_of_the_timings() -> None:
     frame = pd.read_csv(SHIPPED / "csv" / "question_2.csv").set_index("method")
-    timing = json.loads((RESULTS / "speedups" / "timing-resnet50_v100-8x1-10000mbps.json").read_text())
+    timing = json.loads(
+        (RESULTS / "speedups" / "timing-resnet50_v100-8x1-10000mbps.json").read_text()
+    )
 
     def step(name: str) -> float:
         cells = [each for each in timing["cells"] if each["method"] == name]

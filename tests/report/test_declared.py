@@ -1,4 +1,5 @@
-"""What reports say of when contrasts were declared: counts against raw records, verdicts and words."""
+"""What reports say of when contrasts were declared: counts against raw records, verdicts and
+words."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from cser_bench.report.render import environment
 from cser_bench.report.statistics import VERDICTS, contrasts_frame
 
 RESULTS = Path(__file__).parents[2] / "results"
-PLANS = {path.parent: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("experiment.json"))}
+PLANS = {
+    path.parent: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("experiment.json"))
+}
 DECLARED = {folder: plan for folder, plan in PLANS.items() if plan.get("contrasts")}
 SMALL = RESULTS / "reference" / "cmudict"
 
@@ -59,7 +62,8 @@ AFTER_ALL = "2027-01-01T00:00:00+00:00"
 
 
 def test_words_say_how_many_runs_had_begun(small: Frames) -> None:
-    """Three runs of each method, twelve of SGD. A run that begins in the same second was not seen."""
+    """Three runs of each method, twelve of SGD. A run that begins in the same second was not
+    seen."""
     last = first_start(small, "mcser-8", 2)
     before_all = min(first_start(small, row) for row in ("mcser-8", "sgd"))
     starts = small.attempts.groupby("run_id")["started_at"].min()
@@ -74,14 +78,23 @@ def test_words_say_how_many_runs_had_begun(small: Frames) -> None:
     words = contrasts_frame(frames)["declared"].tolist()
     seen = 2 + int((of_sgd < last).sum())
     assert 2 < seen < 14
-    assert words == ["before its runs", f"after {seen} of 15 runs", "after 15 of 15 runs", "not known"]
+    assert words == [
+        "before its runs",
+        f"after {seen} of 15 runs",
+        "after 15 of 15 runs",
+        "not known",
+    ]
 
 
 def test_what_one_row_alone_had_is_told_and_judged(small: Frames) -> None:
     later = small.attempts.assign(
         started_at=[
-            "2028-01-01T00:00:00+00:00" if run in set(small.runs.loc[small.runs["row"] == "sgd", "run_id"]) else start
-            for run, start in zip(small.attempts["run_id"], small.attempts["started_at"], strict=True)
+            "2028-01-01T00:00:00+00:00"
+            if run in set(small.runs.loc[small.runs["row"] == "sgd", "run_id"])
+            else start
+            for run, start in zip(
+                small.attempts["run_id"], small.attempts["started_at"], strict=True
+            )
         ]
     )
     frames = declaring(replace(small, attempts=later), pair(0, declared_at=AFTER_ALL))
@@ -89,10 +102,23 @@ def test_what_one_row_alone_had_is_told_and_judged(small: Frames) -> None:
     assert line["declared"] == "after 3 of 15 runs, one row's" and line["verdict"] != LATE
 
 
-def test_a_late_contrast_has_an_interval_no_verdict_and_no_part_in_the_correction(small: Frames) -> None:
-    early = [pair(0, declared_at="2020-01-01T00:00:00+00:00"), pair(1, declared_at="2020-01-01T00:00:00+00:00")]
-    late = {"row": PAIRS[1][0], "reference": PAIRS[0][0], "kind": "superiority", "declared_at": AFTER_ALL}
-    with_late, without = contrasts_frame(declaring(small, *early, late)), contrasts_frame(declaring(small, *early))
+def test_a_late_contrast_has_an_interval_no_verdict_and_no_part_in_the_correction(
+    small: Frames,
+) -> None:
+    early = [
+        pair(0, declared_at="2020-01-01T00:00:00+00:00"),
+        pair(1, declared_at="2020-01-01T00:00:00+00:00"),
+    ]
+    late = {
+        "row": PAIRS[1][0],
+        "reference": PAIRS[0][0],
+        "kind": "superiority",
+        "declared_at": AFTER_ALL,
+    }
+    with_late, without = (
+        contrasts_frame(declaring(small, *early, late)),
+        contrasts_frame(declaring(small, *early)),
+    )
     assert with_late["verdict"].tolist() == [*without["verdict"], LATE] and LATE in VERDICTS
     pd.testing.assert_frame_equal(with_late.iloc[:2], without)
     line = with_late.iloc[2]
@@ -105,17 +131,26 @@ def test_a_verdict_that_is_kept_or_of_unknown_date_is_as_if_it_were_early(small:
     plain = contrasts_frame(declaring(small, *(pair(number) for number in range(4))))
     dates = {"declared_at": AFTER_ALL, "declared_in": "0" * 40, "is_verdict_kept": True}
     kept = contrasts_frame(declaring(small, *(pair(number, **dates) for number in range(4))))
-    assert kept["verdict"].tolist() == plain["verdict"].tolist() and LATE not in set(kept["verdict"])
+    assert kept["verdict"].tolist() == plain["verdict"].tolist() and LATE not in set(
+        kept["verdict"]
+    )
     assert kept["p_holm"].tolist() == plain["p_holm"].tolist()
-    assert set(kept["declared"]) == {"after 15 of 15 runs"} and set(plain["declared"]) == {"not known"}
+    assert set(kept["declared"]) == {"after 15 of 15 runs"} and set(plain["declared"]) == {
+        "not known"
+    }
 
 
 def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> None:
     """Also on the page to explore, and in answers and cards by a macro."""
     dates = [{"declared_at": "2020-01-01T00:00:00+00:00"}, {"declared_at": AFTER_ALL}]
     dates.append({"declared_at": AFTER_ALL, "is_verdict_kept": True})
-    changed = small.attempts.assign(git_diff_sha256=["0" * 64, "0" * 64, *[None] * (len(small.attempts) - 2)])
-    frames = replace(declaring(small, *(pair(number, **each) for number, each in enumerate(dates))), attempts=changed)
+    changed = small.attempts.assign(
+        git_diff_sha256=["0" * 64, "0" * 64, *[None] * (len(small.attempts) - 2)]
+    )
+    frames = replace(
+        declaring(small, *(pair(number, **each) for number, each in enumerate(dates))),
+        attempts=changed,
+    )
     page = build_report(frames, tmp_path, with_pdf=False).read_text()
     asked = [line for line in page.splitlines() if line.startswith("| Is less lost?")]
     assert [line.split(" | ")[-1] for line in asked] == [
@@ -124,22 +159,36 @@ def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> 
         "after 15 of 15 runs |",
     ]
     assert [LATE in line for line in asked] == [False, True, False]
-    assert "Of 3 contrasts 1 was declared before all runs of both rows, none after runs of one row alone, 2 " in page
-    assert "1 contrast was declared after runs of both rows had begun. Verdicts on such stand only where" in page
+    assert (
+        "Of 3 contrasts 1 was declared before all runs of both rows, none after runs of one row "
+        "alone, 2 " in page
+    )
+    assert (
+        "1 contrast was declared after runs of both rows had begun. Verdicts on such stand only "
+        "where" in page
+    )
     assert f"| {LATE} | PowerSGD" not in page and f"| {LATE} | " in page
-    assert f"{len(changed)} attempts, 2 of them with changes to the code that stood in no commit" in page
+    assert (
+        f"{len(changed)} attempts, 2 of them with changes to the code that stood in no commit"
+        in page
+    )
     explored = experiment_tables(frames)["contrasts"]
-    assert explored.columns[4] == "declared" and explored["declared"].tolist()[0] == "before its runs"
+    assert (
+        explored.columns[4] == "declared" and explored["declared"].tolist()[0] == "before its runs"
+    )
     line = Compared(frames).contrast(*PAIRS[1])
     assert environment().globals["declared"](line) == ", declared after 15 of 15 runs"  # type: ignore[operator]
     assert environment().globals["declared"](Compared(frames).contrast(*PAIRS[3])) == ""  # type: ignore[operator]
 
 
 def seen_in(folder: Path, contrast: dict[str, Any]) -> tuple[int, int, int]:
-    """Begun and planned runs of a shipped contrast, and rows with a begun one, from the text of its records."""
+    """Begun and planned runs of a shipped contrast, and rows with a begun one, from the text of its
+    records."""
     lines = (folder / "runs.jsonl").read_text().splitlines()[1:]
     runs = [json.loads(line) for line in lines]
-    starts = {run["run_id"]: min(each["started_at"] for each in run["run"]["attempts"]) for run in runs}
+    starts = {
+        run["run_id"]: min(each["started_at"] for each in run["run"]["attempts"]) for run in runs
+    }
     rows = {row["row"]: set(row["runs"].values()) for row in PLANS[folder]["rows"]}
     both = [rows[contrast["row"]], rows[contrast["reference"]]]
     begun = [{run for run in row if starts[run] < contrast["declared_at"]} for row in both]
@@ -154,7 +203,9 @@ def test_the_contrasts_that_ship_by_how_many_rows_had_begun() -> None:
         for contrast, said in zip(plan["contrasts"], words, strict=True):
             begun, planned, rows = seen_in(folder, contrast)
             assert said == (
-                f"after {begun} of {planned} runs" + ", one row's" * (rows == 1) if begun else "before its runs"
+                f"after {begun} of {planned} runs" + ", one row's" * (rows == 1)
+                if begun
+                else "before its runs"
             )
             assert contrast.get("is_verdict_kept", False) == (rows == 2)
             num_rows[rows] += 1

@@ -1,4 +1,5 @@
-"""The explorer in a real browser: what a reader clicks, types and slides, against the records' own numbers."""
+"""The explorer in a real browser: what a reader clicks, types and slides, against the records' own
+numbers."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 RESULTS = Path(__file__).parents[2] / "results"
 FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
 )
 WIDTHS = (380, 900, 1600)
 
@@ -66,7 +67,9 @@ def page(frames: Frames, study: SpeedStudy, tmp_path_factory: pytest.TempPathFac
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and chromedriver):
-        assert not os.environ.get("CI_REQUIRES_BROWSER"), "chromium and chromedriver must be installed here"
+        assert not os.environ.get("CI_REQUIRES_BROWSER"), (
+            "chromium and chromedriver must be installed here"
+        )
         pytest.skip("there is no chromium with its chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
@@ -102,7 +105,11 @@ def details(browser: webdriver.Chrome) -> str:
 
 def test_nothing_is_loaded(opened: webdriver.Chrome) -> None:
     logged = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-    asked = [each["params"]["request"]["url"] for each in logged if each["method"] == "Network.requestWillBeSent"]
+    asked = [
+        each["params"]["request"]["url"]
+        for each in logged
+        if each["method"] == "Network.requestWillBeSent"
+    ]
     assert asked and not [url for url in asked if re.match("(http|ws)s?:", url)]
     assert opened.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert not opened.get_log("browser"), "the console says nothing"
@@ -113,7 +120,8 @@ def test_titles_and_labels_are_texts_and_nothing_else(
 ) -> None:
     """Not a tag, nor the name of a part of the page."""
     hostile = (
-        "</title></h1><script>window.ran = true</script><img src=x onerror='window.ran = true'> & @script@ {{ 7 * 7 }}"
+        "</title></h1><script>window.ran = true</script><img src=x onerror='window.ran = "
+        "true'> & @script@ {{ 7 * 7 }}"
     )
     experiment = frames.experiment.model_copy(update={"title": hostile})
     rows = frames.rows.assign(label=[f"{label} {hostile}" for label in frames.rows["label"]])
@@ -142,7 +150,10 @@ def test_a_point_opens_the_runs_behind_it(opened: webdriver.Chrome, frames: Fram
 
 def test_keys_alone_reach_points_and_tables(opened: webdriver.Chrome) -> None:
     def focused() -> dict[str, Any]:
-        script = "const e = document.activeElement; return {...e.dataset, id: e.id, text: e.ariaLabel ?? e.textContent}"
+        script = (
+            "const e = document.activeElement; return {...e.dataset, id: e.id, text: "
+            "e.ariaLabel ?? e.textContent}"
+        )
         found: dict[str, Any] = opened.execute_script(script)
         return found
 
@@ -167,13 +178,22 @@ def test_everything_that_takes_the_focus_has_a_name(opened: webdriver.Chrome) ->
     nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     for node in nodes:
         of = {each["name"]: each["value"].get("value") for each in node.get("properties", [])}
-        if of.get("focusable") and node["role"]["value"] not in ("RootWebArea", "generic", "main", "tabpanel"):
+        if of.get("focusable") and node["role"]["value"] not in (
+            "RootWebArea",
+            "generic",
+            "main",
+            "tabpanel",
+        ):
             assert node["name"]["value"].strip(), (node["role"]["value"], node["backendDOMNodeId"])
-    heads = [int(e.tag_name[1]) for e in opened.find_elements(By.CSS_SELECTOR, "h1, main h2, main h3")]
+    heads = [
+        int(e.tag_name[1]) for e in opened.find_elements(By.CSS_SELECTOR, "h1, main h2, main h3")
+    ]
     assert heads[0] == 1 and all(after - before <= 1 for before, after in pairwise(heads))
 
 
-def test_tables_hold_every_line_with_the_same_digits(opened: webdriver.Chrome, frames: Frames) -> None:
+def test_tables_hold_every_line_with_the_same_digits(
+    opened: webdriver.Chrome, frames: Frames
+) -> None:
     """What the page would save as CSV, of every table, is the frame's own."""
     tables = {name: table for name, table in experiment_tables(frames).items() if len(table)}
     assert {"rows", "runs", "tuning", "scores", "pairs"} <= tables.keys()
@@ -217,8 +237,12 @@ def test_a_plot_is_relative_or_absolute(opened: webdriver.Chrome, frames: Frames
     find(opened, "#methods [data-all=true]").click()
     means = frames.runs.groupby("row")["score"].mean()
     gap = 100 * (means["mcser-96"] - means["sgd"])
-    label = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER,']").get_attribute("aria-label")
-    assert f"{gap:.2f} points against SGD" in label and f": {100 * means['mcser-96']:.2f} %" in label
+    label = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER,']").get_attribute(
+        "aria-label"
+    )
+    assert (
+        f"{gap:.2f} points against SGD" in label and f": {100 * means['mcser-96']:.2f} %" in label
+    )
     axis = "[data-chart=loss] text.axis:nth-of-type(1n+2)"
     before = [each.text for each in opened.find_elements(By.CSS_SELECTOR, axis)]
     find(opened, "#relative option[value=absolute]").click()
@@ -235,7 +259,8 @@ return DATA.models.flatMap(lines);"""
 
 
 def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) -> None:
-    """Of every method of every workload, at rates off the grid and three compute times, within 1 %."""
+    """Of every method of every workload, at rates off the grid and three compute times, within 1
+    %."""
     rates, slower = [3.3e7, 4.7e8, 1e9, 7.7e9, 1e10, 2.5e10, 1e11], [0.5, 1.0, 3.0]
     shown = opened.execute_script(MODELLED, rates, slower)
     for work, model in study.models.items():
@@ -246,8 +271,13 @@ def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) 
             if name == work:
                 assert seconds == pytest.approx(seconds_at(model, method, rate, factor), rel=0.01)
             elif name == scored_name(work):
-                compute = Compute(factor * model.workload.forward_seconds, factor * model.workload.backward_seconds)
-                wanted = period_seconds(compute, scored[method].messages, scored[method].period, network)
+                compute = Compute(
+                    factor * model.workload.forward_seconds,
+                    factor * model.workload.backward_seconds,
+                )
+                wanted = period_seconds(
+                    compute, scored[method].messages, scored[method].period, network
+                )
                 assert seconds == pytest.approx(wanted, rel=0.01)
     names = {name for name, *_ in shown}
     assert names == {*study.models, scored_name("resnet50_v100")} and len(shown) > 1_500
@@ -255,12 +285,15 @@ def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) 
 
 def test_sliders_move_step_times(opened: webdriver.Chrome) -> None:
     def slide(name: str, place: float) -> dict[str, tuple[float, float]]:
-        """Milliseconds and speed-up of each method shown, with a slider at a place between 0 and 1."""
+        """Milliseconds and speed-up of each method shown, with a slider at a place between 0 and
+        1."""
         slider = "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
         opened.execute_script(slider + "e.dispatchEvent(new Event('input'))", name, place)
         found = {}
         for line in opened.find_elements(By.CSS_SELECTOR, "#speed-table tbody tr"):
-            cells = [cell.text.replace(",", "") for cell in line.find_elements(By.CSS_SELECTOR, "th, td")]
+            cells = [
+                cell.text.replace(",", "") for cell in line.find_elements(By.CSS_SELECTOR, "th, td")
+            ]
             found[cells[0]] = (float(cells[1]), float(cells[2]))
         return found
 
@@ -295,8 +328,11 @@ return [...all("body", "backgroundColor"), ...texts];
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_is_readable_at_every_width(browser: webdriver.Chrome, page: Path, width: int, dark: bool) -> None:
-    """Nothing runs out of the page, labels lie apart, and text stands out from its ground (WCAG's 4.5 to 1)."""
+def test_it_is_readable_at_every_width(
+    browser: webdriver.Chrome, page: Path, width: int, dark: bool
+) -> None:
+    """Nothing runs out of the page, labels lie apart, and text stands out from its ground (WCAG's
+    4.5 to 1)."""
     look(browser, width, dark)
     browser.get(page.as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
@@ -304,8 +340,13 @@ def test_it_is_readable_at_every_width(browser: webdriver.Chrome, page: Path, wi
         for place, (left, top, right, bottom, inside, text) in enumerate(chart):
             assert inside, text
             for other in chart[:place]:
-                assert left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom, (text, other[5])
-    names = [len(browser.find_elements(By.CSS_SELECTOR, css)) for css in ("figure .tag", "figure .legend span")]
+                assert (
+                    left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom
+                ), (text, other[5])
+    names = [
+        len(browser.find_elements(By.CSS_SELECTOR, css))
+        for css in ("figure .tag", "figure .legend span")
+    ]
     assert (names[0] == 0) == (width < 560) and (names[1] > 0) == (width < 560), (
         "below narrow charts, beside lines in wide"
     )
@@ -319,7 +360,9 @@ def test_it_is_readable_at_every_width(browser: webdriver.Chrome, page: Path, wi
 def contrast(one: list[int], other: list[int]) -> float:
     def luminance(colour: list[int]) -> float:
         shares = [value / 255 for value in colour[:3]]
-        red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+        red, green, blue = (
+            s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares
+        )
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
     low, high = sorted([luminance(one), luminance(other)])

@@ -1,12 +1,15 @@
-"""The declared contrasts worked out again from the packs alone, by pandas, scipy and statsmodels and no code of ours.
+"""The declared contrasts worked out again from the packs alone, by pandas, scipy and statsmodels
+and no code of ours.
 
-It is written from the rule. Runs are not paired, and each row has its own variance: a t test after Welch. A row whose
-training loss or test loss at the end is not finite, or beyond 1,000 times that of a constant guess, has diverged. Each
-contrast makes one-sided tests: that less is lost than the margin, and that more is; that a row is better, and that it
-is worse; that two are equal within the margin, and that one is better, or worse, by more. Holm's correction is over all
-tests of an experiment. One row is better than another only where the difference of their means has the same sign with
-one learning rate for both, at each one's own rate that both were run at for the experiment's length: on test samples at
-rates beside the chosen ones, or in the tuning on held-out samples.
+It is written from the rule. Runs are not paired, and each row has its own variance: a t test after
+Welch. A row whose training loss or test loss at the end is not finite, or beyond 1,000 times that
+of a constant guess, has diverged. Each contrast makes one-sided tests: that less is lost than the
+margin, and that more is; that a row is better, and that it is worse; that two are equal within the
+margin, and that one is better, or worse, by more. Holm's correction is over all tests of an
+experiment. One row is better than another only where the difference of their means has the same
+sign with one learning rate for both, at each one's own rate that both were run at for the
+experiment's length: on test samples at rates beside the chosen ones, or in the tuning on held-out
+samples.
 """
 
 from __future__ import annotations
@@ -24,8 +27,12 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 RESULTS = Path(__file__).parents[2] / "results"
-PLANS = {path.parent: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("experiment.json"))}
-PACKED = [folder for folder in PLANS if (folder / "runs.jsonl").exists() and (folder / "csv").exists()]
+PLANS = {
+    path.parent: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("experiment.json"))
+}
+PACKED = [
+    folder for folder in PLANS if (folder / "runs.jsonl").exists() and (folder / "csv").exists()
+]
 """What ships; one's own runs beside it are not packed."""
 DECLARED = {folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("contrasts")}
 
@@ -41,14 +48,24 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
             if run_id in results:
                 result = results[run_id]
                 classes = len(result["class_counts"][0]) if result.get("class_counts") else 50_000
-                losses = [result[key] for key in ("train_loss", "test_loss") if result[key] is not None]
-                lost = [not math.isfinite(loss) or loss > 1000 * math.log(classes) for loss in losses]
+                losses = [
+                    result[key] for key in ("train_loss", "test_loss") if result[key] is not None
+                ]
+                lost = [
+                    not math.isfinite(loss) or loss > 1000 * math.log(classes) for loss in losses
+                ]
                 if metric == "loss":
                     value = None if result["test_loss"] is None else -result["test_loss"]
                 else:
-                    value = result["test_accuracy"] if metric == "accuracy" else (result["metrics"] or {}).get(metric)
+                    value = (
+                        result["test_accuracy"]
+                        if metric == "accuracy"
+                        else (result["metrics"] or {}).get(metric)
+                    )
                 value = 1 - value if metric == "phone_error_rate" else value
-                found.append((row["row"], run_id, value, result["status"] == "diverged" or any(lost)))
+                found.append(
+                    (row["row"], run_id, value, result["status"] == "diverged" or any(lost))
+                )
     return pd.DataFrame(found, columns=["row", "run_id", "score", "diverged"])
 
 
@@ -56,7 +73,9 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
 def known_of(folder: Path) -> tuple[dict[str, np.ndarray], set[str]]:
     """Scores by row, and rows that diverged."""
     runs = scores_of(folder, PLANS[folder])
-    scores = {str(row): group["score"].to_numpy() for row, group in runs[~runs["diverged"]].groupby("row")}
+    scores = {
+        str(row): group["score"].to_numpy() for row, group in runs[~runs["diverged"]].groupby("row")
+    }
     return scores, set(runs[runs["diverged"]]["row"])
 
 
@@ -72,7 +91,9 @@ def one_sided(folder: Path, row: str, reference: str, bound: float, alternative:
     """p of Welch's test that the difference is not "greater", or not "less", than the bound."""
     scores, _ = known_of(folder)
     return float(
-        stats.ttest_ind(scores[row] - bound, scores[reference], equal_var=False, alternative=alternative).pvalue
+        stats.ttest_ind(
+            scores[row] - bound, scores[reference], equal_var=False, alternative=alternative
+        ).pvalue
     )
 
 
@@ -83,7 +104,10 @@ def claims_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
     if contrast["kind"] == "non-inferiority":
         return {"loses less than the margin": above, "loses more than the margin": below}
     if contrast["kind"] == "superiority":
-        return {word: one_sided(folder, *pair, 0, side) for word, side in (("better", "greater"), ("worse", "less"))}
+        return {
+            word: one_sided(folder, *pair, 0, side)
+            for word, side in (("better", "greater"), ("worse", "less"))
+        }
     return {
         "equal within the margin": max(above, one_sided(folder, *pair, margin, "less")),
         "better by more than the margin": one_sided(folder, *pair, margin, "greater"),
@@ -92,11 +116,18 @@ def claims_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
 
 
 def at_rates(folder: Path, plan: dict[str, Any], row: str) -> dict[tuple[str, float], float]:
-    """Mean score of a row at full length, by where and learning rate; where nothing was run, nothing."""
+    """Mean score of a row at full length, by where and learning rate; where nothing was run,
+    nothing."""
     found = {}
-    beside = [each for each in plan["rows"] if each.get("rule") == "sensitivity" and each["base"] == row]
+    beside = [
+        each for each in plan["rows"] if each.get("rule") == "sensitivity" and each["base"] == row
+    ]
     for each in [*beside, *(own for own in plan["rows"] if own["row"] == row and beside)]:
-        runs = each["runs"] if each in beside else {seed: each["runs"][seed] for one in beside for seed in one["runs"]}
+        runs = (
+            each["runs"]
+            if each in beside
+            else {seed: each["runs"][seed] for one in beside for seed in one["runs"]}
+        )
         scores = scores_of(folder, {**plan, "rows": [{"row": row, "runs": runs}]})
         found["test", each["learning_rate"]] = scores.loc[~scores["diverged"], "score"].mean()
     tuning = RESULTS / f"{(plan['tuning'] or {}).get('experiment')}"
@@ -104,14 +135,23 @@ def at_rates(folder: Path, plan: dict[str, Any], row: str) -> dict[tuple[str, fl
         longest = max(each["num_epochs"] for each in plan["rows"])
         own = plan["tuning"].get("choices", {}).get(row, {}).get("candidate")
         for each in json.loads((tuning / "experiment.json").read_text())["rows"]:
-            if (each.get("tunes"), each["num_epochs"], each.get("candidate") or 0) == (row, longest, own):
+            if (each.get("tunes"), each["num_epochs"], each.get("candidate") or 0) == (
+                row,
+                longest,
+                own,
+            ):
                 scores = scores_of(tuning, {**plan, "rows": [each]})
-                found["held out", each["learning_rate"]] = scores.loc[~scores["diverged"], "score"].mean()
+                found["held out", each["learning_rate"]] = scores.loc[
+                    ~scores["diverged"], "score"
+                ].mean()
     return found
 
 
-def is_so_at_one_rate(folder: Path, plan: dict[str, Any], contrast: dict[str, Any], estimate: float) -> bool | None:
-    """Whether the difference keeps the estimate's sign wherever both ran at one's chosen rate; None if nowhere."""
+def is_so_at_one_rate(
+    folder: Path, plan: dict[str, Any], contrast: dict[str, Any], estimate: float
+) -> bool | None:
+    """Whether the difference keeps the estimate's sign wherever both ran at one's chosen rate; None
+    if nowhere."""
     rows = {each["row"]: each for each in plan["rows"]}
     pair = [contrast["row"], contrast["reference"]]
     chosen = {rows[name]["learning_rate"] for name in pair}
@@ -131,7 +171,9 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
             numbers.append({"word": "diverged" if set(pair) & lost else "not enough runs"})
             tests += [(number, "", 1.0)] * (3 if contrast["kind"] == "equivalence" else 2)
             continue
-        numbers.append(dict(zip(("estimate", "low", "high"), difference_of(folder, *pair), strict=True)))
+        numbers.append(
+            dict(zip(("estimate", "low", "high"), difference_of(folder, *pair), strict=True))
+        )
         tests += [(number, word, p) for word, p in claims_of(folder, contrast).items()]
     family = pd.DataFrame(tests, columns=["number", "shows", "p"])
     family["p_holm"] = multipletests(family["p"], method="holm")[1]
@@ -149,17 +191,26 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
-def word(folder: Path, plan: dict[str, Any], contrast: dict[str, Any], shows: str, estimate: float) -> str:
+def word(
+    folder: Path, plan: dict[str, Any], contrast: dict[str, Any], shows: str, estimate: float
+) -> str:
     """What a contrast has shown whose adjusted p is small enough."""
     if not shows.startswith(("better", "worse")):
         return shows
     is_so = is_so_at_one_rate(folder, plan, contrast, estimate)
-    return "not run at equal rate" if is_so is None else shows if is_so else "not shown at equal rate"
+    return (
+        "not run at equal rate" if is_so is None else shows if is_so else "not shown at equal rate"
+    )
 
 
 @pytest.mark.parametrize("folder", DECLARED, ids=lambda folder: folder.name)
 def test_the_reports_contrasts(folder: Path) -> None:
-    reported, found = pd.read_csv(folder / "csv" / "contrasts.csv"), worked_out(folder, DECLARED[folder])
+    reported, found = (
+        pd.read_csv(folder / "csv" / "contrasts.csv"),
+        worked_out(folder, DECLARED[folder]),
+    )
     assert reported["verdict"].tolist() == found["word"].tolist()
     for column in ("estimate", "low", "high", "p", "p_holm"):
-        np.testing.assert_allclose(reported[column], found[column].astype(float), rtol=0, atol=1e-9, err_msg=column)
+        np.testing.assert_allclose(
+            reported[column], found[column].astype(float), rtol=0, atol=1e-9, err_msg=column
+        )

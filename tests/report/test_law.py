@@ -1,4 +1,5 @@
-"""The law of the gap on made-up runs: what is put in comes out, with intervals that cover it, or it is refused."""
+"""The law of the gap on made-up runs: what is put in comes out, with intervals that cover it, or it
+is refused."""
 
 from __future__ import annotations
 
@@ -45,7 +46,11 @@ TYPICAL = 0.08
 
 def law_of(place: tuple[int, int], interval: int, exponents: dict[str, float]) -> float:
     """The gap at a size and length."""
-    values = {"num_parameters": place[0] / 2e5, "rounds": place[1] / interval / 150, "interval": interval / 16}
+    values = {
+        "num_parameters": place[0] / 2e5,
+        "rounds": place[1] / interval / 150,
+        "interval": interval / 16,
+    }
     values |= {"num_steps": place[1] / 1500}
     return TYPICAL * math.prod(values[term] ** power for term, power in exponents.items())
 
@@ -64,16 +69,33 @@ def made_up(
     """
     random, lines = np.random.default_rng(seed), []
     for place in places:
-        baseline = {run: 1.5 * (place[1] / 480) ** -0.1 + noise * random.standard_normal() for run in (1, 2, 3)}
+        baseline = {
+            run: 1.5 * (place[1] / 480) ** -0.1 + noise * random.standard_normal()
+            for run in (1, 2, 3)
+        }
         mean = {row: law_of(place, interval, exponents) for row, interval in rows.items()}
         for row, interval in rows.items():
             level = mean[row] * (1 + misfit * random.standard_normal())
-            steps = {"num_parameters": place[0], "num_steps": place[1], "steps_a_parameter": place[1] / place[0]}
-            own = {"row": row, "label": row, "name": f"{row}@{place}", "cell": str(place), "held_back": False}
+            steps = {
+                "num_parameters": place[0],
+                "num_steps": place[1],
+                "steps_a_parameter": place[1] / place[0],
+            }
+            own = {
+                "row": row,
+                "label": row,
+                "name": f"{row}@{place}",
+                "cell": str(place),
+                "held_back": False,
+            }
             own |= {"interval": interval, "rounds": place[1] / interval}
             for run, loss in baseline.items():
-                gap = level + 1.5 * (place[1] / 480) ** -0.1 - loss + noise * random.standard_normal()
-                lines.append(own | steps | {"seed": run, "score": -loss - gap, "baseline": -loss, "gap": gap})
+                gap = (
+                    level + 1.5 * (place[1] / 480) ** -0.1 - loss + noise * random.standard_normal()
+                )
+                lines.append(
+                    own | steps | {"seed": run, "score": -loss - gap, "baseline": -loss, "gap": gap}
+                )
     return pd.DataFrame(lines)
 
 
@@ -92,7 +114,9 @@ def test_exponents_without_noise_come_out_as_they_were_put_in() -> None:
         assert law.exponent(term) == (pytest.approx(power, abs=1e-8), pytest.approx(0, abs=1e-7))
     assert law.dispersion == pytest.approx(0, abs=1e-9) and law.degrees == 16 - 4
     one = fitted(EXPONENTS, {"local-8": 8})
-    assert one.terms == ("num_parameters", "rounds") and one.exponent("rounds")[0] == pytest.approx(-0.6)
+    assert one.terms == ("num_parameters", "rounds") and one.exponent("rounds")[0] == pytest.approx(
+        -0.6
+    )
 
 
 def test_coefficients_are_those_of_poissons_regression() -> None:
@@ -124,7 +148,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 
 def test_gaps_below_zero_count_as_they_are() -> None:
-    """At the longest length the gap is as small as the noise; what has no logarithm would have to be left out."""
+    """At the longest length the gap is as small as the noise; what has no logarithm would have to
+    be left out."""
     misses, num_below = [], 0
     for seed in range(30):
         cells = cells_frame(made_up({"rounds": -1.5}, {"local-8": 8}, noise=0.02, seed=seed))
@@ -139,8 +164,14 @@ def test_gaps_below_zero_count_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("places", "sentence"),
     [
-        (list(itertools.product(SIZES[:2], LENGTHS)), "a law needs runs of 3 sizes, and there are 2"),
-        (list(itertools.product(SIZES, LENGTHS[:1])), "a law needs runs of 3 lengths, and there are 1"),
+        (
+            list(itertools.product(SIZES[:2], LENGTHS)),
+            "a law needs runs of 3 sizes, and there are 2",
+        ),
+        (
+            list(itertools.product(SIZES, LENGTHS[:1])),
+            "a law needs runs of 3 lengths, and there are 1",
+        ),
         (list(zip(SIZES, LENGTHS, strict=True)), "4 numbers need 8 cells, and there are 4"),
     ],
 )
@@ -155,7 +186,9 @@ def test_where_nothing_is_lost_there_is_no_law() -> None:
     nothing = cells.assign(gap=-cells["gap"])
     assert why_no_law(nothing) == "nothing is lost on the whole, so there is no gap to have a law"
     assert fit_law(nothing) is None
-    assert fit_law(cells.assign(gap=np.where(cells["num_steps"] > 500, -0.05, 0.3))) is None, "the fit has no end"
+    assert fit_law(cells.assign(gap=np.where(cells["num_steps"] > 500, -0.05, 0.3))) is None, (
+        "the fit has no end"
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +203,10 @@ def test_where_nothing_is_lost_there_is_no_law() -> None:
 )
 def test_the_model_that_made_the_gaps_is_chosen(model: str, exponents: dict[str, float]) -> None:
     """A model with numbers that are of no use loses, as it misses what it has not seen by more."""
-    frames = [models_frame(cells_frame(made_up(exponents, BOTH, noise=0.002, seed=seed))) for seed in range(12)]
+    frames = [
+        models_frame(cells_frame(made_up(exponents, BOTH, noise=0.002, seed=seed)))
+        for seed in range(12)
+    ]
     assert set(frames[0]["model"]) == set(MODELS)
     chosen = [frame.loc[frame["is_chosen"], "model"].item() for frame in frames]
     assert chosen.count(model) >= 7, chosen
@@ -183,17 +219,23 @@ def test_misses_of_what_was_left_out_are_those_of_fits_without_it() -> None:
         there = cells["num_steps"] == length
         logs = np.log(cells[["num_parameters", "rounds"]].to_numpy(dtype=float))
         design = np.hstack([np.ones((len(logs), 1)), logs])
-        known = GLM(cells.loc[~there, "gap"].to_numpy(), design[~there], family=Poisson()).fit(tol=1e-14)
+        known = GLM(cells.loc[~there, "gap"].to_numpy(), design[~there], family=Poisson()).fit(
+            tol=1e-14
+        )
         squares += float(((cells.loc[there, "gap"] - known.predict(design[there])) ** 2).sum())
     found = models_frame(cells).set_index("model").loc[LAW, "length_left_out"]
     assert found == pytest.approx(math.sqrt(squares / 16), rel=1e-6)
 
 
-def test_predictions_cover_cells_that_were_not_fitted_and_are_the_less_sure_the_further_off() -> None:
+def test_predictions_cover_cells_that_were_not_fitted_and_are_the_less_sure_the_further_off() -> (
+    None
+):
     beyond, places = (6_400_000, 1922), [*PLACES, (6_400_000, 1922), (110_000, 1922)]
     inside, count = 0, 60
     for seed in range(count):
-        cells = cells_frame(made_up(EXPONENTS, {"local-8": 8}, 0.002, 0.1, seed, places=[*PLACES, beyond]))
+        cells = cells_frame(
+            made_up(EXPONENTS, {"local-8": 8}, 0.002, 0.1, seed, places=[*PLACES, beyond])
+        )
         other = cells["num_parameters"] == beyond[0]
         law = fit_law(cells[~other])
         assert law is not None
@@ -208,7 +250,8 @@ def test_predictions_cover_cells_that_were_not_fitted_and_are_the_less_sure_the_
 
 
 def test_a_difference_of_exponents_knows_that_both_have_the_same_baseline() -> None:
-    """Two methods that differ by a constant factor alone have noise in common, of which nothing is left."""
+    """Two methods that differ by a constant factor alone have noise in common, of which nothing is
+    left."""
     one = made_up(EXPONENTS, {"local-8": 8}, noise=0.004, misfit=0.1)
     two = one.assign(row="cser-8", gap=2 * one["gap"])
     cells = cells_frame(pd.concat([one, two]))
@@ -219,9 +262,13 @@ def test_a_difference_of_exponents_knows_that_both_have_the_same_baseline() -> N
     ]
     own, apart, rounds = exponents_frame(cells, asked, {}).to_dict("records")
     assert own["standard_error"] > 0.01 and apart["standard_error"] == pytest.approx(0, abs=1e-9)
-    assert own["estimate"] == pytest.approx(-0.2, abs=0.1) and apart["estimate"] == pytest.approx(0, abs=1e-9)
+    assert own["estimate"] == pytest.approx(-0.2, abs=0.1) and apart["estimate"] == pytest.approx(
+        0, abs=1e-9
+    )
     half = stats.t.ppf(0.975, 16 - 3) * own["standard_error"]
-    assert (own["low"], own["high"]) == pytest.approx((own["estimate"] - half, own["estimate"] + half))
+    assert (own["low"], own["high"]) == pytest.approx(
+        (own["estimate"] - half, own["estimate"] + half)
+    )
     assert own["p"] == pytest.approx(stats.t.cdf(own["estimate"] / own["standard_error"], 13))
     assert rounds["is_shown"] and not apart["is_shown"] and apart["p_holm"] >= apart["p"]
 
@@ -236,8 +283,14 @@ def test_questions_without_an_answer_say_why_and_are_not_shown() -> None:
     ]
     lines = exponents_frame(pd.concat([cells, few]), asked, {"local-8": "local-8@long"})
     sentence = "cser-8: a law needs runs of 3 sizes, and there are 1"
-    assert list(lines["reason"]) == [sentence, "a run of local-8@long diverged", "a run of local-8@long diverged"]
-    assert (lines["p"] == 1).all() and not lines["is_shown"].any() and lines["estimate"].isna().all()
+    assert list(lines["reason"]) == [
+        sentence,
+        "a run of local-8@long diverged",
+        "a run of local-8@long diverged",
+    ]
+    assert (
+        (lines["p"] == 1).all() and not lines["is_shown"].any() and lines["estimate"].isna().all()
+    )
 
 
 def test_cells_that_are_held_back_are_in_no_fit() -> None:
@@ -284,7 +337,12 @@ def frames_of(
 ) -> Frames:
     """An experiment of these rows and runs; None for a run that diverged."""
     runs = [
-        {"row": row, "seed": seed, "status": "diverged" if score is None else "done", "score": score}
+        {
+            "row": row,
+            "seed": seed,
+            "status": "diverged" if score is None else "done",
+            "score": score,
+        }
         for row, of_row in scores.items()
         for seed, score in of_row.items()
     ]
@@ -293,7 +351,13 @@ def frames_of(
     )
     empty = pd.DataFrame()
     return Frames(
-        Path("none"), experiment, pd.DataFrame(rows), pd.DataFrame(runs), empty, pd.DataFrame(trials or []), empty
+        Path("none"),
+        experiment,
+        pd.DataFrame(rows),
+        pd.DataFrame(runs),
+        empty,
+        pd.DataFrame(trials or []),
+        empty,
     )
 
 
@@ -384,10 +448,16 @@ def test_whether_an_experiment_can_tell_a_loss_is_asked_of_its_own_size_and_leng
 
 
 def test_what_half_a_step_of_the_rate_costs() -> None:
-    """Trials on a parabola in log rate, a factor of 2 apart: 0.02 for a whole step, so 0.005 for half of one."""
+    """Trials on a parabola in log rate, a factor of 2 apart: 0.02 for a whole step, so 0.005 for
+    half of one."""
     rates = [0.001, 0.002, 0.004, 0.008]
     trials = [
-        {"row": row, "candidate": None, "learning_rate": rate, "score": -1 - 0.02 * (number - best) ** 2}
+        {
+            "row": row,
+            "candidate": None,
+            "learning_rate": rate,
+            "score": -1 - 0.02 * (number - best) ** 2,
+        }
         for row, best in (("local-8@wide", 2), ("local-8@long", 3))
         for number, rate in enumerate(rates)
     ]
@@ -398,5 +468,9 @@ def test_what_half_a_step_of_the_rate_costs() -> None:
     tuning = Tuning(experiment="t", grid=rates, seeds=[101], selected={}, choices=choices)
     frames = frames_of([planned("local-8@wide", "local-8", 1, 1)], {}, trials, tuning)
     inside, at_end = rate_costs_frame(frames).to_dict("records")
-    assert inside["half_step"] == pytest.approx(0.005) and not inside["at_end"] and inside["row"] == "local-8"
+    assert (
+        inside["half_step"] == pytest.approx(0.005)
+        and not inside["at_end"]
+        and inside["row"] == "local-8"
+    )
     assert math.isnan(at_end["half_step"]) and at_end["at_end"]

@@ -1,4 +1,5 @@
-"""What carries over between kinds of network: shares of what can be lost, their spread, and the order of methods."""
+"""What carries over between kinds of network: shares of what can be lost, their spread, and the
+order of methods."""
 
 from __future__ import annotations
 
@@ -30,7 +31,11 @@ def evidence() -> Evidence:
 
 def table(*kinds: list[float], half_width: float = 0.001) -> pd.DataFrame:
     """Methods a, b, c, ... of each kind at these shares."""
-    lines = [(f"kind {n}", "abcdef"[m], share) for n, kind in enumerate(kinds) for m, share in enumerate(kind)]
+    lines = [
+        (f"kind {n}", "abcdef"[m], share)
+        for n, kind in enumerate(kinds)
+        for m, share in enumerate(kind)
+    ]
     frame = pd.DataFrame(lines, columns=["network", "method", "share"])
     return frame.assign(low=frame["share"] - half_width, high=frame["share"] + half_width)
 
@@ -45,7 +50,9 @@ def test_a_share_is_the_loss_over_what_a_worker_alone_loses(evidence: Evidence) 
             best, floor = scores[known.baseline], scores[known.frames.experiment.floor]
             for method, row in kind.rows.items():
                 line = shares.loc[(kind.network, method)]
-                assert line["share"] == pytest.approx((best - scores[row]) / (best - floor), abs=1e-9)
+                assert line["share"] == pytest.approx(
+                    (best - scores[row]) / (best - floor), abs=1e-9
+                )
                 assert line["low"] < line["share"] < line["high"]
     assert {"Perceptron", "Convolutions"} <= set(shares.index.get_level_values("network"))
 
@@ -63,10 +70,13 @@ IN_ORDER = {
     "reference/resnet_regime": ("sgd", "ef_topk-96", "local_sgd-24", "mcser_block-24"),
     "reference/gpt_text": ("adamw", "ef_topk_updates-32", "local-8", "cser-8"),
 }
-"""By folder: everything sent, error feedback with top-k, local steps, error reset by blocks, at one load of a link."""
+"""By folder: everything sent, error feedback with top-k, local steps, error reset by blocks, at one
+load of a link."""
 
 
-def test_rows_at_one_load_are_found_by_their_methods_and_losses_are_those_of_their_scores(evidence: Evidence) -> None:
+def test_rows_at_one_load_are_found_by_their_methods_and_losses_are_those_of_their_scores(
+    evidence: Evidence,
+) -> None:
     found = losses_at_one_load(evidence, {name.rpartition("/")[2]: name for name in IN_ORDER})
     assert found["experiment"].tolist() == [name.rpartition("/")[2] for name in IN_ORDER]
     for line, (name, rows) in zip(found.to_dict("records"), IN_ORDER.items(), strict=True):
@@ -84,7 +94,9 @@ def test_all_networks_on_images_have_one_order_and_error_reset_by_blocks_loses_m
     losses = losses_at_one_load(evidence, IMAGES)
     order = agreement(losses[[TOP_K, LOCAL, RESET]])
     assert order is not None and order.num_kinds == len(IMAGES) == 5
-    assert order.num_alike == sum(line[TOP_K] < line[LOCAL] < line[RESET] for line in losses.to_dict("records"))
+    assert order.num_alike == sum(
+        line[TOP_K] < line[LOCAL] < line[RESET] for line in losses.to_dict("records")
+    )
     apart = resets_against_local(evidence, {**IMAGES, "gpt_text": "GPT"})
     by_hand = [line[RESET] - line[LOCAL] for line in losses.to_dict("records")]
     assert apart["estimate"].tolist()[:5] == pytest.approx(by_hand)

@@ -1,4 +1,5 @@
-"""Rendering: cells of tables, text that is no markup, numbers, figures without small or overlapping type."""
+"""Rendering: cells of tables, text that is no markup, numbers, figures without small or overlapping
+type."""
 
 from __future__ import annotations
 
@@ -51,7 +52,11 @@ def test_faults_of_figures_are_found() -> None:
         for line in range(7):
             axes.plot([0, 1, 2], [line, line, line])
     found = " ".join(faults_of(figure))
-    assert "overlap: one name and another name" in found and "small: another name" in found and "7 lines" in found
+    assert (
+        "overlap: one name and another name" in found
+        and "small: another name" in found
+        and "7 lines" in found
+    )
 
 
 def test_dollars_in_a_label_are_no_formula(tmp_path: Path) -> None:
@@ -74,13 +79,20 @@ def test_a_report_draws_dollars(tmp_path: Path) -> None:
     """Through `loss_figure` and `link_figure`, whose labels are the rows' own."""
     frames = read_frames(RESULTS / "reference" / "fashion_mnist_long")
     accuracy = accuracy_frame(frames)
-    accuracy["label"] = accuracy["label"].map({label: rf"$\frac{label}$" for label in accuracy["label"]})
+    accuracy["label"] = accuracy["label"].map(
+        {label: rf"$\frac{label}$" for label in accuracy["label"]}
+    )
     for figure in (loss_figure(accuracy, 0.01, "$a$"), link_figure(accuracy, 0.01, "$a$")):
         save(figure, tmp_path / "figure.png")
 
 
 def test_numbers_are_written_one_way() -> None:
-    assert [wording.points(x) for x in (0.0012, -0.0012, 0.00001, None)] == ["+0.12", "−0.12", "0.00", "–"]
+    assert [wording.points(x) for x in (0.0012, -0.0012, 0.00001, None)] == [
+        "+0.12",
+        "−0.12",
+        "0.00",
+        "–",
+    ]
     assert [wording.amount(x) for x in (28050, 292.3, 18.31, 3.999, 96.0, 0.2)] == [
         *("28,050", "292", "18.3", "4.00", "96", "0.200")
     ]

@@ -17,7 +17,9 @@ def records(tmp_path: Path) -> Path:
     return unpacked(tmp_path)
 
 
-def _fails(capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, *words: str) -> None:
+def _fails(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, *words: str
+) -> None:
     assert main(["report", *arguments]) == status
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1 and "Traceback" not in message
@@ -51,11 +53,19 @@ def test_a_mistake_is_a_sentence(
         ("events.jsonl", {}, ["events.jsonl", "damaged"]),
         ("../experiment.json", {"version": 99}, ["experiment.json", "version 99"]),
         ("run.json", {"run_id": "other"}, ["result.json", "belongs to run"]),
-        ("result.json", {"test_accuracy": None, "status": "done", "metrics": None}, ["result.json", "damaged"]),
+        (
+            "result.json",
+            {"test_accuracy": None, "status": "done", "metrics": None},
+            ["result.json", "damaged"],
+        ),
     ],
 )
 def test_a_record_that_is_damaged_or_cannot_be_is_named(
-    capsys: pytest.CaptureFixture[str], records: Path, name: str, fields: dict[str, object], words: list[str]
+    capsys: pytest.CaptureFixture[str],
+    records: Path,
+    name: str,
+    fields: dict[str, object],
+    words: list[str],
 ) -> None:
     path = run_of(records, "sgd", 1) / name
     if fields:

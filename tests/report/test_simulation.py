@@ -1,4 +1,5 @@
-"""The simulation behind the rule of verdicts: its rules against scipy, and what ships and is told against new draws."""
+"""The simulation behind the rule of verdicts: its rules against scipy, and what ships and is told
+against new draws."""
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
 from cser_bench.report import simulation
-from cser_bench.report.simulation import DECILES, RULES, Scenario, drawn, families, scenarios, simulated
+from cser_bench.report.simulation import (
+    DECILES,
+    RULES,
+    Scenario,
+    drawn,
+    families,
+    scenarios,
+    simulated,
+)
 from tests.report.test_independent import DECLARED, scores_of
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +46,13 @@ def test_welch_pairs_and_pools_are_those_of_scipy() -> None:
     for draw, (rows, baseline) in enumerate(zip(found.rows, found.baseline, strict=True)):
         welch = stats.ttest_ind(rows, baseline[None], axis=1, equal_var=False)
         ours = found.estimates[draw] / errors["Welch"][0][draw]
-        assert ours == pytest.approx(welch.statistic) and errors["Welch"][1][draw] == pytest.approx(welch.df)
+        assert ours == pytest.approx(welch.statistic) and errors["Welch"][1][draw] == pytest.approx(
+            welch.df
+        )
         paired = stats.ttest_rel(rows, np.broadcast_to(baseline, rows.shape), axis=1)
-        assert found.paired[draw].mean(axis=1) / errors["paired"][0][draw] == pytest.approx(paired.statistic)
+        assert found.paired[draw].mean(axis=1) / errors["paired"][0][draw] == pytest.approx(
+            paired.statistic
+        )
         assert (errors["paired"][1][draw] == paired.df).all()
         if stats.levene(*rows, center="median").pvalue < 0.05:
             objected += 1
@@ -51,7 +64,9 @@ def test_welch_pairs_and_pools_are_those_of_scipy() -> None:
     assert 0 < objected < 40
 
 
-def variances_from(prior: float, degrees: int, rows: int, generator: np.random.Generator) -> np.ndarray:
+def variances_from(
+    prior: float, degrees: int, rows: int, generator: np.random.Generator
+) -> np.ndarray:
     """Sample variances of rows whose true ones are scaled inverse chi-squared about 2."""
     true = 2 * prior / generator.chisquare(prior, (1, rows))
     return np.asarray(true * generator.chisquare(degrees, (1, rows)) / degrees)
@@ -77,16 +92,25 @@ def test_outliers_change_the_robust_fit_little_and_are_drawn_less() -> None:
 
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_what_decided_comes_out_again(seeds: int, shipped: pd.DataFrame) -> None:
-    """Ten rows without correlation, in fewer draws of another seed: within five standard errors of both."""
-    chosen = [each for each in scenarios() if (each.seeds, each.baseline_seeds, each.rows) == (seeds, seeds, 10)]
+    """Ten rows without correlation, in fewer draws of another seed: within five standard errors of
+    both."""
+    chosen = [
+        each
+        for each in scenarios()
+        if (each.seeds, each.baseline_seeds, each.rows) == (seeds, seeds, 10)
+    ]
     again = simulated([each for each in chosen if not each.correlation], DRAWS, seed=7)
-    both = again.merge(shipped, on=[*Scenario.__dataclass_fields__, "rule"], suffixes=("", "_shipped"))
+    both = again.merge(
+        shipped, on=[*Scenario.__dataclass_fields__, "rule"], suffixes=("", "_shipped")
+    )
     assert len(both) == 5 * len(RULES)
     for column in ("error_margin", "error_better", "coverage", "power", "power_holm"):
         share = both[f"{column}_shipped"]
         error = np.sqrt(np.maximum(share * (1 - share), 0.01) * (1 / DRAWS + 1 / simulation.DRAWS))
         assert ((both[column] - share).abs() < 5 * error).all(), column
-    assert both["half_width"].to_numpy() == pytest.approx(both["half_width_shipped"].to_numpy(), rel=0.05)
+    assert both["half_width"].to_numpy() == pytest.approx(
+        both["half_width_shipped"].to_numpy(), rel=0.05
+    )
 
 
 def test_welch_alone_holds_its_level_unpaired(shipped: pd.DataFrame) -> None:
@@ -94,7 +118,9 @@ def test_welch_alone_holds_its_level_unpaired(shipped: pd.DataFrame) -> None:
     assert len(shipped) == len(scenarios()) * len(RULES)
     most = shipped.groupby("rule")["error_margin"].max()
     assert most["Welch"] < 0.06 and most["moderated, robust"] > 0.1 and most["pooled"] > 0.2
-    hard = shipped[(shipped["seeds"] == 3) & (shipped["noise"] == "row") & (shipped["correlation"] == 0)]
+    hard = shipped[
+        (shipped["seeds"] == 3) & (shipped["noise"] == "row") & (shipped["correlation"] == 0)
+    ]
     assert (hard[hard["rule"] == "Welch"]["error_margin"] < 0.06).all()
     assert (hard[hard["rule"] == "moderated, robust"]["error_margin"] > 0.08).all()
 
@@ -102,7 +128,9 @@ def test_welch_alone_holds_its_level_unpaired(shipped: pd.DataFrame) -> None:
 def test_one_family_errs_in_no_more_than_its_share() -> None:
     recorded, again = pd.read_csv(SHIPPED / "families.csv"), families(DRAWS, seed=7)
     assert (recorded["one_family"] < 0.05).all() and recorded["two_families"].max() > 0.08
-    assert (again[["one_family", "two_families"]] - recorded[["one_family", "two_families"]]).abs().max().max() < 0.03
+    assert (
+        again[["one_family", "two_families"]] - recorded[["one_family", "two_families"]]
+    ).abs().max().max() < 0.03
 
 
 def test_deviations_are_spread_as_those_that_ship() -> None:
@@ -121,11 +149,17 @@ def test_correlations_are_those_of_the_packs() -> None:
     recorded = pd.read_csv(SHIPPED / "correlations.csv").set_index("experiment")
     assert set(recorded.index) == {folder.name for folder in DECLARED}
     for folder, plan in DECLARED.items():
-        seeds = {(row["row"], run_id): seed for row in plan["rows"] for seed, run_id in row["runs"].items()}
+        seeds = {
+            (row["row"], run_id): seed
+            for row in plan["rows"]
+            for seed, run_id in row["runs"].items()
+        }
         named = {contrast[key] for contrast in plan["contrasts"] for key in ("row", "reference")}
         runs = scores_of(folder, plan)
         runs = runs[~runs["diverged"] & runs["row"].isin(named)]
-        runs["seed"] = [seeds[row, run_id] for row, run_id in zip(runs["row"], runs["run_id"], strict=True)]
+        runs["seed"] = [
+            seeds[row, run_id] for row, run_id in zip(runs["row"], runs["run_id"], strict=True)
+        ]
         runs = runs[runs.groupby("seed")["row"].transform("size") == len(named)]
         table = anova_lm(ols("score ~ C(row) + C(seed)", runs).fit())
         between, within = table.loc["C(seed)", "mean_sq"], table.loc["Residual", "mean_sq"]
@@ -152,7 +186,10 @@ def test_the_pages_errors_are_those_recorded(shipped: pd.DataFrame) -> None:
         assert cells == [f"{100 * most[rule, int(seeds), noise]:.1f}" for noise in noises]
     welch = shipped[shipped["rule"] == "Welch"]
     assert f"the most is {100 * welch['error_margin'].max():.1f}." in PAGE
-    said = f"cover the truth in {100 * welch['coverage'].min():.1f} to {100 * welch['coverage'].max():.1f} %"
+    said = (
+        f"cover the truth in {100 * welch['coverage'].min():.1f} to "
+        f"{100 * welch['coverage'].max():.1f} %"
+    )
     assert said in PAGE
 
 
@@ -163,9 +200,16 @@ def test_the_pages_costs_and_pairs_are_those_recorded(shipped: pd.DataFrame) -> 
     assert (len(costs), len(pairs)) == (6, 9)
     for rule, count, *cells in costs:
         line = known.loc[(rule, int(count), int(count), 0.0)]
-        assert cells == [f"{line['half_width']:.2f}", f"{100 * line['power']:.0f}", f"{100 * line['power_holm']:.0f}"]
+        assert cells == [
+            f"{line['half_width']:.2f}",
+            f"{100 * line['power']:.0f}",
+            f"{100 * line['power_holm']:.0f}",
+        ]
     for count, others, correlation, *cells in pairs:
-        lines = [known.loc[(rule, int(count), int(others), float(correlation))] for rule in ("Welch", "paired")]
+        lines = [
+            known.loc[(rule, int(count), int(others), float(correlation))]
+            for rule in ("Welch", "paired")
+        ]
         widths = [f"{line['half_width']:.2f}" for line in lines]
         assert cells == [*widths, *(f"{100 * line['power_holm']:.0f}" for line in lines)]
 
@@ -177,4 +221,7 @@ def test_what_the_page_says_of_correlations_and_families_is_what_was_recorded() 
     above = re.search(r"above 0.3 in three: (.*)\.", PAGE)
     assert above and set(re.findall(r"`(\w+)`", above[1])) == set(values.index[values > 0.3])
     most = pd.read_csv(SHIPPED / "families.csv")[["one_family", "two_families"]].max()
-    assert f"at most {100 * most['one_family']:.1f} %" in PAGE and f"up to {100 * most['two_families']:.1f} %" in PAGE
+    assert (
+        f"at most {100 * most['one_family']:.1f} %" in PAGE
+        and f"up to {100 * most['two_families']:.1f} %" in PAGE
+    )

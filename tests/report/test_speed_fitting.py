@@ -1,4 +1,5 @@
-"""Fits of sweeps that were made from a known alpha and beta, and what is predicted at other rates."""
+"""Fits of sweeps that were made from a known alpha and beta, and what is predicted at other
+rates."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def _network(fits: list[Fit], rate: float, **given: Any) -> Network:
 
 
 def hidden(point: dict[str, Any]) -> list[float]:
-    """Each hop takes the root of the sum of squares of what it would take alone for its latency and for its bytes."""
+    """Each hop takes the root of the sum of squares of what it would take alone for its latency and
+    for its bytes."""
     is_sum = point["collective"] == "all_reduce"
     size, hops = (point["payload_bytes"] / 8, 14) if is_sum else (point["payload_bytes"], 7)
     return [hops * math.hypot(ALPHA, size / RATE)]
@@ -39,8 +41,15 @@ def hidden(point: dict[str, Any]) -> list[float]:
     ("seconds_of", "power", "error"),
     [
         (lambda point: point["seconds"], 1, 1e-6),
-        # Of absolute errors the largest message alone, seconds long, would decide, and alpha be anything.
-        (lambda point: [seconds * (1 + NOISE.uniform(-0.02, 0.02)) for seconds in point["seconds"]], 1, 0.05),
+        # Of absolute errors the largest message alone, seconds long, would decide, and alpha be
+        # anything.
+        (
+            lambda point: [
+                seconds * (1 + NOISE.uniform(-0.02, 0.02)) for seconds in point["seconds"]
+            ],
+            1,
+            0.05,
+        ),
         (hidden, 2, 1e-6),
     ],
     ids=["exact", "with noise", "latency behind sending"],
@@ -57,12 +66,14 @@ def test_a_fit_recovers_alpha_beta_and_the_share_of_the_limit(
         assert (fit.link.alpha, fit.link.beta) == pytest.approx((ALPHA, 1 / RATE), rel=error)
         assert fit.efficiency == pytest.approx(EFFICIENCY, rel=error) and fit.worst < error
         assert fit.link.hop(1e9) == pytest.approx(1e9 * fit.link.beta, rel=1e-3)
-        assert fit.link.hop(0) == pytest.approx(fit.link.alpha) and (error > 1e-6 or fit.link.power == power)
+        assert fit.link.hop(0) == pytest.approx(fit.link.alpha) and (
+            error > 1e-6 or fit.link.power == power
+        )
 
 
 def test_no_fit_is_negative_and_one_size_alone_is_no_sweep() -> None:
-    # Through (1, 1) and (10, 30) the best line falls below nothing at 0; kept at 0 it has the slope 2.4 by hand:
-    # sum(y/t) / sum((y/t)^2) with y/t = 1 and 1/3 is (4/3) / (10/9) = 1.2.
+    # Through (1, 1) and (10, 30) the best line falls below nothing at 0; kept at 0 it has the slope
+    # 2.4 by hand: sum(y/t) / sum((y/t)^2) with y/t = 1 and 1/3 is (4/3) / (10/9) = 1.2.
     assert fit_line([1, 1], [1, 10], [1, 30]) == pytest.approx((0.0, 1.2))
     assert fit_line([1, 1], [1, 10], [2, 1]) == pytest.approx((1.2, 0.0))
     record = sweep(100e6)
@@ -90,7 +101,9 @@ def test_between_two_limits_the_share_is_in_between() -> None:
 def test_other_layouts_and_dilated_networks_are_modelled_from_what_was_swept() -> None:
     fits = _fits(sweep(100e6))
     links = _network(fits, 100e6, machines=2).links["all_reduce"]
-    assert (links.between.beta, links.inside.beta) == pytest.approx((1 / RATE, 8 / (EFFICIENCY * 1e9)))
+    assert (links.between.beta, links.inside.beta) == pytest.approx(
+        (1 / RATE, 8 / (EFFICIENCY * 1e9))
+    )
     assert network_on(Fabric.model_validate(fabric(100e6) | {"backend": "nccl"}), fits) is None
     real, dilated = (_network(fits, 100e6, dilation=k) for k in (1.0, 20.0))
     slow, fast = (collective_seconds(each, "all_gather", 5000) for each in (real, dilated))

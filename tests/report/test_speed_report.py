@@ -1,4 +1,5 @@
-"""The report of speed: what is built of few records, what is said of the shipped ones, and whether it can be read."""
+"""The report of speed: what is built of few records, what is said of the shipped ones, and whether
+it can be read."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ import pytest
 from cser_bench.harness.records.store import RecordError
 from cser_bench.report.frame import UsageError
 from cser_bench.report.render import markdown_of
-from cser_bench.report.speed.comparisons import HEADLINES, headline_marks, needed_ratios_frame, speedup
+from cser_bench.report.speed.comparisons import (
+    HEADLINES,
+    headline_marks,
+    needed_ratios_frame,
+    speedup,
+)
 from cser_bench.report.speed.report import build_speed_report, contents
 from cser_bench.report.speed.timed import experiments_beside, scored_steps_frame
 from cser_bench.report.speed.workload_model import SpeedStudy, codec_bytes, read_study
@@ -46,7 +52,9 @@ def test_a_slower_device_and_its_messages_by_hand(tmp_path: Path) -> None:
         own = slower * 0.03 + ring_seconds(4 * NUM_PARAMETERS / 256, 100e6) / 20
         codecs = [codec_bytes()[name] * NUM_PARAMETERS / 900e9 for name in ("all_reduce", "csea")]
         expected = (base + codecs[0]) / (own + codecs[1])
-        assert speedup(model, "csea", "all_reduce", bits, slower) == pytest.approx(expected, rel=1e-6)
+        assert speedup(model, "csea", "all_reduce", bits, slower) == pytest.approx(
+            expected, rel=1e-6
+        )
     ratio = needed_ratios_frame(model, [bits])["ratio"].iloc[0]
     # Shrunk so far, buckets that follow one another leave a step a tenth over its compute.
     last = ring_seconds(4 * NUM_PARAMETERS / 4 / ratio, 100e6) / 20
@@ -59,18 +67,24 @@ def test_published_rates_are_scaled_to_the_batch(study: SpeedStudy) -> None:
     assert [*marks] == pytest.approx([32 / 1200, 32 / 1040.25, 32 / 726.975, 32 / 601.0])
 
 
-def test_the_model_is_off_by_what_the_report_says(built: tuple[Any, ...], study: SpeedStudy) -> None:
+def test_the_model_is_off_by_what_the_report_says(
+    built: tuple[Any, ...], study: SpeedStudy
+) -> None:
     text, frames, _ = built
     cells = frames["step_times"]
     whole = (cells["predicted_seconds"] / cells["seconds"] - 1).abs()
     large = cells[cells["communication_seconds"] > 0.1 * cells["compute_seconds"]]
     talk = (large["predicted_communication_seconds"] / large["communication_seconds"] - 1).abs()
     for errors, count in ((whole, 196), (talk, 117)):
-        numbers = [f"{100 * each:.1f}" for each in (errors.mean(), errors.median(), errors.quantile(0.9))]
+        numbers = [
+            f"{100 * each:.1f}" for each in (errors.mean(), errors.median(), errors.quantile(0.9))
+        ]
         assert f"| all | {count} | {' | '.join(numbers)} |" in text
 
 
-def test_the_head_is_of_what_is_scored_and_can_be_looked_up(built: tuple[Any, ...], study: SpeedStudy) -> None:
+def test_the_head_is_of_what_is_scored_and_can_be_looked_up(
+    built: tuple[Any, ...], study: SpeedStudy
+) -> None:
     text, steps = built[0], scored_steps_frame(study.sessions)
     own = steps[steps["bits_per_second"] == 10e9].set_index("method")["seconds"]
     ddp, best = (own[name] / own["mcser-96"] for name in ("ddp", "ddp_powersgd_1"))
@@ -83,27 +97,41 @@ def test_the_head_is_of_what_is_scored_and_can_be_looked_up(built: tuple[Any, ..
 def test_every_figure_can_be_read(built: tuple[Any, ...]) -> None:
     figures = built[2]
     assert set(figures) == {"speedups", "loss_and_step"}
-    assert {name: faults_of(figure) for name, figure in figures.items()} == {name: [] for name in figures}
+    assert {name: faults_of(figure) for name, figure in figures.items()} == {
+        name: [] for name in figures
+    }
 
 
 def test_the_shipped_report_is_of_the_shipped_records(built: tuple[Any, ...]) -> None:
-    """But for what grows with every session of scored methods, which stand in a folder of their own."""
+    """But for what grows with every session of scored methods, which stand in a folder of their
+    own."""
     shipped, now = (
-        re.sub(r"## Loss beside step time.*?(?=\n## )|(?m:^- (commits|command|left out).*$)", "", text, flags=re.DOTALL)
+        re.sub(
+            r"## Loss beside step time.*?(?=\n## )|(?m:^- (commits|command|left out).*$)",
+            "",
+            text,
+            flags=re.DOTALL,
+        )
         for text in ((SHIPPED / "report.md").read_text(), built[0])
     )
     assert shipped == now and "## Other layouts" in now
 
 
-@pytest.mark.parametrize("name", ["fits", "step_times", "modelled", "headlines", "layouts", "costs"])
+@pytest.mark.parametrize(
+    "name", ["fits", "step_times", "modelled", "headlines", "layouts", "costs"]
+)
 def test_the_shipped_tables_are_of_the_shipped_records(built: tuple[Any, ...], name: str) -> None:
     """But for latencies below 10 ns, which hide behind sending: of these a sweep says nothing."""
     now = pd.read_csv(StringIO(built[1][name].to_csv(index=False)))
-    pd.testing.assert_frame_equal(now, pd.read_csv(SHIPPED / "csv" / f"{name}.csv"), rtol=1e-6, atol=1e-8)
+    pd.testing.assert_frame_equal(
+        now, pd.read_csv(SHIPPED / "csv" / f"{name}.csv"), rtol=1e-6, atol=1e-8
+    )
 
 
 def test_a_report_can_be_built_of_whatever_there_is(tmp_path: Path) -> None:
-    def report_of(name: str, *timings: dict[str, Any], sweeps: Sequence[dict[str, Any]] = ()) -> Path:
+    def report_of(
+        name: str, *timings: dict[str, Any], sweeps: Sequence[dict[str, Any]] = ()
+    ) -> Path:
         study = read_study(write_study(tmp_path / name, sweeps, timings))
         return build_speed_report(study, [], tmp_path / name)
 
@@ -113,7 +141,8 @@ def test_a_report_can_be_built_of_whatever_there_is(tmp_path: Path) -> None:
     cells = read_study(tmp_path / "unswept").cells
     assert cells["predicted_seconds"].isna().all() and not math.isnan(cells["seconds"].iloc[0])
     first, again = (
-        report_of(name, timing(100e6, "measured", 1.0), sweeps=[sweep(100e6)]).read_text() for name in ("one", "two")
+        report_of(name, timing(100e6, "measured", 1.0), sweeps=[sweep(100e6)]).read_text()
+        for name in ("one", "two")
     )
     assert "Measured milliseconds of a step" in first and "Emulated" not in first and first == again
 
@@ -129,9 +158,16 @@ def test_mistakes_are_sentences(study: SpeedStudy, tmp_path: Path) -> None:
         read_study(folder)
 
 
-def test_consecutive_steps_and_wide_areas_have_tables_by_latency_and_by_who_is_slow(tmp_path: Path) -> None:
+def test_consecutive_steps_and_wide_areas_have_tables_by_latency_and_by_who_is_slow(
+    tmp_path: Path,
+) -> None:
     folder = write_study(tmp_path, [sweep(100e6)], [timing(20 * 100e6)])
-    cases = [(0.02, None), (0.0, {"who": "in turn", "factor": 3.0}), (0.0, None), (0.0, {"who": "one", "factor": 1.5})]
+    cases = [
+        (0.02, None),
+        (0.0, {"who": "in turn", "factor": 3.0}),
+        (0.0, None),
+        (0.0, {"who": "one", "factor": 1.5}),
+    ]
     for number, (latency, slow) in enumerate(cases):
         record = timing(1e8, dilation=1.0) | {"stragglers": slow}
         record["fabric"] |= {"latency_seconds": latency, "jitter_seconds": latency / 2}
@@ -144,7 +180,9 @@ def test_consecutive_steps_and_wide_areas_have_tables_by_latency_and_by_who_is_s
         (folder / f"consecutive-{number}.json").write_text(json.dumps(record))
     context, frames, _ = contents(read_study(folder), [])
     assert list(context["wide"].columns) == ["label", "0 ms", "20 to 30 ms"]
-    assert len(frames["wide_steps"]) == 2 * len(context["wide"]) and set(context["wide"]["0 ms"].round(6)) == {2.1}
+    assert len(frames["wide_steps"]) == 2 * len(context["wide"]) and set(
+        context["wide"]["0 ms"].round(6)
+    ) == {2.1}
     heads = ["0 ms", "20 to 30 ms", "one 1.5x", "in turn 3x"]
     assert list(context["row"].columns) == ["label", *heads]
     assert context["row"][heads].iloc[0].to_list() == pytest.approx([2.1, 0.1, 3.1, 1.1])

@@ -26,7 +26,15 @@ def frames() -> Frames:
 def method(frames: Frames, row: str, **changes: Any) -> dict[str, Any]:
     """As a session has it: the row's own settings."""
     [found] = [each for each in frames.experiment.rows if each.row == row]
-    plain = {"name": row, "label": row, "overlap": False, "baseline": False, "rows": [], "period": 1, "messages": []}
+    plain = {
+        "name": row,
+        "label": row,
+        "overlap": False,
+        "baseline": False,
+        "rows": [],
+        "period": 1,
+        "messages": [],
+    }
     own = {key: getattr(found, key) for key in ("algorithm", "settings", "momentum")}
     return plain | own | {"codec_alone_seconds": 0.5} | changes
 
@@ -40,7 +48,9 @@ def cell(
 
 
 def session(methods: list[dict[str, Any]], cells: list[dict[str, Any]]) -> Timing:
-    timing = json.loads((ROOT / "results/speedups/timing-resnet50_v100-8x1-10000mbps.json").read_text())
+    timing = json.loads(
+        (ROOT / "results/speedups/timing-resnet50_v100-8x1-10000mbps.json").read_text()
+    )
     return Timing.model_validate(timing | {"methods": methods, "cells": cells})
 
 
@@ -51,18 +61,35 @@ def steps(base: float, count: int = 12) -> list[float]:
 def made(frames: Frames, slower: float = 1.0) -> Timing:
     """SGD by itself and by DDP, and rows of which the last sends most of its steps nothing."""
     methods = [method(frames, row) for row in ROWS]
-    methods.append(method(frames, "sgd", name="ddp", label="DDP", algorithm="ddp", rows=["fashion_mnist_long/sgd"]))
+    methods.append(
+        method(
+            frames, "sgd", name="ddp", label="DDP", algorithm="ddp", rows=["fashion_mnist_long/sgd"]
+        )
+    )
     seconds = {"sgd": 0.2, "mcser-96": 0.03, "ef_topk-96": 0.05, "ddp": 0.15}
-    cells = [cell(name, steps(slower * own * 1e9 / bits), bits) for bits in LINKS for name, own in seconds.items()]
+    cells = [
+        cell(name, steps(slower * own * 1e9 / bits), bits)
+        for bits in LINKS
+        for name, own in seconds.items()
+    ]
     cells += [cell("local_sgd-96", steps(0.9), bits, "synchronising", 0.25) for bits in LINKS]
     return session(methods, [*cells, cell("local_sgd-96", steps(0.02), None, "ordinary", 0.75)])
 
 
 def test_rows_are_joined_by_settings_and_not_by_names(frames: Frames) -> None:
-    methods = [method(frames, "mcser-96", name="a name", label="another"), method(frames, "mcser-384", momentum=0.5)]
+    methods = [
+        method(frames, "mcser-96", name="a name", label="another"),
+        method(frames, "mcser-384", momentum=0.5),
+    ]
     other_step = {"algorithm": "ddp", "rows": ["of/another"], "local_step": "adamw"}
-    methods += [method(frames, "ef_topk-96", local_step="adamw"), method(frames, "sgd", name="ddp", **other_step)]
-    cells = [cell("a name", steps(0.1), 1e9), *(cell(each["name"], steps(1.0), 1e9) for each in methods[1:])]
+    methods += [
+        method(frames, "ef_topk-96", local_step="adamw"),
+        method(frames, "sgd", name="ddp", **other_step),
+    ]
+    cells = [
+        cell("a name", steps(0.1), 1e9),
+        *(cell(each["name"], steps(1.0), 1e9) for each in methods[1:]),
+    ]
     found = joined_frame(frames, [session(methods, cells)])
     timed = found.dropna(subset=["seconds"])
     assert timed["row"].to_list() == ["mcser-96"] and timed["method"].to_list() == ["a name"]
@@ -85,7 +112,9 @@ def test_no_line_of_the_frontier_is_beaten(frames: Frames) -> None:
     for _, group in found.groupby("bits_per_second"):
         for line in group.itertuples():
             better = (group["seconds"] <= line.seconds) & (group["estimate"] >= line.estimate)
-            strictly = better & ((group["seconds"] < line.seconds) | (group["estimate"] > line.estimate))
+            strictly = better & (
+                (group["seconds"] < line.seconds) | (group["estimate"] > line.estimate)
+            )
             assert line.frontier == (not strictly.any()), line
 
 
@@ -93,12 +122,21 @@ def test_an_interval_is_called_what_it_is(frames: Frames) -> None:
     one = scored_steps_frame([made(frames)]).set_index(["method", "bits_per_second"])
     line, seconds = one.loc[("mcser-96", 1e9)], steps(0.03)
     expected = stats.ttest_1samp(seconds, 0.0).confidence_interval(0.95)
-    assert line["interval"] == "t" and (line["low"], line["high"]) == pytest.approx((expected.low, expected.high))
+    assert line["interval"] == "t" and (line["low"], line["high"]) == pytest.approx(
+        (expected.low, expected.high)
+    )
     assert one.loc[("local_sgd-96", 1e9), "seconds"] == pytest.approx(0.75 * 0.0202 + 0.25 * 0.909)
-    two = scored_steps_frame([made(frames), made(frames, 1.1)]).set_index(["method", "bits_per_second"])
+    two = scored_steps_frame([made(frames), made(frames, 1.1)]).set_index(
+        ["method", "bits_per_second"]
+    )
     line = two.loc[("mcser-96", 1e9)]
     assert (line["interval"], line["num_sessions"], line["num_steps"]) == ("sessions", 2, 24)
     assert (line["low"], line["high"]) == pytest.approx((0.0303, 1.1 * 0.0303))
     few = session([method(frames, "mcser-96")], [cell("mcser-96", [0.1, 0.3], 1e9)])
     line = scored_steps_frame([few]).iloc[0]
-    assert (line["interval"], line["seconds"], line["low"], line["high"]) == ("range", pytest.approx(0.2), 0.1, 0.3)
+    assert (line["interval"], line["seconds"], line["low"], line["high"]) == (
+        "range",
+        pytest.approx(0.2),
+        0.1,
+        0.3,
+    )

@@ -18,7 +18,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def slurm() -> None:
-    """Skip the test where Slurm is not installed; fail it where CI_REQUIRES_SLURM=1 says that it must be."""
+    """Skip the test where Slurm is not installed; fail it where CI_REQUIRES_SLURM=1 says that it
+    must be."""
     if missing := missing_packages():
         if os.environ.get("CI_REQUIRES_SLURM") == "1":
             pytest.fail(missing, pytrace=False)
@@ -34,6 +35,7 @@ def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 
 @pytest.fixture
 def slurm_conf(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the test, Slurm's commands mean the shared cluster, in this process and those it starts."""
+    """For the test, Slurm's commands mean the shared cluster, in this process and those it
+    starts."""
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)

@@ -26,7 +26,8 @@ PATIENCE_SECONDS = 150.0
 
 
 def small_profile(flags: Table | None = None, **changes: Any) -> Table:
-    """Workers as gloo processes on two nodes of the tests' cluster, one on each; every look at the loss saves."""
+    """Workers as gloo processes on two nodes of the tests' cluster, one on each; every look at the
+    loss saves."""
     return {
         "device": "cpu",
         "nodes": 2,
@@ -59,17 +60,23 @@ def one_run(row: str, **training: Any) -> Table:
 
 
 def slow_checkout(folder: Path, seconds: float) -> Path:
-    """A copy of the sources in which the task `blobs` sleeps before each batch, which changes no result."""
-    shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    """A copy of the sources in which the task `blobs` sleeps before each batch, which changes no
+    result."""
+    shutil.copytree(
+        ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "shipped")
+    )
     path = folder / PACKAGE / "harness" / "tasks" / "task.py"
     text, batch = path.read_text(), "        for index in indices:\n"
     assert text.count(batch) == 1
-    path.write_text(text.replace(batch, f"{batch}            __import__('time').sleep({seconds})\n"))
+    path.write_text(
+        text.replace(batch, f"{batch}            __import__('time').sleep({seconds})\n")
+    )
     return folder
 
 
 def slurm_command(*words: str | Path, checkout: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`python -m harness ...` with the sources of a checkout; our own are here already, and do so without a process."""
+    """`python -m harness ...` with the sources of a checkout; our own are here already, and do so
+    without a process."""
     said = list(map(str, words))
     if checkout == ROOT:
         out, err = io.StringIO(), io.StringIO()
@@ -79,7 +86,9 @@ def slurm_command(*words: str | Path, checkout: Path = ROOT) -> subprocess.Compl
         return subprocess.CompletedProcess(said, code, out.getvalue(), err.getvalue())
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "cser_bench.harness", *said]
-    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(
+        command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=400
+    )
 
 
 def submitted(*words: str | Path, checkout: Path = ROOT) -> str:
@@ -89,7 +98,9 @@ def submitted(*words: str | Path, checkout: Path = ROOT) -> str:
     return done.stdout
 
 
-def wait_until(condition: Callable[[], bool], what: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, patience_seconds: float = PATIENCE_SECONDS
+) -> None:
     """Until it is so; fails where it never is."""
     ends = time.monotonic() + patience_seconds
     while not condition():

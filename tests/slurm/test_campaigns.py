@@ -1,4 +1,5 @@
-"""Campaigns on a real Slurm: arrays, requeues, dead nodes, failures, time limits, snapshots; results as if local."""
+"""Campaigns on a real Slurm: arrays, requeues, dead nodes, failures, time limits, snapshots;
+results as if local."""
 
 from __future__ import annotations
 
@@ -106,14 +107,21 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """A run that takes longer than its time limit of a minute, submitted before the others, which it disturbs little.
+    """A run that takes longer than its time limit of a minute, submitted before the others, which
+    it disturbs little.
 
-    Its 40 steps are slow, so that workers ask each other at every one whether to stop. On a busy machine half of a
-    minute passes before the first step, so it may take many turns. The job is held while its code is edited.
+    Its 40 steps are slow, so that workers ask each other at every one whether to stop. On a busy
+    machine half of a minute passes before the first step, so it may take many turns. The job is
+    held while its code is edited.
     """
     folder = tmp_path_factory.mktemp("overtime")
     slow = slow_checkout(folder / "checkout", 1.25)
-    limits = {"time_limit_minutes": 1, "warning_seconds": 10, "checkpoint_minutes": 60.0, "max_retries": 20}
+    limits = {
+        "time_limit_minutes": 1,
+        "warning_seconds": 10,
+        "checkpoint_minutes": 60.0,
+        "max_retries": 20,
+    }
     made = trial(folder, one_run("cser"), small_profile({"hold": True}, **limits))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.environment.items():
@@ -129,29 +137,41 @@ def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def array(cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """Four runs of two workers on two nodes, two at once, of which the last cannot save; submitted, and twice.
+def array(
+    cluster: LocalCluster, overtime: Trial, tmp_path_factory: pytest.TempPathFactory
+) -> Trial:
+    """Four runs of two workers on two nodes, two at once, of which the last cannot save; submitted,
+    and twice.
 
-    As where sbatch exports nothing, and by two arrays, since the cluster takes none of more than three tasks.
+    As where sbatch exports nothing, and by two arrays, since the cluster takes none of more than
+    three tasks.
     """
     spec = small_spec()
-    made = trial(tmp_path_factory.mktemp("array"), spec | {"rows": spec["rows"][:2]}, small_profile())
+    made = trial(
+        tmp_path_factory.mktemp("array"), spec | {"rows": spec["rows"][:2]}, small_profile()
+    )
     for run in made.plan.runs:
         if run.seed == 2 and run.row != "sgd":
             (made.records / run.run_id).mkdir(parents=True)
-            (made.records / run.run_id / "checkpoint").write_text("a file where the folder should be")
+            (made.records / run.run_id / "checkpoint").write_text(
+                "a file where the folder should be"
+            )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.environment.items():
             patch.setenv(name, value)
         patch.setenv("SBATCH_EXPORT", "NONE")
         said = submitted(*made.words)
-        assert "preflight: all well" in said and re.search(r"submitted 4 runs as job \d+, \d+\n", said)
+        assert "preflight: all well" in said and re.search(
+            r"submitted 4 runs as job \d+, \d+\n", said
+        )
         assert "nothing to submit: " in submitted(*made.words)
         wait_until(lambda: left_the_queue(made), "the array has ended", 400.0)
     return made
 
 
-def test_siblings_of_a_run_that_raises_go_on_and_status_and_report_say_so(array: Trial, tmp_path: Path) -> None:
+def test_siblings_of_a_run_that_raises_go_on_and_status_and_report_say_so(
+    array: Trial, tmp_path: Path
+) -> None:
     runs = statuses(array.records, array.plan.runs)
     assert sorted(run.state for run in runs) == ["done", "done", "done", "failed"]
     for run in runs:
@@ -171,12 +191,16 @@ def test_siblings_of_a_run_that_raises_go_on_and_status_and_report_say_so(array:
     assert "3 of 4 runs are done" in (tmp_path / "report.md").read_text()
 
 
-def test_resubmitting_does_what_is_left_and_all_is_as_if_it_were_local(array: Trial, tmp_path: Path) -> None:
+def test_resubmitting_does_what_is_left_and_all_is_as_if_it_were_local(
+    array: Trial, tmp_path: Path
+) -> None:
     before = {path: path.read_bytes() for path in array.records.glob("*/result.json")}
     for path in array.records.glob("*/checkpoint"):
         if path.is_file():
             path.unlink()
-    done = slurm_command("submit", array.spec, "--results", array.results, "--yes", "--no-preflight", "--wait")
+    done = slurm_command(
+        "submit", array.spec, "--results", array.results, "--yes", "--no-preflight", "--wait"
+    )
     assert done.returncode == 0, done.stderr
     assert "submitted 1 runs as job" in done.stdout
     assert {path: path.read_bytes() for path in before} == before
@@ -210,8 +234,12 @@ def test_run_whose_node_dies_goes_on_and_a_cancelled_one_stays_so_until_it_is_re
     assert first.attempt != second.attempt and second.resumed_from_step > 0
     (run,) = statuses(made.records, made.plan.runs)
     assert run.state == "stopped"
-    done = slurm_command("submit", made.spec, "--results", made.results, "--yes", "--no-preflight", "--wait")
-    assert done.returncode == 0 and comparable(made.only_run) == as_if_local(made.plan.runs[0], tmp_path / "local")
+    done = slurm_command(
+        "submit", made.spec, "--results", made.results, "--yes", "--no-preflight", "--wait"
+    )
+    assert done.returncode == 0 and comparable(made.only_run) == as_if_local(
+        made.plan.runs[0], tmp_path / "local"
+    )
 
 
 # Refused, or looked at and found wanting
@@ -221,16 +249,23 @@ def test_refusal_of_sbatch_names_the_field_and_leaves_no_submission(tmp_path: Pa
     made = trial(tmp_path, one_run("sgd"), small_profile({"partition": "nosuch"}))
     done = slurm_command("submit", *made.words, "--yes", "--no-preflight")
     assert done.returncode == 1
-    assert "invalid partition" in done.stderr and f"change the profile {made.profile}" in done.stderr
+    assert (
+        "invalid partition" in done.stderr and f"change the profile {made.profile}" in done.stderr
+    )
     assert done.stderr.count("\n") == 1
     assert not read_campaign(made.records).submissions
 
 
-def test_data_that_compute_nodes_do_not_see_is_said_before_the_array_is_submitted(tmp_path: Path) -> None:
+def test_data_that_compute_nodes_do_not_see_is_said_before_the_array_is_submitted(
+    tmp_path: Path,
+) -> None:
     made = trial(tmp_path, changed(one_run("sgd"), "task.name", "fashion_mnist"), small_profile())
     done = slurm_command("submit", *made.words, "--data", tmp_path / "nowhere", "--yes")
     assert done.returncode == 1
-    assert "preflight fails on the compute nodes: FAIL data: " in done.stderr and "nowhere" in done.stderr
+    assert (
+        "preflight fails on the compute nodes: FAIL data: " in done.stderr
+        and "nowhere" in done.stderr
+    )
     assert not (made.records / "campaign.json").exists()
 
 

@@ -1,4 +1,5 @@
-"""How attempts end and what follows: notice, policy, the last line of a job's script, and who may begin anew."""
+"""How attempts end and what follows: notice, policy, the last line of a job's script, and who may
+begin anew."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def test_notice_is_heard_by_a_worker_that_trains_and_ends_one_that_only_loads_at
 
 @pytest.fixture
 def requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that a made-up scontrol writes its words to. Any job but 7_0 is an array to it, of which a task runs."""
+    """A file that a made-up scontrol writes its words to. Any job but 7_0 is an array to it, of
+    which a task runs."""
     said, program = tmp_path / "said", tmp_path / "bin" / "scontrol"
     program.parent.mkdir()
     show = 'if [ "$1" = show ]; then echo "JobId=$4 JobState=${STATE:-RUNNING} Reason=None ${MORE}"'
@@ -69,7 +71,13 @@ def requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def requeue_of(folder: Path, restart: int, code: int, max_retries: int = 2) -> int:
-    return decide(folder, submission(folder.parent, folder.name), allocation(restart=restart), max_retries, code)
+    return decide(
+        folder,
+        submission(folder.parent, folder.name),
+        allocation(restart=restart),
+        max_retries,
+        code,
+    )
 
 
 def failure_of(folder: Path) -> Failure:
@@ -81,7 +89,9 @@ def enter(folder: Path, attempt: str, restart: int, saved: int = 0, job: str = "
     recorder_of(folder, allocation(job=job, restart=restart), attempt, saved).enter(saved)
 
 
-def recorder_of(folder: Path, here: Allocation, attempt: str | None = None, saved: int = 0) -> Recorder:
+def recorder_of(
+    folder: Path, here: Allocation, attempt: str | None = None, saved: int = 0
+) -> Recorder:
     made = job_for(small_config(), folder)
     slurm = {"job": here.job, "restart": str(here.restart), "saved": str(saved)}
     named = made.attempt.model_copy(update={"attempt": attempt or here.attempt, "slurm": slurm})
@@ -128,7 +138,8 @@ def save(folder: Path, step: int) -> None:
 def test_job_is_requeued_by_kind_so_long_as_its_starts_save_something_new(
     kind: FailureKind, follows: list[int], tmp_path: Path, requeued: Path
 ) -> None:
-    """Each start saves 10 steps more, but for the last two, which save none; one retry is all that is left then.
+    """Each start saves 10 steps more, but for the last two, which save none; one retry is all that
+    is left then.
 
     Starts of another job of the run do not count.
     """
@@ -144,8 +155,14 @@ def test_job_is_requeued_by_kind_so_long_as_its_starts_save_something_new(
 
 
 BEFORE, NOW = "attempt a0 begins\n", "attempt now begins\n"
-WAITED = "[rank0]:[E] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=ALLREDUCE)\n"
-ENDED = "[rank1]:[E] Process group watchdog thread terminated with exception: CUDA error: an illegal memory access\n"
+WAITED = (
+    "[rank0]:[E] [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, "
+    "OpType=ALLREDUCE)\n"
+)
+ENDED = (
+    "[rank1]:[E] Process group watchdog thread terminated with exception: CUDA error: an "
+    "illegal memory access\n"
+)
 LIMIT, IS_ENDED = {"SLURM_JOB_END_TIME": "0"}, {"STATE": "COMPLETING", "SLURM_JOB_END_TIME": "9e9"}
 LOST = ("now", "communication")
 BY_SLURM = [
@@ -154,7 +171,8 @@ BY_SLURM = [
     ("FailedNode=node7 Restarts=1", "node", "the node node7 was lost"),
 ]
 ENDS: dict[str, tuple[Table, int, str, str]] = {
-    # name: (starts before, what was said, logs, Slurm's variables, srun's code), the job's code, kind and words
+    # name: (starts before, what was said, logs, Slurm's variables, srun's code), the job's code,
+    #     kind and words
     "without a word": ({"before": 2}, 1, "node", "srun ended with code 137, see "),
     "a word of an earlier attempt": ({"before": 2, "said": ("a1", "oom")}, 1, "node", "/jobs/7_0_0_log.out"),
     "with a word": ({"before": 2, "said": LOST}, 1, "communication", "its own words"),
@@ -204,10 +222,16 @@ def test_job_that_is_told_to_stop_while_its_workers_load_goes_on_but_not_for_eve
     """Its first start began; then two may be lost."""
     folder = tmp_path / "run"
     begun(folder)
-    assert [requeue_of(folder, restart, 128 + signal.SIGUSR2) for restart in (1, 2, 3)] == [0, 0, 140]
+    assert [requeue_of(folder, restart, 128 + signal.SIGUSR2) for restart in (1, 2, 3)] == [
+        0,
+        0,
+        140,
+    ]
     assert requeued.read_text() == "requeue 7_0\n" * 2
     failure = failure_of(folder)
-    assert failure.kind == "preempted" and failure.message.startswith("the job was told to stop before a worker began")
+    assert failure.kind == "preempted" and failure.message.startswith(
+        "the job was told to stop before a worker began"
+    )
 
 
 def test_the_last_line_has_its_turn_before_slurms_kill_since_it_loads_no_torch() -> None:
@@ -222,11 +246,19 @@ def test_orphan_does_not_requeue_the_start_that_replaced_it(tmp_path: Path, requ
 
 
 def test_full_disk_requeues_nothing(
-    tmp_path: Path, requeued: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    requeued: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     started(tmp_path / "run")
     put_submission(tmp_path, 0, submission(tmp_path, "run"))
-    job = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "SUBMITIT_EXECUTOR": "slurm"}
+    job = {
+        "SLURM_JOB_ID": "8",
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "0",
+        "SUBMITIT_EXECUTOR": "slurm",
+    }
     for name, value in job.items():
         monkeypatch.setenv(name, value)
 
@@ -244,8 +276,13 @@ def test_full_disk_requeues_nothing(
 
 def test_starts_meet_at_ports_of_their_own_which_linux_hands_out_to_nobody() -> None:
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    starts = [allocation(job=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)]
-    assert all(1024 < start.port < low for start in starts) and len({start.port for start in starts}) > 190
+    starts = [
+        allocation(job=str(os.getpid()), restart=restart, world_size=2) for restart in range(200)
+    ]
+    assert (
+        all(1024 < start.port < low for start in starts)
+        and len({start.port for start in starts}) > 190
+    )
     assert len({start.key for start in starts}) == 200  # where two have the same port by chance
 
 
@@ -285,4 +322,6 @@ def test_orphan_of_the_same_job_does_not_keep_its_successor_out(
     with owned(folder):  # which the orphan still holds
         assert begun(folder, restart=1) != orphan
         with pytest.raises(NothingToDo), ExitStack() as stack:
-            begin_attempt(recorder_of(folder, allocation(job="9_0")), allocation(job="9_0"), 2, stack)
+            begin_attempt(
+                recorder_of(folder, allocation(job="9_0")), allocation(job="9_0"), 2, stack
+            )

@@ -1,4 +1,5 @@
-"""Without Slurm: what profiles say to sbatch, what is refused, what a dry run shows, and what preflight says."""
+"""Without Slurm: what profiles say to sbatch, what is refused, what a dry run shows, and what
+preflight says."""
 
 from __future__ import annotations
 
@@ -14,14 +15,23 @@ from cser_bench.harness.spec import SpecError
 from cser_bench.slurm import submit
 from cser_bench.slurm.campaign import CampaignError
 from cser_bench.slurm.job import ALL_WELL
-from cser_bench.slurm.profile import CLUSTERS, Profile, SubmissionPaths, array_parameters, load_profile, sbatch_text
+from cser_bench.slurm.profile import (
+    CLUSTERS,
+    Profile,
+    SubmissionPaths,
+    array_parameters,
+    load_profile,
+    sbatch_text,
+)
 from cser_bench.slurm.submit import array_sizes, wait_for_preflight
 from tests.harness.support import CommandLine, small_spec, write_spec
 from tests.slurm.support import small_profile, write_profile
 
 STORED = Path(__file__).parent / "sbatch"
 SHARED = Path("/shared/results/imagenet")
-PLACE = SubmissionPaths(SHARED / "jobs" / "000", SHARED / "code" / "0123456789ab", SHARED / "campaign.json", 0)
+PLACE = SubmissionPaths(
+    SHARED / "jobs" / "000", SHARED / "code" / "0123456789ab", SHARED / "campaign.json", 0
+)
 
 
 def array_text(profile: Profile, num_runs: int) -> str:
@@ -32,7 +42,9 @@ FILES = {"template": CLUSTERS.parent / "template.toml", "full": STORED / "full.t
 """The file for people to copy, and one that has every field."""
 
 
-@pytest.mark.parametrize("name", ["local", "v100", "v100:2x4", "v100:1x8", "template", "template:2x4", "full"])
+@pytest.mark.parametrize(
+    "name", ["local", "v100", "v100:2x4", "v100:1x8", "template", "template:2x4", "full"]
+)
 def test_text_for_sbatch_is_the_stored_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/python/bin/python")
     stem, colon, variant = name.partition(":")
@@ -40,18 +52,33 @@ def test_text_for_sbatch_is_the_stored_one(name: str, monkeypatch: pytest.Monkey
     assert array_text(profile, 80) + "\n" == (STORED / f"{name.replace(':', '-')}.sh").read_text()
 
 
-@pytest.mark.parametrize(("name", "offered_gb"), [("v100", 61), ("v100:2x4", 244), ("v100:1x8", 488)])
-def test_aws_nodes_of_the_shape_can_give_the_memory_that_is_asked_for(name: str, offered_gb: int) -> None:
-    """Slurm offers what a node has less what the system and the site keep: 5 % and a GB are usual."""
+@pytest.mark.parametrize(
+    ("name", "offered_gb"), [("v100", 61), ("v100:2x4", 244), ("v100:1x8", 488)]
+)
+def test_aws_nodes_of_the_shape_can_give_the_memory_that_is_asked_for(
+    name: str, offered_gb: int
+) -> None:
+    """Slurm offers what a node has less what the system and the site keep: 5 % and a GB are
+    usual."""
     profile = load_profile(name)
-    assert profile.num_workers == 8 and int(str(profile.sbatch["mem"]).rstrip("G")) <= 0.95 * offered_gb - 1
+    assert (
+        profile.num_workers == 8
+        and int(str(profile.sbatch["mem"]).rstrip("G")) <= 0.95 * offered_gb - 1
+    )
 
 
 def test_what_modules_put_into_pythonpath_stays_behind_the_snapshot() -> None:
-    line = next(line for line in array_text(load_profile("local"), 1).splitlines() if "PYTHONPATH" in line)
-    for before, after in (("/opt/modules/lib", f"{PLACE.code}:/opt/modules/lib"), (None, str(PLACE.code))):
+    line = next(
+        line for line in array_text(load_profile("local"), 1).splitlines() if "PYTHONPATH" in line
+    )
+    for before, after in (
+        ("/opt/modules/lib", f"{PLACE.code}:/opt/modules/lib"),
+        (None, str(PLACE.code)),
+    ):
         environment = {} if before is None else {"PYTHONPATH": before}
-        said = subprocess.check_output(["sh", "-c", f"{line}; echo $PYTHONPATH"], env=environment, text=True)
+        said = subprocess.check_output(
+            ["sh", "-c", f"{line}; echo $PYTHONPATH"], env=environment, text=True
+        )
         assert said == f"{after}\n"
 
 
@@ -61,8 +88,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"time_limit_minutes": 5, "warning_seconds": 300}, "leaves no time to work"),
     ({"sbatch": {"array": "1-2"}}, "which campaigns set themselves"),
     ({"variants": {"big": {"nodez": 1}}}, "unknown key 'nodez'"),
-    ({"sbatch": "x", "variants": {"big": {"nodes": 1}}}, "sbatch: Input should be a valid dictionary"),
-    ({"sbatch": "x", "variants": {"big": {"sbatch": {"mem": "1G"}}}}, "sbatch: Input should be a valid dictionary"),
+    (
+        {"sbatch": "x", "variants": {"big": {"nodes": 1}}},
+        "sbatch: Input should be a valid dictionary",
+    ),
+    (
+        {"sbatch": "x", "variants": {"big": {"sbatch": {"mem": "1G"}}}},
+        "sbatch: Input should be a valid dictionary",
+    ),
     ({"variants": {"big": {"sbatch": 3}}}, "sbatch: Input should be a valid dictionary"),
 ]
 
@@ -74,7 +107,11 @@ def test_profile_that_cannot_be_used_is_refused_in_a_sentence(
     path = write_profile(tmp_path, small_profile() | change)
     with pytest.raises(SpecError) as caught:
         load_profile(str(path))
-    assert words in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        words in str(caught.value)
+        and str(path) in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 def test_unknown_profile_and_variant_name_those_there_are() -> None:
@@ -102,9 +139,13 @@ def test_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path: Path, cli: CommandL
     text = cli.out(*words)
     assert "#SBATCH --array=0-5%2" in text and f"{results}/small/campaign.json 0 3 $?" in text
     assert f"to submit on {profile}: 6 runs of 2 nodes x 1 workers, at most 2 at once" in text
-    assert text.index("CPU core hours for forward") < text.index("0 others are done, queued or running")
+    assert text.index("CPU core hours for forward") < text.index(
+        "0 others are done, queued or running"
+    )
     assert "first preflight, a job in the shape of a run, for 10 min at most" in text
-    assert text.index("#SBATCH --job-name=small-preflight\n") < text.index("#SBATCH --job-name=small\n")
+    assert text.index("#SBATCH --job-name=small-preflight\n") < text.index(
+        "#SBATCH --job-name=small\n"
+    )
     assert "preflight" not in cli.out(*words, "--no-preflight") and not results.exists()
 
 
@@ -113,12 +154,21 @@ def test_dry_run_on_gpus_shows_hours_dollars_and_as_many_arrays_as_a_cluster_wan
     tmp_path: Path, cli: CommandLine
 ) -> None:
     """A stock Slurm takes arrays of 1001 tasks; a site's own MaxArraySize is asked for."""
-    text = cli.out("submit", "cifar100", "--cluster", "v100", "--results", tmp_path / "results", "--dry-run")
-    said = ["hours on 8 GPUs", "dollars on 8 x p3.2xlarge", "for 20 min at most", "1640 runs of 8 nodes x 1 workers"]
+    text = cli.out(
+        "submit", "cifar100", "--cluster", "v100", "--results", tmp_path / "results", "--dry-run"
+    )
+    said = [
+        "hours on 8 GPUs",
+        "dollars on 8 x p3.2xlarge",
+        "for 20 min at most",
+        "1640 runs of 8 nodes x 1 workers",
+    ]
     said += ["#SBATCH --job-name=cifar100-preflight\n", "--array=0-1000%4\n", "--array=0-638%4\n"]
     assert [text.index(words) for words in said] == sorted(text.index(words) for words in said)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "scontrol").write_text("#!/bin/sh\necho 'MaxArraySize            = 4001'\n")
+    (tmp_path / "empty" / "scontrol").write_text(
+        "#!/bin/sh\necho 'MaxArraySize            = 4001'\n"
+    )
     (tmp_path / "empty" / "scontrol").chmod(0o755)
     assert array_sizes(1640) == [1640]
 
@@ -134,8 +184,13 @@ def test_dry_run_on_gpus_shows_hours_dollars_and_as_many_arrays_as_a_cluster_wan
 def test_mistakes_of_the_user_are_one_line_and_exit_with_2(
     changes: dict[str, Any], words: list[str], error: str, tmp_path: Path, cli: CommandLine
 ) -> None:
-    spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile(**changes))
-    said = cli.refused("submit", spec, "--cluster", profile, "--results", tmp_path / "results", *words)
+    spec, profile = (
+        write_spec(tmp_path, small_spec()),
+        write_profile(tmp_path, small_profile(**changes)),
+    )
+    said = cli.refused(
+        "submit", spec, "--cluster", profile, "--results", tmp_path / "results", *words
+    )
     assert error in said and not (tmp_path / "results").exists()
 
 
@@ -149,9 +204,15 @@ def test_what_all_ranks_say_is_told_once_and_what_fails_is_a_sentence(
     well = f"ok   network: 9 Gb/s (on node0)\nan aside\n{ALL_WELL}\n"
     for log in logs:
         log.write_text(well)
-    assert wait_for_preflight("12", logs) and capsys.readouterr().out == "ok   network: 9 Gb/s (on node0)\n"
+    assert (
+        wait_for_preflight("12", logs)
+        and capsys.readouterr().out == "ok   network: 9 Gb/s (on node0)\n"
+    )
     logs[1].write_text("FAIL data: it is not there (on node1)\n")
-    words = f"preflight fails on the compute nodes: FAIL data: it is not there (on node1) (see {logs[0]})"
+    words = (
+        "preflight fails on the compute nodes: FAIL data: it is not there (on node1) (see "
+        f"{logs[0]})"
+    )
     with pytest.raises(CampaignError, match=re.escape(words)):
         wait_for_preflight("12", logs)
 

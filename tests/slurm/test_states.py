@@ -1,4 +1,5 @@
-"""Status: the state of a run from records, heartbeats and the queue; totals, hours, JSON; and the submitters' lock."""
+"""Status: the state of a run from records, heartbeats and the queue; totals, hours, JSON; and the
+submitters' lock."""
 
 from __future__ import annotations
 
@@ -33,12 +34,19 @@ def beat(age: float, attempt: str = "a", **changes: Any) -> Heartbeat:
 
 
 def failure(kind: str, attempt: str = "a") -> Failure:
-    fields = {"version": store.VERSION, "run_id": "x", "attempt": attempt, "kind": kind, "message": "why"}
+    fields = {
+        "version": store.VERSION,
+        "run_id": "x",
+        "attempt": attempt,
+        "kind": kind,
+        "message": "why",
+    }
     return Failure(**fields, traceback="", step=None)  # type: ignore[arg-type]
 
 
 def judged(**changes: Any) -> tuple[str, str]:
-    """What is said of a run that was submitted as job 7_0, whose job the queue does not know any more."""
+    """What is said of a run that was submitted as job 7_0, whose job the queue does not know any
+    more."""
     given: dict[str, Any] = {"submission": submission(Path("/results/x"), "x"), "queue": ""}
     given |= changes
     queue = None if given["queue"] is None else {"7_0": given["queue"]} if given["queue"] else {}
@@ -53,48 +61,105 @@ def result(folder: Path) -> Result:
     return store.read_record(next(unpacked(folder).glob("*/result.json")), Result)
 
 
-GONE_ON = {"submission": None, "heartbeat": beat(1200, "b"), "failure": failure("oom"), "replaced": True}
+GONE_ON = {
+    "submission": None,
+    "heartbeat": beat(1200, "b"),
+    "failure": failure("oom"),
+    "replaced": True,
+}
 NAMELESS = {"submission": submission(Path("/results/x"), "x", jobs=[])}
 STATES: list[tuple[str, dict[str, Any], str, str]] = [
     ("waits", {"queue": "PENDING"}, "queued", ""),
-    ("again", {"queue": "PENDING", "failure": failure("preempted"), "heartbeat": beat(900)}, "queued", "preempted"),
+    (
+        "again",
+        {"queue": "PENDING", "failure": failure("preempted"), "heartbeat": beat(900)},
+        "queued",
+        "preempted",
+    ),
     ("is on", {"queue": "RUNNING", "heartbeat": beat(3)}, "running", ""),
     ("starts", {"queue": "CONFIGURING"}, "running", "starting"),
-    ("scores for long", {"queue": "RUNNING", "heartbeat": beat(1200)}, "running", "silent for 1200 s"),
-    ("another is on", {"queue": "RUNNING", "heartbeat": beat(3, "b"), "failure": failure("node")}, "running", ""),
+    (
+        "scores for long",
+        {"queue": "RUNNING", "heartbeat": beat(1200)},
+        "running",
+        "silent for 1200 s",
+    ),
+    (
+        "another is on",
+        {"queue": "RUNNING", "heartbeat": beat(3, "b"), "failure": failure("node")},
+        "running",
+        "",
+    ),
     ("failed", {"failure": failure("bug"), "heartbeat": beat(3)}, "failed", "bug: why"),
     ("left the queue a moment ago", {"heartbeat": beat(3)}, "running", ""),
     ("left the queue without a word", {"heartbeat": beat(90)}, "stale", "no record"),
     ("never came to be", {}, "stale", "no record"),
     ("not submitted", {"submission": None}, "missing", ""),
     ("local and on", {"submission": None, "heartbeat": beat(3)}, "running", ""),
-    ("local and killed", {"submission": None, "heartbeat": beat(1200)}, "stale", "silent for 1200 s"),
+    (
+        "local and killed",
+        {"submission": None, "heartbeat": beat(1200)},
+        "stale",
+        "silent for 1200 s",
+    ),
     ("clock of the node ahead", {"queue": "RUNNING", "heartbeat": beat(-300)}, "running", ""),
     ("stopped", {"failure": failure("preempted"), "heartbeat": beat(3)}, "stopped", "why"),
     # The run's lock tells where the run is on this machine.
-    ("died of a full disk", {"submission": None, "heartbeat": beat(3), "owned": False}, "stale", "without a word"),
+    (
+        "died of a full disk",
+        {"submission": None, "heartbeat": beat(3), "owned": False},
+        "stale",
+        "without a word",
+    ),
     ("loads its data", {"submission": None, "owned": True}, "running", "starting"),
-    ("loads it again", {"submission": None, "owned": True, "failure": failure("oom")}, "running", "starting"),
-    ("scores very long", {"submission": None, "owned": True, "heartbeat": beat(1200)}, "running", "silent for"),
+    (
+        "loads it again",
+        {"submission": None, "owned": True, "failure": failure("oom")},
+        "running",
+        "starting",
+    ),
+    (
+        "scores very long",
+        {"submission": None, "owned": True, "heartbeat": beat(1200)},
+        "running",
+        "silent for",
+    ),
     ("went on, and died", GONE_ON, "stale", "silent for 1200 s"),
     # Where squeue does not answer, records are all there is.
     ("unseen, new", {"queue": None}, "missing", "squeue does not answer"),
     ("unseen, on", {"queue": None, "heartbeat": beat(3)}, "running", ""),
     ("unseen, failed", {"queue": None, "failure": failure("oom")}, "failed", "oom: why"),
     *(
-        (f"unseen, ended with {kind}", {"queue": None, "failure": failure(kind)}, "queued", f"after {kind}, if it was")
+        (
+            f"unseen, ended with {kind}",
+            {"queue": None, "failure": failure(kind)},
+            "queued",
+            f"after {kind}, if it was",
+        )
         for kind in ("preempted", "node", "communication", "timeout")
     ),
     # Without the name of its job.
-    ("sbatch is at work", NAMELESS, "missing", "sbatch has not answered; if no `submit` is at work, `squeue --me`"),
+    (
+        "sbatch is at work",
+        NAMELESS,
+        "missing",
+        "sbatch has not answered; if no `submit` is at work, `squeue --me`",
+    ),
     ("sbatch is at work again", NAMELESS | {"failure": failure("oom")}, "failed", "oom: why"),
     ("on before sbatch answers", NAMELESS | {"heartbeat": beat(90)}, "running", ""),
     ("sbatch never answered", NAMELESS | {"heartbeat": beat(1200)}, "stale", "silent for 1200 s"),
-    ("sbatch and squeue do not answer", NAMELESS | {"queue": None}, "missing", "squeue does not answer"),
+    (
+        "sbatch and squeue do not answer",
+        NAMELESS | {"queue": None},
+        "missing",
+        "squeue does not answer",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "state", "detail"), STATES, ids=[name for name, *_ in STATES])
+@pytest.mark.parametrize(
+    ("name", "changes", "state", "detail"), STATES, ids=[name for name, *_ in STATES]
+)
 def test_state_of_a_run(name: str, changes: dict[str, Any], state: str, detail: str) -> None:
     found, said = judged(**changes)
     assert found == state and detail in said and "None" not in said
@@ -102,7 +167,10 @@ def test_state_of_a_run(name: str, changes: dict[str, Any], state: str, detail: 
 
 def test_result_goes_over_all_else(tmp_path: Path) -> None:
     whole = result(tmp_path)
-    assert judged(result=whole, queue="RUNNING", failure=failure("node"), heartbeat=beat(3)) == ("done", "")
+    assert judged(result=whole, queue="RUNNING", failure=failure("node"), heartbeat=beat(3)) == (
+        "done",
+        "",
+    )
     diverged = whole.model_copy(update={"status": "diverged", "diverged_at_step": 25})
     assert judged(result=diverged) == ("done", "diverged at step 25")
 
@@ -112,7 +180,8 @@ def test_result_goes_over_all_else(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Records of 21 runs: 18 ended, 1 of them diverged, 2 were never started, 1 failed; all submitted."""
+    """Records of 21 runs: 18 ended, 1 of them diverged, 2 were never started, 1 failed; all
+    submitted."""
     folder = holed(tmp_path / "results")
     runs = [run_id for row in read_experiment(folder).rows for run_id in row.runs.values()]
     assert len(runs) == len(set(runs))
@@ -139,13 +208,21 @@ def test_totals_hours_and_how_far_a_run_is(folder: Path, monkeypatch: pytest.Mon
     runs = statuses(folder, planned)
     results = [store.read_record(path, Result) for path in folder.glob("*/result.json")]
     states = Counter(run.state for run in runs)
-    assert (states["done"], states["queued"], states["failed"]) == (len(results), 1, 1) and len(runs) == len(planned)
+    assert (states["done"], states["queued"], states["failed"]) == (len(results), 1, 1) and len(
+        runs
+    ) == len(planned)
     # 4 workers a run; what is left costs the mean of what ended.
     spent, left = sum(each.wall_seconds for each in results), len(runs) - len(results)
-    assert worker_hours(runs, 4) == pytest.approx((4 * spent / 3600, 4 * left * spent / len(results) / 3600))
+    assert worker_hours(runs, 4) == pytest.approx(
+        (4 * spent / 3600, 4 * left * spent / len(results) / 3600)
+    )
     store.write_record(folder / run_id / "heartbeat.json", beat(0, time=time.time()))
     queue[job] = "RUNNING"
-    (line,) = [line for line in status_text(statuses(folder, planned), 4).splitlines() if line.startswith("running: ")]
+    (line,) = [
+        line
+        for line in status_text(statuses(folder, planned), 4).splitlines()
+        if line.startswith("running: ")
+    ]
     assert line.endswith(f"{job}; step 50 of 100; 640 samples/s, 120 s left")
 
 
@@ -162,8 +239,12 @@ def test_status_for_machines_and_for_people_name_kind_and_log_of_a_failure(
     assert failed["log"].startswith(f"{folder}/jobs/7_") and "squeue does not answer" in text
 
 
-def test_what_is_no_campaign_cannot_be_submitted_as_before(tmp_path: Path, cli: CommandLine) -> None:
-    assert f"{tmp_path}/imagenet holds no campaign" in cli.refused("submit", "imagenet", "--results", tmp_path)
+def test_what_is_no_campaign_cannot_be_submitted_as_before(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    assert f"{tmp_path}/imagenet holds no campaign" in cli.refused(
+        "submit", "imagenet", "--results", tmp_path
+    )
 
 
 # The record and the lock
@@ -181,4 +262,6 @@ def test_a_second_submitter_waits_and_then_says_who_is_at_it(
     spec, profile = write_spec(tmp_path, small_spec()), write_profile(tmp_path, small_profile())
     words = ["submit", spec, "--cluster", profile, "--results", tmp_path / "results", "--yes"]
     with locked(tmp_path / "results" / "small" / "submit.lock"):
-        assert cli.refused(*words, code=1).startswith("another command is submitting this experiment")
+        assert cli.refused(*words, code=1).startswith(
+            "another command is submitting this experiment"
+        )

@@ -32,7 +32,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[[], str]]:
     def start() -> str:
         handler = functools.partial(Quiet, directory=str(tmp_path / "mirror"))
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}/"
 

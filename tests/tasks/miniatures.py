@@ -1,4 +1,5 @@
-"""Miniature data sets in the real on-disk formats: images, words, Bibles, parallel texts and a dictionary."""
+"""Miniature data sets in the real on-disk formats: images, words, Bibles, parallel texts and a
+dictionary."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ Bytes = npt.NDArray[np.uint8]
 def same(one: Sequence[tuple[Tensor, Tensor]], other: Sequence[tuple[Tensor, Tensor]]) -> bool:
     """Whether these batches are equal to the bit."""
     pairs = zip(one, other, strict=True)
-    return all(torch.equal(*each) for left, right in pairs for each in zip(left, right, strict=True))
+    return all(
+        torch.equal(*each) for left, right in pairs for each in zip(left, right, strict=True)
+    )
 
 
 def md5(raw: bytes) -> str:
@@ -67,7 +70,10 @@ class MiniatureCIFAR100:
         """By split; shape (n, 3072)."""
         random = np.random.default_rng(1)
         counts = {"train": self.num_train, "test": self.num_test}
-        return {split: random.integers(0, 256, (count, 3072), dtype=np.uint8) for split, count in counts.items()}
+        return {
+            split: random.integers(0, 256, (count, 3072), dtype=np.uint8)
+            for split, count in counts.items()
+        }
 
     @cached_property
     def labels(self) -> dict[str, npt.NDArray[np.int64]]:
@@ -81,11 +87,17 @@ class MiniatureCIFAR100:
     def pickled(self) -> dict[str, bytes]:
         """The files of cifar-100-python, as Python 2 wrote them."""
         names = {"fine_label_names": [str(label) for label in range(self.num_classes)]}
-        return {split: self._pickled(split) for split in self.images} | {"meta": pickle.dumps(names, protocol=2)}
+        return {split: self._pickled(split) for split in self.images} | {
+            "meta": pickle.dumps(names, protocol=2)
+        }
 
     def _pickled(self, split: str) -> bytes:
         labels = self.labels[split].tolist()
-        entry = {"data": self.images[split], "fine_labels": labels, "coarse_labels": [label // 5 for label in labels]}
+        entry = {
+            "data": self.images[split],
+            "fine_labels": labels,
+            "coarse_labels": [label // 5 for label in labels],
+        }
         return pickle.dumps(entry, protocol=2)
 
     @cached_property
@@ -97,12 +109,19 @@ class MiniatureCIFAR100:
         """torchvision's data set, which knows these files by their sums."""
         sums = {name: [[name, md5(self.pickled[name])]] for name in ("train", "test")}
         meta = {"filename": "meta", "key": "fine_label_names", "md5": md5(self.pickled["meta"])}
-        lists = {"train_list": sums["train"], "test_list": sums["test"], "meta": meta, "tgz_md5": md5(self.archive)}
+        lists = {
+            "train_list": sums["train"],
+            "test_list": sums["test"],
+            "meta": meta,
+            "tgz_md5": md5(self.archive),
+        }
         return type("Miniature", (CIFAR100,), lists)
 
     @property
     def task(self) -> cifar100.CIFAR100:
-        return cifar100.CIFAR100(self.num_train, self.num_test, self.num_classes, release=self.release)
+        return cifar100.CIFAR100(
+            self.num_train, self.num_test, self.num_classes, release=self.release
+        )
 
 
 CLASSES = ("n01", "n02", "n03")
@@ -122,13 +141,18 @@ def jpeg(image: Image.Image, kind: str = "JPEG") -> bytes:
 
 
 def imagenet_tree(root: Path, num_train: int, num_test: int) -> Path:
-    """Every third image of a class is grey, CMYK or a PNG by the name of JPEG; sizes and shapes differ."""
+    """Every third image of a class is grey, CMYK or a PNG by the name of JPEG; sizes and shapes
+    differ."""
     for split, count in (("train", num_train), ("val", num_test)):
         for number in range(count):
-            image = photo(number + 100 * (split == "val"), 24 + 7 * (number % 4), 22 + 5 * (number % 5))
+            image = photo(
+                number + 100 * (split == "val"), 24 + 7 * (number % 4), 22 + 5 * (number % 5)
+            )
             raw = jpeg(image)
             if number % 9 == 2:
-                raw = (jpeg(image.convert("L")), jpeg(image.convert("CMYK")), jpeg(image, "PNG"))[number // 9]
+                raw = (jpeg(image.convert("L")), jpeg(image.convert("CMYK")), jpeg(image, "PNG"))[
+                    number // 9
+                ]
             file = root / split / CLASSES[number % 3] / f"{CLASSES[number % 3]}_{number:02}.JPEG"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(raw)
@@ -175,7 +199,10 @@ def made_up_entries(num_words: int) -> list[tuple[str, list[str]]]:
 def verses(seed: int, count: int) -> list[str]:
     """Sentences of three to six of some words."""
     random, words = np.random.default_rng(seed), made_up_words(seed, 60)
-    return [" ".join(random.choice(words, random.integers(3, 7))).capitalize() + "." for _ in range(count)]
+    return [
+        " ".join(random.choice(words, random.integers(3, 7))).capitalize() + "."
+        for _ in range(count)
+    ]
 
 
 def testament(folder: Path, name: str, slots: list[str], per_block: int = 7) -> None:
@@ -193,8 +220,11 @@ def testament(folder: Path, name: str, slots: list[str], per_block: int = 7) -> 
     write(folder, {f"{name}.bzs": blocks, f"{name}.bzv": places, f"{name}.bzz": packed})
 
 
-def bible(share: Path, name: str, seed: int, chapters: tuple[int, ...] = (4, 4), per_chapter: int = 5) -> int:
-    """A Bible of one book per testament, with these many chapters, as SWORD keeps it; its number of slots."""
+def bible(
+    share: Path, name: str, seed: int, chapters: tuple[int, ...] = (4, 4), per_chapter: int = 5
+) -> int:
+    """A Bible of one book per testament, with these many chapters, as SWORD keeps it; its number of
+    slots."""
     texts, total = iter(verses(seed, sum(chapters) * per_chapter)), 0
     for testament_name, count in zip(("ot", "nt"), chapters, strict=True):
         slots = ["", '<milestone type="x-importer"/>', '<div type="book"/><title>The book</title>']
@@ -203,24 +233,33 @@ def bible(share: Path, name: str, seed: int, chapters: tuple[int, ...] = (4, 4),
             for number in range(per_chapter):
                 first, *rest = next(texts).split()
                 note = "<note placement='foot'>of the <i>word</i></note>" if number == 1 else ""
-                slots.append(f'<div sID="x"/>¶ <w lemma="strong:H1">{first}</w> {" ".join(rest)}{note} ')
+                slots.append(
+                    f'<div sID="x"/>¶ <w lemma="strong:H1">{first}</w> {" ".join(rest)}{note} '
+                )
         testament(share / "modules/texts/ztext" / name, testament_name, slots)
         total += len(slots)
     return total
 
 
 def dictionary(share: Path, seed: int, count: int) -> list[str]:
-    """Entries of broken lines as dictd keeps them, between notes on the database; every third has two headwords."""
+    """Entries of broken lines as dictd keeps them, between notes on the database; every third has
+    two headwords."""
     digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
     def written(number: int) -> str:
         return (written(number // 64) if number >= 64 else "") + digits[number % 64]
 
-    entries = [f"{line}\n   [{number % 9}] {line.lower()}\n" for number, line in enumerate(verses(seed, count))]
+    entries = [
+        f"{line}\n   [{number % 9}] {line.lower()}\n"
+        for number, line in enumerate(verses(seed, count))
+    ]
     text, lines = b"\n", []
     for number, entry in enumerate(["00-database-info\n   Free.\n", *entries]):
         words = [entry.split()[0]] + (["zz-also"] if number % 3 == 1 else [])
         lines += [f"{word}\t{written(len(text))}\t{written(len(entry))}\n" for word in words]
         text += entry.encode() + b"\n"
-    write(share, {"gcide.dict.dz": gzip.compress(text), "gcide.index": "".join(sorted(lines)).encode()})
+    write(
+        share,
+        {"gcide.dict.dz": gzip.compress(text), "gcide.index": "".join(sorted(lines)).encode()},
+    )
     return entries

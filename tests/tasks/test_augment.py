@@ -1,4 +1,5 @@
-"""Augmentation against its definitions: other people's code, plain loops, and statistics of the draws."""
+"""Augmentation against its definitions: other people's code, plain loops, and statistics of the
+draws."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def draws() -> Draws:
 
 
 def images(count: int, height: int = 9, width: int = 12) -> Tensor:
-    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator("tests", "images"))
+    return torch.randint(
+        0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator("tests", "images")
+    )
 
 
 def test_padded_crops_equal_torchvisions_given_the_same_offsets() -> None:
@@ -41,7 +44,9 @@ def assert_uniform(numbers: Tensor, num_kinds: int) -> None:
     expected, freedom = len(numbers) / num_kinds, num_kinds - 1
     assert len(counts) == num_kinds
     spread = 2 / (9 * freedom)
-    assert ((counts - expected) ** 2 / expected).sum() < freedom * (1 - spread + 3.72 * spread**0.5) ** 3
+    assert ((counts - expected) ** 2 / expected).sum() < freedom * (
+        1 - spread + 3.72 * spread**0.5
+    ) ** 3
 
 
 def test_offsets_and_flips_are_uniform_and_no_draw_touches_the_global_generator() -> None:
@@ -56,12 +61,20 @@ def test_offsets_and_flips_are_uniform_and_no_draw_touches_the_global_generator(
 def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> None:
     width, height = 3000, 2500
     rows = zip(draws.attempts.tolist(), draws.places.tolist(), strict=True)
-    top, left, h, w = torch.tensor([crop_box(height, width, *row) for row in rows], dtype=torch.float64).unbind(1)
-    assert top.min() >= 0 and left.min() >= 0 and (top + h).max() <= height and (left + w).max() <= width
+    top, left, h, w = torch.tensor(
+        [crop_box(height, width, *row) for row in rows], dtype=torch.float64
+    ).unbind(1)
+    assert (
+        top.min() >= 0
+        and left.min() >= 0
+        and (top + h).max() <= height
+        and (left + w).max() <= width
+    )
     areas, aspects = h * w / (width * height), (w / h).log()
     assert areas.min() > 0.0795 and areas.max() <= 1.0
     assert aspects.abs().max() < math.log(4 / 3) + 0.003
-    # Below half the area every shape fits, so there the draws are as drawn: uniform, and uniform in the logarithm.
+    # Below half the area every shape fits, so there the draws are as drawn: uniform, and uniform in
+    # the logarithm.
     small = areas < 0.5
     share = ((areas[small] - 0.08) / 0.42).sort().values
     steps = torch.arange(1, len(share) + 1) / len(share)
@@ -71,7 +84,9 @@ def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> Non
     assert abs(((left + w / 2) / width).mean() - 0.5) < 0.01
 
 
-def test_crops_reach_every_edge_and_one_that_never_fits_is_central_and_of_a_permitted_shape() -> None:
+def test_crops_reach_every_edge_and_one_that_never_fits_is_central_and_of_a_permitted_shape() -> (
+    None
+):
     assert crop_box(100, 100, [[0.2, 0.5]], [0.0, 0.0]) == (0, 0, 51, 51)
     assert crop_box(100, 100, [[0.2, 0.5]], [0.9999, 0.9999]) == (49, 49, 51, 51)
     never = [[0.99, 0.5]] * augment.CROP_ATTEMPTS
@@ -94,12 +109,18 @@ def test_lighting_has_the_covariance_of_its_principal_components(draws: Draws) -
     assert torch.allclose(vectors.T @ vectors, torch.eye(3), atol=2e-3)
     along = draws.lighting @ vectors
     assert torch.allclose(along.std(0), 0.1 * torch.tensor(augment.LIGHTING_EIGENVALUES), rtol=0.03)
-    assert (torch.corrcoef(along.T) - torch.eye(3)).abs().max() < 0.03 and along.mean(0).abs().max() < 0.1
+    assert (torch.corrcoef(along.T) - torch.eye(3)).abs().max() < 0.03 and along.mean(
+        0
+    ).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_jitter_equals_torchvisions_in_every_order(order: tuple[int, ...]) -> None:
-    changes = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
+    changes = (
+        functional.adjust_brightness,
+        functional.adjust_contrast,
+        functional.adjust_saturation,
+    )
     factors = [1.37, 0.64, 1.29]
     image, other = batch = images(2)
     expected = image.float() / 255
@@ -108,11 +129,16 @@ def test_jitter_equals_torchvisions_in_every_order(order: tuple[int, ...]) -> No
     # Beside another image, whose order and factors are its own.
     orders, both = torch.tensor([order, order[::-1]]), torch.tensor([factors, [1.0, 1.0, 1.0]])
     pixels = augment.jittered(batch, orders, both, torch.zeros(2, 3))
-    assert torch.allclose(pixels[0], 255 * expected, atol=0.1) and torch.allclose(pixels[1], other.float(), atol=1e-3)
+    assert torch.allclose(pixels[0], 255 * expected, atol=0.1) and torch.allclose(
+        pixels[1], other.float(), atol=1e-3
+    )
     assert torch.equal(batch, images(2))
 
 
 def test_lighting_is_added_and_clamped() -> None:
-    bright, lighting = torch.full((1, 3, 2, 2), 250, dtype=torch.uint8), torch.tensor([[3.0, 9.0, -255.0]])
+    bright, lighting = (
+        torch.full((1, 3, 2, 2), 250, dtype=torch.uint8),
+        torch.tensor([[3.0, 9.0, -255.0]]),
+    )
     pixels = augment.jittered(bright, torch.tensor([[0, 1, 2]]), torch.ones(1, 3), lighting)
     assert torch.allclose(pixels[0, :, 0, 0], torch.tensor([253.0, 255.0, 0.0]), atol=1e-3)

@@ -1,4 +1,5 @@
-"""How many threads read images: as many as cores fall to a process, as it was bound by whoever started it."""
+"""How many threads read images: as many as cores fall to a process, as it was bound by whoever
+started it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_process_reads_on_the_cores_that_fall_to_it(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_reads_on_the_cores_that_fall_to_it(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     masks, number = CASES[case]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(len(masks)))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(masks[0]))

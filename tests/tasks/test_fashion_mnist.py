@@ -1,4 +1,5 @@
-"""Finding, fetching, verifying and reading the Fashion-MNIST files: no network, small made files."""
+"""Finding, fetching, verifying and reading the Fashion-MNIST files: no network, small made
+files."""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ import torchvision
 
 from cser_bench.harness.spec import TaskSpec
 from cser_bench.harness.tasks import DataError, fashion_mnist
-from cser_bench.harness.tasks.fashion_mnist import MEAN, STANDARD_DEVIATION, FashionMNIST, contents, verified
+from cser_bench.harness.tasks.fashion_mnist import (
+    MEAN,
+    STANDARD_DEVIATION,
+    FashionMNIST,
+    contents,
+    verified,
+)
 from cser_bench.harness.tasks.fashion_mnist_crops import TASK as CROPS
 from tests.tasks.miniatures import fashion_mnist_files
 
@@ -25,7 +32,11 @@ class Places:
     """The places that `contents` looks at, all empty to begin with."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root, self.package, self.cache = root, root / "package", root / "xdg" / "cser-bench" / "fashion-mnist"
+        self.root, self.package, self.cache = (
+            root,
+            root / "package",
+            root / "xdg" / "cser-bench" / "fashion-mnist",
+        )
         monkeypatch.setenv("XDG_CACHE_HOME", str(root / "xdg"))
         monkeypatch.setattr(fashion_mnist, "PACKAGE_FOLDER", self.package)
         monkeypatch.setattr(fashion_mnist, "PUBLISHED", "http://127.0.0.1:1")
@@ -37,7 +48,8 @@ class Places:
         return folder
 
     def fake_apt(self, download: str) -> None:
-        """An apt-get that does this, and a dpkg-deb that takes a folder beside it for the package's contents."""
+        """An apt-get that does this, and a dpkg-deb that takes a folder beside it for the package's
+        contents."""
         folder = f"$3{self.package}"
         for name, script in {
             "apt-get": f"for word; do case $word in -*) ;; *) echo $word >> {self.root}/calls; break;; esac; done\n"
@@ -92,7 +104,8 @@ def test_a_damaged_given_folder_is_an_error_and_no_other_place_is_used(
 def test_the_order_is_package_cache_server_and_the_package_from_debian(
     places: Places, serve: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The package lies there and is damaged; then the cache is, and then what the server has too."""
+    """The package lies there and is damaged; then the cache is, and then what the server has
+    too."""
     for folder in (places.package, places.root / "contents", places.root / "mirror"):
         places.fill(folder)
     places.fake_apt("touch it.deb")
@@ -115,7 +128,13 @@ def test_where_all_fail_each_place_is_named_with_its_reason(places: Places) -> N
     with pytest.raises(DataError) as caught:
         contents(None)
     said = str(caught.value)
-    for words in ("package/train-", "fashion-mnist/train-", "refused", "E: Unable to locate package", "DATA=FOLDER"):
+    for words in (
+        "package/train-",
+        "fashion-mnist/train-",
+        "refused",
+        "E: Unable to locate package",
+        "DATA=FOLDER",
+    ):
         assert words in said
     assert "\n" not in said and os.listdir(places.cache) == []
     (places.root / "bin" / "apt-get").unlink()
@@ -124,22 +143,38 @@ def test_where_all_fail_each_place_is_named_with_its_reason(places: Places) -> N
 
 
 def test_samples_are_the_files_bytes_normalised(places: Places) -> None:
-    samples = FashionMNIST(5, 3).load(places.root / "good", TaskSpec(name="fashion_mnist"), torch.device("cpu"))
+    samples = FashionMNIST(5, 3).load(
+        places.root / "good", TaskSpec(name="fashion_mnist"), torch.device("cpu")
+    )
     raw = gzip.decompress((places.root / "good" / IMAGES).read_bytes())
     pixels = torch.tensor(list(raw[16:]), dtype=torch.float32).view(5, 1, 28, 28)
-    assert torch.allclose(samples.train_inputs, (pixels / 255 - MEAN) / STANDARD_DEVIATION, atol=1e-6)
-    assert samples.train_labels.tolist() == [0, 1, 2, 3, 4] and samples.evaluation_labels.tolist() == [0, 1, 2]
+    assert torch.allclose(
+        samples.train_inputs, (pixels / 255 - MEAN) / STANDARD_DEVIATION, atol=1e-6
+    )
+    assert samples.train_labels.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ] and samples.evaluation_labels.tolist() == [0, 1, 2]
 
 
-def test_with_crops_training_images_are_shifted_and_all_others_are_as_without(places: Places) -> None:
+def test_with_crops_training_images_are_shifted_and_all_others_are_as_without(
+    places: Places,
+) -> None:
     folder = fashion_mnist_files(places.root / "large", 40, 6)
     fashion_mnist.FILES.update(folder)
     sized = {"num_train": 40, "num_test": 6}
     plain, cropped = (
-        replace(task, **sized).load(places.root / "large", TaskSpec(name="any"), torch.device("cpu"))
+        replace(task, **sized).load(
+            places.root / "large", TaskSpec(name="any"), torch.device("cpu")
+        )
         for task in (FashionMNIST(), CROPS)
     )
-    for ours, theirs in zip(*(each.evaluation_batches(torch.arange(6)) for each in (cropped, plain)), strict=True):
+    for ours, theirs in zip(
+        *(each.evaluation_batches(torch.arange(6)) for each in (cropped, plain)), strict=True
+    ):
         torch.testing.assert_close(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
     order = torch.arange(40)

@@ -1,4 +1,5 @@
-"""A dictionary by symbols: entries are whole, each is read once, and what is missing or another is said."""
+"""A dictionary by symbols: entries are whole, each is read once, and what is missing or another is
+said."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def test_whole_entries_are_scored_or_trained_on_and_labels_are_what_follows(tmp_
     *tested_on, _ = scored.split("\n")
     assert trained_on and tested_on and set(trained_on) | set(tested_on) < lines
     assert not set(trained_on) & set(tested_on)
-    assert trained_on != sorted(trained_on) and samples.sha256 == loaded(miniature(), tmp_path).sha256
+    assert (
+        trained_on != sorted(trained_on) and samples.sha256 == loaded(miniature(), tmp_path).sha256
+    )
 
 
 def test_no_worker_reads_a_symbol_twice_in_an_epoch_nor_what_another_reads(tmp_path: Path) -> None:
@@ -61,31 +64,51 @@ def test_no_worker_reads_a_symbol_twice_in_an_epoch_nor_what_another_reads(tmp_p
     shards = worker_shards(PartitionSpec(kind="contiguous"), samples.train_labels, workers, seed=1)
     assert shards is not None
     steps = range(150 // workers // 2)
-    batches = [worker_batches(1, 150, rank, workers, 2, steps, shards[rank]) for rank in range(workers)]
+    batches = [
+        worker_batches(1, 150, rank, workers, 2, steps, shards[rank]) for rank in range(workers)
+    ]
     read = [torch.cat(list(indices)) for indices in batches]
     assert sorted(torch.cat(read).tolist()) == list(range(150))
     for rank, indices in enumerate(read):
-        assert indices.min() >= 50 * rank and indices.max() < 50 * (rank + 1), "a stretch of entries each"
+        assert indices.min() >= 50 * rank and indices.max() < 50 * (rank + 1), (
+            "a stretch of entries each"
+        )
 
 
 def test_rare_characters_are_one_symbol(tmp_path: Path) -> None:
     entries = gzip.compress(b"abc #@ abcdefghijklm" + b"\x9223456789 1234567890")
     write(tmp_path, {"gcide.index": b"a\tA\tU\nb\tU\tU\n", "gcide.dict.dz": entries})
     samples = loaded(miniature(num_train=2, num_test=2, num_test_entries=1), tmp_path)
-    both = text(torch.cat([samples.train_inputs[:, :-1], samples.evaluation_inputs[:, :-1]]).flatten())
+    both = text(
+        torch.cat([samples.train_inputs[:, :-1], samples.evaluation_inputs[:, :-1]]).flatten()
+    )
     assert f"abc {RARE}{RARE} a" in both and f"{RARE}2345678" in both
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "text missing": (lambda share: (share / "gcide.dict.dz").unlink(), "apt-get install dict-gcide"),
+    "text missing": (
+        lambda share: (share / "gcide.dict.dz").unlink(),
+        "apt-get install dict-gcide",
+    ),
     "index missing": (lambda share: (share / "gcide.index").unlink(), "apt-get install dict-gcide"),
-    "no gzip": (lambda share: (share / "gcide.dict.dz").write_bytes(b"text"), "damaged: .* install dict-gcide anew"),
-    "torn": (
-        lambda share: (share / "gcide.dict.dz").write_bytes((share / "gcide.dict.dz").read_bytes()[:-30]),
+    "no gzip": (
+        lambda share: (share / "gcide.dict.dz").write_bytes(b"text"),
         "damaged: .* install dict-gcide anew",
     ),
-    "beyond the end": (lambda share: (share / "gcide.index").write_bytes(b"a\tA\t////\n"), "damaged: an entry lies"),
-    "no index": (lambda share: (share / "gcide.index").write_bytes(b"a word\n"), "damaged: .* install dict-gcide anew"),
+    "torn": (
+        lambda share: (share / "gcide.dict.dz").write_bytes(
+            (share / "gcide.dict.dz").read_bytes()[:-30]
+        ),
+        "damaged: .* install dict-gcide anew",
+    ),
+    "beyond the end": (
+        lambda share: (share / "gcide.index").write_bytes(b"a\tA\t////\n"),
+        "damaged: an entry lies",
+    ),
+    "no index": (
+        lambda share: (share / "gcide.index").write_bytes(b"a word\n"),
+        "damaged: .* install dict-gcide anew",
+    ),
 }
 
 
@@ -102,5 +125,7 @@ def test_a_missing_or_damaged_dictionary_is_said_in_a_sentence(damage: str, tmp_
 def test_another_dictionary_is_refused(tmp_path: Path) -> None:
     dictionary(tmp_path, 1, 60)
     for task in (miniature(num_train=10_000), replace(miniature(), sha256="0" * 64)):
-        with pytest.raises(DataError, match=r"another one than it should be .* install the package dict-gcide"):
+        with pytest.raises(
+            DataError, match=r"another one than it should be .* install the package dict-gcide"
+        ):
             task.prepare(tmp_path)

@@ -37,7 +37,9 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
     task = miniature(tmp_path)
     samples = loaded(task, tmp_path)
     slots = read_module(ENGLISH, tmp_path, task.num_slots)
-    lines = [" ".join(pair.source for pair in chapter) + "\n" for chapter in chapters_of(slots, slots)]
+    lines = [
+        " ".join(pair.source for pair in chapter) + "\n" for chapter in chapters_of(slots, slots)
+    ]
     [(inputs, labels)] = list(samples.evaluation_batches(torch.arange(40)))
     scored = text(inputs.flatten())
     assert text(labels.flatten())[:-1] == scored[1:]
@@ -52,8 +54,12 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
     books = ["", ""]
     for chapter, line in zip(chapters_of(slots, slots), lines, strict=True):
         books[chapter[0].group] += line
-    for window, group in zip(samples.train_inputs[:, :-1], samples.train_labels.tolist(), strict=True):
-        assert text(window).split("\n")[0] in books[group], "a window's group is the book it begins in"
+    for window, group in zip(
+        samples.train_inputs[:, :-1], samples.train_labels.tolist(), strict=True
+    ):
+        assert text(window).split("\n")[0] in books[group], (
+            "a window's group is the book it begins in"
+        )
 
 
 def test_windows_held_out_are_not_trained_on(tmp_path: Path) -> None:
@@ -65,6 +71,11 @@ def test_windows_held_out_are_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_another_text_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    for task in (miniature(tmp_path, num_train=10_000), replace(miniature(tmp_path), sha256="0" * 64)):
-        with pytest.raises(DataError, match=r"another text than it should .* install the package sword-text-kjv"):
+    for task in (
+        miniature(tmp_path, num_train=10_000),
+        replace(miniature(tmp_path), sha256="0" * 64),
+    ):
+        with pytest.raises(
+            DataError, match=r"another text than it should .* install the package sword-text-kjv"
+        ):
             task.prepare(tmp_path)

@@ -23,7 +23,17 @@ from cser_bench.harness.tasks.kjv_es import (
     plain_text,
     read_module,
 )
-from cser_bench.harness.tasks.pairs import BEGIN, END, IGNORED, PAD, BleuAndChrf, Pairs, PairSamples, PhoneErrors, plain
+from cser_bench.harness.tasks.pairs import (
+    BEGIN,
+    END,
+    IGNORED,
+    PAD,
+    BleuAndChrf,
+    Pairs,
+    PairSamples,
+    PhoneErrors,
+    plain,
+)
 from tests.tasks.miniatures import bible, made_up_entries, verses
 
 CPU = torch.device("cpu")
@@ -45,19 +55,28 @@ def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
     every = torch.arange(len(pairs.groups))
     sources, targets = pairs.sentences(0, every), pairs.sentences(1, every)
     if isinstance(samples.measure, BleuAndChrf):
-        return list(zip(map(samples.measure.text, sources), map(samples.measure.text, targets), strict=True))
-    words, phones = ([[SYMBOLS[token - END - 1] for token in side] for side in sides] for sides in (sources, targets))
+        return list(
+            zip(map(samples.measure.text, sources), map(samples.measure.text, targets), strict=True)
+        )
+    words, phones = (
+        [[SYMBOLS[token - END - 1] for token in side] for side in sides]
+        for sides in (sources, targets)
+    )
     return list(zip(map("".join, words), map(" ".join, phones), strict=True))
 
 
 @pytest.fixture(params=["words", "bibles"])
-def task_and_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CMUDict | BibleVerses, Path]:
+def task_and_folder(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> tuple[CMUDict | BibleVerses, Path]:
     if request.param == "words":
         return WORDS, tmp_path
     return kjv(tmp_path), tmp_path
 
 
-def test_splits_share_nothing_and_are_the_same_each_time(task_and_folder: tuple[CMUDict | BibleVerses, Path]) -> None:
+def test_splits_share_nothing_and_are_the_same_each_time(
+    task_and_folder: tuple[CMUDict | BibleVerses, Path],
+) -> None:
     task, folder = task_and_folder
     samples = load(task, folder)
     train, test = texts(samples, "train"), texts(samples, "evaluation")
@@ -76,7 +95,10 @@ def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
     pairs = Pairs.of(([[7, 8, 9], [5]], [[4], [6, 7]], [0, 0]), range(2), CPU)
     assert pairs.num_tokens.tolist() == [2, 3] and pairs.lengths.tolist() == [4, 3]
     inputs, labels = pairs.batch(torch.arange(2))
-    assert inputs.tolist() == [[[7, 8, 9, END], [BEGIN, 4, END, PAD]], [[5, END, PAD, PAD], [BEGIN, 6, 7, END]]]
+    assert inputs.tolist() == [
+        [[7, 8, 9, END], [BEGIN, 4, END, PAD]],
+        [[5, END, PAD, PAD], [BEGIN, 6, 7, END]],
+    ]
     assert labels.tolist() == [[4, END, IGNORED, IGNORED], [6, 7, END, IGNORED]]
     assert (inputs.dtype, labels.dtype) == (torch.int64, torch.int64)
     # What comes after the end is no part of a sentence.
@@ -88,7 +110,9 @@ def test_the_first_pronunciation_counts_without_stress(tmp_path: Path) -> None:
     for word, phones in texts(load(WORDS, folder), "train"):
         assert phones == " ".join(["AH", "B", "EH", "T"][: 1 + len(word) % 4])
     groups = load(WORDS, folder).train.groups
-    assert groups.tolist() == [ord(word[0]) - ord("a") for word, _ in texts(load(WORDS, folder), "train")]
+    assert groups.tolist() == [
+        ord(word[0]) - ord("a") for word, _ in texts(load(WORDS, folder), "train")
+    ]
 
 
 def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(tmp_path: Path) -> None:
@@ -102,10 +126,15 @@ def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(tmp_path: Path)
     assert samples.train.groups.tolist() == [int(number >= 20) for number in both[0]]
 
 
-def test_verses_that_are_long_empty_or_of_odd_length_are_left_out_and_notes_titles_and_tags_are_no_words() -> None:
+def test_verses_that_are_long_empty_or_of_odd_length_are_left_out_and_notes_titles_and_tags_are_no_words() -> (
+    None
+):
     pairs = {"a b": "a", "a b c": "a", "": "a", "a ": "", " ".join("a" * 26): " ".join("a" * 20)}
     assert [fits(TextPair(*pair)) for pair in pairs.items()] == [True, False, False, False, False]
-    osis = '<title type="x">A title</title><w lemma="x">In the</w> be<i>gin</i>ning<note n="1">or <i>x</i></note>'
+    osis = (
+        '<title type="x">A title</title><w lemma="x">In the</w> be<i>gin</i>ning<note n="1">or '
+        "<i>x</i></note>"
+    )
     assert plain_text(osis + "<div/>was ¶ it") == "In the beginning was it"
 
 
@@ -115,8 +144,14 @@ def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.with_suffix(".bzs").unlink(), "apt-get install sword-text-kjv"),
-    "cut text": (lambda path: rewrite(path.with_suffix(".bzz"), lambda raw: raw[:-20]), "nt.* are damaged"),
-    "fewer verses": (lambda path: rewrite(path.with_suffix(".bzv"), lambda raw: raw[:-10]), "another versification"),
+    "cut text": (
+        lambda path: rewrite(path.with_suffix(".bzz"), lambda raw: raw[:-20]),
+        "nt.* are damaged",
+    ),
+    "fewer verses": (
+        lambda path: rewrite(path.with_suffix(".bzv"), lambda raw: raw[:-10]),
+        "another versification",
+    ),
 }
 
 
@@ -146,11 +181,15 @@ def test_other_texts_than_the_known_ones_are_refused(tmp_path: Path) -> None:
     known = replace(task, sha256=load(task, tmp_path).sha256)
     known.prepare(tmp_path)
     for other in (replace(known, sha256="0" * 64), replace(known, num_test=14)):
-        with pytest.raises(DataError, match=r"other ones than they should be .* expected 25 and 1[45]"):
+        with pytest.raises(
+            DataError, match=r"other ones than they should be .* expected 25 and 1[45]"
+        ):
             other.prepare(tmp_path)
 
 
-def test_sentences_beyond_the_positions_and_vocabularies_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_sentences_beyond_the_positions_and_vocabularies_that_do_not_fit_are_refused(
+    tmp_path: Path,
+) -> None:
     task = kjv(tmp_path)
     with pytest.raises(DataError, match=r"more than the 9 that the model has positions for"):
         load(replace(task, positions=10), tmp_path)
@@ -159,15 +198,22 @@ def test_sentences_beyond_the_positions_and_vocabularies_that_do_not_fit_are_ref
             load(replace(task, vocabulary=size), tmp_path)
 
 
-def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alone(tmp_path: Path) -> None:
+def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alone(
+    tmp_path: Path,
+) -> None:
     subwords = Subwords(verses(1, 30), 300)
     odd = ["¿Dónde está, señor?", "日本", "a  b"]
     assert [subwords.decode(tokens) for tokens in subwords.encode(odd)] == odd  # type: ignore[arg-type]
     assert all(min(tokens) > END for tokens in subwords.encode(odd))
-    assert "\ufffd" in subwords.decode(list(subwords.encode(["é"])[0])[:-1]), "bytes that are no text"
+    assert "\ufffd" in subwords.decode(list(subwords.encode(["é"])[0])[:-1]), (
+        "bytes that are no text"
+    )
     task = kjv(tmp_path)
     before, fewer = load(task, tmp_path), task._read(tmp_path)[0]
-    assert before.vocabulary_sha256 == Subwords([text for pair in fewer for text in pair[:2]], 300).sha256
+    assert (
+        before.vocabulary_sha256
+        == Subwords([text for pair in fewer for text in pair[:2]], 300).sha256
+    )
 
 
 def test_phone_errors_are_insertions_deletions_and_substitutions_of_all_words() -> None:
@@ -180,7 +226,10 @@ def test_bleu_and_chrf_of_parts_are_those_of_the_whole_by_sacrebleu() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     said, expected = (
         verses(1, 30),
-        [a if n % 3 else b for n, (a, b) in enumerate(zip(verses(1, 30), verses(5, 30), strict=True))],
+        [
+            a if n % 3 else b
+            for n, (a, b) in enumerate(zip(verses(1, 30), verses(5, 30), strict=True))
+        ],
     )
     vocabulary = dict(enumerate(dict.fromkeys([*said, *expected])))
     number = {text: key for key, text in vocabulary.items()}

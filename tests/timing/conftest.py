@@ -1,4 +1,5 @@
-"""What tests of timing share: labs with prefixes of their own, a process group of one, a small model and a workload."""
+"""What tests of timing share: labs with prefixes of their own, a process group of one, a small
+model and a workload."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ WORKLOAD = Workload(
 
 
 def turn_of(method: Method, num_workers: int = 8, trainee: Trainee | None = None) -> Turn:
-    """A turn of a worker that is alone and by default waits, on the small model, with messages that are seen."""
+    """A turn of a worker that is alone and by default waits, on the small model, with messages that
+    are seen."""
     waiting = Trainee(WORKLOAD.name, GRADIENTS, torch.device("cpu"), WORKLOAD)
     return Turn(trainee or waiting, method, num_workers, [None] * 10, visible=True)
 

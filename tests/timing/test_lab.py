@@ -1,4 +1,5 @@
-"""Labs that come up and go, who reaches whom at which rates, what is left behind; and sweeps of what they carry."""
+"""Labs that come up and go, who reaches whom at which rates, what is left behind; and sweeps of
+what they carry."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ Owner = tuple[subprocess.Popen[str], int]
 
 @pytest.fixture
 def owner(prefix: str) -> Iterator[Owner]:
-    """A process that has a lab of 2 x 2 workers up, and the pid of a process in the last namespace."""
+    """A process that has a lab of 2 x 2 workers up, and the pid of a process in the last
+    namespace."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", OWNER, prefix]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -60,7 +62,8 @@ def owner(prefix: str) -> Iterator[Owner]:
 @needs_lab
 @pytest.mark.usefixtures("prefix")
 def test_links_carry_the_counted_payload_and_headers() -> None:
-    """What an optimiser counts as sent, against the counters of the links that its workers are on."""
+    """What an optimiser counts as sent, against the counters of the links that its workers are
+    on."""
     with (
         lab(LabTopology(NUM_WORKERS, 1, 1e9)) as network,
         start_inside(network, _train, [()] * NUM_WORKERS) as workers,
@@ -71,10 +74,15 @@ def test_links_carry_the_counted_payload_and_headers() -> None:
         counted, sent = workers.hear_all(), network.sent()
         # Four steps send an eighth of the numbers, and two of them a quarter besides.
         payload_bits = 32 * NUMEL * (4 / 8 + 2 / 4)
-        assert [now - then for now, then in zip(counted, before, strict=True)] == [payload_bits] * NUM_WORKERS
-        # An all-reduce over n workers is a ring of n - 1 steps there and n - 1 back, each of 1/n of the payload.
+        assert [now - then for now, then in zip(counted, before, strict=True)] == [
+            payload_bits
+        ] * NUM_WORKERS
+        # An all-reduce over n workers is a ring of n - 1 steps there and n - 1 back, each of 1/n of
+        # the payload.
         expected = 2 * (NUM_WORKERS - 1) / NUM_WORKERS * payload_bits / 8
-        for (num_bytes, frames), (bytes_before, frames_before) in zip(sent, sent_before, strict=True):
+        for (num_bytes, frames), (bytes_before, frames_before) in zip(
+            sent, sent_before, strict=True
+        ):
             carried = num_bytes - bytes_before - HEADER_BYTES * (frames - frames_before)
             assert carried == pytest.approx(expected, rel=0.03)
 
@@ -82,7 +90,10 @@ def test_links_carry_the_counted_payload_and_headers() -> None:
 def _train(worker: Worker) -> None:
     with joined("cpu", 60.0, worker.init_method, worker.rank, worker.world_size):
         parameter = torch.nn.Parameter(torch.zeros(NUMEL))
-        compressors = {"gradient_compressor": BlockSparsifier(ratio=8), "error_compressor": BlockSparsifier(ratio=4)}
+        compressors = {
+            "gradient_compressor": BlockSparsifier(ratio=8),
+            "error_compressor": BlockSparsifier(ratio=4),
+        }
         optimizer = MCSER(
             [parameter],
             lr=0.1,
@@ -125,9 +136,14 @@ def test_a_signal_ends_the_lab(prefix: str, owner: Owner) -> None:
 
 
 @needs_lab
-def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(prefix: str, owner: Owner) -> None:
+def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(
+    prefix: str, owner: Owner
+) -> None:
     process, inside = owner
-    with pytest.raises(BusyError, match="a lab is up on this machine already"), lab(LabTopology(2, 1, 1e8)):
+    with (
+        pytest.raises(BusyError, match="a lab is up on this machine already"),
+        lab(LabTopology(2, 1, 1e8)),
+    ):
         pass
     assert len(namespaces(f"{prefix}-")) == 3 and is_alive(inside), "a lab in use is left alone"
     other = f"other{prefix}-m0"
@@ -148,7 +164,9 @@ def test_what_a_killed_lab_left_is_removed_by_the_next_and_nothing_else_is(prefi
 
 
 @needs_lab
-def test_links_are_limited_at_both_ends_and_congestion_control_is_not_the_hosts(prefix: str) -> None:
+def test_links_are_limited_at_both_ends_and_congestion_control_is_not_the_hosts(
+    prefix: str,
+) -> None:
     with lab(LabTopology(2, 2, 3e6)) as network:
         assert [network.namespace(rank).name[-2:] for rank in range(4)] == ["m0", "m0", "m1", "m1"]
         for rate in (3e6, 5e6):
@@ -158,7 +176,9 @@ def test_links_are_limited_at_both_ends_and_congestion_control_is_not_the_hosts(
             assert limits(f"{prefix}-switch") == {"m0": rate, "m1": rate}
         routes = output("ip", "-n", f"{prefix}-m1", "route", "show", "table", "all").splitlines()
         chosen = [route.split()[0] for route in routes if "congctl cubic" in route]
-        assert chosen == ["10.83.0.0/24", "local"], "to other machines, and to the machine's own workers"
+        assert chosen == ["10.83.0.0/24", "local"], (
+            "to other machines, and to the machine's own workers"
+        )
 
 
 LISTENER = """
@@ -185,7 +205,8 @@ with socket.create_connection((sys.argv[1], 9)) as connection:
 @pytest.mark.usefixtures("prefix")
 @pytest.mark.parametrize("jitter_seconds", [0.0, 0.05])
 def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: float) -> None:
-    """A connection stands after a packet there and one back; a long transfer goes at the rate of its link."""
+    """A connection stands after a packet there and one back; a long transfer goes at the rate of
+    its link."""
     latency_seconds, rate = 0.1, 20e6
     num_bytes = round(rate / 8 * 3)
     with lab(LabTopology(2, 1, rate, latency_seconds, jitter_seconds)) as network:
@@ -197,22 +218,30 @@ def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: f
             received, seconds = map(float, listener.stdout.readline().split())
         sent = network.sent()[0][0]
     least, most = 2 * latency_seconds, 2 * (latency_seconds + jitter_seconds)
-    assert least + 1.5 * jitter_seconds <= there_and_back < most + 0.1, "the relay's draws are the same each time"
+    assert least + 1.5 * jitter_seconds <= there_and_back < most + 0.1, (
+        "the relay's draws are the same each time"
+    )
     assert received == num_bytes and num_bytes < sent < 1.1 * num_bytes
-    share = 0.2 if jitter_seconds else 0.5  # where packets come in bunches, TCP's window grows more slowly
+    share = (
+        0.2 if jitter_seconds else 0.5
+    )  # where packets come in bunches, TCP's window grows more slowly
     assert share * rate < 8 * received / seconds < 1.1 * rate
 
 
 def test_on_a_way_that_varies_packets_take_what_is_drawn_and_none_overtakes_another() -> None:
     latency_seconds, jitter_seconds, draws = 0.02, 0.05, random.Random(0)
     with ExitStack() as stack:
-        (sender, ours), (receiver, theirs) = (socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
+        (sender, ours), (receiver, theirs) = (
+            socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)
+        )
         for each in (sender, ours, receiver, theirs):
             stack.enter_context(each)
         receiver.settimeout(10)
         orders, end = os.pipe()
         devices = [ours.fileno(), theirs.fileno()]
-        passes_on = Thread(target=relay, args=(devices, latency_seconds, jitter_seconds, orders), daemon=True)
+        passes_on = Thread(
+            target=relay, args=(devices, latency_seconds, jitter_seconds, orders), daemon=True
+        )
         passes_on.start()
         packets = [b"\x45" + bytes(18) + bytes([2, number]) for number in range(40)]
         for packet in packets[:4]:
@@ -233,7 +262,10 @@ def test_on_a_way_that_varies_packets_take_what_is_drawn_and_none_overtakes_anot
 def test_a_relay_that_ended_is_said_and_with_its_lab_it_ends(prefix: str) -> None:
     with lab(LabTopology(2, 1, 1e8, 0.01)) as network:
         assert network.topology == LabTopology(2, 1, 1e8, 0.01)
-        assert limits(f"{prefix}-m1") == {network.interface: 1e8} and f"{prefix}-switch" not in namespaces()
+        assert (
+            limits(f"{prefix}-m1") == {network.interface: 1e8}
+            and f"{prefix}-switch" not in namespaces()
+        )
         [pid] = map(int, output("ip", "netns", "pids", f"{prefix}-m1").split())
         network.set_rate(5e7)
         assert limits(f"{prefix}-m0") == {network.interface: 5e7}
@@ -246,11 +278,15 @@ def test_a_relay_that_ended_is_said_and_with_its_lab_it_ends(prefix: str) -> Non
     _until(lambda: not is_alive(pid))
 
 
-def test_where_there_can_be_no_lab_a_sentence_says_why(monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> None:
+def test_where_there_can_be_no_lab_a_sentence_says_why(
+    monkeypatch: pytest.MonkeyPatch, cli: CommandLine
+) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for missing in ("ip", "tc"):
-        monkeypatch.setattr(shutil, "which", lambda name, missing=missing: None if name == missing else "/usr/sbin")
+        monkeypatch.setattr(
+            shutil, "which", lambda name, missing=missing: None if name == missing else "/usr/sbin"
+        )
         assert f"needs the program {missing}" in str(why_not())
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     assert "needs root" in cli.refused("netlab")
@@ -267,7 +303,9 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_numbers_that_no_lab_can_have_are_one_sentence(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_no_lab_can_have_are_one_sentence(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cser_bench.harness.timing.lab.why_not", lambda: None)
     for words, said in {
         "--workers 8 --machines 3": "8 workers are not as many on each of 3 machines",
@@ -298,5 +336,7 @@ def test_the_command_records_what_can_be_emulated(
     for point in found.points:
         assert point.wire_bytes is not None and point.wire_frames is not None
         if point.payload_bytes >= 100_000:
-            assert point.wire_bytes - HEADER_BYTES * point.wire_frames == pytest.approx(point.formula_bytes, rel=0.05)
+            assert point.wire_bytes - HEADER_BYTES * point.wire_frames == pytest.approx(
+                point.formula_bytes, rel=0.05
+            )
     assert not namespaces(f"{prefix}-")

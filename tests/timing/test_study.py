@@ -1,4 +1,5 @@
-"""Studies: what is timed is what is scored, what this machine can do of it, and studies that torchrun makes."""
+"""Studies: what is timed is what is scored, what this machine can do of it, and studies that
+torchrun makes."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def scored() -> dict[str, Method]:
     return scored_methods(RESULTS)
 
 
-def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(scored: dict[str, Method]) -> None:
+def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(
+    scored: dict[str, Method],
+) -> None:
     timed = {
         row: (method.algorithm, method.settings, method.momentum)
         for name, method in scored.items()
@@ -44,13 +47,17 @@ def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(scored:
     }
     for experiment in EXPERIMENTS:
         for run in plan_experiment(experiment, RESULTS).runs:
-            wanted = experiment == EXPERIMENTS[1] or (run.row.endswith("-96") and "~" not in run.row)
+            wanted = experiment == EXPERIMENTS[1] or (
+                run.row.endswith("-96") and "~" not in run.row
+            )
             if wanted:
                 config = run.config
                 expected = (config.algorithm, config.settings, config.momentum)
                 assert timed.pop(f"{experiment}/{run.row}", expected) == expected
     left = {row.partition("/")[2] for row in timed}
-    assert {"sgd", "alone", "final_average", "dpsgd", "powersgd_rank_1"} <= left, "the bounds, and who has no ratio 96"
+    assert {"sgd", "alone", "final_average", "dpsgd", "powersgd_rank_1"} <= left, (
+        "the bounds, and who has no ratio 96"
+    )
     assert not any(row.endswith(("-12", "-384", "-1536")) for row in left)
 
 
@@ -59,28 +66,47 @@ def test_what_the_experiment_on_text_scores_is_timed_with_its_local_steps_and_as
 ) -> None:
     monkeypatch.chdir(RESULTS.parent)
     at_once, far = text(tmp_path, [])
-    assert [each.fabric.latency_seconds for each in (at_once, far)] == [0.0, 20e-3] and at_once.methods == far.methods
+    assert [each.fabric.latency_seconds for each in (at_once, far)] == [
+        0.0,
+        20e-3,
+    ] and at_once.methods == far.methods
     configs = {run.row: run.config for run in plan_experiment("gpt_text_methods", RESULTS).runs}
-    steps = {row: (config.algorithm, config.settings, config.local_step) for row, config in configs.items()}
-    timed = {each.name: (each.algorithm, each.settings, each.local_step) for each in at_once.methods}
+    steps = {
+        row: (config.algorithm, config.settings, config.local_step)
+        for row, config in configs.items()
+    }
+    timed = {
+        each.name: (each.algorithm, each.settings, each.local_step) for each in at_once.methods
+    }
     assert timed.pop("ddp") == ("ddp", {}, "adamw") and steps.pop("qsr-64") and timed == steps
     assert all(each.overlap for each in at_once.methods)
     periods = {each.name: each.period for each in at_once.methods}
-    assert (periods["adamw"], periods["streaming-64"], periods["moments-64"]) == (1, 16, math.lcm(96, 288, 576))
+    assert (periods["adamw"], periods["streaming-64"], periods["moments-64"]) == (
+        1,
+        16,
+        math.lcm(96, 288, 576),
+    )
 
 
 def test_links_far_apart_have_four_latencies_and_one_that_varies(tmp_path: Path) -> None:
     places = {each.name: each.fabric for each in wide(tmp_path, ["ddp"])}
     assert len(places) == 5 and {each.bits_per_second for each in places.values()} == {100e6}
     varies = places.pop("wide-100mbps-5to10ms")
-    assert [varies.latency_seconds, varies.jitter_seconds, varies.latency] == [5e-3, 5e-3, "5 to 10 ms"]
+    assert [varies.latency_seconds, varies.jitter_seconds, varies.latency] == [
+        5e-3,
+        5e-3,
+        "5 to 10 ms",
+    ]
     assert [each.latency for each in places.values()] == ["0 ms", "5 ms", "20 ms", "80 ms"]
     assert not any(each.jitter_seconds for each in places.values())
 
 
 def sending(method: Method, *sent: tuple[int, int]) -> Method:
     """The method with messages of so many bytes, each once in so many steps."""
-    messages = [Message(collective="all_reduce", payload_bytes=size, every=every, ready=1.0) for size, every in sent]
+    messages = [
+        Message(collective="all_reduce", payload_bytes=size, every=every, ready=1.0)
+        for size, every in sent
+    ]
     return method.model_copy(update={"messages": messages})
 
 
@@ -88,10 +114,14 @@ def cells(method: Method) -> list[Cell]:
     """Those of a session of scored methods, where this machine's links carry so much in all."""
     load, network = workload("resnet50_v100", "cpu"), fabric(LabTopology(SCORED_WORKERS, 1, 1e9))
     place = {"links": SCORED_LINKS, "fastest": MOST / SCORED_WORKERS, "by_cell": True}
-    return cells_of(Session("scored-1", load, gradients_of(load.name), [method], network, **place), method)
+    return cells_of(
+        Session("scored-1", load, gradients_of(load.name), [method], network, **place), method
+    )
 
 
-def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(scored: dict[str, Method]) -> None:
+def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(
+    scored: dict[str, Method],
+) -> None:
     local = cells(sending(scored["local_sgd-96"], (MODEL_BYTES, 96)))
     assert [(cell.kind, cell.bits_per_second, cell.share) for cell in local] == [
         ("ordinary", None, 95 / 96),
@@ -104,7 +134,9 @@ def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(sco
 
 
 def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_further() -> None:
-    large, small = (cells(sending(METHODS["all_reduce"], (size, 1))) for size in (MODEL_BYTES, 1000))
+    large, small = (
+        cells(sending(METHODS["all_reduce"], (size, 1))) for size in (MODEL_BYTES, 1000)
+    )
     for cell in (*large, *small):
         rate = cell.bits_per_second
         assert rate is not None and SCORED_WORKERS * rate / cell.dilation <= MOST * (1 + 1e-9)
@@ -118,7 +150,8 @@ def test_links_are_slowed_down_as_far_as_this_machine_needs_and_small_messages_f
 def test_what_the_machine_cannot_do_or_has_no_time_for_is_left_out_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine of 2 Gb/s on which nothing takes time. Seen are timings, their links' rate and the fastest possible."""
+    """A machine of 2 Gb/s on which nothing takes time. Seen are timings, their links' rate and the
+    fastest possible."""
     seen: list[tuple[str, float | None, float]] = []
 
     @contextmanager
@@ -129,7 +162,8 @@ def test_what_the_machine_cannot_do_or_has_no_time_for_is_left_out_and_said(
         seen.append((session.workload.name, session.fabric.bits_per_second, session.fastest))
 
     jobs = [
-        Job("resnet50_v100", 8, 1, rate, dilation, ["all"]) for rate, dilation in ((10e9, 1), (10e9, 128), (1e12, 1))
+        Job("resnet50_v100", 8, 1, rate, dilation, ["all"])
+        for rate, dilation in ((10e9, 1), (10e9, 128), (1e12, 1))
     ]
     for name, stand_in in {
         "ceiling_bits_per_second": lambda _: MOST / study.SHARE_OF_CEILING,
@@ -181,7 +215,9 @@ def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     time = ["-m", "harness", "time", "--workload", "fashion_mnist", "--visits", "1", "--steps", "1"]
     methods = ["--methods", "ddp", "mcser", "--output", str(folder)]
-    done = subprocess.run([sys.executable, *start, *time, *methods], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *start, *time, *methods], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     study = read_study(folder)
     assert [method.name for method in study.timings[0].methods] == ["ddp", "mcser"]
@@ -197,5 +233,8 @@ def test_another_workload_joins_the_study(tmp_path: Path) -> None:
     for timing in (small, large, small):
         add_to_study(tmp_path, sweep, timing)
     study = read_record(tmp_path / "study.json", TimingStudy)
-    assert study.sweeps == ["sweep.json"] and study.timings == ["timing-fashion_mnist.json", "timing-cmudict.json"]
+    assert study.sweeps == ["sweep.json"] and study.timings == [
+        "timing-fashion_mnist.json",
+        "timing-cmudict.json",
+    ]
     assert read_record(tmp_path / "timing-cmudict.json", Timing) == large

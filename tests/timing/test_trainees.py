@@ -28,7 +28,11 @@ def test_times_are_published_scaled_or_measured_and_say_so() -> None:
     resnet, wide = workload("resnet50_v100", "cpu"), workload("wide_resnet_40_8_v100", "cpu")
     assert resnet.forward_seconds + resnet.backward_seconds == pytest.approx(32 / 1200)
     assert resnet.backward_seconds == pytest.approx(2 * resnet.forward_seconds)
-    assert (resnet.num_parameters, resnet.batch_size, wide.num_parameters) == (25_557_032, 32, 35_794_516)
+    assert (resnet.num_parameters, resnet.batch_size, wide.num_parameters) == (
+        25_557_032,
+        32,
+        35_794_516,
+    )
     assert "NVIDIA DeepLearningExamples" in resnet.source
     # 16 images of 32 x 32 at about 5.1 G multiply-adds (each of two operations), in fp32.
     expected = 16 * 2 * 5.1e9 / (RESNET50_FORWARD_FLOPS * 367)
@@ -36,7 +40,9 @@ def test_times_are_published_scaled_or_measured_and_say_so() -> None:
     assert "modelled" in wide.source
     small = workload("fashion_mnist", "cpu")
     assert (small.num_parameters, small.batch_size) == (25_786, 16)
-    assert min(small.forward_seconds, small.backward_seconds) > 0 and "measured here" in small.source
+    assert (
+        min(small.forward_seconds, small.backward_seconds) > 0 and "measured here" in small.source
+    )
 
 
 def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic() -> None:
@@ -55,7 +61,8 @@ def test_gradients_are_in_order_and_modules_have_their_share_of_the_arithmetic()
         model = Model()
     gradients = gradients_of_model(model, (2, 6))
     assert list(gradients.done) == [1, 0, 3, 4, 2], "of a linear layer the bias is only added"
-    # Multiply-adds: 4 x 2 for the late layer's weights and its input, then 6 x 4 for the early one's weights.
+    # Multiply-adds: 4 x 2 for the late layer's weights and its input, then 6 x 4 for the early
+    # one's weights.
     assert gradients.done == pytest.approx({1: 0.4, 0: 0.4, 3: 0.4, 4: 0.4, 2: 1.0})
 
 
@@ -89,7 +96,9 @@ def waiting(dilation: float = 10.0) -> Trainee:
     return trainee
 
 
-def test_gradients_come_as_scheduled_whatever_else_takes_time_and_the_pass_is_noted_as_it_goes(clock: Clock) -> None:
+def test_gradients_come_as_scheduled_whatever_else_takes_time_and_the_pass_is_noted_as_it_goes(
+    clock: Clock,
+) -> None:
     trainee, seen = waiting(), list[float]()
 
     def hook(_: object) -> None:
@@ -99,7 +108,8 @@ def test_gradients_come_as_scheduled_whatever_else_takes_time_and_the_pass_is_no
     for parameter in trainee.module.parameters():
         parameter.register_hook(hook)
     trainee.passes()
-    # The forward pass's 10 s, and shares 0.8, 0, 0.2 of the backward pass's 20, which hide three of the four hooks.
+    # The forward pass's 10 s, and shares 0.8, 0, 0.2 of the backward pass's 20, which hide three of
+    # the four hooks.
     assert clock.slept == pytest.approx([10.0 + 16.0, 4.0 - 1.5])
     assert seen == [0.8, 0.8, 0.8, 1.0] and trainee.scheduled_seconds == 30.0
     assert (trainee.began, trainee.last_gradient, clock.now) == pytest.approx((100.0, 130.0, 130.5))
@@ -110,7 +120,14 @@ def test_gradients_come_as_scheduled_whatever_else_takes_time_and_the_pass_is_no
 
 
 OWN = [name for name, timed in METHODS.items() if timed.algorithm in algorithms()]
-NOT_OF_256 = {"all_reduce": 1, "mcser_32": 32, "mcser_1024": 1024, "dpsgd": 1, "dpsgd_ring": 0.5, "powersgd": None}
+NOT_OF_256 = {
+    "all_reduce": 1,
+    "mcser_32": 32,
+    "mcser_1024": 1024,
+    "dpsgd": 1,
+    "dpsgd_ring": 0.5,
+    "powersgd": None,
+}
 NOT_OF_256 |= {"two_stage_8": 32 / (8 + 32 / 256)}
 
 
@@ -126,7 +143,9 @@ def methods(alone: None) -> dict[str, Method]:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_messages_of_a_period_are_what_the_closed_form_says(name: str, methods: dict[str, Method], alone: None) -> None:
+def test_messages_of_a_period_are_what_the_closed_form_says(
+    name: str, methods: dict[str, Method], alone: None
+) -> None:
     turn = turn_of(METHODS[name])
     assert isinstance(turn.optimizer, DistributedOptimizer)
     period, messages = METHODS[name].period, methods[name].messages
@@ -134,14 +153,24 @@ def test_messages_of_a_period_are_what_the_closed_form_says(name: str, methods: 
     once, twice = (turn.optimizer.expected_traffic(count * period) for count in (1, 2))
     sent = sum(8 * message.payload_bytes * period // message.every for message in messages)
     assert sent == twice.training_bits - once.training_bits
-    num_collectives = [sum(entry.collectives for entry in each.training().values()) for each in (once, twice)]
-    assert sum(period // message.every for message in messages) == num_collectives[1] - num_collectives[0]
-    if ratio := NOT_OF_256.get(name, 256):  # What the name says; blocks of few parameters are rounded up.
+    num_collectives = [
+        sum(entry.collectives for entry in each.training().values()) for each in (once, twice)
+    ]
+    assert (
+        sum(period // message.every for message in messages)
+        == num_collectives[1] - num_collectives[0]
+    )
+    if ratio := NOT_OF_256.get(
+        name, 256
+    ):  # What the name says; blocks of few parameters are rounded up.
         assert methods[name].ratio(NUMEL) == pytest.approx(ratio, rel=0.05)
 
 
-def test_a_bucket_is_ready_when_its_last_gradient_is(monkeypatch: pytest.MonkeyPatch, alone: None) -> None:
-    """Buckets are full at 16 kB: in the small layers with the last's 48 kB, then with the others' 26.4 kB."""
+def test_a_bucket_is_ready_when_its_last_gradient_is(
+    monkeypatch: pytest.MonkeyPatch, alone: None
+) -> None:
+    """Buckets are full at 16 kB: in the small layers with the last's 48 kB, then with the others'
+    26.4 kB."""
     monkeypatch.setattr(dist, "_DEFAULT_FIRST_BUCKET_BYTES", 16 << 10)
     messages = described("ddp").messages
     assert [message.payload_bytes for message in messages] == [4 * 12000, 4 * 6600]
@@ -154,18 +183,26 @@ def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
 ) -> None:
     monkeypatch.setattr(dist, "_DEFAULT_FIRST_BUCKET_BYTES", 1 << 10)
     schedules = (workload("fashion_mnist", "cpu"), None)
-    trainees = [Trainee("fashion_mnist", gradients_of("fashion_mnist"), CPU, each) for each in schedules]
+    trainees = [
+        Trainee("fashion_mnist", gradients_of("fashion_mnist"), CPU, each) for each in schedules
+    ]
     waits, real = (described(name, trainee=trainee).messages for trainee in trainees)
-    assert [message.payload_bytes for message in waits] == [message.payload_bytes for message in real]
-    assert [message.ready for message in waits] == pytest.approx([message.ready for message in real], abs=1e-3)
+    assert [message.payload_bytes for message in waits] == [
+        message.payload_bytes for message in real
+    ]
+    assert [message.ready for message in waits] == pytest.approx(
+        [message.ready for message in real], abs=1e-3
+    )
     assert name == "mcser" or len({message.ready for message in waits}) > 1
 
 
-def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(methods: dict[str, Method]) -> None:
+def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(
+    methods: dict[str, Method],
+) -> None:
     """Of equal blocks of the flat vector (6000, 300 and 300, 12000 numbers), drawn uniformly."""
     blocks = range(0, NUMEL, -(-NUMEL // 256))
-    # A block that touches the first layer's 6000 numbers is ready at 1.0; the others, with layers "norm" and "last",
-    # at 0.8.
+    # A block that touches the first layer's 6000 numbers is ready at 1.0; the others, with layers
+    # "norm" and "last", at 0.8.
     expected = sum(1.0 if start < 6000 else 0.8 for start in blocks) / len(blocks)
     for name in ("ef_sgd_overlap", "csea_overlap"):
         [message] = methods[name].messages[:1]
@@ -192,20 +229,34 @@ def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_o
 
 
 def test_what_neighbours_are_sent_and_who_they_are(methods: dict[str, Method]) -> None:
-    """On eight workers: a ring's two neighbours in each step, or the one at distance 1, 2 and 4 in turn."""
+    """On eight workers: a ring's two neighbours in each step, or the one at distance 1, 2 and 4 in
+    turn."""
     ring, peers = ((1, 7),), ((1,), (2,), (4,))
     half = 4 * -(-NUMEL // 512)
-    sent = {"dpsgd": 4 * NUMEL, "dpsgd_ring": 2 * 4 * NUMEL, "choco_sgd": 2 * half, "deep_squeeze": 2 * half}
+    sent = {
+        "dpsgd": 4 * NUMEL,
+        "dpsgd_ring": 2 * 4 * NUMEL,
+        "choco_sgd": 2 * half,
+        "deep_squeeze": 2 * half,
+    }
     for name, payload_bytes in sent.items():
         rounds = peers if name == "dpsgd" else ring
-        expected = Message(collective="exchange", payload_bytes=payload_bytes, every=1, ready=1.0, rounds=rounds)
+        expected = Message(
+            collective="exchange", payload_bytes=payload_bytes, every=1, ready=1.0, rounds=rounds
+        )
         assert methods[name].messages == [expected]
 
 
 def test_a_method_is_timed_with_its_local_step(alone: None) -> None:
     changed = {"local_step": "adamw", "momentum": 0.0}
-    ddp, own = (turn_of(METHODS[name].model_copy(update=changed)).optimizer for name in ("ddp", "local_sgd"))
-    assert isinstance(ddp, torch.optim.AdamW) and isinstance(own, DistributedOptimizer) and own.local_step == "adamw"
+    ddp, own = (
+        turn_of(METHODS[name].model_copy(update=changed)).optimizer for name in ("ddp", "local_sgd")
+    )
+    assert (
+        isinstance(ddp, torch.optim.AdamW)
+        and isinstance(own, DistributedOptimizer)
+        and own.local_step == "adamw"
+    )
 
 
 def test_a_turn_that_is_over_keeps_no_process_group(alone: None) -> None:
