@@ -1,7 +1,6 @@
 """Builds what the records in a folder call for: the report of an experiment, or of a study of step
 times."""
 
-import gc
 from pathlib import Path
 
 from cser_bench.report.accuracy_report import build_report
@@ -27,7 +26,6 @@ def build(folder: Path, output: Path | None = None, tuning: Path | None = None) 
         UsageError: there are no such folders; RecordError: a record is damaged; OSError: a file
             cannot be written.
     """
-    gc.disable()  # of ten thousand records nothing is garbage
     if (folder / STUDY).exists():
         study = read_study(folder)
         experiments = experiments_beside(folder, study.sessions)
