@@ -3,7 +3,6 @@ silence."""
 
 import hashlib
 import json
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,15 +36,6 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
         ValueError: there is none, one is a shard, as each worker here holds a whole model, or one
             cannot lie in a flat vector; the message says which and why.
     """
-    if any(
-        frame.f_code.co_qualname.startswith("ZeroRedundancyOptimizer.")
-        for frame, _ in traceback.walk_stack(None)
-    ):
-        raise ValueError(
-            "ZeroRedundancyOptimizer gives each worker other parameters to step on, and these "
-            "optimisers average those of all; make this one directly, with all parameters, or "
-            "keep torch's own optimiser in it"
-        )
     tensors = [parameter for group in groups for parameter in group["params"]]
     if not tensors:
         raise ValueError("there is no parameter to train: every group is empty")

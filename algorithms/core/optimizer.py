@@ -34,6 +34,7 @@ from cser_bench.algorithms.core.settings import (
     LocalStepName,
     argument,
     check_arguments,
+    check_no_settings,
     check_numbers,
     check_options,
     declared_settings,
@@ -134,6 +135,7 @@ class DistributedOptimizer(Method, Optimizer):
         self.skip_nonfinite = given["skip_nonfinite"]
         numbers = {key: given[key] for key in NUMBERS["muon"]}
         super().__init__(params, group_defaults(self, numbers))
+        check_no_settings(self.param_groups, given.keys() - {"params", *numbers})
         check_options(self.param_groups, self.local_step)
         collectives: Collectives = given["collectives"] or default_collectives(self.param_groups)
         self.collectives, stacked = collectives, isinstance(collectives, StackedCollectives)

@@ -1,12 +1,12 @@
 """Collectives over a torch.distributed process group: NCCL on GPUs, gloo on CPUs."""
 
+import atexit
 import functools
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -220,18 +220,20 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
 
 @functools.cache
 def _tell_others_at_the_end() -> None:
-    """Makes an exception that ends this process known to the others, before it is shown as ever."""
-    show = sys.excepthook  # init_process_group() has put one of its own there too
+    """Has the exception that ends this process told to the others, once it was shown as ever."""
+    atexit.register(_tell_last_exception)
 
-    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        words = " ".join(f"{kind.__name__}: {error}".split())[:WORDS_LENGTH]
-        with suppress(Exception):  # Only the first counts: the others' follow from it.
-            _get_default_store().compare_set(
-                FIRST_FAILURE, "", f"rank {dist.get_rank()} raised {words}"
-            )
-        show(kind, error, trace)
 
-    sys.excepthook = tell
+def _tell_last_exception() -> None:
+    # Python keeps here what nobody caught, and nothing where a script came to its end.
+    error = getattr(sys, "last_value", None)
+    if error is None:
+        return
+    words = " ".join(f"{type(error).__name__}: {error}".split())[:WORDS_LENGTH]
+    with suppress(Exception):  # Only the first counts: the others' follow from it.
+        _get_default_store().compare_set(
+            FIRST_FAILURE, "", f"rank {dist.get_rank()} raised {words}"
+        )
 
 
 def _first_failure() -> str:

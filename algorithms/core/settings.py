@@ -4,7 +4,7 @@ checks."""
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from numbers import Real
@@ -121,6 +121,21 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
                 f"group {number}: muon is True or False, for local_step = 'muon' alone; leave it "
                 "out"
             )
+
+
+def check_no_settings(groups: Iterable[Mapping[str, Any]], settings: Collection[str]) -> None:
+    """Raises ValueError where a group holds a setting of the whole optimiser, of these names.
+
+    There it would change nothing. `ZeroRedundancyOptimizer` puts all settings there.
+    """
+    for number, group in enumerate(groups):
+        for key in group:
+            if key in settings:
+                raise ValueError(
+                    f"group {number}: {key} is a setting of the whole optimiser, not of a group; "
+                    "give it by name, and make the optimiser directly, with all parameters: in a "
+                    "ZeroRedundancyOptimizer each worker would have other ones"
+                )
 
 
 # The settings of a method's own.

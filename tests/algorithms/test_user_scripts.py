@@ -93,8 +93,10 @@ def test_shards_of_parameters_are_refused(kind: str) -> None:
             if kind == "zero":
                 make, said = (
                     partial(ZeroRedundancyOptimizer, optimizer_class=make),
-                    "ZeroRedundancyOptimizer gives each",
+                    "ZeroRedundancyOptimizer each worker would have other",
                 )
+                if not own_settings(name):  # nothing tells these; of one worker it has all
+                    continue
             with pytest.raises(ValueError, match=said):
                 make(model.parameters(), lr=0.1, momentum=0.9, **own_settings(name))
         assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
