@@ -27,9 +27,9 @@ from cser_bench.report.regime import (
 )
 from cser_bench.report.render import write_report
 from cser_bench.report.statistics import (
-    BELOW,
-    BEYOND,
+    BETTER_BY_MARGIN,
     VERDICTS,
+    WORSE_BY_MARGIN,
     accuracy_frame,
     contrasts_frame,
     rates_frame,
@@ -204,7 +204,11 @@ def _verdict_table(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
     """One line a verdict: the contrasts that have it, each with its estimate."""
     found: dict[str, list[str]] = {word: [] for word in VERDICTS}
     for line in contrasts.to_dict("records"):
-        joined = " less " if line["verdict"] in (BEYOND, BELOW) else _JOINED[line["kind"]]
+        joined = (
+            " less "
+            if line["verdict"] in (BETTER_BY_MARGIN, WORSE_BY_MARGIN)
+            else _JOINED[line["kind"]]
+        )
         said = _name(frames, line["row"]) + (joined and joined + _name(frames, line["reference"]))
         known = "" if math.isnan(line["estimate"]) else f" ({points(line['estimate'])})"
         found[line["verdict"]].append(said + known)

@@ -1,23 +1,33 @@
-"""How many runs of its rows had begun when each contrast was declared, by the attempts on
-record."""
+"""What had been run of each contrast's rows when it was declared, by the attempts on record."""
 
 from cser_bench.harness.records.declared import Seen, is_without_verdict, seen_runs
 from cser_bench.report.frame import Frames
 
 
 def seen_when_declared(frames: Frames) -> list[Seen | None]:
-    """Of each contrast, in the order of `Frames.contrasts`; None where it is not known when it was
-    declared."""
-    first = frames.attempts.groupby("run_id")["started_at"].min()
-    starts = {str(run_id): str(start) for run_id, start in first.items()}
-    runs = frames.runs.groupby("row")["run_id"].agg(set)
-    return [
-        seen_runs(contrast, runs.get(contrast.row, ()), runs.get(contrast.reference, ()), starts)
-        for contrast in frames.contrasts
-    ]
+    """Return how many runs of each contrast's rows had begun when it was declared.
+
+    In the order of `Frames.contrasts`; None where it is not known when one was declared.
+    """
+    # A run that was interrupted has several attempts. Its scores could be read from the first on.
+    first_attempts = frames.attempts.groupby("run_id")["started_at"].min()
+    starts = {str(run_id): str(start) for run_id, start in first_attempts.items()}
+    runs_of = frames.runs.groupby("row")["run_id"].agg(set)
+    seen = []
+    for contrast in frames.contrasts:
+        row_runs = runs_of.get(contrast.row, ())
+        reference_runs = runs_of.get(contrast.reference, ())
+        seen.append(seen_runs(contrast, row_runs, reference_runs, starts))
+    return seen
 
 
 def are_without_verdict(frames: Frames) -> list[bool]:
-    """Of each contrast whether it was declared too late to be judged."""
-    pairs = zip(frames.contrasts, seen_when_declared(frames), strict=True)
-    return [is_without_verdict(contrast, seen) for contrast, seen in pairs]
+    """Return of each contrast whether it was declared too late to be judged."""
+    too_late = []
+    for contrast, seen in zip(
+        frames.contrasts,
+        seen_when_declared(frames),
+        strict=True,
+    ):
+        too_late.append(is_without_verdict(contrast, seen))
+    return too_late

@@ -18,20 +18,24 @@ from cser_bench.report.typesetting import pdf_of
 TEMPLATES = Path(__file__).parent / "templates"
 
 LEFT = ("text", "code", "interval", "span")
-"""Formats of columns that are set to the left."""
+"""Formats of columns that are aligned to the left; numbers are aligned to the right."""
 
+# An underscore inside a word, as in a name of a row, is plain text in CommonMark.
 _SPECIAL = re.compile(r"([\\`*<\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
 def escape(value: Any) -> str:
-    """Text that Markdown shows as it is."""
-    return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
+    """Return text that Markdown shows as it is, on one line."""
+    line = " ".join(str(value).split())
+    return _SPECIAL.sub(r"\\\1", line)
 
 
 def table(
-    frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], strong: str | None = None
+    frame: pd.DataFrame,
+    columns: Mapping[str, tuple[str, str]],
+    strong: str | None = None,
 ) -> str:
-    """A Markdown table of some of a frame's columns; for templates, a filter.
+    """Return a Markdown table of some of a frame's columns; a filter of the templates.
 
     Args:
         columns: by the frame's column: its head, and the name of a format of
@@ -39,51 +43,58 @@ def table(
         strong: a column of booleans; its true rows are set in bold.
     """
     heads = [escape(head) for head, _ in columns.values()]
-    lines = [heads, ["---" if name in LEFT else "---:" for _, name in columns.values()]]
+    rules = ["---" if name in LEFT else "---:" for _, name in columns.values()]
+    lines = [heads, rules]
     for record in frame.to_dict("records"):
         cells = [_cell(record, column, name) for column, (_, name) in columns.items()]
-        lines.append([f"**{cell}**" for cell in cells] if strong and record[strong] else cells)
+        if strong is not None and record[strong]:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(record: Mapping[Hashable, Any], column: str, name: str) -> str:
+    value = record.get(column)
     # A column of the report of speed is a network, whose name has a comma too.
-    value = (
-        record[column] if column in record else tuple(record[each] for each in column.split(", "))
-    )
-    said = wording.FORMATS[name](value)
-    return said if name == "code" else escape(said)
+    if column not in record:
+        value = tuple(record[part] for part in column.split(", "))
+    text = wording.FORMATS[name](value)
+    if name == "code":
+        # Markdown takes nothing between backquotes as markup.
+        return text
+    return escape(text)
 
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """Templates with the formats of `report.wording`, `listed`, `counted`, `escape` and `table` as
-    filters.
+    """Return the environment of the templates.
 
-    The macros of macros.md.j2 can be called in all of them.
+    Its filters are the formats of `report.wording`, `listed`, `counted`, `escape` and `table`. The
+    macros of macros.md.j2 can be called in all templates.
     """
-    loader = FileSystemLoader(TEMPLATES)
-    made = Environment(  # Markdown, not HTML: `escape` is its escaping
-        loader=loader,
+    # Jinja escapes HTML; these are Markdown, for which there is the filter `escape`.
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= wording.FORMATS
-    made.filters |= {
+    templates.filters |= wording.FORMATS
+    templates.filters |= {
         "listed": wording.listed,
         "counted": wording.counted,
         "escape": escape,
         "table": table,
     }
-    made.globals |= vars(made.get_template("macros.md.j2").module)
-    return made
+    templates.globals |= vars(templates.get_template("macros.md.j2").module)
+    return templates
 
 
 def markdown_of(template: str, context: Mapping[str, Any]) -> str:
-    """A template of report/templates with what it names put in; never more than one empty line in a
-    row.
+    """Return a template of report/templates with the values of its names put in.
+
+    There is never more than one empty line in a row.
 
     Raises:
         jinja2.UndefinedError: the template names what the context lacks.
@@ -93,8 +104,10 @@ def markdown_of(template: str, context: Mapping[str, Any]) -> str:
 
 
 def write_tables(folder: Path, frames: Mapping[str, pd.DataFrame]) -> Path:
-    """Write each frame as NAME.csv, whole and unrounded; returns the folder, which is made if it is
-    not there."""
+    """Write each frame as NAME.csv, whole and unrounded, and return the folder.
+
+    The folder is made if it is not there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
@@ -110,8 +123,9 @@ def write_report(
     figures: Mapping[str, Figure],
     with_pdf: bool = True,
 ) -> Path:
-    """Write NAME.md, NAME.pdf, csv/ and figures/; the same numbers give the same bytes of Markdown
-    and CSV.
+    """Write NAME.md, NAME.pdf, csv/ and figures/.
+
+    The same numbers give the same bytes of Markdown and CSV.
 
     Args:
         output: a folder; made if it is not there.
@@ -133,8 +147,10 @@ def write_report(
         save(figure, output / "figures" / f"{key}.png")
     text = markdown_of(template, context)
     if with_pdf:
+        # A command that is stopped while it writes leaves the old PDF, whole.
         temporary = output / f".{name}.pdf.part"
         temporary.write_bytes(pdf_of(text, output))
         temporary.replace(output / f"{name}.pdf")
-    write_text_atomically(output / f"{name}.md", text, durable=False)
-    return output / f"{name}.md"
+    path = output / f"{name}.md"
+    write_text_atomically(path, text, durable=False)
+    return path

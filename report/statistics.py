@@ -1,11 +1,10 @@
-"""Statistics: means, differences of rows, scores by rate, the declared contrasts; scipy and
-statsmodels do the sums.
+"""Statistics: means, differences of rows, scores by rate, and verdicts on declared contrasts.
 
-One rule for all, chosen by `simulation.py` and told in docs/statistics.md. Each row has a variance
-of its own, with degrees of freedom after Welch and Satterthwaite. Runs are not paired by seed.
-Nothing is tested first to choose a test. All one-sided tests of an experiment's contrasts share its
-level, by Holm's procedure. One method is called better than another only where that also holds with
-one learning rate for both.
+Scipy and statsmodels do the sums. One rule holds for all experiments; `simulation.py` chose it and
+docs/statistics.md explains it. Each row has a variance of its own, with degrees of freedom after
+Welch and Satterthwaite. Runs are not paired by seed. Nothing is tested first to choose a test. All
+one-sided tests of an experiment's contrasts share its level, by Holm's procedure. One method is
+called better than another only where that also holds with one learning rate for both.
 """
 
 import math
@@ -25,58 +24,69 @@ from cser_bench.report.frame import Frames
 COVERAGE = 0.95
 """Of all two-sided intervals."""
 
-LESS, MORE = "loses less than the margin", "loses more than the margin"
-BETTER, WORSE, EQUAL = "better", "worse", "equal within the margin"
-BEYOND, BELOW = "better by more than the margin", "worse by more than the margin"
-"""Of two methods that were asked to be equal, and are shown to be further apart."""
-NOT_TOLD, DIVERGED, NO_RUNS = "not told apart", "diverged", "not enough runs"
-OTHER_RATE, NOT_RUN = "not shown at equal rate", "not run at equal rate"
-"""Of a difference between the best rates of two methods, which might be the rates'."""
+LESS = "loses less than the margin"
+MORE = "loses more than the margin"
+BETTER = "better"
+WORSE = "worse"
+EQUAL = "equal within the margin"
+BETTER_BY_MARGIN = "better by more than the margin"
+WORSE_BY_MARGIN = "worse by more than the margin"
+OTHER_RATE = "not shown at equal rate"
+NOT_RUN = "not run at equal rate"
+NOT_TOLD = "not told apart"
+DIVERGED = "diverged"
+NO_RUNS = "not enough runs"
 TOO_LATE = "no verdict, declared after its runs"
+
 VERDICTS = (
-    *(
-        BETTER,
-        WORSE,
-        BEYOND,
-        BELOW,
-        LESS,
-        MORE,
-        EQUAL,
-        OTHER_RATE,
-        NOT_RUN,
-        NOT_TOLD,
-        DIVERGED,
-        NO_RUNS,
-    ),
+    BETTER,
+    WORSE,
+    BETTER_BY_MARGIN,
+    WORSE_BY_MARGIN,
+    LESS,
+    MORE,
+    EQUAL,
+    OTHER_RATE,
+    NOT_RUN,
+    NOT_TOLD,
+    DIVERGED,
+    NO_RUNS,
     TOO_LATE,
 )
-"""In the order in which a report tells them."""
+"""In the order in which a report lists them."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a row minus mean of another, in shares. NaN: too few runs for an error."""
+    """Mean of a row minus mean of another, in shares.
+
+    The error and its degrees of freedom are NaN where a row has fewer than two runs.
+    """
 
     estimate: float
     standard_error: float
     degrees: float
 
     def p_above(self, bound: float) -> float:
-        """One-sided p of "the difference is at most `bound`"."""
+        """Return the one-sided p of "the difference is at most `bound`"."""
         return self._tail(self.estimate - bound)
 
     def p_below(self, bound: float) -> float:
-        """One-sided p of "the difference is at least `bound`"."""
+        """Return the one-sided p of "the difference is at least `bound`"."""
         return self._tail(bound - self.estimate)
 
     def interval(self, coverage: float = COVERAGE) -> tuple[float, float]:
-        """Two-sided."""
-        half = float(special.stdtrit(self.degrees, (1 + coverage) / 2)) * self.standard_error
+        """Return the ends of the two-sided t interval."""
+        quantile = float(special.stdtrit(self.degrees, (1 + coverage) / 2))
+        half = quantile * self.standard_error
         return self.estimate - half, self.estimate + half
 
     def _tail(self, distance: float) -> float:
         if self.standard_error == 0:
-            return 0.0 if distance > 0 else 1.0
+            # All scores of a row are the same: there is no t, and the estimate is taken as known.
+            if distance > 0:
+                return 0.0
+            return 1.0
         return float(special.stdtr(self.degrees, -distance / self.standard_error))
 
 
@@ -104,218 +114,330 @@ _ROW = [
 ]
 
 UNKNOWN = Difference(math.nan, math.nan, math.nan)
-"""Of rows without runs."""
+"""The difference of rows without runs."""
 
 
 def summary_frame(frames: Frames) -> pd.DataFrame:
-    """One line a row with a finished run: row, num_runs, mean, deviation, low, high (two-sided 95 %
-    t interval)."""
+    """Return one line for each row with a finished run.
+
+    Columns: row, num_runs, mean, deviation, low, high (two-sided 95 % t interval).
+    """
     lines = []
     for row in frames.rows["row"]:
-        scores = frames.done(row).to_numpy(dtype=float)
-        if not len(scores):
+        scores = _scores(frames, row)
+        num_runs = len(scores)
+        if num_runs == 0:
             continue
-        # One rounding at the end, so that the order of the seeds does not matter.
-        mean = math.fsum(scores) / len(scores)
-        deviation = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
-        half = (
-            float(special.stdtrit(max(len(scores) - 1, 1), (1 + COVERAGE) / 2))
-            * deviation
-            / math.sqrt(len(scores))
-        )
-        lines.append((row, len(scores), mean, deviation, mean - half, mean + half))
-    return pd.DataFrame(lines, columns=["row", "num_runs", "mean", "deviation", "low", "high"])
+        mean = _mean(scores)
+        deviation = math.nan
+        if num_runs > 1:
+            deviation = float(scores.std(ddof=1))
+        degrees = max(num_runs - 1, 1)
+        quantile = float(special.stdtrit(degrees, (1 + COVERAGE) / 2))
+        half = quantile * deviation / math.sqrt(num_runs)
+        lines.append((row, num_runs, mean, deviation, mean - half, mean + half))
+    columns = ["row", "num_runs", "mean", "deviation", "low", "high"]
+    return pd.DataFrame(lines, columns=columns)
 
 
-def difference(frames: Frames, row: str, reference: str) -> Difference | None:
-    """Row minus reference, unpaired, each with its own variance; None where one has no finished
-    run."""
-    mine, theirs = (
-        frames.done(row).to_numpy(dtype=float),
-        frames.done(reference).to_numpy(dtype=float),
-    )
-    if not len(mine) or not len(theirs):
+def _scores(frames: Frames, row: str) -> np.ndarray:
+    return frames.done(row).to_numpy(dtype=float)
+
+
+def _mean(scores: np.ndarray) -> float:
+    # One rounding at the end, so that the order of the seeds does not matter.
+    return math.fsum(scores) / len(scores)
+
+
+def difference(
+    frames: Frames,
+    row: str,
+    reference: str,
+) -> Difference | None:
+    """Return row minus reference, unpaired, each with its own variance.
+
+    None where one of them has no finished run.
+    """
+    row_scores = _scores(frames, row)
+    reference_scores = _scores(frames, reference)
+    num_runs = len(row_scores)
+    num_references = len(reference_scores)
+    if num_runs == 0 or num_references == 0:
         return None
-    estimate = math.fsum(mine) / len(mine) - math.fsum(theirs) / len(theirs)
-    if min(len(mine), len(theirs)) < 2:
+    estimate = _mean(row_scores) - _mean(reference_scores)
+    if num_runs < 2 or num_references < 2:
         return Difference(estimate, math.nan, math.nan)
-    part, other = (float(scores.var(ddof=1)) / len(scores) for scores in (mine, theirs))
-    if part + other == 0:
+    row_part = float(row_scores.var(ddof=1)) / num_runs
+    reference_part = float(reference_scores.var(ddof=1)) / num_references
+    if row_part + reference_part == 0:
         return Difference(estimate, 0.0, math.inf)
-    return Difference(
-        estimate,
-        math.sqrt(part + other),
-        satterthwaite(part, len(mine) - 1, other, len(theirs) - 1),
+    degrees = satterthwaite(
+        row_part,
+        num_runs - 1,
+        reference_part,
+        num_references - 1,
     )
+    return Difference(estimate, math.sqrt(row_part + reference_part), degrees)
 
 
-def satterthwaite(part: Any, degrees: Any, other: Any, other_degrees: Any) -> Any:
-    """Degrees of freedom of the sum of two squared errors (Satterthwaite 1946; Welch 1947); numbers
-    or arrays."""
-    return (part + other) ** 2 / (part**2 / degrees + other**2 / other_degrees)
+def satterthwaite(
+    part: Any,
+    degrees: Any,
+    other: Any,
+    other_degrees: Any,
+) -> Any:
+    """Return the degrees of freedom of the sum of two squared errors, numbers or arrays.
+
+    Satterthwaite, Biometrics Bull. 2, 1946; Welch, Biometrika 34, 1947.
+    """
+    spread = part**2 / degrees + other**2 / other_degrees
+    return (part + other) ** 2 / spread
 
 
 def seed_correlation(frames: Frames) -> SeedCorrelation | None:
-    """How scores of the rows that contrasts name go together at the same seed; None with fewer than
-    two of either.
+    """Return how scores of the rows that contrasts name go together at the same seed.
 
-    It is ICC(C,1) of McGraw and Wong (Psychol. Methods 1, 1996): two-way, by the seeds that all
-    these rows have. Its interval takes their variances to be alike.
+    None with fewer than two seeds or two rows. It is ICC(C,1) of McGraw and Wong (Psychol. Methods
+    1, 1996): two-way, by the seeds that all these rows have. Its interval takes their variances to
+    be alike.
     """
-    named = {name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)}
-    scores = pd.DataFrame({row: frames.done(row) for row in sorted(named)}).dropna()
+    names = set()
+    for contrast in frames.contrasts:
+        names.add(contrast.row)
+        names.add(contrast.reference)
+    by_row = {row: frames.done(row) for row in sorted(names)}
+    scores = pd.DataFrame(by_row).dropna()
     num_seeds, num_rows = scores.shape
-    if min(num_seeds, num_rows) < 2:
+    if num_seeds < 2 or num_rows < 2:
         return None
-    apart = scores - scores.mean()
-    means = apart.mean(axis=1)
-    between = num_rows * float((means**2).sum()) / (num_seeds - 1)
-    within = float((apart.sub(means, axis=0) ** 2).to_numpy().sum()) / (
-        (num_seeds - 1) * (num_rows - 1)
-    )
+    centred = scores - scores.mean()
+    seed_means = centred.mean(axis=1)
+    seed_degrees = num_seeds - 1
+    residual_degrees = (num_seeds - 1) * (num_rows - 1)
+    residuals = centred.sub(seed_means, axis=0)
+    between = num_rows * float((seed_means**2).sum()) / seed_degrees
+    within = float((residuals**2).to_numpy().sum()) / residual_degrees
     if within == 0:
         return None
-    ratio, tail = between / within, (1 + COVERAGE) / 2
-    first, second = num_seeds - 1, (num_seeds - 1) * (num_rows - 1)
-    ratios = (
-        ratio,
-        ratio / special.fdtri(first, second, tail),
-        ratio * special.fdtri(second, first, tail),
+    # The ratio of mean squares follows F: its interval is that over, and times, a quantile.
+    ratio = between / within
+    tail = (1 + COVERAGE) / 2
+    lowest = ratio / float(special.fdtri(seed_degrees, residual_degrees, tail))
+    highest = ratio * float(special.fdtri(residual_degrees, seed_degrees, tail))
+    return SeedCorrelation(
+        num_seeds,
+        num_rows,
+        value=_intraclass(ratio, num_rows),
+        low=_intraclass(lowest, num_rows),
+        high=_intraclass(highest, num_rows),
     )
-    values = [float((each - 1) / (each + num_rows - 1)) for each in ratios]
-    return SeedCorrelation(num_seeds, num_rows, *values)
+
+
+def _intraclass(ratio: float, num_rows: int) -> float:
+    """Return the correlation whose mean squares, between and within seeds, have this ratio."""
+    return (ratio - 1) / (ratio + num_rows - 1)
 
 
 def against_baseline(frames: Frames) -> pd.DataFrame:
-    """Every row's difference to the baseline of its own size and length, with its interval and no
-    word of verdict.
+    """Return every row's difference to the baseline of its own size and length.
 
-    Columns: row, reference, estimate, standard_error, degrees, low, high (two-sided 95 %),
-    low_one_sided and high_one_sided (each a bound of 95 % alone).
+    An interval goes with it and no word of verdict. Columns: row, reference, estimate,
+    standard_error, degrees, low, high (two-sided 95 %), low_one_sided and high_one_sided (each a
+    bound of 95 % alone).
     """
     references = rows_by_place(frames, frames.experiment.baseline)
+    rows = frames.rows
     lines = []
-    for row, *place in frames.rows[["row", "num_parameters", "num_steps"]].itertuples(index=False):
-        reference = references.get(tuple(place))
-        found = difference(frames, row, reference) if reference not in (None, row) else None
-        if reference is not None and found is not None:
-            ends = (*found.interval(), *found.interval(2 * COVERAGE - 1))
-            lines.append(
-                (row, reference, found.estimate, found.standard_error, found.degrees, *ends)
+    for row, size, steps in zip(
+        rows["row"], rows["num_parameters"], rows["num_steps"], strict=True
+    ):
+        reference = references.get((size, steps))
+        if reference is None or reference == row:
+            continue
+        contrast = difference(frames, row, reference)
+        if contrast is None:
+            continue
+        numbers = (contrast.estimate, contrast.standard_error, contrast.degrees)
+        # The ends of a two-sided interval of 90 % are one-sided bounds of 95 %.
+        one_sided = contrast.interval(2 * COVERAGE - 1)
+        lines.append(
+            (
+                row,
+                reference,
+                *numbers,
+                *contrast.interval(),
+                *one_sided,
             )
-    columns = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
-    return pd.DataFrame(lines, columns=[*columns, "low_one_sided", "high_one_sided"])
+        )
+    columns = [
+        "row",
+        "reference",
+        "estimate",
+        "standard_error",
+        "degrees",
+        "low",
+        "high",
+        "low_one_sided",
+        "high_one_sided",
+    ]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def rows_by_place(frames: Frames, name: str | None) -> dict[tuple[int, int], str]:
-    """A row and those that repeat it at another size or length, by parameters and steps."""
+    """Return a row and those that repeat it at another size or length, by parameters and steps."""
     rows = frames.rows
-    mine = rows[((rows["row"] == name) | (rows["base"] == name)) & (rows["rule"] == "held_out")]
-    places = zip(mine["num_parameters"], mine["num_steps"], strict=True)
-    return {
-        (int(size), int(steps)): str(row)
-        for row, (size, steps) in zip(mine["row"], places, strict=True)
-    }
+    is_repeat = (rows["row"] == name) | (rows["base"] == name)
+    # A row of "sensitivity" repeats the base at another rate, which is no repetition.
+    repeats = rows[is_repeat & (rows["rule"] == "held_out")]
+    places = {}
+    for row, size, steps in zip(
+        repeats["row"], repeats["num_parameters"], repeats["num_steps"], strict=True
+    ):
+        places[int(size), int(steps)] = str(row)
+    return places
 
 
 def rows_by_length(frames: Frames, name: str | None) -> dict[int, str]:
-    """A row and those that repeat it at another length, by number of steps; none of another
-    size."""
+    """Return a row and its repetitions at another length and the same size, by number of steps."""
     places = rows_by_place(frames, name)
-    own = next((size for (size, _), row in places.items() if row == name), None)
-    return {steps: row for (size, steps), row in places.items() if size == own}
+    own_size = None
+    for (size, _), row in places.items():
+        if row == name:
+            own_size = size
+    return {steps: row for (size, steps), row in places.items() if size == own_size}
 
 
 def accuracy_frame(frames: Frames) -> pd.DataFrame:
-    """All rows with their mean and their difference to the baseline of their length, in the order
-    of the plan.
+    """Return all rows with their mean and their difference to the baseline, in the plan's order.
 
     Columns: those of `Frames.rows` without its settings; num_planned, num_diverged, num_runs, mean,
     deviation, low, high; difference, standard_error, degrees, difference_low, difference_high;
     is_bound, is_own (a row of its own, at the experiment's length and the settings that were chosen
     for it).
     """
-    status = frames.runs.groupby("row")["status"]
+    by_row = frames.runs["row"]
+    has_diverged = frames.runs["status"] == "diverged"
     counts = pd.DataFrame(
         {
-            "num_planned": status.size(),
-            "num_diverged": status.agg(lambda of: (of == "diverged").sum()),
+            "num_planned": has_diverged.groupby(by_row).size(),
+            "num_diverged": has_diverged.groupby(by_row).sum(),
         }
     )
-    names = {"estimate": "difference", "low": "difference_low", "high": "difference_high"}
-    against = against_baseline(frames).rename(columns=names).drop(columns="reference")
-    found = frames.rows[[*_ROW, "base", "rule"]]
-    for others in (counts, summary_frame(frames), against):
-        found = found.merge(others, on="row", how="left")
-    found["num_runs"] = found["num_runs"].fillna(0).astype(int)
+    names = {
+        "estimate": "difference",
+        "low": "difference_low",
+        "high": "difference_high",
+    }
+    against = against_baseline(frames).drop(columns="reference")
+    against = against.rename(columns=names)
+    rows = frames.rows[[*_ROW, "base", "rule"]]
+    for table in (counts, summary_frame(frames), against):
+        rows = rows.merge(table, on="row", how="left")
+    rows["num_runs"] = rows["num_runs"].fillna(0).astype(int)
     bounds = {frames.experiment.baseline, frames.experiment.floor} - {None}
-    found["is_bound"] = found["row"].isin(bounds) | found["base"].isin(bounds)
-    found["is_own"] = found["base"].isna() & (found["rule"] == "held_out")
-    return found
+    rows["is_bound"] = rows["row"].isin(bounds) | rows["base"].isin(bounds)
+    rows["is_own"] = rows["base"].isna() & (rows["rule"] == "held_out")
+    return rows
 
 
 def rates_frame(frames: Frames) -> pd.DataFrame:
-    """Scores at full length by row and learning rate: row, label, learning_rate, is_chosen, score,
-    num_runs, kind.
+    """Return scores at full length by row and learning rate.
 
-    `kind` "test": rows that the experiment ran at neighbouring rates, over the seeds that these
-    have. "held out": runs of the tuning, where that ran as long as the experiment, with the table
-    of settings that was chosen.
+    Columns: row, label, learning_rate, is_chosen, score, num_runs, kind. `kind` "test": rows that
+    the experiment ran at neighbouring rates, over the seeds that these have. "held out": runs of
+    the tuning, where that ran as long as the experiment, with the table of settings that was
+    chosen.
     """
-    rows, tuning, lines = frames.rows, frames.tuning, []
-    for base, group in rows[rows["rule"] == "sensitivity"].groupby("base", sort=False):
-        seeds = frames.runs.loc[frames.runs["row"].isin(group["row"]), "seed"]
+    lines = [*_rates_tested(frames), *_rates_held_out(frames)]
+    columns = ["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"]
+    rates = pd.DataFrame(lines, columns=columns)
+    rates.insert(1, "label", rates["row"].map(frames.by_row["label"]))
+    return rates.sort_values(["kind", "row", "learning_rate"], kind="stable", ignore_index=True)
+
+
+def _rates_tested(frames: Frames) -> list[tuple[Any, ...]]:
+    neighbours = frames.rows[frames.rows["rule"] == "sensitivity"]
+    lines = []
+    for base, group in neighbours.groupby("base", sort=False):
+        # The base has more seeds than its neighbours; means over the same seeds compare rates.
+        is_neighbour = frames.runs["row"].isin(group["row"])
+        seeds = frames.runs.loc[is_neighbour, "seed"]
         for row in (*group["row"], base):
+            rate = frames.by_row.loc[row, "learning_rate"]
             scores = frames.done(row)
             scores = scores[scores.index.isin(seeds)]
             lines.append(
                 (
                     base,
-                    frames.by_row.loc[row, "learning_rate"],
+                    rate,
                     row == base,
                     scores.mean(),
                     len(scores),
                     "test",
                 )
             )
-    choices = frames.experiment.tuning.choices if frames.experiment.tuning else {}
-    for (row, rate), trials in tuning[tuning["num_epochs"] == rows["num_epochs"].max()].groupby(
-        ["row", "learning_rate"]
-    ):
-        if (choice := choices.get(row)) is not None and row in frames.by_row.index:
-            mine = trials.loc[trials["candidate"].fillna(0) == choice.candidate, "score"]
+    return lines
+
+
+def _rates_held_out(frames: Frames) -> list[tuple[Any, ...]]:
+    if frames.experiment.tuning is None:
+        return []
+    choices = frames.experiment.tuning.choices
+    # Rates of shorter trials need not be the best at full length.
+    is_full = frames.tuning["num_epochs"] == frames.rows["num_epochs"].max()
+    lines = []
+    for (row, rate), trials in frames.tuning[is_full].groupby(["row", "learning_rate"]):
+        choice = choices.get(row)
+        if choice is None or row not in frames.by_row.index:
+            continue
+        is_candidate = trials["candidate"].fillna(0) == choice.candidate
+        scores = trials.loc[is_candidate, "score"]
+        if len(scores):
             is_chosen = math.isclose(rate, choice.learning_rate)
-            lines += (
-                [(row, rate, is_chosen, mine.mean(), len(mine), "held out")] if len(mine) else []
+            lines.append(
+                (
+                    row,
+                    rate,
+                    is_chosen,
+                    scores.mean(),
+                    len(scores),
+                    "held out",
+                )
             )
-    found = pd.DataFrame(
-        lines, columns=["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"]
-    )
-    found.insert(1, "label", found["row"].map(frames.by_row["label"]))
-    return found.sort_values(["kind", "row", "learning_rate"], kind="stable", ignore_index=True)
+    return lines
 
 
-def at_equal_rate(frames: Frames, rates: pd.DataFrame, row: str, reference: str) -> float:
-    """Row minus reference with one learning rate for both: the nearest to zero of those at each
-    one's chosen rate.
+def at_equal_rate(
+    frames: Frames,
+    rates: pd.DataFrame,
+    row: str,
+    reference: str,
+) -> float:
+    """Return row minus reference with one learning rate for both.
 
-    Zero where their signs differ; NaN where neither rate was run at full length by both.
+    It is the nearest to zero of those at each one's chosen rate. Zero where their signs differ; NaN
+    where neither rate was run at full length by both.
     """
-    chosen = {float(frames.row(name)["learning_rate"]) for name in (row, reference)}
-    if len(chosen) == 1:
-        return float(frames.done(row).mean() - frames.done(reference).mean())
-    found = rates.pivot_table("score", ["kind", "learning_rate"], "row").reindex(
-        columns=[row, reference]
-    )
-    found = found[found.index.get_level_values("learning_rate").isin(chosen)]
-    apart = (found[row] - found[reference]).dropna().tolist()
-    if min(apart, default=0.0) < 0 < max(apart, default=0.0):
+    rate = float(frames.row(row)["learning_rate"])
+    reference_rate = float(frames.row(reference)["learning_rate"])
+    if rate == reference_rate:
+        mean = frames.done(row).mean()
+        return float(mean - frames.done(reference).mean())
+    scores = rates.pivot_table("score", ["kind", "learning_rate"], "row")
+    scores = scores.reindex(columns=[row, reference])
+    rates_run = scores.index.get_level_values("learning_rate")
+    scores = scores[rates_run.isin([rate, reference_rate])]
+    apart = scores[row] - scores[reference]
+    differences: list[float] = apart.dropna().tolist()
+    if not differences:
+        return math.nan
+    if min(differences) < 0 < max(differences):
         return 0.0
-    return min(apart, key=abs, default=math.nan)
+    return min(differences, key=abs)
 
 
 def contrasts_frame(frames: Frames) -> pd.DataFrame:
-    """The declared contrasts and their verdicts, one line each, in the order of their declaration.
+    """Return the declared contrasts and their verdicts, in the order of their declaration.
 
     Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high
     (two-sided 95 %, of this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared.
@@ -325,19 +447,39 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     needs the same sign `at_equal_rate`. A contrast that was declared too late for a verdict has no
     test and no p. `declared`: how many of its runs had begun by then, in words.
     """
-    rates, lines, tests = rates_frame(frames), [], []
+    rates = rates_frame(frames)
     too_late = are_without_verdict(frames)
+    lines = []
+    tests = []
     for number, contrast in enumerate(frames.contrasts):
-        known = difference(frames, contrast.row, contrast.reference) or UNKNOWN
-        numbers = (known.estimate, known.standard_error, known.degrees, *known.interval())
-        asks = contrast.kind != "non-inferiority"
-        equal = at_equal_rate(frames, rates, contrast.row, contrast.reference) if asks else math.nan
-        lines.append((*contrast.model_dump().values(), *numbers, equal))
-        claims = {} if too_late[number] else claims_of(contrast, known)
-        is_unknown = math.isnan(known.standard_error) or _num_diverged(
-            frames, contrast.row, contrast.reference
+        estimated = difference(frames, contrast.row, contrast.reference) or UNKNOWN
+        # What loses less than a margin need not be better, so a rate in common is not asked for.
+        equal_rate = math.nan
+        if contrast.kind != "non-inferiority":
+            equal_rate = at_equal_rate(
+                frames,
+                rates,
+                contrast.row,
+                contrast.reference,
+            )
+        lines.append(
+            (
+                *contrast.model_dump().values(),
+                estimated.estimate,
+                estimated.standard_error,
+                estimated.degrees,
+                *estimated.interval(),
+                equal_rate,
+            )
         )
-        tests += [(number, claim, 1.0 if is_unknown else p) for claim, p in claims.items()]
+        if too_late[number]:
+            continue
+        num_diverged = _num_diverged(frames, contrast.row, contrast.reference)
+        is_unknown = math.isnan(estimated.standard_error) or num_diverged > 0
+        for claim, p in claims_of(contrast, estimated).items():
+            # A test that cannot be made stays in the family: else a run that is lost would make
+            # the other tests easier.
+            tests.append((number, claim, 1.0 if is_unknown else p))
     columns = [
         *Contrast.model_fields,
         "estimate",
@@ -349,9 +491,8 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     ]
     family = pd.DataFrame(tests, columns=["contrast", "claim", "p"])
     family["p_holm"] = holm(family["p"].to_numpy(dtype=float))
-    nearest = (
-        family.sort_values("p", kind="stable").drop_duplicates("contrast").set_index("contrast")
-    )
+    by_p = family.sort_values("p", kind="stable")
+    nearest = by_p.drop_duplicates("contrast").set_index("contrast")
     frame = pd.DataFrame(lines, columns=columns).join(nearest)
     level = 1 - frames.experiment.confidence
     frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
@@ -360,24 +501,25 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     return frame
 
 
-def claims_of(contrast: Contrast, found: Difference) -> dict[str, float]:
-    """The one-sided tests of a contrast: p by the verdict that each would show, of which one can be
-    shown at most.
+def claims_of(contrast: Contrast, estimated: Difference) -> dict[str, float]:
+    """Return the one-sided tests of a contrast: p by the verdict that each would show.
 
-    "Equal" needs two one-sided tests, both of which must hold (Schuirmann 1987): its p is the
-    larger one.
+    At most one of them can be shown. "Equal" needs two one-sided tests, both of which must hold
+    (Schuirmann 1987): its p is the larger one.
     """
     margin = contrast.margin
-    above, below = found.p_above(-margin), found.p_below(-margin)
+    not_worse = estimated.p_above(-margin)
+    worse = estimated.p_below(-margin)
     if contrast.kind == "non-inferiority":
-        return {LESS: above, MORE: below}
+        return {LESS: not_worse, MORE: worse}
     if contrast.kind == "equivalence":
+        not_better = estimated.p_below(margin)
         return {
-            EQUAL: max(above, found.p_below(margin)),
-            BEYOND: found.p_above(margin),
-            BELOW: below,
+            EQUAL: max(not_worse, not_better),
+            BETTER_BY_MARGIN: estimated.p_above(margin),
+            WORSE_BY_MARGIN: worse,
         }
-    return {BETTER: found.p_above(0.0), WORSE: found.p_below(0.0)}
+    return {BETTER: estimated.p_above(0.0), WORSE: estimated.p_below(0.0)}
 
 
 def _num_diverged(frames: Frames, row: str, reference: str) -> int:
@@ -396,13 +538,18 @@ def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
         return claim
     if math.isnan(line["at_equal_rate"]):
         return NOT_RUN
-    return claim if line["estimate"] * line["at_equal_rate"] > 0 else OTHER_RATE
+    if line["estimate"] * line["at_equal_rate"] > 0:
+        return claim
+    # The difference between the best rates of two methods might be the rates'.
+    return OTHER_RATE
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """p values adjusted by Holm's step-down procedure, in the order given."""
-    if not len(p_values):
+    """Return the p values adjusted by Holm's step-down procedure, in the order given."""
+    if len(p_values) == 0:
         return np.array([], dtype=float)
-    from statsmodels.stats.multitest import multipletests  # so only where contrasts are declared
+    # A slow import, which a report without contrasts does without.
+    from statsmodels.stats.multitest import multipletests
 
-    return np.asarray(multipletests(p_values, method="holm")[1], dtype=float)
+    adjusted = multipletests(p_values, method="holm")[1]
+    return np.asarray(adjusted, dtype=float)
