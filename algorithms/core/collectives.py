@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Self
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,14 @@ from cser_bench.algorithms.core.traffic import Elapsed, Mark, Purpose, Traffic, 
 Add = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From all workers' messages of some blocks: the message that goes to all in their place, and what
 stays here."""
+
+Kind = Literal["all_reduce", "two_stages", "all_gather", "exchange"]
+"""What a collective is on the network; two stages are an all-to-all and what sends its results to
+all."""
+
+Observer = Callable[[Kind, str, int], AbstractContextManager[object]]
+"""Is entered while a collective is under way: from its kind, its group's name and the bytes that
+this worker contributes."""
 
 
 class CollectiveError(RuntimeError):
@@ -45,6 +53,13 @@ class Collectives:
         """Means that are begun during the backward pass, where the group is asked to overlap."""
         self.twin: Collectives = self
         """The end of a group of its own by which they travel."""
+        self.observer: Observer | None = None
+        """Whoever times steps; copies of this end and its twin have the same."""
+
+    @property
+    def group_name(self) -> str:
+        """The name of the group, which all its workers know it by."""
+        return ""
 
     @property
     def own_ranks(self) -> range:
@@ -71,7 +86,7 @@ class Collectives:
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
         """Replace `tensor` (dense, any dtype that adds) by its sum over workers, in place."""
         with self._counted(tensor, purpose):
-            self._sum_(tensor)
+            self._observed_sum_(tensor)
 
     def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> Tensor | None:
         """Replaces `tensor` (dense, floating) by its mean over workers, in place.
@@ -110,12 +125,13 @@ class Collectives:
             The blocks that went to all, of shape (number of blocks, bytes), and what else `add`
             returned.
         """
-        with self._counted(blocks, purpose):
+        with self._counted(blocks, purpose), self._observed("two_stages", blocks):
             return self._reduce_blocks(blocks, add)
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
         """All workers' tensors: of shape (world_size, *tensor.shape[1:]). Read only."""
-        with self._counted(tensor, purpose, is_gather=True):
+        counted = self._counted(tensor, purpose, is_gather=True)
+        with counted, self._observed("all_gather", tensor):
             return self._gather(tensor)
 
     def broadcast_(self, tensor: Tensor, purpose: Purpose) -> None:
@@ -139,7 +155,8 @@ class Collectives:
         assert mixing.num_workers == self.world_size, "a mixing of another group"
         if not mixing.num_messages:
             return {}
-        with self._counted(tensor, purpose, to_neighbours=mixing.num_messages):
+        counted = self._counted(tensor, purpose, to_neighbours=mixing.num_messages)
+        with counted, self._observed("exchange", tensor, mixing.num_messages):
             return self._exchange(tensor, mixing)
 
     @contextmanager
@@ -154,17 +171,31 @@ class Collectives:
         self.traffic.add(purpose, straight or bits, 1, bits if is_gather else 0, straight)
         self.elapsed.add(self.account, started, self._mark(tensor))
 
+    def _observed(
+        self, kind: Kind, tensor: Tensor, num_messages: int = 1
+    ) -> AbstractContextManager[object]:
+        """Tell the observer of a collective with so many messages of this size."""
+        if self.observer is None:
+            return nullcontext()
+        num_bytes = num_messages * tensor.element_size() * tensor.numel() // len(self.own_ranks)
+        return self.observer(kind, self.group_name, num_bytes)
+
     def _mark(self, tensor: Tensor) -> Mark:
         """Now, where this tensor's collectives take place."""
         return mark(tensor.device)
 
     def _mean_(self, tensor: Tensor) -> Tensor | None:
         if self.world_size > 1 and tensor.element_size() < 4:
-            return self._short_mean_(tensor)
-        self._sum_(tensor)
+            with self._observed("two_stages", tensor):
+                return self._short_mean_(tensor)
+        self._observed_sum_(tensor)
         if self.world_size > 1:
             tensor.div_(self.world_size)
         return None
+
+    def _observed_sum_(self, tensor: Tensor) -> None:
+        with self._observed("all_reduce", tensor):
+            self._sum_(tensor)
 
     def _short_mean_(self, tensor: Tensor) -> Tensor:
         """The mean of 16-bit numbers, added in 32 bits; all ends must add in the order of ranks."""

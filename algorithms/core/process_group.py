@@ -18,6 +18,7 @@ from cser_bench.algorithms.core.collectives import (
     Add,
     CollectiveError,
     Collectives,
+    Observer,
     SoloCollectives,
     mean_in_rank_order,
     share_of,
@@ -54,8 +55,14 @@ class ProcessGroupCollectives(Collectives):
             time-out.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None, overlap: bool = False) -> None:
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        overlap: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
         super().__init__(dist.get_rank(group), dist.get_world_size(group))
+        self.observer = observer
         _tell_others_at_the_end()
         self.group = group
         backend = dist.get_backend(group)
@@ -64,7 +71,7 @@ class ProcessGroupCollectives(Collectives):
         )
         """The device that tensors must be on to be sent; None if any will do."""
         if overlap:
-            self.twin = ProcessGroupCollectives(_twin(group))
+            self.twin = ProcessGroupCollectives(_twin(group), observer=observer)
             self.early = EarlyMeans(self.twin._mean_)
 
     def close(self) -> None:
@@ -86,11 +93,16 @@ class ProcessGroupCollectives(Collectives):
         if self.group is None or self.world_size == 1:
             dist.destroy_process_group(twin.group)
 
-    def new_key(self) -> str:
+    @property
+    def group_name(self) -> str:
+        """The name of the group, which all its workers know it by."""
         group = self.group or dist.group.WORLD
         assert group is not None
-        _NUM_KEYS[group.group_name] += 1
-        return f"algorithms: {group.group_name}, {_NUM_KEYS[group.group_name]}"
+        return str(group.group_name)
+
+    def new_key(self) -> str:
+        _NUM_KEYS[self.group_name] += 1
+        return f"algorithms: {self.group_name}, {_NUM_KEYS[self.group_name]}"
 
     def first_to_say(self, key: str, words: str) -> str:
         try:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cser_bench.algorithms import Collectives, DistributedOptimizer, StackedCollectives
+from cser_bench.algorithms import DistributedOptimizer, StackedCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
-from cser_bench.algorithms.core.collectives import Add
-from cser_bench.algorithms.core.topology import Mixing, spectral_gap
+from cser_bench.algorithms.core.topology import spectral_gap
 from cser_bench.algorithms.registry import methods
+from cser_bench.harness.plan.one_of_many import OneOfMany
 from cser_bench.harness.records.experiment import metric_of
 from cser_bench.harness.spec import ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
 from cser_bench.harness.tasks.task import find_task
@@ -217,27 +217,6 @@ def _model_without_memory(model: str, task: str) -> nn.Module:
     )
 
 
-class OneOfMany(Collectives):
-    """One worker of a group whose others do not exist: in the room for their messages are copies of
-    its own."""
-
-    def _sum_(self, tensor: Tensor) -> None:
-        pass
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        return tensor.repeat(self.world_size, *(1 for _ in tensor.shape[1:]))
-
-    def _broadcast_(self, tensor: Tensor) -> None:
-        pass
-
-    def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
-        size = -(-blocks.shape[1] // self.world_size)
-        return blocks[0].clone(), add(blocks[:, :size].repeat(self.world_size, 1, 1))[1]
-
-    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
-        return {sender: tensor[0].clone() for sender in mixing.senders[self.rank]}
-
-
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that operations inside allocate: those that are there now, and the most so
     far."""
@@ -279,7 +258,9 @@ def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
     Args:
         model: on the meta device.
     """
-    optimizer = build_optimizer(config, model, OneOfMany(0, config.num_workers), num_steps)
+    optimizer = build_optimizer(
+        config, model, OneOfMany(0, config.num_workers, shares_memory=False), num_steps
+    )
     if isinstance(optimizer, DDP):  # its buckets are part of what it holds
         return 2 + optimizer.memory_in_parameters()
     # On a real device it is fused, and takes no room.

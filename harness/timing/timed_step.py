@@ -6,17 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from statistics import mean
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from cser_bench.algorithms import ProcessGroupCollectives
-from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import Mark, mark
 from cser_bench.harness.records.timings import Collective
 
@@ -39,65 +34,90 @@ class Recorded:
     ended: Mark | None = None
 
 
-@contextmanager
-def recorded(share_done: Callable[[], float], device: torch.device) -> Iterator[list[Recorded]]:
-    """Inside, all-reduces of torch.distributed and what methods of this project send add to the
-    list.
+class Observer:
+    """Notes this worker's collectives in the steps that are timed; see `Collectives.observer`.
 
-    All-reduces that DDP does by itself, in C++, do not.
+    What torch's hooks of DDP send is seen where they have an `ObservedGroup`. What DDP sends by
+    itself, in C++, is not.
+
+    Args:
+        share_done: tells the share of the backward pass that is done.
+        device: of the collectives; its clock is the one that counts.
     """
-    seen: list[Recorded] = []
-    reduce = dist.all_reduce
 
-    def begun(
-        collective: Collective, group: Any, tensor: Tensor, num_messages: int = 1
-    ) -> Recorded:
-        name = str((group or dist.group.WORLD).group_name)  # type: ignore[union-attr]
-        key = name, sum(other.key[0] == name for other in seen)
-        num_bytes = num_messages * tensor.numel() * tensor.element_size()
-        seen.append(Recorded(collective, key, num_bytes, share_done(), mark(device)))
-        return seen[-1]
+    def __init__(self, share_done: Callable[[], float], device: torch.device) -> None:
+        self._share_done = share_done
+        self._device = device
+        self._seen: list[Recorded] | None = None
+        """What is recorded so far; None outside of `recording`."""
 
-    def end(here: Recorded, _: object = None) -> None:
-        here.ended = mark(device)
+    @contextmanager
+    def recording(self) -> Iterator[list[Recorded]]:
+        """Inside, collectives are added to the list as they begin."""
+        self._seen = []
+        try:
+            yield self._seen
+        finally:
+            self._seen = None
 
-    def all_reduce(
-        tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False
-    ) -> Any:
-        here = begun("all_reduce", group, tensor)
-        work = reduce(tensor, op, group, async_op)
-        if not async_op:
-            end(here)
-        elif not tensor.is_cuda:
-            work.get_future().add_done_callback(partial(end, here))
+    @contextmanager
+    def __call__(self, collective: Collective, group: str, payload_bytes: int) -> Iterator[None]:
+        """Note a collective that is over at the end of this context."""
+        ended = self.began(collective, group, payload_bytes)
+        yield
+        ended()
+
+    def began(self, collective: Collective, group: str, payload_bytes: int) -> Callable[[], None]:
+        """Note that a collective begins; return what notes its end."""
+        if self._seen is None:
+            return lambda: None
+        number = sum(other.key[0] == group for other in self._seen)
+        record = Recorded(
+            collective=collective,
+            key=(group, number),
+            payload_bytes=payload_bytes,
+            ready=self._share_done(),
+            began=mark(self._device),
+        )
+        self._seen.append(record)
+
+        def ended() -> None:
+            record.ended = mark(self._device)
+
+        return ended
+
+
+class ObservedGroup(dist.ProcessGroup):
+    """The group whose all-reduces an observer is told of, for torch's hooks of DDP.
+
+    They call `dist.all_reduce` themselves, so that nobody else can see when. To torch, which looks
+    groups up, it is the group itself.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None, observer: Observer) -> None:
+        watched = group or dist.group.WORLD
+        assert watched is not None
+        # PyTorch's stubs know another constructor alone.
+        super().__init__(watched.rank(), watched.size())  # type: ignore[call-arg]
+        self._watched = watched
+        self._observer = observer
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self._watched
+
+    def __hash__(self) -> int:
+        return hash(self._watched)
+
+    def allreduce(self, tensors: Any, opts: Any = None) -> Any:  # type: ignore[override]
+        """All-reduce as the group does; what is not waited for here ends when its future does."""
+        [tensor] = tensors
+        num_bytes = tensor.numel() * tensor.element_size()
+        ended = self._observer.began("all_reduce", self._watched.group_name, num_bytes)
+        work = self._watched.allreduce(tensors, opts)
+        # The host does not see when a GPU is through.
+        if not tensor.is_cuda:
+            work.get_future().add_done_callback(lambda _: ended())
         return work
-
-    def seen_whole(collective: Collective, name: str) -> Callable[..., Any]:
-        original = getattr(ProcessGroupCollectives, name)
-
-        def send(self: ProcessGroupCollectives, tensor: Tensor, *others: Any) -> Any:
-            [num_messages] = [each.num_messages for each in others if isinstance(each, Mixing)] or [
-                1
-            ]
-            if not num_messages:
-                return original(self, tensor, *others)
-            here = begun(collective, self.group, tensor, num_messages)
-            result = original(self, tensor, *others)
-            end(here)
-            return result
-
-        return send
-
-    with (
-        patch.object(dist, "all_reduce", all_reduce),
-        patch.multiple(
-            ProcessGroupCollectives,
-            _reduce_blocks=seen_whole("two_stages", "_reduce_blocks"),
-            all_gather=seen_whole("all_gather", "all_gather"),
-            exchange_with_neighbours=seen_whole("exchange", "exchange_with_neighbours"),
-        ),
-    ):
-        yield seen
 
 
 @dataclass(frozen=True)

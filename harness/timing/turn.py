@@ -17,14 +17,15 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
 from torch.optim import Optimizer
 
-from cser_bench.algorithms import DistributedOptimizer, ProcessGroupCollectives
+from cser_bench.algorithms import Collectives, DistributedOptimizer, ProcessGroupCollectives
 from cser_bench.algorithms.baselines.ddp import DDP, wrapped
 from cser_bench.algorithms.core.stages import EarlyMessage
-from cser_bench.algorithms.core.topology import Mixing, rounds_of
+from cser_bench.algorithms.core.topology import rounds_of
 from cser_bench.algorithms.core.traffic import Mark, mark
 from cser_bench.algorithms.registry import baselines
+from cser_bench.harness.plan.one_of_many import OneOfMany
 from cser_bench.harness.records.timings import Message, Method
-from cser_bench.harness.timing.timed_step import RankStep, Recorded, recorded
+from cser_bench.harness.timing.timed_step import ObservedGroup, Observer, RankStep, Recorded
 from cser_bench.harness.timing.workloads import (
     LEARNING_RATE,
     MOMENTUM,
@@ -77,13 +78,16 @@ class Turn:
     ) -> None:
         self.trainee, self.method, self.num_workers = trainee, method, num_workers
         module, baseline = trainee.module, baselines().get(method.algorithm)
+        self._observer = Observer(lambda: trainee.share_done, trainee.device)
         self.optimizer: Optimizer
         if baseline is None:
             self._model, self._hides = module, False
-            self.optimizer = _own(trainee, method, num_workers, groups[0])
+            self.optimizer = _own(trainee, method, num_workers, groups[0], self._observer)
         else:
             assert issubclass(baseline, DDP)
-            self._model, self._hides = _in_ddp(baseline, module, method, groups, visible)
+            self._model, self._hides = _in_ddp(
+                baseline, module, method, groups, self._observer, visible
+            )
             given = module.parameters()
             if method.local_step == "adamw":
                 self.optimizer = torch.optim.AdamW(
@@ -124,7 +128,7 @@ class Turn:
     def timed_step(self) -> tuple[RankStep, list[Recorded]]:
         """Take a step; its times on this worker, and what it sent."""
         device, trainee = self.trainee.device, self.trainee
-        with recorded(lambda: trainee.share_done, device) as seen:
+        with self._observer.recording() as seen:
             began = mark(device)
             self.step()
             ended = mark(device)
@@ -157,13 +161,21 @@ class Turn:
 
 
 def _own(
-    trainee: Trainee, method: Method, num_workers: int, group: ProcessGroup | None
+    trainee: Trainee,
+    method: Method,
+    num_workers: int,
+    group: ProcessGroup | None,
+    observer: Observer,
 ) -> DistributedOptimizer:
     """Build one of this project's methods."""
-    collectives = _EqualFromTheStart(group, overlap=method.overlap)
+    collectives: Collectives
     has_neighbours = "topology" in method.settings or method.algorithm == "noloco"
-    if has_neighbours and collectives.world_size < num_workers:
-        collectives = _OneOfMany(group, num_workers)
+    if has_neighbours and dist.get_world_size(group) < num_workers:
+        # Alone it would have no neighbours, and so send nothing.
+        collectives = OneOfMany(0, num_workers, shares_memory=True)
+        collectives.observer = observer
+    else:
+        collectives = _EqualFromTheStart(group, method.overlap, observer)
     momentum, local_step = method.momentum, method.local_step
     config = short_run(
         trainee.problem, method.algorithm, method.settings, momentum=momentum, local_step=local_step
@@ -179,23 +191,13 @@ class _EqualFromTheStart(ProcessGroupCollectives):
         pass
 
 
-class _OneOfMany(_EqualFromTheStart):
-    """A worker that is alone, as one of so many who all send what it does: to see what it sends to
-    its neighbours."""
-
-    def __init__(self, group: ProcessGroup | None, num_workers: int) -> None:
-        super().__init__(group)
-        self.world_size = num_workers
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        return tensor.expand(self.world_size, *tensor.shape[1:])
-
-    def _exchange(self, tensor: Tensor, mixing: Mixing) -> dict[int, Tensor]:
-        return dict.fromkeys(mixing.senders[self.rank], tensor[0])
-
-
 def _in_ddp(
-    baseline: type[DDP], module: nn.Module, method: Method, groups: Groups, visible: bool
+    baseline: type[DDP],
+    module: nn.Module,
+    method: Method,
+    groups: Groups,
+    observer: Observer,
+    visible: bool,
 ) -> tuple[nn.Module, bool]:
     """In DDP as fast as that can be, buckets in the order of gradients; and whether its all-reduces
     are hidden.
@@ -205,12 +207,13 @@ def _in_ddp(
     bucket has a group of its own.
     """
     model = wrapped(module, groups[0], fixed_buckets=False)
-    hooks = [baseline.hook(groups[0], method.settings)] * len(groups)
+    observed = [ObservedGroup(group, observer) for group in groups]
+    hooks = [baseline.hook(observed[0], method.settings)] * len(groups)
     # Without a hook DDP does by itself what this one does.
     if hooks[0][1] is allreduce_hook and not visible:
         return model, True
     if isinstance(hooks[0][0], PowerSGDState):
-        hooks = [baseline.hook(group, method.settings) for group in groups]
+        hooks = [baseline.hook(group, method.settings) for group in observed]
 
     def communicate(_: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         state, hook = hooks[bucket.index()]
