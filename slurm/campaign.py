@@ -18,7 +18,7 @@ from cser_bench.slurm.profile import Profile, SubmissionPaths
 
 if TYPE_CHECKING:
     from cser_bench.harness.plan.plan import Plan  # which loads torch
-    from cser_bench.harness.spec import PlannedRun
+    from cser_bench.harness.spec.run import PlannedRun
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 """What squeue says of a job that waits."""

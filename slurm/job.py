@@ -18,7 +18,7 @@ import torch
 from cser_bench.algorithms import ProcessGroupCollectives
 from cser_bench.harness.records.provenance import new_attempt, output_of
 from cser_bench.harness.records.state import saved_step
-from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.tasks.task import Check, find_task
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job

@@ -14,9 +14,9 @@ from submitit.slurm.slurm import (
     _make_sbatch_string,
 )  # the public way to the text needs srun on the path
 
-from cser_bench.harness.rows import Count, NonNegative, Positive, Strict
-from cser_bench.harness.spec import SpecError, explain
-from cser_bench.harness.spec_file import is_file, read_toml
+from cser_bench.harness.spec.errors import SpecError, explain
+from cser_bench.harness.spec.spec_file import is_file, read_toml
+from cser_bench.harness.spec.values import Count, NonNegative, Positive, Strict
 
 CLUSTERS = Path(__file__).parent / "clusters"
 

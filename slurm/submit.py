@@ -16,7 +16,8 @@ from cser_bench.harness.cli.show import show_plan
 from cser_bench.harness.records.provenance import new_attempt, now, output_of
 from cser_bench.harness.records.recorder import tail_of
 from cser_bench.harness.records.run_lock import locked
-from cser_bench.harness.spec import PlannedRun, SpecError
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers.launch import missing_runs, write_experiment

@@ -29,7 +29,7 @@ from cser_bench.harness import tasks
 from cser_bench.harness.cli.parser import _parser
 from cser_bench.harness.plan.footprint import footprint_of
 from cser_bench.harness.records.store import Result, read_record, read_run
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.task import TensorSamples, find_task
 from cser_bench.harness.workers.attempt import attempt_as_rank, attempt_stacked
 from cser_bench.report.frame import LONG

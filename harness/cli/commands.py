@@ -232,7 +232,7 @@ def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
     """The folder of records that is meant, and that of the tuning where it is neither beside nor
     above."""
     from cser_bench.harness.plan.tuning import tuning_folder
-    from cser_bench.harness.spec_file import find_spec, is_file, load_spec
+    from cser_bench.harness.spec.spec_file import find_spec, is_file, load_spec
 
     given = Path(options.experiment)
     if is_file(given / "experiment.json") or is_file(given / "study.json"):

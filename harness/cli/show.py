@@ -23,7 +23,7 @@ from cser_bench.harness.records.declared import in_words, seen_runs, starts_of
 from cser_bench.harness.records.experiment import Experiment, Row
 from cser_bench.harness.records.state import RunStatus, State
 from cser_bench.harness.records.store import RunFile
-from cser_bench.harness.rows import PartitionSpec
+from cser_bench.harness.spec.rows import PartitionSpec
 
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:

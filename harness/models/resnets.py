@@ -36,7 +36,7 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision import models
 
-from cser_bench.harness.rows import Count, Positive
+from cser_bench.harness.spec.values import Count, Positive
 
 SMALL_SIDE = 64
 EXPANSION = 4

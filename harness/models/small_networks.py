@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 from torchvision import models
 
-from cser_bench.harness.rows import Count
+from cser_bench.harness.spec.values import Count
 
 
 def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: Count) -> nn.Module:

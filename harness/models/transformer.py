@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cser_bench.harness.rows import Count
+from cser_bench.harness.spec.values import Count
 from cser_bench.harness.tasks.pairs import PAD
 
 Past = tuple[Tensor, Tensor]

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 from cser_bench.harness.plan.footprint import num_parameters_of
 from cser_bench.harness.plan.rows import config_of
-from cser_bench.harness.rows import RowSpec
-from cser_bench.harness.spec import Spec, SpecError
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.rows import RowSpec
+from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.train.build import num_steps_of
 
 Place = tuple[int, int]

@@ -25,7 +25,9 @@ from cser_bench.algorithms.core.topology import spectral_gap
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.plan.one_of_many import OneOfMany
 from cser_bench.harness.records.experiment import metric_of
-from cser_bench.harness.spec import ModelSpec, RunConfig, ScheduleSpec, Spec, SpecError
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import ModelSpec, RunConfig, ScheduleSpec
+from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, build_optimizer, num_steps_of
 from cser_bench.harness.train.restarts import check_restart, planned_traffic

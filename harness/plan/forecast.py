@@ -20,7 +20,7 @@ from cser_bench.algorithms import SoloCollectives
 from cser_bench.harness.plan.plan import Plan
 from cser_bench.harness.records.experiment import Contrast, Experiment, Row
 from cser_bench.harness.records.hardware import Machine, TrainingRate, hardware
-from cser_bench.harness.spec import RunConfig
+from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, num_steps_of, trainable
 from cser_bench.harness.train.local_workers import Trainee, seconds_to_idle

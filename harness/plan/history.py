@@ -16,8 +16,8 @@ from cser_bench.harness.records.declared import is_without_verdict, run_files, s
 from cser_bench.harness.records.experiment import Contrast, Experiment, read_experiment
 from cser_bench.harness.records.provenance import output_of
 from cser_bench.harness.records.store import RunFile
-from cser_bench.harness.spec import SpecError
-from cser_bench.harness.spec_file import EXPERIMENTS, find_spec
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.spec_file import EXPERIMENTS, find_spec
 
 
 class Asked(NamedTuple):

@@ -30,9 +30,11 @@ from cser_bench.harness.plan.tuning import (
 )
 from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import Contrast, Experiment, Exponent
-from cser_bench.harness.rows import CellSpec, RowSpec
-from cser_bench.harness.spec import PlannedRun, Spec, SpecError
-from cser_bench.harness.spec_file import find_spec, load_spec
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.rows import CellSpec, RowSpec
+from cser_bench.harness.spec.run import PlannedRun
+from cser_bench.harness.spec.spec import Spec
+from cser_bench.harness.spec.spec_file import find_spec, load_spec
 
 COMMON = {
     *(

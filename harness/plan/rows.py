@@ -13,16 +13,10 @@ from pydantic import ValidationError
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Row
-from cser_bench.harness.rows import CellSpec, RowSpec
-from cser_bench.harness.spec import (
-    PlannedRun,
-    RunConfig,
-    Spec,
-    SpecError,
-    TrainingSpec,
-    explain,
-    run_id,
-)
+from cser_bench.harness.spec.errors import SpecError, explain
+from cser_bench.harness.spec.rows import CellSpec, RowSpec
+from cser_bench.harness.spec.run import PlannedRun, RunConfig, TrainingSpec, run_id
+from cser_bench.harness.spec.spec import Spec
 
 _FROM_CONFIG = {
     *(

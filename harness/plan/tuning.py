@@ -22,8 +22,10 @@ from typing import Literal, NamedTuple
 from cser_bench.harness.plan.rows import PlannedRow, config_of, plan_row
 from cser_bench.harness.records.experiment import Choice, Tuning, metric_of, score_in
 from cser_bench.harness.records.packs import read_result
-from cser_bench.harness.rows import RowSpec
-from cser_bench.harness.spec import Spec, SpecError, TuningSpec, run_id
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.rows import RowSpec
+from cser_bench.harness.spec.run import run_id
+from cser_bench.harness.spec.spec import Spec, TuningSpec
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 """Records that come with the program: in a checkout its results folder, in an installation the

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 
 from cser_bench.harness.records.store import Event, NoRecordsError, Record, Result, read_record
-from cser_bench.harness.spec import ContrastSpec, ExponentSpec
+from cser_bench.harness.spec.spec import ContrastSpec, ExponentSpec
 
 
 class Planned(Record):

@@ -25,7 +25,8 @@ from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.run_lock import locked
 from cser_bench.harness.records.store import NoRecordsError, RecordError, Result, RunRecord
-from cser_bench.harness.spec import RunConfig, explain, is_run_id, run_id
+from cser_bench.harness.spec.errors import explain
+from cser_bench.harness.spec.run import RunConfig, is_run_id, run_id
 
 FORMAT = 2
 """Version of the pack's format; a pack of another is refused, never guessed at."""

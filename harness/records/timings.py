@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from cser_bench.harness.records.store import Attempt, Record
-from cser_bench.harness.rows import LocalStep
+from cser_bench.harness.spec.values import LocalStep
 
 Basis = Literal["measured", "emulated"]
 """`emulated`: compute was a wait of known length, or the clock was dilated; the network is real in

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from cser_bench.harness.seeds import generator
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.task import Batch, subset, to_device
 
 LIGHTING_EIGENVALUES = (55.46, 4.794, 1.148)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cser_bench.harness.seeds import generator
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.task import TensorSamples, subset
 
 

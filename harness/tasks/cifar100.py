@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.augment import CroppedSamples
 from cser_bench.harness.tasks.task import cache_folder

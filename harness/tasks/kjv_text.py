@@ -16,7 +16,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.kjv_es import (
     ENGLISH,

@@ -14,7 +14,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.task import Batch, held_out_indices, to_device
 
 PAD, BEGIN, END = 0, 1, 2

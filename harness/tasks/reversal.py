@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from cser_bench.harness.seeds import generator
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.pairs import (
     NUM_SPECIAL,
     Encoded,

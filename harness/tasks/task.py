@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cser_bench.harness import tasks
 from cser_bench.harness.seeds import generator
-from cser_bench.harness.spec import SpecError, TaskSpec
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import TaskSpec
 
 Batch = tuple[Tensor, Tensor]
 """Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,); of text see

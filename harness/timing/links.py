@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cser_bench.harness.records.timings import latency_text
-from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec.errors import SpecError
 
 MOST = 250
 """Machines, each a byte of an address; and workers of a machine."""

@@ -11,9 +11,9 @@ from typing import Any
 from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.timings import Method
-from cser_bench.harness.rows import LocalStep
-from cser_bench.harness.spec import SpecError
-from cser_bench.harness.spec_file import find_spec, load_spec
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.spec_file import find_spec, load_spec
+from cser_bench.harness.spec.values import LocalStep
 from cser_bench.harness.timing.workloads import DATA, MOMENTUM
 from cser_bench.harness.train.build import table_at_ratio
 

@@ -26,7 +26,7 @@ from cser_bench.harness.records.timings import (
     Timing,
     TimingStudy,
 )
-from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.timing.lab import lab
 from cser_bench.harness.timing.links import LabTopology, rate_text
 from cser_bench.harness.timing.methods import CONSECUTIVE, METHODS, named, scored_methods

@@ -20,13 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from cser_bench.algorithms.core.traffic import mark
 from cser_bench.harness.plan.forecast import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
 from cser_bench.harness.records.timings import Workload
-from cser_bench.harness.spec import (
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import (
     EvaluationSpec,
     ModelSpec,
     Precision,
     RunConfig,
     ScheduleSpec,
-    SpecError,
     TaskSpec,
 )
 from cser_bench.harness.tasks.task import find_task

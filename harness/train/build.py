@@ -18,7 +18,8 @@ from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.registry import compressors, methods
 from cser_bench.harness.models import NETWORKS
 from cser_bench.harness.seeds import derive_seed
-from cser_bench.harness.spec import ModelSpec, RunConfig, SpecError
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import ModelSpec, RunConfig
 from cser_bench.harness.tasks.task import Task, find_task, split_sizes
 from cser_bench.harness.train.order import learning_rate_factor, shard_size
 

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import update_bn
 
 from cser_bench.algorithms import Collectives, DistributedOptimizer, Purpose
 from cser_bench.harness.models.transformer import Transformer
-from cser_bench.harness.spec import RunConfig
+from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tasks.pairs import BEGIN, END, PAD, PairSamples, plain
 from cser_bench.harness.tasks.task import Samples
 from cser_bench.harness.train.local_workers import MixedPrecision

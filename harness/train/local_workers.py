@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cser_bench.algorithms import Collectives, DistributedOptimizer, StackedCollectives
-from cser_bench.harness.spec import Precision, RunConfig
+from cser_bench.harness.spec.run import Precision, RunConfig
 from cser_bench.harness.tasks.pairs import NUM_SPECIAL
 from cser_bench.harness.tasks.task import Task, find_task
 from cser_bench.harness.train.build import build_optimizer, module_to_train

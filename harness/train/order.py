@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cser_bench.harness.rows import PartitionSpec
 from cser_bench.harness.seeds import derive_seed, generator
-from cser_bench.harness.spec import ScheduleSpec
+from cser_bench.harness.spec.rows import PartitionSpec
+from cser_bench.harness.spec.run import ScheduleSpec
 
 Labels = npt.NDArray[numpy.int64]
 

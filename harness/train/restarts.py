@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from cser_bench.algorithms import Collectives, DistributedOptimizer, Purpose, Traffic
-from cser_bench.harness.rows import RestartSpec
-from cser_bench.harness.spec import RunConfig, SpecError
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.rows import RestartSpec
+from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.train.build import build_optimizer
 
 PARAMETERS = "parameters"

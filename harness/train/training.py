@@ -15,7 +15,7 @@ from cser_bench.algorithms import Collectives, Purpose, SoloCollectives, Stacked
 from cser_bench.algorithms.core.traffic import Elapsed, mark
 from cser_bench.harness.records.recorder import Recorder
 from cser_bench.harness.records.store import VERSION, Attempt, RunFile
-from cser_bench.harness.spec import PlannedRun
+from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.tasks.pairs import PairSamples
 from cser_bench.harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
 from cser_bench.harness.train import checkpoint

@@ -28,7 +28,7 @@ from cser_bench.harness.records.recorder import (
 from cser_bench.harness.records.run_lock import BusyError, owned
 from cser_bench.harness.records.state import is_done
 from cser_bench.harness.records.store import FailureKind, RecordError
-from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.train.build import use_device
 from cser_bench.harness.train.checkpoint import CheckpointError

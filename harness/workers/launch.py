@@ -33,7 +33,8 @@ from cser_bench.harness.records.provenance import new_attempt, now
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.state import is_done
 from cser_bench.harness.records.store import Attempt
-from cser_bench.harness.spec import PlannedRun, RunConfig, SpecError
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import PlannedRun, RunConfig
 from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job

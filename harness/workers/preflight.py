@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from cser_bench.algorithms import CollectiveError
 from cser_bench.harness.plan.plan import Plan
-from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.task import Check, Task, find_task
 from cser_bench.harness.train.checkpoint import GENERATIONS

@@ -19,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from cser_bench.algorithms import CollectiveError
 from cser_bench.algorithms.core.process_group import translated_errors
-from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.tasks.cores import note_others
 
 T = TypeVar("T")

@@ -27,7 +27,7 @@ from cser_bench.harness.__main__ import main
 from cser_bench.harness.records.packs import read_pack
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import RunRecord, read_run
-from cser_bench.harness.spec import PlannedRun, RunConfig, TaskSpec, run_id
+from cser_bench.harness.spec.run import PlannedRun, RunConfig, TaskSpec, run_id
 from cser_bench.harness.tasks.blobs import Blobs
 from cser_bench.harness.tasks.task import Batch, TensorSamples
 from cser_bench.harness.train import checkpoint, training

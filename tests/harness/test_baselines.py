@@ -21,7 +21,8 @@ from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.plan.footprint import footprint_of
 from cser_bench.harness.plan.plan import make_plan
 from cser_bench.harness.records.store import read_run
-from cser_bench.harness.spec import Spec, SpecError
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks import blobs
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model

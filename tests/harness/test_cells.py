@@ -12,7 +12,9 @@ import pytest
 
 from cser_bench.harness.plan import tuning
 from cser_bench.harness.plan.plan import Plan, make_plan
-from cser_bench.harness.spec import RunConfig, Spec, SpecError
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import RunConfig
+from cser_bench.harness.spec.spec import Spec
 from tests.harness.support import Table, changed, small_spec
 
 NARROW, WIDE = {"widths": [4, 8]}, {"widths": [8, 16]}

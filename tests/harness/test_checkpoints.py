@@ -22,7 +22,7 @@ from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.recorder import SupersededError
 from cser_bench.harness.records.state import is_done, saved_step
 from cser_bench.harness.records.store import Failure, read_record, read_run
-from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.checkpoint import CheckpointError
 from cser_bench.harness.workers import attempt, launch

@@ -19,7 +19,7 @@ from cser_bench.harness.records.declared import in_words, run_files, seen_runs, 
 from cser_bench.harness.records.experiment import Contrast, Experiment, read_experiment
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import VERSION, RunFile, write_record
-from cser_bench.harness.spec_file import find_spec
+from cser_bench.harness.spec.spec_file import find_spec
 from cser_bench.harness.workers.launch import write_experiment
 from tests.harness.support import ROOT, CommandLine, Table, changed, small_spec
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from cser_bench.algorithms import ProcessGroupCollectives, SoloCollectives
 from cser_bench.harness.plan.plan import make_plan
-from cser_bench.harness.spec import SpecError
-from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.build import build_model, build_optimizer

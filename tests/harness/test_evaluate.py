@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cser_bench.algorithms import DistributedOptimizer, Purpose, StackedCollectives
-from cser_bench.harness.spec import RunConfig, TaskSpec
+from cser_bench.harness.spec.run import RunConfig, TaskSpec
 from cser_bench.harness.tasks.blobs import TASK
 from cser_bench.harness.tasks.task import Batch, TensorSamples
 from cser_bench.harness.train.build import build_model

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_bench.harness.spec_file import find_spec, load_spec
+from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from tests.harness.support import ROOT, changed, only, small_spec, write_spec
 
 PACKAGES = ("algorithms", "harness", "slurm", "report")

@@ -12,7 +12,7 @@ from cser_bench.harness.__main__ import main
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.store import Failure, read_record, read_run
-from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.tasks import blobs
 from cser_bench.harness.workers.launch import launch, missing_runs
 from tests.harness.support import (

@@ -20,7 +20,9 @@ from torch import Tensor
 from cser_bench.algorithms import StackedCollectives
 from cser_bench.algorithms.registry import algorithms
 from cser_bench.harness.seeds import derive_seed
-from cser_bench.harness.spec import EvaluationSpec, PartitionSpec, ScheduleSpec, SpecError, TaskSpec
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.rows import PartitionSpec
+from cser_bench.harness.spec.run import EvaluationSpec, ScheduleSpec, TaskSpec
 from cser_bench.harness.tasks.blobs import TASK
 from cser_bench.harness.tasks.task import Batch, TensorSamples, held_out_indices, split_sizes
 from cser_bench.harness.train.build import build_model, num_steps_of

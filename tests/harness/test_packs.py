@@ -27,7 +27,7 @@ from cser_bench.harness.records.packs import (
     unpack_runs,
 )
 from cser_bench.harness.records.store import VERSION, RecordError, read_run, read_run_files
-from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.workers.launch import launch, missing_runs
 from cser_bench.report.frame import read_frames
 from cser_bench.slurm.campaign import statuses

@@ -18,8 +18,9 @@ from cser_bench.harness.plan.plan import Plan, make_plan, plan_experiment
 from cser_bench.harness.plan.rows import config_of
 from cser_bench.harness.plan.tuning import Trial, settled
 from cser_bench.harness.records.experiment import read_experiment
-from cser_bench.harness.spec import RunConfig, SpecError, run_id
-from cser_bench.harness.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import RunConfig, run_id
+from cser_bench.harness.spec.spec_file import EXPERIMENTS, load_spec
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import (
     BLOCK,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cser_bench.algorithms import DistributedOptimizer, StackedCollectives
 from cser_bench.algorithms.registry import algorithms
 from cser_bench.harness.plan.footprint import footprint_of
-from cser_bench.harness.spec import RunConfig
+from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.train.build import build_optimizer
 from cser_bench.harness.train.restarts import lose_state
 from cser_bench.harness.train.training import Training

@@ -27,9 +27,9 @@ from cser_bench.harness.plan.tuning import (
     search,
 )
 from cser_bench.harness.records.experiment import Contrast
-from cser_bench.harness.rows import RowSpec
-from cser_bench.harness.spec import Spec, TuningSpec
-from cser_bench.harness.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.spec.rows import RowSpec
+from cser_bench.harness.spec.spec import Spec, TuningSpec
+from cser_bench.harness.spec.spec_file import EXPERIMENTS, load_spec
 from tests.harness.support import CSER, Table, changed, small_config, small_spec, write_spec
 
 Score = float | tuple[float, float] | None

@@ -26,7 +26,7 @@ from cser_bench.harness.records.store import (
     read_record,
     read_run,
 )
-from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.train import train
 from cser_bench.harness.workers.attempt import attempt_stacked
 from cser_bench.harness.workers.launch import launch

@@ -16,7 +16,7 @@ from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.state import saved_step
 from cser_bench.harness.records.store import read_run
-from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.spec.spec_file import load_spec
 from tests.harness.support import (
     changed,
     command,

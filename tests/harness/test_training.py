@@ -17,7 +17,7 @@ from cser_bench.algorithms.registry import algorithms
 from cser_bench.algorithms.sgd import SGD
 from cser_bench.harness.plan.footprint import footprint_of
 from cser_bench.harness.records.store import Failure, read_record, read_run
-from cser_bench.harness.spec import RunConfig
+from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tasks import blobs
 from cser_bench.harness.train.training import PHASES
 from cser_bench.harness.workers.attempt import attempt_stacked

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cser_bench.harness.seeds import generator
-from cser_bench.harness.spec import RunConfig, TaskSpec
+from cser_bench.harness.spec.run import RunConfig, TaskSpec
 from cser_bench.harness.tasks.pairs import PairSamples
 from cser_bench.harness.tasks.reversal import TASK
 from cser_bench.harness.train.build import build_model

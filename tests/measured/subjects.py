@@ -13,7 +13,7 @@ from torch import nn
 
 from cser_bench.algorithms import Collectives, DistributedOptimizer, SoloCollectives
 from cser_bench.algorithms.registry import methods
-from cser_bench.harness.spec import ModelSpec, Precision, RunConfig
+from cser_bench.harness.spec.run import ModelSpec, Precision, RunConfig
 from cser_bench.harness.timing.session import there_and_back
 from cser_bench.harness.timing.workloads import (
     LEARNING_RATE,

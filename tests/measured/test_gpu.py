@@ -30,8 +30,8 @@ from cser_bench.algorithms.core.topology import rounds_of
 from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.plan.forecast import dry_steps
 from cser_bench.harness.plan.plan import make_plan
-from cser_bench.harness.spec import Precision, RunConfig
-from cser_bench.harness.spec_file import find_spec, load_spec
+from cser_bench.harness.spec.run import Precision, RunConfig
+from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.tasks.augment import CroppedSamples
 from cser_bench.harness.timing.workloads import Problem, short_run
 from cser_bench.harness.train.build import format_of, trainable

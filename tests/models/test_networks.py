@@ -13,8 +13,9 @@ from torchvision import models
 
 from cser_bench.harness.models import resnets
 from cser_bench.harness.models.resnets import PreActivationBlock, resnet50, resnet50_v2, wide_resnet
-from cser_bench.harness.spec import ModelSpec, SpecError
-from cser_bench.harness.spec_file import find_spec, load_spec
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.run import ModelSpec
+from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cser_bench.harness.spec_file import find_spec
+from cser_bench.harness.spec.spec_file import find_spec
 from cser_bench.report.frame import JUDGED, LONG
 from cser_bench.report.plotting import style
 from cser_bench.report.questions import evidence

@@ -11,8 +11,8 @@ import pytest
 
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.store import Heartbeat, RecordError, read_optional, read_run
-from cser_bench.harness.spec import PlannedRun
-from cser_bench.harness.spec_file import load_spec
+from cser_bench.harness.spec.run import PlannedRun
+from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.workers.attempt import attempt_stacked
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.frame import read_frames

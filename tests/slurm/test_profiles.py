@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cser_bench.harness.spec import SpecError
+from cser_bench.harness.spec.errors import SpecError
 from cser_bench.slurm import submit
 from cser_bench.slurm.campaign import CampaignError
 from cser_bench.slurm.job import ALL_WELL

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchvision
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError, fashion_mnist
 from cser_bench.harness.tasks.fashion_mnist import (
     MEAN,

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError, cifar100, imagenet
 from cser_bench.harness.tasks.augment import Draws
 from cser_bench.harness.tasks.imagenet import ImageNet, decoded, random_crop, read_images

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.kjv_es import ENGLISH, chapters_of, read_module
 from cser_bench.harness.tasks.kjv_text import SYMBOLS, TASK, BibleText, Windows

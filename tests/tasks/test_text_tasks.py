@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cser_bench.harness.spec import TaskSpec
+from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.cmudict import SYMBOLS, CMUDict
 from cser_bench.harness.tasks.kjv_es import (

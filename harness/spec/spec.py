@@ -1,50 +1,35 @@
-"""What an experiment says, validated strictly. Science lives here; flags are for infrastructure
-only."""
+"""What an experiment says, validated strictly.
+
+Science lives here; flags are for infrastructure only.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
 from collections import Counter
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, Field, model_validator
 
-from cser_bench.harness.rows import (
-    Betas,
-    CellSpec,
+from cser_bench.harness.spec.rows import CellSpec, GridSpec, PartitionSpec, RestartOf, RowSpec
+from cser_bench.harness.spec.run import (
+    EvaluationSpec,
+    ModelSpec,
+    ScheduleSpec,
+    TaskSpec,
+    TrainingSpec,
+)
+from cser_bench.harness.spec.values import (
     Count,
-    GridSpec,
-    LocalStep,
     Name,
-    NonNegative,
-    PartitionSpec,
     Positive,
     Rates,
-    RestartOf,
-    RestartSpec,
-    RowSpec,
     Seed,
     Seeds,
-    Settings,
-    Share,
     Strict,
     Text,
     once,
 )
-
-Precision = Literal["fp32", "fp16", "bf16"]
-"""Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss
-scaling."""
-Wire = Literal["fp32", "fp16"]
-"""Of the numbers that are sent, and so of the bits that are counted."""
-
-
-ID_DIGITS = 12
-"""Hexadecimal digits of a run's id."""
 
 OF_KIND = {
     "schedule": {"milestones": "milestones", "factor": "milestones"},
@@ -54,153 +39,6 @@ OF_KIND = {
 
 ADAM_ONLY = ("betas", "eps")
 """Keys of [training] that no row reads whose local step is SGD's."""
-
-
-class SpecError(ValueError):
-    """A spec that cannot be used: the message says where, what is wrong and what to do."""
-
-    exit_code = 2
-
-
-class TaskSpec(Strict):
-    """`name` is a module of harness/tasks; `held_out` training samples are scored instead of the
-    test set if not 0.
-
-    `max_undecodable` is always 0: records of before name it.
-    `num_train`: train on so many samples, always the same ones, that are never among those held
-        out; 0 for all.
-    """
-
-    name: Name
-    held_out: Annotated[int, Field(ge=0)] = 0
-    max_undecodable: Literal[0] = 0
-    num_train: Annotated[int, Field(ge=0)] = 0
-
-
-class ModelSpec(Strict):
-    """`name` is one of `harness.models.NETWORKS`; `options` are those of the function that builds
-    it."""
-
-    name: Name
-    options: Settings = {}
-
-
-class ScheduleSpec(Strict):
-    """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at
-    milestones.
-
-    A run of `num_steps` counts as one epoch here, so that what is given in epochs is a share of it.
-    `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) /
-    warmup_epochs.
-    `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other
-        lengths.
-    """
-
-    kind: Literal["constant", "cosine", "milestones"]
-    warmup_epochs: NonNegative = 0.0
-    staircase_warmup: bool = False
-    milestones: list[Positive] = []
-    factor: Positive = 0.2
-    warmup_share: Share = 0.0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ScheduleSpec:
-        if self.kind == "milestones" and not self.milestones:
-            raise ValueError(
-                "kind 'milestones' needs the list `milestones`, the epochs at which the rate falls"
-            )
-        return self
-
-
-class EvaluationSpec(Strict):
-    """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run; one of
-    `num_steps` is one epoch.
-
-    `batch_norm`: the running statistics that the workers' average model is scored with. "average":
-    the workers' mean; "recalibrate": estimated anew by the average model on training batches;
-    "local", as released: every worker's own, each worker scoring all samples, and the scores
-    averaged.
-    `beam`: how many beams a text task's sentences are decoded with; 1 is greedy.
-    """
-
-    per_epoch: Count = 1
-    batch_norm: Literal["average", "recalibrate", "local"] = "average"
-    num_scores: Count | None = None
-    beam: Annotated[int, Field(ge=1, le=64)] = 1
-
-    def steps(self, num_epochs: int, per_epoch: int) -> set[int]:
-        """The steps of a run, counted from 1, after which the average is scored; the last one is
-        always among them."""
-        scores = self.num_scores or self.per_epoch * num_epochs
-        return {
-            round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)
-        } - {0}
-
-
-class TrainingSpec(Strict):
-    """How every run of an experiment trains, where a row says nothing else."""
-
-    num_workers: Count
-    batch_size: Count
-    """Samples per worker and step."""
-    num_epochs: Count
-    momentum: Share
-    weight_decay: NonNegative
-    precision: Precision = "fp32"
-    wire: Wire = "fp32"
-    local_step: LocalStep = "sgd"
-    betas: Betas = [0.9, 0.999]
-    eps: Positive = 1e-8
-    label_smoothing: Share = 0.0
-    """In the training loss alone."""
-    num_steps: Count | None = None
-    """The first steps of the epochs, where a run does not take all: equal seeds begin alike at
-    every length."""
-
-    @property
-    def num_schedule_epochs(self) -> int:
-        """Epochs as schedule and scores count them."""
-        return self.num_epochs if self.num_steps is None else 1
-
-
-class RunConfig(TrainingSpec):
-    """The scientific fields of one run and nothing else; its id is their hash."""
-
-    task: TaskSpec
-    model: ModelSpec
-    algorithm: Name
-    settings: Settings = {}
-    learning_rate: Positive
-    schedule: ScheduleSpec
-    evaluation: EvaluationSpec
-    partition: PartitionSpec = PartitionSpec()
-    seed: Seed
-    repeat: int = 0
-    """Tells apart runs that share their seed."""
-    restart: RestartSpec | None = None
-    """What workers lose in the middle of the run, so that it can be seen what that costs."""
-
-
-def run_id(config: RunConfig) -> str:
-    """Hash of the scientific fields alone; fields at their default are left out, so that new ones
-    change no old id."""
-    canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
-
-
-def is_run_id(text: object) -> bool:
-    """Whether it has the form of a run's id, and so names a folder in its experiment's and no other
-    place."""
-    return isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", text) is not None
-
-
-class PlannedRun(NamedTuple):
-    """One run to do: a row of the table at one seed."""
-
-    run_id: str
-    row: str
-    seed: int
-    config: RunConfig
 
 
 class StatisticsSpec(Strict):
@@ -565,19 +403,3 @@ class Spec(Strict):
                     f"row {row.row!r}: the rate {outside[0]:g} lies outside tuning.lowest and "
                     "highest"
                 )
-
-
-def first_complaint(error: ValidationError) -> ErrorDetails:
-    """One of pydantic's complaints: an unknown key before others, since what is missing may be
-    there misspelt."""
-    return min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-
-
-def explain(error: ValidationError) -> str:
-    """The first complaint as a sentence."""
-    first = first_complaint(error)
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}; remove it or correct its name"
-    return f"{where}: {message}" if where else message

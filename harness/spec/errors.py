@@ -1,0 +1,28 @@
+"""What is said of a spec that cannot be used."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+
+class SpecError(ValueError):
+    """A spec that cannot be used: the message says where, what is wrong and what to do."""
+
+    exit_code = 2
+
+
+def first_complaint(error: ValidationError) -> ErrorDetails:
+    """One of pydantic's complaints: an unknown key before others, since what is missing may be
+    there misspelt."""
+    return min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint as a sentence."""
+    first = first_complaint(error)
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}; remove it or correct its name"
+    return f"{where}: {message}" if where else message
