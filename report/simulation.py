@@ -1,36 +1,34 @@
-"""Which rule for the error of a difference, and for a family of them: experiments of which the
-truth is known.
+"""Simulated experiments, whose truth is known: which rule for the error of a difference holds.
 
 Five rules give a standard error and degrees of freedom to the same draws: Welch's; a variance
-moderated between rows (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004), also with robust
-hyperparameters (Phipson et al., Ann. Appl. Stat. 10, 2016), both as in limma; the rows' variances
-pooled where a Brown-Forsythe test does not object; and seeds as a block. What came out is in
+moderated between rows (`report.moderation`), also with robust hyperparameters; the rows' variances
+pooled where a Brown-Forsythe test does not object; and seeds as a block. The results are in
 results/statistics/, made by `python -m cser_bench.report.simulation`, and in docs/statistics.md.
 """
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import special
 
 from cser_bench.report.frame import read_frames
+from cser_bench.report.moderation import Array, Prior, moderated, plain_prior, robust_prior
 from cser_bench.report.statistics import COVERAGE, satterthwaite, seed_correlation
 
-Array = NDArray[np.float64]
 Noise = Literal["equal", "row", "other row", "baseline", "as shipped"]
 """Which row has four times the standard deviation; "as shipped": each row's is drawn from
 `DECILES`."""
 
 LEVEL = 0.05
-TIMES = 4.0
+"""Of a one-sided test, and of Holm's family."""
+
+NOISY = 4.0
 """The deviation of the noisy row over that of the others."""
 
 MARGIN = 3.0
@@ -51,19 +49,18 @@ ROWS = (4, 10, 20)
 CORRELATIONS = (0.0, 0.3, 0.55)
 """Intraclass, of scores at the same seed: nearly all shipped experiments, and the highest."""
 
-DRAWS, SEED = 10_000, 0
+DRAWS = 10_000
+"""Experiments in a scenario: a share of 5 % then has a standard error of 0.2 %."""
 
-PRIORS = np.geomspace(0.1, 1e4, 120)
-"""Degrees of freedom that a common variance may count for."""
-
-TAILS = (0.05, 0.1)
-"""Shares of the lowest and highest variances that are set to the next ones, as in limma."""
+SEED = 0
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A kind of experiment: seeds of a row and of the baseline, rows with the baseline, noise,
-    correlation by seed."""
+    """A kind of experiment: seeds of a row and of the baseline, rows with the baseline, noise.
+
+    `correlation` is that of scores at the same seed.
+    """
 
     seeds: int
     baseline_seeds: int
@@ -74,26 +71,45 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Draws:
-    """Scores of many experiments where all means are 0: of the rows, (draws, rows, seeds), and of
-    the baseline."""
+    """Scores of many experiments where all means are 0.
+
+    Of the rows, (draws, rows, seeds), and of the baseline, (draws, seeds).
+    """
 
     rows: Array
     baseline: Array
 
     @property
-    def estimates(self) -> Array:
-        """Of each row less the baseline, over all seeds: (draws, rows)."""
-        return np.asarray(self.rows.mean(axis=2) - self.baseline.mean(axis=1)[:, None])
+    def num_seeds(self) -> int:
+        """Seeds of a row."""
+        return self.rows.shape[2]
 
     @property
-    def variances(self) -> tuple[Array, Array]:
-        """Of each row's scores, (draws, rows), and of the baseline's, (draws, 1)."""
-        return self.rows.var(axis=2, ddof=1), self.baseline.var(axis=1, ddof=1, keepdims=True)
+    def num_baseline_seeds(self) -> int:
+        """Seeds of the baseline."""
+        return self.baseline.shape[1]
+
+    @property
+    def estimates(self) -> Array:
+        """Of each row less the baseline, over all seeds: (draws, rows)."""
+        baseline_means = self.baseline.mean(axis=1)
+        return np.asarray(self.rows.mean(axis=2) - baseline_means[:, None])
+
+    @property
+    def row_variances(self) -> Array:
+        """Of each row's scores, (draws, rows)."""
+        return self.rows.var(axis=2, ddof=1)
+
+    @property
+    def baseline_variance(self) -> Array:
+        """Of the baseline's scores, (draws, 1)."""
+        return self.baseline.var(axis=1, ddof=1, keepdims=True)
 
     @property
     def paired(self) -> Array:
         """Each row less the baseline at the row's seeds: (draws, rows, seeds)."""
-        return self.rows - self.baseline[:, None, : self.rows.shape[2]]
+        same_seeds = self.baseline[:, None, : self.num_seeds]
+        return self.rows - same_seeds
 
 
 _Errors = tuple[Array, Array]
@@ -102,195 +118,180 @@ _Errors = tuple[Array, Array]
 
 Rule = Callable[[Draws], _Errors]
 
-Prior = Callable[[Array, int], tuple[Array, Array]]
-"""From variances, (draws, rows), of so many degrees of freedom: the common variance, (draws, 1),
-and the degrees of freedom that it counts for in each row, (draws, rows)."""
-
 
 def scenarios() -> list[Scenario]:
-    """All that are tried: seeds, rows, noise and correlation, each with each."""
-    noises: tuple[Noise, ...] = ("equal", "row", "other row", "baseline", "as shipped")
-    return [
-        Scenario(seeds, baseline_seeds, rows, noise, correlation)
-        for (seeds, baseline_seeds), rows, noise, correlation in product(
-            SEEDS, ROWS, noises, CORRELATIONS
-        )
-    ]
+    """Return all that are tried: seeds, rows, noise and correlation, each with each."""
+    noises: tuple[Noise, ...] = (
+        "equal",
+        "row",
+        "other row",
+        "baseline",
+        "as shipped",
+    )
+    tried = []
+    for seeds, rows, noise, correlation in product(
+        SEEDS,
+        ROWS,
+        noises,
+        CORRELATIONS,
+    ):
+        tried.append(Scenario(*seeds, rows, noise, correlation))
+    return tried
 
 
-def drawn(scenario: Scenario, draws: int, generator: np.random.Generator) -> Draws:
-    """Normal scores, with a part in common at the same seed; the row under test is the first."""
-    most = max(scenario.seeds, scenario.baseline_seeds)
-    common = generator.standard_normal((draws, 1, most))
-    noise = generator.standard_normal((draws, scenario.rows, most))
-    scores = np.sqrt(scenario.correlation) * common + np.sqrt(1 - scenario.correlation) * noise
-    scores *= _deviations(scenario, draws, generator)[:, :, None]
-    return Draws(scores[:, :-1, : scenario.seeds], scores[:, -1, : scenario.baseline_seeds])
+def drawn(
+    scenario: Scenario,
+    num_draws: int,
+    generator: np.random.Generator,
+) -> Draws:
+    """Return normal scores, with a part in common at the same seed.
+
+    The row under test is the first.
+    """
+    num_seeds = max(scenario.seeds, scenario.baseline_seeds)
+    common = generator.standard_normal((num_draws, 1, num_seeds))
+    noise = generator.standard_normal((num_draws, scenario.rows, num_seeds))
+    common_share = np.sqrt(scenario.correlation)
+    noise_share = np.sqrt(1 - scenario.correlation)
+    scores = common_share * common + noise_share * noise
+    scores *= _deviations(scenario, num_draws, generator)[:, :, None]
+    rows = scores[:, :-1, : scenario.seeds]
+    baseline = scores[:, -1, : scenario.baseline_seeds]
+    return Draws(rows, baseline)
 
 
-def _deviations(scenario: Scenario, draws: int, generator: np.random.Generator) -> Array:
-    """Of each row, the baseline last: (draws, rows)."""
+def _deviations(
+    scenario: Scenario,
+    num_draws: int,
+    generator: np.random.Generator,
+) -> Array:
+    """Return those of each row, the baseline last: (draws, rows)."""
     if scenario.noise == "as shipped":
+        # The deciles are a distribution's inverse: a uniform draw between them is one of it.
         shares = np.linspace(0, 1, len(DECILES))
-        return np.interp(generator.random((draws, scenario.rows)), shares, DECILES)
-    deviations = np.ones((draws, scenario.rows))
-    place = {"row": 0, "other row": 1, "baseline": -1}.get(scenario.noise)
-    if place is not None:
-        deviations[:, place] = TIMES
+        drawn_shares = generator.random((num_draws, scenario.rows))
+        return np.interp(drawn_shares, shares, DECILES)
+    deviations = np.ones((num_draws, scenario.rows))
+    noisy_row = {"row": 0, "other row": 1, "baseline": -1}.get(scenario.noise)
+    if noisy_row is not None:
+        deviations[:, noisy_row] = NOISY
     return deviations
 
 
 # The rules.
 
 
-def by_welch(found: Draws) -> _Errors:
-    """Each row has a variance of its own."""
-    variances, own = found.variances
-    return _joined(found, variances, own, found.rows.shape[2] - 1.0, found.baseline.shape[1] - 1.0)
+def by_welch(draws: Draws) -> _Errors:
+    """Give each row a variance of its own."""
+    return _joined(
+        draws,
+        draws.row_variances,
+        draws.baseline_variance,
+        draws.num_seeds - 1.0,
+        draws.num_baseline_seeds - 1.0,
+    )
 
 
 def _joined(
-    found: Draws, variances: Array, own: Array, degrees: Array | float, others: Array | float
+    draws: Draws,
+    row_variances: Array,
+    baseline_variance: Array,
+    row_degrees: Array | float,
+    baseline_degrees: Array | float,
 ) -> _Errors:
-    """Errors of differences from the variances of rows and of the baseline, with the degrees of
-    freedom of each."""
-    part, other = variances / found.rows.shape[2], own / found.baseline.shape[1]
-    return np.sqrt(part + other), np.asarray(satterthwaite(part, degrees, other, others))
-
-
-def by_block(found: Draws) -> _Errors:
-    """Paired by seed: the variance is that of the differences; seeds of the baseline alone go
-    unused."""
-    apart, seeds = found.paired, found.rows.shape[2]
-    return np.sqrt(apart.var(axis=2, ddof=1) / seeds), np.full(apart.shape[:2], seeds - 1.0)
-
-
-def by_pool(found: Draws) -> _Errors:
-    """The rows share a variance where a Brown-Forsythe test at 5 % does not object; the baseline
-    has its own."""
-    rows, seeds = found.rows.shape[1:]
-    variances, own = found.variances
-    pooled = variances.mean(axis=1, keepdims=True) + np.zeros_like(variances)
-    error, degrees = _joined(
-        found, pooled, own, rows * (seeds - 1.0), found.baseline.shape[1] - 1.0
+    """Return the errors of differences from variances and their degrees of freedom."""
+    row_part = row_variances / draws.num_seeds
+    baseline_part = baseline_variance / draws.num_baseline_seeds
+    degrees = satterthwaite(
+        row_part,
+        row_degrees,
+        baseline_part,
+        baseline_degrees,
     )
-    own_error, own_degrees = by_welch(found)
-    objects = _brown_forsythe(found.rows)[:, None] < LEVEL
-    return np.where(objects, own_error, error), np.where(objects, own_degrees, degrees)
+    return np.sqrt(row_part + baseline_part), np.asarray(degrees)
+
+
+def by_block(draws: Draws) -> _Errors:
+    """Pair by seed: the variance is that of the differences.
+
+    Seeds of the baseline alone go unused.
+    """
+    differences = draws.paired
+    variances = differences.var(axis=2, ddof=1)
+    degrees = np.full(variances.shape, draws.num_seeds - 1.0)
+    return np.sqrt(variances / draws.num_seeds), degrees
+
+
+def by_pool(draws: Draws) -> _Errors:
+    """Let the rows share a variance where a Brown-Forsythe test at 5 % does not object.
+
+    The baseline has its own.
+    """
+    num_rows = draws.rows.shape[1]
+    row_variances = draws.row_variances
+    pooled = row_variances.mean(axis=1, keepdims=True)
+    pooled_errors, pooled_degrees = _joined(
+        draws,
+        np.broadcast_to(pooled, row_variances.shape),
+        draws.baseline_variance,
+        num_rows * (draws.num_seeds - 1.0),
+        draws.num_baseline_seeds - 1.0,
+    )
+    own_errors, own_degrees = by_welch(draws)
+    objects = _brown_forsythe(draws.rows)[:, None] < LEVEL
+    errors = np.where(objects, own_errors, pooled_errors)
+    return errors, np.where(objects, own_degrees, pooled_degrees)
 
 
 def _brown_forsythe(scores: Array) -> Array:
-    """p of each draw: an analysis of variance of the distances from the rows' medians."""
-    rows, seeds = scores.shape[1:]
-    distances = np.abs(scores - np.median(scores, axis=2, keepdims=True))
+    """Return p of each draw: an analysis of variance of the distances from the rows' medians."""
+    _, num_rows, num_seeds = scores.shape
+    medians = np.median(scores, axis=2, keepdims=True)
+    distances = np.abs(scores - medians)
     means = distances.mean(axis=2)
-    between = seeds * means.var(axis=1, ddof=1)
+    between = num_seeds * means.var(axis=1, ddof=1)
     within = distances.var(axis=2, ddof=1).mean(axis=1)
-    return np.asarray(special.fdtrc(rows - 1, rows * (seeds - 1), between / within))
+    p = special.fdtrc(num_rows - 1, num_rows * (num_seeds - 1), between / within)
+    return np.asarray(p)
 
 
-def by_moderation(found: Draws) -> _Errors:
-    """Variances drawn to a common one, as far as they spread no more than by chance."""
-    return _moderated(found, _prior)
+def by_moderation(draws: Draws) -> _Errors:
+    """Draw variances to a common one, as far as they spread no more than by chance."""
+    return _moderated(draws, plain_prior)
 
 
-def by_robust_moderation(found: Draws) -> _Errors:
-    """The same, where a row that stands out is drawn less and has no part in the common
-    variance."""
-    return _moderated(found, _robust_prior)
+def by_robust_moderation(draws: Draws) -> _Errors:
+    """Do the same, but draw a row that stands out less.
+
+    Such a row has no part in the common variance.
+    """
+    return _moderated(draws, robust_prior)
 
 
-def _moderated(found: Draws, prior: Prior) -> _Errors:
-    """Errors by moderated variances; a baseline of more seeds than the rows keeps its own alone."""
-    seeds, others = found.rows.shape[2], found.baseline.shape[1]
-    variances, own = found.variances
-    if seeds != others:
-        moderated, degrees = _squeezed(variances, seeds - 1, prior)
-        return _joined(found, moderated, own, degrees, others - 1.0)
-    moderated, degrees = _squeezed(np.concatenate([variances, own], axis=1), seeds - 1, prior)
-    return _joined(found, moderated[:, :-1], moderated[:, -1:], degrees[:, :-1], degrees[:, -1:])
-
-
-def _squeezed(variances: Array, degrees: int, prior: Prior) -> _Errors:
-    """Variances drawn to the common one, and their degrees of freedom, at most all rows': limma's
-    squeezeVar."""
-    scale, added = prior(variances, degrees)
-    own_share = degrees / (added + degrees)
-    most = degrees * variances.shape[1]
-    return (1 - own_share) * scale + own_share * variances, np.minimum(added + degrees, most)
-
-
-def _prior(variances: Array, degrees: int) -> tuple[Array, Array]:
-    """Common variance and degrees of freedom that it counts for, of each draw: limma's fitFDist."""
-    logs = np.log(variances) - special.digamma(degrees / 2) + np.log(degrees / 2)
-    excess = logs.var(axis=1, ddof=1) - special.polygamma(1, degrees / 2)
-    halves = np.geomspace(1e-2, 1e5, 4000)
-    half = np.interp(np.maximum(excess, 1e-9), special.polygamma(1, halves)[::-1], halves[::-1])
-    added = np.where(excess > 0, 2 * half, np.inf)
-    shift = np.where(excess > 0, special.digamma(half) - np.log(half), 0.0)
-    scale = np.where(excess > 0, np.exp(logs.mean(axis=1) + shift), variances.mean(axis=1))
-    return scale[:, None], np.repeat(added[:, None], variances.shape[1], axis=1)
-
-
-def _robust_prior(variances: Array, degrees: int) -> tuple[Array, Array]:
-    """The same of each row: limma's fitFDistRobustly, by variances of which the ends are set to the
-    next ones."""
-    logs = np.log(variances)
-    rows = logs.shape[1]
-    lowest, highest = np.quantile(logs, [TAILS[0], 1 - TAILS[1]], axis=1, keepdims=True)
-    kept = np.clip(logs, lowest, highest)
-    means, spreads = _kept_moments(degrees)
-    place = np.log(PRIORS)
-    spread = kept.var(axis=1, ddof=1)
-    found = np.exp(np.interp(spread, spreads[-2::-1], place[::-1]))
-    is_finite = spread > spreads[-1]
-    mean = np.where(is_finite, np.interp(np.log(found), place, means[:-1]), means[-1])
-    scale = np.exp(kept.mean(axis=1) - mean)[:, None]
-    added = np.where(is_finite, found, np.inf)[:, None]
-    ratios = variances / scale
-    finite = np.where(np.isinf(added), 1.0, added)
-    tails = np.where(
-        np.isinf(added),
-        special.chdtrc(degrees, degrees * ratios),
-        special.fdtrc(degrees, finite, ratios),
+def _moderated(draws: Draws, prior: Prior) -> _Errors:
+    baseline_variance = draws.baseline_variance
+    row_degrees = draws.num_seeds - 1
+    if draws.num_seeds != draws.num_baseline_seeds:
+        # The prior takes variances of equal degrees of freedom: a baseline of more seeds keeps its
+        # own alone.
+        variances, degrees = moderated(draws.row_variances, row_degrees, prior)
+        baseline_degrees = draws.num_baseline_seeds - 1.0
+        return _joined(
+            draws,
+            variances,
+            baseline_variance,
+            degrees,
+            baseline_degrees,
+        )
+    together = np.concatenate([draws.row_variances, baseline_variance], axis=1)
+    variances, degrees = moderated(together, row_degrees, prior)
+    return _joined(
+        draws,
+        variances[:, :-1],
+        variances[:, -1:],
+        degrees[:, :-1],
+        degrees[:, -1:],
     )
-    return scale, _for_outliers(added, ratios, np.maximum(tails, 1e-300), degrees * rows, degrees)
-
-
-@cache
-def _kept_moments(degrees: int) -> tuple[Array, Array]:
-    """Mean and variance of log F of `degrees` and each of `PRIORS`, then infinity; ends are set to
-    the next."""
-    shares = (np.arange(1000) + 0.5) / 1000
-    shares = np.clip(shares, TAILS[0], 1 - TAILS[1])
-    finite = [np.log(special.fdtri(degrees, each, shares)) for each in PRIORS]
-    logs = np.array([*finite, np.log(special.chdtri(degrees, 1 - shares) / degrees)])
-    return logs.mean(axis=1), logs.var(axis=1)
-
-
-def _for_outliers(added: Array, ratios: Array, tails: Array, pooled: int, degrees: int) -> Array:
-    """Degrees of freedom that the common variance counts for in each row: fewer where its own is
-    too large."""
-    rows = ratios.shape[1]
-    order = np.argsort(-ratios, axis=1)
-    tails = np.take_along_axis(tails, order, axis=1)
-    ratios = np.take_along_axis(ratios, order, axis=1)
-    expected = (np.arange(rows) + 0.5) / rows
-    usual = np.minimum(tails / expected, 1.0)
-    is_infinite = np.isinf(added)
-    limit = np.minimum(added, pooled)
-    outlying = np.log(0.5) / np.log(tails[:, :1]) * limit
-    again = special.fdtrc(degrees, np.maximum(outlying, 1e-6), ratios[:, :1])
-    outlying = np.log(0.5) / np.log(np.clip(again, 1e-300, 1 - 1e-12)) * outlying
-    shrunk = usual * limit + (1 - usual) * np.minimum(outlying, limit)
-    running = np.cumsum(shrunk, axis=1) / np.arange(1, rows + 1)
-    least = running.argmin(axis=1)[:, None]
-    shrunk = np.where(np.arange(rows) <= least, np.take_along_axis(running, least, axis=1), shrunk)
-    without_limit = np.where(usual < 1, usual * pooled, np.inf)
-    shrunk = np.maximum.accumulate(np.where(is_infinite, without_limit, shrunk), axis=1)
-    back = np.empty_like(shrunk)
-    np.put_along_axis(back, order, shrunk, axis=1)
-    return back
 
 
 RULES: dict[str, Rule] = {
@@ -305,8 +306,12 @@ RULES: dict[str, Rule] = {
 # What each is worth.
 
 
-def simulated(chosen: Sequence[Scenario], draws: int = DRAWS, seed: int = SEED) -> pd.DataFrame:
-    """Every rule in the chosen scenarios, of the first row against the baseline.
+def simulated(
+    chosen: Sequence[Scenario],
+    num_draws: int = DRAWS,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """Return what every rule is worth in the chosen scenarios, of the first row and the baseline.
 
     Columns: those of `Scenario`; rule; error_margin (share of true nulls that the one-sided test at
     5 % rejects at the margin's edge); error_better (share of equal rows that are called better or
@@ -315,85 +320,117 @@ def simulated(chosen: Sequence[Scenario], draws: int = DRAWS, seed: int = SEED) 
     the baseline is shown to lose less than `MARGIN` deviations: by a test at 5 %, and at the first
     step of Holm's procedure over two tests a row).
     """
+    # A stream for each scenario, so that its draws are the same whatever else is simulated.
+    streams = np.random.SeedSequence(seed).spawn(len(chosen))
     lines = []
-    for scenario, stream in zip(
-        chosen, np.random.SeedSequence(seed).spawn(len(chosen)), strict=True
-    ):
-        found = drawn(scenario, draws, np.random.default_rng(stream))
+    for scenario, stream in zip(chosen, streams, strict=True):
+        draws = drawn(scenario, num_draws, np.random.default_rng(stream))
+        num_tests = 2 * (scenario.rows - 1)
         for name, rule in RULES.items():
-            errors, degrees = rule(found)
-            estimates = found.paired.mean(axis=2) if rule is by_block else found.estimates
-            worth = _worth(estimates[:, 0], errors[:, 0], degrees[:, 0], 2 * (scenario.rows - 1))
+            errors, degrees = rule(draws)
+            estimates = draws.estimates
+            if rule is by_block:
+                estimates = draws.paired.mean(axis=2)
+            worth = _worth(
+                estimates[:, 0],
+                errors[:, 0],
+                degrees[:, 0],
+                num_tests,
+            )
             lines.append(asdict(scenario) | {"rule": name} | worth)
     return pd.DataFrame(lines)
 
 
-def _worth(estimates: Array, errors: Array, degrees: Array, tests: int) -> dict[str, float]:
+def _worth(
+    estimates: Array,
+    errors: Array,
+    degrees: Array,
+    num_tests: int,
+) -> dict[str, float]:
     one_sided = special.stdtrit(degrees, 1 - LEVEL) * errors
     two_sided = special.stdtrit(degrees, (1 + COVERAGE) / 2) * errors
-    first_step = special.stdtrit(degrees, 1 - LEVEL / tests) * errors
+    # Holm's first step tests the least p at the level over the number of tests.
+    first_step = special.stdtrit(degrees, 1 - LEVEL / num_tests) * errors
+    sizes = np.abs(estimates)
+    # The true difference is 0. Scores that are `MARGIN` higher are those of a row as good as the
+    # baseline, tested against the margin.
+    shifted = estimates + MARGIN
     return {
         "error_margin": float((estimates > one_sided).mean()),
-        "error_better": float((np.abs(estimates) > two_sided).mean()),
-        "coverage": float((np.abs(estimates) <= two_sided).mean()),
+        "error_better": float((sizes > two_sided).mean()),
+        "coverage": float((sizes <= two_sided).mean()),
         "half_width": float(two_sided.mean()),
-        "power": float((estimates + MARGIN > one_sided).mean()),
-        "power_holm": float((estimates + MARGIN > first_step).mean()),
+        "power": float((shifted > one_sided).mean()),
+        "power_holm": float((shifted > first_step).mean()),
     }
 
 
-def families(draws: int = DRAWS, seed: int = SEED) -> pd.DataFrame:
-    """The chance that an experiment errs anywhere, where all rows lie at the margin's edge; by
-    Welch's errors.
+def families(num_draws: int = DRAWS, seed: int = SEED) -> pd.DataFrame:
+    """Return the chance that an experiment errs anywhere, by Welch's errors.
 
-    Columns: seeds, rows, noise, one_family ("loses less" and "loses more" of all rows share 5 %),
-    two_families (each has 5 %).
+    All rows lie at the margin's edge. Columns: seeds, rows, noise, one_family ("loses less" and
+    "loses more" of all rows share 5 %), two_families (each has 5 %).
     """
-    lines = []
     noises: tuple[Noise, ...] = ("equal", "baseline", "as shipped")
     cases = list(product((3, 5, 20), ROWS, noises))
-    for (seeds, rows, noise), stream in zip(
-        cases, np.random.SeedSequence(seed + 1).spawn(len(cases)), strict=True
-    ):
-        found = drawn(
-            Scenario(seeds, seeds, rows, noise, 0.0), draws, np.random.default_rng(stream)
+    # Another seed than that of `simulated`, whose draws these would be.
+    streams = np.random.SeedSequence(seed + 1).spawn(len(cases))
+    lines = []
+    for (seeds, rows, noise), stream in zip(cases, streams, strict=True):
+        scenario = Scenario(seeds, seeds, rows, noise, correlation=0.0)
+        draws = drawn(scenario, num_draws, np.random.default_rng(stream))
+        errors, degrees = by_welch(draws)
+        # By the t nearest to a verdict, on whichever side: Holm's first step decides whether an
+        # experiment errs at all.
+        p_values = special.stdtr(degrees, -np.abs(draws.estimates) / errors)
+        least = p_values.min(axis=1)
+        num_contrasts = rows - 1
+        one_family = (least * 2 * num_contrasts <= LEVEL).mean()
+        two_families = (least * num_contrasts <= LEVEL).mean()
+        lines.append(
+            (
+                seeds,
+                rows,
+                noise,
+                float(one_family),
+                float(two_families),
+            )
         )
-        errors, degrees = by_welch(found)
-        least = special.stdtr(degrees, -np.abs(found.estimates) / errors).min(axis=1)
-        one = (least * 2 * (rows - 1) <= LEVEL).mean()
-        two = (least * (rows - 1) <= LEVEL).mean()
-        lines.append((seeds, rows, noise, float(one), float(two)))
-    return pd.DataFrame(lines, columns=["seeds", "rows", "noise", "one_family", "two_families"])
+    columns = ["seeds", "rows", "noise", "one_family", "two_families"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def correlations(results: Path) -> pd.DataFrame:
-    """The intraclass correlation by seed of each experiment with contrasts in a folder: name,
-    seeds, rows, value, ends.
+    """Return the intraclass correlation by seed of each experiment with contrasts in a folder.
+
+    Columns: experiment, and those of `SeedCorrelation`.
 
     Raises:
         RecordError: a record is damaged or of another version.
     """
+    folders = [path.parent for path in results.rglob("experiment.json")]
     lines = []
-    for path in sorted(results.rglob("experiment.json"), key=lambda path: path.parent.name):
-        found = seed_correlation(frames) if (frames := read_frames(path.parent)).contrasts else None
-        if found:
-            lines.append({"experiment": frames.experiment.name} | asdict(found))
+    for folder in sorted(folders, key=lambda folder: folder.name):
+        frames = read_frames(folder)
+        if not frames.contrasts:
+            continue
+        correlation = seed_correlation(frames)
+        if correlation is not None:
+            lines.append({"experiment": frames.experiment.name} | asdict(correlation))
     return pd.DataFrame(lines)
 
 
 def main(results: Path) -> None:
-    """Write simulation.csv, families.csv and correlations.csv into the folder "statistics" of
-    results."""
+    """Write simulation.csv, families.csv and correlations.csv into results/statistics."""
     tables = {
         "simulation": simulated(scenarios()),
         "families": families(),
         "correlations": correlations(results),
     }
-    (results / "statistics").mkdir(exist_ok=True)
+    folder = results / "statistics"
+    folder.mkdir(exist_ok=True)
     for name, table in tables.items():
-        table.round(4).to_csv(
-            results / "statistics" / f"{name}.csv", index=False, lineterminator="\n"
-        )
+        table.round(4).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":

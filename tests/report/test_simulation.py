@@ -14,6 +14,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
 from cser_bench.report import simulation
+from cser_bench.report.moderation import Prior, plain_prior, robust_prior
 from cser_bench.report.simulation import (
     DECILES,
     RULES,
@@ -72,8 +73,8 @@ def variances_from(
     return np.asarray(true * generator.chisquare(degrees, (1, rows)) / degrees)
 
 
-@pytest.mark.parametrize("fit", [simulation._prior, simulation._robust_prior])
-def test_the_common_variance_of_many_rows_is_found(fit: simulation.Prior) -> None:
+@pytest.mark.parametrize("fit", [plain_prior, robust_prior])
+def test_the_common_variance_of_many_rows_is_found(fit: Prior) -> None:
     scale, added = fit(variances_from(6, 4, 20_000, np.random.default_rng(2)), 4)
     assert (scale[0, 0], np.median(added)) == pytest.approx((2, 6), rel=0.1)
 
@@ -81,8 +82,8 @@ def test_the_common_variance_of_many_rows_is_found(fit: simulation.Prior) -> Non
 def test_outliers_change_the_robust_fit_little_and_are_drawn_less() -> None:
     variances = variances_from(6, 4, 20_000, np.random.default_rng(3))
     variances[0, :600] *= 400
-    _, plain = simulation._prior(variances, 4)
-    scale, robust = simulation._robust_prior(variances, 4)
+    _, plain = plain_prior(variances, 4)
+    scale, robust = robust_prior(variances, 4)
     assert (scale[0, 0], np.median(robust[0, 600:])) == pytest.approx((2, 6), rel=0.2)
     assert plain[0, 0] < 3 and np.median(robust[0, :600]) < 1
 
