@@ -1,7 +1,6 @@
-"""Advice for one's own job: what each method's step would take there, and what the regime map says
-that it loses.
+"""Advice for one's own job: what each method's step would take there, and what it would lose.
 
-Steps are modelled from what each row of an experiment sent, by the cost model of report/speed.
+Steps are modelled from what each row of an experiment sent, by the cost model (report/speed/job.py).
 Losses are read off the curves through runs of several lengths or loads on the nearest kind of
 network (report/regime.py), with how far the job lies beyond them.
 """
@@ -10,14 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from cser_bench.harness.records.timings import Collective, Message, Rounds
-from cser_bench.report.frame import TRAINING, Frames, UsageError, read_frames
+from cser_bench.report.frame import Frames, UsageError, read_frames
 from cser_bench.report.questions.evidence import GPT, RESIDUAL, SHIPPED, Evidence
 from cser_bench.report.questions.losses import RECENT
 from cser_bench.report.questions.networks import METHODS, shares_lost, spread_between_kinds
@@ -31,7 +29,13 @@ from cser_bench.report.regime import (
     predictors_frame,
 )
 from cser_bench.report.render import environment
-from cser_bench.report.speed.cost_model import Compute, Link, Links, Network, step_seconds
+from cser_bench.report.speed.job import (
+    Sending,
+    TrainingJob,
+    ddp_seconds,
+    method_seconds,
+    sendings_of,
+)
 from cser_bench.report.wording import amount, milliseconds, points, short
 
 MAPS = {
@@ -41,150 +45,32 @@ MAPS = {
 }
 """By kind of network: the experiments whose runs predict losses, one of several lengths or more of
 several loads."""
-BUCKET_BYTES = 25 * 2**20
-"""Of DDP's buckets, its default."""
-FORWARD_SHARE = 1 / 3
-"""Of the two passes' time: an assumption, since a backward pass has twice the forward pass's
-arithmetic."""
+
 WORTH = 1.05
 """A method is recommended over DDP where its step is so many times as fast, or more."""
-COVERAGE, NUM_DRAWS = 1.96, 20
-"""Standard deviations of a 95 % interval, and times that the seeds' noise is drawn for one of its
-two parts."""
 
+DEVIATIONS = 1.96
+"""Standard deviations of a 95 % interval."""
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """A training job as far as advice needs to know it.
+NUM_DRAWS = 20
+"""Times that the seeds' noise is drawn: the error of a standard deviation is then a sixth of it."""
 
-    Attributes:
-        compute_seconds: forward and backward pass of one worker's batch.
-        bits_per_second: of a machine's link to the others, each way; `inside`: of a worker's link
-            inside its machine, 0 for no limit.
-        latency_seconds: of a hop.
-        margin: loss that counts as none, a share, or in nats; None takes the map's own.
-        gap: between a worker alone and all sent, a share, or in nats; None takes the map's own.
-    """
-
-    num_parameters: int
-    num_steps: int
-    num_machines: int
-    workers_per_machine: int
-    compute_seconds: float
-    bits_per_second: float
-    inside_bits_per_second: float = 0.0
-    latency_seconds: float = 50e-6
-    margin: float | None = None
-    gap: float | None = None
-    dollars_per_hour: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_workers < 2:
-            raise UsageError("one worker sends nothing; give two workers or more")
-
-    @property
-    def num_workers(self) -> int:
-        return self.num_machines * self.workers_per_machine
-
-
-@dataclass(frozen=True)
-class Sending:
-    """One collective: the payload of one worker in models, in which share of the steps it takes
-    place, and its way.
-
-    `one_peer`: an exchange is with one neighbour, another one in each step; else with both of a
-        ring.
-    """
-
-    models: float
-    share_of_steps: float
-    collective: Collective
-    one_peer: bool = False
-
-
-def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
-    """What one worker of a row sends, from the counted traffic of any of its runs; empty where
-    nothing was sent."""
-    runs = frames.runs[(frames.runs["row"] == row["row"]) & frames.runs["bits"].notna()]
-    found: list[Sending] = []
-    for purpose in TRAINING if len(runs) else ():
-        bits, collectives, gathered, told = (
-            float(runs.iloc[0].get(f"{purpose}.{key}") or 0)
-            for key in ("bits", "collectives", "gathered_bits", "neighbour_bits")
-        )
-        if bits > 0:  # false for nan, of a purpose that a run has not
-            kinds = [row.get(f"{key}.kind") for key in ("compressor", f"{purpose}_compressor")]
-            is_short = "quantised_blocks" in kinds or pd.notna(
-                row.get("bits")
-            )  # Streaming DiLoCo's own
-            dense: Collective = "two_stages" if is_short else "all_reduce"
-            way: Collective = (
-                "exchange" if 2 * told > bits else "all_gather" if 2 * gathered > bits else dense
-            )
-            models = bits / collectives / (32 * row["num_parameters"])
-            one_peer = row.get("topology") == "one_peer" or row["algorithm"] == "noloco"
-            found.append(Sending(models, collectives / row["num_steps"], way, one_peer))
-    return found
-
-
-def method_seconds(job: TrainingJob, sendings: Sequence[Sending]) -> float:
-    """Mean seconds of a step: messages follow the backward pass; one that is not in every step is
-    spread over all."""
-    alone = step_seconds(_compute(job), [], _network(job))
-    extra = 0.0
-    for sending in sendings:
-        size = math.ceil(4 * sending.models * job.num_parameters)
-        rounds = _rounds(sending, job.num_workers)
-        message = Message(
-            collective=sending.collective, payload_bytes=size, every=1, ready=1.0, rounds=rounds
-        )
-        extra += sending.share_of_steps * (
-            step_seconds(_compute(job), [message], _network(job)) - alone
-        )
-    return alone + extra
-
-
-def ddp_seconds(job: TrainingJob, bytes_per_number: int) -> float:
-    """Seconds of a step of DDP: buckets that are sent as the backward pass fills them."""
-    count = max(1, math.ceil(4 * job.num_parameters / BUCKET_BYTES))
-    size = math.ceil(bytes_per_number * job.num_parameters / count)
-    ready = [(number + 1) / count for number in range(count)]
-    buckets = [
-        Message(collective="all_reduce", payload_bytes=size, every=1, ready=share)
-        for share in ready
-    ]
-    return step_seconds(_compute(job), buckets, _network(job))
-
-
-def _compute(job: TrainingJob) -> Compute:
-    return Compute(FORWARD_SHARE * job.compute_seconds, (1 - FORWARD_SHARE) * job.compute_seconds)
-
-
-def _network(job: TrainingJob) -> Network:
-    """The job's network, its collectives by hierarchy where machines hold several workers."""
-    inside = Link(0.0, 8 / job.inside_bits_per_second if job.inside_bits_per_second else 0.0)
-    links = Links(Link(job.latency_seconds, 8 / job.bits_per_second), inside)
-    names: dict[Collective, Links] = dict.fromkeys(get_args(Collective), links)
-    is_both = job.num_machines > 1 and job.workers_per_machine > 1
-    return Network(
-        job.num_machines, job.workers_per_machine, names, "hierarchical" if is_both else "ring"
-    )
-
-
-def _rounds(sending: Sending, num_workers: int) -> Rounds:
-    """To whom a worker of the job sends; one peer a step is at distances 1, 2, 4 and so on."""
-    if sending.collective != "exchange":
-        return ()
-    if sending.one_peer:
-        return tuple((2**power,) for power in range((num_workers - 1).bit_length()))
-    return (tuple(dict.fromkeys((1, num_workers - 1))),)
+NOT_KNOWN = {
+    "share": math.nan,
+    "low": math.nan,
+    "high": math.nan,
+    "beyond": math.nan,
+}
+"""Of a line whose loss in the job no curve foretells."""
 
 
 def expected_losses(
-    lost: pd.DataFrame, wanted: pd.DataFrame, predictor: str, between_kinds: float = 0.0
+    lost: pd.DataFrame,
+    wanted: pd.DataFrame,
+    predictor: str,
+    between_kinds: float = 0.0,
 ) -> pd.DataFrame:
-    """The share of the gap that a method is expected to lose at each of the wanted lines, with a 95
-    % interval.
+    """Return the share of the gap that a method is expected to lose, with a 95 % interval.
 
     The interval joins three errors: the seeds', by drawing their noise; the curve's own, by the
     misses of rows of one length, or of one load where all have one length, that the others alone
@@ -197,42 +83,56 @@ def expected_losses(
         between_kinds: standard deviation of the share between kinds of network.
 
     Returns:
-        The columns share, low, high and beyond: how many times more, or fewer, models or steps than
-        in any run.
+        A line for each of the wanted ones, with the columns share, low, high and beyond: how many
+        times more, or fewer, models or steps than in any run.
     """
     columns = list(PREDICTORS[predictor])
-    logs, at = (np.log(frame[columns].to_numpy(dtype=float)) for frame in (lost, wanted))
+    logs = np.log(lost[columns].to_numpy(dtype=float))
+    wanted_logs = np.log(wanted[columns].to_numpy(dtype=float))
     observed = lost["lost"].to_numpy(dtype=float)
-    groups = lost["num_steps" if lost["num_steps"].nunique() > 1 else "models_sent"].to_numpy()
-    share, generator = fitted_values(logs, observed, at), np.random.default_rng(0)
-    noise = np.sqrt(lost["noise"].fillna(0.0).to_numpy(dtype=float))
-    drawn = [
-        fitted_values(logs, observed + noise * generator.standard_normal(len(noise)), at)
-        for _ in range(NUM_DRAWS)
-    ]
+    share = fitted_values(logs, observed, wanted_logs)
+
+    variance = lost["noise"].fillna(0.0).to_numpy(dtype=float)
+    noise = np.sqrt(variance)
+    # A seed of its own, so that the same job gets the same advice.
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(NUM_DRAWS):
+        scores = observed + noise * generator.standard_normal(len(noise))
+        drawn.append(fitted_values(logs, scores, wanted_logs))
+
+    has_lengths = lost["num_steps"].nunique() > 1
+    groups = lost["num_steps" if has_lengths else "models_sent"].to_numpy()
     misses = observed - left_out_values(logs, observed, groups)
-    others = math.hypot(math.sqrt(float((misses**2).mean())), between_kinds)
-    error = COVERAGE * np.hypot(np.std(drawn, axis=0), others)
+    curve_error = math.sqrt(float((misses**2).mean()))
+    others = math.hypot(curve_error, between_kinds)
+    error = DEVIATIONS * np.hypot(np.std(drawn, axis=0), others)
+
     beyond = _beyond(lost["models_sent"], wanted["models_sent"])
-    if "num_steps" in columns or lost["num_steps"].nunique() == 1:
+    if "num_steps" in columns or not has_lengths:
         beyond = np.maximum(beyond, _beyond(lost["num_steps"], wanted["num_steps"]))
     return pd.DataFrame(
-        {"share": share, "low": share - error, "high": share + error, "beyond": beyond},
+        {
+            "share": share,
+            "low": share - error,
+            "high": share + error,
+            "beyond": beyond,
+        },
         wanted.index,
     )
 
 
-def _beyond(tried: pd.Series, values: pd.Series) -> Vector:
-    own, run = values.to_numpy(dtype=float), tried.to_numpy(dtype=float)
-    return np.asarray(
-        np.maximum(own / run.max(), run.min() / own).clip(1.0).round(6), dtype=np.float64
-    )
+def _beyond(run: pd.Series, wanted: pd.Series) -> Vector:
+    """Return how many times more than the most, or less than the least, that was run."""
+    tried = run.to_numpy(dtype=float)
+    values = wanted.to_numpy(dtype=float)
+    factors = np.maximum(values / tried.max(), tried.min() / values)
+    return np.asarray(factors.clip(1.0).round(6), dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """All lines, the fastest first, and the text: a recommendation, the table, and what it rests
-    on.
+    """All lines, the fastest first, and the text: a recommendation, the table, and its grounds.
 
     `lines` has the columns method, ratio, seconds, models_sent, held (in models, the most at a
     synchronisation), share, low, high and beyond; DDP loses nothing by definition (fp32), or is
@@ -245,10 +145,12 @@ class Advice:
 
 
 def advise(
-    job: TrainingJob, maps: Sequence[Frames], shares: pd.DataFrame, others: Sequence[Frames] = ()
+    job: TrainingJob,
+    maps: Sequence[Frames],
+    shares: pd.DataFrame,
+    others: Sequence[Frames] = (),
 ) -> Advice:
-    """Advice from the runs of a kind of network, of several lengths or loads, and the traffic of
-    their rows.
+    """Return advice from the runs of a kind of network and the traffic of their rows.
 
     Args:
         maps: one experiment of several lengths, or some of one length, which share their bounds.
@@ -256,46 +158,50 @@ def advise(
             `report.questions.networks.shares_lost`.
         others: experiments whose methods have a step and memory here, and no loss.
 
-    Raises UsageError: the runs are too few, of several networks, or cannot tell a loss; a margin or
-    gap is above 100.
+    Raises:
+        UsageError: the runs are too few, of several networks, or cannot tell a loss; a margin or
+            gap is above 100.
     """
-    alike = {
-        (each.experiment.task, each.experiment.baseline, each.rows["num_parameters"].iloc[0])
-        for each in maps
-    }
-    if len(alike) > 1:
-        raise UsageError(
-            "the folders of --map differ in task, network or baseline; give folders of one network"
-        )
-    for option, given in (("--margin", job.margin), ("--gap", job.gap)):
-        if given is not None and given > 1 and maps[0].metric.is_share:
-            raise UsageError(
-                f"{option} is {100 * given:g} points, and all of {maps[0].metric.label} is 100; "
-                "give less"
-            )
-    lost, telling = losses_of(maps), assay_frame(maps[0])
-    telling = telling[telling["reason"].isna()]
+    _refuse_mixed_maps(maps)
+    _refuse_beyond_all(job, maps[0])
+    lost = losses_of(maps)
+    assays = assay_frame(maps[0])
+    telling = assays[assays["reason"].isna()]
     if lost.empty or telling.empty:
-        where = f"{maps[0].folder} has no runs of several lengths or loads that can tell a loss"
-        raise UsageError(f"{where}, so it has no regime map; give another experiment with --map")
-    gap = job.gap if job.gap is not None else float(telling["gap"].iloc[0])
-    predictor = "models sent"
-    if lost["num_steps"].nunique() > 1:
-        explained = predictors_frame(lost).set_index("predictor")["left_out"]
-        predictor = str(explained[["models sent", "steps and ratio"]].idxmax())
-    sent_all = maps[0].row(str(maps[0].experiment.baseline))
-    held = float(sent_all["peak_models"]) + 1  # and its buckets
+        raise UsageError(
+            f"{maps[0].folder} has no runs of several lengths or loads that can tell a loss, so it "
+            "has no regime map; give another experiment with --map"
+        )
+    predictor = _best_predictor(lost)
+    baseline = maps[0].row(str(maps[0].experiment.baseline))
+    # All of DDP's buckets lie beside what the baseline holds.
+    held = float(baseline["peak_models"]) + 1
     lines: list[dict[Any, Any]] = [
         _ddp(job, 4, "DDP, fp32", held),
         _ddp(job, 2, "DDP, fp16 hook", held),
     ]
-    lines += _with_curve(job, maps, lost, predictor, spread_between_kinds(shares))
-    lines += _without_curve(job, others, {str(line["method"]) for line in lines})
+    lines += _with_curve(
+        job,
+        maps,
+        lost,
+        predictor,
+        spread_between_kinds(shares),
+    )
+    known = {str(line["method"]) for line in lines}
+    lines += _without_curve(job, others, known)
     table = pd.DataFrame(lines).sort_values(["seconds", "method"], ignore_index=True)
-    margin = job.margin if job.margin is not None else maps[0].experiment.margin
+
+    gap = job.gap
+    if gap is None:
+        gap = float(telling["gap"].iloc[0])
+    margin = job.margin
+    if margin is None:
+        margin = maps[0].experiment.margin
     assert margin is not None, "an experiment that can tell a loss has a margin"
     base, best = _recommended(margin, gap, table)
     faster = table[table["seconds"] * WORTH < base["seconds"]]
+    kinds = {folders[0].name: kind for kind, folders in MAPS.items()}
+    shown = _shown(job, gap, table).to_dict("list")
     context = {
         "job": job,
         "gap": gap,
@@ -303,39 +209,77 @@ def advise(
         "base": base,
         "best": best,
         "margin": margin,
+        # Rounded up, so that the margin that is named does let the method in.
         "enough": np.ceil(1e4 * gap * faster["high"].min()) / 1e4,
-        "table": tabulate(
-            _shown(job, gap, table).to_dict("list"), headers="keys", disable_numparse=True
-        ),
+        "table": tabulate(shown, headers="keys", disable_numparse=True),
         "experiment": maps[0].experiment,
-        "kind": {places[0].name: kind for kind, places in MAPS.items()}.get(
-            maps[0].experiment.name
-        ),
+        "kind": kinds.get(maps[0].experiment.name),
         "is_text": not maps[0].metric.is_share,
-        "sent_all": sent_all["label"],
+        "sent_all": baseline["label"],
         "size": maps[0].rows["num_parameters"].iloc[0],
         "lengths": lost["num_steps"].drop_duplicates(),
         "num_loads": lost.groupby("label")["models_sent"].nunique().min(),
-        "names": [each.experiment.name for each in maps],
+        "names": [frames.experiment.name for frames in maps],
         "predictor": predictor,
         "num_kinds": shares["network"].nunique(),
     }
-    return Advice(table, gap, environment().get_template("advice.md.j2").render(context).rstrip())
+    text = environment().get_template("advice.md.j2").render(context)
+    return Advice(table, gap, text.rstrip())
+
+
+def _refuse_mixed_maps(maps: Sequence[Frames]) -> None:
+    networks = set()
+    for frames in maps:
+        experiment = frames.experiment
+        size = frames.rows["num_parameters"].iloc[0]
+        networks.add((experiment.task, experiment.baseline, size))
+    if len(networks) > 1:
+        raise UsageError(
+            "the folders of --map differ in task, network or baseline; give folders of one network"
+        )
+
+
+def _refuse_beyond_all(job: TrainingJob, frames: Frames) -> None:
+    """Refuse a margin or gap that is more than all of an accuracy."""
+    if not frames.metric.is_share:
+        return
+    for option, value in (("--margin", job.margin), ("--gap", job.gap)):
+        if value is not None and value > 1:
+            raise UsageError(
+                f"{option} is {100 * value:g} points, and all of {frames.metric.label} is 100; "
+                "give less"
+            )
+
+
+def _best_predictor(lost: pd.DataFrame) -> str:
+    """Return by what losses are predicted: what explains most of lengths that are left out."""
+    if lost["num_steps"].nunique() == 1:
+        return "models sent"
+    explained = predictors_frame(lost).set_index("predictor")["left_out"]
+    return str(explained[["models sent", "steps and ratio"]].idxmax())
 
 
 def _own_rows(frames: Frames) -> list[pd.Series]:
-    """Those of the main length, with the rates that trials chose."""
+    """Return those of the main length, with the rates that trials chose."""
     rows = frames.rows
-    own = rows["base"].isna() & rows["tunes"].isna() & (rows["rule"] == "held_out")
-    return [row for _, row in rows[own].iterrows()]
+    is_own = rows["base"].isna() & rows["tunes"].isna() & (rows["rule"] == "held_out")
+    return [row for _, row in rows[is_own].iterrows()]
 
 
-def _job_line(job: TrainingJob, row: pd.Series, sendings: Sequence[Sending]) -> dict[str, Any]:
-    models = job.num_steps * math.fsum(each.models * each.share_of_steps for each in sendings)
-    models += bool(row["final_exchange"])
-    line = {"method": row["label"], "ratio": row["ratio"], "seconds": method_seconds(job, sendings)}
-    line["held"] = row["peak_models"]
-    return line | {
+def _job_line(
+    job: TrainingJob,
+    row: pd.Series,
+    sendings: Sequence[Sending],
+) -> dict[str, Any]:
+    models_a_step = math.fsum(sending.models * sending.share_of_steps for sending in sendings)
+    models = job.num_steps * models_a_step
+    if row["final_exchange"]:
+        models += 1
+    return {
+        "method": row["label"],
+        "ratio": row["ratio"],
+        "seconds": method_seconds(job, sendings),
+        "held": row["peak_models"],
         "models_sent": models,
         "num_steps": job.num_steps,
         "ratio_sent": job.num_steps / models,
@@ -349,106 +293,139 @@ def _with_curve(
     predictor: str,
     spreads: Mapping[str, float],
 ) -> list[dict[Any, Any]]:
-    """Lines of methods whose loss a curve foretells."""
-    sent = [
-        (row, sendings)
-        for each in maps
-        for row in _own_rows(each)
-        if (sendings := sendings_of(each, row))
-    ]
+    """Return the lines of methods whose loss a curve foretells."""
+    senders: dict[str, list[tuple[pd.Series, list[Sending]]]] = {}
+    for frames in maps:
+        for row in _own_rows(frames):
+            sendings = sendings_of(frames, row)
+            if sendings:
+                senders.setdefault(row["label"], []).append((row, sendings))
+    # A method that was run on one kind of network alone may differ as much as any.
+    widest = max(spreads.values(), default=0.0)
     lines: list[dict[Any, Any]] = []
-    for label, known in lost.groupby("label", sort=False):
-        own = [each for each in sent if each[0]["label"] == label]
-        wanted = pd.DataFrame([_job_line(job, *each) for each in own])
-        between = spreads.get(
-            METHODS.get(own[0][0]["algorithm"], ""), max(spreads.values(), default=0.0)
-        )
-        lines += pd.concat(
-            [wanted, expected_losses(known, wanted, predictor, between)], axis=1
-        ).to_dict("records")
+    for label, rows_lost in lost.groupby("label", sort=False):
+        rows = senders[str(label)]
+        wanted = pd.DataFrame([_job_line(job, row, sendings) for row, sendings in rows])
+        method = METHODS.get(rows[0][0]["algorithm"], "")
+        spread = spreads.get(method, widest)
+        losses = expected_losses(rows_lost, wanted, predictor, spread)
+        lines += pd.concat([wanted, losses], axis=1).to_dict("records")
     return lines
 
 
 def _without_curve(
-    job: TrainingJob, others: Sequence[Frames], known: set[str]
+    job: TrainingJob,
+    others: Sequence[Frames],
+    known: set[str],
 ) -> list[dict[Any, Any]]:
-    """Lines of methods that are not `known`: what they would lose in the job nobody knows."""
-    unknown, found = (
-        dict.fromkeys(("share", "low", "high", "beyond"), math.nan),
-        dict[str, dict[Any, Any]](),
-    )
+    """Return the lines of methods that are not `known`: no run says what they would lose."""
+    lines: dict[str, dict[Any, Any]] = {}
     for frames in others:
-        for _, row in frames.rows[
-            frames.rows["base"].isna() & (frames.rows["ratio"] > 1)
-        ].iterrows():
-            if row["label"] not in known and (sendings := sendings_of(frames, row)):
-                found.setdefault(row["label"], _job_line(job, row, sendings) | unknown)
-    return list(found.values())
+        rows = frames.rows
+        is_method = rows["base"].isna() & (rows["ratio"] > 1)
+        for _, row in rows[is_method].iterrows():
+            label = row["label"]
+            if label in known or label in lines:
+                continue
+            sendings = sendings_of(frames, row)
+            if sendings:
+                lines[label] = _job_line(job, row, sendings) | NOT_KNOWN
+    return list(lines.values())
 
 
-def _ddp(job: TrainingJob, bytes_per_number: int, name: str, held: float) -> dict[str, Any]:
+def _ddp(
+    job: TrainingJob,
+    bytes_per_number: int,
+    name: str,
+    held: float,
+) -> dict[str, Any]:
     ratio = 4 / bytes_per_number
-    nothing = {"share": 0.0, "low": 0.0, "high": 0.0, "beyond": 1.0}
-    line = {
+    return {
         "method": name,
         "ratio": ratio,
         "seconds": ddp_seconds(job, bytes_per_number),
         "held": held,
+        "models_sent": job.num_steps / ratio,
+        "share": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "beyond": 1.0,
     }
-    return line | {"models_sent": job.num_steps / ratio} | nothing
 
 
 def _recommended(
-    margin: float, gap: float, lines: pd.DataFrame
+    margin: float,
+    gap: float,
+    lines: pd.DataFrame,
 ) -> tuple[dict[Any, Any], dict[Any, Any] | None]:
-    """DDP's faster line, and the line that is recommended over it; None where none is worth it."""
-    base = lines[lines["method"].str.startswith("DDP")].iloc[0]
+    """Return DDP's faster line, and the line that is recommended over it; None for DDP itself."""
+    is_ddp = lines["method"].str.startswith("DDP")
+    base = lines[is_ddp].iloc[0]
     safe = lines[gap * lines["high"] <= margin]
+    fastest = safe["seconds"].min()
     # Of lines that are about as fast as the fastest, the one that sends most is the safest.
-    near = safe[safe["seconds"] <= WORTH * safe["seconds"].min()]
+    near = safe[safe["seconds"] <= WORTH * fastest]
     best = near.loc[near["models_sent"].idxmax()]
-    is_plain = base["seconds"] < WORTH * safe["seconds"].min() or best["method"].startswith("DDP")
-    return base.to_dict(), None if is_plain else best.to_dict()
+    if base["seconds"] < WORTH * fastest or best["method"].startswith("DDP"):
+        return base.to_dict(), None
+    return base.to_dict(), best.to_dict()
 
 
-def _shown(job: TrainingJob, gap: float, lines: pd.DataFrame) -> pd.DataFrame:
-    """The lines as texts."""
+def _shown(
+    job: TrainingJob,
+    gap: float,
+    lines: pd.DataFrame,
+) -> pd.DataFrame:
+    """Return the lines as texts."""
     hours = lines["seconds"] * job.num_steps / 3600
-    losses = [(gap * lines[key]).map(points) for key in ("share", "low", "high")]
+    gigabytes = lines["held"] * 4 * job.num_parameters / 1e9
+    estimate = (gap * lines["share"]).map(points)
+    low = (gap * lines["low"]).map(points)
+    high = (gap * lines["high"]).map(points)
+    losses = estimate + " (" + low + " to " + high + ")"
+    losses = losses.mask(lines["method"].str.startswith("DDP"), "0")
+    losses = losses.mask(lines["share"].isna(), "not known")
     beyond = lines["beyond"].map("{:.2g} times".format)
-    shown = {
-        "method": lines["method"],
-        "ratio": lines["ratio"].map(short),
-        "ms a step": lines["seconds"].map(milliseconds),
-        "hours": hours.map("{:.3g}".format),
-        "models sent": lines["models_sent"].map(amount),
-        "GB held": (lines["held"] * 4 * job.num_parameters / 1e9).map("{:.2g}".format),
-        "expected loss, points": (losses[0] + " (" + losses[1] + " to " + losses[2] + ")")
-        .mask(lines["method"].str.startswith("DDP"), "0")
-        .mask(lines["share"].isna(), "not known"),
-        "beyond what was run": beyond.mask(lines["beyond"] == 1, "no").mask(
-            lines["share"].isna(), "too few runs"
-        ),
-    }
-    dollars = (
-        {"dollars": (hours * job.dollars_per_hour).map("{:,.0f}".format)}
-        if job.dollars_per_hour
-        else {}
+    beyond = beyond.mask(lines["beyond"] == 1, "no")
+    beyond = beyond.mask(lines["share"].isna(), "too few runs")
+    shown = pd.DataFrame(
+        {
+            "method": lines["method"],
+            "ratio": lines["ratio"].map(short),
+            "ms a step": lines["seconds"].map(milliseconds),
+            "hours": hours.map("{:.3g}".format),
+            "models sent": lines["models_sent"].map(amount),
+            "GB held": gigabytes.map("{:.2g}".format),
+            "expected loss, points": losses,
+            "beyond what was run": beyond,
+        }
     )
-    return pd.DataFrame(shown | dollars)
+    if job.dollars_per_hour:
+        dollars = hours * job.dollars_per_hour
+        shown["dollars"] = dollars.map("{:,.0f}".format)
+    return shown
 
 
 def advice_from(folders: Sequence[Path], job: TrainingJob) -> str:
-    """Advice from the runs in experiments' folders, in words. Raises UsageError as `advise`."""
+    """Return advice from the runs in experiments' folders, in words.
+
+    Raises:
+        UsageError: as `advise`; or the records are not at hand.
+    """
     if not SHIPPED.is_dir():
         raise UsageError(
             f"advice stands on the records in {SHIPPED}, which come with a checkout and not with "
             "an installation; run `python -m harness advise` in a checkout"
         )
     shares = shares_lost(Evidence((SHIPPED,)))
-    recent = [
-        read_frames(place) for name in RECENT if (place := SHIPPED / "reference" / name).is_dir()
-    ]
     maps = [read_frames(folder) for folder in folders]
-    others = [each for each in recent if each.experiment.baseline == maps[0].experiment.baseline]
+    others = []
+    for name in RECENT:
+        folder = SHIPPED / "reference" / name
+        if not folder.is_dir():
+            continue
+        frames = read_frames(folder)
+        # Methods of another optimiser's family would be compared with another baseline.
+        if frames.experiment.baseline == maps[0].experiment.baseline:
+            others.append(frames)
     return advise(job, maps, shares[shares["tells"]], [*maps, *others]).text

@@ -82,12 +82,12 @@ class Draws:
     @property
     def num_seeds(self) -> int:
         """Seeds of a row."""
-        return self.rows.shape[2]
+        return int(self.rows.shape[2])
 
     @property
     def num_baseline_seeds(self) -> int:
         """Seeds of the baseline."""
-        return self.baseline.shape[1]
+        return int(self.baseline.shape[1])
 
     @property
     def estimates(self) -> Array:
@@ -98,12 +98,13 @@ class Draws:
     @property
     def row_variances(self) -> Array:
         """Of each row's scores, (draws, rows)."""
-        return self.rows.var(axis=2, ddof=1)
+        return np.asarray(self.rows.var(axis=2, ddof=1))
 
     @property
     def baseline_variance(self) -> Array:
         """Of the baseline's scores, (draws, 1)."""
-        return self.baseline.var(axis=1, ddof=1, keepdims=True)
+        variance = self.baseline.var(axis=1, ddof=1, keepdims=True)
+        return np.asarray(variance)
 
     @property
     def paired(self) -> Array:

@@ -257,7 +257,8 @@ def report(options: argparse.Namespace) -> int:
 
 def advise(options: argparse.Namespace) -> int:
     """Advice for a job: a recommendation, the table, and what it rests on."""
-    from cser_bench.report.advise import MAPS, TrainingJob, advice_from
+    from cser_bench.report.advise import MAPS, advice_from
+    from cser_bench.report.speed.job import TrainingJob
 
     num_machines, workers_per_machine = options.layout
     job = TrainingJob(

@@ -10,19 +10,17 @@ import pandas as pd
 import pytest
 
 from cser_bench.harness.__main__ import main
-from cser_bench.report.advise import (
-    MAPS,
-    Sending,
-    TrainingJob,
-    advise,
-    ddp_seconds,
-    expected_losses,
-    method_seconds,
-    sendings_of,
-)
+from cser_bench.report.advise import MAPS, advise, expected_losses
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.regime import losses_of, lost_frame, lost_rows
 from cser_bench.report.speed.fitting import network_on
+from cser_bench.report.speed.job import (
+    Sending,
+    TrainingJob,
+    ddp_seconds,
+    method_seconds,
+    sendings_of,
+)
 from cser_bench.report.speed.workload_model import read_study
 
 MAP = MAPS["perceptron"][0]
