@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from cser_bench.report.frame import Frames, UsageError, read_frames
+from cser_bench.harness.errors import UsageError
+from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.questions.evidence import GPT, RESIDUAL, SHIPPED, Evidence
 from cser_bench.report.questions.losses import RECENT
 from cser_bench.report.questions.networks import METHODS, shares_lost, spread_between_kinds

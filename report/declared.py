@@ -1,6 +1,6 @@
 """What had been run of each contrast's rows when it was declared, by the attempts on record."""
 
-from cser_bench.harness.records.declared import Seen, is_without_verdict, seen_runs
+from cser_bench.harness.measures.declared import Seen, is_without_verdict, seen_runs
 from cser_bench.report.frame import Frames
 
 

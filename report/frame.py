@@ -14,16 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from cser_bench.harness.records.experiment import (
-    Contrast,
-    Experiment,
-    Metric,
-    Row,
-    metric_of,
-    read_experiment,
-    score_in,
-    score_of,
-)
+from cser_bench.harness.errors import UsageError
+from cser_bench.harness.measures.metrics import Metric, metric_of, score_in, score_of
+from cser_bench.harness.records.experiment import Contrast, Experiment, Row, read_experiment
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.store import RecordError, Result, RunRecord
 
@@ -105,13 +98,6 @@ _ATTEMPT += [
     "accelerator",
     "nccl",
 ]
-
-
-class UsageError(ValueError):
-    """The command was given something that cannot be used; the message is one sentence for the
-    user."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)

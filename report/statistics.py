@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from cser_bench.harness.records.declared import in_words
+from cser_bench.harness.measures.declared import in_words
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.report.declared import are_without_verdict, seen_when_declared
 from cser_bench.report.frame import Frames

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cser_bench.harness.cli.exits import OURS
+from cser_bench.harness.places import OURS, PACKAGE
 from cser_bench.harness.records import store
 from cser_bench.harness.records.provenance import output_of
 from cser_bench.harness.records.state import RunStatus, Submitted, status_of
@@ -25,8 +25,6 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 NAME = "campaign.json"
 """The record's, in an experiment's folder."""
-
-PACKAGE = "cser_bench"
 
 
 class CampaignError(RuntimeError):

@@ -12,7 +12,7 @@ import torch
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from cser_bench.harness.cli.show import show_plan
+from cser_bench.harness.plan.show import show_plan
 from cser_bench.harness.records.provenance import new_attempt, now, output_of
 from cser_bench.harness.records.recorder import tail_of
 from cser_bench.harness.records.run_lock import locked

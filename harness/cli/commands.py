@@ -13,8 +13,9 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING
 
-from cser_bench.harness.cli.exits import FAILURE, UsageError, complain, loading, program
+from cser_bench.harness.cli.exits import FAILURE, complain, loading, program
 from cser_bench.harness.cli.paths import known_file, known_folder
+from cser_bench.harness.errors import UsageError
 
 if TYPE_CHECKING:
     from cser_bench.harness.plan.plan import Plan
@@ -34,7 +35,7 @@ def _planned(options: argparse.Namespace) -> Plan:
 
 def plan(options: argparse.Namespace) -> int:
     """Print the runs; nothing is read or written besides the specification and the records."""
-    from cser_bench.harness.cli.show import show_plan
+    from cser_bench.harness.plan.show import show_plan
 
     show_plan(_planned(options))
     return 0
@@ -219,8 +220,8 @@ def declared(options: argparse.Namespace) -> int:
     """Date the contrasts of records by git history where they have no date, and say which came
     after runs."""
     from cser_bench.harness.cli.show import declared_text
+    from cser_bench.harness.measures.declared import run_files
     from cser_bench.harness.plan.history import date_contrasts
-    from cser_bench.harness.records.declared import run_files
 
     for folder in options.folders:
         experiment = date_contrasts(known_folder(folder), options.keep_verdicts)

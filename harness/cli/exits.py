@@ -12,18 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-OURS = Path(__file__).absolute().parents[3]
-"""The folder that our package lies in. Not resolved: in a checkout `cser_bench/harness` is a
-link."""
+from cser_bench.harness.places import OURS
 
 FAILURE, BROKEN_PIPE, INTERRUPTED = 1, 141, 130
 INTERRUPTION = "interrupted: what was recorded is kept; the same command goes on from here"
-
-
-class UsageError(ValueError):
-    """The command cannot be used as given; the message is one sentence for the user."""
-
-    exit_code = 2
 
 
 def complain(error: object, code: int) -> int:

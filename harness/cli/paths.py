@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from cser_bench.harness.cli.exits import UsageError
+from cser_bench.harness.errors import UsageError
 
 
 def folder(text: str) -> Path:

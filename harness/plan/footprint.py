@@ -23,8 +23,8 @@ from cser_bench.algorithms import DistributedOptimizer, StackedCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.core.topology import spectral_gap
 from cser_bench.algorithms.registry import methods
+from cser_bench.harness.measures.metrics import metric_of
 from cser_bench.harness.plan.one_of_many import OneOfMany
-from cser_bench.harness.records.experiment import metric_of
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import ModelSpec, RunConfig, ScheduleSpec
 from cser_bench.harness.spec.spec import Spec

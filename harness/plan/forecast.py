@@ -17,9 +17,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cser_bench.algorithms import SoloCollectives
+from cser_bench.harness.measures.hardware import Machine, TrainingRate, hardware
 from cser_bench.harness.plan.plan import Plan
 from cser_bench.harness.records.experiment import Contrast, Experiment, Row
-from cser_bench.harness.records.hardware import Machine, TrainingRate, hardware
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, num_steps_of, trainable
@@ -237,7 +237,7 @@ def cost_sentences(effort: Effort) -> list[str]:
     return (
         lines
         if machines
-        else [*lines, f"no price: harness/records/hardware.toml has none for {known.device}"]
+        else [*lines, f"no price: harness/measures/hardware.toml has none for {known.device}"]
     )
 
 

@@ -11,13 +11,14 @@ from itertools import dropwhile, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from cser_bench.harness.measures.declared import is_without_verdict, run_files, seen_runs, starts_of
+from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.records import store
-from cser_bench.harness.records.declared import is_without_verdict, run_files, seen_runs, starts_of
 from cser_bench.harness.records.experiment import Contrast, Experiment, read_experiment
 from cser_bench.harness.records.provenance import output_of
 from cser_bench.harness.records.store import RunFile
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.spec_file import EXPERIMENTS, find_spec
+from cser_bench.harness.spec.spec_file import find_spec
 
 
 class Asked(NamedTuple):

@@ -19,17 +19,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple
 
+from cser_bench.harness.measures.metrics import metric_of, score_in
+from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.rows import PlannedRow, config_of, plan_row
-from cser_bench.harness.records.experiment import Choice, Tuning, metric_of, score_in
+from cser_bench.harness.records.experiment import Choice, Tuning
 from cser_bench.harness.records.packs import read_result
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.run import run_id
 from cser_bench.harness.spec.spec import Spec, TuningSpec
-
-SHIPPED = Path(__file__).parents[1] / "shipped"
-"""Records that come with the program: in a checkout its results folder, in an installation the
-tunings of it."""
 
 
 class Trial(NamedTuple):
@@ -200,7 +198,7 @@ def tuning_name(spec: Spec) -> str:
 def tuning_folder(spec: Spec, results: Path) -> Path:
     """The folder of the tuning's records: under `results`, or where none was begun there, those
     that ship."""
-    own, shipped = results / tuning_name(spec), SHIPPED / tuning_name(spec)
+    own, shipped = results / tuning_name(spec), SHIPPED_TUNINGS / tuning_name(spec)
     has_own = (own / "experiment.json").exists()
     return shipped if not has_own and (shipped / "experiment.json").exists() else own
 

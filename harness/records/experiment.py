@@ -3,14 +3,12 @@ and its metric."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from cser_bench.harness.records.store import Event, NoRecordsError, Record, Result, read_record
+from cser_bench.harness.records.store import NoRecordsError, Record, read_record
 from cser_bench.harness.spec.spec import ContrastSpec, ExponentSpec
 
 
@@ -85,7 +83,7 @@ class Row(Planned):
 
 
 class Contrast(ContrastSpec):
-    """A comparison of two rows, and when it was declared; see `harness.records.declared`."""
+    """A comparison of two rows, and when it was declared; see `harness.measures.declared`."""
 
     margin: float
     """In the unit of the score (0.01 is one percentage point of accuracy)."""
@@ -183,66 +181,3 @@ def read_experiment(folder: Path) -> Experiment:
             f"{folder} holds no experiment.json; give the folder that an experiment was run into"
         )
     return read_record(path, Experiment)
-
-
-class Metric(NamedTuple):
-    """`is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of
-    100.
-
-    Differences of what is no share are shown in points too: of a loss a point is a hundredth of a
-    nat.
-    """
-
-    name: str
-    label: str
-    unit: str
-    higher_is_better: bool
-    is_share: bool = True
-
-    @property
-    def score_label(self) -> str:
-        """What `score_in` gives, or of a loss what is shown in its place."""
-        return (
-            self.label if self.higher_is_better or not self.is_share else f"100 % less {self.label}"
-        )
-
-
-ACCURACY = Metric("accuracy", "accuracy", "percent", True)
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        ACCURACY,
-        Metric("phone_error_rate", "phone error rate", "percent", False),
-        Metric("bleu", "BLEU", "points", True),
-        Metric("chrf", "chrF", "points", True),
-        Metric("loss", "test loss", "nats", False, is_share=False),
-        Metric("perplexity", "perplexity", "", False, is_share=False),
-    )
-}
-
-
-def metric_of(name: str | None) -> Metric:
-    """By its name in a record; None is accuracy."""
-    return ACCURACY if name is None else METRICS[name]
-
-
-def score_of(
-    accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
-) -> float | None:
-    """The metric such that more is better: of an error rate 1 less it, of a loss its negative.
-
-    None where it was not recorded, or the run diverged.
-    """
-    perplexity = None if loss is None else math.exp(min(loss, 700.0))
-    value = {"accuracy": accuracy, "loss": loss, "perplexity": perplexity, **(others or {})}.get(
-        metric.name
-    )
-    return (
-        value if value is None or metric.higher_is_better else (1 if metric.is_share else 0) - value
-    )
-
-
-def score_in(record: Event | Result, metric: Metric) -> float | None:
-    """The score of a record."""
-    return score_of(record.test_accuracy, record.test_loss, record.metrics, metric)

@@ -4,7 +4,6 @@ reads them)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from cser_bench.harness.records.store import Attempt, Record
@@ -199,7 +198,7 @@ class Timing(Record):
     allocation.
 
     A method's mean step on a link is the sum of share times mean over its cells there
-    (`mean_step`). Sessions of the same commit and machine are repetitions. The fabric's rate is
+    (`report.speed.timed.mean_step`). Sessions of the same commit and machine are repetitions. The fabric's rate is
     None where cells are of several.
     """
 
@@ -256,51 +255,3 @@ class TimingStudy(Record):
     sweeps: list[str]
     timings: list[str]
     left_out: list[LeftOut]
-
-
-def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean seconds of a method's step on one link, over its period, and a confidence interval of
-    that mean.
-
-    The kinds' means are mixed by their exact shares, and so are the variances of these means;
-    Student's t has the degrees of freedom of Satterthwaite. Steps count as independent, so the
-    interval is of this session alone. The cells are of one method and link, with those that send
-    nothing; at least two steps each.
-    """
-    from scipy import (
-        stats,
-    )  # most of a second to import, and most readers of records ask for no interval
-
-    assert math.isclose(sum(cell.share for cell in cells), 1.0), (
-        "shares of a method's cells on one link sum to 1"
-    )
-    mean, variance, spread = 0.0, 0.0, 0.0
-    for cell in cells:
-        own = cell.share**2 * float(stats.sem(cell.seconds)) ** 2
-        mean += cell.share * math.fsum(cell.seconds) / len(cell.seconds)
-        variance += own
-        spread += own**2 / (len(cell.seconds) - 1)
-    if not variance:
-        return mean, mean, mean
-    half = float(stats.t.ppf((1 + confidence) / 2, variance**2 / spread)) * math.sqrt(variance)
-    return mean, mean - half, mean + half
-
-
-def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) -> tuple[int, float]:
-    """Hops of a flat ring, and the bytes that a worker sends in each; of an exchange on a ring its
-    one hop.
-
-    A link of a machine with several of the workers carries as much: a ring over the ranks enters
-    and leaves it once.
-    """
-    if collective == "exchange":
-        return 1, payload_bytes
-    if collective == "all_gather":
-        return num_workers - 1, payload_bytes
-    return 2 * (num_workers - 1), payload_bytes / num_workers
-
-
-def ring_bytes(collective: Collective, payload_bytes: float, num_workers: int) -> float:
-    """Bytes that one worker sends in a ring, without headers."""
-    hops, hop_bytes = ring_hops(collective, payload_bytes, num_workers)
-    return hops * hop_bytes

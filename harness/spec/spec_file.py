@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.spec.errors import SpecError, explain, first_complaint
 from cser_bench.harness.spec.spec import ADAM_ONLY, OF_KIND, Spec
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 NOT_INHERITED = ("lengths", "restarts", "contrasts", "exponents", "sensitivity")
 NOT_INHERITED_STATISTICS = ("declared", "baseline_seeds")

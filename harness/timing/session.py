@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TypeVar
 
+from cser_bench.harness.measures.steps import ring_bytes
 from cser_bench.harness.records.store import VERSION, Attempt
 from cser_bench.harness.records.timings import (
     Cell,
@@ -17,7 +18,6 @@ from cser_bench.harness.records.timings import (
     Stragglers,
     Timing,
     Workload,
-    ring_bytes,
 )
 from cser_bench.harness.timing.timed_step import Parts, parts_of
 from cser_bench.harness.timing.turn import NUM_WARMUP_STEPS

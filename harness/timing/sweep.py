@@ -14,9 +14,10 @@ from statistics import median
 import numpy as np
 import torch
 
+from cser_bench.harness.measures.steps import ring_bytes
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import VERSION, Attempt, write_record
-from cser_bench.harness.records.timings import Collective, Fabric, Sweep, SweepPoint, ring_bytes
+from cser_bench.harness.records.timings import Collective, Fabric, Sweep, SweepPoint
 from cser_bench.harness.timing.lab import Lab, lab
 from cser_bench.harness.timing.links import LabError, LabTopology, burst_bytes, rate_text
 from cser_bench.harness.timing.worker import Do, TimingWorker, connected

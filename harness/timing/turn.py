@@ -23,6 +23,7 @@ from cser_bench.algorithms.core.stages import EarlyMessage
 from cser_bench.algorithms.core.topology import rounds_of
 from cser_bench.algorithms.core.traffic import Mark, mark
 from cser_bench.algorithms.registry import baselines
+from cser_bench.harness.measures.steps import BUCKET_BYTES
 from cser_bench.harness.plan.one_of_many import OneOfMany
 from cser_bench.harness.records.timings import Message, Method
 from cser_bench.harness.timing.timed_step import ObservedGroup, Observer, RankStep, Recorded
@@ -39,8 +40,6 @@ from cser_bench.harness.train.local_workers import seconds_to_idle
 NUM_WARMUP_STEPS = 3
 """DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third
 on."""
-BUCKET_BYTES = 25 << 20
-"""DDP's default for all buckets but the first, which at the start is of 1 MB, and the last."""
 NUM_DRAWS, NUM_KEPT_DRAWS = 1000, 50
 """Steps over which an overlapped method's early messages are averaged; of the first of them a
 record holds each one."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cser_bench.algorithms.core.traffic import mark
+from cser_bench.harness.measures.steps import FORWARD_SHARE
 from cser_bench.harness.plan.forecast import RESNET50_FORWARD_FLOPS, forward_flops, published_rate
 from cser_bench.harness.records.timings import Workload
 from cser_bench.harness.spec.errors import SpecError
@@ -34,8 +35,8 @@ from cser_bench.harness.train.build import build_model, trainable
 from cser_bench.harness.train.local_workers import MixedPrecision, random_batch, seconds_to_idle
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
-FORWARD_SHARE, ASSUMPTION = 1 / 3, "forward to backward as 1 to 2 (an assumption)"
-"""The forward pass's part of the passes' time: a backward pass has twice its arithmetic."""
+ASSUMPTION = "forward to backward as 1 to 2 (an assumption)"
+"""What is said of times of which `FORWARD_SHARE` divides the sum."""
 MIN_STEPS, MAX_STEPS, MAX_SECONDS = 5, 200, 3.0
 """Bounds of a calibration."""
 

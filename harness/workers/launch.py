@@ -18,9 +18,7 @@ import torch.distributed as dist
 
 from cser_bench.algorithms import ProcessGroupCollectives
 from cser_bench.algorithms.registry import baselines
-from cser_bench.harness.plan.plan import Plan
-from cser_bench.harness.records import packs, store
-from cser_bench.harness.records.declared import (
+from cser_bench.harness.measures.declared import (
     in_words,
     is_without_verdict,
     run_files,
@@ -28,6 +26,8 @@ from cser_bench.harness.records.declared import (
     starts_of,
     with_dates,
 )
+from cser_bench.harness.plan.plan import Plan
+from cser_bench.harness.records import packs, store
 from cser_bench.harness.records.experiment import Experiment
 from cser_bench.harness.records.provenance import new_attempt, now
 from cser_bench.harness.records.run_lock import owned

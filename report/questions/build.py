@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.store import write_text_atomically
-from cser_bench.report.frame import JUDGED, UsageError, baseline_runs
+from cser_bench.report.frame import JUDGED, baseline_runs
 from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import GPT, RESIDUAL, Answer, Evidence, evidence_of

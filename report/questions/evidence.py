@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.store import read_record
 from cser_bench.harness.records.timings import Timing
-from cser_bench.report.frame import Frames, UsageError, read_frames
+from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import UNKNOWN, difference

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
-from cser_bench.harness.records.hardware import hardware
+from cser_bench.harness.measures.hardware import hardware
 from cser_bench.report.plotting import GREY, new_figure
 from cser_bench.report.questions.evidence import Answer, Evidence
 from cser_bench.report.speed import comparisons

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from cser_bench.harness.records.hardware import hardware
+from cser_bench.harness.measures.hardware import hardware
 from cser_bench.harness.records.timings import Message
 from cser_bench.report.speed.cost_model import Algorithm, Compute, Network, step_seconds
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel, seconds_at

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from statistics import fmean as mean
 from typing import Literal
 
-from cser_bench.harness.records.timings import Collective, Message, Rounds, ring_hops
+from cser_bench.harness.measures.steps import ring_hops
+from cser_bench.harness.records.timings import Collective, Message, Rounds
 
 Algorithm = Literal["ring", "tree", "hierarchical"]
 

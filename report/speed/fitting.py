@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 from scipy.special import expit
 
-from cser_bench.harness.records.timings import Collective, Fabric, Sweep, ring_hops
+from cser_bench.harness.measures.steps import ring_hops
+from cser_bench.harness.records.timings import Collective, Fabric, Sweep
 from cser_bench.report.speed.cost_model import Algorithm, Link, Links, Network
 
 COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "two_stages", "all_gather", "exchange")

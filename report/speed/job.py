@@ -7,16 +7,11 @@ from typing import get_args
 
 import pandas as pd
 
+from cser_bench.harness.errors import UsageError
+from cser_bench.harness.measures.steps import BUCKET_BYTES, FORWARD_SHARE
 from cser_bench.harness.records.timings import Collective, Message, Rounds
-from cser_bench.report.frame import TRAINING, Frames, UsageError
+from cser_bench.report.frame import TRAINING, Frames
 from cser_bench.report.speed.cost_model import Compute, Link, Links, Network, step_seconds
-
-BUCKET_BYTES = 25 * 2**20
-"""Of DDP's buckets, its default."""
-
-FORWARD_SHARE = 1 / 3
-"""Of the two passes' time: an assumption, since a backward pass has twice the forward pass's
-arithmetic."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cser_bench.harness.records.hardware import Memory, hardware
+from cser_bench.harness.errors import UsageError
+from cser_bench.harness.measures.hardware import Memory, hardware
 from cser_bench.harness.records.store import Attempt, RecordError, read_record
 from cser_bench.harness.records.timings import Basis, Method, Sweep, Timing, TimingStudy, Workload
-from cser_bench.report.frame import UsageError
 from cser_bench.report.speed.cost_model import Algorithm, Compute, Network, period_seconds
 from cser_bench.report.speed.fitting import Fit, fit_line, fits_of, network_on
 from cser_bench.report.speed.timed import cells_frame

@@ -13,9 +13,9 @@ import pytest
 import tomli_w
 import torch
 
+from cser_bench.harness.measures.declared import in_words, run_files, seen_runs, starts_of
 from cser_bench.harness.plan.history import Asked, versions_of
 from cser_bench.harness.plan.plan import plan_experiment
-from cser_bench.harness.records.declared import in_words, run_files, seen_runs, starts_of
 from cser_bench.harness.records.experiment import Contrast, Experiment, read_experiment
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import VERSION, RunFile, write_record

@@ -10,12 +10,13 @@ from typing import cast
 
 import pytest
 
+from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.plan.plan import make_plan
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.store import read_run
 from cser_bench.harness.spec.run import ModelSpec, PlannedRun
 from cser_bench.harness.spec.spec import Spec
-from cser_bench.harness.spec.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.tasks import fashion_mnist, gcide, kjv_es, kjv_text
 from cser_bench.harness.tasks.cmudict import CMUDict
 from cser_bench.harness.tasks.fashion_mnist import FashionMNIST

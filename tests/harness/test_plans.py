@@ -11,16 +11,17 @@ import pytest
 import torch
 
 from cser_bench.algorithms import StackedCollectives
-from cser_bench.harness.cli.show import show_plan
 from cser_bench.harness.models.transformer import GPT
+from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.plan.footprint import footprint_of
 from cser_bench.harness.plan.plan import Plan, make_plan, plan_experiment
 from cser_bench.harness.plan.rows import config_of
+from cser_bench.harness.plan.show import show_plan
 from cser_bench.harness.plan.tuning import Trial, settled
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import RunConfig, run_id
-from cser_bench.harness.spec.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import (
     BLOCK,

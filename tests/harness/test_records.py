@@ -14,8 +14,8 @@ import pytest
 from torch.distributed import DistStoreError
 
 from cser_bench.algorithms import CollectiveError
+from cser_bench.harness.measures.metrics import metric_of, score_of
 from cser_bench.harness.records import recorder, store
-from cser_bench.harness.records.experiment import metric_of, score_of
 from cser_bench.harness.records.recorder import append_event, truncate_events, write_failure
 from cser_bench.harness.records.run_lock import is_owned, owned
 from cser_bench.harness.records.state import is_done

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.plan.tuning import TrialOutcome
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.store import write_record
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.spec.spec_file import load_spec
 from tests.harness.support import (
     BLOCK,
     CommandLine,

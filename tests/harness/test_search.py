@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from cser_bench.harness.cli import show
-from cser_bench.harness.plan import forecast
+from cser_bench.harness.places import EXPERIMENTS
+from cser_bench.harness.plan import forecast, show
 from cser_bench.harness.plan.forecast import MEASURED, StepTime, dry_steps, powers
 from cser_bench.harness.plan.plan import make_plan
 from cser_bench.harness.plan.tuning import (
@@ -29,7 +29,7 @@ from cser_bench.harness.plan.tuning import (
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.spec import Spec, TuningSpec
-from cser_bench.harness.spec.spec_file import EXPERIMENTS, load_spec
+from cser_bench.harness.spec.spec_file import load_spec
 from tests.harness.support import CSER, Table, changed, small_config, small_spec, write_spec
 
 Score = float | tuple[float, float] | None

@@ -16,10 +16,11 @@ from torch import nn
 
 from cser_bench.algorithms import SGD, Compressor, SoloCollectives
 from cser_bench.algorithms.registry import algorithms, compressors
+from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.plan.plan import make_plan
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RestartOf, RowSpec
-from cser_bench.harness.spec.spec_file import EXPERIMENTS, find_spec, load_spec
+from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import (
     BLOCK,

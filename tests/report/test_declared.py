@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cser_bench.harness.records.declared import in_words
+from cser_bench.harness.measures.declared import in_words
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.declared import seen_when_declared

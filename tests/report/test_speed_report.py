@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.store import RecordError
-from cser_bench.report.frame import UsageError
 from cser_bench.report.render import markdown_of
 from cser_bench.report.speed.comparisons import (
     HEADLINES,

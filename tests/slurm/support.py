@@ -17,7 +17,8 @@ import pytest
 import tomli_w
 
 from cser_bench.harness.__main__ import main
-from cser_bench.slurm.campaign import PACKAGE, Submission
+from cser_bench.harness.places import PACKAGE
+from cser_bench.slurm.campaign import Submission
 from cser_bench.slurm.requeue import Allocation
 from tests.harness.support import ROOT, Table, small_spec
 

@@ -11,15 +11,9 @@ import pytest
 import torch
 from scipy import stats
 
+from cser_bench.harness.measures.steps import ring_bytes
 from cser_bench.harness.records.provenance import new_attempt
-from cser_bench.harness.records.timings import (
-    Cell,
-    StepKind,
-    Stragglers,
-    Timing,
-    mean_step,
-    ring_bytes,
-)
+from cser_bench.harness.records.timings import Cell, StepKind, Stragglers, Timing
 from cser_bench.harness.timing.links import LabTopology
 from cser_bench.harness.timing.methods import CONSECUTIVE, METHODS
 from cser_bench.harness.timing.session import Session, add_step, cells_of, time_session
@@ -27,6 +21,7 @@ from cser_bench.harness.timing.sweep import fabric
 from cser_bench.harness.timing.timed_step import Parts, RankStep, parts_of
 from cser_bench.harness.timing.worker import connected
 from cser_bench.harness.timing.workloads import gradients_of, workload
+from cser_bench.report.speed.timed import mean_step
 
 TIMED = ["all_reduce", "ddp", "powersgd_2", "mcser", "mcser_overlap", "dpsgd_ring"]
 LINK, DILATION, FASTEST = 1e9, 2.0, 7e9

@@ -1,0 +1,1 @@
+"""What the harness and the report reckon alike, from records and without torch."""

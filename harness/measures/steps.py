@@ -1,0 +1,31 @@
+"""What a step of data-parallel training is made of: its passes, DDP's buckets, and what a ring carries."""
+
+from __future__ import annotations
+
+from cser_bench.harness.records.timings import Collective
+
+FORWARD_SHARE = 1 / 3
+"""The forward pass's part of the passes' time: a backward pass has twice its arithmetic."""
+
+BUCKET_BYTES = 25 << 20
+"""DDP's default for all buckets but the first, which at the start is of 1 MB, and the last."""
+
+
+def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) -> tuple[int, float]:
+    """Hops of a flat ring, and the bytes that a worker sends in each; of an exchange on a ring its
+    one hop.
+
+    A link of a machine with several of the workers carries as much: a ring over the ranks enters
+    and leaves it once.
+    """
+    if collective == "exchange":
+        return 1, payload_bytes
+    if collective == "all_gather":
+        return num_workers - 1, payload_bytes
+    return 2 * (num_workers - 1), payload_bytes / num_workers
+
+
+def ring_bytes(collective: Collective, payload_bytes: float, num_workers: int) -> float:
+    """Bytes that one worker sends in a ring, without headers."""
+    hops, hop_bytes = ring_hops(collective, payload_bytes, num_workers)
+    return hops * hop_bytes
