@@ -23,7 +23,7 @@ from cser_bench.harness.records.experiment import Contrast, Experiment, Row
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, num_steps_of, trainable
-from cser_bench.harness.train.local_workers import Trainee, seconds_to_idle
+from cser_bench.harness.train.local_workers import DryTraining, seconds_to_idle
 
 MAX_STEPS, MAX_SECONDS = 20, 1.0
 """Dry steps at the most."""
@@ -116,7 +116,7 @@ def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
     torch.set_num_threads(1)
     cuda = device.type == "cuda"
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
-    trainee = Trainee(plain, trainable(plain, device), SoloCollectives())
+    trainee = DryTraining(plain, trainable(plain, device), SoloCollectives())
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     held = torch.cuda.memory_allocated(device) if cuda else 0

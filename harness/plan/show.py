@@ -73,12 +73,12 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
             print(f"warning: {name}: {footprint.caution}")
     for sentence in plan.left_out:
         print(sentence)
-    if config.wire != "fp32":
+    if config.communication_dtype != "fp32":
         rounded = [
             row.row for row in experiment.rows if not algorithms()[row.algorithm].keeps_rounding
         ]
         print(
-            f"{config.wire} messages: rounding is lost by {', '.join(rounded) or 'no row'}; all "
+            f"{config.communication_dtype} messages: rounding is lost by {', '.join(rounded) or 'no row'}; all "
             "others send it later"
         )
     if experiment.contrasts:

@@ -107,7 +107,7 @@ class Message(Record):
     rounds: Rounds = ()
 
 
-class Method(Record):
+class TimedMethod(Record):
     """A method or baseline with the settings that a spec gives, and what a session found out about
     it.
 
@@ -209,7 +209,7 @@ class Timing(Record):
     workload: Workload
     stragglers: Stragglers | None = None
     num_warmup_steps: int
-    methods: list[Method]
+    methods: list[TimedMethod]
     cells: list[Cell]
 
 

@@ -19,7 +19,7 @@ from cser_bench.harness.spec.values import (
     Ratio,
     Seeds,
     Settings,
-    Share,
+    ShareBelowOne,
     Strict,
     Text,
     once,
@@ -118,7 +118,7 @@ class RowSpec(Strict):
     """Overall compression ratio, for tables; by default what the closed form of the bits says."""
     settings: Settings = {}
     learning_rate: Positive | None = None
-    momentum: Share | None = None
+    momentum: ShareBelowOne | None = None
     local_step: LocalStep | None = None
     betas: Betas | None = None
     eps: Positive | None = None

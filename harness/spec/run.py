@@ -19,7 +19,7 @@ from cser_bench.harness.spec.values import (
     Positive,
     Seed,
     Settings,
-    Share,
+    ShareBelowOne,
     Strict,
 )
 
@@ -27,7 +27,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 """Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss
 scaling."""
 
-Wire = Literal["fp32", "fp16"]
+CommunicationDtype = Literal["fp32", "fp16"]
 """Of the numbers that are sent, and so of the bits that are counted."""
 
 ID_DIGITS = 12
@@ -73,7 +73,7 @@ class ScheduleSpec(Strict):
     staircase_warmup: bool = False
     milestones: list[Positive] = []
     factor: Positive = 0.2
-    warmup_share: Share = 0.0
+    warmup_share: ShareBelowOne = 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleSpec:
@@ -116,18 +116,24 @@ class TrainingSpec(Strict):
     batch_size: Count
     """Samples per worker and step."""
     num_epochs: Count
-    momentum: Share
+    momentum: ShareBelowOne
     weight_decay: NonNegative
     precision: Precision = "fp32"
-    wire: Wire = "fp32"
+    wire: CommunicationDtype = "fp32"
+    """The communication dtype, as files and records have always called it."""
     local_step: LocalStep = "sgd"
     betas: Betas = [0.9, 0.999]
     eps: Positive = 1e-8
-    label_smoothing: Share = 0.0
+    label_smoothing: ShareBelowOne = 0.0
     """In the training loss alone."""
     num_steps: Count | None = None
     """The first steps of the epochs, where a run does not take all: equal seeds begin alike at
     every length."""
+
+    @property
+    def communication_dtype(self) -> CommunicationDtype:
+        """The type of the numbers that are sent; the field `wire` of files and records."""
+        return self.wire
 
     @property
     def num_schedule_epochs(self) -> int:

@@ -22,7 +22,7 @@ Seed = Annotated[int, Field(ge=0)]
 
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 Finite = Annotated[float, Field(ge=-MOST, le=MOST)]
 
@@ -30,7 +30,7 @@ LocalStep = Literal["sgd", "adamw", "muon"]
 """By whose rule a worker steps: Nesterov SGD's; AdamW's with `betas` and `eps`, which has no
 momentum; or Muon's, with momentum on hidden matrices and AdamW on all else."""
 
-Betas = Annotated[list[Share], Field(min_length=2, max_length=2)]
+Betas = Annotated[list[ShareBelowOne], Field(min_length=2, max_length=2)]
 
 
 def once(values: list[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.plan.plan import plan_experiment
-from cser_bench.harness.records.timings import Method
+from cser_bench.harness.records.timings import TimedMethod
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.spec.values import LocalStep
@@ -41,7 +41,7 @@ def method(
     momentum: float = MOMENTUM,
     local_step: LocalStep = "sgd",
     num_steps: int = 0,
-) -> Method:
+) -> TimedMethod:
     """A method with a spec's settings, besides those that it has at a ratio; nothing is known yet
     that a session finds.
 
@@ -54,7 +54,7 @@ def method(
         if "end" in intervals
         else math.lcm(*intervals) // settings.get("num_fragments", 1)
     )
-    return Method(
+    return TimedMethod(
         name=name,
         label=label,
         algorithm=algorithm,
@@ -75,7 +75,7 @@ CONSECUTIVE = {each["name"]: method(**each) for each in DATA["in_a_row"]}
 """The methods of consecutive steps."""
 
 
-def named(known: Mapping[str, Method], names: Sequence[str]) -> list[Method]:
+def named(known: Mapping[str, TimedMethod], names: Sequence[str]) -> list[TimedMethod]:
     """The methods of these names, all if none is given. Raises SpecError: one is unknown."""
     if unknown := [name for name in names if name not in known]:
         raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}")
@@ -84,7 +84,7 @@ def named(known: Mapping[str, Method], names: Sequence[str]) -> list[Method]:
 
 def scored_methods(
     results: Path, experiments: Sequence[str] = EXPERIMENTS, overlap: bool = False
-) -> dict[str, Method]:
+) -> dict[str, TimedMethod]:
     """The baselines, then each configuration that the experiments score: settings as their tuning
     chose them.
 
@@ -93,7 +93,7 @@ def scored_methods(
     are DDP's too. `results` may have the experiments' own tunings. `overlap`: whether what can be
     sent during the backward pass is; no result changes.
     """
-    found: list[Method] = []
+    found: list[TimedMethod] = []
     for experiment in experiments:
         plan = plan_experiment(experiment, results)
         rows = {row.row: row for row in plan.experiment.rows if row.base is None}

@@ -13,9 +13,9 @@ from cser_bench.harness.records.timings import (
     Cell,
     Fabric,
     Message,
-    Method,
     StepKind,
     Stragglers,
+    TimedMethod,
     Timing,
     Workload,
 )
@@ -59,7 +59,7 @@ class Session:
     name: str
     workload: Workload
     gradients: Gradients
-    methods: Sequence[Method]
+    methods: Sequence[TimedMethod]
     fabric: Fabric
     links: Sequence[float | None]
     fastest: float
@@ -71,7 +71,7 @@ class Session:
     stragglers: Stragglers | None = None
 
 
-def cells_of(session: Session, method: Method) -> list[Cell]:
+def cells_of(session: Session, method: TimedMethod) -> list[Cell]:
     """What is timed of a method whose messages are known, without steps: each kind of its steps on
     each link.
 
@@ -103,7 +103,7 @@ def cells_of(session: Session, method: Method) -> list[Cell]:
 
 
 def _cell(
-    method: Method, kind: StepKind, share: float, link: float | None, dilation: float
+    method: TimedMethod, kind: StepKind, share: float, link: float | None, dilation: float
 ) -> Cell:
     return Cell(
         method=method.name,
@@ -121,7 +121,7 @@ def _cell(
 
 
 def _dilation(
-    session: Session, method: Method, messages: Sequence[Message], link: float | None
+    session: Session, method: TimedMethod, messages: Sequence[Message], link: float | None
 ) -> float:
     """How many times slower these messages are sent and passes are: a step takes as long as is
     wanted."""
@@ -152,7 +152,7 @@ def time_session(
         session.fabric.num_workers,
         list(session.methods),
     )
-    methods: list[Method] = do(TimingWorker.begin, *told)[0]
+    methods: list[TimedMethod] = do(TimingWorker.begin, *told)[0]
     cells = {method.name: cells_of(session, method) for method in methods}
     for visit, method in there_and_back(methods, session.num_visits):
         if set_rate is not None:  # On a slow network most of a session would be the warm-up.

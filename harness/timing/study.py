@@ -20,9 +20,9 @@ from cser_bench.harness.records.store import VERSION, read_record, write_record
 from cser_bench.harness.records.timings import (
     Fabric,
     LeftOut,
-    Method,
     Stragglers,
     Sweep,
+    TimedMethod,
     Timing,
     TimingStudy,
 )
@@ -53,7 +53,7 @@ SCORED_SHARE_OF_CEILING = 0.5
 """The same of scored sessions: methods' own arithmetic does not run while links are at work."""
 
 
-class Job(NamedTuple):
+class TimingJob(NamedTuple):
     """A workload on machines whose links stand for such a rate, slowed down `dilation` times; and
     groups of methods.
 
@@ -81,7 +81,7 @@ class Job(NamedTuple):
         )
 
 
-JOBS = [Job(**job) for job in DATA["jobs"]]
+JOBS = [TimingJob(**job) for job in DATA["jobs"]]
 GROUPS: dict[str, list[str]] = DATA["groups"] | {"all": list(METHODS)}
 
 
@@ -219,7 +219,7 @@ Raises SpecError: an unknown method, or this machine can have no network lab.
 def _in_real_time(
     kind: str,
     latency: float,
-    methods: Sequence[Method],
+    methods: Sequence[TimedMethod],
     name: str = DATA["wide"]["workload"],
     jitter: float = 0.0,
 ) -> Session:

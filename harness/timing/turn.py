@@ -25,7 +25,7 @@ from cser_bench.algorithms.core.traffic import Mark, mark
 from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.measures.steps import BUCKET_BYTES
 from cser_bench.harness.plan.one_of_many import OneOfMany
-from cser_bench.harness.records.timings import Message, Method
+from cser_bench.harness.records.timings import Message, TimedMethod
 from cser_bench.harness.timing.timed_step import ObservedGroup, Observer, RankStep, Recorded
 from cser_bench.harness.timing.workloads import (
     LEARNING_RATE,
@@ -70,7 +70,7 @@ class Turn:
     def __init__(
         self,
         trainee: Trainee,
-        method: Method,
+        method: TimedMethod,
         num_workers: int,
         groups: Groups,
         visible: bool = False,
@@ -161,7 +161,7 @@ class Turn:
 
 def _own(
     trainee: Trainee,
-    method: Method,
+    method: TimedMethod,
     num_workers: int,
     group: ProcessGroup | None,
     observer: Observer,
@@ -193,7 +193,7 @@ class _EqualFromTheStart(ProcessGroupCollectives):
 def _in_ddp(
     baseline: type[DDP],
     module: nn.Module,
-    method: Method,
+    method: TimedMethod,
     groups: Groups,
     observer: Observer,
     visible: bool,
@@ -231,7 +231,7 @@ def _in_ddp(
     return model, False
 
 
-def described(turn: Turn, bare_seconds: float) -> Method:
+def described(turn: Turn, bare_seconds: float) -> TimedMethod:
     """The turn's method with its messages and the time of its codec, beside passes that take so
     long by themselves."""
     codec = max(0.0, _seconds(turn) - bare_seconds)

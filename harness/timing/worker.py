@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from cser_bench.algorithms import ProcessGroupCollectives, Purpose
 from cser_bench.algorithms.core.topology import rounds_of
-from cser_bench.harness.records.timings import Collective, Method, Stragglers, Workload
+from cser_bench.harness.records.timings import Collective, Stragglers, TimedMethod, Workload
 from cser_bench.harness.timing.lab import Lab, start_inside
 from cser_bench.harness.timing.timed_step import RankStep
 from cser_bench.harness.timing.turn import Groups, Turn, bare_seconds, described, make_groups
@@ -95,8 +95,8 @@ class TimingWorker:
         gradients: Gradients,
         trains: bool,
         num_workers: int,
-        methods: list[Method],
-    ) -> list[Method]:
+        methods: list[TimedMethod],
+    ) -> list[TimedMethod]:
         """Have a session's groups and trainees from now on; on rank 0 its methods with what is
         found out of them, by a worker alone."""
         self._num_workers = num_workers
@@ -109,16 +109,16 @@ class TimingWorker:
         bare = bare_seconds(self._trainee())
         return [self._described(method, alone, bare) for method in methods]
 
-    def _described(self, method: Method, alone: Groups, bare: float) -> Method:
+    def _described(self, method: TimedMethod, alone: Groups, bare: float) -> TimedMethod:
         turn = self._turn_of(method, alone, visible=True)
         found = described(turn, bare)
         turn.close()
         return found
 
-    def _turn_of(self, method: Method, groups: Groups, visible: bool = False) -> Turn:
+    def _turn_of(self, method: TimedMethod, groups: Groups, visible: bool = False) -> Turn:
         return Turn(self._trainee(), method, self._num_workers, groups, visible)
 
-    def build(self, method: Method) -> None:
+    def build(self, method: TimedMethod) -> None:
         """Begin a turn of the method, which is built anew, so that the memory of one at a time is
         needed."""
         if self._turn is not None:

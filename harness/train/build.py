@@ -141,7 +141,7 @@ def build_optimizer(
             weight_decay=config.weight_decay,
             collectives=collectives,
             seed=derive_seed(config.seed, "compression"),
-            communication_dtype=torch.float16 if config.wire == "fp16" else None,
+            communication_dtype=torch.float16 if config.communication_dtype == "fp16" else None,
             **given,
         )
     except (

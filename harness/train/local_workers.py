@@ -1,7 +1,7 @@
 """The workers at this end: one in a process of its own, or all of a run as rows of the same
 tensors; and their passes.
 
-A `Trainee` has random batches: it is what is timed, estimated and checked where no data set is
+A `DryTraining` has random batches: it is what is timed, estimated and checked where no data set is
 wanted.
 """
 
@@ -222,7 +222,7 @@ def random_batch(
     return inputs, labels
 
 
-class Trainee:
+class DryTraining:
     """The workers at this end, one or all of them stacked, with a random batch of its own each.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.harness.records.store import Attempt
-from cser_bench.harness.records.timings import Message, Method, Timing
+from cser_bench.harness.records.timings import Message, TimedMethod, Timing
 from cser_bench.report.frame import Frames
 from cser_bench.report.speed.cost_model import Compute, Network, step_seconds
 from cser_bench.report.speed.timed import joined_frame, scored_steps_frame
@@ -92,9 +92,9 @@ def scored_name(workload: str) -> str:
     return f"{workload}, as scored"
 
 
-def _sessions(study: SpeedStudy) -> dict[str, list[Method]]:
+def _sessions(study: SpeedStudy) -> dict[str, list[TimedMethod]]:
     """The methods of all sessions, each once, by workload."""
-    found: dict[str, dict[str, Method]] = {}
+    found: dict[str, dict[str, TimedMethod]] = {}
     session: Timing
     for session in study.sessions:
         for method in session.methods:
@@ -102,7 +102,7 @@ def _sessions(study: SpeedStudy) -> dict[str, list[Method]]:
     return {work: list(methods.values()) for work, methods in found.items()}
 
 
-def _method(method: Method, codec_seconds: float, rows: Sequence[str]) -> dict[str, Any]:
+def _method(method: TimedMethod, codec_seconds: float, rows: Sequence[str]) -> dict[str, Any]:
     told = {
         name: getattr(method, name) for name in ("name", "label", "algorithm", "baseline", "period")
     }

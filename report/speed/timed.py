@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.harness.records.experiment import Row
-from cser_bench.harness.records.timings import Cell, Method, Timing
+from cser_bench.harness.records.timings import Cell, TimedMethod, Timing
 from cser_bench.report.frame import JUDGED, Frames, read_frames
 from cser_bench.report.statistics import against_baseline
 
@@ -240,7 +240,7 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     return steps.assign(row=steps["method"], ratio=steps["method"].map(ratios), estimate=math.nan)
 
 
-def _is_of(method: Method, row: Row) -> bool:
+def _is_of(method: TimedMethod, row: Row) -> bool:
     if method.algorithm == "ddp" and method.rows:
         return (row.algorithm, row.local_step) == ("sgd", method.local_step)
     return method.key == (row.algorithm, row.settings, row.momentum, row.local_step)

@@ -14,7 +14,14 @@ import pandas as pd
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.hardware import Memory, hardware
 from cser_bench.harness.records.store import Attempt, RecordError, read_record
-from cser_bench.harness.records.timings import Basis, Method, Sweep, Timing, TimingStudy, Workload
+from cser_bench.harness.records.timings import (
+    Basis,
+    Sweep,
+    TimedMethod,
+    Timing,
+    TimingStudy,
+    Workload,
+)
 from cser_bench.report.speed.cost_model import Algorithm, Compute, Network, period_seconds
 from cser_bench.report.speed.fitting import Fit, fit_line, fits_of, network_on
 from cser_bench.report.speed.timed import cells_frame
@@ -57,10 +64,10 @@ class WorkloadModel:
         return max(self.timings, key=lambda t: (t.fabric.workers_per_machine == 1, len(t.methods)))
 
     @cached_property
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, TimedMethod]:
         """Every method by name: those timed on the layout of the curves first, baselines before
         others."""
-        found: dict[str, Method] = {}
+        found: dict[str, TimedMethod] = {}
         for timing in (self.main, *self.timings):
             for method in timing.methods:
                 found.setdefault(method.name, method)
@@ -84,7 +91,7 @@ class WorkloadModel:
         devices = hardware().memory if self.basis == "emulated" else []
         return next((memory for memory in devices if memory.device in self.workload.device), None)
 
-    def codec_seconds(self, method: Method) -> float:
+    def codec_seconds(self, method: TimedMethod) -> float:
         """Seconds of encoding, decoding and update that the model takes.
 
         For an emulated device of the table the bytes that the method moves over the device's memory
@@ -150,7 +157,7 @@ class WorkloadModel:
         return network
 
     def seconds(
-        self, method: Method, network: Network, slower: float = 1.0, codec: float | None = None
+        self, method: TimedMethod, network: Network, slower: float = 1.0, codec: float | None = None
     ) -> float:
         """Modelled seconds of a step, with these of the codec or else its own, on a device so many
         times slower."""

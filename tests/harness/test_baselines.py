@@ -26,7 +26,7 @@ from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks import blobs
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model
-from cser_bench.harness.train.local_workers import Trainee
+from cser_bench.harness.train.local_workers import DryTraining
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers.attempt import prepare_thread
@@ -145,10 +145,10 @@ def group(tmp_path: Path) -> Iterator[None]:
         yield
 
 
-def trainee_of(name: str, table: Table | None = None, **changes: Any) -> Trainee:
+def trainee_of(name: str, table: Table | None = None, **changes: Any) -> DryTraining:
     config = small_config(name, table, num_workers=1, **changes)
     model = build_model(config.model, find_task("blobs"), 1, torch.device("cpu"))
-    return Trainee(config, model, ProcessGroupCollectives())
+    return DryTraining(config, model, ProcessGroupCollectives())
 
 
 @pytest.mark.parametrize("name", baselines())

@@ -35,7 +35,7 @@ from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.tasks.augment import CroppedSamples
 from cser_bench.harness.timing.workloads import Problem, short_run
 from cser_bench.harness.train.build import format_of, trainable
-from cser_bench.harness.train.local_workers import Trainee, seconds_to_idle
+from cser_bench.harness.train.local_workers import DryTraining, seconds_to_idle
 from cser_bench.harness.train.training import Clock
 from tests.measured import subjects
 from tests.measured.subjects import TINY, Scale, learning, on_processes
@@ -58,9 +58,9 @@ message, its sum, and the allocator's rounding."""
 
 def trainee_of(
     config: RunConfig, device: torch.device, collectives: Collectives | None = None
-) -> Trainee:
+) -> DryTraining:
     """The run's worker or workers, by default one that is alone."""
-    return Trainee(config, trainable(config, device), collectives or SoloCollectives())
+    return DryTraining(config, trainable(config, device), collectives or SoloCollectives())
 
 
 # Processes
@@ -152,7 +152,7 @@ def _overflowing(
     return unchanged, trainee.optimizer.num_steps, losses
 
 
-def _state(trainee: Trainee) -> dict[str, Tensor]:
+def _state(trainee: DryTraining) -> dict[str, Tensor]:
     """Parameters, momentum, error and anchor, as copies."""
     flat = trainee.optimizer.state_dict()["param_groups"][0]["flat"] | {
         "x": trainee.optimizer.flat.parameters
@@ -213,7 +213,7 @@ def test_stacked_workers_on_a_gpu_end_where_they_end_on_a_cpu(
 def _ways(device: torch.device, name: str) -> tuple[Tensor, Tensor]:
     """All workers' parameters before and after, on the CPU."""
     config = learning(name, TINY).model_copy(update={"num_workers": 4})
-    trainee = Trainee(
+    trainee = DryTraining(
         config, trainable(config, device).double(), StackedCollectives(config.num_workers)
     )
     parameters = trainee.optimizer.flat.parameters
@@ -246,10 +246,10 @@ def test_channels_last_keeps_its_format_and_the_losses(
 
 def _in_format(
     device: torch.device, scale: Scale, precision: Precision, order: torch.memory_format
-) -> Trainee:
+) -> DryTraining:
     config = learning("mcser", scale, precision)
     model = trainable(config, device).to(memory_format=order)  # type: ignore[call-overload]
-    return Trainee(config, model, SoloCollectives())
+    return DryTraining(config, model, SoloCollectives())
 
 
 @pytest.mark.parametrize("name", algorithms())

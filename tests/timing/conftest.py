@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cser_bench.harness.records.timings import Method, Workload
+from cser_bench.harness.records.timings import TimedMethod, Workload
 from cser_bench.harness.timing import lab
 from cser_bench.harness.timing.lab import LOCKS, remove_namespaces, why_not
 from cser_bench.harness.timing.turn import Turn
@@ -42,7 +42,7 @@ WORKLOAD = Workload(
 )
 
 
-def turn_of(method: Method, num_workers: int = 8, trainee: Trainee | None = None) -> Turn:
+def turn_of(method: TimedMethod, num_workers: int = 8, trainee: Trainee | None = None) -> Turn:
     """A turn of a worker that is alone and by default waits, on the small model, with messages that
     are seen."""
     waiting = Trainee(WORKLOAD.name, GRADIENTS, torch.device("cpu"), WORKLOAD)

@@ -15,12 +15,19 @@ import pytest
 
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.store import read_record
-from cser_bench.harness.records.timings import Cell, Message, Method, Sweep, Timing, TimingStudy
+from cser_bench.harness.records.timings import (
+    Cell,
+    Message,
+    Sweep,
+    TimedMethod,
+    Timing,
+    TimingStudy,
+)
 from cser_bench.harness.timing import study
 from cser_bench.harness.timing.links import LabTopology
 from cser_bench.harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
 from cser_bench.harness.timing.session import WANTED, Session, cells_of
-from cser_bench.harness.timing.study import Job, add_to_study, run_study, text, wide
+from cser_bench.harness.timing.study import TimingJob, add_to_study, run_study, text, wide
 from cser_bench.harness.timing.sweep import fabric
 from cser_bench.harness.timing.workloads import DATA, gradients_of, workload
 from cser_bench.report.speed.workload_model import read_study
@@ -32,12 +39,12 @@ SCORED_WORKERS, SCORED_LINKS = DATA["scored"]["num_workers"], DATA["scored"]["li
 
 
 @pytest.fixture(scope="module")
-def scored() -> dict[str, Method]:
+def scored() -> dict[str, TimedMethod]:
     return scored_methods(RESULTS)
 
 
 def test_every_row_of_the_regime_and_of_the_main_ratio_is_timed_as_it_is(
-    scored: dict[str, Method],
+    scored: dict[str, TimedMethod],
 ) -> None:
     timed = {
         row: (method.algorithm, method.settings, method.momentum)
@@ -101,7 +108,7 @@ def test_links_far_apart_have_four_latencies_and_one_that_varies(tmp_path: Path)
     assert not any(each.jitter_seconds for each in places.values())
 
 
-def sending(method: Method, *sent: tuple[int, int]) -> Method:
+def sending(method: TimedMethod, *sent: tuple[int, int]) -> TimedMethod:
     """The method with messages of so many bytes, each once in so many steps."""
     messages = [
         Message(collective="all_reduce", payload_bytes=size, every=every, ready=1.0)
@@ -110,7 +117,7 @@ def sending(method: Method, *sent: tuple[int, int]) -> Method:
     return method.model_copy(update={"messages": messages})
 
 
-def cells(method: Method) -> list[Cell]:
+def cells(method: TimedMethod) -> list[Cell]:
     """Those of a session of scored methods, where this machine's links carry so much in all."""
     load, network = workload("resnet50_v100", "cpu"), fabric(LabTopology(SCORED_WORKERS, 1, 1e9))
     place = {"links": SCORED_LINKS, "fastest": MOST / SCORED_WORKERS, "by_cell": True}
@@ -120,7 +127,7 @@ def cells(method: Method) -> list[Cell]:
 
 
 def test_each_kind_of_step_is_timed_on_each_link_and_what_sends_nothing_once(
-    scored: dict[str, Method],
+    scored: dict[str, TimedMethod],
 ) -> None:
     local = cells(sending(scored["local_sgd-96"], (MODEL_BYTES, 96)))
     assert [(cell.kind, cell.bits_per_second, cell.share) for cell in local] == [
@@ -162,7 +169,7 @@ def test_what_the_machine_cannot_do_or_has_no_time_for_is_left_out_and_said(
         seen.append((session.workload.name, session.fabric.bits_per_second, session.fastest))
 
     jobs = [
-        Job("resnet50_v100", 8, 1, rate, dilation, ["all"])
+        TimingJob("resnet50_v100", 8, 1, rate, dilation, ["all"])
         for rate, dilation in ((10e9, 1), (10e9, 128), (1e12, 1))
     ]
     for name, stand_in in {

@@ -13,7 +13,7 @@ from torch.distributed.distributed_c10d import _world
 from cser_bench.algorithms import DistributedOptimizer, algorithms
 from cser_bench.algorithms.core import traffic
 from cser_bench.harness.plan.forecast import RESNET50_FORWARD_FLOPS
-from cser_bench.harness.records.timings import Message, Method
+from cser_bench.harness.records.timings import Message, TimedMethod
 from cser_bench.harness.timing import workloads
 from cser_bench.harness.timing.methods import METHODS
 from cser_bench.harness.timing.turn import messages_of
@@ -131,20 +131,20 @@ NOT_OF_256 = {
 NOT_OF_256 |= {"two_stage_8": 32 / (8 + 32 / 256)}
 
 
-def described(name: str, **changed: Any) -> Method:
+def described(name: str, **changed: Any) -> TimedMethod:
     """A method of the table with its messages, on the small layers."""
     messages = messages_of(turn_of(METHODS[name], **changed))
     return METHODS[name].model_copy(update={"messages": messages})
 
 
 @pytest.fixture(scope="module")
-def methods(alone: None) -> dict[str, Method]:
+def methods(alone: None) -> dict[str, TimedMethod]:
     return {name: described(name) for name in METHODS}
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_messages_of_a_period_are_what_the_closed_form_says(
-    name: str, methods: dict[str, Method], alone: None
+    name: str, methods: dict[str, TimedMethod], alone: None
 ) -> None:
     turn = turn_of(METHODS[name])
     assert isinstance(turn.optimizer, DistributedOptimizer)
@@ -197,7 +197,7 @@ def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
 
 
 def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(
-    methods: dict[str, Method],
+    methods: dict[str, TimedMethod],
 ) -> None:
     """Of equal blocks of the flat vector (6000, 300 and 300, 12000 numbers), drawn uniformly."""
     blocks = range(0, NUMEL, -(-NUMEL // 256))
@@ -228,7 +228,7 @@ def test_one_of_the_two_kinds_of_steps_synchronises_and_each_period_has_blocks_o
     assert len(set(steps)) == len(steps)
 
 
-def test_what_neighbours_are_sent_and_who_they_are(methods: dict[str, Method]) -> None:
+def test_what_neighbours_are_sent_and_who_they_are(methods: dict[str, TimedMethod]) -> None:
     """On eight workers: a ring's two neighbours in each step, or the one at distance 1, 2 and 4 in
     turn."""
     ring, peers = ((1, 7),), ((1,), (2,), (4,))
