@@ -17,22 +17,24 @@ from statsmodels.genmod.generalized_linear_model import GLM
 
 from cser_bench.harness.records.experiment import Choice, Experiment, Exponent, Tuning
 from cser_bench.report.frame import Frames
-from cser_bench.report.law import (
+from cser_bench.report.law.exponents import exponents_frame
+from cser_bench.report.law.fit import (
     LAW,
     MODELS,
-    SHARED,
     Law,
-    cells_frame,
-    diverged_rows,
-    exponents_frame,
     fit_law,
     fitted_cells,
-    gaps_frame,
     models_frame,
     predicted,
+    why_no_law,
+)
+from cser_bench.report.law.gaps import (
+    SHARED,
+    cells_frame,
+    diverged_rows,
+    gaps_frame,
     rate_costs_frame,
     steps_to,
-    why_no_law,
 )
 from cser_bench.report.regime import assay_frame, tells
 from cser_bench.report.statistics import against_baseline, rows_by_length
