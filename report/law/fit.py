@@ -87,7 +87,7 @@ class Law:
     def exponent(self, term: str) -> tuple[float, float]:
         """Return that of a term, with its standard error."""
         estimate = self.coefficients[1 + self.terms.index(term)]
-        left_out = self.exponents_left_out(term).to_numpy(dtype=np.float64)
+        left_out = np.asarray(self.exponents_left_out(term), dtype=np.float64)
         return float(estimate), jackknife_error(left_out)
 
     def exponents_left_out(self, term: str) -> pd.Series[float]:
