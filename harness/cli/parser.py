@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -47,23 +48,34 @@ _above_0 = _number(math.ulp(0), "a number above 0")
 _at_least_0 = _number(0, "a number of at least 0")
 
 
-_PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+_PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
 
-def _amount(text: str) -> float:
-    """What 25.6M or 10Gb/s stands for."""
-    number = text.removesuffix("b/s")
-    prefix = number[-1:] if number[-1:] in _PREFIXES else ""
-    value: float = _number(math.ulp(0), "a number as 25.6M or 10Gb/s")(number.removesuffix(prefix))
-    return _PREFIXES.get(prefix, 1.0) * value
-
-
-def _whole_amount(text: str) -> float:
+def _whole_amount(text: str) -> int:
     """What 25.6M stands for, of things that are counted."""
-    value = _amount(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text!r}")
-    return value
+    prefix = text[-1:] if text[-1:] in _PREFIXES else ""
+    number = _number(math.ulp(0), "a number as 25.6M")(text.removesuffix(prefix))
+    value = round(_PREFIXES[prefix] * number, 6)
+    if value < 1 or value != int(value):
+        wanted = f"must be a whole number of at least 1, not {text!r}"
+        hint = f"; {text}M is {text} millions" if not prefix else ""
+        raise argparse.ArgumentTypeError(wanted + hint)
+    return int(value)
+
+
+def _link_rate(text: str) -> float:
+    """Read a rate in bits a second, as 10Gb/s or 10Gbps.
+
+    A unit is asked for: a bare 10 was taken for ten bits a second, and gave a step of years.
+    """
+    parts = re.fullmatch(r"([0-9.e+-]+)([kMGT]?)(?:b/s|bps|bit/s)", text)
+    if parts is None:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of bits a second with its unit, as 10Gb/s or 100Mb/s, not {text!r}"
+        )
+    number, prefix = parts.groups()
+    rate: float = _number(math.ulp(0), "a rate as 10Gb/s")(number)
+    return _PREFIXES[prefix] * rate
 
 
 def _layout(text: str) -> tuple[int, int]:
@@ -233,10 +245,15 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
         required=True,
         help="both passes of one worker's batch, as 27",
     )
-    add("--bandwidth", type=_amount, required=True, help="of a machine's link, each way, as 10Gb/s")
+    add(
+        "--bandwidth",
+        type=_link_rate,
+        required=True,
+        help="of a machine's link, each way, as 10Gb/s",
+    )
     add(
         "--inside",
-        type=_amount,
+        type=_link_rate,
         default=0.0,
         help="of a worker's link inside its machine (default: no limit)",
     )

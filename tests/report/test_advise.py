@@ -221,6 +221,11 @@ def test_pairs_meet_one_other_and_four_bits_travel_in_two_stages() -> None:
         ),
         ("--parameters 1M --workers 1 --bandwidth 10Gb/s", "one worker sends nothing"),
         ("--parameters 1M --layout 2by4 --bandwidth 10Gb/s", "not '2by4'"),
+        ("--parameters 1M --layout 8x --bandwidth 10Gb/s", "not ''"),
+        ("--parameters 25.6 --workers 8 --bandwidth 10Gb/s", "25.6M is 25.6 millions"),
+        ("--parameters 1M --workers 8 --bandwidth 10", "with its unit, as 10Gb/s"),
+        ("--parameters 1M --workers 8 --bandwidth 10GB/s", "a number of bits a second"),
+        ("--parameters 1M --workers 8 --bandwidth 10Gbps --map nowhere", "no folder nowhere"),
         (
             "--parameters 1M --workers 8 --bandwidth 10Gb/s --map nowhere",
             "there is no folder nowhere",
