@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -35,6 +36,14 @@ class ConsensusStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Wraps nothing: the optimiser averages, and refuses gradients that DDP has averaged."""
 
+    def setup_optimizers(self, trainer: Trainer) -> None:
+        super().setup_optimizers(trainer)
+        if len(self.optimizers) != 1:
+            raise ValueError(
+                f"configure_optimizers gave {len(self.optimizers)} optimisers; this strategy averages "
+                "and saves the parameters of one: give it all of them"
+            )
+
     def on_validation_start(self) -> None:
         if self.optimizers:  # not in trainer.validate(), which has none
             self._inside.enter_context(self.optimizers[0].consensus(self.lightning_module))
@@ -56,10 +65,13 @@ class ConsensusStrategy(DDPStrategy):
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        others = load_checkpoint(checkpoint_path, self.lightning_module, self.optimizers[0])
-        return others["trainer"] | {
-            "state_dict": self.lightning_module.state_dict()
-        }  # which is loaded already
+        # Each worker's own weights are for training alone: to test or predict is to use the average.
+        module = self.lightning_module
+        is_fitting = module.trainer.state.fn == TrainerFn.FITTING
+        optimizer = self.optimizers[0] if is_fitting else None
+        others = load_checkpoint(checkpoint_path, module, optimizer)
+        # Lightning loads what is returned: the module as it is by now.
+        return others["trainer"] | {"state_dict": module.state_dict()}
 
     def on_train_end(self) -> None:
         with self.optimizers[0].consensus(self.lightning_module):
@@ -79,6 +91,9 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         self.log("loss", self.training_step(batch, batch_idx), sync_dist=True)
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("test_loss", self.training_step(batch, batch_idx), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self.print(
@@ -102,3 +117,7 @@ trainer = Trainer(
 )
 batches = DataLoader(samples, 32, shuffle=True), DataLoader(held_out, 200)
 trainer.fit(Classifier(), *batches, ckpt_path=newest_checkpoint(folder))
+# Of the best checkpoint as of the last one the average is tested, by this Trainer or a new one.
+[scores] = trainer.test(dataloaders=batches[1], ckpt_path="best", verbose=False)
+if trainer.is_global_zero:
+    print(f"best: test loss {scores['test_loss']:.4f}")

@@ -30,14 +30,14 @@ class ConsensusTrainer(Trainer):
         self, model: torch.nn.Module, optimizer: DistributedOptimizer, **others: Any
     ) -> None:
         super().__init__(model, optimizers=(optimizer, None), **others)
-        self.accelerator.prepare_model = partial(
-            self.accelerator.prepare_model, evaluation_mode=True
-        )  # without DDP
-        self.method, at_consensus = (
-            optimizer,
-            optimizer.consensus(model),
-        )  # accelerate wraps its optimiser
-        self.evaluate, self.save_model = at_consensus(self.evaluate), at_consensus(self.save_model)
+        # Evaluation mode is without DDP, and with the autocast that `bf16=True` asks for.
+        prepare_model = self.accelerator.prepare_model
+        self.accelerator.prepare_model = partial(prepare_model, evaluation_mode=True)
+        self.method = optimizer  # accelerate wraps its own
+        at_consensus = optimizer.consensus(model)
+        self.evaluate = at_consensus(self.evaluate)
+        self.predict = at_consensus(self.predict)
+        self.save_model = at_consensus(self.save_model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         consensus_checkpoint(output_dir, self.model, self.method, schedule=self.lr_scheduler)

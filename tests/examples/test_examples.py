@@ -97,6 +97,10 @@ def test_an_example(name: str, tmp_path: Path) -> None:
     assert whole[0][-1]["own"] != whole[1][-1]["own"]
     before, *_, last = losses(said)
     assert last < before - 0.02 and last in losses(said_then)
+    if name == "lightning_trainer":
+        # In each worker's own weights the tested loss would be another one.
+        [tested] = re.findall(r"best: test loss (\d+\.\d+)", said_then)
+        assert float(tested) == min(losses(said))
 
 
 @pytest.mark.timeout(900)
