@@ -1,5 +1,9 @@
 """PyTorch optimisers that communicate, usable alone in any training script."""
 
+# Its functions have the group of all workers as a default argument. Where it is first imported after
+# `init_process_group`, these keep the group until the interpreter ends, whose threads then abort a
+# run that has finished (exit status -6, with any optimiser). Imported before, the default is None.
+import torch.distributed.nn.functional as _functional  # noqa: F401
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook as noop_hook
 
 from cser_bench.algorithms.alone import Alone as Alone
