@@ -43,6 +43,9 @@ MOST_ROWS = 62
 _MOST_STATES = 6
 """States of the code, or machines, that are named on a page."""
 
+SAME_LOAD = 1.5
+"""Rows whose links carry numbers of models nearer than this factor count as one load."""
+
 _JOINED = {"non-inferiority": "", "equivalence": " and ", "superiority": " against "}
 
 
@@ -143,6 +146,8 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "sharing": [f"`{name}`" for name in sharing_baseline(frames)],
         "num_verdicts": {word: int(verdicts.get(word, 0)) for word in VERDICTS},
         "verdicts": _verdict_table(frames, contrasts),
+        "asked_by_load": _asked_by_load(accuracy, contrasts),
+        "compared": _losses_of_compared(frames, accuracy, contrasts),
         "num_seen": Counter(seen and seen.num_rows for seen in seen_when_declared(frames)),
         "num_kept": sum(contrast.is_verdict_kept for contrast in frames.contrasts),
         "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"])
@@ -214,6 +219,53 @@ def _verdict_table(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
         found[line["verdict"]].append(said + known)
     lines = [(word, "; ".join(which)) for word, which in found.items() if which]
     return pd.DataFrame(lines, columns=["verdict", "which"])
+
+
+def _asked_by_load(accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> list[dict[str, Any]]:
+    """Count, of each load of a link, the methods asked about and what was shown of them.
+
+    A loss at one load says nothing about another, so an experiment at several counts them apart.
+    """
+    asked = contrasts[contrasts["kind"] == "non-inferiority"]
+    link_models = accuracy.loc[accuracy["is_own"]].set_index("row")["link_models"]
+    asked = asked.assign(load=asked["row"].map(link_models)).sort_values("load")
+    begins_load = asked["load"] > SAME_LOAD * asked["load"].shift()
+    groups = []
+    for _, group in asked.groupby(begins_load.cumsum()):
+        verdicts = group["verdict"].value_counts()
+        counts = {
+            "lowest": group["load"].min(),
+            "highest": group["load"].max(),
+            "num_asked": len(group),
+            "num_less": int(verdicts.get("loses less than the margin", 0)),
+            "num_more": int(verdicts.get("loses more than the margin", 0)),
+        }
+        groups.append(counts)
+    return groups
+
+
+def _losses_of_compared(
+    frames: Frames, accuracy: pd.DataFrame, contrasts: pd.DataFrame
+) -> dict[str, Any]:
+    """Find what the methods that were compared with each other lose against everything sent.
+
+    A method that is better than another may still lose more than a worker alone.
+    """
+    rows = set(contrasts["row"]) | set(contrasts["reference"])
+    own = accuracy[accuracy["is_own"] & accuracy["difference"].notna()].set_index("row")
+    compared = own[own.index.isin(rows)]
+    floor = frames.experiment.floor
+    if compared.empty or floor not in own.index:
+        return {}
+    alone = own.loc[floor, "difference"]
+    below = compared[(compared["difference"] < alone) & (compared.index != floor)]
+    return {
+        "num": len(compared),
+        "least": compared["difference"].max(),
+        "most": compared["difference"].min(),
+        "alone": alone,
+        "below_alone": below["label"].tolist(),
+    }
 
 
 def _name(frames: Frames, row: str) -> str:

@@ -69,7 +69,8 @@ def amount(value: float) -> str:
 @_format
 def span(ends: tuple[float, float]) -> str:
     """From the least to the most, as amounts: "19.2 to 2,337", or one where they are equal."""
-    return amount(ends[0]) if ends[0] == ends[1] else f"{amount(ends[0])} to {amount(ends[1])}"
+    least, most = amount(ends[0]), amount(ends[1])
+    return least if least == most else f"{least} to {most}"
 
 
 @_format
