@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,7 +31,7 @@ from tests.algorithms.problems import (
     train,
 )
 
-WORLD_SIZE, NUM_STEPS = 4, 30
+WORLD_SIZE, NUM_STEPS = 4, 14
 PATIENCE = 4
 """Seconds that a group waits where a collective is missed; it must be enough to make the group on a
 busy machine."""
@@ -41,7 +39,7 @@ busy machine."""
 MISSED = ("sum", "consensus")
 """What worker 1 is missed in; into a consensus one goes alone, while the others train."""
 KEYS = [
-    *(f"{case}: {name}" for case, name in product(user_scripts.CASES, NAMES)),
+    *user_scripts.CASES,
     *overlap_scripts.KEYS,
     "the guide",
 ]
@@ -118,11 +116,10 @@ def process(rank: int, folder: Path) -> None:
         dist.new_group(timeout=timedelta(seconds=PATIENCE)) for _ in (*MISSED, "froze alone")
     ]
     cases: dict[str, Callable[[], object]] = {
-        f"{case}: {name}": partial(act, name)
-        for case, act in user_scripts.CASES.items()
-        for name in NAMES
+        **user_scripts.CASES,
+        **overlap_scripts.cases(pair),
+        "the guide": user_scripts.the_guide_runs_as_it_stands,
     }
-    cases |= overlap_scripts.cases(pair) | {"the guide": user_scripts.the_guide_runs_as_it_stands}
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="cser_bench")
         results: dict[str, Any] = {"cases": outcomes(cases)}

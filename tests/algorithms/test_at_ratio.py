@@ -28,6 +28,7 @@ REFUSED = {
 }
 ONLY_1 = ("sgd", "dpsgd")
 """Methods that compress nothing."""
+RELEASES = ("cser_released", "mcser_released")
 
 
 def made(name: str, own: dict[str, Any]) -> DistributedOptimizer:
@@ -46,19 +47,10 @@ def test_the_settings_reach_the_ratio_or_none_do(name: str, ratio: int) -> None:
         ):
             algorithms()[name].at_ratio(ratio)
         return
-    own = algorithms()[name].at_ratio(ratio)
-    expected: float = ratio
-    if (
-        "released" in name
-    ):  # it has no gradient stage at a reset, and so sends less than the formula says
-        gradient, error = own["gradient_compressor"].ratio, own["error_compressor"].ratio
-        expected = 1 / (
-            (1 - 1 / own["reset_interval"]) / gradient + 1 / (error * own["reset_interval"])
-        )
-        assert (
-            ratio <= expected <= 1.06 * ratio if ratio >= 32 else expected == pytest.approx(ratio)
-        )
-    assert made(name, own).overall_ratio() == pytest.approx(expected)
+    reached = made(name, algorithms()[name].at_ratio(ratio)).overall_ratio()
+    # The releases send nothing of the gradient stage at a reset, which is up to 6 % of a period.
+    more = 1.06 if name in RELEASES and ratio >= 32 else 1.0
+    assert ratio * (1 - 1e-6) <= reached <= more * ratio * (1 + 1e-6)
 
 
 def test_the_published_settings_and_those_of_the_benchmarks() -> None:

@@ -108,15 +108,13 @@ def test_the_two_forms_of_cser_stay_together(
     assert (free.mean(0) - held.mean(0)).abs().max() <= 2 * bound
 
 
-@pytest.mark.parametrize(
-    "compressor", [QSGD(2), QSGD(4), QSGD(2, bucket_size=16), QSGD(4, bucket_size=64)], ids=str
-)
+@pytest.mark.parametrize("compressor", [QSGD(2), QSGD(2, bucket_size=16)], ids=str)
 @pytest.mark.parametrize(
     "name", [name for name in JOINT if kinds_taken(name) and "released" not in name]
 )
 def test_a_quantiser_under_feedback_does_not_diverge(name: str, compressor: QSGD) -> None:
-    """On sum_i a_i (x - b_i)^2 / 2; unscaled, all but the last grow beyond 1e2 in 150 steps, and
-    most beyond 1e8."""
+    """On sum_i a_i (x - b_i)^2 / 2; unscaled, they grow beyond 1e2 in 150 steps, and most beyond
+    1e8."""
     generator = torch.Generator().manual_seed(0)
     a, b = (
         0.5 + torch.rand(8, 1024, generator=generator),

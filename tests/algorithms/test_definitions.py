@@ -2,14 +2,17 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cser_bench.algorithms import Compressor
 from cser_bench.algorithms.core.compressors import Draw
-from tests.algorithms import released, transcription
+from tests.algorithms import released
+from tests.algorithms import transcription as t
 from tests.algorithms.following import (
     NUM_STEPS,
     NUM_WORKERS,
@@ -25,12 +28,198 @@ from tests.algorithms.following import (
 from tests.algorithms.problems import ADAMW, COMPRESSORS, LR, MUON, NAMES, SHARED
 from tests.algorithms.transcription import Array, Problem, State
 
-ORDERS = ("combine_while_adapt", "adapt_then_combine")
-WEIGHTS: dict[str, Callable[[int], Array]] = {
-    kind: partial(weights, NUM_WORKERS) for kind, weights in transcription.WEIGHTS.items()
-}
-"""W of each step, by topology."""
+Follow = Callable[[Problem], Iterator[State]]
 
+
+@dataclass(frozen=True)
+class Case:
+    """A method with settings, and the transcription that it must follow with these."""
+
+    method: str
+    settings: dict[str, Any]
+    definition: Follow
+    momentum: float = 0.9
+    local: dict[str, Any] = field(default_factory=dict)
+    """Another local step or learning rate than the problem's own."""
+
+
+def by(definition: Callable[..., Iterator[State]], *given: Any, **more: Any) -> Follow:
+    """The transcription with these arguments, which takes the problem alone."""
+    return lambda problem: definition(problem, *given, **more)
+
+
+# Without compression.
+
+PLAIN = [
+    *(Case("sgd", {}, by(t.sgd), momentum) for momentum in (0.0, 0.9)),
+    *(Case("alone", {}, by(t.local_sgd, NUM_STEPS + 1), momentum) for momentum in (0.0, 0.9)),
+    *(Case("sgd_accumulate", {"accumulation_steps": h}, by(t.sgd_accumulate, h)) for h in (1, 7)),
+    *(Case("local_sgd", {"sync_interval": h}, by(t.local_sgd, h)) for h in (1, 7)),
+]
+
+
+def qsr(base: int, alpha: float) -> Case:
+    """QSR at a constant rate."""
+    given = {"sync_interval": base, "alpha": alpha}
+    return Case("qsr", given, by(t.qsr, base, alpha, lambda step: LR))
+
+
+def scheduled_qsr(alpha: float, total_steps: int | None) -> Case:
+    """QSR under a rate that rises and falls."""
+    given = {"sync_interval": 2, "alpha": alpha, "total_steps": total_steps}
+    known = {key: value for key, value in given.items() if value is not None}
+    last = [] if total_steps is None else [total_steps]
+    follow = by(t.qsr, 2, min(alpha, 1e9), rises_and_falls, *last)
+    return Case("qsr", known, follow, local={"rate": rises_and_falls})
+
+
+QUADRATIC_RULE = [
+    qsr(1, 0.0),
+    qsr(4, 0.15),
+    qsr(2, 0.25),
+    scheduled_qsr(0.15, None),
+    scheduled_qsr(0.15, NUM_STEPS),
+    scheduled_qsr(1e200, NUM_STEPS),
+]
+
+
+# Outer steps.
+
+OUTER = ("sync_interval", "num_fragments", "delay", "outer_lr", "outer_momentum", "merge")
+# H, F, tau, eta, mu; DiLoCo has no delay tau, and no merge alpha, which is 0.
+DILOCO_CASES = [
+    (1, 1, 0, 0.7, 0.9),
+    (7, 1, 0, 0.4, 0.0),
+    (6, 3, 0, 0.7, 0.9),
+    (4, 4, 0, 1.0, 0.5),
+    (8, 2, 0, 1.3, 0.0),
+]
+# H, F, tau, eta, mu, alpha
+STREAMING_CASES = [
+    (6, 3, 1, 0.7, 0.9, 0.5),
+    (6, 3, 5, 0.7, 0.9, 0.5),
+    (5, 1, 2, 1.0, 0.0, 0.0),
+    (4, 4, 0, 0.4, 0.5, 0.25),
+]
+# H, group size, eta, mu
+NOLOCO_CASES = [(1, 2, 0.7, 0.5), (5, 2, 0.7, 0.5), (3, 3, 1.0, 0.0), (4, 4, 0.5, 0.9)]
+
+
+def diloco(values: tuple[Any, ...]) -> Case:
+    settings = dict(zip(OUTER, values, strict=False))
+    del settings["delay"]
+    return Case("diloco", settings, by(t.streaming_diloco, *values, 0.0))
+
+
+def streaming(values: tuple[Any, ...], bits: int | None) -> Case:
+    settings = dict(zip(OUTER, values, strict=True))
+    if bits is None:
+        return Case("streaming_diloco", settings, by(t.streaming_diloco, *values))
+    compress = t.in_two_stages(t.quantised_blocks(bits, 256), 256)
+    follow = by(t.streaming_diloco, *values, compress=compress)
+    return Case("streaming_diloco", settings | {"bits": bits}, follow)
+
+
+def meetings(size: int) -> Callable[[int], list[list[int]]]:
+    """The groups of the four workers that meet at a step: as many as have a place, in an order that
+    is drawn."""
+
+    def groups(step: int) -> list[list[int]]:
+        order = np.argsort(Draw(SEED, step, "model").integers(NUM_WORKERS), kind="stable").tolist()
+        return [order[first : first + size] for first in range(0, NUM_WORKERS, size)]
+
+    return groups
+
+
+def noloco(interval: int, size: int, outer_lr: float, outer_momentum: float) -> Case:
+    keys = ("sync_interval", "group_size", "outer_lr", "outer_momentum")
+    values = (interval, size, outer_lr, outer_momentum)
+    follow = by(t.noloco, interval, meetings(size), outer_lr, outer_momentum)
+    return Case("noloco", dict(zip(keys, values, strict=True)), follow)
+
+
+BY_DEFAULT = (5, 1, 0, 0.7, 0.9, 0.0)
+OUTER_STEPS = [
+    *(diloco(values) for values in DILOCO_CASES),
+    Case("diloco", {"sync_interval": 5}, by(t.streaming_diloco, *BY_DEFAULT)),
+    Case(
+        "diloco",
+        {"sync_interval": 5, "send_gradients": True},
+        by(t.streaming_diloco, *BY_DEFAULT, send_gradients=True),
+    ),
+    *(streaming(values, bits) for values in STREAMING_CASES for bits in (None, 4, 8)),
+    *(noloco(*values) for values in NOLOCO_CASES),
+]
+
+
+# Error feedback, by each compressor.
+
+
+def forms(*keys: str) -> list[bool]:
+    """Values of explicit_error worth a test: it changes nothing where the error must be held
+    anyway."""
+    return [False, True] if all(key in SHARED for key in keys) else [False]
+
+
+def with_compressor(key: str) -> list[Case]:
+    """Methods of one compressor, with this one."""
+    compressor, c = COMPRESSORS[key], compress_of(key)
+    local = {"compressor": compressor, "sync_interval": 4}
+    outer = {"outer_lr": 0.8, "error_decay": 0.9}
+    return [
+        Case("ef_sgd", {"compressor": compressor}, by(t.ef_sgd, c)),
+        Case("qsparse_local_sgd", local, by(t.qsparse_local_sgd, c, 4)),
+        Case("ef21_sgdm", {"compressor": compressor}, by(t.ef21_sgdm, c)),
+        Case("ef21_sgdm", {"compressor": compressor}, by(t.ef21, c), momentum=0.0),
+        Case("sparse_loco", local | outer, by(t.qsparse_local_sgd, c, 4, **outer)),
+        *(cser_pl_like("csea", key, held) for held in forms(key)),
+        *(cser_pl_like("cser_pl", key, held) for held in forms(key)),
+    ]
+
+
+def cser_pl_like(method: str, key: str, held: bool) -> Case:
+    """CSEA, or CSER-PL with H = 6: CSER without a gradient stage."""
+    interval = {} if method == "csea" else {"reset_interval": 6}
+    settings = {"error_compressor": COMPRESSORS[key], "explicit_error": held, **interval}
+    h = interval.get("reset_interval", 1)
+    return Case(method, settings, by(t.cser, t.nothing, compress_of(key), h))
+
+
+def variants(key: str) -> list[Case]:
+    """Switches and other forms of such methods; what a switch does is the same for each
+    compressor."""
+    compressor, c = COMPRESSORS[key], compress_of(key)
+    twice = {"sync_interval": 4, "outer_lr": 0.5**2, "error_decay": 0.9}
+    return [
+        Case(
+            "ef_sgd", {"compressor": compressor, "drop_rest": True}, by(t.ef_sgd, c, drop_rest=True)
+        ),
+        Case(
+            "ef_sgd",
+            {"compressor": compressor, "decay_apart": True},
+            by(t.ef_sgd, c, decay_apart=True),
+        ),
+        Case(
+            "sparse_loco",
+            {"compressor": compressor, **twice},
+            by(t.sparse_loco_with_alpha_twice, c, 4, 0.5, 0.9),
+        ),
+    ]
+
+
+FED_BACK = [
+    *(case for key in COMPRESSORS for case in with_compressor(key)),
+    *(case for key in ("blocks", "top_k", "int4") for case in variants(key)),
+    Case(
+        "cser_pl",
+        {"error_compressor": COMPRESSORS["random_k"], "reset_interval": 1},
+        by(t.sparta, mask_of(SHARED["random_k"])),
+    ),
+    Case("powersgd", {"rank": 1}, by(t.powersgd, SHAPES, 1, first_q(SEED))),
+]
+
+
+# CSER.
 
 # C2, C1, H, momentum
 CSER_CASES = [
@@ -51,38 +240,8 @@ CSER_CASES = [
     ("int4", "int4", 3, 0.9),
 ]
 RELEASED_SWITCHES = ("average_parameters", "skip_gradient_at_reset", "decay_in_momentum_only")
-# Topology, W of each step, compressor, gamma, and whether in the order of the release of CHOCO-SGD.
-CHOCO_CASES = [
-    *(("ring", key, 0.3, False) for key in COMPRESSORS),
-    *((kind, "top_k", 0.2, False) for kind in WEIGHTS if kind != "one_peer"),
-    *(("ring", key, 0.2, True) for key in ("blocks", "top_k", "sign")),
-]
-# H, F, tau, eta, mu, alpha; DiLoCo has no delay tau and no merge alpha.
-DILOCO_CASES = [
-    (1, 1, 0, 0.7, 0.9),
-    (7, 1, 0, 0.4, 0.0),
-    (6, 3, 0, 0.7, 0.9),
-    (4, 4, 0, 1.0, 0.5),
-    (8, 2, 0, 1.3, 0.0),
-]
-STREAMING_CASES = [
-    (6, 3, 1, 0.7, 0.9, 0.5),
-    (6, 3, 5, 0.7, 0.9, 0.5),
-    (5, 1, 2, 1.0, 0.0, 0.0),
-    (4, 4, 0, 0.4, 0.5, 0.25),
-]
-
-Follow = Callable[[Problem], Iterator[State]]
-
-
-def by(definition: Callable[..., Iterator[State]], *given: Any, **more: Any) -> Follow:
-    return lambda problem: definition(problem, *given, **more)
-
-
-def forms(*keys: str) -> list[bool]:
-    """Values of explicit_error worth a test: it changes nothing where the error must be held
-    anyway."""
-    return [False, True] if all(key in SHARED for key in keys) else [False]
+EACH_CHOICE = list(itertools.product((False, True), repeat=3))
+ALL_OR_NONE = [(False,) * 3, (True,) * 3]
 
 
 def csers(c2: str, c1: str, interval: int) -> dict[str, Any]:
@@ -90,277 +249,193 @@ def csers(c2: str, c1: str, interval: int) -> dict[str, Any]:
     return {**compressors, "reset_interval": interval}
 
 
-def cases() -> Iterator[tuple[str, dict[str, Any], float | dict[str, Any], Follow]]:
-    """A method, its settings, the momentum or the local step, and the transcription that it must
-    follow with these."""
-    t = transcription
-    for momentum in (0.0, 0.9):
-        yield "sgd", {}, momentum, by(t.sgd)
-        yield "alone", {}, momentum, by(t.local_sgd, NUM_STEPS + 1)
-    for interval in (1, 7):
-        yield (
-            "sgd_accumulate",
-            {"accumulation_steps": interval},
-            0.9,
-            by(t.sgd_accumulate, interval),
-        )
-        yield "local_sgd", {"sync_interval": interval}, 0.9, by(t.local_sgd, interval)
-    for key, compressor in COMPRESSORS.items():
-        own, c = {"compressor": compressor}, compress_of(key)
-        yield "ef_sgd", own, 0.9, by(t.ef_sgd, c)
-        yield "ef_sgd", own | {"drop_rest": True}, 0.9, by(t.ef_sgd, c, drop_rest=True)
-        yield "ef_sgd", own | {"decay_apart": True}, 0.9, by(t.ef_sgd, c, decay_apart=True)
-        yield "qsparse_local_sgd", own | {"sync_interval": 4}, 0.9, by(t.qsparse_local_sgd, c, 4)
-        yield "ef21_sgdm", own, 0.9, by(t.ef21_sgdm, c)
-        yield "ef21_sgdm", own, 0.0, by(t.ef21, c)
-        for held in forms(key):
-            own = {"error_compressor": compressor, "explicit_error": held}
-            yield "csea", own, 0.9, by(t.cser, t.nothing, c, 1)
-            yield "cser_pl", own | {"reset_interval": 6}, 0.9, by(t.cser, t.nothing, c, 6)
-        outer = {"sync_interval": 4, "outer_lr": 0.8, "error_decay": 0.9}
-        yield (
-            "sparse_loco",
-            {"compressor": compressor, **outer},
-            0.9,
-            by(t.qsparse_local_sgd, c, 4, outer_lr=0.8, error_decay=0.9),
-        )
-    for key in ("blocks", "top_k"):
-        own = {
-            "compressor": COMPRESSORS[key],
-            "sync_interval": 4,
-            "outer_lr": 0.5**2,
-            "error_decay": 0.9,
-        }
-        yield (
-            "sparse_loco",
-            own,
-            0.9,
-            by(t.sparse_loco_with_alpha_twice, compress_of(key), 4, 0.5, 0.9),
-        )
-    sparta = {"error_compressor": COMPRESSORS["random_k"], "reset_interval": 1}
-    yield "cser_pl", sparta, 0.9, by(t.sparta, mask_of(SHARED["random_k"]))
-    for base, alpha in ((1, 0.0), (4, 0.15), (2, 0.25)):
-        yield (
-            "qsr",
-            {"sync_interval": base, "alpha": alpha},
-            0.9,
-            by(t.qsr, base, alpha, lambda step: LR),
-        )
-    yield (
-        "qsr",
-        {"sync_interval": 2, "alpha": 0.15},
-        {"rate": rises_and_falls},
-        by(t.qsr, 2, 0.15, rises_and_falls),
-    )
-    for alpha in (0.15, 1e200):
-        own = {"sync_interval": 2, "alpha": alpha, "total_steps": NUM_STEPS}
-        yield (
-            "qsr",
-            own,
-            {"rate": rises_and_falls},
-            by(t.qsr, 2, min(alpha, 1e9), rises_and_falls, NUM_STEPS),
-        )
-    for c2, c1, interval, momentum in CSER_CASES:
-        definition = by(t.cser, compress_of(c2), compress_of(c1), interval)
-        for held in forms(c2, c1):
-            yield "cser", csers(c2, c1, interval) | {"explicit_error": held}, momentum, definition
-        if momentum:
-            yield "mcser", csers(c2, c1, interval), momentum, definition
-    for name, c2 in (
-        ("cser_released", "blocks"),
-        ("cser_released", "per_tensor"),
-        ("mcser_released", "blocks"),
-    ):
-        masks = mask_of(SHARED[c2]), mask_of(SHARED["block"])
-        for chosen in itertools.product((False, True), repeat=3):
-            switched = dict(zip(RELEASED_SWITCHES, chosen, strict=True))
-            yield (
-                name,
-                csers(c2, "block", 3) | switched,
-                0.9,
-                by(t.cser_released, *masks, 3, *chosen),
-            )
-        # What need not be given is as its authors published it.
-        yield name, csers(c2, "block", 3), 0.9, by(released.cser, *masks, 3)
-    yield "powersgd", {"rank": 1}, 0.9, by(t.powersgd, SHAPES, 1, first_q(SEED))
-    keys = ("sync_interval", "num_fragments", "delay", "outer_lr", "outer_momentum", "merge")
-    for case in DILOCO_CASES:
-        own = dict(zip(keys, case, strict=False))
-        yield (
-            "diloco",
-            {key: own[key] for key in own if key != "delay"},
-            0.9,
-            by(t.streaming_diloco, *case, 0.0),
-        )
-    for more in ({}, {"send_gradients": True}):
-        yield (
-            "diloco",
-            {"sync_interval": 5, **more},
-            0.9,
-            by(t.streaming_diloco, 5, 1, 0, 0.7, 0.9, 0.0, **more),
-        )
-    for case in STREAMING_CASES:
-        yield (
-            "streaming_diloco",
-            dict(zip(keys, case, strict=True)),
-            0.9,
-            by(t.streaming_diloco, *case),
-        )
-        for bits in (4, 8):
-            compress = t.in_two_stages(t.quantised_blocks(bits, 256), 256)
-            own = {**dict(zip(keys, case, strict=True)), "bits": bits}
-            yield "streaming_diloco", own, 0.9, by(t.streaming_diloco, *case, compress=compress)
-    yield from neighbours()
-    yield from other_local_steps()
-    yield from released_forms()
+def cser(c2: str, c1: str, interval: int, momentum: float) -> list[Case]:
+    """CSER in the forms that it has, and M-CSER, which has momentum."""
+    settings = csers(c2, c1, interval)
+    follow = by(t.cser, compress_of(c2), compress_of(c1), interval)
+    cases = [
+        Case("cser", settings | {"explicit_error": held}, follow, momentum)
+        for held in forms(c2, c1)
+    ]
+    if momentum:
+        cases.append(Case("mcser", settings, follow, momentum))
+    return cases
 
 
-def released_forms() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
-    """All switches on, beside what their authors ran."""
-    for key, momentum in (
-        ("per_tensor", 0.9),
-        ("per_tensor", 0.0),
-        ("blocks", 0.9),
-        ("identity", 0.9),
-        ("zero", 0.9),
-    ):
-        compressor, block = SHARED[key], mask_of(SHARED[key])
-        yield (
-            "ef_sgd",
-            {"compressor": compressor, "decay_apart": True},
-            momentum,
-            by(released.ef_sgd, block),
-        )
-        for interval, keep_master in ((1, False), (4, False), (4, True)):
-            switched = {"keep_master": keep_master, "decay_in_momentum_only": True}
-            own = {"compressor": compressor, "sync_interval": interval, **switched}
-            yield (
-                "qsparse_local_sgd",
-                own,
-                momentum,
-                by(released.qsparse, block, interval, keep_master),
-            )
-        yield "cser_released", csers("zero", key, 4), momentum, by(released.cser_pl, block, 4)
-        csea = by(released.cser, mask_of(SHARED["zero"]), block, 1)
-        yield "cser_released", csers("zero", key, 1), momentum, csea
-        both = by(released.cser, block, mask_of(SHARED["block"]), 3)
-        yield "cser_released", csers(key, "block", 3), momentum, both
-    # With interval 1 a master copy's errors grow without end if momentum adds to them, and rounding
-    # errors with them.
-    own = {
-        "compressor": SHARED["blocks"],
-        "sync_interval": 1,
-        "keep_master": True,
+def switched_release(method: str, c2: str, chosen: tuple[bool, ...]) -> Case:
+    """The release with these switches."""
+    settings = csers(c2, "block", 3) | dict(zip(RELEASED_SWITCHES, chosen, strict=True))
+    masks = mask_of(SHARED[c2]), mask_of(SHARED["block"])
+    return Case(method, settings, by(t.cser_released, *masks, 3, *chosen))
+
+
+def released_cser(c2: str, c1: str, interval: int, method: str = "cser_released") -> Case:
+    """The release with what need not be given, which is as its authors published it."""
+    follow = by(released.cser, mask_of(SHARED[c2]), mask_of(SHARED[c1]), interval)
+    return Case(method, csers(c2, c1, interval), follow)
+
+
+def released_qsparse(key: str, interval: int, keep_master: bool, momentum: float = 0.9) -> Case:
+    settings = {
+        "compressor": SHARED[key],
+        "sync_interval": interval,
+        "keep_master": keep_master,
         "decay_in_momentum_only": True,
     }
-    yield "qsparse_local_sgd", own, 0.0, by(released.qsparse, mask_of(SHARED["blocks"]), 1, True)
+    follow = by(released.qsparse, mask_of(SHARED[key]), interval, keep_master)
+    return Case("qsparse_local_sgd", settings, follow, momentum)
 
 
-def other_local_steps() -> Iterator[tuple[str, dict[str, Any], dict[str, Any], Follow]]:
-    t, outer = (
-        transcription,
+def released_ef_sgd(key: str, momentum: float) -> Case:
+    settings = {"compressor": SHARED[key], "decay_apart": True}
+    return Case("ef_sgd", settings, by(released.ef_sgd, mask_of(SHARED[key])), momentum)
+
+
+def as_released(key: str) -> list[Case]:
+    """What the authors of CSER ran, with blocks of this sort."""
+    return [
+        released_ef_sgd(key, momentum=0.9),
+        released_qsparse(key, 1, keep_master=False),
+        released_qsparse(key, 4, keep_master=False),
+        released_qsparse(key, 4, keep_master=True),
+        Case("cser_released", csers("zero", key, 4), by(released.cser_pl, mask_of(SHARED[key]), 4)),
+        released_cser("zero", key, 1),  # CSEA
+        released_cser(key, "block", 3),
+    ]
+
+
+CSER_FAMILY = [
+    *(case for values in CSER_CASES for case in cser(*values)),
+    *(switched_release("cser_released", "blocks", chosen) for chosen in EACH_CHOICE),
+    *(switched_release("cser_released", "per_tensor", chosen) for chosen in ALL_OR_NONE),
+    *(switched_release("mcser_released", "blocks", chosen) for chosen in ALL_OR_NONE),
+    released_cser("blocks", "block", 3, "mcser_released"),
+    *(case for key in ("per_tensor", "blocks", "zero") for case in as_released(key)),
+    released_ef_sgd("per_tensor", momentum=0.0),
+    # With interval 1 a master copy's errors grow without end if momentum adds to them, and rounding
+    # errors with them.
+    released_qsparse("blocks", 1, keep_master=True, momentum=0.0),
+]
+
+
+# Among neighbours.
+
+WEIGHTS: dict[str, Callable[[int], Array]] = {
+    kind: partial(weights, NUM_WORKERS) for kind, weights in t.WEIGHTS.items()
+}
+"""W of each step, by topology."""
+# Topology, compressor, gamma, and whether in the order of the release of CHOCO-SGD.
+CHOCO_CASES = [
+    *(("ring", key, 0.3, False) for key in COMPRESSORS),
+    *((kind, "top_k", 0.2, False) for kind in WEIGHTS if kind != "one_peer"),
+    *(("ring", key, 0.2, True) for key in ("blocks", "top_k", "sign")),
+]
+DEEP_SQUEEZE_CASES = [
+    *(("ring", key) for key in COMPRESSORS),
+    *((kind, "qsgd") for kind in WEIGHTS),
+]
+
+
+def dpsgd(order: str, kind: str, momentum: float) -> Case:
+    follow = by(t.dpsgd, WEIGHTS[kind], order == "combine_while_adapt")
+    return Case("dpsgd", {"topology": kind, "order": order}, follow, momentum)
+
+
+def choco_sgd(kind: str, key: str, gamma: float, released_order: bool) -> Case:
+    settings = {
+        "topology": kind,
+        "compressor": COMPRESSORS[key],
+        "gamma": gamma,
+        "released_order": released_order,
+    }
+    weights, compress = WEIGHTS[kind](1), compress_of(key, True)
+    return Case("choco_sgd", settings, by(t.choco_sgd, weights, compress, gamma, released_order))
+
+
+def deep_squeeze(kind: str, key: str) -> Case:
+    settings = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": 0.1}
+    follow = by(t.deep_squeeze, WEIGHTS[kind], compress_of(key, True), 0.1)
+    return Case("deep_squeeze", settings, follow)
+
+
+ORDERS = ("combine_while_adapt", "adapt_then_combine")
+NEIGHBOURS = [
+    *(dpsgd(order, kind, 0.9) for order in ORDERS for kind in WEIGHTS),
+    *(dpsgd(order, "ring", 0.0) for order in ORDERS),
+    *(choco_sgd(*values) for values in CHOCO_CASES),
+    *(deep_squeeze(*values) for values in DEEP_SQUEEZE_CASES),
+]
+
+
+# Local steps by AdamW and by Muon.
+
+
+def mcser_by_adamw(c2: str, c1: str, held: bool) -> Case:
+    follow = by(t.cser, compress_of(c2), compress_of(c1), 3)
+    return Case("mcser", csers(c2, c1, 3) | {"explicit_error": held}, follow, local=ADAMW)
+
+
+def on_gradients(key: str, local: dict[str, Any]) -> Case:
+    settings = {"compressor": COMPRESSORS[key], "error_feedback_on": "gradients"}
+    return Case("ef_sgd", settings, by(t.ef_on_gradients, compress_of(key)), local=local)
+
+
+def ef_sgd(key: str, local: dict[str, Any]) -> Case:
+    settings: dict[str, Compressor] = {"compressor": COMPRESSORS[key]}
+    return Case("ef_sgd", settings, by(t.ef_sgd, compress_of(key)), local=local)
+
+
+def moments(periods: tuple[int, int, int]) -> Case:
+    """Local SGD whose moments are averaged too, each in its own interval."""
+    keys = ("sync_interval", "first_moment_interval", "second_moment_interval")
+    follow = by(t.local_sgd, periods[0], periods[1:])
+    return Case("local_sgd", dict(zip(keys, periods, strict=True)), follow, local=ADAMW)
+
+
+LOCAL_STEPS = [
+    mcser_by_adamw("block", "blocks", held=False),
+    mcser_by_adamw("blocks", "block", held=True),
+    mcser_by_adamw("top_k", "random_k", held=True),
+    *(ef_sgd(key, ADAMW) for key in ("blocks", "random_k", "top_k")),
+    *(on_gradients(key, local) for key in ("blocks", "random_k", "top_k") for local in ({}, ADAMW)),
+    moments((1, 1, 1)),
+    moments((4, 4, 4)),  # Local Adam
+    moments((2, 6, 12)),  # DES-LOC as it is recommended
+    moments((3, 2, 5)),  # such as never meet
+    Case("local_sgd", {"sync_interval": 4}, by(t.local_sgd, 4), local=MUON),
+    Case(
+        "diloco",
         {"sync_interval": 6, "num_fragments": 3, "outer_lr": 0.7, "outer_momentum": 0.9},
-    )
-    for c2, c1, held in (
-        ("block", "blocks", False),
-        ("blocks", "block", True),
-        ("top_k", "random_k", True),
-    ):
-        definition = by(t.cser, compress_of(c2), compress_of(c1), 3)
-        yield "mcser", csers(c2, c1, 3) | {"explicit_error": held}, ADAMW, definition
-    for key in ("blocks", "random_k", "top_k"):
-        own = {"compressor": COMPRESSORS[key]}
-        yield "ef_sgd", own, ADAMW, by(t.ef_sgd, compress_of(key))
-        for common in ({}, ADAMW):
-            own = own | {"error_feedback_on": "gradients"}
-            yield "ef_sgd", own, common, by(t.ef_on_gradients, compress_of(key))
-    # All averaged in each step, Local Adam, DES-LOC as it is recommended, and such as never meet.
-    for periods in ((1, 1, 1), (4, 4, 4), (2, 6, 12), (3, 2, 5)):
-        keys = ("sync_interval", "first_moment_interval", "second_moment_interval")
-        yield (
-            "local_sgd",
-            dict(zip(keys, periods, strict=True)),
-            ADAMW,
-            by(t.local_sgd, periods[0], periods[1:]),
-        )
-    yield "local_sgd", {"sync_interval": 4}, MUON, by(t.local_sgd, 4)
-    yield "diloco", outer, MUON, by(t.streaming_diloco, 6, 3, 0, 0.7, 0.9, 0.0)
-    yield "ef_sgd", {"compressor": COMPRESSORS["top_k"]}, MUON, by(t.ef_sgd, compress_of("top_k"))
+        by(t.streaming_diloco, 6, 3, 0, 0.7, 0.9, 0.0),
+        local=MUON,
+    ),
+    ef_sgd("top_k", MUON),
+]
 
 
-def meetings(size: int) -> Callable[[int], list[list[int]]]:
-    """The groups of the four workers that meet at a step: as many as have a place, in an order that
-    is drawn."""
-
-    def groups(step: int) -> list[list[int]]:
-        order = np.argsort(Draw(SEED, step, "model").integers(NUM_WORKERS), kind="stable").tolist()
-        return [order[first : first + size] for first in range(0, NUM_WORKERS, size)]
-
-    return groups
-
-
-def neighbours() -> Iterator[tuple[str, dict[str, Any], float, Follow]]:
-    t = transcription
-    for interval, size, outer_lr, outer_momentum in (
-        (1, 2, 0.7, 0.5),
-        (5, 2, 0.7, 0.5),
-        (3, 3, 1.0, 0.0),
-        (4, 4, 0.5, 0.9),
-    ):
-        own = {
-            "sync_interval": interval,
-            "group_size": size,
-            "outer_lr": outer_lr,
-            "outer_momentum": outer_momentum,
-        }
-        yield "noloco", own, 0.9, by(t.noloco, interval, meetings(size), outer_lr, outer_momentum)
-    for order, momentum, kind in itertools.product(ORDERS, (0.0, 0.9), WEIGHTS):
-        if momentum or kind == "ring":
-            definition = by(t.dpsgd, WEIGHTS[kind], order == "combine_while_adapt")
-            yield "dpsgd", {"topology": kind, "order": order}, momentum, definition
-    for kind, key, gamma, as_released in CHOCO_CASES:
-        own = {
-            "topology": kind,
-            "compressor": COMPRESSORS[key],
-            "gamma": gamma,
-            "released_order": as_released,
-        }
-        yield (
-            "choco_sgd",
-            own,
-            0.9,
-            by(t.choco_sgd, WEIGHTS[kind](1), compress_of(key, True), gamma, as_released),
-        )
-    for kind, key in [
-        *(("ring", key) for key in COMPRESSORS),
-        *((kind, "qsgd") for kind in WEIGHTS),
-    ]:
-        own = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": 0.1}
-        yield (
-            "deep_squeeze",
-            own,
-            0.9,
-            by(t.deep_squeeze, WEIGHTS[kind], compress_of(key, True), 0.1),
-        )
-
-
-CASES = list(cases())
+CASES = [
+    *PLAIN,
+    *QUADRATIC_RULE,
+    *OUTER_STEPS,
+    *FED_BACK,
+    *CSER_FAMILY,
+    *NEIGHBOURS,
+    *LOCAL_STEPS,
+]
 
 
 @pytest.mark.parametrize(
-    ("name", "own", "local", "definition"),
-    CASES,
-    ids=[f"{name}-{number}" for number, (name, *_) in enumerate(CASES)],
+    "case", CASES, ids=[f"{case.method}-{number}" for number, case in enumerate(CASES)]
 )
-def test_each_method_is_what_its_definition_says(
-    name: str, own: Any, local: Any, definition: Follow
-) -> None:
-    common = local if isinstance(local, dict) else {"momentum": local}
-    assert_follows(name, own, definition(make_problem(common)), **common)
+def test_each_method_is_what_its_definition_says(case: Case) -> None:
+    common = {"momentum": case.momentum} if "local_step" not in case.local else {}
+    common |= case.local
+    problem = make_problem({key: value for key, value in common.items() if key != "rate"})
+    assert_follows(case.method, case.settings, case.definition(problem), **common)
 
 
 def test_every_method_has_a_definition() -> None:
-    missing = set(NAMES) - {name for name, *_ in CASES}
+    missing = set(NAMES) - {case.method for case in CASES}
     assert not missing, (
-        f"{missing}: write the definition down in transcription.py and name it in `cases`"
+        f"{missing}: write the definition down in transcription.py and name it in CASES"
     )

@@ -15,6 +15,7 @@ from cser_bench.algorithms import (
     DistributedOptimizer,
     QSparseLocalSGD,
     TopK,
+    algorithms,
 )
 from tests.algorithms.problems import (
     ADAMW,
@@ -31,20 +32,13 @@ from tests.algorithms.problems import (
 )
 from tests.algorithms.test_contract import RUNS
 
+SENDING_CHANGES = {"qsparse_local_sgd", "sparse_loco", "streaming_diloco"}
+"""Methods that send what moved since the last exchange, of which a frozen parameter has nothing."""
 AVERAGING = {
-    *(
-        "csea",
-        "cser",
-        "cser_pl",
-        "cser_released",
-        "mcser",
-        "mcser_released",
-        "local_sgd",
-        "qsr",
-        "diloco",
-    ),
-    *("choco_sgd", "deep_squeeze", "dpsgd", "noloco"),
-}
+    name
+    for name, algorithm in algorithms().items()
+    if algorithm.averages_models and algorithm.workers_differ
+} - SENDING_CHANGES
 """Methods that average parameters, and so one that is frozen too, where workers differ in it."""
 FROZEN_COORDINATES = slice(24, 48)
 INTERVAL, NUM_WORKERS = 4, 3

@@ -1,8 +1,9 @@
 """Losses that each algorithm had when its numbers were last looked at: any change of behaviour must
 be noticed.
 
-After a change that is meant, run UPDATE_GOLDEN=1 python -m pytest
-tests/algorithms/test_golden_losses.py and read the diff.
+After a change of a method that is meant, and for a new one, run
+    UPDATE_GOLDEN=NAME python -m pytest tests/algorithms/test_golden_losses.py
+and read the diff: no other method's losses are written.
 """
 
 import json
@@ -27,7 +28,7 @@ from tests.algorithms.problems import (
 )
 
 FILE = Path(__file__).with_name("golden_losses.json")
-UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
+UPDATED = os.environ.get("UPDATE_GOLDEN")
 NUM_STEPS, INTERVAL, WORLD_SIZE = 20, 4, 3
 KEYS = ["blocks", "per_tensor", "top_k", "qsgd"]
 ADAMW: dict[str, Any] = {"local_step": "adamw", "momentum": None, "lr": 0.02}
@@ -41,7 +42,9 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd, adamw": ("sgd", ADAMW),
 }
 """Combinations that are no method's defaults: the method, and what else is given to it."""
-GOLDEN: dict[str, dict[str, list[float]]] = json.loads(FILE.read_text()) if FILE.exists() else {}
+Losses = dict[str, list[float]]
+"""By compressor, the losses before each step."""
+GOLDEN: dict[str, Losses] = json.loads(FILE.read_text())
 
 
 def golden_settings(name: str, compressor: Compressor) -> dict[str, object]:
@@ -69,7 +72,7 @@ def losses(name: str, key: str, more: dict[str, Any]) -> list[float]:
     return [sum(column) / WORLD_SIZE for column in zip(*workers(work, WORLD_SIZE), strict=True)]
 
 
-def all_losses(named: str) -> dict[str, list[float]]:
+def all_losses(named: str) -> Losses:
     name, more = OTHERS.get(named, (named, {}))
     return {
         key: losses(name, key, more)
@@ -77,17 +80,23 @@ def all_losses(named: str) -> dict[str, list[float]]:
     }
 
 
+def write(golden: dict[str, Losses]) -> None:
+    """Write a line for each list, so that a diff shows which of them changed."""
+    methods = []
+    for name in sorted(golden):
+        lists = [f"  {json.dumps(key)}: {json.dumps(golden[name][key])}" for key in golden[name]]
+        methods.append(f" {json.dumps(name)}: {{\n" + ",\n".join(lists) + "\n }")
+    FILE.write_text("{\n" + ",\n".join(methods) + "\n}\n")
+
+
 @pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 def test_losses_are_what_they_were(name: str) -> None:
     now = all_losses(name)
-    if UPDATE:
+    if name == UPDATED:
         GOLDEN[name] = now
-        FILE.write_text(json.dumps(dict(sorted(GOLDEN.items())), indent=1) + "\n")
+        write(GOLDEN)
     if name not in GOLDEN:
-        pytest.fail(
-            f"{name} is new: record its losses with UPDATE_GOLDEN=1 (see the first lines of this "
-            "file)"
-        )
+        pytest.fail(f"{name} is new: record its losses with UPDATE_GOLDEN={name} (see above)")
     assert now.keys() == GOLDEN[name].keys()
     for key, sequence in now.items():
         assert sequence == pytest.approx(GOLDEN[name][key], rel=1e-9), key

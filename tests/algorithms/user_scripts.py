@@ -1,8 +1,8 @@
 """What four processes of somebody's own script do with each method: cases that look after
 themselves.
 
-A case is run by all processes, for every method. What its look at the results finds wrong, it
-raises.
+A case is run by all processes, for every method or for one of each sort. What its look at the
+results finds wrong, it raises.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,14 @@ from cser_bench.algorithms import (
     load_checkpoint,
     noop_hook,
 )
-from tests.algorithms.problems import JOINT, assert_close, kinds_taken, own_settings, reloaded
+from tests.algorithms.problems import (
+    JOINT,
+    NAMES,
+    assert_close,
+    kinds_taken,
+    own_settings,
+    reloaded,
+)
 
 GUIDE = Path(__file__).parents[2] / "docs" / "in-your-own-script.md"
 WORLD_SIZE = 4
@@ -511,25 +519,35 @@ def saving_a_part_saves_that_part(name: str) -> None:
         assert size(model[1].weight.grad) < before[0]
 
 
-CASES: dict[str, Callable[[str], None]] = {
-    function.__name__: function
-    for function in (
-        moved_parameters_are_taken_back,
-        what_cannot_be_taken_back_is_refused,
-        resumed_in_any_order,
-        states_that_do_not_belong_together_are_refused,
-        a_state_of_other_settings_is_refused,
-        a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average,
-        consensus_averages_buffers_too,
-        frozen_weights_and_buffers_start_equal,
-        workers_that_differ_are_told_so,
-        a_ddp_that_was_left_is_named,
-        a_ddp_that_sends_nothing_changes_nothing,
-        what_one_worker_leaves_out_others_train,
-        who_sent_what_is_not_finite_first_is_named_by_all,
-        a_step_that_is_not_finite_is_skipped_by_all,
-        saving_a_part_saves_that_part,
-    )
+OF_EVERY_METHOD: tuple[Callable[[str], None], ...] = (
+    a_checkpoint_fits_as_many_workers_to_the_bit_and_fewer_by_the_average,
+    what_one_worker_leaves_out_others_train,
+    who_sent_what_is_not_finite_first_is_named_by_all,
+    a_step_that_is_not_finite_is_skipped_by_all,
+)
+"""What depends on a method's own state and messages."""
+OF_THE_CORE: tuple[Callable[[str], None], ...] = (
+    moved_parameters_are_taken_back,
+    what_cannot_be_taken_back_is_refused,
+    resumed_in_any_order,
+    states_that_do_not_belong_together_are_refused,
+    a_state_of_other_settings_is_refused,
+    consensus_averages_buffers_too,
+    frozen_weights_and_buffers_start_equal,
+    workers_that_differ_are_told_so,
+    a_ddp_that_was_left_is_named,
+    a_ddp_that_sends_nothing_changes_nothing,
+    saving_a_part_saves_that_part,
+)
+"""What all methods have from one place."""
+SORTS = ("sgd", "ef_sgd", "mcser", "powersgd", "streaming_diloco", "choco_sgd")
+"""Methods of each sort: without state, with errors, with models that differ, with a state that is
+everybody's, with messages under way, among neighbours."""
+CASES: dict[str, Callable[[], None]] = {
+    f"{case.__name__}: {name}": partial(case, name)
+    for cases, names in ((OF_EVERY_METHOD, NAMES), (OF_THE_CORE, SORTS))
+    for case in cases
+    for name in names
 }
 
 

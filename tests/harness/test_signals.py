@@ -156,13 +156,11 @@ load a module."""
 
 MOMENTS = [
     ("command", "cser_bench.harness.cli"),
-    ("command", "argparse"),
     ("command", "numpy"),
-    ("command", "torch._C"),
     ("command", "torch.multiprocessing.spawn"),
-    ("fork server", "cser_bench.harness"),
     ("fork server", "torch"),
 ]
+"""Before all, in the first module of an extension, after torch, and in another process."""
 
 
 @pytest.mark.timeout(300)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import shutil
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import typst
 from matplotlib.image import imread
 
 from cser_bench.harness.__main__ import main
+from cser_bench.report import render
 from cser_bench.report.accuracy_figures import (
     drawn_methods,
     link_figure,
@@ -21,6 +25,7 @@ from cser_bench.report.accuracy_figures import (
     main_load,
 )
 from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.explorer import page as explorer
 from cser_bench.report.explorer.page import write_experiment_page
 from cser_bench.report.frame import JUDGED, Frames, read_frames
 from cser_bench.report.regime import needs_frame
@@ -48,7 +53,18 @@ def _files(folder: Path, *patterns: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(found)}
 
 
+@pytest.fixture(scope="module")
+def what_is_compared() -> Iterator[None]:
+    """Figures are not compared, so they are not saved; and all pages show one study of speed-ups,
+    which is read once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "save", lambda figure, path: plt.close(figure))
+        patch.setattr(explorer, "read_study", functools.cache(explorer.read_study))
+        yield
+
+
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
+@pytest.mark.usefixtures("what_is_compared")
 def test_a_shipped_report_is_rebuilt_to_the_byte(folder: Path, tmp_path: Path) -> None:
     """Also the page to explore, which is at most 1.5 MB."""
     frames = read_frames(folder)

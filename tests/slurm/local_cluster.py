@@ -185,7 +185,7 @@ class LocalCluster:
                     .splitlines()
                 )
                 raise ClusterError(f"{name} does not answer: {said[-1:]} (see {self.folder}/log)")
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def _end(self, name: str, sign: signal.Signals = signal.SIGTERM) -> None:
         """End a daemon, by force where it takes long."""

@@ -106,7 +106,7 @@ def wait_until(
     ends = time.monotonic() + patience_seconds
     while not condition():
         assert time.monotonic() < ends, f"waited in vain until {what}"
-        time.sleep(0.1)
+        time.sleep(0.5)  # a look may start programs of Slurm's, on the cores that the jobs need
 
 
 def submission(folder: Path, *runs: str, **changes: Any) -> Submission:

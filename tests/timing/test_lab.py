@@ -4,7 +4,6 @@ what they carry."""
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import socket
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import mean, median
 from threading import Thread
 
 import pytest
@@ -218,9 +218,7 @@ def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: f
             received, seconds = map(float, listener.stdout.readline().split())
         sent = network.sent()[0][0]
     least, most = 2 * latency_seconds, 2 * (latency_seconds + jitter_seconds)
-    assert least + 1.5 * jitter_seconds <= there_and_back < most + 0.1, (
-        "the relay's draws are the same each time"
-    )
+    assert least <= there_and_back < most + 0.1
     assert received == num_bytes and num_bytes < sent < 1.1 * num_bytes
     share = (
         0.2 if jitter_seconds else 0.5
@@ -228,8 +226,8 @@ def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: f
     assert share * rate < 8 * received / seconds < 1.1 * rate
 
 
-def test_on_a_way_that_varies_packets_take_what_is_drawn_and_none_overtakes_another() -> None:
-    latency_seconds, jitter_seconds, draws = 0.02, 0.05, random.Random(0)
+def test_on_a_way_that_varies_packets_take_longer_by_chance_and_none_overtakes_another() -> None:
+    latency_seconds, jitter_seconds = 0.02, 0.05
     with ExitStack() as stack:
         (sender, ours), (receiver, theirs) = (
             socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)
@@ -244,15 +242,20 @@ def test_on_a_way_that_varies_packets_take_what_is_drawn_and_none_overtakes_anot
         )
         passes_on.start()
         packets = [b"\x45" + bytes(18) + bytes([2, number]) for number in range(40)]
-        for packet in packets[:4]:
+        seconds = []
+        for packet in packets[:10]:
             began = time.monotonic()
             sender.send(packet)
             assert receiver.recv(100) == packet
-            least = latency_seconds + jitter_seconds * draws.random()
-            assert least <= time.monotonic() - began < least + 1
-        for packet in packets[4:]:
+            seconds.append(time.monotonic() - began)
+        assert min(seconds) >= latency_seconds
+        # The mean of ten draws from 0 to 1 is below 1/4 once in 700 times, and drawn alike each time.
+        assert mean(seconds) >= latency_seconds + jitter_seconds / 4
+        assert median(seconds) < latency_seconds + jitter_seconds + 1
+        assert max(seconds) - min(seconds) > jitter_seconds / 4
+        for packet in packets[10:]:
             sender.send(packet)
-        assert [receiver.recv(100) for _ in packets[4:]] == packets[4:]
+        assert [receiver.recv(100) for _ in packets[10:]] == packets[10:]
         os.close(end)
         passes_on.join()
         os.close(orders)

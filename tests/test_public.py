@@ -1,0 +1,44 @@
+"""What a stranger relies on beside the code: the versions that records were made with, and checks
+that are the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = re.compile(r'"packages": ?(\{[^{}]*\})')
+
+
+def test_constraints_are_the_versions_of_all_shipped_records() -> None:
+    """One's own records, which git does not know, may be of any."""
+    words = ["git", "ls-files", "results/*.jsonl", "results/*speedups/*.json"]
+    files = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    recorded = set()
+    for name in files.splitlines():
+        for table in set(PACKAGES.findall((ROOT / name).read_text())):
+            recorded.update(json.loads(table).items())
+    lines = (ROOT / "results" / "constraints.txt").read_text().splitlines()
+    pinned = {tuple(line.split("==")) for line in lines if not line.startswith("#")}
+    # A build's own label, as in 2.13.0+cpu, is no part of what pip compares.
+    assert pinned == {(name, version.partition("+")[0]) for name, version in recorded}
+
+
+def test_what_the_project_needs_is_met_by_the_constraints() -> None:
+    """Each package of which a version is recorded is one that the project asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["harness"]]
+    names = {re.split(r"[><=~\[ ]", line)[0] for line in asked}
+    lines = (ROOT / "results" / "constraints.txt").read_text().splitlines()
+    assert {line.split("==")[0] for line in lines if not line.startswith("#")} <= names
+
+
+def test_hooks_before_a_commit_are_commands_of_make_check() -> None:
+    check = (ROOT / "Makefile").read_text().partition("\ncheck:")[2]
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    for command in ("ruff check", "ruff format", "-m mypy --strict", "lint-imports --no-logo"):
+        assert command in check and command in hooks
+    assert ".ci/run" in (ROOT / ".github" / "workflows" / "check.yml").read_text()
