@@ -1,5 +1,4 @@
-"""A campaign: its record `campaign.json` in the experiment's folder, the code that its jobs run,
-and how far it is."""
+"""A campaign of jobs: its record, the code that its jobs run, and how far it is."""
 
 from __future__ import annotations
 
@@ -28,8 +27,10 @@ NAME = "campaign.json"
 
 
 class CampaignError(RuntimeError):
-    """The command cannot go on, through no mistake in how it was called; the message is one
-    sentence for the user."""
+    """The command cannot go on, through no mistake in how it was called.
+
+    The message is one sentence for the user.
+    """
 
     exit_code = 1
 
@@ -37,9 +38,12 @@ class CampaignError(RuntimeError):
 class Submission(Record):
     """One job array: when it was submitted (ISO 8601, UTC), and how.
 
-    `cluster` is the profile with its variant, `jobs_folder` where sources, logs and pickles are. Of
-    each task, `runs` has the run's id, and `jobs` the job's as Slurm writes it: 12_0, or 12 where
-    there is one task only; it is empty until sbatch answers.
+    Attributes:
+        cluster: the profile with its variant.
+        jobs_folder: where sources, logs and pickles are.
+        runs: of each task, the run's id.
+        jobs: of each task, the job's id as Slurm writes it: 12_0, or 12 where there is one task
+            only. Empty until sbatch answers.
     """
 
     submitted_at: str
@@ -50,32 +54,34 @@ class Submission(Record):
     jobs: list[str]
 
     def log_of(self, job: str) -> Path:
-        """The file to which rank 0 of this job writes what it says."""
+        """Return the file to which rank 0 of this job writes what it says."""
         return Path(self.jobs_folder) / f"{job}_0_log.out"
 
 
 class Campaign(Record):
-    """campaign.json."""
+    """The file campaign.json."""
 
     version: int
     experiment: str
     submissions: list[Submission]
 
     def latest(self, run_id: str) -> tuple[Submission, str | None] | None:
-        """The last submission of a run, and its job; None where it was never submitted."""
+        """Return the last submission of a run, and its job; None where it was never submitted."""
         for submission in reversed(self.submissions):
-            if run_id in submission.runs:
-                return submission, submission.jobs[
-                    submission.runs.index(run_id)
-                ] if submission.jobs else None
+            if run_id not in submission.runs:
+                continue
+            if not submission.jobs:
+                return submission, None
+            return submission, submission.jobs[submission.runs.index(run_id)]
         return None
 
 
 def read_campaign(folder: Path) -> Campaign:
-    """The campaign of the experiment in this folder, with no submissions where there is none
-    yet."""
-    found = store.read_optional(folder / NAME, Campaign)
-    return found or Campaign(version=store.VERSION, experiment=folder.name, submissions=[])
+    """Read the campaign of the experiment in this folder; without submissions if there is none."""
+    campaign = store.read_optional(folder / NAME, Campaign)
+    if campaign is None:
+        return Campaign(version=store.VERSION, experiment=folder.name, submissions=[])
+    return campaign
 
 
 @dataclass(frozen=True)
@@ -91,77 +97,95 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The experiment's."""
+        """The experiment's name."""
         return self.plan.experiment.name
 
     @property
     def folder(self) -> Path:
-        """The experiment's."""
+        """The experiment's folder."""
         return self.results / self.name
 
     def place(self, code: Path | None = None) -> SubmissionPaths:
-        """The places of the next submission's files; by default it has a copy of the sources of its
-        own."""
+        """Name the places of the next submission's files.
+
+        Args:
+            code: where its sources are; by default it gets a copy of its own.
+        """
         number = len(read_campaign(self.folder).submissions)
         jobs = self.folder / "jobs" / f"{number:03d}"
         return SubmissionPaths(jobs, code or jobs / "code", self.folder / NAME, number)
 
 
 def statuses(folder: Path, runs: Iterable[PlannedRun]) -> list[RunStatus]:
-    """The state of each of these runs of an experiment's folder, by their records, and by the queue
-    if submitted."""
+    """Judge each of these runs by its records, and by the queue where it was submitted."""
     campaign = read_campaign(folder)
-    queue = queued_jobs() if campaign.submissions else {}
+    queue: dict[str, str] | None = {}
+    if campaign.submissions:
+        queue = queued_jobs()
     unique = {run.run_id: run for run in runs}
     return [
-        status_of(folder / key, run.row, run.seed, submitted(campaign, key, queue))
-        for key, run in unique.items()
+        status_of(folder / run_id, run.row, run.seed, submitted(campaign, run_id, queue))
+        for run_id, run in unique.items()
     ]
 
 
 def submitted(campaign: Campaign, run_id: str, queue: dict[str, str] | None) -> Submitted | None:
-    """What squeue, if it answered, says of the last job of a run; None where it was never
-    submitted."""
-    submission, job = campaign.latest(run_id) or (None, None)
-    if submission is None:
+    """Look the last job of a run up in the queue; None where the run was never submitted.
+
+    Args:
+        queue: by job, what squeue says of it; None where squeue did not answer.
+    """
+    latest = campaign.latest(run_id)
+    if latest is None:
         return None
+    submission, job = latest
+    log = None if job is None else str(submission.log_of(job))
+    if queue is None:
+        return Submitted(job, log, None)
+    return Submitted(job, log, _place_in(queue, job))
+
+
+def _place_in(
+    queue: dict[str, str], job: str | None
+) -> Literal["nameless", "waits", "runs", "gone"]:
     if job is None:
-        return Submitted(None, None, None if queue is None else "nameless")
-    return Submitted(
-        job, str(submission.log_of(job)), None if queue is None else _place_in(queue, job)
-    )
-
-
-def _place_in(queue: dict[str, str], job: str) -> Literal["waits", "runs", "gone"]:
+        return "nameless"
     if job not in queue:
         return "gone"
-    return "waits" if queue[job] in WAITING else "runs"
+    if queue[job] in WAITING:
+        return "waits"
+    return "runs"
 
 
 def queued_jobs() -> dict[str, str] | None:
-    """State (PENDING, RUNNING, ...) of each of the user's jobs in the queue by its id, such as
-    12_0.
+    """Ask for the state (PENDING, RUNNING, ...) of each of the user's jobs, by its id, as 12_0.
 
     None where squeue does not answer, which is not the same as an empty queue.
     """
-    said = output_of("squeue", "--me", "--array", "--noheader", "--format=%i|%T")
-    return None if said is None else dict(line.split("|", 1) for line in said.splitlines())
+    listed = output_of("squeue", "--me", "--array", "--noheader", "--format=%i|%T")
+    if listed is None:
+        return None
+    return dict(line.split("|", 1) for line in listed.splitlines())
 
 
 def put_submission(folder: Path, number: int, submission: Submission | None) -> None:
-    """Write the last submission, which has this number, down; None takes it back, as where sbatch
-    refused."""
+    """Write down the last submission, which has this number.
+
+    Args:
+        submission: None takes it back, as where sbatch refused.
+    """
     campaign = read_campaign(folder)
-    submissions = [*campaign.submissions[:number], *([submission] if submission else [])]
+    submissions = campaign.submissions[:number]
+    if submission is not None:
+        submissions.append(submission)
     store.write_record(folder / NAME, campaign.model_copy(update={"submissions": submissions}))
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy our package to this folder, over what a submission that was refused has left, and return
-    it."""
+    """Copy our package to this folder, and return it."""
+    # A submission that was refused may have left a copy.
     shutil.rmtree(folder, ignore_errors=True)
-    ignored = shutil.ignore_patterns(
-        "__pycache__", "shipped"
-    )  # `shipped` is a link to results, which jobs do not need
+    # `shipped` is a link to results, which jobs do not need.
+    ignored = shutil.ignore_patterns("__pycache__", "shipped")
     shutil.copytree(OURS / PACKAGE, folder / PACKAGE, ignore=ignored)
     return folder

@@ -1,5 +1,7 @@
-"""What each process of a job does: of a run's, and of the preflight's, which checks nodes, network
-and data before."""
+"""What each process of a job does: of a run's job, and of the preflight's.
+
+The preflight checks nodes, network and data before runs are submitted.
+"""
 
 import os
 import platform
@@ -39,8 +41,8 @@ from cser_bench.slurm.requeue import (
 )
 
 GRACE_SECONDS = 5.0
-"""How long a worker that lost the others stays, so that the one that caused it can say why before
-Slurm ends all."""
+"""How long a worker that lost the others stays. Slurm ends all when it goes, and the one that caused
+it must have said why by then."""
 
 ALL_WELL = "all is well here"
 """What a process of the preflight says last, where no check has failed."""
@@ -50,9 +52,12 @@ PATIENCE_SECONDS = 100.0
 
 
 def do_run(job: Job, profile: Profile) -> None:
-    """Be one worker of the run. Ends the process: with 0 after a result, a notice, or where there
-    is nothing to do."""
-    notice, allocation = StopNotice(), this_allocation()
+    """Be one worker of the run, and end the process.
+
+    Its exit code is 0 after a result, after a notice to stop, and where there is nothing to do.
+    """
+    notice = StopNotice()
+    allocation = this_allocation()
     job = _here(job, profile, allocation)
     prepare_thread(job.device)
     print(begins(allocation.attempt), flush=True)
@@ -74,69 +79,75 @@ def do_run(job: Job, profile: Profile) -> None:
             kind = recorded_end(job.folder, allocation.attempt)
             if kind == "communication":
                 time.sleep(GRACE_SECONDS)
-            sys.exit(0 if kind == "preempted" else 1)
+            if kind != "preempted":
+                sys.exit(1)
     sys.exit(0)
 
 
 def own_device(profile: Profile, allocation: Allocation) -> str:
-    """The worker's device."""
-    return (
-        "cpu"
-        if profile.device == "cpu"
-        else own_gpu(allocation.local_rank, torch.cuda.device_count())
-    )
+    """Name the worker's device."""
+    if profile.device == "cpu":
+        return "cpu"
+    return own_gpu(allocation.local_rank, torch.cuda.device_count())
 
 
 def meeting(
     profile: Profile, allocation: Allocation, timeout_seconds: float
 ) -> AbstractContextManager[None]:
-    """Inside, this process is one of the group of all workers of this start; see `joined`."""
-    address = f"tcp://{profile.master_address or allocation.first_node}:{allocation.port}"
-    device, (rank, world_size) = (
+    """Join the group of all workers of this start, for as long as one is inside; see `joined`."""
+    return joined(
         own_device(profile, allocation),
-        (allocation.rank, allocation.world_size),
+        timeout_seconds,
+        f"tcp://{profile.master_address or allocation.first_node}:{allocation.port}",
+        allocation.rank,
+        allocation.world_size,
+        allocation.key,
     )
-    return joined(device, timeout_seconds, address, rank, world_size, allocation.key)
 
 
 def _here(job: Job, profile: Profile, allocation: Allocation) -> Job:
-    """The job as this process does it. Its commit stays the snapshot's: the checkout around that
-    goes on."""
+    """Return the job as this process does it."""
     device = own_device(profile, allocation)
+    # The commit stays the snapshot's: the checkout around that goes on.
     kept = job.attempt.model_dump(include={"command", "git_commit", "git_diff_sha256"})
-    kept |= {
-        "attempt": allocation.attempt,
-        "slurm": facts(allocation, job.folder) if allocation.rank == 0 else None,
-    }
-    made = new_attempt("slurm", backend_for(device), torch.device(device))
-    return replace(job, device=device, attempt=made.model_copy(update=kept))
+    kept["attempt"] = allocation.attempt
+    if allocation.rank == 0:
+        kept["slurm"] = facts(allocation, job.folder)
+    attempt = new_attempt("slurm", backend_for(device), torch.device(device))
+    return replace(job, device=device, attempt=attempt.model_copy(update=kept))
 
 
 def facts(allocation: Allocation, folder: Path) -> dict[str, str]:
-    """What an attempt's record says of the allocation: Slurm's variables, nodes, GPUs, driver,
-    topology.
+    """Gather what an attempt's record says of the allocation.
 
-    `saved` is the step of the checkpoint that the run in this folder has when the job starts.
+    That is Slurm's variables, the nodes, and of GPUs their names, driver and topology. `saved` is
+    the step of the checkpoint that the run in this folder has when the job starts.
     """
-    kept = ("SLURM_CLUSTER_NAME", "SLURM_JOB_", "SLURM_ARRAY_", "SLURM_RESTART", "SLURM_NTASKS", "SLURM_CPUS_PER_TASK",
-            "SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES")  # fmt: skip
-    found = {name: text for name, text in os.environ.items() if name.startswith(kept)}
-    found |= {
+    kept = (
+        "SLURM_CLUSTER_NAME",
+        "SLURM_JOB_",
+        "SLURM_ARRAY_",
+        "SLURM_RESTART",
+        "SLURM_NTASKS",
+        "SLURM_CPUS_PER_TASK",
+        "SLURM_GPUS_ON_NODE",
+        "CUDA_VISIBLE_DEVICES",
+    )
+    gpus = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    gathered = {name: text for name, text in os.environ.items() if name.startswith(kept)}
+    gathered |= {
         "job": allocation.job,
         "restart": str(allocation.restart),
         "saved": str(saved_step(folder) or 0),
+        "nodes": ",".join(submitit.JobEnvironment().hostnames),
+        "gpus": gpus or "",
+        "topology": output_of("nvidia-smi", "topo", "-m") or "",
     }
-    found |= {"nodes": ",".join(submitit.JobEnvironment().hostnames)}
-    found["gpus"] = (
-        output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or ""
-    )
-    found["topology"] = output_of("nvidia-smi", "topo", "-m") or ""
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in gathered.items() if text}
 
 
 def preflight(request: Request) -> None:
-    """What each process of the job does: say a line of each check, until one fails, and at last
-    that all is well."""
+    """Say a line of each check, until one fails, and at last that all is well."""
     host = os.environ.get("SLURMD_NODENAME") or platform.node()
     for check in checks_here(request, this_allocation()):
         print(machine.line_of(check, f" (on {host})"), flush=True)
@@ -146,9 +157,9 @@ def preflight(request: Request) -> None:
 
 
 def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
-    """The checks of one process: its GPUs, its node's disk, the network, and for its node the
-    data."""
-    profile, device = request.profile, own_device(request.profile, here)
+    """Check for one process its GPUs and the network, and for its node the disk and the data."""
+    profile = request.profile
+    device = own_device(profile, here)
     if device != "cpu":
         yield from machine.check_gpus()
     if here.local_rank == 0:
@@ -161,10 +172,10 @@ def checks_here(request: Request, here: Allocation) -> Iterator[Check]:
 
 
 def network_check(profile: Profile, here: Allocation, device: str) -> Check:
-    """An all-reduce of all, through NCCL or gloo as in training."""
-    names = ", ".join(name for _, name in socket.if_nameindex())
+    """Try an all-reduce among all workers, through NCCL or gloo as in training."""
+    interfaces = ", ".join(name for _, name in socket.if_nameindex())
     advice = (
-        f"look at network_interface in the profile, of which there are {names}, and at "
+        f"look at network_interface in the profile, of which there are {interfaces}, and at "
         "master_address"
     )
     try:
@@ -180,6 +191,7 @@ def network_check(profile: Profile, here: Allocation, device: str) -> Check:
     workers = f"{profile.num_workers} workers on {profile.nodes} nodes"
     text = f"an all-reduce among {workers} gets {measured / 1e9:.3g} Gb/s a link"
     if promised := profile.link_bits_per_second:
-        look = ", so look at network_interface, or ask the site" if measured < promised / 2 else ""
-        text += f"; the profile says {promised / 1e9:g}{look}"
+        text += f"; the profile says {promised / 1e9:g}"
+        if measured < promised / 2:
+            text += ", so look at network_interface, or ask the site"
     return Check("network", True, text)

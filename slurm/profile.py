@@ -1,5 +1,4 @@
-"""Cluster profiles: how runs are put on a cluster, as TOML, validated strictly; and what sbatch
-gets of them."""
+"""Cluster profiles: how runs are put on a cluster, and what sbatch gets of that."""
 
 from __future__ import annotations
 
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from submitit.slurm.slurm import (
-    _make_sbatch_string,
-)  # the public way to the text needs srun on the path
+
+# The public way to the text needs srun on the path.
+from submitit.slurm.slurm import _make_sbatch_string
 
 from cser_bench.harness.spec.errors import SpecError, explain
 from cser_bench.harness.spec.spec_file import is_file, read_toml
@@ -21,8 +20,8 @@ from cser_bench.harness.spec.values import Count, NonNegative, Positive, Strict
 CLUSTERS = Path(__file__).parent / "clusters"
 
 LOOK_SECONDS = 30
-"""Slurm compares jobs with their time limits so often, and warns a job so much earlier than it was
-asked to."""
+"""How often Slurm compares jobs with their time limits. It warns a job up to so much earlier than it
+was asked to."""
 
 WORK_SECONDS = 20
 """What must remain for work between a job's start and the warning."""
@@ -37,17 +36,21 @@ OWN_FLAGS = {
     "ntasks-per-node",
     "open-mode",
     "output",
+    "requeue",
+    "signal",
+    "time",
 }
-OWN_FLAGS |= {"requeue", "signal", "time"}
-"""sbatch's flags that campaigns set themselves."""
+"""Flags of sbatch that campaigns set themselves."""
 
 PREFLIGHT_MINUTES = 20
 """Most of it is for a first look through ImageNet's folders on a slow file system."""
 
 
 class Profile(Strict):
-    """A cluster, and the shape of a run on it: nodes x workers. `slurm/template.toml` explains
-    every field."""
+    """A cluster, and the shape of a run on it: nodes x workers.
+
+    `slurm/template.toml` explains every field.
+    """
 
     device: Literal["cuda", "cpu"] = "cuda"
     nodes: Count
@@ -86,8 +89,9 @@ class Profile(Strict):
     @property
     def link_bits_per_second(self) -> float | None:
         """What a node's link carries, where workers talk over one and the profile knows it."""
-        known = self.link_gigabits_per_second if self.nodes > 1 else None
-        return None if known is None else 1e9 * known
+        if self.nodes == 1 or self.link_gigabits_per_second is None:
+            return None
+        return 1e9 * self.link_gigabits_per_second
 
     @property
     def num_workers(self) -> int:
@@ -96,13 +100,18 @@ class Profile(Strict):
 
 
 def load_profile(name: str) -> Profile:
-    """The profile NAME, or one of its variants as NAME:VARIANT; NAME may be the path of a TOML
-    file.
+    """Load the profile NAME, or one of its variants as NAME:VARIANT.
 
-    Raises SpecError: no such profile or variant, or one that cannot be used.
+    Args:
+        name: NAME may be the path of a TOML file.
+
+    Raises:
+        SpecError: no such profile or variant, or one that cannot be used.
     """
     stem, _, variant = name.partition(":")
-    path = Path(stem) if stem.endswith(".toml") else CLUSTERS / f"{stem}.toml"
+    path = Path(stem)
+    if path.suffix != ".toml":
+        path = CLUSTERS / f"{stem}.toml"
     if not is_file(path):
         known = ", ".join(sorted(path.stem for path in CLUSTERS.glob("*.toml")))
         raise SpecError(
@@ -110,9 +119,10 @@ def load_profile(name: str) -> Profile:
         )
     table = read_toml(path)
     variants = table.pop("variants", {})
-    if not isinstance(variants, dict) or not all(
-        isinstance(each, dict) for each in variants.values()
-    ):
+    are_tables = isinstance(variants, dict) and all(
+        isinstance(fields, dict) for fields in variants.values()
+    )
+    if not are_tables:
         raise SpecError(
             f"{path}: variants must be tables; write [variants.NAME] and fields below it"
         )
@@ -121,28 +131,36 @@ def load_profile(name: str) -> Profile:
             f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}"
         )
     try:
+        # All variants are checked, whichever is asked for.
         profiles = {
-            key: Profile.model_validate(_over(table, each)) for key, each in variants.items()
+            key: Profile.model_validate(_over(table, fields)) for key, fields in variants.items()
         }
-        return profiles[variant] if variant else Profile.model_validate(table)
+        if variant:
+            return profiles[variant]
+        return Profile.model_validate(table)
     except ValidationError as error:
         raise SpecError(f"{path}: {explain(error)}") from None
 
 
 def _over(table: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a variant over those of the profile, and its flags for sbatch over the
-    profile's."""
-    flags = [each["sbatch"] for each in (table, variant) if "sbatch" in each]
-    if len(flags) < 2 or not all(isinstance(each, dict) for each in flags):
-        return table | variant  # the profile refuses what is no table
-    return table | variant | {"sbatch": flags[0] | flags[1]}
+    """Put a variant's fields over the profile's, and its flags for sbatch over the profile's."""
+    merged = table | variant
+    flags = [fields["sbatch"] for fields in (table, variant) if "sbatch" in fields]
+    # What is no table is left to the profile, which refuses it.
+    if len(flags) == 2 and all(isinstance(table, dict) for table in flags):
+        merged["sbatch"] = flags[0] | flags[1]
+    return merged
 
 
 @dataclass(frozen=True)
 class SubmissionPaths:
-    """The places of a submission's files, as every node sees them: `jobs` has submitit's pickles
-    and logs, `code` the snapshot, and `campaign` is the experiment's campaign.json, in which the
-    submission has the number `submission`.
+    """The places of a submission's files, as every node sees them.
+
+    Attributes:
+        jobs: the folder with submitit's pickles and logs.
+        code: the folder with the snapshot of the sources.
+        campaign: the experiment's campaign.json.
+        submission: the submission's number in that.
     """
 
     jobs: Path
@@ -152,31 +170,31 @@ class SubmissionPaths:
 
 
 def preflight_minutes(profile: Profile) -> int:
-    """The time limit of the preflight job."""
+    """Give the time limit of the preflight job."""
     return min(PREFLIGHT_MINUTES, profile.time_limit_minutes)
 
 
 def sbatch_text(
     profile: Profile, place: SubmissionPaths, parameters: dict[str, Any], num_tasks: int = 1
 ) -> str:
-    """The text that sbatch gets for these parameters."""
+    """Make the text that sbatch gets for these parameters."""
     command = f"{python_of(profile)} -u -m submitit.core._submit {shlex.quote(str(place.jobs))}"
-    map_count = num_tasks if num_tasks > 1 else None
     return _make_sbatch_string(
-        command=command, folder=place.jobs, map_count=map_count, **parameters
+        command=command,
+        folder=place.jobs,
+        map_count=num_tasks if num_tasks > 1 else None,
+        **parameters,
     )
 
 
 def python_of(profile: Profile) -> str:
-    """The words that start Python in a job, as its shell reads them: srun's own words come right
-    before."""
+    """Quote the words that start Python in a job, which stand right behind srun's own."""
     python = shlex.quote(profile.python or sys.executable)
-    return f"{profile.launch_prefix} {python}" if profile.launch_prefix else python
+    return f"{profile.launch_prefix} {python}".lstrip()
 
 
 def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) -> dict[str, Any]:
-    """submitit's parameters for the job that checks nodes, network and data in a run's own
-    shape."""
+    """Give submitit's parameters for the preflight job, which has a run's own shape."""
     return {
         "job_name": f"{name}-preflight",
         "time": preflight_minutes(profile),
@@ -207,7 +225,11 @@ def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) ->
 def array_parameters(
     profile: Profile, name: str, place: SubmissionPaths, *after: str
 ) -> dict[str, Any]:
-    """The same for an array of runs; `after`: dependencies, such as afterok:12."""
+    """Give submitit's parameters for an array of runs.
+
+    Args:
+        after: dependencies, such as afterok:12.
+    """
     # Not in a container, which mostly lacks scontrol: by the Python that submits.
     requeue = [
         sys.executable,
@@ -216,7 +238,9 @@ def array_parameters(
         str(place.campaign),
         str(place.submission),
     ]
-    waits = {"dependency": ",".join(after), "kill-on-invalid-dep": "yes"} if after else {}
+    flags: dict[str, Any] = {"requeue": True}
+    if after:
+        flags |= {"dependency": ",".join(after), "kill-on-invalid-dep": "yes"}
     return preflight_parameters(profile, name, place) | {
         "job_name": name,
         "time": profile.time_limit_minutes,
@@ -224,22 +248,20 @@ def array_parameters(
         "array_parallelism": profile.array_parallelism,
         # What srun returned decides what comes next; see slurm/requeue.py.
         "teardown": [f"{shlex.join(requeue)} {profile.max_retries} $?"],
-        "additional_parameters": {"requeue": True} | waits | profile.sbatch,
+        "additional_parameters": flags | profile.sbatch,
     }
 
 
 def _exports(profile: Profile, code: Path) -> list[str]:
-    """What a job's processes find in their environment, over what the submitter had and `setup` has
-    made of it."""
+    """Give the lines that set a job's environment, over the submitter's and what `setup` made."""
     variables = {
-        # or the folder in which the command was typed would go before the snapshot
+        # Or the folder in which the command was typed would go before the snapshot.
         "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": "1",
     }
     if profile.network_interface:
-        variables |= dict.fromkeys(
-            ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), profile.network_interface
-        )
+        variables["GLOO_SOCKET_IFNAME"] = profile.network_interface
+        variables["NCCL_SOCKET_IFNAME"] = profile.network_interface
     # Behind the snapshot stays what modules put there.
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     return [path, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]

@@ -1,5 +1,4 @@
-"""A start of a job, as its processes see it; when to stop; how it ended, and whether the job is
-requeued.
+"""Starts of a job: when one must stop, how it ended, and whether the job is requeued.
 
 Starts are the attempts in a run's run.json. The last line of every job's script calls this file: it
 looks at how the workers ended, and requeues the job or lets it end. It loads no torch, which can
@@ -47,17 +46,19 @@ End = tuple[FailureKind, str]
 """Kind of a failure, and what there is to say of it."""
 
 TOLD_TO_STOP = 128 + signal.SIGUSR2
-"""srun's exit code where USR2 ended the workers: they were still loading, and did not listen for
-it."""
+"""The exit code of srun where USR2 ended the workers: they were still loading, and did not listen
+for it."""
 
 
 @dataclass(frozen=True)
 class Allocation:
     """One start of one job, as one of its processes sees it.
 
-    `job` is as the campaign's record has it, 7_2 of an array: Slurm's own number of an array's last
-    task names them all. `restart` counts requeues before, `task` is the index in the array, 0 where
-    there is none.
+    Attributes:
+        job: as the campaign's record has it, 7_2 of an array: Slurm's own number of an array's last
+            task names them all.
+        restart: how often the job was requeued before.
+        task: the index in the array; 0 where there is none.
     """
 
     job: str
@@ -70,29 +71,31 @@ class Allocation:
 
     @property
     def key(self) -> str:
-        """Names this start of this job, among all of this cluster's."""
+        """The name of this start of this job, among all of this cluster's."""
         return f"{os.environ.get('SLURM_CLUSTER_NAME', '')}/{self.job}/{self.restart}"
 
     @property
     def attempt(self) -> str:
         """The attempt's name, by which all of its processes call it."""
-        began = os.environ.get("SLURM_JOB_START_TIME", "")  # where Slurm's numbers begin anew
+        # The time tells two jobs of one number apart, where Slurm's numbers have begun anew.
+        began = os.environ.get("SLURM_JOB_START_TIME", "")
         return hashlib.sha256(f"{self.key} {began}".encode()).hexdigest()[:8]
 
     @property
     def port(self) -> int:
-        """The port at which the workers of this start meet; another start, or another job, has
-        another."""
-        return PORTS[
-            int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") % len(PORTS)
-        ]
+        """The port at which the workers of this start meet.
+
+        Another start, and another job, has another.
+        """
+        digest = hashlib.sha256(self.key.encode()).digest()
+        return PORTS[int.from_bytes(digest[:8], "big") % len(PORTS)]
 
 
 def this_allocation() -> Allocation:
-    """The place of this process, as submitit reads it; the batch script's own counts as rank 0."""
-    job, place = submitit.JobEnvironment(), TorchDistributedEnvironment()
+    """Read this process's place from its environment; the batch script's own counts as rank 0."""
+    place = TorchDistributedEnvironment()
     return Allocation(
-        job=job.job_id,
+        job=submitit.JobEnvironment().job_id,
         restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         task=int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")),
         rank=place.rank,
@@ -103,8 +106,7 @@ def this_allocation() -> Allocation:
 
 
 class StopNotice(StopFlag):
-    """Slurm's word to a worker that it must stop, as a flag that the training loop asks for between
-    steps.
+    """Slurm's word to a worker that it must stop, for which training asks between steps.
 
     Listens for USR2, which comes before the time limit or by hand, and TERM, which comes before a
     job is ended. Until the first question nothing is worth saving, and TERM ends the process at
@@ -119,7 +121,7 @@ class StopNotice(StopFlag):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def stop_requested(self) -> bool:
-        """Whether the worker must stop at the next occasion."""
+        """Say whether the worker must stop at the next occasion."""
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self.note)
         return super().stop_requested()
@@ -130,54 +132,75 @@ class NothingToDo(RuntimeError):
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """The attempts at the run so far. Raises RecordError: damaged, or of another version."""
+    """Read the attempts at the run so far.
+
+    Raises:
+        RecordError: the record is damaged, or of another version.
+    """
     run = store.read_optional(folder / "run.json", RunFile)
-    return run.attempts if run else []
+    if run is None:
+        return []
+    return run.attempts
+
+
+def slurm_fact(attempt: Attempt, key: str) -> str | None:
+    """Look up what the attempt's record says of its allocation under this name."""
+    if attempt.slurm is None:
+        return None
+    return attempt.slurm.get(key)
 
 
 def of_job(attempts: Sequence[Attempt], job: str) -> list[Attempt]:
-    """The attempts that this job has started."""
-    return [each for each in attempts if each.slurm is not None and each.slurm.get("job") == job]
+    """List the attempts that this job has started."""
+    return [attempt for attempt in attempts if slurm_fact(attempt, "job") == job]
 
 
 def recorded_end(folder: Path, attempt: str) -> FailureKind:
-    """How an attempt that left no result ended; no record means `node`."""
+    """Say how an attempt that left no result ended; no record means `node`."""
     failure = read_failure(folder, attempt)
-    return failure.kind if failure else "node"
+    if failure is None:
+        return "node"
+    return failure.kind
 
 
 def num_in_vain(folder: Path, starts: Sequence[Attempt]) -> int:
-    """Starts of one job that began where the run still is; none where the last one was told to
-    stop."""
+    """Count the starts of one job that began where the run still is.
+
+    None did in vain where the last one was told to stop.
+    """
+    if starts and recorded_end(folder, starts[-1].attempt) in ALWAYS:
+        return 0
     saved = str(saved_step(folder) or 0)
-    in_vain = [
-        start for start in starts if start.slurm is not None and start.slurm.get("saved") == saved
-    ]
-    return 0 if starts and recorded_end(folder, starts[-1].attempt) in ALWAYS else len(in_vain)
+    return sum(slurm_fact(start, "saved") == saved for start in starts)
 
 
 def goes_on(folder: Path, starts: Sequence[Attempt], max_retries: int) -> bool:
-    """Whether the job of these starts goes on; another job of the same run begins to count anew."""
+    """Say whether the job of these starts goes on; another job of the run begins to count anew."""
     ended = recorded_end(folder, starts[-1].attempt)
     return ended in (*ALWAYS, *RETRIED) and num_in_vain(folder, starts) <= max_retries
 
 
 def begins(attempt: str) -> str:
-    """What every worker of an attempt says first: a job that is requeued goes on in the same
-    logs."""
+    """Give the line that every worker of an attempt says first.
+
+    A job that is requeued goes on in the same logs, which this line divides.
+    """
     return f"attempt {attempt} begins"
 
 
 def begin_attempt(
     recorder: Recorder, allocation: Allocation, max_retries: int, stack: ExitStack
 ) -> None:
-    """Begin this start's attempt, over any that its job left; the run's lock is held until `stack`
-    ends.
+    """Begin this start's attempt, over any that its job left.
 
-    Raises NothingToDo: the run is done, another process is at it, or its processes ended without a
-    word too often.
+    Args:
+        stack: the run's lock is held until it ends.
+
+    Raises:
+        NothingToDo: the run is done, another process is at it, or starts of its job ended too often
+            without having saved anything new.
     """
-    folder, run_id = recorder.folder, recorder.run_id
+    folder = recorder.folder
     attempts = read_attempts(folder)
     ours = of_job(attempts, allocation.job)
     try:
@@ -193,12 +216,12 @@ def begin_attempt(
             f"gave up: job {allocation.job} ended with {kind} at start {len(ours)}, and has "
             "saved nothing new"
         )
-        write_failure(folder, run_id, last, kind, message, "", is_last_word=True)
+        write_failure(folder, recorder.run_id, last, kind, message, "", is_last_word=True)
         raise NothingToDo(message)
     recorder.enter(saved_step(folder) or 0)
     # Only now: having written to the folder, this node sees what others wrote to it before.
     if is_done(folder):
-        raise NothingToDo(f"run {run_id} is done")
+        raise NothingToDo(f"run {recorder.run_id} is done")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: campaign.json, the submission's number in it, the retries a job may have, and
             what srun returned.
     """
-    campaign, number, max_retries, code = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+    campaign, number, max_retries, code = arguments
     allocation = this_allocation()
     try:
         submission = store.read_record(Path(campaign), Campaign).submissions[int(number)]
@@ -222,40 +247,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def decide(
     folder: Path, submission: Submission, allocation: Allocation, max_retries: int, code: int
 ) -> int:
-    """Requeue the job where its run has no result and may go on; returns the job's exit code.
+    """Requeue the job where its run has no result and may go on; return the job's exit code.
 
-    Raises OSError: no space, no permission: going on would end in the same way.
+    Raises:
+        OSError: no space, no permission: going on would end in the same way.
     """
     if packs.read_result(folder) is not None:
         return 0
-    attempts, log = read_attempts(folder), submission.log_of(allocation.job)
+    attempts = read_attempts(folder)
     ours = of_job(attempts, allocation.job)
-    here = [
-        each
-        for each in ours
-        if each.slurm is not None and each.slurm.get("restart") == str(allocation.restart)
-    ]
+    here = [start for start in ours if slurm_fact(start, "restart") == str(allocation.restart)]
     if here and here[-1] is not attempts[-1]:
         # Slurm believed this job dead and started it anew: requeuing it now would end that other
         # start.
         print("a later start has taken the run over: nothing follows from this one", flush=True)
         return 1
-    attempt = here[-1].attempt if here else NONE
+
+    attempt = NONE
+    if here:
+        attempt = here[-1].attempt
     by_slurm = _ended_by_slurm(allocation)
     if (here or code) and (by_slurm or read_failure(folder, attempt) is None):
         # What a worker has said stands, but for "communication", which is no cause.
+        log = submission.log_of(allocation.job)
         kind, why = by_slurm or _unsaid_end(log, attempt, code)
-        write_failure(
-            folder, folder.name, attempt, kind, f"{why}; srun ended with code {code}, see {log}", ""
-        )
+        message = f"{why}; srun ended with code {code}, see {log}"
+        write_failure(folder, folder.name, attempt, kind, message, "")
+
     if not here:
         lost = allocation.restart - len(ours)
-        is_told = by_slurm is None and code == TOLD_TO_STOP and lost < max_retries
-        return _requeue(allocation, "told to stop before a worker began") if is_told else code
+        if by_slurm is None and code == TOLD_TO_STOP and lost < max_retries:
+            return _requeue(allocation, "told to stop before a worker began")
+        return code
     how = f"ended with {recorded_end(folder, attempt)}"
     if by_slurm is None and goes_on(folder, ours, max_retries):
         return _requeue(allocation, how)
-    why = "not requeued" if by_slurm is None else "Slurm ends the job, and requeues it or not"
+    why = "not requeued"
+    if by_slurm is not None:
+        why = "Slurm ends the job, and requeues it or not"
     print(f"{how} as start {allocation.restart + 1} of this job: {why}", flush=True)
     return 1
 
@@ -266,17 +295,17 @@ def _requeue(allocation: Allocation, why: str) -> int:
 
 
 def _ended_by_slurm(allocation: Allocation) -> End | None:
-    """How Slurm itself ends this job: a cancelled one would come back if it were requeued here.
-    None where it does not.
+    """Say how Slurm itself ends this job; None where it does not.
 
-    At its time limit a job is being ended too, and comes back only if it is requeued here.
+    A cancelled job would come back if it were requeued here. At its time limit a job is being ended
+    too, and comes back only if it is requeued here.
     """
-    said = output_of("scontrol", "show", "job", "--oneliner", allocation.job)
-    if said is None or "JobState=RUNNING" in said.split() or _is_at_its_limit():
+    shown = output_of("scontrol", "show", "job", "--oneliner", allocation.job)
+    if shown is None or "JobState=RUNNING" in shown.split() or _is_at_its_limit():
         return None
-    if lost := re.search(r"\bFailedNode=(\S+)", said):
+    if lost := re.search(r"\bFailedNode=(\S+)", shown):
         return "node", f"the node {lost[1]} was lost"
-    restarts = re.search(r"\bRestarts=(\d+)", said)
+    restarts = re.search(r"\bRestarts=(\d+)", shown)
     if restarts and int(restarts[1]) > allocation.restart:
         return "preempted", "the job was requeued by Slurm"
     return "preempted", "the job was cancelled; `make resubmit` takes it up again"
@@ -287,23 +316,21 @@ def _is_at_its_limit() -> bool:
 
 
 def _unsaid_end(log: Path, attempt: str, code: int) -> End:
-    """How an attempt ended whose workers left no record of it, or a job none of whose workers began
-    one."""
+    """Say how an attempt ended whose workers left no record, or a job without an attempt."""
     if attempt == NONE:
-        told: End = ("preempted", "the job was told to stop before a worker began")
-        return (
-            told
-            if code == TOLD_TO_STOP
-            else ("bug", "the job's processes ended before a worker began")
-        )
+        if code == TOLD_TO_STOP:
+            return "preempted", "the job was told to stop before a worker began"
+        return "bug", "the job's processes ended before a worker began"
+    # Each rank has a log, whose name differs from rank 0's in the rank alone.
     own, suffix = log.name.rsplit("_0_", 1)
-    texts = [tail_of(each) for each in sorted(log.parent.glob(f"{own}_*_{suffix}"))]
+    texts = [tail_of(path) for path in sorted(log.parent.glob(f"{own}_*_{suffix}"))]
     watchdog = end_by_watchdog("\n".join(text.partition(begins(attempt))[2] for text in texts))
-    # At its limit: the workers did not come to save within warning_seconds.
-    return watchdog or (
-        "timeout" if _is_at_its_limit() else "node",
-        "the workers ended without a word",
-    )
+    if watchdog is not None:
+        return watchdog
+    unexplained = "the workers ended without a word"
+    if _is_at_its_limit():  # they did not come to save within warning_seconds
+        return "timeout", unexplained
+    return "node", unexplained
 
 
 if __name__ == "__main__":

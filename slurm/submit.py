@@ -1,5 +1,4 @@
-"""Submitting: what is missing of an experiment and not in hand already goes to Slurm as job arrays,
-once."""
+"""Submitting: what is missing of an experiment goes to Slurm as job arrays, once."""
 
 import io
 import re
@@ -38,17 +37,20 @@ LOCK_SECONDS = 5.0
 WAIT_SECONDS = 600.0
 """How long the preflight is waited for; then the array waits for it in the queue."""
 
-ASK_SECONDS, LATE_SECONDS = 2.0, 30.0
-"""Between two questions, and how much later than its job an answer may arrive, over a network file
-system."""
+ASK_SECONDS = 2.0
+"""Between two looks at the preflight."""
+
+LATE_SECONDS = 30.0
+"""How much later than its job an answer may arrive, over a network file system."""
 
 MAX_ARRAY_SIZE = 1001
 """Slurm's own limit of an array's size, for where the cluster's is not known."""
 
 
 def check(request: Request) -> None:
-    """Raises SpecError where the profile does not fit the experiment."""
-    profile, num_workers = request.profile, request.plan.runs[0].config.num_workers
+    """Raise SpecError where the profile does not fit the experiment."""
+    profile = request.profile
+    num_workers = request.plan.runs[0].config.num_workers
     if num_workers != profile.num_workers:
         raise SpecError(
             f"the profile {request.cluster} gives {profile.nodes} nodes x "
@@ -59,23 +61,27 @@ def check(request: Request) -> None:
 
 
 def left_to_submit(request: Request) -> list[PlannedRun]:
-    """The runs that are neither done nor queued or running.
+    """List the runs that are neither done nor queued or running.
 
-    Raises CampaignError: the queue does not answer, and runs that were submitted before may wait in
-    it.
+    Raises:
+        CampaignError: the queue does not answer, and runs that were submitted before may wait in
+            it.
     """
     if campaign.read_campaign(request.folder).submissions and campaign.queued_jobs() is None:
         raise CampaignError(
             "squeue does not answer, so nobody knows which runs are queued; call again when it does"
         )
     missing = missing_runs(request.plan, request.folder)
-    there = zip(missing, campaign.statuses(request.folder, missing), strict=True)
-    return [run for run, status in there if status.state not in ("queued", "running")]
+    states = [status.state for status in campaign.statuses(request.folder, missing)]
+    return [
+        run
+        for run, state in zip(missing, states, strict=True)
+        if state not in ("queued", "running")
+    ]
 
 
 def show(request: Request, num_runs: int) -> None:
-    """Print the plan, its cost, and what of it is to be submitted, in the order in which it would
-    be."""
+    """Print the plan, its cost, and what of it is to be submitted, in order."""
     profile = request.profile
     show_plan(request.plan, profile.link_bits_per_second or 0.0)
     others = len(request.plan.by_id) - num_runs
@@ -93,45 +99,43 @@ def show(request: Request, num_runs: int) -> None:
 
 
 def array_sizes(num_runs: int) -> list[int]:
-    """The sizes of the arrays that so many runs need, as a cluster takes no array of more than
-    MaxArraySize tasks."""
-    found = re.search(
-        r"^MaxArraySize\s*=\s*(\d+)", output_of("scontrol", "show", "config") or "", re.MULTILINE
-    )
-    largest = max(1, int(found[1]) if found else MAX_ARRAY_SIZE)
+    """Divide so many runs into arrays, none larger than the cluster's MaxArraySize."""
+    config = output_of("scontrol", "show", "config") or ""
+    largest = MAX_ARRAY_SIZE
+    if limit := re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE):
+        largest = max(1, int(limit[1]))
     return [min(largest, num_runs - start) for start in range(0, num_runs, largest)]
 
 
 def sbatch_texts(request: Request, num_runs: int) -> list[str]:
-    """What sbatch would get, in this order: the preflight job where there is one, and the
-    arrays."""
-    profile, name, place = request.profile, request.name, request.place()
-    first = (
-        [sbatch_text(profile, place, preflight_parameters(profile, name, place))]
-        if request.preflight
-        else []
-    )
-    array = array_parameters(profile, name, place)
-    return [*first, *(sbatch_text(profile, place, array, size) for size in array_sizes(num_runs))]
+    """Make what sbatch would get: the preflight job where there is one, then the arrays."""
+    profile = request.profile
+    place = request.place()
+    texts = []
+    if request.preflight:
+        parameters = preflight_parameters(profile, request.name, place)
+        texts.append(sbatch_text(profile, place, parameters))
+    parameters = array_parameters(profile, request.name, place)
+    for size in array_sizes(num_runs):
+        texts.append(sbatch_text(profile, place, parameters, size))
+    return texts
 
 
 def submit(request: Request) -> list[str]:
-    """Submit what is left and return the jobs' ids; nothing is kept here that the records do not
-    hold.
+    """Submit what is left, and return the jobs' ids.
 
     Where the cluster takes no array of so many tasks there are several, each of which waits for the
-    one before, so that no more runs are on at once than the profile says.
+    one before, so that no more runs are on at once than the profile says. Nothing is kept here that
+    the records do not hold.
 
-    Raises BusyError: another submitter is at it; CampaignError: a node lacks what runs need, or
-    sbatch refused.
+    Raises:
+        BusyError: another submitter is at it.
+        CampaignError: a node lacks what runs need, or sbatch refused.
     """
     lock = request.folder / "submit.lock"
-    with locked(
-        lock,
-        LOCK_SECONDS,
-        f"another command is submitting this experiment, and holds {lock}; wait for it",
-    ):
-        left, jobs = left_to_submit(request), list[str]()
+    busy = f"another command is submitting this experiment, and holds {lock}; wait for it"
+    with locked(lock, LOCK_SECONDS, busy):
+        left = left_to_submit(request)
         if not left:
             return []
         write_experiment(request.plan, request.results)
@@ -141,11 +145,7 @@ def submit(request: Request) -> list[str]:
         code = campaign.take_snapshot(request.place().code)
         try:
             with redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
-                after = _preflight(request, code) if request.preflight else []
-                for size in array_sizes(len(left)):
-                    before = [f"afterany:{jobs[-1].split('_')[0]}"] if jobs else []
-                    runs, left = left[:size], left[size:]
-                    jobs += _submit_array(request, code, runs, *after, *before)
+                return _submit_all(request, code, left)
         except (FailedJobError, FailedSubmissionError) as error:
             lines = [
                 line.removeprefix("sbatch: ").removeprefix("error: ")
@@ -154,20 +154,39 @@ def submit(request: Request) -> list[str]:
             ]
             where = f"see whether Slurm is up (sinfo), and change the profile {request.cluster}"
             raise CampaignError(f"sbatch refused: {' '.join(lines)}; {where}") from None
-        return jobs
+
+
+def _submit_all(request: Request, code: Path, runs: list[PlannedRun]) -> list[str]:
+    """Submit the preflight, then the arrays, each after the one before; return the arrays' jobs."""
+    after = []
+    if request.preflight:
+        after = _preflight(request, code)
+    jobs: list[str] = []
+    first = 0
+    for size in array_sizes(len(runs)):
+        before = []
+        if jobs:
+            last_array, _, _ = jobs[-1].partition("_")
+            before = [f"afterany:{last_array}"]
+        jobs += _submit_array(request, code, runs[first : first + size], *after, *before)
+        first += size
+    return jobs
 
 
 def _preflight(request: Request, code: Path) -> list[str]:
-    """Check from the compute nodes; returns what the array must wait for where that has not ended
-    in time."""
-    profile, place = request.profile, request.place(code)
+    """Check from the compute nodes.
+
+    Returns:
+        What the array must wait for, where the job has not ended in time.
+    """
+    profile = request.profile
+    place = request.place(code)
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**preflight_parameters(profile, request.name, place))
     job = str(executor.submit(preflight, request).job_id)
     print(f"preflight: job {job} checks nodes, network and data in the shape of a run", flush=True)
-    if wait_for_preflight(
-        job, [place.jobs / f"{job}_{rank}_log.out" for rank in range(profile.num_workers)]
-    ):
+    logs = [place.jobs / f"{job}_{rank}_log.out" for rank in range(profile.num_workers)]
+    if wait_for_preflight(job, logs):
         print("preflight: all well", flush=True)
         return []
     print(
@@ -179,29 +198,33 @@ def _preflight(request: Request, code: Path) -> list[str]:
 
 
 def wait_for_preflight(job: str, logs: Sequence[Path]) -> bool:
-    """Whether the job, whose ranks have these logs, found all well; False where it has not in time:
-    no bad sign.
+    """Wait for the job, whose ranks have these logs, to find all well.
 
-    Raises CampaignError: a check failed, or the job ended without an answer.
+    Returns:
+        False where it has not in time, which is no bad sign: it may still be queued.
+
+    Raises:
+        CampaignError: a check failed, or the job ended without an answer.
     """
-    began = seen = time.monotonic()
+    began = time.monotonic()
+    last_seen = began
     while True:
-        queue, said = campaign.queued_jobs(), [tail_of(log).splitlines() for log in logs]
-        lines = {line.partition(":")[0]: line for each in reversed(said) for line in each}
+        # The queue first: a job that has left it by then has written all that it will write.
+        queue = campaign.queued_jobs()
+        texts = [tail_of(log).splitlines() for log in logs]
+        lines = _one_of_each_check(texts)
         if failed := [line for what, line in lines.items() if what.startswith("FAIL ")]:
             raise CampaignError(
                 f"preflight fails on the compute nodes: {'; '.join(failed)} (see {logs[0]})"
             )
-        if all(ALL_WELL in each for each in said):
-            print(
-                *(line for what, line in lines.items() if what.startswith("ok ")),
-                sep="\n",
-                flush=True,
-            )
+        if all(ALL_WELL in text for text in texts):
+            passed = [line for what, line in lines.items() if what.startswith("ok ")]
+            print(*passed, sep="\n", flush=True)
             return True
         now = time.monotonic()
-        seen = now if queue is None or job in queue else seen
-        if now - seen > LATE_SECONDS:
+        if queue is None or job in queue:
+            last_seen = now
+        if now - last_seen > LATE_SECONDS:
             raise CampaignError(
                 f"the preflight job {job} ended without an answer; see {logs[0]}. If that is "
                 f"missing too, compute nodes do not see {logs[0].parent}: give --results a folder "
@@ -212,8 +235,21 @@ def wait_for_preflight(job: str, logs: Sequence[Path]) -> bool:
         time.sleep(ASK_SECONDS)
 
 
+def _one_of_each_check(texts: Sequence[list[str]]) -> dict[str, str]:
+    """Pick one line of each check, by what comes before its colon.
+
+    It is the first rank's, of those that have one.
+    """
+    lines = {}
+    for text in reversed(texts):
+        for line in text:
+            lines[line.partition(":")[0]] = line
+    return lines
+
+
 def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: str) -> list[str]:
-    profile, place = request.profile, request.place(code)
+    profile = request.profile
+    place = request.place(code)
     submission = Submission(
         submitted_at=now(),
         cluster=request.cluster,
@@ -223,34 +259,30 @@ def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: 
         jobs=[],
     )
     attempt = new_attempt("slurm", "", torch.device("cpu"))
-    limits = {
-        "checkpoint_minutes": profile.checkpoint_minutes,
-        "timeout_seconds": profile.timeout_seconds,
-    }
     given = [
         Job(
-            request.name,
-            request.folder / run.run_id,
-            run,
-            attempt,
-            request.data,
-            profile.device,
-            (),
-            **limits,
+            experiment=request.name,
+            folder=request.folder / run.run_id,
+            run=run,
+            attempt=attempt,
+            data=request.data,
+            device=profile.device,
+            cores=(),
+            checkpoint_minutes=profile.checkpoint_minutes,
+            timeout_seconds=profile.timeout_seconds,
         )
         for run in runs
     ]
     executor = SlurmExecutor(folder=place.jobs, python=python_of(profile))
     executor.update_parameters(**array_parameters(profile, request.name, place, *after))
-    campaign.put_submission(
-        request.folder, place.submission, submission
-    )  # jobs may start before sbatch returns
-    jobs: list[str] = []
+    # Before sbatch is called, as jobs may start before it returns.
+    campaign.put_submission(request.folder, place.submission, submission)
     try:
-        jobs = [
-            str(job.job_id) for job in executor.map_array(do_run, given, [profile] * len(given))
-        ]
-    finally:
-        submitted = submission.model_copy(update={"jobs": jobs}) if jobs else None
-        campaign.put_submission(request.folder, place.submission, submitted)
+        submitted = executor.map_array(do_run, given, [profile] * len(given))
+    except BaseException:
+        campaign.put_submission(request.folder, place.submission, None)
+        raise
+    jobs = [str(job.job_id) for job in submitted]
+    named = submission.model_copy(update={"jobs": jobs})
+    campaign.put_submission(request.folder, place.submission, named)
     return jobs

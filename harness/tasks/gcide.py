@@ -1,5 +1,4 @@
-"""The Collaborative International Dictionary of English by symbols: a text that is long enough to
-be read once.
+"""The Collaborative International Dictionary of English by symbols, long enough to be read once.
 
 It is Webster's of 1913 with WordNet and later additions, and is under the GPL: the text is that of
 Debian's package dict-gcide, where it is installed, and no part of it ships with this program. An
@@ -22,17 +21,16 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
 import torch
-from torch import Tensor
 
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
-from cser_bench.harness.tasks.kjv_text import Windows
 from cser_bench.harness.tasks.pairs import digest, shuffled
-from cser_bench.harness.tasks.task import Batch, subset
+from cser_bench.harness.tasks.task import Batch
+from cser_bench.harness.tasks.windows import Split, Windows, numbers_of, windows_of
 
-SHARE, PACKAGE = Path("/usr/share/dictd"), "dict-gcide"
+SHARE = Path("/usr/share/dictd")
+PACKAGE = "dict-gcide"
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 """Of the index's numbers, the largest place first."""
 OF_THE_PACKAGE = "00-"
@@ -69,56 +67,44 @@ class Dictionary:
         return (self.length,)
 
     def prepare(self, data: Path | None) -> None:
-        self._splits(data)
+        self._split(data)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> Windows:
-        train, test, sha256 = self._splits(data)
-        samples = vars(subset(train, spec, None if spec.held_out else test))
-        tensors = {name: tensor.to(device) for name, tensor in samples.items()}
-        return Windows(**tensors, num_groups=1, labels_per_sample=self.length, sha256=sha256)
+        return self._split(data).samples(spec, device, num_groups=1)
 
-    def _splits(self, data: Path | None) -> tuple[Batch, Batch, str]:
-        """Windows and groups to train on, those to score, and the digest. Raises DataError for
-        another text."""
+    def _split(self, data: Path | None) -> Split:
+        """Read the windows to train on and those to score.
+
+        Raises:
+            DataError: missing, damaged, or another text.
+        """
         share = data or SHARE
         entries = read_entries(share)
         order = [entries[number] for number in shuffled(len(entries), seed=0)]
-        sha256 = digest(order)
-        test = self._windows(order[: self.num_test_entries])
         train = self._windows(order[self.num_test_entries :])
-        few = len(train) < self.num_train or len(test) < self.num_test
-        if few or self.sha256 not in (None, sha256):
-            raise DataError(
-                f"the dictionary in {share} is another one than it should be ({len(train):,} "
-                f"windows to train on and {len(test):,} to score, expected {self.num_train:,} and "
-                f"{self.num_test:,}); install the package {PACKAGE} of Debian 13"
-            )
-        return _grouped(train[: self.num_train]), _grouped(test[: self.num_test]), sha256
+        test = self._windows(order[: self.num_test_entries])
+        split = Split(train, test, digest(order))
+        problem = f"the dictionary in {share} is another one than it should be"
+        split.check(self.num_train, self.num_test, self.sha256, problem, PACKAGE)
+        return split.first(self.num_train, self.num_test)
 
-    def _windows(self, entries: list[str]) -> Tensor:
-        """The entries as one text, a line each, by windows that follow each other.
-
-        uint8 of shape (windows, length + 1). A window's last symbol is the next one's first, so
-        that each symbol but the first is predicted once.
-        """
-        text = numpy.array(["".join(f"{entry}\n" for entry in entries)]).view(numpy.uint32)
-        numbers = numpy.full(
-            max(int(text.max()), *map(ord, SYMBOLS)) + 1, SYMBOLS.index(RARE), numpy.uint8
-        )
-        numbers[[ord(symbol) for symbol in SYMBOLS]] = range(len(SYMBOLS))
-        return torch.from_numpy(numbers[text]).unfold(0, self.length + 1, self.length).contiguous()
-
-
-def _grouped(windows: Tensor) -> Batch:
-    return windows, torch.zeros(len(windows), dtype=torch.int64)
+    def _windows(self, entries: list[str]) -> Batch:
+        """Cut the entries, as one text with a line for each, into windows; all are of one group."""
+        text = "".join(f"{entry}\n" for entry in entries)
+        windows = windows_of(numbers_of(text, SYMBOLS, other=RARE), self.length)
+        return windows, torch.zeros(len(windows), dtype=torch.int64)
 
 
 def read_entries(share: Path) -> list[str]:
-    """Each entry of the dictionary once, in its order, without the notes on the database; spaces
-    are single ones.
+    """Read each entry of the dictionary once, in its order, without the notes on the database.
 
-    `share` is the folder that has `gcide.dict.dz` and `gcide.index`. Raises DataError: missing or
-    damaged.
+    What stands between two words is made one space.
+
+    Args:
+        share: the folder that has `gcide.dict.dz` and `gcide.index`.
+
+    Raises:
+        DataError: missing or damaged.
     """
     try:
         packed = (share / "gcide.dict.dz").read_bytes()
@@ -130,30 +116,31 @@ def read_entries(share: Path) -> list[str]:
         ) from None
     try:
         text = gzip.decompress(packed)
-        places = {
-            _place(line)
-            for line in index.strip().split("\n")
-            if not line.startswith(OF_THE_PACKAGE)
-        }
+        # A set, since several words may lead to one entry.
+        places = set()
+        for line in index.strip().split("\n"):
+            if not line.startswith(OF_THE_PACKAGE):
+                places.add(_place(line))
         if any(start + size > len(text) for start, size in places):
             raise ValueError("an entry lies outside of the text")
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{share}/gcide.* are damaged: {error}; install {PACKAGE} anew") from None
-    entries = (
-        text[start : start + size].decode(errors="replace") for start, size in sorted(places)
-    )
-    return [" ".join(entry.split()) for entry in entries]
+    entries = []
+    for start, size in sorted(places):
+        entry = text[start : start + size].decode(errors="replace")
+        entries.append(" ".join(entry.split()))
+    return entries
 
 
 def _place(line: str) -> tuple[int, int]:
-    """Where a line of the index says that an entry begins, and its bytes."""
+    """Read from a line of the index where an entry begins, and its bytes."""
     _, start, size = line.split("\t")
     return _number(start), _number(size)
 
 
-def _number(written: str) -> int:
+def _number(digits: str) -> int:
     number = 0
-    for digit in written:
+    for digit in digits:
         number = number * len(DIGITS) + DIGITS.index(digit)
     return number
 

@@ -1,5 +1,4 @@
-"""The King James Bible (1769, public domain) by symbols: windows of its text, of which each next
-symbol is predicted.
+"""The King James Bible (1769, public domain) by symbols.
 
 The text is Debian's package sword-text-kjv, read as in `kjv_es`. Passages repeat within a book, so
 whole chapters are scored or trained on. What is left is one text in its own order, cut into
@@ -9,15 +8,12 @@ books. A window's group is the book that it begins in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy
 import torch
-from torch import Tensor
 
 from cser_bench.harness.spec.run import TaskSpec
-from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.kjv_es import (
     ENGLISH,
     NUM_SLOTS,
@@ -28,7 +24,8 @@ from cser_bench.harness.tasks.kjv_es import (
     read_module,
 )
 from cser_bench.harness.tasks.pairs import digest, shuffled
-from cser_bench.harness.tasks.task import Batch, TensorSamples, subset
+from cser_bench.harness.tasks.task import Batch
+from cser_bench.harness.tasks.windows import Split, Windows, numbers_of, windows_of
 
 SYMBOLS = (
     "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZ[]abcdefghijklmnopqrstuvwxyz\u00c6\u00e6\u2014\u2019"
@@ -36,26 +33,14 @@ SYMBOLS = (
 
 
 @dataclass(frozen=True)
-class Windows(TensorSamples):
-    """Windows of a text, uint8 of shape (windows, labels_per_sample + 1), labelled by the groups
-    that they are of.
+class BibleText:
+    """A task of windows of `length` symbols.
 
-    `sha256` is of the text, what is scored first.
+    Attributes:
+        num_test_chapters: chapters to score, of which the first `num_test` windows are taken.
+        sha256: the digest of all verses, those to score first; None where any will do.
     """
 
-    num_groups: int
-    labels_per_sample: int
-    sha256: str
-
-    def batch(self, inputs: Tensor, labels: Tensor) -> Batch:
-        """Inputs and labels, int64 of shape (batch, labels_per_sample) each: a label is the symbol
-        that follows."""
-        symbols = inputs.long()
-        return symbols[:, :-1], symbols[:, 1:]
-
-
-@dataclass(frozen=True)
-class BibleText:
     num_train: int
     num_test: int
     length: int = 64
@@ -71,55 +56,41 @@ class BibleText:
         return (self.length,)
 
     def prepare(self, data: Path | None) -> None:
-        self._splits(data)
+        self._split(data)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> Windows:
-        train, test, sha256 = self._splits(data)
-        own = vars(subset(train, spec, None if spec.held_out else test))
-        tensors = {name: each.to(device) for name, each in own.items()}
-        return Windows(
-            **tensors, num_groups=self.num_groups, labels_per_sample=self.length, sha256=sha256
-        )
+        return self._split(data).samples(spec, device, self.num_groups)
 
-    def _splits(self, data: Path | None) -> tuple[Batch, Batch, str]:
-        """Windows and groups to train on, those to score, and the digest. Raises DataError for
-        another text."""
+    def _split(self, data: Path | None) -> Split:
+        """Read the windows to train on, in an order drawn at random, and those to score.
+
+        Raises:
+            DataError: missing, damaged, or another text.
+        """
         share = data or SHARE
         slots = read_module(ENGLISH, share, self.num_slots)
         chapters = chapters_of(slots, slots)
-        test = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
-        parts = [
-            [chapter for number, chapter in enumerate(chapters) if (number in test) == own]
-            for own in (True, False)
-        ]
-        sha256 = digest(pair.source for part in parts for chapter in part for pair in chapter)
-        (test_windows, test_groups), (windows, groups) = (self._windows(part) for part in parts)
-        few = len(windows) < self.num_train or len(test_windows) < self.num_test
-        if few or self.sha256 not in (None, sha256):
-            raise DataError(
-                f"the Bible in {share} holds another text than it should ({len(windows):,} windows "
-                f"to train on and {len(test_windows):,} to score, expected {self.num_train:,} and "
-                f"{self.num_test:,}); install the package {PACKAGES[ENGLISH]} of Debian 13"
-            )
+        scored = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
+        test = [chapter for number, chapter in enumerate(chapters) if number in scored]
+        train = [chapter for number, chapter in enumerate(chapters) if number not in scored]
+        sha256 = digest(pair.source for chapter in (*test, *train) for pair in chapter)
+        split = Split(self._windows(train), self._windows(test), sha256)
+        problem = f"the Bible in {share} holds another text than it should"
+        split.check(self.num_train, self.num_test, self.sha256, problem, PACKAGES[ENGLISH])
+        split = split.first(self.num_train, self.num_test)
+        windows, groups = split.train
         order = torch.tensor(shuffled(self.num_train, seed=0))
-        return (
-            (windows[order], groups[order]),
-            (test_windows[: self.num_test], test_groups[: self.num_test]),
-            sha256,
-        )
+        return replace(split, train=(windows[order], groups[order]))
 
-    def _windows(self, chapters: list[Chapter]) -> tuple[Tensor, Tensor]:
-        """The chapters as one text, a line each, by windows that follow each other, and the book of
-        each window."""
+    def _windows(self, chapters: list[Chapter]) -> Batch:
+        """Cut the chapters, as one text with a line for each, into windows with their books."""
         lines = [" ".join(pair.source for pair in chapter) + "\n" for chapter in chapters]
-        text = numpy.array(["".join(lines)]).view(numpy.uint32)
-        ids = numpy.zeros(max(map(ord, SYMBOLS)) + 1, numpy.uint8)
-        ids[[ord(symbol) for symbol in SYMBOLS]] = range(len(SYMBOLS))
-        symbols = torch.from_numpy(ids[text])
+        numbers = numbers_of("".join(lines), SYMBOLS, other=SYMBOLS[0])
+        windows = windows_of(numbers, self.length)
         books = torch.tensor([chapter[0].group for chapter in chapters])
-        of_symbols = books.repeat_interleave(torch.tensor([len(line) for line in lines]))
-        windows = symbols.unfold(0, self.length + 1, self.length)
-        return windows.contiguous(), of_symbols[: len(windows) * self.length : self.length]
+        book_by_symbol = books.repeat_interleave(torch.tensor([len(line) for line in lines]))
+        first_symbols = slice(0, len(windows) * self.length, self.length)
+        return windows, book_by_symbol[first_symbols]
 
 
 TASK = BibleText(num_train=61_539, num_test=3_098)

@@ -31,7 +31,7 @@ from tests.algorithms.problems import (
     train,
 )
 
-WORLD_SIZE, NUM_STEPS = 4, 14
+WORLD_SIZE, NUM_STEPS = 4, 12
 PATIENCE = 4
 """Seconds that a group waits where a collective is missed; it must be enough to make the group on a
 busy machine."""

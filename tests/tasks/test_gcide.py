@@ -17,7 +17,7 @@ from cser_bench.harness.spec.rows import PartitionSpec
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.gcide import RARE, SYMBOLS, TASK, Dictionary, read_entries
-from cser_bench.harness.tasks.kjv_text import Windows
+from cser_bench.harness.tasks.windows import Windows
 from cser_bench.harness.train.order import worker_batches, worker_shards
 from tests.tasks.miniatures import dictionary, write
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.kjv_es import ENGLISH, chapters_of, read_module
-from cser_bench.harness.tasks.kjv_text import SYMBOLS, TASK, BibleText, Windows
+from cser_bench.harness.tasks.kjv_text import SYMBOLS, TASK, BibleText
+from cser_bench.harness.tasks.windows import Windows
 from tests.tasks.miniatures import bible
 
 CPU = torch.device("cpu")
