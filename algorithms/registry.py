@@ -57,6 +57,9 @@ def _by_name(found: Sequence[tuple[str, type[T]]]) -> dict[str, type[T]]:
     named: dict[str, type[T]] = {}
     for name, item in found:
         if name in named:
-            raise ValueError(f"two classes are named {name!r}: {named[name]} and {item}")
+            raise ValueError(
+                f"two classes are named {name!r}: {named[name]} and {item}; rename one, or, if its "
+                "file was renamed, remove the folder build/ and install again"
+            )
         named[name] = item
     return dict(sorted(named.items()))
