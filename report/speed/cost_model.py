@@ -1,20 +1,21 @@
-"""The cost model: alpha-beta times of collectives, and a step whose messages queue behind its
-backward pass.
+"""The cost model: alpha-beta times of collectives, and of a step whose messages queue.
 
 Symbols: n workers on M machines of m, b bytes that one worker contributes, alpha seconds a hop,
 beta seconds a byte. h(b), a hop of b bytes, is alpha + b beta, or where a backend sends one piece
 while it handles another, less: the p-norm of the two, with p fitted (p = 1 is the sum, and a large
 p the longer of the two).
 
-    flat ring     all-reduce   2 (n-1) h(b/n)                   all-gather   (n-1) h(b) tree
-    all-reduce   2 ceil(log2 m) h(b) inside + 2 ceil(log2 M) h(b) between pairs         two stages
-    2 (n-m) h(m b/n) between, or 2 (m-1) h(b/n) inside where that takes longer neighbours
-    exchange     h(k b), a worker's k messages at once; a machine's link carries those that leave it
+    flat ring     all-reduce   2 (n-1) h(b/n)
+                  all-gather   (n-1) h(b)
+    tree          all-reduce   2 ceil(log2 m) h(b) inside + 2 ceil(log2 M) h(b) between
+    pairs         two stages   2 (n-m) h(m b/n) between,
+                               or 2 (m-1) h(b/n) inside where that takes longer
+    neighbours    exchange     h(k b), a worker's k messages at once; a machine's link carries those
+                               that leave it
     hierarchical  all-reduce   inside, a pipelined chain up and one down, 2 ((m-1) alpha + b beta),
-    and a ring of the
-                               machines between, 2 (M-1) h(b/M)
-                  all-gather   (m-1) h(b) inside, (M-1) h(m b) between, (m-1) alpha + n b beta
-                  inside
+                               and a ring of the machines between, 2 (M-1) h(b/M)
+                  all-gather   (m-1) h(b) inside, (M-1) h(m b) between,
+                               (m-1) alpha + n b beta inside
 
 The flat ring's workers are contiguous in their machines, so that each link, a machine's or a
 worker's, carries the same bytes; all hops go on at once, and the slowest link sets the pace. An
@@ -37,21 +38,25 @@ Algorithm = Literal["ring", "tree", "hierarchical"]
 
 @dataclass(frozen=True)
 class Link:
-    """One direction of a link: seconds a hop and seconds a byte. `power` is the p of the norm that
-    joins them."""
+    """One direction of a link: seconds a hop and seconds a byte.
+
+    `power` is the p of the norm that joins them.
+    """
 
     alpha: float
     beta: float
     power: float = 1.0
 
     def hop(self, num_bytes: float) -> float:
-        """Seconds to hand on so many bytes."""
-        shorter, longer = sorted((self.alpha, num_bytes * self.beta))
-        return (
-            float(longer * (1 + (shorter / longer) ** self.power) ** (1 / self.power))
-            if longer
-            else 0.0
-        )
+        """Return the seconds to hand on so many bytes."""
+        sending = num_bytes * self.beta
+        shorter = min(self.alpha, sending)
+        longer = max(self.alpha, sending)
+        if longer == 0:
+            return 0.0
+        # The norm over its longer part, so that a large power does not overflow.
+        share = (shorter / longer) ** self.power
+        return float(longer * (1 + share) ** (1 / self.power))
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,10 @@ class Links:
 
 @dataclass(frozen=True)
 class Network:
-    """Workers on machines, with the links that each collective finds; their clock runs `dilation`
-    times slower."""
+    """Workers on machines, with the links that each collective finds.
+
+    Their clock runs `dilation` times slower.
+    """
 
     num_machines: int
     workers_per_machine: int
@@ -75,13 +82,16 @@ class Network:
 
     @property
     def num_workers(self) -> int:
+        """Of all machines."""
         return self.num_machines * self.workers_per_machine
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What a worker does besides communicating, in seconds a step. `codec`: encoding, decoding and
-    the update."""
+    """What a worker does besides communicating, in seconds a step.
+
+    `codec`: encoding, decoding and the update.
+    """
 
     forward: float
     backward: float
@@ -89,97 +99,184 @@ class Compute:
 
 
 def collective_seconds(
-    network: Network, collective: Collective, payload_bytes: float, rounds: Rounds = ()
+    network: Network,
+    collective: Collective,
+    payload_bytes: float,
+    rounds: Rounds = (),
 ) -> float:
-    """Seconds of a collective that nothing else delays; of an exchange, whose payload is as in
-    `Message`, the mean."""
-    machines, workers = network.num_machines, network.workers_per_machine
-    links = network.links[collective]
-    if collective == "exchange":
-        seconds = mean(_exchange(network, links, payload_bytes, distances) for distances in rounds)
-    elif network.num_workers == 1:
-        seconds = 0.0
-    elif collective == "two_stages":
-        others, share = network.num_workers - workers, payload_bytes / network.num_workers
-        between = others * links.between.hop(workers * share) if others else 0.0
-        seconds = 2 * max(between, (workers - 1) * links.inside.hop(share))
-    elif network.algorithm == "hierarchical" and min(machines, workers) > 1:
-        seconds = _hierarchical(network, links, collective, payload_bytes)
-    elif network.algorithm == "tree" and collective == "all_reduce":
-        levels = ((links.inside, workers), (links.between, machines))
-        seconds = sum(
-            2 * math.ceil(math.log2(count)) * link.hop(payload_bytes) for link, count in levels
-        )
-    else:
-        hops, hop_bytes = ring_hops(collective, payload_bytes, network.num_workers)
-        used = [links.between] * (machines > 1) + [links.inside] * (workers > 1)
-        seconds = hops * max(link.hop(hop_bytes) for link in used)
+    """Return the seconds of a collective that nothing else delays.
+
+    Of an exchange, whose payload is as in `Message`, the mean over its rounds.
+    """
+    seconds = _undilated_seconds(network, collective, payload_bytes, rounds)
     return seconds / network.dilation
 
 
-def _hierarchical(
-    network: Network, links: Links, collective: Collective, payload_bytes: float
+def _undilated_seconds(
+    network: Network,
+    collective: Collective,
+    payload_bytes: float,
+    rounds: Rounds,
 ) -> float:
-    machines, workers = network.num_machines, network.workers_per_machine
+    links = network.links[collective]
+    is_two_level = network.num_machines > 1 and network.workers_per_machine > 1
+    if collective == "exchange":
+        return mean(_exchange(network, links, payload_bytes, distances) for distances in rounds)
+    if network.num_workers == 1:
+        return 0.0
+    if collective == "two_stages":
+        return _two_stages(network, links, payload_bytes)
+    if network.algorithm == "hierarchical" and is_two_level:
+        return _hierarchical(network, links, collective, payload_bytes)
+    if network.algorithm == "tree" and collective == "all_reduce":
+        return _tree(network, links, payload_bytes)
+    return _ring(network, links, collective, payload_bytes)
+
+
+def _two_stages(network: Network, links: Links, payload_bytes: float) -> float:
+    workers = network.workers_per_machine
+    share = payload_bytes / network.num_workers
+    num_outside = network.num_workers - workers
+    between = 0.0
+    if num_outside > 0:
+        between = num_outside * links.between.hop(workers * share)
+    inside = (workers - 1) * links.inside.hop(share)
+    return 2 * max(between, inside)
+
+
+def _tree(network: Network, links: Links, payload_bytes: float) -> float:
+    inside_levels = math.ceil(math.log2(network.workers_per_machine))
+    between_levels = math.ceil(math.log2(network.num_machines))
+    inside = 2 * inside_levels * links.inside.hop(payload_bytes)
+    between = 2 * between_levels * links.between.hop(payload_bytes)
+    return inside + between
+
+
+def _ring(
+    network: Network,
+    links: Links,
+    collective: Collective,
+    payload_bytes: float,
+) -> float:
+    num_hops, hop_bytes = ring_hops(collective, payload_bytes, network.num_workers)
+    hops = []
+    if network.num_machines > 1:
+        hops.append(links.between.hop(hop_bytes))
+    if network.workers_per_machine > 1:
+        hops.append(links.inside.hop(hop_bytes))
+    return num_hops * max(hops)
+
+
+def _hierarchical(
+    network: Network,
+    links: Links,
+    collective: Collective,
+    payload_bytes: float,
+) -> float:
+    machines = network.num_machines
+    workers = network.workers_per_machine
     chain = (workers - 1) * links.inside.alpha
     if collective == "all_reduce":
+        inside = 2 * (chain + payload_bytes * links.inside.beta)
         between = 2 * (machines - 1) * links.between.hop(payload_bytes / machines)
-        return 2 * (chain + payload_bytes * links.inside.beta) + between
+        return inside + between
     gathered = (workers - 1) * links.inside.hop(payload_bytes)
     between = (machines - 1) * links.between.hop(workers * payload_bytes)
-    return gathered + between + chain + network.num_workers * payload_bytes * links.inside.beta
+    handed_on = network.num_workers * payload_bytes * links.inside.beta
+    return gathered + between + chain + handed_on
 
 
 def _exchange(
-    network: Network, links: Links, payload_bytes: float, distances: Sequence[int]
+    network: Network,
+    links: Links,
+    payload_bytes: float,
+    distances: Sequence[int],
 ) -> float:
-    """One round. All machines are alike, so the first one's workers say how many messages leave any
-    of them."""
+    """Return the seconds of one round.
+
+    All machines are alike, so the first one's workers say how many messages leave any of them.
+    """
     if not distances:
         return 0.0
     workers = network.workers_per_machine
-    leaving = sum(
-        (rank + distance) % network.num_workers >= workers
-        for rank in range(workers)
-        for distance in distances
-    )
-    between = links.between.hop(payload_bytes / len(distances) * leaving) if leaving else 0.0
-    return max(between, links.inside.hop(payload_bytes) if workers > 1 else 0.0)
+    num_leaving = 0
+    for rank in range(workers):
+        for distance in distances:
+            peer = (rank + distance) % network.num_workers
+            if peer >= workers:
+                num_leaving += 1
+    between = 0.0
+    if num_leaving:
+        between = links.between.hop(payload_bytes / len(distances) * num_leaving)
+    inside = 0.0
+    if workers > 1:
+        inside = links.inside.hop(payload_bytes)
+    return max(between, inside)
 
 
-def step_seconds(compute: Compute, messages: Sequence[Message], network: Network) -> float:
-    """Seconds of one step that sends all of these messages; where their blocks are drawn, the mean
-    over draws.
+def step_seconds(
+    compute: Compute,
+    messages: Sequence[Message],
+    network: Network,
+) -> float:
+    """Return the seconds of one step that sends all of these messages.
 
     They queue on one link as they get ready. The codec comes after both the backward pass and the
-    last message.
+    last message. Where a message's blocks are drawn, it is the mean over draws.
     """
-    num_draws = min((len(m.ready_draws) for m in messages if m.ready_draws), default=0)
-    draws = [
-        [m.ready_draws[draw] if m.ready_draws else m.ready for m in messages]
-        for draw in range(num_draws)
-    ]
-    sending = [
-        collective_seconds(network, m.collective, m.payload_bytes, m.rounds) for m in messages
-    ]
-    return mean(
-        _queued(compute, ready, sending) for ready in draws or [[m.ready for m in messages]]
-    )
+    sending = []
+    for message in messages:
+        sending.append(
+            collective_seconds(
+                network,
+                message.collective,
+                message.payload_bytes,
+                message.rounds,
+            )
+        )
+    return mean(_queued(compute, ready, sending) for ready in _ready_shares(messages))
 
 
-def _queued(compute: Compute, ready: Sequence[float], sending: Sequence[float]) -> float:
-    free = 0.0
-    for share, seconds in sorted(zip(ready, sending, strict=True), key=lambda pair: pair[0]):
-        free = max(free, compute.forward + share * compute.backward) + seconds
-    return max(compute.forward + compute.backward, free) + compute.codec
+def _ready_shares(messages: Sequence[Message]) -> list[list[float]]:
+    """Return when each message is ready, in shares of the backward pass: a list a draw."""
+    num_draws = [len(message.ready_draws) for message in messages if message.ready_draws]
+    if not num_draws:
+        return [[message.ready for message in messages]]
+    draws = []
+    for draw in range(min(num_draws)):
+        ready = []
+        for message in messages:
+            ready.append(message.ready_draws[draw] if message.ready_draws else message.ready)
+        draws.append(ready)
+    return draws
+
+
+def _queued(
+    compute: Compute,
+    ready: Sequence[float],
+    sending: Sequence[float],
+) -> float:
+    # The link takes one message at a time, in the order in which the backward pass fills them.
+    link_is_free = 0.0
+    in_order = sorted(zip(ready, sending, strict=True), key=lambda pair: pair[0])
+    for share, seconds in in_order:
+        is_ready = compute.forward + share * compute.backward
+        link_is_free = max(link_is_free, is_ready) + seconds
+    passes = compute.forward + compute.backward
+    return max(passes, link_is_free) + compute.codec
 
 
 def period_seconds(
-    compute: Compute, messages: Sequence[Message], period: int, network: Network
+    compute: Compute,
+    messages: Sequence[Message],
+    period: int,
+    network: Network,
 ) -> float:
-    """Mean seconds of a step over a period: its last step synchronises, and alone sends what is not
-    sent in each."""
-    ordinary = step_seconds(
-        compute, [message for message in messages if message.every == 1], network
-    )
-    return ((period - 1) * ordinary + step_seconds(compute, messages, network)) / period
+    """Return the mean seconds of a step over a period.
+
+    Its last step synchronises, and alone sends what is not sent in each.
+    """
+    in_each_step = [message for message in messages if message.every == 1]
+    ordinary = step_seconds(compute, in_each_step, network)
+    last = step_seconds(compute, messages, network)
+    return ((period - 1) * ordinary + last) / period
