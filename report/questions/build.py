@@ -13,8 +13,7 @@ from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import GPT, RESIDUAL, Answer, Evidence, evidence_of
 from cser_bench.report.questions.speed import SCORED, gain
 from cser_bench.report.render import environment, write_report
-from cser_bench.report.speed.comparisons import DDP
-from cser_bench.report.speed.report import AT
+from cser_bench.report.speed.comparisons import AT, DDP
 
 NAME = "answers"
 RIVAL = "ddp_powersgd_1"

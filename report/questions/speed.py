@@ -14,8 +14,8 @@ from cser_bench.harness.measures.hardware import hardware
 from cser_bench.report.plotting import GREY, new_figure
 from cser_bench.report.questions.evidence import Answer, Evidence
 from cser_bench.report.speed import comparisons
-from cser_bench.report.speed.comparisons import DDP, PROPOSED
-from cser_bench.report.speed.report import AT, SOME_RATES, costs_table
+from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, SOME_RATES
+from cser_bench.report.speed.tables import costs_table
 from cser_bench.report.speed.timed import scored_steps_frame
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 

@@ -1,10 +1,9 @@
-"""Methods beside one another by the model: speed-ups, the rates at which they hold, the headlines,
-layouts and cost."""
+"""Methods beside one another by the model: speed-ups, where they hold, headlines, layouts, cost."""
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,23 +15,33 @@ from cser_bench.harness.records.timings import Message
 from cser_bench.report.speed.cost_model import Algorithm, Compute, Network, step_seconds
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel, seconds_at
 
-LOWEST, HIGHEST = 1e6, 400e9
+LOWEST = 1e6
+HIGHEST = 400e9
 """Bits per second: the range over which everything is modelled."""
-CLEARLY, NEGLIGIBLE = 1.05, 1.1
-"""A method beats a baseline where it is more than so many times as fast; communication is
-negligible where a step takes no longer than so many times its compute."""
 
-DDP, PROPOSED = "ddp", "mcser"
-"""By name the baseline that all are compared with, overlapped in fp32, and the method of which
-single sentences are."""
+CLEARLY = 1.05
+"""A method beats a baseline where it is more than so many times as fast."""
+
+NEGLIGIBLE = 1.1
+"""Communication is negligible where a step takes no longer than so many times its compute."""
+
+DDP = "ddp"
+"""The baseline that all are compared with, by name: overlapped, in fp32."""
+
+PROPOSED = "mcser"
+"""The method of which single sentences are, by name."""
+
 RIVALS = (DDP, "ddp_fp16", "powersgd_2")
 """Overlapped baselines, by name, of the thresholds."""
+
 PROPOSED_AT_RATIOS = ("mcser_32", PROPOSED, "mcser_1024")
 
 
 class Headline(NamedTuple):
-    """A speed-up that was published for training one network on one task; `precision` as in the
-    table of devices."""
+    """A speed-up that was published for training one network on one task.
+
+    `precision` is as in the table of devices.
+    """
 
     words: str
     target: float
@@ -44,13 +53,27 @@ HEADLINES = (
     Headline("4.5x on ImageNet", 4.5, "resnet50_v100", "mixed"),
     Headline("nearly 10x on CIFAR-100", 10.0, "wide_resnet_40_8_v100", "fp32"),
 )
+
 COMPUTE_SECONDS = tuple(milliseconds / 1e3 for milliseconds in range(20, 61, 5))
 """Of a step's two passes, over which the headlines' factors are a function."""
+
 HEADLINE_RATES = (1e9, 5e9, 10e9, 25e9)
+
+AT = 10e9
+"""Bits per second at which single numbers are given."""
+
+SOME_RATES = (1e8, 1e9, AT, 25e9, 100e9)
+"""Bits per second at which the ratio that is needed is given."""
+
+MOST_RATIO = 1e6
+"""Up to which a ratio is sought: messages of some bytes, whose hops are all latency."""
 
 
 def log_grid(low: float, high: float) -> list[float]:
-    """Twenty points a decade evenly spaced on a logarithmic axis, both ends among them."""
+    """Return points evenly spaced on a logarithmic axis, both ends among them.
+
+    Twenty a decade.
+    """
     count = max(2, math.ceil(20 * math.log10(high / low)))
     return [float(x) for x in np.geomspace(low, high, count + 1)]
 
@@ -60,215 +83,294 @@ RATES = log_grid(LOWEST, HIGHEST)
 
 
 def spans_above(
-    margin: Callable[[float], float], low: float, high: float
+    margin: Callable[[float], float],
+    low: float,
+    high: float,
 ) -> list[tuple[float, float]]:
-    """Where a continuous function is positive between two positive ends, as (from, to)."""
+    """Return where a continuous function is positive between two positive ends, as (from, to).
+
+    A span that lies between two points of `log_grid` is not seen.
+    """
     grid = log_grid(low, high)
     values = [margin(x) for x in grid]
-    edges = [low] if values[0] > 0 else []
-    for before, after, was, now in zip(grid, grid[1:], values, values[1:], strict=False):
-        if (was > 0) != (now > 0):
-            edges.append(float(brentq(margin, before, after, xtol=1e-9 * before, rtol=1e-12)))
-    edges += [high] if values[-1] > 0 else []
+    edges = []
+    if values[0] > 0:
+        edges.append(low)
+    for (before, value_before), (after, value_after) in pairwise(zip(grid, values, strict=True)):
+        if (value_before > 0) != (value_after > 0):
+            edge = brentq(
+                margin,
+                before,
+                after,
+                xtol=1e-9 * before,
+                rtol=1e-12,
+            )
+            edges.append(float(edge))
+    if values[-1] > 0:
+        edges.append(high)
+    # Edges alternate: where a span begins, where it ends.
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def speedup(
-    model: WorkloadModel, method: str, baseline: str, bits_per_second: float, slower: float = 1.0
+    model: WorkloadModel,
+    method: str,
+    baseline: str,
+    bits_per_second: float,
+    slower: float = 1.0,
 ) -> float:
-    """Modelled seconds of the baseline over those of the method, both by name, on a device so many
-    times slower."""
-    return seconds_at(model, baseline, bits_per_second, slower) / seconds_at(
-        model, method, bits_per_second, slower
+    """Return modelled seconds of the baseline over those of the method, both by name.
+
+    On a device so many times slower.
+    """
+    baseline_seconds = seconds_at(
+        model,
+        baseline,
+        bits_per_second,
+        slower,
+    )
+    return baseline_seconds / seconds_at(
+        model,
+        method,
+        bits_per_second,
+        slower,
     )
 
 
 def speedups_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame:
-    """One line a method and rate: modelled seconds, the speed-up over DDP, and over the baseline
-    that is best there."""
+    """Return one line a method and rate.
+
+    Modelled seconds, the speed-up over DDP, and over the baseline that is best there.
+    """
+    baselines = [name for name, method in model.methods.items() if method.baseline]
     lines = []
-    for bits in rates:
-        seconds = {name: seconds_at(model, name, bits) for name in model.methods}
-        best = min(
-            (name for name in seconds if model.methods[name].baseline),
-            key=lambda name: seconds[name],
-        )
+    for rate in rates:
+        seconds = {name: seconds_at(model, name, rate) for name in model.methods}
+        best = min(baselines, key=seconds.__getitem__)
         for name, method in model.methods.items():
-            over = {
-                "over_ddp": seconds[DDP] / seconds[name],
-                "over_best": seconds[best] / seconds[name],
-            }
-            line = {
-                "workload": model.workload.name,
-                "bits_per_second": bits,
-                "method": name,
-                "label": method.label,
-            }
             lines.append(
-                line
-                | {"baseline": method.baseline, "seconds": seconds[name], "best_baseline": best}
-                | over
+                {
+                    "workload": model.workload.name,
+                    "bits_per_second": rate,
+                    "method": name,
+                    "label": method.label,
+                    "baseline": method.baseline,
+                    "seconds": seconds[name],
+                    "best_baseline": best,
+                    "over_ddp": seconds[DDP] / seconds[name],
+                    "over_best": seconds[best] / seconds[name],
+                }
             )
     return pd.DataFrame(lines)
 
 
 def headline_marks(headline: Headline, model: WorkloadModel) -> dict[float, str]:
-    """Compute seconds of a step as published rates of the device give them, shortest first, with
-    each one's source.
+    """Return compute seconds of a step as published rates of the device give them, with sources.
 
-    A rate is scaled to the workload's batch; for another network than ResNet-50 by arithmetic, as
-    its workload was.
+    The shortest is first. A rate is scaled to the workload's batch; for another network than
+    ResNet-50 by arithmetic, as its workload was.
     """
-    rates = [rate for rate in hardware().training if rate.precision == headline.precision]
-    images = model.workload.compute_seconds * next(
-        rate.images_per_second for rate in rates if rate.gpus == 1
-    )
-    return dict(
-        sorted((images / (rate.images_per_second / rate.gpus), rate.source) for rate in rates)
-    )
+    published = [rate for rate in hardware().training if rate.precision == headline.precision]
+    # The workload's passes were taken from the rate of one GPU, so the two give its batch.
+    own_rate = next(rate.images_per_second for rate in published if rate.gpus == 1)
+    num_images = model.workload.compute_seconds * own_rate
+    sources = {}
+    for rate in published:
+        seconds = num_images / (rate.images_per_second / rate.gpus)
+        sources[seconds] = rate.source
+    return dict(sorted(sources.items()))
 
 
 def headlines_frame(study: SpeedStudy) -> pd.DataFrame:
-    """The factor over each rival as a function of compute time and rate, with the highest rate at
-    which it holds.
+    """Return the factor over each rival as a function of compute time and rate.
 
-    One line a headline, method, rival, compute time (a grid, and every published one, whose
-    `source` is named) and rate of `HEADLINE_RATES`. `holds_up_to` is nan where the published factor
-    is reached at no rate.
+    With the highest rate at which it holds. One line a headline, method, rival, compute time (a
+    grid, and every published one, whose `source` is named) and rate of `HEADLINE_RATES`.
+    `holds_up_to` is nan where the published factor is reached at no rate.
     """
-    lines = []
+    lines: list[dict[str, Any]] = []
     for headline in HEADLINES:
         model = study.models.get(headline.workload)
         if model is None or not model.is_modelled:
             continue
         marks = headline_marks(headline, model)
-        pairs = [
-            (m, r) for m in PROPOSED_AT_RATIOS for r in RIVALS if {m, r} <= model.methods.keys()
-        ]
-        for compute, (method, rival) in product(sorted({*COMPUTE_SECONDS, *marks}), pairs):
-            factor = partial(
-                speedup, model, method, rival, slower=compute / model.workload.compute_seconds
-            )
-            common = {
-                "headline": headline.words,
-                "target": headline.target,
-                "workload": headline.workload,
-                "method": method,
-                "ratio": model.methods[method].ratio(model.workload.num_parameters),
-                "rival": rival,
-                "compute_seconds": compute,
-                "source": marks.get(compute),
-                "holds_up_to": highest_rate(factor, headline.target),
-            }
-            lines += [
-                common | {"bits_per_second": bits, "factor": factor(bits)}
-                for bits in HEADLINE_RATES
-            ]
+        methods = [name for name in PROPOSED_AT_RATIOS if name in model.methods]
+        rivals = [name for name in RIVALS if name in model.methods]
+        for compute_seconds in sorted({*COMPUTE_SECONDS, *marks}):
+            source = marks.get(compute_seconds)
+            for method, rival in product(methods, rivals):
+                lines += _headline_lines(
+                    headline,
+                    model,
+                    method,
+                    rival,
+                    compute_seconds,
+                    source,
+                )
     return pd.DataFrame(lines)
 
 
+def _headline_lines(
+    headline: Headline,
+    model: WorkloadModel,
+    method: str,
+    rival: str,
+    compute_seconds: float,
+    source: str | None,
+) -> list[dict[str, Any]]:
+    slower = compute_seconds / model.workload.compute_seconds
+    factor = partial(speedup, model, method, rival, slower=slower)
+    common = {
+        "headline": headline.words,
+        "target": headline.target,
+        "workload": headline.workload,
+        "method": method,
+        "ratio": model.methods[method].ratio(model.workload.num_parameters),
+        "rival": rival,
+        "compute_seconds": compute_seconds,
+        "source": source,
+        "holds_up_to": highest_rate(factor, headline.target),
+    }
+    lines = []
+    for rate in HEADLINE_RATES:
+        lines.append(common | {"bits_per_second": rate, "factor": factor(rate)})
+    return lines
+
+
 def highest_rate(factor: Callable[[float], float], target: float) -> float:
-    """Bits per second up to which a speed-up, a function of them, is above a target; nan where it
-    never is."""
-    return max(
-        (high for _, high in spans_above(lambda bits: factor(bits) - target, LOWEST, HIGHEST)),
-        default=math.nan,
-    )
+    """Return the bits per second up to which a speed-up, a function of them, is above a target.
+
+    NaN where it never is.
+    """
+    spans = spans_above(lambda rate: factor(rate) - target, LOWEST, HIGHEST)
+    return max((high for _, high in spans), default=math.nan)
 
 
-def needed_ratio(compute: Compute, messages: Sequence[Message], network: Network) -> float:
-    """The least ratio, at least 1, at which messages are so short that communication is negligible;
-    nan: none is."""
+def needed_ratio(
+    compute: Compute,
+    messages: Sequence[Message],
+    network: Network,
+) -> float:
+    """Return the least ratio at which messages are so short that communication is negligible.
+
+    At least 1; NaN where none is.
+    """
     allowed = NEGLIGIBLE * (compute.forward + compute.backward)
 
     def spare(ratio: float) -> float:
-        shrunk = [m.model_copy(update={"payload_bytes": m.payload_bytes / ratio}) for m in messages]
-        return allowed - step_seconds(compute, shrunk, network)
+        shorter = []
+        for message in messages:
+            size = {"payload_bytes": message.payload_bytes / ratio}
+            shorter.append(message.model_copy(update=size))
+        return allowed - step_seconds(compute, shorter, network)
 
-    return next((first for first, _ in spans_above(spare, 1.0, 1e6)), math.nan)
+    spans = spans_above(spare, 1.0, MOST_RATIO)
+    if not spans:
+        return math.nan
+    least, _ = spans[0]
+    return least
 
 
 def needed_ratios_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame:
-    """At each rate the least ratio at which DDP's buckets, so compressed, are negligible; nan where
-    none suffices."""
+    """Return at each rate the least ratio at which DDP's buckets, so compressed, are negligible.
+
+    NaN where none suffices.
+    """
     compute = Compute(model.workload.forward_seconds, model.workload.backward_seconds)
-    ratios = [
-        needed_ratio(compute, model.methods[DDP].messages, model.network(bits)) for bits in rates
-    ]
+    buckets = model.methods[DDP].messages
     return pd.DataFrame(
-        {"workload": model.workload.name, "bits_per_second": rates, "ratio": ratios}
+        {
+            "workload": model.workload.name,
+            "bits_per_second": rates,
+            "ratio": [needed_ratio(compute, buckets, model.network(rate)) for rate in rates],
+        }
     )
 
 
-def _on(
-    model: WorkloadModel,
-    bits_per_second: float,
-    layout: tuple[int, int],
-    inside: float,
-    *ways: Algorithm,
-) -> list[dict[str, Any]]:
-    """A line a method: modelled seconds of a step by the fastest of the ways; `inside` of 0 is no
-    limit."""
-    networks = [model.network(bits_per_second, layout, inside or None, way) for way in ways]
-    place = {
-        "workload": model.workload.name,
-        "machines": layout[0],
-        "workers_per_machine": layout[1],
-    }
-    place |= {"bits_per_second": bits_per_second}
+def _steps_on(model: WorkloadModel, networks: Sequence[Network]) -> list[dict[str, Any]]:
+    """Return a line a method: modelled seconds of a step by the fastest of the networks."""
     lines = []
     for name, method in model.methods.items():
-        told = {"method": name, "label": method.label, "baseline": method.baseline}
-        told |= {"ratio": method.ratio(model.workload.num_parameters)}
         lines.append(
-            place | told | {"seconds": min(model.seconds(method, network) for network in networks)}
+            {
+                "method": name,
+                "label": method.label,
+                "baseline": method.baseline,
+                "ratio": method.ratio(model.workload.num_parameters),
+                "seconds": min(model.seconds(method, network) for network in networks),
+            }
         )
     return lines
 
 
 def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
-    """Modelled steps on machines of one worker, on two machines and on one, each by the fastest
-    algorithm of it.
+    """Return modelled steps on machines of one worker, on two machines and on one.
 
-    Inside a machine the link is the fastest of the price table for the device, else unlimited.
+    Each is by the fastest algorithm of it. Inside a machine the link is the fastest of the price
+    table for the device, else unlimited.
     """
-    num_workers, device = model.main.fabric.num_workers, model.workload.device
-    inside = max(
-        (m.inside_bits_per_second for m in hardware().machines if m.device in device), default=0.0
-    )
-    found = []
-    for count in dict.fromkeys(count for count in (num_workers, 2, 1) if num_workers % count == 0):
-        layout = (count, num_workers // count)
-        lines = _on(
-            model,
-            bits_per_second,
-            layout,
-            inside,
-            "ring",
-            "tree" if 1 in layout else "hierarchical",
-        )
-        base = next(line["seconds"] for line in lines if line["method"] == DDP)
-        found += [line | {"over_ddp": base / line["seconds"]} for line in lines]
-    return pd.DataFrame(found)
+    num_workers = model.main.fabric.num_workers
+    inside_rates = []
+    for machine in hardware().machines:
+        if machine.device in model.workload.device:
+            inside_rates.append(machine.inside_bits_per_second)
+    inside = max(inside_rates, default=None)
+    lines = []
+    # Two machines of one worker each are one layout, not two.
+    for num_machines in dict.fromkeys((num_workers, 2, 1)):
+        if num_workers % num_machines:
+            continue
+        layout = (num_machines, num_workers // num_machines)
+        # A hierarchy has one level where a machine has one worker, or all machines are one.
+        other: Algorithm = "tree" if 1 in layout else "hierarchical"
+        networks = [
+            model.network(bits_per_second, layout, inside, "ring"),
+            model.network(bits_per_second, layout, inside, other),
+        ]
+        place = {
+            "workload": model.workload.name,
+            "machines": num_machines,
+            "workers_per_machine": num_workers // num_machines,
+            "bits_per_second": bits_per_second,
+        }
+        steps = _steps_on(model, networks)
+        ddp_seconds = next(step["seconds"] for step in steps if step["method"] == DDP)
+        for step in steps:
+            lines.append(place | step | {"over_ddp": ddp_seconds / step["seconds"]})
+    return pd.DataFrame(lines)
 
 
 def costs_frame(model: WorkloadModel) -> pd.DataFrame:
-    """Dollars per thousand modelled steps on machines of the price table that hold all workers, if
-    it has any."""
-    lines, workers = [], model.main.fabric.num_workers
+    """Return dollars per thousand modelled steps on machines of the price table.
+
+    Of those that hold all workers, if it has any.
+    """
+    num_workers = model.main.fabric.num_workers
+    lines = []
     for machine in hardware().machines:
-        if machine.device in model.workload.device and workers % machine.gpus == 0:
-            layout = (workers // machine.gpus, machine.gpus)
-            way: Algorithm = "hierarchical" if min(layout) > 1 else "ring"
-            hourly = layout[0] * machine.dollars_per_hour
-            for line in _on(
-                model, machine.bits_per_second, layout, machine.inside_bits_per_second, way
-            ):
-                paid = {
-                    "dollars_per_hour": hourly,
-                    "dollars_per_1000_steps": line["seconds"] / 3.6 * hourly,
-                }
-                lines.append(line | paid | {"machine": machine.name, "source": machine.source})
+        if machine.device not in model.workload.device or num_workers % machine.gpus:
+            continue
+        num_machines = num_workers // machine.gpus
+        layout = (num_machines, machine.gpus)
+        network = model.network(
+            machine.bits_per_second,
+            layout,
+            machine.inside_bits_per_second,
+            "hierarchical" if min(layout) > 1 else "ring",
+        )
+        dollars_per_hour = num_machines * machine.dollars_per_hour
+        for step in _steps_on(model, [network]):
+            cost = {
+                "workload": model.workload.name,
+                "machines": num_machines,
+                "machine": machine.name,
+                "bits_per_second": machine.bits_per_second,
+                "dollars_per_hour": dollars_per_hour,
+                # A thousand steps of so many seconds, in hours.
+                "dollars_per_1000_steps": step["seconds"] / 3.6 * dollars_per_hour,
+                "source": machine.source,
+            }
+            lines.append(step | cost)
     columns = [
         "workload",
         "machines",
@@ -277,5 +379,8 @@ def costs_frame(model: WorkloadModel) -> pd.DataFrame:
         "dollars_per_hour",
         "method",
         "label",
+        "seconds",
+        "dollars_per_1000_steps",
+        "source",
     ]
-    return pd.DataFrame(lines, columns=[*columns, "seconds", "dollars_per_1000_steps", "source"])
+    return pd.DataFrame(lines, columns=columns)

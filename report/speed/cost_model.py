@@ -108,7 +108,12 @@ def collective_seconds(
 
     Of an exchange, whose payload is as in `Message`, the mean over its rounds.
     """
-    seconds = _undilated_seconds(network, collective, payload_bytes, rounds)
+    seconds = _undilated_seconds(
+        network,
+        collective,
+        payload_bytes,
+        rounds,
+    )
     return seconds / network.dilation
 
 
@@ -121,7 +126,15 @@ def _undilated_seconds(
     links = network.links[collective]
     is_two_level = network.num_machines > 1 and network.workers_per_machine > 1
     if collective == "exchange":
-        return mean(_exchange(network, links, payload_bytes, distances) for distances in rounds)
+        return mean(
+            _exchange(
+                network,
+                links,
+                payload_bytes,
+                distances,
+            )
+            for distances in rounds
+        )
     if network.num_workers == 1:
         return 0.0
     if collective == "two_stages":
@@ -133,7 +146,11 @@ def _undilated_seconds(
     return _ring(network, links, collective, payload_bytes)
 
 
-def _two_stages(network: Network, links: Links, payload_bytes: float) -> float:
+def _two_stages(
+    network: Network,
+    links: Links,
+    payload_bytes: float,
+) -> float:
     workers = network.workers_per_machine
     share = payload_bytes / network.num_workers
     num_outside = network.num_workers - workers
@@ -144,7 +161,11 @@ def _two_stages(network: Network, links: Links, payload_bytes: float) -> float:
     return 2 * max(between, inside)
 
 
-def _tree(network: Network, links: Links, payload_bytes: float) -> float:
+def _tree(
+    network: Network,
+    links: Links,
+    payload_bytes: float,
+) -> float:
     inside_levels = math.ceil(math.log2(network.workers_per_machine))
     between_levels = math.ceil(math.log2(network.num_machines))
     inside = 2 * inside_levels * links.inside.hop(payload_bytes)

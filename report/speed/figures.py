@@ -1,5 +1,4 @@
-"""The figures of the report of speed: speed-ups over the rate of a link, and loss over the time of
-a step."""
+"""The figures of the report of speed: speed-ups over a link's rate, and loss over a step's time."""
 
 import math
 from collections.abc import Sequence
@@ -15,66 +14,146 @@ from cser_bench.report.speed.comparisons import DDP, PROPOSED, RIVALS, log_grid,
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 from cser_bench.report.wording import rate
 
-LOW, HIGH = 1e9, 100e9
+LOW = 1e9
+HIGH = 100e9
 """Bits per second, of figures over rates."""
-SHOWN = ("ddp_fp16", "powersgd_2", "ef_sgd", "diloco", PROPOSED, "mcser_overlap")
+
+SHOWN = (
+    "ddp_fp16",
+    "powersgd_2",
+    "ef_sgd",
+    "diloco",
+    PROPOSED,
+    "mcser_overlap",
+)
 """Methods, by name, of the figure of speed-ups."""
+
 LOWEST_POINTS = -0.8
 """Against SGD, of the figure of losses; rows that lose more are triangles at its foot."""
+
 RIVAL_COLOURS = {"ddp_fp16": "#B8860B", "powersgd_2": "#00797F"}
+
+# Room for the labels at the right of a panel, in decades of the axis.
+_LABEL_DECADES = 2
+_NO_LABEL_DECADES = 0.1
+
+_GIGA = 1e9
+
+# Where an axis over some decades has ticks; the first with few enough labels is taken.
+_TICKS_A_DECADE = ((1, 2, 3, 5), (1, 3), (1,))
+_MOST_TICKS = 4
 
 
 def draw_speedups(study: SpeedStudy, model: WorkloadModel) -> Figure:
-    """Two panels over the rate of a link: over DDP in fp32, and over the best baseline; lines
-    modelled, dots timed."""
-    frame = speedups_frame(model, log_grid(LOW, HIGH))
-    cells = study.cells[
-        (study.cells["workload"] == model.workload.name) & (study.cells["workers_per_machine"] == 1)
-    ]
-    cells = cells[~cells["crowded"] & cells["bits_per_second"].between(0.99 * LOW, 1.01 * HIGH)]
-    titles = {
-        "over_ddp": "Speed-up over DDP in fp32",
-        "over_best": "Speed-up over the best baseline",
-    }
+    """Draw two panels over the rate of a link: over DDP in fp32, and over the best baseline.
+
+    Lines are modelled, dots timed.
+    """
+    modelled = speedups_frame(model, log_grid(LOW, HIGH))
+    timed = _timed_cells(study.cells, model.workload.name)
     with style():
-        figure, panels = new_figure(2.9, 2)
-        for axes, (column, title) in zip(panels, titles.items(), strict=True):
-            bases = cells[cells["baseline"] if column == "over_best" else cells["method"] == DDP]
-            if column == "over_best":  # where one of them was not timed, which is best is not known
-                whole = [
-                    number
-                    for number, own in cells.groupby("timing")["method"]
-                    if {*RIVALS} <= {*own}
-                ]
-                bases = bases[bases["timing"].isin(whole)]
-            gains = cells["timing"].map(bases.groupby("timing")["seconds"].min()) / cells["seconds"]
-            ends = []
-            for name in (name for name in SHOWN if name in model.methods):
-                own, method = frame[frame["method"] == name], model.methods[name]
-                colour = RIVAL_COLOURS.get(name, colour_of(method.algorithm or ""))
-                dashes = "--" if method.overlap and not method.baseline else "-"
-                axes.plot(own["bits_per_second"] / 1e9, own[column], color=colour, linestyle=dashes)
-                timed = cells["method"] == name
-                axes.plot(
-                    cells["bits_per_second"][timed] / 1e9,
-                    gains[timed],
-                    "o",
-                    color=colour,
-                    markersize=3,
-                    zorder=4,
-                )
-                ends.append((HIGH / 1e9, float(own[column].iloc[-1]), method.label, colour))
-            axes.hlines(1, LOW / 1e9, HIGH / 1e9, colors="#999999", linewidth=0.8)
-            axes.set(
-                xscale="log", xlim=(LOW / 1e9, 10 ** (2 + (2 if column == "over_best" else 0.1)))
-            )
-            _plain_ticks(axes.xaxis, (1, 2, 5, 10, 25, 50, 100))
-            axes.set(ylim=(0, None) if column == "over_ddp" else (0.8, 1.2), title=title)
-            axes.set_xlabel("rate of each machine's link, Gb/s (log scale)")
-            if column == "over_best":
-                end_labels(axes, ends, leaders=True)
-        panels[0].set_ylabel("times as fast (linear)")
+        figure, (over_ddp, over_best) = new_figure(2.9, 2)
+        ddp = timed[timed["method"] == DDP]
+        over_ddp.set(title="Speed-up over DDP in fp32")
+        _draw_curves(over_ddp, model, modelled, "over_ddp", timed, ddp)
+        _set_rate_axis(over_ddp, _NO_LABEL_DECADES)
+        over_ddp.set(ylim=(0, None))
+        over_ddp.set_ylabel("times as fast (linear)")
+
+        over_best.set(title="Speed-up over the best baseline")
+        baselines = _complete_baselines(timed)
+        ends = _draw_curves(
+            over_best,
+            model,
+            modelled,
+            "over_best",
+            timed,
+            baselines,
+        )
+        _set_rate_axis(over_best, _LABEL_DECADES)
+        over_best.set(ylim=(0.8, 1.2))
+        end_labels(over_best, ends, leaders=True)
     return figure
+
+
+def _timed_cells(cells: pd.DataFrame, workload: str) -> pd.DataFrame:
+    """Return what was timed on the curves' layout and rates, where it was not crowded."""
+    is_own = (cells["workload"] == workload) & (cells["workers_per_machine"] == 1)
+    # A rate is timed as the dilation lets it be, not quite at the end of the axis.
+    is_shown = cells["bits_per_second"].between(0.99 * LOW, 1.01 * HIGH)
+    return cells[is_own & ~cells["crowded"] & is_shown]
+
+
+def _complete_baselines(timed: pd.DataFrame) -> pd.DataFrame:
+    """Return the baselines of timings that have all of them.
+
+    Where one was not timed, which is best is not known.
+    """
+    complete = []
+    for number, methods in timed.groupby("timing")["method"]:
+        if set(RIVALS) <= set(methods):
+            complete.append(number)
+    return timed[timed["baseline"] & timed["timing"].isin(complete)]
+
+
+def _draw_curves(
+    axes: Axes,
+    model: WorkloadModel,
+    modelled: pd.DataFrame,
+    column: str,
+    timed: pd.DataFrame,
+    baselines: pd.DataFrame,
+) -> list[tuple[float, float, str, str]]:
+    """Draw the speed-ups of one panel, and return the ends of the lines with label and colour."""
+    fastest = baselines.groupby("timing")["seconds"].min()
+    gains = timed["timing"].map(fastest) / timed["seconds"]
+    ends = []
+    for name in SHOWN:
+        if name not in model.methods:
+            continue
+        method = model.methods[name]
+        colour = RIVAL_COLOURS.get(name, colour_of(method.algorithm or ""))
+        is_overlapped = method.overlap and not method.baseline
+        curve = modelled[modelled["method"] == name]
+        axes.plot(
+            curve["bits_per_second"] / _GIGA,
+            curve[column],
+            color=colour,
+            linestyle="--" if is_overlapped else "-",
+        )
+        is_own = timed["method"] == name
+        axes.plot(
+            timed["bits_per_second"][is_own] / _GIGA,
+            gains[is_own],
+            "o",
+            color=colour,
+            markersize=3,
+            zorder=4,
+        )
+        ends.append(
+            (
+                HIGH / _GIGA,
+                float(curve[column].iloc[-1]),
+                method.label,
+                colour,
+            )
+        )
+    axes.hlines(
+        1,
+        LOW / _GIGA,
+        HIGH / _GIGA,
+        colors="#999999",
+        linewidth=0.8,
+    )
+    return ends
+
+
+def _set_rate_axis(axes: Axes, decades_beyond: float) -> None:
+    """Set the axis of rates, with room beyond the last for labels."""
+    right = 10 ** (2 + decades_beyond)
+    axes.set(xscale="log", xlim=(LOW / _GIGA, right))
+    _plain_ticks(axes.xaxis, (1, 2, 5, 10, 25, 50, 100))
+    axes.set_xlabel("rate of each machine's link, Gb/s (log scale)")
 
 
 def _plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
@@ -83,10 +162,12 @@ def _plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def draw_loss_and_step(frame: pd.DataFrame, margin: float | None) -> Figure:
-    """Points lost against SGD over the emulated step, a panel a rate; the frontier is joined and
-    named."""
-    known = frame.dropna(subset=["seconds", "estimate"])
+def draw_loss_and_step(lines: pd.DataFrame, margin: float | None) -> Figure:
+    """Draw points lost against SGD over the emulated step, a panel a rate.
+
+    The frontier is joined and named.
+    """
+    known = lines.dropna(subset=["seconds", "estimate"])
     lowest = max(LOWEST_POINTS, 100 * float(known["estimate"].min()) - 0.2)
     by_rate = list(known.groupby("bits_per_second"))
     with style():
@@ -95,42 +176,56 @@ def draw_loss_and_step(frame: pd.DataFrame, margin: float | None) -> Figure:
         for axes in panels[1:]:
             axes.sharey(panels[0])
             axes.tick_params(labelleft=False)
-        for axes, (bits, own) in zip(panels, by_rate, strict=False):
-            _loss_panel(axes, own, margin, lowest)
+        for axes, (bits, points) in zip(panels, by_rate, strict=False):
+            _loss_panel(axes, points, margin, lowest)
             axes.set(title=f"Links of {rate(float(str(bits)))}", xlabel="step, ms (log scale)")
         panels[0].set_ylabel("points against SGD; above: better")
-        for axes, (_, own) in zip(panels, by_rate, strict=False):
-            frontier = own[own["frontier"]].sort_values("estimate")
-            ends = zip(
-                1e3 * frontier["seconds"],
-                (100 * frontier["estimate"]).clip(lower=lowest),
-                strict=True,
-            )
-            names = zip(ends, frontier["label"], frontier["algorithm"].map(colour_of), strict=True)
-            end_labels(axes, [(*end, label, colour) for end, label, colour in names], leaders=True)
+        # Labels are placed by the limits of the axes, which all panels share by now.
+        for axes, (_, points) in zip(panels, by_rate, strict=False):
+            _label_frontier(axes, points, lowest)
     return figure
 
 
-def _loss_panel(axes: Axes, own: pd.DataFrame, margin: float | None, lowest: float) -> None:
-    xs, ys = 1e3 * own["seconds"], (100 * own["estimate"]).clip(lower=lowest)
-    axes.set_xscale("log")
-    low, high = float(xs.min()) * 0.9, float(xs.max()) * 1.2
-    axes.set_xlim(low, max(high, low * 2.5))
-    axes.set_ylim(lowest - 0.08, 0.4)
+def _loss_panel(
+    axes: Axes,
+    points: pd.DataFrame,
+    margin: float | None,
+    lowest: float,
+) -> None:
+    milliseconds = 1e3 * points["seconds"]
+    losses = 100 * points["estimate"]
+    shown = losses.clip(lower=lowest)
+    is_seen = losses >= lowest
+    _set_limits(axes, milliseconds, lowest)
     if margin:
-        axes.axhspan(-100 * margin, 100 * margin, color="#eaf2e3", zorder=0)
-    seen = 100 * own["estimate"] >= lowest
-    errors = [
-        100 * (own["estimate"] - own["low"])[seen],
-        100 * (own["high"] - own["estimate"])[seen],
-    ]
+        axes.axhspan(
+            -100 * margin,
+            100 * margin,
+            color="#eaf2e3",
+            zorder=0,
+        )
+    below = 100 * (points["estimate"] - points["low"])
+    above = 100 * (points["high"] - points["estimate"])
     axes.errorbar(
-        xs[seen], ys[seen], yerr=errors, fmt="none", ecolor="#bbbbbb", elinewidth=0.8, zorder=1
+        milliseconds[is_seen],
+        shown[is_seen],
+        yerr=[below[is_seen], above[is_seen]],
+        fmt="none",
+        ecolor="#bbbbbb",
+        elinewidth=0.8,
+        zorder=1,
     )
-    colours = pd.Series([colour_of(name) for name in own["algorithm"]], own.index)
-    for which, marker in ((seen, "o"), (~seen, "v")):
-        axes.scatter(xs[which], ys[which], s=14, c=colours[which], marker=marker, zorder=3)
-    frontier = own[own["frontier"]].sort_values("seconds")
+    colours = points["algorithm"].map(colour_of)
+    for which, marker in ((is_seen, "o"), (~is_seen, "v")):
+        axes.scatter(
+            milliseconds[which],
+            shown[which],
+            s=14,
+            c=colours[which],
+            marker=marker,
+            zorder=3,
+        )
+    frontier = points[points["frontier"]].sort_values("seconds")
     axes.plot(
         1e3 * frontier["seconds"],
         100 * frontier["estimate"],
@@ -138,10 +233,49 @@ def _loss_panel(axes: Axes, own: pd.DataFrame, margin: float | None, lowest: flo
         linewidth=0.8,
         zorder=2,
     )
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(axes.get_xlim()[1])) + 1)
-    tries = [
-        [sub * 10.0**power for power in decades for sub in subs]
-        for subs in ((1, 2, 3, 5), (1, 3), (1,))
-    ]
-    within = [[tick for tick in ticks if low <= tick <= axes.get_xlim()[1]] for ticks in tries]
-    _plain_ticks(axes.xaxis, next((ticks for ticks in within if len(ticks) <= 4), within[-1]))
+    _set_step_ticks(axes)
+
+
+def _set_limits(
+    axes: Axes,
+    milliseconds: pd.Series,
+    lowest: float,
+) -> None:
+    left = float(milliseconds.min()) * 0.9
+    right = float(milliseconds.max()) * 1.2
+    axes.set_xscale("log")
+    # Steps that are nearly alike would fill the axis and look far apart.
+    axes.set_xlim(left, max(right, left * 2.5))
+    axes.set_ylim(lowest - 0.08, 0.4)
+
+
+def _set_step_ticks(axes: Axes) -> None:
+    """Set as many ticks as have room for their labels."""
+    left, right = axes.get_xlim()
+    decades = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
+    ticks: list[float] = []
+    for factors in _TICKS_A_DECADE:
+        ticks = [factor * 10.0**power for power in decades for factor in factors]
+        ticks = [tick for tick in ticks if left <= tick <= right]
+        if len(ticks) <= _MOST_TICKS:
+            break
+    _plain_ticks(axes.xaxis, ticks)
+
+
+def _label_frontier(
+    axes: Axes,
+    points: pd.DataFrame,
+    lowest: float,
+) -> None:
+    ends = []
+    frontier = points[points["frontier"]].sort_values("estimate")
+    for line in frontier.to_dict("records"):
+        ends.append(
+            (
+                1e3 * line["seconds"],
+                max(100 * line["estimate"], lowest),
+                line["label"],
+                colour_of(line["algorithm"]),
+            )
+        )
+    end_labels(axes, ends, leaders=True)

@@ -15,7 +15,12 @@ from cser_bench.harness.measures.steps import ring_hops
 from cser_bench.harness.records.timings import Collective, Fabric, Sweep
 from cser_bench.report.speed.cost_model import Algorithm, Link, Links, Network
 
-COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "two_stages", "all_gather", "exchange")
+COLLECTIVES: tuple[Collective, ...] = (
+    "all_reduce",
+    "two_stages",
+    "all_gather",
+    "exchange",
+)
 
 POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Of the norm that joins latency and sending: those that are tried."""

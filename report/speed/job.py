@@ -94,7 +94,11 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
     return sendings
 
 
-def _traffic(run: pd.Series, purpose: str, count: str) -> float:
+def _traffic(
+    run: pd.Series,
+    purpose: str,
+    count: str,
+) -> float:
     return float(run.get(f"{purpose}.{count}") or 0)
 
 

@@ -1,22 +1,29 @@
-"""The report of a study of step times: its tables, plain data with few words, and what its template
-names."""
+"""The report of a study of step times: what its template names, its tables and its figures."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cser_bench.harness.records.timings import Sweep
 from cser_bench.report.frame import Frames
 from cser_bench.report.render import write_report
 from cser_bench.report.speed import comparisons
-from cser_bench.report.speed.comparisons import DDP, PROPOSED
+from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, SOME_RATES
 from cser_bench.report.speed.figures import draw_loss_and_step, draw_speedups
 from cser_bench.report.speed.fitting import fits_frame
+from cser_bench.report.speed.tables import (
+    agreement_frame,
+    clear_cells,
+    conditions_table,
+    costs_table,
+    headlines_table,
+    joined_table,
+    networks_table,
+    steps_table,
+    sweeps_frame,
+)
 from cser_bench.report.speed.timed import (
     WIDE,
     baselines_frame,
@@ -25,328 +32,240 @@ from cser_bench.report.speed.timed import (
     scored_steps_frame,
 )
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
-from cser_bench.report.wording import factor, milliseconds, rate
 
 Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
 """What the template names, the tables by name of their CSV, and the figures."""
 
-AT = 10e9
-"""Bits per second at which single numbers are given."""
-SOME_RATES = (1e8, 1e9, AT, 25e9, 100e9)
-"""Bits per second at which the ratio that is needed is told."""
-LARGE_RATIO = 64
-"""From which on methods are asked whether they differ among themselves at all."""
-HEADER_BYTES = 66
-"""Of a frame on the link: Ethernet 14, IP 20, TCP 32."""
 
+def build_speed_report(
+    study: SpeedStudy,
+    experiments: Sequence[Frames],
+    output: Path,
+) -> Path:
+    """Write the report of a study into a folder, and return its path.
 
-def build_speed_report(study: SpeedStudy, experiments: Sequence[Frames], output: Path) -> Path:
-    """Write the report of a study, with the experiments' losses beside step times, into a folder;
-    returns its path.
+    The experiments' losses stand beside step times. The same records give the same bytes of
+    Markdown and CSV.
 
-    The same records give the same bytes of Markdown and CSV. Raises OSError: the output cannot be
-    written.
+    Raises:
+        OSError: the output cannot be written.
     """
-    return write_report(output, "report", "speed.md.j2", *contents(study, experiments))
+    return write_report(
+        output,
+        "report",
+        "speed.md.j2",
+        *contents(study, experiments),
+    )
 
 
 def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
-    """What the template names, the tables by name of their CSV, and the figures."""
-    modelled = [
-        m for m in study.models.values() if m.is_modelled and {DDP, PROPOSED} <= m.methods.keys()
-    ]
-    first = comparisons.HEADLINES[0].workload
-    model = next((m for m in modelled if m.workload.name == first), None) or next(
-        iter(modelled), None
-    )
-    wide, row, text = (conditions_frame(own) for own in (study.wide, study.consecutive, study.text))
-    in_a_row, sweeps = conditions_table(row) if len(row) else None, sweeps_frame(study.sweeps)
+    """Return what the template names, the tables by name of their CSV, and the figures."""
+    left_out = [f"{entry.what}: {entry.why}" for entry in study.study.left_out]
+    modelled = _modelled(study)
+    model = _first_model(modelled)
     context: dict[str, Any] = {
         "model": model,
         "workloads": list(study.models.values()),
         "at": AT,
         "records": study,
         "machine": _machine(study),
-        "left_out": dict.fromkeys(f"{entry.what}: {entry.why}" for entry in study.study.left_out),
-        "wide": (far := conditions_table(wide)).sort_values(far.columns[-1]) if len(wide) else None,
-        "row": in_a_row,
-        "text": conditions_table(text) if len(text) else None,
-        "row_at": {} if in_a_row is None else in_a_row.set_index("label").to_dict("index"),
-        "passes": row.loc[row["condition"] == row["condition"].iloc[0], "passes_seconds"].mean()
-        if len(row)
-        else None,
+        "left_out": dict.fromkeys(left_out),
     }
-    frames = {"step_times": study.cells, "sweeps": sweeps, "fits": fits_frame(study.fits)}
-    frames |= {"wide_steps": wide[WIDE]} if len(wide) else {}
-    frames |= {"consecutive_steps": row} if len(row) else {}
-    frames |= {"text_steps": text} if len(text) else {}
+    frames = {
+        "step_times": study.cells,
+        "sweeps": sweeps_frame(study.sweeps),
+        "fits": fits_frame(study.fits),
+    }
     figures: dict[str, Figure] = {}
-    parts = [_joined(study, experiments)] + (
-        [_modelled(study, modelled, model, sweeps)] if model else []
-    )
-    for more_context, more_frames, more_figures in parts:
-        context, frames, figures = (
-            context | more_context,
-            frames | more_frames,
-            figures | more_figures,
+    parts = [_conditions_part(study), _joined_part(study, experiments)]
+    if model is not None:
+        parts.append(
+            _modelled_part(
+                study,
+                modelled,
+                model,
+                frames["sweeps"],
+            )
         )
+    for part_context, part_frames, part_figures in parts:
+        context |= part_context
+        frames |= part_frames
+        figures |= part_figures
     return context, frames, figures
 
 
-def _modelled(
-    study: SpeedStudy, modelled: Sequence[WorkloadModel], model: WorkloadModel, sweeps: pd.DataFrame
-) -> Parts:
-    frames = {
-        "modelled": pd.concat([comparisons.speedups_frame(m, comparisons.RATES) for m in modelled]),
-        "headlines": comparisons.headlines_frame(study),
-        "layouts": comparisons.layouts_frame(model, AT),
-        "costs": comparisons.costs_frame(model),
-        "agreement": agreement_frame(study.cells),
-        "needed_ratios": pd.concat(
-            [comparisons.needed_ratios_frame(m, SOME_RATES) for m in modelled]
-        ),
+def _modelled(study: SpeedStudy) -> list[WorkloadModel]:
+    """Return the workloads on which the proposed method can be compared with DDP."""
+    models = []
+    for model in study.models.values():
+        is_compared = DDP in model.methods and PROPOSED in model.methods
+        if is_compared and model.is_modelled:
+            models.append(model)
+    return models
+
+
+def _first_model(modelled: Sequence[WorkloadModel]) -> WorkloadModel | None:
+    """Return that of the first headline; else any, and None where there is none."""
+    for model in modelled:
+        if model.workload.name == comparisons.HEADLINES[0].workload:
+            return model
+    return next(iter(modelled), None)
+
+
+def _conditions_part(study: SpeedStudy) -> Parts:
+    """Return steps on links of several latencies, and steps in a row."""
+    wide = conditions_frame(study.wide)
+    row = conditions_frame(study.consecutive)
+    text = conditions_frame(study.text)
+    context: dict[str, Any] = {
+        "wide": None,
+        "row": None,
+        "text": None,
+        "row_at": {},
+        "passes": None,
     }
-    headlines, clear = frames["headlines"], clear_cells(study.cells)
-    own = clear[clear["workload"] == model.workload.name]
-    at = comparisons.speedups_frame(model, [AT]).set_index("method").loc[PROPOSED]
-    reach = headlines[
-        (headlines["method"] == PROPOSED)
-        & (headlines["rival"] == DDP)
-        & headlines["source"].notna()
-    ]
+    frames = {}
+    if len(wide):
+        frames["wide_steps"] = wide[WIDE]
+        table = conditions_table(wide)
+        furthest = table.columns[-1]
+        context["wide"] = table.sort_values(furthest)
+    if len(row):
+        frames["consecutive_steps"] = row
+        table = conditions_table(row)
+        context["row"] = table
+        context["row_at"] = table.set_index("label").to_dict("index")
+        is_first = row["condition"] == row["condition"].iloc[0]
+        context["passes"] = row.loc[is_first, "passes_seconds"].mean()
+    if len(text):
+        frames["text_steps"] = text
+        context["text"] = conditions_table(text)
+    return context, frames, {}
+
+
+def _modelled_part(
+    study: SpeedStudy,
+    modelled: Sequence[WorkloadModel],
+    model: WorkloadModel,
+    sweeps: pd.DataFrame,
+) -> Parts:
+    """Return what the model says: of all rates, of the headlines, of layouts and of cost."""
+    speedups = [comparisons.speedups_frame(each, comparisons.RATES) for each in modelled]
+    ratios = [comparisons.needed_ratios_frame(each, SOME_RATES) for each in modelled]
+    headlines = comparisons.headlines_frame(study)
+    layouts = comparisons.layouts_frame(model, AT)
+    costs = comparisons.costs_frame(model)
+    agreement = agreement_frame(study.cells)
+    frames = {
+        "modelled": pd.concat(speedups),
+        "headlines": headlines,
+        "layouts": layouts,
+        "costs": costs,
+        "agreement": agreement,
+        "needed_ratios": pd.concat(ratios),
+    }
+    clear = clear_cells(study.cells)
+    timed = clear[clear["workload"] == model.workload.name]
+    at_one_rate = comparisons.speedups_frame(model, [AT]).set_index("method")
+    proposed = at_one_rate.loc[PROPOSED]
+    best_baseline = model.methods[str(proposed["best_baseline"])]
+    # A small message is nearly all headers and acknowledgements.
+    large_messages = sweeps[sweeps["payload_bytes"] >= 1e6]
     context = {
-        "own": at,
+        "own": proposed,
         "own_ratio": model.methods[PROPOSED].ratio(model.workload.num_parameters),
-        "best_label": model.methods[str(at["best_baseline"])].label,
-        "networks": networks_table(clear, frames["layouts"]),
-        "reach": [
-            (words, own.iloc[0], own.iloc[-1])
-            for words, own in reach.groupby("headline", sort=False)
-        ],
-        "agreement": frames["agreement"],
-        "beyond_formula": sweeps.query("payload_bytes >= 1e6")["beyond_formula"].abs(),
-        "steps": steps_table(own),
-        "num_steps": (int(own["num_steps"].min()), int(own["num_steps"].max())),
-        "has_ranges": bool((own["interval"] == "range").any()),
+        "best_label": best_baseline.label,
+        "networks": networks_table(clear, layouts),
+        "reach": _reach(headlines),
+        "agreement": agreement,
+        "beyond_formula": large_messages["beyond_formula"].abs(),
+        "steps": steps_table(timed),
+        "num_steps": (int(timed["num_steps"].min()), int(timed["num_steps"].max())),
+        "has_ranges": bool((timed["interval"] == "range").any()),
         "headlines": headlines_table(headlines) if len(headlines) else headlines,
-        "costs": costs_table(frames["costs"]),
+        "costs": costs_table(costs),
     }
     return context, frames, {"speedups": draw_speedups(study, model)}
 
 
-def _joined(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
-    """Loss beside step time: of all experiments in the frames, of the first on the page."""
+def _reach(headlines: pd.DataFrame) -> list[tuple[Any, pd.Series, pd.Series]]:
+    """Return of each headline its words, and its lines of the fastest and the slowest device."""
+    is_shown = (
+        (headlines["method"] == PROPOSED)
+        & (headlines["rival"] == DDP)
+        & headlines["source"].notna()
+    )
+    reach = []
+    for words, lines in headlines[is_shown].groupby("headline", sort=False):
+        reach.append((words, lines.iloc[0], lines.iloc[-1]))
+    return reach
+
+
+def _joined_part(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
+    """Return loss beside step time: of all experiments in the frames, of the first on the page."""
     sessions = study.sessions
-    frames, figures = {"scored_steps": scored_steps_frame(sessions)}, {}
+    frames = {"scored_steps": scored_steps_frame(sessions)}
     if not sessions or not experiments:
         return {"joined": None}, frames, {}
-    joined = [joined_frame(each, sessions) for each in experiments]
+    joined = [joined_frame(experiment, sessions) for experiment in experiments]
     frames["loss_and_step"] = pd.concat(joined)
-    experiment, timed = experiments[0].experiment, joined[0].dropna(subset=["seconds"])
+    experiment = experiments[0].experiment
+    timed = joined[0].dropna(subset=["seconds"])
+    figures = {}
     if timed["estimate"].notna().any():
         figures["loss_and_step"] = draw_loss_and_step(timed, experiment.margin)
-    beside = baselines_frame(sessions)
+    baselines = baselines_frame(sessions)
+    not_scored = baselines[~baselines["method"].isin(timed["method"])]
     context = {
-        "joined": joined_table(pd.concat([timed, beside[~beside["method"].isin(timed["method"])]])),
+        "joined": joined_table(pd.concat([timed, not_scored])),
         "rates": sorted(timed["bits_per_second"].unique()),
         "intervals": set(timed["interval"]),
         "experiment": experiment,
         "has_loss": bool(figures),
-        "as_scored": _as_scored(timed, beside),
+        "as_scored": _as_scored(timed, baselines),
     }
     return context, frames, figures
 
 
-def _as_scored(timed: pd.DataFrame, beside: pd.DataFrame) -> list[dict[Any, Any]]:
-    """At `AT` the proposed method as scored and the fastest that loses no more, over DDP and over
-    the best baseline."""
-    at = timed[timed["bits_per_second"] == AT].dropna(subset=["estimate"])
-    bases: Any = beside[beside["bits_per_second"] == AT].set_index("method")
-    own = at[at["label"] == "M-CSER"]
-    if DDP not in bases.index or own.empty:
+def _as_scored(timed: pd.DataFrame, baselines: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Return the proposed method at `AT` as scored, and the fastest that loses no more.
+
+    Each over DDP and over the best baseline.
+    """
+    lines = timed[timed["bits_per_second"] == AT].dropna(subset=["estimate"])
+    baselines_at: Any = baselines[baselines["bits_per_second"] == AT].set_index("method")
+    is_proposed = lines["label"] == "M-CSER"
+    proposed = lines[is_proposed]
+    if DDP not in baselines_at.index or proposed.empty:
         return []
-    better = at[
-        (at["estimate"] >= own["estimate"].iloc[0]) & (at["label"] != "M-CSER")
-    ].sort_values("seconds")
-    shown = pd.concat([own.head(1), better.head(1)])
-    best = bases.loc[bases["seconds"].idxmin()]
-    over = {
-        "over_ddp": bases.loc[DDP, "seconds"] / shown["seconds"],
-        "over_best": best["seconds"] / shown["seconds"],
-    }
-    found: list[dict[Any, Any]] = shown.assign(**over, best_label=best["label"]).to_dict("records")
-    return found
+    loses_no_more = lines["estimate"] >= proposed["estimate"].iloc[0]
+    others = lines[loses_no_more & ~is_proposed].sort_values("seconds")
+    shown = pd.concat([proposed.head(1), others.head(1)])
+    best = baselines_at.loc[baselines_at["seconds"].idxmin()]
+    shown = shown.assign(
+        over_ddp=baselines_at.loc[DDP, "seconds"] / shown["seconds"],
+        over_best=best["seconds"] / shown["seconds"],
+        best_label=best["label"],
+    )
+    records: list[dict[Any, Any]] = shown.to_dict("records")
+    return records
 
 
 def _machine(study: SpeedStudy) -> dict[str, str]:
+    """Return on what and how all was timed, as texts."""
     attempts = study.attempts
     if not attempts:
         return {}
     first = attempts[0]
-    packages = ", ".join(f"{name} {version}" for name, version in sorted(first.packages.items()))
+    accelerator = first.accelerator or "no accelerator"
+    packages = [f"{name} {version}" for name, version in sorted(first.packages.items())]
+    commits = {(attempt.git_commit or "none")[:12] for attempt in attempts}
+    commands = dict.fromkeys(attempt.command for attempt in attempts)
+    begin = min(attempt.started_at for attempt in attempts)
     return {
-        "host": (
-            f"{first.host}: {first.cpu}, {first.num_cpus} CPUs, "
-            f"{first.accelerator or 'no accelerator'}"
-        ),
-        "packages": f"Python {first.python}; {packages}",
-        "commits": ", ".join(sorted({(attempt.git_commit or "none")[:12] for attempt in attempts})),
-        "command": "; ".join(dict.fromkeys(attempt.command for attempt in attempts)),
-        "from": min(attempt.started_at for attempt in attempts)[:10],
+        "host": f"{first.host}: {first.cpu}, {first.num_cpus} CPUs, {accelerator}",
+        "packages": f"Python {first.python}; {', '.join(packages)}",
+        "commits": ", ".join(sorted(commits)),
+        "command": "; ".join(commands),
+        "from": begin[:10],
     }
-
-
-def layout_of(frame: pd.DataFrame) -> pd.Series:
-    """Machines and workers of each, as text."""
-    return frame["machines"].astype(str) + " x " + frame["workers_per_machine"].astype(str)
-
-
-def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
-    """Cells that were not crowded; of a network that was timed at two latencies, those with the
-    most methods.
-
-    With `layout` and `network` as texts.
-    """
-    cells = cells.assign(
-        layout=layout_of(cells), many=cells.groupby("timing")["method"].transform("size")
-    )
-    cells["network"] = cells["layout"] + ", " + cells["bits_per_second"].map(rate)
-    ordered = cells.sort_values("many", ascending=False, kind="stable")
-    first = ordered.groupby(["workload", "network"])["timing"].transform("first")
-    return cells[(cells["timing"] == first) & ~cells["crowded"]].drop(columns="many")
-
-
-def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """A line a method, a column a network: milliseconds, and in brackets the speed-up over DDP."""
-    base = cells[cells["method"] == DDP].set_index("network")["seconds"]
-    gains = cells["network"].map(base) / cells["seconds"]
-    said = [
-        f"{milliseconds(s)} ({factor(gain)})"
-        for s, gain in zip(cells["seconds"], gains, strict=True)
-    ]
-    order = cells.sort_values(["workers_per_machine", "bits_per_second"])["network"].unique()
-    table = cells.assign(said=said).pivot(index="method", columns="network", values="said")[
-        list(order)
-    ]
-    return cells.drop_duplicates("method").set_index("method")[["label", "ratio"]].join(table)
-
-
-def conditions_table(steps: pd.DataFrame) -> pd.DataFrame:
-    """A line a method, in the order of the records, a column a condition: milliseconds of a
-    step."""
-    table = steps.pivot(index="label", columns="condition", values="seconds")
-    return table.loc[steps["label"].unique(), steps["condition"].unique()].reset_index()
-
-
-def networks_table(cells: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
-    """A line a workload and network, timed ones first: DDP's step, M-CSER's gain over it, and the
-    most gained.
-
-    And of the methods of a large ratio how many there are, the least and the most over DDP, and
-    most over least.
-    """
-    lines = []
-    for frame in (cells, layouts.assign(basis="modelled", layout=layout_of(layouts))):
-        for (work, place, bits), group in frame.groupby(["workload", "layout", "bits_per_second"]):
-            own: Any = group.set_index("method")
-            if not {DDP, PROPOSED} <= set(own.index):
-                continue
-            gains = own.loc[DDP, "seconds"] / own["seconds"]
-            best, large = gains[~own["baseline"]].idxmax(), gains[own["ratio"] >= LARGE_RATIO]
-            line = {
-                "workload": work,
-                "layout": place,
-                "bits_per_second": bits,
-                "basis": own["basis"].iloc[0],
-            }
-            line |= {
-                "ddp": own.loc[DDP, "seconds"],
-                "proposed": gains[PROPOSED],
-                "best": gains[best],
-            }
-            line |= {
-                "label": own.loc[best, "label"],
-                "num_large": len(large),
-                "apart": large.max() / large.min(),
-            }
-            lines.append(line | {"least": large.min(), "most": large.max()})
-    return pd.DataFrame(lines)
-
-
-def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
-    """A line a headline and published compute time: by rival the proposed method's factor at `AT`,
-    and its reach."""
-    kept = headlines[headlines["source"].notna() & (headlines["method"] == PROPOSED)]
-    kept = kept[kept["bits_per_second"] == AT]
-    reach = ["never" if math.isnan(bits) else rate(bits) for bits in kept["holds_up_to"]]
-    said = [f"{factor(gain)} ({each})" for gain, each in zip(kept["factor"], reach, strict=True)]
-    wide = kept.assign(said=said).pivot(
-        index=["headline", "compute_seconds", "source"], columns="rival", values="said"
-    )
-    return wide.reindex(columns=list(comparisons.RIVALS)).reset_index()
-
-
-def costs_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """A line a kind of machines, the most machines first, a column a method: dollars per thousand
-    steps."""
-    keys = ["machines", "machine", "bits_per_second", "dollars_per_hour", "source"]
-    wide = costs.pivot(index=keys, columns="method", values="dollars_per_1000_steps").reset_index()
-    name = wide["machines"].astype(str) + " x " + wide["machine"]
-    return wide.assign(name=name).sort_values("machines", ascending=False, ignore_index=True)
-
-
-def joined_table(timed: pd.DataFrame) -> pd.DataFrame:
-    """A line a row of an experiment that was timed, a column a rate, the most accurate first."""
-    texts = [timed[name].map(milliseconds) for name in ("seconds", "seconds_low", "seconds_high")]
-    said = texts[0] + " (" + texts[1] + " to " + texts[2] + ")"
-    keys = ["row", "label", "ratio", "estimate"]
-    wide = (
-        timed.assign(said=said)
-        .pivot(index=keys, columns="bits_per_second", values="said")
-        .reset_index()
-    )
-    return wide.sort_values("estimate", ascending=False, ignore_index=True)
-
-
-def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
-    """The model's absolute relative error: mean, median and 90th percentile, by layout and of all.
-
-    `what` is "step", or "communication" of those steps in which it takes over a tenth of the
-    compute.
-    """
-    large = cells["communication_seconds"] > 0.1 * cells["compute_seconds"]
-    lines = []
-    for what, errors in (
-        ("step", cells["error"]),
-        ("communication", cells["communication_error"][large]),
-    ):
-        errors = errors.dropna().abs()
-        for name, group in [("all", errors), *errors.groupby(layout_of(cells))]:
-            lines.append(
-                (what, name, len(group), group.mean(), group.median(), group.quantile(0.9))
-            )
-    return pd.DataFrame(lines, columns=["what", "layout", "num_cells", "mean", "median", "p90"])
-
-
-def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
-    """One line a swept collective and size: median seconds, and the bytes counted on a link beside
-    the formula's.
-
-    `beyond_formula`: the share of the formula's bytes that a link carried beside them and the
-        headers.
-    """
-    lines = []
-    for sweep in sweeps:
-        place = sweep.fabric.model_dump(
-            include={"num_machines", "workers_per_machine", "bits_per_second", "dilation"}
-        )
-        for point in sweep.points:
-            numbers = {"median_seconds": median(point.seconds), "repetitions": len(point.seconds)}
-            lines.append(place | point.model_dump(exclude={"seconds"}) | numbers)
-    frame = pd.DataFrame(lines)
-    if len(frame):
-        carried = frame["wire_bytes"].astype(float) - HEADER_BYTES * frame["wire_frames"].astype(
-            float
-        )
-        frame["beyond_formula"] = carried / frame["formula_bytes"] - 1
-    return frame

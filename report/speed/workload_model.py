@@ -1,9 +1,8 @@
-"""A study as it is read: its records, and a model of each workload's steps on any network from
-timings and sweeps."""
+"""A study as it is read: its records, and a model of each workload's steps on any network."""
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -33,17 +32,19 @@ SCORED = "scored_speedups"
 
 @cache
 def codec_bytes() -> dict[str, float]:
-    """Bytes that a method moves per parameter and step, by its name."""
-    table: dict[str, float] = tomllib.loads((Path(__file__).parent / "codecs.toml").read_text())[
-        "codec_bytes"
-    ]
+    """Return the bytes that a method moves per parameter and step, by its name."""
+    text = (Path(__file__).parent / "codecs.toml").read_text()
+    table: dict[str, float] = tomllib.loads(text)["codec_bytes"]
     return table
 
 
+# By identity, so that a model can be a key of `seconds_at`'s cache.
 @dataclass(frozen=True, eq=False)
 class WorkloadModel:
-    """One workload: its timings, the fits that the model of it uses, and seconds of each method's
-    codec on its host."""
+    """One workload: its timings, the fits of its model, and seconds of each method's codec.
+
+    These are by the clock of the workload's host, by the method's name.
+    """
 
     timings: tuple[Timing, ...]
     fits: tuple[Fit, ...]
@@ -51,52 +52,72 @@ class WorkloadModel:
 
     @property
     def workload(self) -> Workload:
+        """The same in all timings."""
         return self.timings[0].workload
 
     @property
     def basis(self) -> Basis:
+        """Whether its passes were measured or emulated."""
         return self.timings[0].basis
 
     @cached_property
     def main(self) -> Timing:
-        """The timing whose layout the curves take: one worker a machine where there is one, of the
-        most methods."""
-        return max(self.timings, key=lambda t: (t.fabric.workers_per_machine == 1, len(t.methods)))
+        """The timing whose layout the curves take.
+
+        One worker a machine where there is one, of the most methods.
+        """
+        return max(
+            self.timings,
+            key=lambda timing: (timing.fabric.workers_per_machine == 1, len(timing.methods)),
+        )
 
     @cached_property
     def methods(self) -> dict[str, TimedMethod]:
-        """Every method by name: those timed on the layout of the curves first, baselines before
-        others."""
-        found: dict[str, TimedMethod] = {}
+        """Every method by name, baselines before others.
+
+        Those timed on the layout of the curves come first among either.
+        """
+        methods: dict[str, TimedMethod] = {}
         for timing in (self.main, *self.timings):
             for method in timing.methods:
-                found.setdefault(method.name, method)
-        return dict(sorted(found.items(), key=lambda pair: not pair[1].baseline))
+                methods.setdefault(method.name, method)
+        return dict(sorted(methods.items(), key=lambda pair: not pair[1].baseline))
 
     @cached_property
     def _dilations(self) -> dict[float, float]:
-        """How many times slowed down each timed rate of the curves' layout was, in the timing of
-        the most methods."""
-        found: dict[float, float] = {}
-        for timing in sorted(self.timings, key=lambda t: -len(t.methods)):
-            bits = (timing.fabric.bits_per_second or 0.0) * timing.fabric.dilation
-            if bits and timing.fabric.layout == self.main.fabric.layout:
-                found.setdefault(round(bits), timing.fabric.dilation)
-        return dict(sorted(found.items()))
+        """How many times slowed down each timed rate of the curves' layout was.
+
+        In the timing of the most methods.
+        """
+        dilations: dict[float, float] = {}
+        for timing in sorted(self.timings, key=lambda timing: -len(timing.methods)):
+            fabric = timing.fabric
+            rate = (fabric.bits_per_second or 0.0) * fabric.dilation
+            if rate and fabric.layout == self.main.fabric.layout:
+                dilations.setdefault(round(rate), fabric.dilation)
+        return dict(sorted(dilations.items()))
 
     @property
     def emulated_device(self) -> Memory | None:
-        """The memory of an emulated workload's device; None: it was measured, or nothing is
-        published of its device."""
-        devices = hardware().memory if self.basis == "emulated" else []
-        return next((memory for memory in devices if memory.device in self.workload.device), None)
+        """The memory of an emulated workload's device.
+
+        None: it was measured, or nothing is published of its device.
+        """
+        if self.basis != "emulated":
+            return None
+        for memory in hardware().memory:
+            if memory.device in self.workload.device:
+                return memory
+        return None
 
     def codec_seconds(self, method: TimedMethod) -> float:
-        """Seconds of encoding, decoding and update that the model takes.
+        """Return the seconds of encoding, decoding and update that the model takes.
 
         For an emulated device of the table the bytes that the method moves over the device's memory
-        bandwidth, else the line through what was timed here. Raises ValueError: the table does not
-        say what the method moves.
+        bandwidth, else the line through what was timed here.
+
+        Raises:
+            ValueError: the table does not say what the method moves.
         """
         device = self.emulated_device
         if device is None:
@@ -105,23 +126,31 @@ class WorkloadModel:
             raise ValueError(
                 f"report/speed/codecs.toml has no codec_bytes of {method.name}; add what it moves"
             )
-        return codec_bytes()[method.name] * self.workload.num_parameters / device.bytes_per_second
+        num_bytes = codec_bytes()[method.name] * self.workload.num_parameters
+        return num_bytes / device.bytes_per_second
 
     def predicted(self, timing: Timing, name: str) -> tuple[float, float]:
-        """Modelled seconds of a step as timed, and of its communication; nan where no network like
-        its was swept."""
+        """Return modelled seconds of a step as timed, and of its communication.
+
+        NaN where no network like its was swept.
+        """
         network = network_on(timing.fabric, self.fits)
         if network is None:
             return math.nan, math.nan
         method = next(method for method in timing.methods if method.name == name)
-        codec = self.host_codecs.get(name, 0.0) if timing.basis == "measured" else 0.0
         step = self.seconds(method, network, codec=0.0)
-        return step + codec, step - self.workload.compute_seconds
+        communication = step - self.workload.compute_seconds
+        # The clock of an emulated step has no codec in it.
+        if timing.basis == "measured":
+            step += self.host_codecs.get(name, 0.0)
+        return step, communication
 
     @property
     def is_modelled(self) -> bool:
-        """Whether a network of the kind that it ran on was swept; where not, there is nothing else
-        to ask."""
+        """Whether a network of the kind that it ran on was swept.
+
+        Where not, there is nothing else to ask.
+        """
         return network_on(self.main.fabric, self.fits) is not None
 
     def network(
@@ -131,43 +160,72 @@ class WorkloadModel:
         inside_bits_per_second: float | None = None,
         algorithm: Algorithm = "ring",
     ) -> Network:
-        """The network that a fabric would be whose machines' and workers' links have these real
-        rates (None: no limit).
+        """Return the network that a fabric would be whose links have these real rates.
 
         Its latency is the lab's over the dilation, and that is as in the timings, by logarithms
-        between timed rates. `layout` is machines and workers a machine, by default that of the
-        curves.
+        between timed rates.
+
+        Args:
+            bits_per_second: of machines' links.
+            layout: machines and workers a machine, by default that of the curves.
+            inside_bits_per_second: of workers' links inside a machine; None for no limit.
+            algorithm: of all-reduce.
         """
-        main, dilation = self.main.fabric, self.main.fabric.dilation
-        machines, workers = layout or main.layout
-        if self._dilations:
-            logs = np.log([*self._dilations]), np.log([*self._dilations.values()])
-            dilation = math.exp(np.interp(math.log(bits_per_second), *logs))
+        fabric = self.main.fabric
+        machines, workers = layout or fabric.layout
+        dilation = self._dilation_at(bits_per_second)
+        inside = None
+        if inside_bits_per_second:
+            inside = inside_bits_per_second / dilation
         slowed = {
             "num_machines": machines,
             "workers_per_machine": workers,
             "bits_per_second": bits_per_second / dilation,
-            "inside_bits_per_second": inside_bits_per_second / dilation
-            if inside_bits_per_second
-            else None,
+            "inside_bits_per_second": inside,
             "dilation": dilation,
         }
-        network = network_on(main.model_copy(update=slowed), self.fits, algorithm)
+        network = network_on(fabric.model_copy(update=slowed), self.fits, algorithm)
         assert network is not None, "a workload that cannot be modelled is not asked for a network"
         return network
 
+    def _dilation_at(self, bits_per_second: float) -> float:
+        if not self._dilations:
+            return self.main.fabric.dilation
+        log_rates = np.log(list(self._dilations.keys()))
+        log_dilations = np.log(list(self._dilations.values()))
+        return math.exp(np.interp(math.log(bits_per_second), log_rates, log_dilations))
+
     def seconds(
-        self, method: TimedMethod, network: Network, slower: float = 1.0, codec: float | None = None
+        self,
+        method: TimedMethod,
+        network: Network,
+        slower: float = 1.0,
+        codec: float | None = None,
     ) -> float:
-        """Modelled seconds of a step, with these of the codec or else its own, on a device so many
-        times slower."""
-        codec = self.codec_seconds(method) if codec is None else codec
+        """Return modelled seconds of a step.
+
+        Args:
+            method: what is sent.
+            network: where.
+            slower: so many times slower is the device.
+            codec: seconds of it; None takes the method's own.
+        """
+        if codec is None:
+            codec = self.codec_seconds(method)
         compute = Compute(
-            slower * self.workload.forward_seconds, slower * self.workload.backward_seconds, codec
+            slower * self.workload.forward_seconds,
+            slower * self.workload.backward_seconds,
+            codec,
         )
-        return period_seconds(compute, method.messages, method.period, network)
+        return period_seconds(
+            compute,
+            method.messages,
+            method.period,
+            network,
+        )
 
 
+# A network is fitted anew for each rate, and all methods ask for the same rates.
 @cache
 def _network_at(model: WorkloadModel, bits_per_second: float) -> Network:
     return model.network(bits_per_second)
@@ -175,11 +233,17 @@ def _network_at(model: WorkloadModel, bits_per_second: float) -> Network:
 
 @cache
 def seconds_at(
-    model: WorkloadModel, method: str, bits_per_second: float, slower: float = 1.0
+    model: WorkloadModel,
+    method: str,
+    bits_per_second: float,
+    slower: float = 1.0,
 ) -> float:
-    """Modelled seconds of a step of a method, by name, on the curves' layout, by a device so many
-    times slower."""
-    return model.seconds(model.methods[method], _network_at(model, bits_per_second), slower)
+    """Return modelled seconds of a step of a method, by name, on the curves' layout.
+
+    By a device so many times slower.
+    """
+    network = _network_at(model, bits_per_second)
+    return model.seconds(model.methods[method], network, slower)
 
 
 @dataclass(frozen=True)
@@ -207,8 +271,16 @@ class SpeedStudy:
     @property
     def attempts(self) -> list[Attempt]:
         """Of all records, in the order of these fields."""
-        timings = (*self.timings, *self.sessions, *self.wide, *self.consecutive, *self.text)
-        return [sweep.attempt for sweep in self.sweeps] + [timing.attempt for timing in timings]
+        timings = (
+            *self.timings,
+            *self.sessions,
+            *self.wide,
+            *self.consecutive,
+            *self.text,
+        )
+        attempts = [sweep.attempt for sweep in self.sweeps]
+        attempts += [timing.attempt for timing in timings]
+        return attempts
 
 
 def read_study(folder: Path) -> SpeedStudy:
@@ -224,71 +296,115 @@ def read_study(folder: Path) -> SpeedStudy:
             f"{folder} holds no {STUDY}; give the folder of a study, as results/speedups"
         )
     study = read_record(folder / STUDY, TimingStudy)
-    scored = sorted(
-        {*folder.glob("scored-*.json"), *(folder.parent / SCORED).glob("scored-*.json")}
-    )
-    paths = [[folder / name for name in study.timings], scored]
-    paths += [sorted(folder.glob(f"{name}-*.json")) for name in ("wide", "consecutive", "text")]
     sweeps = {folder / name: read_record(folder / name, Sweep) for name in study.sweeps}
-    timed = [{path: read_record(path, Timing) for path in own} for own in paths]
-    _refuse_mixed({**sweeps, **timed[0]})
-    for own in timed[1:]:
-        _refuse_mixed({**own})
-    timings, sessions, wide, consecutive, text = (tuple(own.values()) for own in timed)
-    fits, cells, models = (
-        tuple(fit for sweep in sweeps.values() for fit in fits_of(sweep)),
-        cells_frame(timings),
-        {},
+    timings = _read_timings([folder / name for name in study.timings])
+    # Sweeps predict these timings, so all of them must be of one machine.
+    _refuse_mixed({**sweeps, **timings})
+    # The study's own folder may hold sessions, too.
+    sessions = {*folder.glob("scored-*.json"), *(folder.parent / SCORED).glob("scored-*.json")}
+    fits = tuple(fit for sweep in sweeps.values() for fit in fits_of(sweep))
+    models = _models(tuple(timings.values()), fits)
+    return SpeedStudy(
+        study=study,
+        sweeps=tuple(sweeps.values()),
+        timings=tuple(timings.values()),
+        sessions=_read_alike(sessions),
+        wide=_read_alike(folder.glob("wide-*.json")),
+        consecutive=_read_alike(folder.glob("consecutive-*.json")),
+        text=_read_alike(folder.glob("text-*.json")),
+        fits=fits,
+        models=models,
+        cells=_predicted_cells(tuple(timings.values()), models),
     )
-    for work in {timing.workload.name: timing.workload for timing in timings}.values():
-        mine = tuple(timing for timing in timings if timing.workload.name == work.name)
-        models[work.name] = WorkloadModel(mine, fits, _host_codecs(timings, work.num_parameters))
-    pairs = [
-        (timings[number], name)
-        for number, name in zip(cells["timing"], cells["method"], strict=True)
-    ]
-    predicted = [models[timing.workload.name].predicted(timing, name) for timing, name in pairs]
-    cells[["predicted_seconds", "predicted_communication_seconds"]] = np.array(predicted).reshape(
-        -1, 2
-    )
+
+
+def _read_timings(paths: Iterable[Path]) -> dict[Path, Timing]:
+    return {path: read_record(path, Timing) for path in paths}
+
+
+def _read_alike(paths: Iterable[Path]) -> tuple[Timing, ...]:
+    """Read timings in the order of their names, all of one machine."""
+    timings = _read_timings(sorted(paths))
+    _refuse_mixed(timings)
+    return tuple(timings.values())
+
+
+def _models(timings: Sequence[Timing], fits: tuple[Fit, ...]) -> dict[str, WorkloadModel]:
+    by_workload: dict[str, list[Timing]] = {}
+    for timing in timings:
+        by_workload.setdefault(timing.workload.name, []).append(timing)
+    models = {}
+    for name, own_timings in by_workload.items():
+        # The last record of a workload says its size, as it says all else of it.
+        size = own_timings[-1].workload.num_parameters
+        codecs = _host_codecs(timings, size)
+        models[name] = WorkloadModel(tuple(own_timings), fits, codecs)
+    return models
+
+
+def _predicted_cells(
+    timings: Sequence[Timing],
+    models: Mapping[str, WorkloadModel],
+) -> pd.DataFrame:
+    """Return `cells_frame` beside the predictions and their errors, see `SpeedStudy`."""
+    cells = cells_frame(timings)
+    steps = []
+    communications = []
+    for number, name in zip(cells["timing"], cells["method"], strict=True):
+        timing = timings[number]
+        step, communication = models[timing.workload.name].predicted(timing, name)
+        steps.append(step)
+        communications.append(communication)
+    cells["predicted_seconds"] = np.array(steps, dtype=float)
+    cells["predicted_communication_seconds"] = np.array(communications, dtype=float)
     cells["error"] = cells["predicted_seconds"] / cells["seconds"] - 1
-    talk = cells["communication_seconds"].where(
-        cells["communication_seconds"] > 1e-6 * cells["seconds"]
-    )
-    cells["communication_error"] = cells["predicted_communication_seconds"] / talk - 1
-    swept = tuple(sweeps.values())
-    return SpeedStudy(study, swept, timings, sessions, wide, consecutive, text, fits, models, cells)
+    # A step that sends nothing has a rounding error of communication, whose share says nothing.
+    communicates = cells["communication_seconds"] > 1e-6 * cells["seconds"]
+    measured = cells["communication_seconds"].where(communicates)
+    cells["communication_error"] = cells["predicted_communication_seconds"] / measured - 1
+    return cells
 
 
 def _refuse_mixed(records: Mapping[Path, Sweep | Timing]) -> None:
-    """Times of two machines, or of two versions of torch, cannot be set beside one another."""
-    attempts = {path: record.attempt for path, record in records.items()}
-    machines = {
-        path: (a.host, a.cpu, a.packages.get("torch", "unknown")) for path, a in attempts.items()
-    }
+    """Refuse times of two machines, or of two versions of torch.
+
+    They cannot be set beside one another.
+    """
+    machines = {path: _machine(record.attempt) for path, record in records.items()}
     for path, machine in machines.items():
         first, expected = next(iter(machines.items()))
-        for what, ours, theirs in zip(("host", "CPU", "torch"), expected, machine, strict=True):
-            if ours != theirs:
+        for name, value in machine.items():
+            if value != expected[name]:
                 raise RecordError(
-                    f"{path} was timed on another machine than {first.name} ({what} {theirs}, not "
-                    f"{ours}); keep each machine's records in a study of their own"
+                    f"{path} was timed on another machine than {first.name} ({name} {value}, not "
+                    f"{expected[name]}); keep each machine's records in a study of their own"
                 )
+
+
+def _machine(attempt: Attempt) -> dict[str, str]:
+    return {
+        "host": attempt.host,
+        "CPU": attempt.cpu,
+        "torch": attempt.packages.get("torch", "unknown"),
+    }
 
 
 def _host_codecs(timings: Sequence[Timing], num_parameters: int) -> dict[str, float]:
-    """Seconds of each method's codec at this size, of a worker with a core to itself: the line
-    through what was timed; of one size alone only its slope."""
-    seen: dict[str, list[tuple[int, float]]] = {}
+    """Return the seconds of each method's codec at this size, of a worker with a core to itself.
+
+    By the line through what was timed; of one size alone only its slope.
+    """
+    points: dict[str, list[tuple[int, float]]] = {}
     for timing in timings:
+        size = timing.workload.num_parameters
         for method in timing.methods:
             if method.codec_alone_seconds:
-                seen.setdefault(method.name, []).append(
-                    (timing.workload.num_parameters, method.codec_alone_seconds)
-                )
-    found = {}
-    for name, pairs in seen.items():
-        sizes, times = zip(*pairs, strict=True)
-        constant, slope = fit_line([float(len(set(sizes)) > 1)] * len(sizes), sizes, times)
-        found[name] = constant + slope * num_parameters
-    return found
+                points.setdefault(method.name, []).append((size, method.codec_alone_seconds))
+    seconds = {}
+    for name, pairs in points.items():
+        sizes = [size for size, _ in pairs]
+        times = [time for _, time in pairs]
+        has_constant = float(len(set(sizes)) > 1)
+        constant, slope = fit_line([has_constant] * len(sizes), sizes, times)
+        seconds[name] = constant + slope * num_parameters
+    return seconds

@@ -1,0 +1,222 @@
+"""The tables of the report of speed: plain data with few words, from the clock and from the model."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from cser_bench.harness.records.timings import Sweep
+from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, RIVALS
+from cser_bench.report.wording import factor, milliseconds, rate
+
+LARGE_RATIO = 64
+"""From which on methods are asked whether they differ among themselves at all."""
+
+HEADER_BYTES = 66
+"""Of a frame on the link: Ethernet 14, IP 20, TCP 32."""
+
+# Of the passes: where communication takes less, its relative error is that of a small difference.
+_LARGE_SHARE = 0.1
+
+
+def layout_of(frame: pd.DataFrame) -> pd.Series:
+    """Return machines and workers of each, as text."""
+    return frame["machines"].astype(str) + " x " + frame["workers_per_machine"].astype(str)
+
+
+def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return cells that were not crowded, with `layout` and `network` as texts.
+
+    Of a network that was timed at two latencies, those with the most methods.
+    """
+    layout = layout_of(cells)
+    cells = cells.assign(
+        layout=layout,
+        network=layout + ", " + cells["bits_per_second"].map(rate),
+    )
+    num_methods = cells.groupby("timing")["method"].transform("size")
+    order = num_methods.sort_values(ascending=False, kind="stable").index
+    ordered = cells.loc[order]
+    largest = ordered.groupby(["workload", "network"])["timing"].transform("first")
+    return cells[(cells["timing"] == largest) & ~cells["crowded"]]
+
+
+def steps_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return a line a method, a column a network: milliseconds, in brackets the gain over DDP."""
+    ddp_seconds = cells[cells["method"] == DDP].set_index("network")["seconds"]
+    gains = cells["network"].map(ddp_seconds) / cells["seconds"]
+    texts = cells["seconds"].map(milliseconds) + " (" + gains.map(factor) + ")"
+    table = cells.assign(text=texts).pivot(index="method", columns="network", values="text")
+    ordered = cells.sort_values(["workers_per_machine", "bits_per_second"])
+    networks = list(ordered["network"].unique())
+    methods = cells.drop_duplicates("method").set_index("method")
+    return methods[["label", "ratio"]].join(table[networks])
+
+
+def conditions_table(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return a line a method, a column a condition: milliseconds of a step.
+
+    In the order of the records.
+    """
+    table = steps.pivot(index="label", columns="condition", values="seconds")
+    labels = steps["label"].unique()
+    conditions = steps["condition"].unique()
+    return table.loc[labels, conditions].reset_index()
+
+
+def networks_table(cells: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
+    """Return a line a workload and network, timed ones first.
+
+    DDP's step, the proposed method's gain over it, and the most gained; and of the methods of a
+    large ratio how many there are, the least and the most over DDP, and most over least.
+    """
+    modelled = layouts.assign(basis="modelled", layout=layout_of(layouts))
+    lines = []
+    for frame in (cells, modelled):
+        for _, group in frame.groupby(["workload", "layout", "bits_per_second"]):
+            methods = set(group["method"])
+            if DDP in methods and PROPOSED in methods:
+                lines.append(_network_line(group))
+    return pd.DataFrame(lines)
+
+
+def _network_line(group: pd.DataFrame) -> dict[str, Any]:
+    """Return the line of one workload and network, from those of its methods."""
+    methods: Any = group.set_index("method")
+    first = methods.iloc[0]
+    ddp_seconds = methods.loc[DDP, "seconds"]
+    gains = ddp_seconds / methods["seconds"]
+    best = gains[~methods["baseline"]].idxmax()
+    large = gains[methods["ratio"] >= LARGE_RATIO]
+    return {
+        "workload": first["workload"],
+        "layout": first["layout"],
+        "bits_per_second": first["bits_per_second"],
+        "basis": first["basis"],
+        "ddp": ddp_seconds,
+        "proposed": gains[PROPOSED],
+        "best": gains[best],
+        "label": methods.loc[best, "label"],
+        "num_large": len(large),
+        "apart": large.max() / large.min(),
+        "least": large.min(),
+        "most": large.max(),
+    }
+
+
+def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
+    """Return a line a headline and published compute time.
+
+    By rival the proposed method's factor at `AT`, and in brackets up to which rate it holds.
+    """
+    is_published = headlines["source"].notna()
+    is_proposed = headlines["method"] == PROPOSED
+    is_shown = is_published & is_proposed & (headlines["bits_per_second"] == AT)
+    shown = headlines[is_shown]
+    texts = []
+    for gain, bits in zip(shown["factor"], shown["holds_up_to"], strict=True):
+        reach = "never" if math.isnan(bits) else rate(bits)
+        texts.append(f"{factor(gain)} ({reach})")
+    table = shown.assign(text=texts).pivot(
+        index=["headline", "compute_seconds", "source"],
+        columns="rival",
+        values="text",
+    )
+    return table.reindex(columns=list(RIVALS)).reset_index()
+
+
+def costs_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """Return a line a kind of machines, a column a method: dollars per thousand steps.
+
+    The most machines are first.
+    """
+    keys = [
+        "machines",
+        "machine",
+        "bits_per_second",
+        "dollars_per_hour",
+        "source",
+    ]
+    table = costs.pivot(index=keys, columns="method", values="dollars_per_1000_steps")
+    table = table.reset_index()
+    name = table["machines"].astype(str) + " x " + table["machine"]
+    table = table.assign(name=name)
+    return table.sort_values("machines", ascending=False, ignore_index=True)
+
+
+def joined_table(lines: pd.DataFrame) -> pd.DataFrame:
+    """Return a line a row of an experiment that was timed, a column a rate.
+
+    The most accurate is first.
+    """
+    seconds = lines["seconds"].map(milliseconds)
+    low = lines["seconds_low"].map(milliseconds)
+    high = lines["seconds_high"].map(milliseconds)
+    texts = seconds + " (" + low + " to " + high + ")"
+    table = lines.assign(text=texts).pivot(
+        index=["row", "label", "ratio", "estimate"],
+        columns="bits_per_second",
+        values="text",
+    )
+    table = table.reset_index()
+    return table.sort_values("estimate", ascending=False, ignore_index=True)
+
+
+def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the model's absolute relative error: mean, median and 90th percentile.
+
+    By layout and of all. `what` is "step", or "communication" of those steps in which it takes over
+    a tenth of the compute.
+    """
+    is_large = cells["communication_seconds"] > _LARGE_SHARE * cells["compute_seconds"]
+    errors_of = {
+        "step": cells["error"],
+        "communication": cells["communication_error"][is_large],
+    }
+    lines = []
+    for what, signed in errors_of.items():
+        errors = signed.dropna().abs()
+        groups = [("all", errors), *errors.groupby(layout_of(cells))]
+        for layout, group in groups:
+            lines.append(
+                {
+                    "what": what,
+                    "layout": layout,
+                    "num_cells": len(group),
+                    "mean": group.mean(),
+                    "median": group.median(),
+                    "p90": group.quantile(0.9),
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """Return one line a swept collective and size.
+
+    Median seconds, and the bytes counted on a link beside the formula's. `beyond_formula`: the
+    share of the formula's bytes that a link carried beside them and the headers.
+    """
+    lines = []
+    for sweep in sweeps:
+        fabric = sweep.fabric
+        place = {
+            "num_machines": fabric.num_machines,
+            "workers_per_machine": fabric.workers_per_machine,
+            "bits_per_second": fabric.bits_per_second,
+            "dilation": fabric.dilation,
+        }
+        for point in sweep.points:
+            numbers = {
+                "median_seconds": median(point.seconds),
+                "repetitions": len(point.seconds),
+            }
+            lines.append(place | point.model_dump(exclude={"seconds"}) | numbers)
+    frame = pd.DataFrame(lines)
+    if len(frame):
+        headers = HEADER_BYTES * frame["wire_frames"].astype(float)
+        carried = frame["wire_bytes"].astype(float) - headers
+        frame["beyond_formula"] = carried / frame["formula_bytes"] - 1
+    return frame
