@@ -192,8 +192,22 @@ def status(options: argparse.Namespace) -> int:
     read_optional(folder / "experiment.json", Experiment)  # a damaged one is told
     runs = statuses(folder, planned.runs)
     text = status_text(runs, planned.runs[0].config.num_workers)
-    print(json.dumps(status_fields(runs), indent=1) if options.json else text)
+    if options.json:
+        print(json.dumps(status_fields(runs), indent=1))
+        return 0
+    print(text)
+    shipped = _shipped(options.results, planned.experiment.name)
+    if shipped is not None and not folder.is_dir():
+        print(f"None of these were run here. Runs that ship are in {shipped}, with their report.")
     return 0
+
+
+def _shipped(results: Path, name: str) -> Path | None:
+    """The folder of an experiment's runs that ship with the project, where there is one."""
+    from cser_bench.harness.spec.spec_file import is_file
+
+    folders = (results / "reference" / name, results / name)
+    return next((folder for folder in folders if is_file(folder / "runs.jsonl")), None)
 
 
 def pack(options: argparse.Namespace) -> int:
@@ -241,6 +255,13 @@ def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
     spec = load_spec(find_spec(options.experiment))
     searched = tuning_folder(spec, options.results)
     folder = options.results / (f"{spec.name}_tuning" if options.tuning else spec.name)
+    if not folder.is_dir():
+        shipped = _shipped(options.results, spec.name)
+        also = f"; the report of runs that ship is in {shipped}" if shipped else ""
+        raise UsageError(
+            f"there are no runs in {folder}: begin them by `{program()} run "
+            f"{options.experiment}`, or by `make reproduce EXPERIMENT={options.experiment}`{also}"
+        )
     return folder, None if searched.parent == options.results else searched
 
 

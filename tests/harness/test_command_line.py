@@ -117,6 +117,21 @@ def counts(output: str) -> dict[str, list[int]]:
     }
 
 
+def test_status_and_report_of_nothing_name_the_runs_that_ship(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    path = write_spec(tmp_path, only(small_spec(), "sgd"))
+    results = tmp_path / "results"
+    refused = cli.refused("report", path, "--results", results)
+    assert f"there are no runs in {results / 'small'}" in refused
+    assert "reference" not in refused
+    shipped = results / "reference" / "small"
+    shipped.mkdir(parents=True)
+    (shipped / "runs.jsonl").touch()
+    assert str(shipped) in cli.refused("report", path, "--results", results)
+    assert str(shipped) in cli.out("status", path, "--results", results)
+
+
 def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLine) -> None:
     path, results = write_spec(tmp_path, small_spec()), tmp_path / "results"
     assert counts(cli.out("status", path, "--results", results)) == {row: [0, 2] for row in ROWS}
