@@ -1,19 +1,18 @@
-"""Each worker alone: it trains on its own data and never sends anything, the floor that any method
-must beat.
+"""Each worker alone: it never sends anything, the floor that any method must beat.
 
 Source: textbook.
 
     x_i <- x_i - p_i
 
 What comes of a run is the single workers' own models. Their average would be another method, local
-SGD with one average at the end. Momentum, or AdamW's moments, are local: each worker's own, and
-never averaged.
+SGD with one average at the end.
+Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 0 bits.
 """
 
 from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import DistributedOptimizer, Layout
+from cser_bench.algorithms.core import DistributedOptimizer, Layout, Replica
 
 
 class Alone(DistributedOptimizer):
@@ -26,5 +25,5 @@ class Alone(DistributedOptimizer):
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         raise ValueError("alone sends nothing, so it has no ratio; take a method that communicates")
 
-    def _update(self, step: int) -> None:
-        self.local_step_()
+    def _update(self, replica: Replica, step: int) -> None:
+        replica.local_step_()

@@ -1,4 +1,4 @@
-"""CHOCO-SGD: workers send compressed differences to estimates of themselves, and mix the estimates.
+"""CHOCO-SGD: workers send compressed changes to estimates of themselves, and mix the estimates.
 
 Source: Koloskova et al., "Decentralized stochastic optimization and gossip algorithms with
 compressed communication", ICML 2019, the memory-efficient form of CHOCO-SGD; its release,
@@ -10,12 +10,12 @@ epfml/ChocoSGD.
     x_i <- x_i + gamma (s_i - xhat_i)
 
 xhat_i is what the neighbours know of x_i, and s_i = sum_j w_ij xhat_j what worker i needs of
-theirs, so the weights must be the same in each step. As released (a switch), the last line comes
-before the second, with the old xhat and s, so that a message has until the next step to arrive.
-xhat begins at x_0, which all workers have, as in the release for convex problems; in that for deep
-networks it begins at 0. Momentum, or AdamW's moments, are local. Weight decay enters p_i. C takes
-the flat vector, where the release compresses tensor by tensor, and the learning rate is as given,
-where the release scales it with the number of neighbours.
+theirs, so the weights must be the same in each step. The release does the last line before the
+second, with the old xhat and s, so that a message has until the next step to arrive. xhat begins at
+x_0, which all workers have, as in the release for convex problems; in that for deep networks it
+begins at 0. Momentum, or AdamW's moments, are local. Weight decay enters p_i. C takes the flat
+vector, where the release compresses tensor by tensor, and the learning rate is as given, where the
+release scales it with the number of neighbours.
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
 """
 
@@ -28,10 +28,11 @@ from cser_bench.algorithms.core import (
     Identity,
     Layout,
     Purpose,
+    Replica,
     Stage,
 )
 from cser_bench.algorithms.core.settings import ConsensusStep
-from cser_bench.algorithms.core.topology import Topology
+from cser_bench.algorithms.core.topology import Topology, mixing_at
 
 
 class ChocoSGD(DistributedOptimizer):
@@ -41,7 +42,6 @@ class ChocoSGD(DistributedOptimizer):
         topology: who mixes with whom; all but one_peer, which changes with the step.
         compressor: C, any.
         gamma: the consensus step, in (0, 1]; the more is left out, the smaller it must be.
-        released_order: mix with the estimates that were known before this step.
     """
 
     name = "choco_sgd"
@@ -52,17 +52,16 @@ class ChocoSGD(DistributedOptimizer):
     topology: Topology
     compressor: Compressor
     gamma: ConsensusStep
-    released_order: bool = False
 
-    def _set_up(self) -> None:
+    def _set_up(self, replica: Replica) -> None:
         if self.topology == "one_peer":
             raise ValueError(
                 f"{self.name}: its sum over the neighbours' estimates needs the same neighbours in "
                 f"each step, and the topology {self.topology} changes them; take ring, exponential "
                 "or complete"
             )
-        self.xhat = self.new_buffer("estimate", like=self.flat.parameters)
-        self.s = self.new_buffer("mixed_estimates", like=self.flat.parameters)
+        replica.new_buffer("estimate", like=replica.flat.parameters)
+        replica.new_buffer("mixed_estimates", like=replica.flat.parameters)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -77,31 +76,32 @@ class ChocoSGD(DistributedOptimizer):
             "gamma": min(1.0, 0.5 / ratio),
         }
 
-    def stages(self) -> list[Stage]:
-        (mixing,), exact = self.rounds, self.gamma == 1 and isinstance(self.compressor, Identity)
-        averages = mixing.averages and exact and not self.released_order
-        return [
-            Stage(
-                Purpose.MODEL, self.compressor, neighbours=mixing.num_messages, equalises=averages
-            )
-        ]
+    def stages(self, replica: Replica) -> list[Stage]:
+        (mixing,) = self.rounds
+        is_exact = self.gamma == 1 and isinstance(replica.fitted(self.compressor), Identity)
+        stage = Stage(
+            Purpose.MODEL,
+            self.compressor,
+            neighbours=mixing.num_messages,
+            equalises=mixing.averages and is_exact,
+        )
+        return [stage]
 
-    def _update(self, step: int) -> None:
-        self.local_step_()
-        if self.released_order:
-            self._mix_estimates()
-            self._tell_neighbours(step)
-        else:
-            self._tell_neighbours(step)
-            self._mix_estimates()
+    def _update(self, replica: Replica, step: int) -> None:
+        replica.local_step_()
+        self._tell_neighbours(replica, step)
+        self._mix_estimates(replica)
 
-    def _tell_neighbours(self, step: int) -> None:
-        difference = self.flat.parameters - self.xhat
-        sent = self.mix(difference, self.compressor, self.mixing(step), step, Purpose.MODEL)
-        sent.support.add_(self.xhat, sent.own)
-        sent.support.add_(self.s, sent.pull.add_(sent.own))
+    def _tell_neighbours(self, replica: Replica, step: int) -> None:
+        xhat = replica.buffers["estimate"]
+        difference = replica.flat.parameters - xhat
+        mixing = mixing_at(self.rounds, step)
+        sent = replica.mix(difference, self.compressor, mixing, step, Purpose.MODEL)
+        sent.support.add_(xhat, sent.own)
+        sent.support.add_(replica.buffers["mixed_estimates"], sent.pull.add_(sent.own))
 
-    def _mix_estimates(self) -> None:
+    def _mix_estimates(self, replica: Replica) -> None:
+        apart = replica.buffers["mixed_estimates"] - replica.buffers["estimate"]
         # In two operations: a fused one is rounded as its kernel likes, and so not alike for
         # stacked workers.
-        self.flat.parameters.add_((self.s - self.xhat).mul_(self.gamma))
+        replica.flat.parameters.add_(apart.mul_(self.gamma))

@@ -8,10 +8,9 @@ compressors C1 (error) and C2 (gradient).
         e'_i, s_i = PSync(e_i, C1);   x_i <- x_i - e_i + e'_i;   e_i <- s_i
 
 Two forms. The explicit one holds e_i and takes any compressor. Where both compressors have shared
-support no e_i is
-needed: x_i - e_i is the same on all workers, so on the blocks that C1 chose the last line says x_i
-<- mean(x). The update that a worker sends is then what its local step really took off the
-parameters, (x before) - (x after).
+support no e_i is needed: x_i - e_i is the same on all workers, so on the blocks that C1 chose the
+last line says x_i <- mean(x). The update that a worker sends is then what its local step really
+took off the parameters, (x before) - (x after).
 
 With momentum the method is the paper's M-CSER (`mcser.py`). Weight decay enters p_i.
 Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
@@ -20,6 +19,7 @@ collective per step and one more every H steps, none for a compressor that sends
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -32,6 +32,7 @@ from cser_bench.algorithms.core import (
     Identity,
     Layout,
     Purpose,
+    Replica,
     SharedSupport,
     Stage,
 )
@@ -64,12 +65,11 @@ class CSER(DistributedOptimizer):
     reset_interval: Count
     explicit_error: bool = False
 
-    def _set_up(self) -> None:
-        shared = all(
-            isinstance(each, SharedSupport)
-            for each in (self.gradient_compressor, self.error_compressor)
-        )
-        self.e = self.new_buffer("error") if self.explicit_error or not shared else None
+    def _set_up(self, replica: Replica) -> None:
+        compressors = (self.gradient_compressor, self.error_compressor)
+        is_shared = all(isinstance(replica.fitted(c), SharedSupport) for c in compressors)
+        if self.explicit_error or not is_shared:
+            replica.new_buffer("error")
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -82,73 +82,78 @@ class CSER(DistributedOptimizer):
             "reset_interval": 2 * ratio // error_ratio,
         }
 
-    def stages(self) -> list[Stage]:
-        stages = [
-            Stage(Purpose.GRADIENT, self.gradient_compressor, early=self._update_to_send),
-            Stage(
-                Purpose.ERROR,
-                self.error_compressor,
-                every=self.reset_interval,
-                early=self.after_local_step,
-            ),
+    def stages(self, replica: Replica) -> list[Stage]:
+        gradient = Stage(Purpose.GRADIENT, self.gradient_compressor)
+        error = Stage(Purpose.ERROR, self.error_compressor, every=self.reset_interval)
+        if "error" in replica.buffers:
+            return [gradient, error]
+        return [
+            replace(gradient, early=partial(_update_to_send, replica)),
+            replace(error, early=replica.after_local_step),
         ]
-        return stages if self.e is None else [replace(stage, early=None) for stage in stages]
 
-    def _update_to_send(self, support: Windows) -> Tensor:
-        """(x before) - (x after) of the local step, before it is done."""
-        return support.gather(self.flat.parameters).sub_(self.after_local_step(support))
-
-    def _update(self, step: int) -> None:
-        reset = step % self.reset_interval == 0
-        if self.e is None:
-            self._sync_update(step)
-            if reset:
-                self.average_coordinates_(self.error_compressor, step, Purpose.ERROR)
+    def _update(self, replica: Replica, step: int) -> None:
+        is_reset = step % self.reset_interval == 0
+        e = replica.buffers.get("error")
+        if e is None:
+            self._sync_update(replica, step)
+            if is_reset:
+                self.average_coordinates_(replica, self.error_compressor, step, Purpose.ERROR)
         else:
-            self._sync_update_explicitly(step)
-            if reset:
-                sent = self.exchange(self.e, self.error_compressor, step, Purpose.ERROR)
-                sent.support.add_(self.flat.parameters, sent.mean - sent.own)
-                sent.support.add_(self.e, sent.own, alpha=-1)
+            self._sync_update_explicitly(replica, e, step)
+            if is_reset:
+                sent = replica.exchange(e, self.error_compressor, step, Purpose.ERROR)
+                sent.support.add_(replica.flat.parameters, sent.mean - sent.own)
+                sent.support.add_(e, sent.own, alpha=-1)
 
-    def _sync_update(self, step: int) -> None:
-        x, support = (
-            self.flat.parameters,
-            self.support(self.gradient_compressor, step, Purpose.GRADIENT),
-        )
+    def _sync_update(self, replica: Replica, step: int) -> None:
+        x = replica.flat.parameters
+        support = _support(replica, self.gradient_compressor, step, Purpose.GRADIENT)
         before = support.gather(x)
-        self.local_step_()
-        if before.numel():
-            taken = before - support.gather(x)
-            own, mean = self.average(taken, Purpose.GRADIENT)
-            support.copy_(
-                x, before.sub_(mean) if own is taken else before.sub_(taken).add_(own).sub_(mean)
-            )
+        replica.local_step_()
+        if not before.numel():
+            return
+        taken = before - support.gather(x)
+        own, mean = replica.average(taken, Purpose.GRADIENT)
+        if own is not taken:
+            # What rounding took from the message stays in the worker's own parameters.
+            before.sub_(taken).add_(own)
+        support.copy_(x, before.sub_(mean))
 
-    def _sync_update_explicitly(self, step: int) -> None:
-        x, e = self.flat.parameters, self.e
-        assert e is not None
-        p = self.flat.new_buffer()
-        self.local_step_(p)
+    def _sync_update_explicitly(self, replica: Replica, e: Tensor, step: int) -> None:
+        x = replica.flat.parameters
+        p = replica.flat.new_buffer()
+        replica.local_step_(p)
         x.sub_(p)
         e.sub_(p)
         if isinstance(self.gradient_compressor, Zero):
             return
-        sent = self.exchange(p, self.gradient_compressor, step, Purpose.GRADIENT)
+        sent = replica.exchange(p, self.gradient_compressor, step, Purpose.GRADIENT)
         # A compressor may make something of the nothing that is left of a frozen parameter's
         # update, as signs do.
-        with self.flat.frozen_aside(x, e):
+        with replica.flat.frozen_aside(x, e):
             sent.support.add_(x, sent.own - sent.mean)
             sent.support.add_(e, sent.own)
 
-    def average_coordinates_(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
-        """x <- mean(x) on the coordinates that the compressor draws."""
-        support = self.support(compressor, step, purpose)
-        values = support.gather(self.flat.parameters)
-        own, mean = self.average(values, purpose)
-        support.copy_(self.flat.parameters, mean if own is values else values.sub_(own).add_(mean))
+    def average_coordinates_(
+        self, replica: Replica, compressor: Compressor, step: int, purpose: Purpose
+    ) -> None:
+        """Do x <- mean(x) on the coordinates that the compressor draws."""
+        support = _support(replica, compressor, step, purpose)
+        values = support.gather(replica.flat.parameters)
+        own, mean = replica.average(values, purpose)
+        if own is not values:
+            mean = values.sub_(own).add_(mean)
+        support.copy_(replica.flat.parameters, mean)
 
-    def support(self, compressor: Compressor, step: int, purpose: Purpose) -> Support:
-        """The coordinates that the compressor draws, which it must do alike on all workers."""
-        assert isinstance(compressor, SharedSupport)
-        return compressor.support(self.flat.layout, self.draw(step, purpose))
+
+def _update_to_send(replica: Replica, support: Windows) -> Tensor:
+    """Return (x before) - (x after) of the local step, before it is done."""
+    return support.gather(replica.flat.parameters).sub_(replica.after_local_step(support))
+
+
+def _support(replica: Replica, compressor: Compressor, step: int, purpose: Purpose) -> Support:
+    """Return the coordinates that the compressor draws, which it must do alike on all workers."""
+    fitted = replica.fitted(compressor)
+    assert isinstance(fitted, SharedSupport)
+    return fitted.support(replica.flat.layout, replica.draw(step, purpose))

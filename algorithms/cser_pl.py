@@ -9,7 +9,7 @@ Source: Xie et al., "CSER", NeurIPS 2020: CSER with C2 = zero.
 In the release weight decay enters the momentum alone: `cser_released` with C2 = zero.
 Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H
-    steps.
+steps.
 """
 
 from typing import Any, ClassVar

@@ -1,15 +1,15 @@
-"""CSER as its authors released it, switch by switch; M-CSER so is what the published numbers were
-made with.
+"""CSER as its authors released it, switch by switch; the published numbers were made with it.
 
 Source: the MXNet code in the repository xcgoner/NeurIPS2020_CSER (October 2020), as against
-    algorithm 2 of the paper:
+algorithm 2 of the paper:
 
-    x_i <- x_i - p_i                                        a local step every step but each H-th:
-    x_i <- mean(x) on C2's blocks    average_parameters; as written: of p_i alone every H-th step:
-    x_i <- mean(x) on C1's blocks    skip_gradient_at_reset; as written: after C2's stage m_i <-
-    beta m_i + g_i + lambda x_i,                         decay_in_momentum_only; as written lambda
-    x_i is part p_i = eta (beta m_i + g_i)                                  of g_i, so in both
-    places
+    x_i <- x_i - p_i                        a local step
+    every step but each H-th:
+        x_i <- mean(x) on C2's blocks       average_parameters; as written: of p_i alone
+    every H-th step:
+        x_i <- mean(x) on C1's blocks       skip_gradient_at_reset; as written: after C2's stage
+    m_i <- beta m_i + g_i + lambda x_i      decay_in_momentum_only; as written lambda x_i is
+    p_i = eta (beta m_i + g_i)              part of g_i, so in both places
 
 The first also erases older differences in C2's blocks. The blocks of the release are per tensor:
 give it `PerTensorBlockSparsifier`s. With all three switches off this is `cser` to the bit.
@@ -20,7 +20,15 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from cser_bench.algorithms.compressors.block import BlockSparsifier
-from cser_bench.algorithms.core import Compressor, Layout, Purpose, SharedSupport, Stage, fixed
+from cser_bench.algorithms.core import (
+    Compressor,
+    Layout,
+    Purpose,
+    Replica,
+    SharedSupport,
+    Stage,
+    fixed,
+)
 from cser_bench.algorithms.core.local_step import DecayInMomentumOnly
 from cser_bench.algorithms.core.stages import sends_all
 from cser_bench.algorithms.cser import CSER
@@ -61,14 +69,14 @@ class CSERReleased(CSER):
     decay_in_momentum_only: bool = True
     overwrite_master: bool = True
 
-    def _set_up(self) -> None:
-        super()._set_up()
-        if self.e is not None:
+    def _set_up(self, replica: Replica) -> None:
+        super()._set_up(replica)
+        if "error" in replica.buffers:
             raise ValueError(
                 f"{self.name}: compressors must have a support that all workers share, as block has"
             )
         if self.decay_in_momentum_only:
-            self.local = DecayInMomentumOnly(self.flat, self._buffers)
+            replica.local = DecayInMomentumOnly(replica.flat, replica.buffers)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -80,43 +88,44 @@ class CSERReleased(CSER):
             own["gradient_compressor"] = BlockSparsifier(2 * ratio - error_compressor.ratio)
         return own
 
-    def stages(self) -> list[Stage]:
-        gradient, error = super().stages()
+    def stages(self, replica: Replica) -> list[Stage]:
+        gradient, error = super().stages(replica)
         if self.average_parameters:
-            gradient = replace(gradient, early=self.after_local_step)
+            gradient = replace(gradient, early=replica.after_local_step)
         if self.skip_gradient_at_reset:
             gradient = replace(gradient, except_every=self.reset_interval)
         return [gradient, error]
 
-    def _agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, replica: Replica, num_steps: int) -> bool:
         if not (self.average_parameters or self.skip_gradient_at_reset):
-            return super()._agree_after(num_steps)
-        *_, last = (stage for stage in self.stages() if stage.takes_place(num_steps))
-        averages = self.average_parameters or last.purpose is Purpose.ERROR
-        exact = self.communication_dtype is None or self.overwrite_master
-        return (
-            averages
-            and exact
-            and sends_all(last, self.flat.layout, self.draw(num_steps, last.purpose))
-        )
+            return super()._agree_after(replica, num_steps)
+        if replica.communication_dtype is not None and not self.overwrite_master:
+            return False
+        *_, last = (stage for stage in self.stages(replica) if stage.takes_place(num_steps))
+        if not self.average_parameters and last.purpose is not Purpose.ERROR:
+            return False
+        last = replace(last, compressor=replica.fitted(last.compressor))
+        return sends_all(last, replica.flat.layout, replica.draw(num_steps, last.purpose))
 
-    def _update(self, step: int) -> None:
-        reset = step % self.reset_interval == 0
-        if reset and self.skip_gradient_at_reset:
-            self.local_step_()
+    def _update(self, replica: Replica, step: int) -> None:
+        is_reset = step % self.reset_interval == 0
+        if is_reset and self.skip_gradient_at_reset:
+            replica.local_step_()
         elif self.average_parameters:
-            self.local_step_()
-            self.average_coordinates_(self.gradient_compressor, step, Purpose.GRADIENT)
+            replica.local_step_()
+            self.average_coordinates_(replica, self.gradient_compressor, step, Purpose.GRADIENT)
         else:
-            self._sync_update(step)
-        if reset:
-            self.average_coordinates_(self.error_compressor, step, Purpose.ERROR)
+            self._sync_update(replica, step)
+        if is_reset:
+            self.average_coordinates_(replica, self.error_compressor, step, Purpose.ERROR)
 
-    def average_coordinates_(self, compressor: Compressor, step: int, purpose: Purpose) -> None:
+    def average_coordinates_(
+        self, replica: Replica, compressor: Compressor, step: int, purpose: Purpose
+    ) -> None:
         if not self.overwrite_master:
-            return super().average_coordinates_(compressor, step, purpose)
-        sent = self.exchange(self.flat.parameters, compressor, step, purpose)
-        sent.support.copy_(self.flat.parameters, sent.mean)
+            return super().average_coordinates_(replica, compressor, step, purpose)
+        sent = replica.exchange(replica.flat.parameters, compressor, step, purpose)
+        sent.support.copy_(replica.flat.parameters, sent.mean)
 
 
 class MCSERReleased(CSERReleased):

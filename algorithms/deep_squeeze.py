@@ -23,10 +23,11 @@ from cser_bench.algorithms.core import (
     Identity,
     Layout,
     Purpose,
+    Replica,
     Stage,
 )
 from cser_bench.algorithms.core.settings import ConsensusStep
-from cser_bench.algorithms.core.topology import Topology
+from cser_bench.algorithms.core.topology import Topology, mixing_at
 
 
 class DeepSqueeze(DistributedOptimizer):
@@ -47,8 +48,8 @@ class DeepSqueeze(DistributedOptimizer):
     compressor: Compressor
     gamma: ConsensusStep
 
-    def _set_up(self) -> None:
-        self.e = self.new_buffer("error")
+    def _set_up(self, replica: Replica) -> None:
+        replica.new_buffer("error")
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -60,16 +61,20 @@ class DeepSqueeze(DistributedOptimizer):
             "gamma": min(1.0, 0.256 / ratio),
         }
 
-    def stages(self) -> list[Stage]:
+    def stages(self, replica: Replica) -> list[Stage]:
         first = self.rounds[0]
-        averages = first.averages and self.gamma == 1 and isinstance(self.compressor, Identity)
-        return [
-            Stage(Purpose.MODEL, self.compressor, neighbours=first.num_messages, equalises=averages)
-        ]
+        is_exact = self.gamma == 1 and isinstance(replica.fitted(self.compressor), Identity)
+        stage = Stage(
+            Purpose.MODEL,
+            self.compressor,
+            neighbours=first.num_messages,
+            equalises=first.averages and is_exact,
+        )
+        return [stage]
 
-    def _update(self, step: int) -> None:
-        self.local_step_()
-        self.e.add_(self.flat.parameters)
-        sent = self.mix(self.e, self.compressor, self.mixing(step), step, Purpose.MODEL)
-        sent.support.add_(self.e, sent.own, alpha=-1)
-        sent.support.add_(self.flat.parameters, sent.pull.mul_(self.gamma))
+    def _update(self, replica: Replica, step: int) -> None:
+        replica.local_step_()
+        e = replica.buffers["error"].add_(replica.flat.parameters)
+        sent = replica.mix(e, self.compressor, mixing_at(self.rounds, step), step, Purpose.MODEL)
+        sent.support.add_(e, sent.own, alpha=-1)
+        sent.support.add_(replica.flat.parameters, sent.pull.mul_(self.gamma))

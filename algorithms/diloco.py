@@ -1,12 +1,11 @@
-"""DiLoCo: workers train alone; what they moved on average is now and then the gradient of an outer
-optimiser.
+"""DiLoCo: workers train alone; now and then an outer optimiser steps by what they moved by.
 
 Source: Douillard et al., "DiLoCo: Distributed low-communication training of language models", arXiv
 2311.08105, 2023, algorithm 1 (x is its theta); in fragments, Douillard et al., "Streaming DiLoCo
 with overlapping communication", arXiv 2501.18512, 2025.
 
-    x_i <- x_i - p_i                       (inner step; x is the same on all workers, x_i what the
-    worker trains) every H steps:
+    x_i <- x_i - p_i                       (inner step; x is common, x_i what the worker trains)
+    every H steps:
         Delta <- mean(x - x_i)
         v     <- mu v + Delta
         x     <- x - alpha (Delta + mu v)  (outer step: SGD with Nesterov momentum, as in PyTorch)
@@ -22,13 +21,16 @@ and are kept.
 Deviations: fragments are equal shares, where it takes layers; they arrive at once, and
 `streaming_diloco` has late ones; they are not quantised. As x is common, Delta is x - mean(x_i),
 and x_i is sent: alpha = 1 and mu = 0 are local SGD to the bit. With shorter numbers x - x_i is
-sent, and each x_i keeps what rounding took. With send_gradients the inner step is of the mean
-gradient: nothing is saved, and what the outer step does is seen.
+sent, and each x_i keeps what rounding took.
+With send_gradients the inner step is of the mean gradient: nothing is saved, and what the outer
+step does is seen.
 Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; send_gradients:
-    32 d more.
+32 d more.
 """
 
 from typing import ClassVar
+
+from torch import Tensor
 
 from cser_bench.algorithms.core import (
     Compressor,
@@ -36,6 +38,7 @@ from cser_bench.algorithms.core import (
     DistributedOptimizer,
     Layout,
     Purpose,
+    Replica,
     Stage,
 )
 from cser_bench.algorithms.core.collectives import share_of
@@ -66,71 +69,82 @@ class DiLoCo(DistributedOptimizer):
     num_fragments: Count = 1
     send_gradients: bool = False
 
-    def _set_up(self) -> None:
+    def _set_up(self, replica: Replica) -> None:
         if self.sync_interval % self.num_fragments:
             raise ValueError(
                 f"{self.name}: sync_interval = {self.sync_interval} must be a multiple of "
                 f"num_fragments = {self.num_fragments}, as a fragment is sent every sync_interval "
                 "/ num_fragments steps"
             )
-        if self.num_fragments > self.flat.layout.numel:
+        if self.num_fragments > replica.flat.layout.numel:
             raise ValueError(
                 f"{self.name}: num_fragments = {self.num_fragments} is more than the model's "
-                f"{self.flat.layout.numel} parameters; lower it"
+                f"{replica.flat.layout.numel} parameters; lower it"
             )
         self.compressor: Compressor = EVERYTHING
         self.fragment_interval = self.sync_interval // self.num_fragments
-        self.x = self.new_buffer("anchor", like=self.flat.parameters)
-        self.v = self.new_buffer("outer_momentum") if self.outer_momentum else None
-        self._outer = [self.x] if self.v is None else [self.x, self.v]
+        replica.new_buffer("anchor", like=replica.flat.parameters)
+        if self.outer_momentum:
+            replica.new_buffer("outer_momentum")
 
-    def stages(self) -> list[Stage]:
-        stages = [Stage(Purpose.GRADIENT, equalises=False)] if self.send_gradients else []
+    def stages(self, replica: Replica) -> list[Stage]:
+        stages = []
+        if self.send_gradients:
+            stages.append(Stage(Purpose.GRADIENT, equalises=False))
         for first in range(self.fragment_interval, self.sync_interval + 1, self.fragment_interval):
-            part = Layout.flat(self.fragment(first))
-            stages.append(
-                Stage(
-                    Purpose.MODEL,
-                    self.compressor,
-                    every=self.sync_interval,
-                    first=first,
-                    layout=part,
-                )
+            stage = Stage(
+                Purpose.MODEL,
+                self.compressor,
+                every=self.sync_interval,
+                first=first,
+                layout=Layout.flat(self.fragment(replica, first)),
             )
+            stages.append(stage)
         return stages
 
-    def fragment(self, step: int) -> slice:
-        """The coordinates that are synchronised at this step, which must be one with a
-        synchronisation."""
+    def fragment(self, replica: Replica, step: int) -> slice:
+        """Return the coordinates that are synchronised at this step, if any are."""
         number = (step // self.fragment_interval - 1) % self.num_fragments
-        return share_of(range(number, number + 1), self.flat.layout.numel, self.num_fragments)
+        return share_of(range(number, number + 1), replica.flat.layout.numel, self.num_fragments)
 
-    def _update(self, step: int) -> None:
+    def _update(self, replica: Replica, step: int) -> None:
         if self.send_gradients:
-            self.average_gradients_()
-        self.local_step_()
+            replica.average_gradients_()
+        replica.local_step_()
         if step % self.fragment_interval == 0:
-            self._synchronise(self.fragment(step))
+            self._synchronise(replica, self.fragment(replica, step))
 
-    def _synchronise(self, here: slice) -> None:
-        local, x = self.flat.parameters[..., here], self.x[..., here]
+    def _synchronise(self, replica: Replica, here: slice) -> None:
+        local = replica.flat.parameters[..., here]
+        x = replica.buffers["anchor"][..., here]
         unsent = None
-        if self.communication_dtype is None:
-            self.average_in_place_(local, Purpose.MODEL)
+        if replica.communication_dtype is None:
+            replica.average_in_place_(local, Purpose.MODEL)
         else:
             unsent = x - local
-            own, mean = self.average(unsent, Purpose.MODEL)
+            own, mean = replica.average(unsent, Purpose.MODEL)
             unsent.sub_(own)
             local.copy_(x - mean)
         # A frozen parameter is averaged as others are, and takes no outer step.
-        with self.flat.frozen_aside(self.flat.parameters, *self._outer):
+        with replica.flat.frozen_aside(replica.flat.parameters, *outer_buffers(replica)):
             # Each product is rounded before it is added, so that no bit depends on where a kernel's
             # vectors begin.
             delta = x - local
             x.copy_(local).add_(delta * (1 - self.outer_lr))
-            if self.v is not None:
-                v = self.v[..., here].mul_(self.outer_momentum).add_(delta)
-                x.sub_(v * (self.outer_lr * self.outer_momentum))
+            self.add_outer_momentum(replica, x, delta, here)
             local.copy_(x)
         if unsent is not None:
             local.sub_(unsent)
+
+    def add_outer_momentum(self, replica: Replica, x: Tensor, delta: Tensor, here: slice) -> None:
+        """Do v <- mu v + Delta, x <- x - alpha mu v, on the coordinates of a fragment."""
+        if "outer_momentum" in replica.buffers:
+            v = replica.buffers["outer_momentum"][..., here]
+            v.mul_(self.outer_momentum).add_(delta)
+            x.sub_(v * (self.outer_lr * self.outer_momentum))
+
+
+def outer_buffers(replica: Replica) -> list[Tensor]:
+    """Return what the outer step changes: x and, if there is one, its momentum."""
+    keys = ("anchor", "outer_momentum")
+    return [replica.buffers[key] for key in keys if key in replica.buffers]

@@ -12,13 +12,13 @@ Weight decay enters p_i, with worker i's own x_i. Workers' parameters differ; wh
 their mean, which moves by -mean(p) in each step. Where messages are rounded, x_i + sum_j w_ij (r_j
 - r_i) stands for the sum, r being what was sent.
 Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_peer 1, complete n -
-    1), one exchange.
+1), one exchange.
 """
 
 from typing import Any, ClassVar, Literal
 
-from cser_bench.algorithms.core import DistributedOptimizer, Layout, Purpose, Stage
-from cser_bench.algorithms.core.topology import Topology
+from cser_bench.algorithms.core import DistributedOptimizer, Layout, Purpose, Replica, Stage
+from cser_bench.algorithms.core.topology import Topology, mixing_at
 
 Order = Literal["combine_while_adapt", "adapt_then_combine"]
 
@@ -49,15 +49,16 @@ class DPSGD(DistributedOptimizer):
             )
         return {"topology": "one_peer", "order": "adapt_then_combine"}
 
-    def stages(self) -> list[Stage]:
-        averages = self.order == "adapt_then_combine" and self.rounds[0].averages
-        return [Stage(Purpose.MODEL, neighbours=self.rounds[0].num_messages, equalises=averages)]
+    def stages(self, replica: Replica) -> list[Stage]:
+        first = self.rounds[0]
+        averages = self.order == "adapt_then_combine" and first.averages
+        return [Stage(Purpose.MODEL, neighbours=first.num_messages, equalises=averages)]
 
-    def _update(self, step: int) -> None:
-        x, mixing = self.flat.parameters, self.mixing(step)
+    def _update(self, replica: Replica, step: int) -> None:
+        x = replica.flat.parameters
         if self.order == "adapt_then_combine":
-            self.local_step_()
-        _, pull = self.sending.mix_dense(x, mixing, Purpose.MODEL)
+            replica.local_step_()
+        _, pull = replica.sending.mix_dense(x, mixing_at(self.rounds, step), Purpose.MODEL)
         if self.order == "combine_while_adapt":
-            self.local_step_()
+            replica.local_step_()
         x.add_(pull)

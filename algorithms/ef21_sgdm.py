@@ -1,5 +1,4 @@
-"""EF21-SGDM: workers send how their averaged gradient has changed, compressed, and all step along
-the sum of that.
+"""EF21-SGDM: workers send how their averaged gradient has changed, compressed.
 
 Source: Fatkhullin, Tyurin, Richtarik, "Momentum provably improves error feedback!", NeurIPS 2023,
 algorithm 1. Its eta is a here, its gamma is eta, and its g_i and g are h_i and h. With a = 1 it is
@@ -35,6 +34,7 @@ from cser_bench.algorithms.core import (
     Identity,
     Layout,
     Purpose,
+    Replica,
     Stage,
 )
 
@@ -56,54 +56,58 @@ class EF21SGDM(DistributedOptimizer):
 
     compressor: Compressor
 
-    def _set_up(self) -> None:
-        self.h_i = self.new_buffer("estimate")
-        self.h = self.new_buffer("mean_estimate")
+    def _set_up(self, replica: Replica) -> None:
+        replica.new_buffer("estimate")
+        replica.new_buffer("mean_estimate")
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"compressor": BlockSparsifier(ratio)}
 
-    def stages(self) -> list[Stage]:
+    def stages(self, replica: Replica) -> list[Stage]:
         return [Stage(Purpose.GRADIENT, last=1), Stage(Purpose.GRADIENT, self.compressor, first=2)]
 
-    def _update(self, step: int) -> None:
-        begins = step == 1 or "momentum" not in self._buffers
-        averages = self.local.buffers(self.param_groups)
-        with self.flat.frozen_aside(self.flat.parameters, self.h_i, self.h, *averages):
-            self._send_change(step, begins, averages)
+    def _update(self, replica: Replica, step: int) -> None:
+        begins = step == 1 or "momentum" not in replica.buffers
+        averages = replica.local.buffers(self.param_groups)
+        estimates = (replica.buffers["estimate"], replica.buffers["mean_estimate"])
+        with replica.flat.frozen_aside(replica.flat.parameters, *estimates, *averages):
+            v_i = self._averaged_gradient(replica, begins, averages)
+            self._send_change(replica, v_i, step)
 
-    def _send_change(self, step: int, begins: bool, averages: list[Tensor]) -> None:
-        change = torch.sub(
-            self._averaged_gradient(begins, averages), self.h_i, out=self.flat.gradients
-        )
-        sent = self.exchange(
-            change, Identity() if step == 1 else self.compressor, step, Purpose.GRADIENT
-        )
-        sent.support.add_(self.h_i, sent.own)
-        sent.support.add_(self.h, sent.mean)
-        x = self.flat.parameters
-        for here, group in zip(self.flat.parts, self.param_groups, strict=True):
-            for row, direction in zip(x[:, here], self.h[:, here], strict=True):
+    def _send_change(self, replica: Replica, v_i: Tensor, step: int) -> None:
+        h_i = replica.buffers["estimate"]
+        h = replica.buffers["mean_estimate"]
+        change = torch.sub(v_i, h_i, out=replica.flat.gradients)
+        compressor = self.compressor
+        if step == 1:
+            compressor = Identity()
+        sent = replica.exchange(change, compressor, step, Purpose.GRADIENT)
+        sent.support.add_(h_i, sent.own)
+        sent.support.add_(h, sent.mean)
+        x = replica.flat.parameters
+        # Row by row, as in every local step: a worker's bits must not depend on its neighbours.
+        for here, group in zip(replica.flat.parts, self.param_groups, strict=True):
+            for row, direction in zip(x[:, here], h[:, here], strict=True):
                 row.add_(direction, alpha=-group["lr"])
 
-    def _averaged_gradient(self, begins: bool, averages: list[Tensor]) -> Tensor:
-        """v_i, which without momentum is g_i; where a schedule switches momentum on, it begins with
-        that step's g_i."""
-        x, g = self.flat.parameters, self.flat.gradients
-        parts = [
-            (group, (slice(None), part))
-            for part, group in zip(self.flat.parts, self.param_groups, strict=True)
-        ]
-        for group, here in parts:
+    def _averaged_gradient(self, replica: Replica, begins: bool, averages: list[Tensor]) -> Tensor:
+        """Return v_i, which without momentum is g_i.
+
+        Where a schedule switches momentum on, it begins with that step's g_i.
+        """
+        x = replica.flat.parameters
+        g = replica.flat.gradients
+        parts = list(zip(replica.flat.parts, self.param_groups, strict=True))
+        for here, group in parts:
             if group["weight_decay"]:
-                for gradient, parameters in zip(g[here], x[here], strict=True):
+                for gradient, parameters in zip(g[:, here], x[:, here], strict=True):
                     gradient.add_(parameters, alpha=group["weight_decay"])
         if not averages:
             return g
         (v,) = averages
-        for group, here in parts:
+        for here, group in parts:
             beta = 0.0 if begins else group["momentum"]
-            for average, gradient in zip(v[here], g[here], strict=True):
+            for average, gradient in zip(v[:, here], g[:, here], strict=True):
                 average.mul_(beta).add_(gradient, alpha=1 - beta)
         return v

@@ -32,6 +32,7 @@ to be compared with.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 """
 
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -43,6 +44,7 @@ from cser_bench.algorithms.core import (
     Identity,
     Layout,
     Purpose,
+    Replica,
     Stage,
     Windows,
 )
@@ -71,63 +73,61 @@ class EFSGD(DistributedOptimizer):
     drop_rest: bool = False
     decay_apart: bool = False
 
-    def _set_up(self) -> None:
+    def _set_up(self, replica: Replica) -> None:
         self.on_gradients = self.error_feedback_on == "gradients"
-        self.e = self.new_buffer("error")
-        self.decay: Nesterov | None = None
+        replica.new_buffer("error")
         if self.decay_apart:
             if self.on_gradients or self.local_step != "sgd":
                 raise ValueError(
                     f"{self.name}: decay_apart is meant for SGD with error feedback on updates; "
                     "leave it out"
                 )
-            self.decay = Nesterov(self.flat, {"momentum": self.new_buffer("decay_momentum")})
-
-    @property
-    def feeds_back(self) -> bool:
-        return not self.drop_rest
+            replica.new_buffer("decay_momentum")
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"compressor": BlockSparsifier(ratio)}
 
-    def stages(self) -> list[Stage]:
-        return [Stage(Purpose.GRADIENT, self.compressor, early=self._error_to_send)]
+    def stages(self, replica: Replica) -> list[Stage]:
+        return [
+            Stage(Purpose.GRADIENT, self.compressor, early=partial(self._error_to_send, replica))
+        ]
 
-    def _error_to_send(self, support: Windows) -> Tensor:
+    def _error_to_send(self, replica: Replica, support: Windows) -> Tensor:
+        e = replica.buffers["error"]
         if self.on_gradients:
-            return support.gather(self.e).add_(support.gather(self.flat.gradients))
-        return self.local.after(self._groups, support, self.e)
+            return support.gather(e).add_(support.gather(replica.flat.gradients))
+        return replica.local.after(self._groups(), support, e)
 
-    @property
     def _groups(self) -> list[dict[str, Any]]:
-        """The groups' numbers in p_i."""
-        return (
-            [group | {"weight_decay": 0.0} for group in self.param_groups]
-            if self.decay
-            else self.param_groups
-        )
+        """Return the groups' numbers in p_i."""
+        if not self.decay_apart:
+            return self.param_groups
+        return [group | {"weight_decay": 0.0} for group in self.param_groups]
 
-    def _update(self, step: int) -> None:
-        with self.flat.frozen_aside(self.e, self.flat.parameters):
-            self._compress_and_step(step)
+    def _update(self, replica: Replica, step: int) -> None:
+        with replica.flat.frozen_aside(replica.buffers["error"], replica.flat.parameters):
+            self._compress_and_step(replica, step)
 
-    def _compress_and_step(self, step: int) -> None:
-        g = self.flat.gradients
+    def _compress_and_step(self, replica: Replica, step: int) -> None:
+        g = replica.flat.gradients
+        e = replica.buffers["error"]
         if self.on_gradients:
-            self.e.add_(g)
+            e.add_(g)
         else:
-            self.local.apply_(self._groups, self.e)
-            if self.decay:
+            replica.local.apply_(self._groups(), e)
+            if self.decay_apart:
+                # A step of the weight decay alone, with its own momentum.
                 g.zero_()
-                self.decay.apply_(self.param_groups)
-        sent = self.exchange(self.e, self.compressor, step, Purpose.GRADIENT)
+                held = {"momentum": replica.buffers["decay_momentum"]}
+                Nesterov(replica.flat, held).apply_(self.param_groups)
+        sent = replica.exchange(e, self.compressor, step, Purpose.GRADIENT)
         if self.drop_rest:
-            self.e.zero_()
+            e.zero_()
         else:
-            sent.support.add_(self.e, sent.own, alpha=-1)
+            sent.support.add_(e, sent.own, alpha=-1)
         if self.on_gradients:
             sent.support.copy_(g.zero_(), sent.mean)
-            self.local_step_()
+            replica.local_step_()
         else:
-            sent.support.add_(self.flat.parameters, sent.mean, alpha=-1)
+            sent.support.add_(replica.flat.parameters, sent.mean, alpha=-1)

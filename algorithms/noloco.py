@@ -3,8 +3,8 @@
 Source: Kolehmainen et al., "NoLoCo: No-all-reduce low communication training method for large
 models", arXiv 2506.10911, 2025; its release, gensyn-ai/noloco, `sparse_optimizer_c.py`.
 
-    x_i <- x_i - p_i                       (inner step; phi_i is worker i's anchor, Delta_i = x_i -
-    phi_i) every H steps, with the mean over a pair:
+    x_i <- x_i - p_i                       (inner step; phi_i is worker i's anchor)
+    every H steps, with the mean over a pair, Delta_i being x_i - phi_i:
         m_i   <- mu m_i + alpha mean(Delta) + alpha (mean(phi) - phi_i)
         phi_i <- phi_i + m_i
         x_i   <- phi_i
@@ -29,7 +29,7 @@ from typing import ClassVar
 import numpy
 import torch
 
-from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Stage
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Replica, Stage
 from cser_bench.algorithms.core.settings import BelowOne, Positive
 from cser_bench.algorithms.core.topology import Mixing
 
@@ -85,9 +85,9 @@ class NoLoCo(DistributedOptimizer):
     outer_lr: Positive = 0.7
     outer_momentum: BelowOne = 0.5
 
-    def _set_up(self) -> None:
-        self.phi = self.new_buffer("anchor", like=self.flat.parameters)
-        self.m = self.new_buffer("outer_momentum")
+    def _set_up(self, replica: Replica) -> None:
+        replica.new_buffer("anchor", like=replica.flat.parameters)
+        replica.new_buffer("outer_momentum")
         factor = spread_factor(
             self.collectives.world_size, self.group_size, self.outer_lr, self.outer_momentum
         )
@@ -99,38 +99,45 @@ class NoLoCo(DistributedOptimizer):
                 "outer_momentum (the paper has 0.5) or outer_lr (0.7)"
             )
 
-    def stages(self) -> list[Stage]:
-        n, size = self.collectives.world_size, self.group_size
-        return [
-            Stage(
-                Purpose.MODEL,
-                every=self.sync_interval,
-                neighbours=min(size, n) - 1,
-                equalises=size >= n,
-            )
-        ]
-
-    def meeting(self, step: int) -> Mixing:
-        """Returns who talks to whom at this step, the same on all workers."""
-        n, size = self.collectives.world_size, self.group_size
-        order = numpy.argsort(self.draw(step, Purpose.MODEL).integers(n), kind="stable").tolist()
-        groups = [sorted(order[first : first + size]) for first in range(0, n, size)]
-        own = {rank: group for group in groups for rank in group}
-        return Mixing(
-            tuple(tuple((j, 1 / len(own[i])) for j in own[i] if j != i) for i in range(n))
+    def stages(self, replica: Replica) -> list[Stage]:
+        n = self.collectives.world_size
+        stage = Stage(
+            Purpose.MODEL,
+            every=self.sync_interval,
+            neighbours=min(self.group_size, n) - 1,
+            equalises=self.group_size >= n,
         )
+        return [stage]
 
-    def _update(self, step: int) -> None:
-        self.local_step_()
+    def meeting(self, replica: Replica, step: int) -> Mixing:
+        """Return who talks to whom at this step, the same on all workers."""
+        n = self.collectives.world_size
+        drawn = replica.draw(step, Purpose.MODEL).integers(n)
+        order = numpy.argsort(drawn, kind="stable").tolist()
+        neighbours: list[tuple[tuple[int, float], ...]] = [()] * n
+        for first in range(0, n, self.group_size):
+            group = sorted(order[first : first + self.group_size])
+            weight = 1 / len(group)
+            for rank in group:
+                neighbours[rank] = tuple((other, weight) for other in group if other != rank)
+        return Mixing(tuple(neighbours))
+
+    def _update(self, replica: Replica, step: int) -> None:
+        replica.local_step_()
         if step % self.sync_interval == 0:
-            x = self.flat.parameters
-            _, pull = self.sending.mix_dense(x, self.meeting(step), Purpose.MODEL)
-            x.add_(pull)
-            # A frozen parameter is averaged as others are, and takes no outer step.
-            with self.flat.frozen_aside(x, self.phi, self.m):
-                # Each product is rounded before it is added, so that no bit depends on where a
-                # kernel's vectors begin.
-                apart = torch.sub(x, self.phi, out=pull)
-                self.m.mul_(self.outer_momentum).add_(apart.mul_(self.outer_lr))
-                self.phi.add_(self.m)
-                x.copy_(self.phi)
+            self._meet(replica, step)
+
+    def _meet(self, replica: Replica, step: int) -> None:
+        x = replica.flat.parameters
+        phi = replica.buffers["anchor"]
+        m = replica.buffers["outer_momentum"]
+        _, pull = replica.sending.mix_dense(x, self.meeting(replica, step), Purpose.MODEL)
+        x.add_(pull)
+        # A frozen parameter is averaged as others are, and takes no outer step.
+        with replica.flat.frozen_aside(x, phi, m):
+            # Each product is rounded before it is added, so that no bit depends on where a
+            # kernel's vectors begin.
+            apart = torch.sub(x, phi, out=pull)
+            m.mul_(self.outer_momentum).add_(apart.mul_(self.outer_lr))
+            phi.add_(m)
+            x.copy_(phi)

@@ -1,14 +1,15 @@
-"""PowerSGD: every matrix of the gradient travels as two factors of low rank, found by one step of
-power iteration.
+"""PowerSGD: every matrix of the gradient travels as two factors of low rank.
 
 Source: Vogels et al., "PowerSGD: Practical low-rank gradient compression for distributed
 optimization", NeurIPS 2019, algorithms 1 (the factors) and 2 (error feedback with momentum).
 
-    M_i <- g_i + e_i                    of each tensor of two or more axes, seen as (first axis,
-    rest) P <- mean(M Q);  P <- orthonormal basis of its columns Q_i <- M_i^T P;  Q <- mean(Q)
-    kept for the next step (warm start); at first random, the same on all workers e_i <- M_i - P
-    Q_i^T g <- P Q^T                          and of other tensors g <- mean(g) m <- beta m + g +
-    lambda x;  x <- x - eta (beta m + g + lambda x)
+    M_i <- g_i + e_i                    of each tensor of two or more axes, as (first axis, rest)
+    P <- mean(M Q);  P <- orthonormal basis of its columns
+    Q_i <- M_i^T P;  Q <- mean(Q)       kept for the next step (warm start); at first random,
+                                        the same on all workers
+    e_i <- M_i - P Q_i^T
+    g <- P Q^T                          and of other tensors g <- mean(g)
+    m <- beta m + g + lambda x;  x <- x - eta (beta m + g + lambda x)
 
 Momentum, or AdamW's moments, and weight decay follow the reduction, as in SGD: all workers hold the
 same x. The rank r of a matrix is at most its smaller side; there P Q^T = mean(M), and the method is
@@ -26,12 +27,13 @@ every P with what is no matrix, then every Q.
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
 from cser_bench.algorithms.core.low_rank import LowRank
 
 
@@ -50,10 +52,9 @@ class PowerSGD(DistributedOptimizer):
 
     rank: Count
 
-    def _set_up(self) -> None:
-        self._low_rank = LowRank(self.flat.layout, self.rank)
-        self.e = self.new_buffer("error")
-        self.q = self.new_common("right_factors", self._first_factors())
+    def _set_up(self, replica: Replica) -> None:
+        replica.new_buffer("error")
+        replica.new_common("right_factors", self._first_factors(replica))
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -63,95 +64,114 @@ class PowerSGD(DistributedOptimizer):
                 "powersgd: ratios depend on the model's shapes; give at_ratio its parameters as "
                 "well"
             )
-        ranks = range(
-            1, max((min(each.shape) for each in LowRank(layout, 1).matrices), default=1) + 1
-        )
+        at_rank_1 = LowRank(layout, 1)
+        highest = max((min(matrix.shape) for matrix in at_rank_1.matrices), default=1)
         rank = bisect_right(
-            ranks, layout.numel // ratio, key=lambda rank: LowRank(layout, rank).sent_numel
+            range(1, highest + 1),
+            layout.numel // ratio,
+            key=lambda rank: LowRank(layout, rank).sent_numel,
         )
         if rank == 0:
-            most = layout.numel / LowRank(layout, 1).sent_numel
+            most = layout.numel / at_rank_1.sent_numel
             raise ValueError(
                 f"powersgd: at rank 1 the ratio of this model is {most:.4g}, less than {ratio}; "
                 "lower it"
             )
         return {"rank": rank}
 
-    def _first_factors(self) -> Tensor:
-        low, draw = self._low_rank, self.draw(0, Purpose.GRADIENT)
+    def _low_rank(self, replica: Replica) -> LowRank:
+        # Scripts move parameters, and then the layout is another one.
+        return seen_at_rank(replica.flat.layout, self.rank)
+
+    def _first_factors(self, replica: Replica) -> Tensor:
+        low = self._low_rank(replica)
+        draw = replica.draw(0, Purpose.GRADIENT)
         q = torch.empty(low.second_numel, dtype=torch.float64, device="cpu")
-        for each, right in zip(low.matrices, low.factors(q, "columns"), strict=True):
-            right.copy_(draw.normal((each.shape[1], each.rank), each.number))
+        for matrix, right in zip(low.matrices, low.factors(q, "columns"), strict=True):
+            right.copy_(draw.normal((matrix.shape[1], matrix.rank), matrix.number))
         low.normalise_(q)
         return q
 
-    def stages(self) -> list[Stage]:
-        sizes = (self._low_rank.first_numel, self._low_rank.second_numel)
+    def stages(self, replica: Replica) -> list[Stage]:
+        low = self._low_rank(replica)
+        sizes = (low.first_numel, low.second_numel)
         return [Stage(Purpose.GRADIENT, layout=Layout.flat(slice(0, numel))) for numel in sizes]
 
-    def _update(self, step: int) -> None:
-        frozen = set(self.flat.frozen)
-        factors = zip(
-            self._low_rank.matrices, self._low_rank.factors(self.q, "columns"), strict=True
-        )
-        kept = (
-            [(right, right.clone()) for each, right in factors if each.number in frozen]
-            if frozen
-            else []
-        )
-        with self.flat.frozen_aside(self.e):
-            self._average_in_low_rank_()
+    def _update(self, replica: Replica, step: int) -> None:
+        frozen = set(replica.flat.frozen)
+        low = self._low_rank(replica)
+        factors = low.factors(replica.common["right_factors"], "columns")
+        kept = []
+        for matrix, right in zip(low.matrices, factors, strict=True):
+            if matrix.number in frozen:
+                kept.append((right, right.clone()))
+        with replica.flat.frozen_aside(replica.buffers["error"]):
+            self._average_in_low_rank_(replica, low)
         for right, values in kept:
             right.copy_(values)
-        self.local_step_()
+        replica.local_step_()
 
-    def _average_in_low_rank_(self) -> None:
-        """g <- P Q^T, and of what is no matrix its mean."""
-        if self._low_rank.layout is not self.flat.layout:  # a script has moved parameters
-            self._low_rank = LowRank(self.flat.layout, self.rank)
-        low, g = self._low_rank, self.flat.gradients
+    def _average_in_low_rank_(self, replica: Replica, low: LowRank) -> None:
+        """Do g <- P Q^T, and of what is no matrix its mean."""
+        g = replica.flat.gradients
+        e = replica.buffers["error"]
+        kept_q = replica.common["right_factors"]
         # A product with a matrix that begins elsewhere in memory is rounded in another way: each
         # begins as if alone.
-        rows = self.e.add_(g).unbind()
-        ms = [row.clone() for row in rows] if len(rows) > 1 else list(rows)
-        first, p = self._average([self._first_message(low, m) for m in ms])
+        ms = list(e.add_(g).unbind())
+        is_stacked = len(ms) > 1
+        if is_stacked:
+            ms = [row.clone() for row in ms]
+        first, p = _average(replica, [_first_message(low, m, kept_q) for m in ms])
         low.orthonormalise_(p)
         lefts = low.factors(p, "rows")
-        second, q = self._average([self._second_message(low, m, lefts) for m in ms])
+        second, q = _average(replica, [_second_message(low, m, lefts) for m in ms])
         for m, sent_first, sent_second in zip(ms, first, second, strict=True):
-            for each, left, right in zip(
-                low.matrices, lefts, low.factors(sent_second, "columns"), strict=True
-            ):
-                each.of(m).addmm_(left, each.as_in_memory(right).T, alpha=-1)
+            rights = low.factors(sent_second, "columns")
+            for matrix, left, right in zip(low.matrices, lefts, rights, strict=True):
+                matrix.of(m).addmm_(left, matrix.as_in_memory(right).T, alpha=-1)
             low.rest.add_(m, low.others_of(sent_first), alpha=-1)
         decoded = g[0]
-        for each, left, right in zip(low.matrices, lefts, low.factors(q, "columns"), strict=True):
-            torch.mm(left, each.as_in_memory(right).T, out=each.of(decoded))
+        for matrix, left, right in zip(low.matrices, lefts, low.factors(q, "columns"), strict=True):
+            torch.mm(left, matrix.as_in_memory(right).T, out=matrix.of(decoded))
         low.rest.copy_(decoded, low.others_of(p))
-        if len(rows) > 1:
+        if is_stacked:
             g[1:].copy_(decoded)
-            torch.stack(ms, out=self.e)
+            torch.stack(ms, out=e)
         low.normalise_(q)
-        self.q.copy_(q)
+        kept_q.copy_(q)
 
-    def _average(self, messages: list[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-        """Returns what each worker here has sent, and the mean, which all workers have in
-        common."""
-        own, mean = self.average(torch.stack(messages), Purpose.GRADIENT)
-        return [row.clone() for row in own] if len(own) > 1 else own.unbind(), mean[0]
 
-    def _first_message(self, low: LowRank, m: Tensor) -> Tensor:
-        """Every M Q, and what is no matrix."""
-        # A loop: matrices differ in shape and lie where the parameters do, so to batch them would
-        # be to copy them all. Their factors are batches where that costs nothing.
-        pairs = zip(low.matrices, low.factors(self.q, "columns"), strict=True)
-        parts = [each.of(m) @ each.as_in_memory(right) for each, right in pairs]
-        return torch.cat([*(part.view(-1) for part in parts), low.rest.gather(m)])
+@lru_cache(maxsize=8)
+def seen_at_rank(layout: Layout, rank: int) -> LowRank:
+    """Return the layout's matrices at this rank, which are worked out once."""
+    return LowRank(layout, rank)
 
-    def _second_message(self, low: LowRank, m: Tensor, lefts: list[Tensor]) -> Tensor:
-        """Every M^T P."""
-        parts = [
-            each.as_in_tensor(each.of(m).T @ left)
-            for each, left in zip(low.matrices, lefts, strict=True)
-        ]
-        return torch.cat([m.new_empty(0), *(part.view(-1) for part in parts)])
+
+def _average(replica: Replica, messages: list[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
+    """Return what each worker here has sent, and the mean, which all workers have in common."""
+    own, mean = replica.average(torch.stack(messages), Purpose.GRADIENT)
+    rows = own.unbind()
+    if len(rows) > 1:
+        rows = tuple(row.clone() for row in rows)
+    return rows, mean[0]
+
+
+def _first_message(low: LowRank, m: Tensor, q: Tensor) -> Tensor:
+    """Return every M Q, and what is no matrix."""
+    # A loop: matrices differ in shape and lie where the parameters do, so to batch them would
+    # be to copy them all. Their factors are batches where that costs nothing.
+    parts = []
+    for matrix, right in zip(low.matrices, low.factors(q, "columns"), strict=True):
+        product = matrix.of(m) @ matrix.as_in_memory(right)
+        parts.append(product.view(-1))
+    return torch.cat([*parts, low.rest.gather(m)])
+
+
+def _second_message(low: LowRank, m: Tensor, lefts: list[Tensor]) -> Tensor:
+    """Return every M^T P."""
+    parts = [m.new_empty(0)]
+    for matrix, left in zip(low.matrices, lefts, strict=True):
+        product = matrix.as_in_tensor(matrix.of(m).T @ left)
+        parts.append(product.view(-1))
+    return torch.cat(parts)

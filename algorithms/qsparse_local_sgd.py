@@ -1,10 +1,9 @@
-"""QSparse-local-SGD: local steps; now and then the compressed difference to a common anchor is
-averaged.
+"""QSparse-local-SGD: now and then the compressed difference to a common anchor is averaged.
 
 Source: Basu et al., "Qsparse-local-SGD", NeurIPS 2019, algorithm 1 (synchronous).
 
-    y_i <- y_i - p_i                       (anchor x, the same on all workers; y_i what the worker
-    trains) every H steps:
+    y_i <- y_i - p_i                       (y_i is what the worker trains; the anchor x is common)
+    every H steps:
         e_i <- e_i + x - y_i
         x   <- x - mean(C(e))
         e_i <- e_i - C(e_i)
@@ -27,10 +26,12 @@ the master copy where it is reset.
 
 Momentum, or AdamW's moments, are local and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H
-    steps.
+steps.
 """
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -43,6 +44,7 @@ from cser_bench.algorithms.core import (
     Identity,
     Layout,
     Purpose,
+    Replica,
     SharedSupport,
     Stage,
     Windows,
@@ -72,22 +74,22 @@ class QSparseLocalSGD(DistributedOptimizer):
     keep_master: bool = False
     decay_in_momentum_only: bool = False
 
-    def _set_up(self) -> None:
+    def _set_up(self, replica: Replica) -> None:
         if self.decay_in_momentum_only:
             if self.local_step != "sgd":
                 raise ValueError(
                     f"{self.name}: decay_in_momentum_only is meant for SGD's momentum; leave it out"
                 )
-            self.local = DecayInMomentumOnly(self.flat, self._buffers)
-        self.e = self.new_buffer("error")
-        self.x = self.new_buffer("anchor", like=self.flat.parameters)
+            replica.local = DecayInMomentumOnly(replica.flat, replica.buffers)
+        replica.new_buffer("error")
+        replica.new_buffer("anchor", like=replica.flat.parameters)
         if self.keep_master:
-            if not isinstance(self.compressor, SharedSupport):
+            if not isinstance(replica.fitted(self.compressor), SharedSupport):
                 raise ValueError(
                     f"{self.name}: keep_master needs a compressor with a support that all workers "
                     "share, as block has; leave keep_master out"
                 )
-            self.z = self.new_buffer("master", like=self.flat.parameters)
+            replica.new_buffer("master", like=replica.flat.parameters)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -99,45 +101,52 @@ class QSparseLocalSGD(DistributedOptimizer):
             "sync_interval": sync_interval,
         }
 
-    def stages(self) -> list[Stage]:
+    def stages(self, replica: Replica) -> list[Stage]:
         # A step right after a synchronisation is from the master copy, which is not there during
         # the backward pass.
-        early = None if self.keep_master and self.sync_interval == 1 else self._error_after_step
-        return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=early)]
+        early = partial(_error_after_step, replica)
+        stage = Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=early)
+        if self.keep_master and self.sync_interval == 1:
+            stage = replace(stage, early=None)
+        return [stage]
 
-    def _agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, replica: Replica, num_steps: int) -> bool:
         return num_steps % self.sync_interval == 0
 
-    def _error_after_step(self, support: Windows) -> Tensor:
-        return (
-            support.gather(self.e).add_(support.gather(self.x)).sub_(self.after_local_step(support))
-        )
-
-    def _update(self, step: int) -> None:
+    def _update(self, replica: Replica, step: int) -> None:
         if self.keep_master and (step - 1) % self.sync_interval == 0:
-            self._return_to_master()
-        self.local_step_()
+            self._return_to_master(replica)
+        replica.local_step_()
         if step % self.sync_interval:
             return
-        with self.flat.frozen_aside(self.flat.parameters, self.e, self.x):
-            self._synchronise(step)
+        y = replica.flat.parameters
+        with replica.flat.frozen_aside(y, replica.buffers["error"], replica.buffers["anchor"]):
+            self._synchronise(replica, step)
         if self.keep_master:
-            for here in (
-                self.flat.frozen_slices()
-            ):  # so that a parameter which is trained again goes on from what it is
-                self.z[:, here] = self.flat.parameters[:, here]
+            # So that a parameter which is trained again goes on from what it is.
+            for here in replica.flat.frozen_slices():
+                replica.buffers["master"][:, here] = y[:, here]
 
-    def _return_to_master(self) -> None:
-        y = self.flat.parameters
-        with self.flat.frozen_aside(y):
-            y.copy_(self.z)
+    def _return_to_master(self, replica: Replica) -> None:
+        y = replica.flat.parameters
+        with replica.flat.frozen_aside(y):
+            y.copy_(replica.buffers["master"])
 
-    def _synchronise(self, step: int) -> None:
-        y = self.flat.parameters
-        self.e.add_(self.x).sub_(y)
-        sent = self.exchange(self.e, self.compressor, step, Purpose.MODEL)
-        sent.support.add_(self.x, sent.mean, alpha=-1)
-        sent.support.add_(self.e, sent.own, alpha=-1)
+    def _synchronise(self, replica: Replica, step: int) -> None:
+        y = replica.flat.parameters
+        x = replica.buffers["anchor"]
+        e = replica.buffers["error"].add_(x).sub_(y)
+        sent = replica.exchange(e, self.compressor, step, Purpose.MODEL)
+        sent.support.add_(x, sent.mean, alpha=-1)
+        sent.support.add_(e, sent.own, alpha=-1)
         if self.keep_master:
-            sent.support.copy_(self.z.copy_(y), sent.support.gather(self.x))
-        y.copy_(self.x)
+            z = replica.buffers["master"].copy_(y)
+            sent.support.copy_(z, sent.support.gather(x))
+        y.copy_(x)
+
+
+def _error_after_step(replica: Replica, support: Windows) -> Tensor:
+    """Return e_i + x - y_i as the local step will leave it."""
+    e = support.gather(replica.buffers["error"])
+    x = support.gather(replica.buffers["anchor"])
+    return e.add_(x).sub_(replica.after_local_step(support))

@@ -3,8 +3,9 @@
 Source: Gu et al., "A quadratic synchronization rule for distributed deep learning", ICLR 2024
 (arXiv 2310.14423); its release, hmgxr128/QSR, `localopt.py`.
 
-    a round that begins at learning rate eta_t:  H = max(H_base, floor((alpha / eta_t)^2)), at most
-    to the run's end H times:    x_i <- x_i - p_i
+    a round that begins at learning rate eta_t takes H steps, at most to the run's end:
+        H = max(H_base, floor((alpha / eta_t)^2))
+    H times:    x_i <- x_i - p_i
     then:       x_i <- mean(x)
 
 eta is the first parameter group's. In the warm-up H is H_base, as released: that is the first
@@ -19,7 +20,7 @@ Cost: 32 d bits a round, an all-reduce.
 import math
 from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import Count, Layout, Purpose, Stage, Traffic, fixed
+from cser_bench.algorithms.core import Count, Layout, Purpose, Replica, Stage, Traffic, fixed
 from cser_bench.algorithms.core.settings import NotNegative
 from cser_bench.algorithms.local_sgd import LocalSGD
 
@@ -52,8 +53,8 @@ class QSR(LocalSGD):
     first_moment_interval: int | None = fixed(None)
     second_moment_interval: int | None = fixed(None)
 
-    def _set_up(self) -> None:
-        super()._set_up()
+    def _set_up(self, replica: Replica) -> None:
+        super()._set_up(replica)
         self.param_groups[0]["round"] = NONE  # there PyTorch saves and loads it
 
     @classmethod
@@ -63,18 +64,20 @@ class QSR(LocalSGD):
             "themselves"
         )
 
-    def stages(self) -> list[Stage]:
+    def stages(self, replica: Replica) -> list[Stage]:
         return []  # none that takes place every so many steps
 
-    def _expected_traffic(self, num_steps: int) -> Traffic:
+    def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
         number, end, _ = self._round_at(num_steps)
         num_syncs = number if end == num_steps else number - 1
         traffic = Traffic()
-        traffic.add(Purpose.MODEL, self.float_bits * self.flat.layout.numel * num_syncs, num_syncs)
+        traffic.add(
+            Purpose.MODEL, replica.float_bits * replica.flat.layout.numel * num_syncs, num_syncs
+        )
         return traffic
 
-    def _agree_after(self, num_steps: int) -> bool:
-        return self.communication_dtype is None and self._round_at(num_steps)[1] == num_steps
+    def _agree_after(self, replica: Replica, num_steps: int) -> bool:
+        return replica.communication_dtype is None and self._round_at(num_steps)[1] == num_steps
 
     def _round_at(self, step: int) -> Round:
         """Returns the round that a step is in; of steps to come, at the rates of the schedule, or
@@ -97,10 +100,10 @@ class QSR(LocalSGD):
             end = min(end, self.total_steps)
         return number + 1, end, rate
 
-    def _update(self, step: int) -> None:
+    def _update(self, replica: Replica, step: int) -> None:
         group = self.param_groups[0]
         if step > group["round"][1]:
             group["round"] = self._after(group["round"], group["lr"])
-        self.local_step_()
+        replica.local_step_()
         if step == group["round"][1]:
-            self.average_(self.flat.parameters)
+            self.average_(replica, replica.flat.parameters)

@@ -13,7 +13,7 @@ Cost: 32 d bits per step, one all-reduce.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Stage
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
 
 
 class SGD(DistributedOptimizer):
@@ -33,12 +33,12 @@ class SGD(DistributedOptimizer):
             )
         return {}
 
-    def stages(self) -> list[Stage]:
+    def stages(self, replica: Replica) -> list[Stage]:
         return [Stage(Purpose.GRADIENT)]
 
-    def _update(self, step: int) -> None:
-        self.average_gradients_()
-        self.local_step_()
+    def _update(self, replica: Replica, step: int) -> None:
+        replica.average_gradients_()
+        replica.local_step_()
 
 
 class SGDAccumulate(DistributedOptimizer):
@@ -64,22 +64,22 @@ class SGDAccumulate(DistributedOptimizer):
 
     accumulation_steps: Count
 
-    def _set_up(self) -> None:
-        self.a = self.new_buffer("accumulated")
+    def _set_up(self, replica: Replica) -> None:
+        replica.new_buffer("accumulated")
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"accumulation_steps": ratio}
 
-    def stages(self) -> list[Stage]:
+    def stages(self, replica: Replica) -> list[Stage]:
         return [Stage(Purpose.GRADIENT, every=self.accumulation_steps)]
 
-    def _update(self, step: int) -> None:
-        self.a.add_(self.flat.gradients)
+    def _update(self, replica: Replica, step: int) -> None:
+        a = replica.buffers["accumulated"].add_(replica.flat.gradients)
         if step % self.accumulation_steps:
             return
-        with self.flat.frozen_aside(self.a):
-            self.flat.gradients.copy_(self.a).div_(self.accumulation_steps)
-            self.a.zero_()
-        self.average_gradients_()
-        self.local_step_()
+        with replica.flat.frozen_aside(a):
+            replica.flat.gradients.copy_(a).div_(self.accumulation_steps)
+            a.zero_()
+        replica.average_gradients_()
+        replica.local_step_()

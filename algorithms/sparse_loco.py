@@ -1,11 +1,10 @@
-"""SparseLoCo: DiLoCo whose workers send the largest of what they moved, in few bits, and keep the
-rest for later.
+"""SparseLoCo: DiLoCo whose workers send the largest of what they moved, and keep the rest.
 
 Source: Sarfi et al., "Communication efficient LLM pre-training with SparseLoCo", arXiv 2508.15706,
-    2025.
+2025.
 
-    x_i <- x_i - p_i                       (inner step; x is the same on all workers, x_i what the
-    worker trains) every H steps:
+    x_i <- x_i - p_i                       (inner step; x is common, x_i what the worker trains)
+    every H steps:
         e_i <- beta e_i + (x - x_i)
         x   <- x - alpha mean(C(e))
         e_i <- e_i - C(e_i)
@@ -31,7 +30,7 @@ Cost: what C sends, every H steps, by one all-gather.
 
 from typing import ClassVar
 
-from cser_bench.algorithms.core import Identity, Purpose, Stage, fixed
+from cser_bench.algorithms.core import Identity, Purpose, Replica, Stage, fixed
 from cser_bench.algorithms.core.settings import Positive, Share
 from cser_bench.algorithms.qsparse_local_sgd import QSparseLocalSGD
 
@@ -60,17 +59,21 @@ class SparseLoCo(QSparseLocalSGD):
     keep_master: bool = fixed(False)
     decay_in_momentum_only: bool = fixed(False)
 
-    def stages(self) -> list[Stage]:
+    def stages(self, replica: Replica) -> list[Stage]:
         return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval)]
 
-    def _update(self, step: int) -> None:
-        self.local_step_()
-        if step % self.sync_interval == 0:
-            with self.flat.frozen_aside(self.e, self.x, self.flat.parameters):
-                self.e.mul_(self.error_decay).add_(self.x).sub_(self.flat.parameters)
-                sent = self.exchange(self.e, self.compressor, step, Purpose.MODEL)
-                # The product is rounded before it is added, so that no bit depends on where a
-                # kernel's vectors begin.
-                sent.support.add_(self.x, sent.mean * self.outer_lr, alpha=-1)
-                sent.support.add_(self.e, sent.own, alpha=-1)
-                self.flat.parameters.copy_(self.x)
+    def _update(self, replica: Replica, step: int) -> None:
+        replica.local_step_()
+        if step % self.sync_interval:
+            return
+        local = replica.flat.parameters
+        x = replica.buffers["anchor"]
+        e = replica.buffers["error"]
+        with replica.flat.frozen_aside(e, x, local):
+            e.mul_(self.error_decay).add_(x).sub_(local)
+            sent = replica.exchange(e, self.compressor, step, Purpose.MODEL)
+            # The product is rounded before it is added, so that no bit depends on where a
+            # kernel's vectors begin.
+            sent.support.add_(x, sent.mean * self.outer_lr, alpha=-1)
+            sent.support.add_(e, sent.own, alpha=-1)
+            local.copy_(x)

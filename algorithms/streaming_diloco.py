@@ -1,15 +1,14 @@
-"""Streaming DiLoCo: fragments take the outer step in turn, some steps after they were sent, and are
-merged.
+"""Streaming DiLoCo: fragments take the outer step in turn, some steps after they were sent.
 
 Source: Douillard et al., "Streaming DiLoCo with overlapping communication", arXiv 2501.18512, 2025.
 
-    x_i <- x_i - p_i                           (inner step; x is the same on all workers, x_i what
-    the worker trains) every H / F steps, of the next fragment, all in turn:
-        Delta <- mean(x - x_i)                 (sent now, to be used tau steps later)
+    x_i <- x_i - p_i                       (inner step; x is common, x_i what the worker trains)
+    every H / F steps, of the next fragment, all in turn:
+        Delta <- mean(x - x_i)             (sent now, to be used tau steps later)
     tau steps after that, of the same fragment:
-        v     <- mu v + Delta x     <- x - eta (Delta + mu v)        (outer step: SGD with Nesterov
-        momentum, as in PyTorch) x_i   <- alpha x_i + (1 - alpha) x     (what was trained meanwhile
-        is kept in part)
+        v     <- mu v + Delta
+        x     <- x - eta (Delta + mu v)    (outer step: SGD with Nesterov momentum, as in PyTorch)
+        x_i   <- alpha x_i + (1 - alpha) x (what was trained meanwhile is kept in part)
 
 Without lateness, tau = 0 and alpha = 0, this is `diloco`, in fragments as there. Momentum, or
 AdamW's moments, are local and are kept. The source's inner optimiser is local_step = "adamw", by
@@ -25,18 +24,15 @@ Deviations: fragments are equal shares of the flat vector, where it takes layers
 floating, here they are `quantised_blocks`, and it keeps no e. With fewer bits e grows without bound
 under an outer momentum of 0.9.
 Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; b + 32 / 256 for
-    32 with b bits.
+32 with b bits.
 """
 
-from collections import deque
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks
-from cser_bench.algorithms.core import Layout, Purpose, Traffic, fixed
-from cser_bench.algorithms.core.exchange import Exchanged
+from cser_bench.algorithms.core import Layout, Purpose, Replica, fixed
 from cser_bench.algorithms.core.settings import Share
-from cser_bench.algorithms.diloco import DiLoCo
+from cser_bench.algorithms.diloco import DiLoCo, outer_buffers
 
 
 class StreamingDiLoCo(DiLoCo):
@@ -59,93 +55,77 @@ class StreamingDiLoCo(DiLoCo):
     merge: Share = 0.5
     bits: Literal[4, 8, 32] = 32
 
-    def _set_up(self) -> None:
-        super()._set_up()
+    def _set_up(self, replica: Replica) -> None:
+        super()._set_up(replica)
         if type(self.delay) is not int or not 0 <= self.delay < self.sync_interval:
             raise ValueError(
                 f"{self.name}: delay must be an integer from 0 up and below sync_interval, not "
                 f"{self.delay!r}"
             )
         if self.bits != 32:
-            self.compressor = self.checked("bits", QuantisedBlocks(self.bits))
-        self.delta = self.new_buffer("delayed")
-        is_exact = self.bits == 32 and self.communication_dtype is None
-        self.e = None if is_exact else self.new_buffer("error")
-        self._under_way = deque[tuple[int, Callable[[], Exchanged]]]()
-        self._dropped_until = 0
-        """The last step whose message, and all before, must not arrive any more."""
+            self.compressor = QuantisedBlocks(self.bits)
+            replica.check_compressor("bits", self.compressor)
+        replica.new_buffer("delayed")
+        if self.bits != 32 or replica.communication_dtype is not None:
+            replica.new_buffer("error")
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
         return {"sync_interval": ratio, "delay": min(1, ratio - 1)}
 
-    def _agree_after(self, num_steps: int) -> bool:
+    def _agree_after(self, replica: Replica, num_steps: int) -> bool:
         whole = self.num_fragments == 1 and self.merge == 0 and num_steps > self.delay
         return whole and (num_steps - self.delay) % self.sync_interval == 0
 
-    @property
-    def traffic(self) -> Traffic:
-        """As for any method; waits for what is under way."""
-        self._put_by()
-        return super().traffic
-
-    def _update(self, step: int) -> None:
-        self.local_step_()
+    def _update(self, replica: Replica, step: int) -> None:
+        replica.local_step_()
         if step % self.fragment_interval == 0:
-            self._send(step)
+            self._send(replica, step)
         sent = step - self.delay
-        if sent > self._dropped_until and sent % self.fragment_interval == 0:
-            self._put_by(sent)
-            self._arrive(self.fragment(sent))
+        if sent > replica.dropped_until and sent % self.fragment_interval == 0:
+            self._put_by(replica, sent)
+            self._arrive(replica, self.fragment(replica, sent))
 
-    def _send(self, step: int) -> None:
-        here = self.fragment(step)
-        message = self.x[..., here] - self.flat.parameters[..., here]
-        if self.e is not None:
-            message = self.e[..., here].add_(message)
-        draw = self.draw(step, Purpose.MODEL)
-        sending = self.sending.begin_exchange(
-            message, self.compressor, Layout.flat(here), draw, Purpose.MODEL
+    def _send(self, replica: Replica, step: int) -> None:
+        here = self.fragment(replica, step)
+        message = replica.buffers["anchor"][..., here] - replica.flat.parameters[..., here]
+        if "error" in replica.buffers:
+            message = replica.buffers["error"][..., here].add_(message)
+        sending = replica.sending.begin_exchange(
+            message,
+            replica.fitted(self.compressor),
+            Layout.flat(here),
+            replica.draw(step, Purpose.MODEL),
+            Purpose.MODEL,
         )
-        self._under_way.append((step, sending))
-        if self.collectives.early is None:
-            self._put_by()
+        replica.under_way.append((step, sending))
+        if replica.collectives.early is None:
+            self._settle(replica)
 
-    def _put_by(self, until: int | None = None) -> None:
-        """Waits for what was sent up to a step, by default for all, and keeps it for the steps that
-        use it."""
-        while self._under_way and (until is None or self._under_way[0][0] <= until):
-            step, waiting = self._under_way.popleft()
-            here, sent = self.fragment(step), waiting()
-            sent.support.copy_(self.delta[..., here].zero_(), sent.mean)
-            if self.e is not None:
-                sent.support.add_(self.e[..., here], sent.own, alpha=-1)
+    def _settle(self, replica: Replica) -> None:
+        if replica.under_way:
+            last, _ = replica.under_way[-1]
+            self._put_by(replica, last)
 
-    def _arrive(self, here: slice) -> None:
-        """Takes the outer step of a fragment and merges it; of frozen tensors what was sent is
-        dropped."""
-        local, x, delta = (each[..., here] for each in (self.flat.parameters, self.x, self.delta))
-        with self.flat.frozen_aside(self.flat.parameters, *self._outer):
+    def _put_by(self, replica: Replica, until: int) -> None:
+        """Wait for what was sent up to a step, and keep it for the steps that use it."""
+        delta = replica.buffers["delayed"]
+        while replica.under_way and replica.under_way[0][0] <= until:
+            step, waiting = replica.under_way.popleft()
+            here = self.fragment(replica, step)
+            sent = waiting()
+            sent.support.copy_(delta[..., here].zero_(), sent.mean)
+            if "error" in replica.buffers:
+                sent.support.add_(replica.buffers["error"][..., here], sent.own, alpha=-1)
+
+    def _arrive(self, replica: Replica, here: slice) -> None:
+        """Take the outer step of a fragment and merge it; of frozen tensors nothing is taken."""
+        local = replica.flat.parameters[..., here]
+        x = replica.buffers["anchor"][..., here]
+        delta = replica.buffers["delayed"][..., here]
+        with replica.flat.frozen_aside(replica.flat.parameters, *outer_buffers(replica)):
             # Each product is rounded before it is added, so that no bit depends on where a kernel's
             # vectors begin.
             x.sub_(delta * self.outer_lr)
-            if self.v is not None:
-                v = self.v[..., here].mul_(self.outer_momentum).add_(delta)
-                x.sub_(v * (self.outer_lr * self.outer_momentum))
+            self.add_outer_momentum(replica, x, delta, here)
             local.mul_(self.merge).add_(x * (1 - self.merge))
-
-    def _drop_under_way(self) -> None:
-        self._put_by()
-        self.delta.zero_()
-        self._dropped_until = self.num_steps
-
-    def _flat_state(self) -> dict[str, Any]:
-        self._put_by()
-        return super()._flat_state() | {"dropped_until": self._dropped_until}
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self._put_by()
-        super()._restore(state)
-        self._dropped_until = state.get(
-            "dropped_until", 0
-        )  # a state from before it was kept has dropped none

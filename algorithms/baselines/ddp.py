@@ -1,5 +1,4 @@
-"""DDP: SGD whose gradients DistributedDataParallel averages, bucket by bucket, while the backward
-pass is at work.
+"""DDP: SGD whose gradients DistributedDataParallel averages during the backward pass.
 
 Source: Li et al., "PyTorch distributed: Experiences on accelerating data parallel training", VLDB
 2020; PyTorch's own code does it.
@@ -28,7 +27,7 @@ from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defi
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from cser_bench.algorithms.core import Layout, Purpose
+from cser_bench.algorithms.core import Layout, Purpose, Replica
 from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
 from cser_bench.algorithms.sgd import SGD
 
@@ -51,8 +50,8 @@ class DDP(SGD):
     hook_numel = 0
     """Numbers that the hook keeps from step to step, and that a state holds."""
 
-    def _set_up(self) -> None:
-        if self.communication_dtype is not None:
+    def _set_up(self, replica: Replica) -> None:
+        if replica.communication_dtype is not None:
             raise ValueError(
                 f"{self.name}: its hook says what is sent; leave the communication dtype (a spec's "
                 "wire) at fp32, or take ddp_fp16"
@@ -67,10 +66,7 @@ class DDP(SGD):
         self.hook_state, self._hook = self.hook(self._group, self.settings)
         self._bits = self._calls = 0
         """Sent since the last step."""
-
-    @property
-    def float_bits(self) -> int:
-        return self.bits_per_number
+        replica.float_bits = self.bits_per_number
 
     @classmethod
     def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
@@ -120,20 +116,14 @@ class DDP(SGD):
             self.traffic.add(purpose, self._bits, self._calls)
         self._bits = self._calls = 0
 
-    def _update(self, step: int) -> None:
+    def _update(self, replica: Replica, step: int) -> None:
         if not self._calls:
             raise RuntimeError(
                 f"{self.name}: no gradient was averaged; let forward passes go through "
                 "`through(model)`"
             )
         self._book(Purpose.GRADIENT)
-        self.local_step_()
-
-    def _overflowed(self) -> bool:
-        overflowed = super()._overflowed()
-        if overflowed:
-            self._book(Purpose.CONTROL)
-        return overflowed
+        replica.local_step_()
 
     def _drop_early(self) -> None:
         super()._drop_early()

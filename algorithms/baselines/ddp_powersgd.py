@@ -1,7 +1,7 @@
 """DDP with PyTorch's PowerSGD hook, as people have it; `powersgd` is the paper's.
 
 Source: PyTorch's `powerSGD_hook`, after Vogels et al., "PowerSGD", NeurIPS 2019, algorithms 1 and
-    2.
+2.
 
     M_i <- g_i + e_i                    of each tensor, seen as (first axis, rest), that is worth it
     P <- mean(M Q);  P <- orthonormal basis of its columns
@@ -26,7 +26,7 @@ from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defi
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from cser_bench.algorithms.baselines.ddp import DDP, Hook
-from cser_bench.algorithms.core import Count, Purpose, Traffic
+from cser_bench.algorithms.core import Count, Purpose, Replica, Traffic
 from cser_bench.algorithms.core.layout import Window
 
 EARLIEST = 3
@@ -54,18 +54,18 @@ class DDPPowerSGD(DDP):
 
     rank: Count
 
-    def _set_up(self) -> None:
-        super()._set_up()
-        if not all(each.shape and _is_contiguous(each) for each in self.flat.layout.tensors):
+    def _set_up(self, replica: Replica) -> None:
+        super()._set_up(replica)
+        if not all(each.shape and _is_contiguous(each) for each in replica.flat.layout.tensors):
             raise ValueError(
                 f"{self.name}: PyTorch's hook takes parameters of one axis or more that are "
                 "contiguous; make the model so, or take powersgd"
             )
         self._counted = 0
-        tensors = self.flat.layout.tensors
+        tensors = replica.flat.layout.tensors
         self._sent_numel = sum(sent_numel(each.shape, self.rank) for each in tensors)
         compressed = [each for each in tensors if sent_numel(each.shape, self.rank) < each.numel]
-        self.hook_numel = self.flat.layout.numel + sum(
+        self.hook_numel = replica.flat.layout.numel + sum(
             sent_numel(each.shape, self.rank) for each in compressed
         )
 
@@ -87,20 +87,16 @@ class DDPPowerSGD(DDP):
         """This worker's error, of shape (1, d), in the order of buckets; None before it
         compresses."""
         errors: dict[int, Tensor] = self.hook_state.error_dict
-        return (
-            torch.cat([errors[bucket] for bucket in sorted(errors)]).unsqueeze(0)
-            if errors
-            else None
-        )
+        if not errors:
+            return None
+        return torch.cat([errors[bucket] for bucket in sorted(errors)]).unsqueeze(0)
 
-    def _expected_traffic(self, num_steps: int) -> Traffic:
-        traffic, num_full = Traffic(), min(num_steps, EARLIEST - 1)
-        traffic.add(Purpose.GRADIENT, 32 * self.flat.layout.numel * num_full, num_full)
-        traffic.add(
-            Purpose.GRADIENT,
-            32 * self._sent_numel * (num_steps - num_full),
-            3 * (num_steps - num_full),
-        )
+    def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
+        traffic = Traffic()
+        num_full = min(num_steps, EARLIEST - 1)
+        num_compressed = num_steps - num_full
+        traffic.add(Purpose.GRADIENT, 32 * replica.flat.layout.numel * num_full, num_full)
+        traffic.add(Purpose.GRADIENT, 32 * self._sent_numel * num_compressed, 3 * num_compressed)
         return traffic
 
     def state_dict(self) -> dict[str, Any]:

@@ -118,14 +118,12 @@ class QuantisedBlocks(Reduced):
     Args:
         bits: of a number: 1, 4 or 8.
         block_size: coordinates that share one 32-bit scale, a multiple of 8.
-        second_error: see `Reduced`.
     """
 
     kind: ClassVar[str] = "quantised_blocks"
 
     bits: Literal[1, 4, 8] = 8
     block_size: Count = 256
-    second_error: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -173,15 +173,13 @@ class Reduced(Encoded):
     """Rounds block by block, and draws nothing: shares of the messages are added on their way, and
     rounded again.
 
-    A message has an axis of blocks, (..., blocks, bytes), and vectors and messages may have others
+    What the second rounding adds counts as sent by the worker that added the share, so that it is
+    fed back. A message has an axis of blocks, (..., blocks, bytes), and vectors and messages may have others
     before it.
     """
 
     block_size: int
     """Coordinates of a block; the last one is filled up."""
-    second_error: bool
-    """Whether what the second rounding adds counts as sent by the worker that added the share, so
-    that it is fed back; if not, it is lost, and the mean is not exactly that of what was sent."""
 
 
 @dataclass(frozen=True)

@@ -189,10 +189,9 @@ class Sending:
 
         reduced, rest = collectives.all_reduce_blocks(blocks, add, purpose)
         own = compressor.decode(blocks, numel, vector.dtype)
-        if compressor.second_error:
-            for row, rank in zip(own, collectives.own_ranks, strict=True):
-                share = coordinates(range(rank, rank + 1))
-                row[share] += rest[share.start - here.start : share.stop - here.start]
+        for row, rank in zip(own, collectives.own_ranks, strict=True):
+            share = coordinates(range(rank, rank + 1))
+            row[share] += rest[share.start - here.start : share.stop - here.start]
         return Exchanged(
             whole(numel), own, compressor.decode(reduced, numel, vector.dtype).expand_as(vector)
         )

@@ -1,14 +1,15 @@
-"""`DistributedOptimizer`: what all methods share as `torch.optim.Optimizer`s: the local step,
-state, consensus."""
+"""`DistributedOptimizer`: what all methods share as `torch.optim.Optimizer`s."""
 
 import inspect
+import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import InitVar, replace
-from typing import Any, Self
+from dataclasses import InitVar, astuple, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
@@ -23,12 +24,15 @@ from cser_bench.algorithms.core.checks import (
     types_of,
 )
 from cser_bench.algorithms.core.collectives import Collectives, StackedCollectives
-from cser_bench.algorithms.core.compressors import Compressor, Draw
-from cser_bench.algorithms.core.finite import named_workers, rows_not_finite
-from cser_bench.algorithms.core.method import Method
+from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, digest_of_draws
+from cser_bench.algorithms.core.facts import MethodFacts
+from cser_bench.algorithms.core.finite import FiniteWatch, named_workers, rows_not_finite
+from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.overlap import Reducer
 from cser_bench.algorithms.core.process_group import default_collectives
+from cser_bench.algorithms.core.replica import Replica, described
 from cser_bench.algorithms.core.settings import (
+    FROM_1_UP,
     NUMBERS,
     REQUIRED,
     LocalStepName,
@@ -40,12 +44,13 @@ from cser_bench.algorithms.core.settings import (
     declared_settings,
     group_defaults,
 )
-from cser_bench.algorithms.core.state import OTHER_TYPES, UNSENT, averaged, check_still_loaded
+from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
+from cser_bench.algorithms.core.state import OTHER_TYPES, averaged, check_still_loaded
 from cser_bench.algorithms.core.topology import Topology, rounds_of
 from cser_bench.algorithms.core.traffic import Purpose, Traffic
 
 
-class DistributedOptimizer(Method, Optimizer):
+class DistributedOptimizer(MethodFacts, Optimizer):
     """SGD with Nesterov momentum, AdamW or Muon on flat buffers, and a place for each method's
     communication.
 
@@ -73,9 +78,8 @@ class DistributedOptimizer(Method, Optimizer):
         betas: AdamW's, per group; by default (0.9, 0.999).
         eps: AdamW's, per group; by default 1e-8.
         skip_nonfinite: all workers leave a step out, and say whose fault it is, where a gradient of
-            one of them is not
-            finite: nothing is changed, sent or counted. To agree they send 8 bits each before every
-            step, as control, and the host waits for them, on a GPU too.
+            one of them is not finite: nothing is changed, sent or counted. To agree they send 8
+            bits each before every step, as control, and the host waits for them, on a GPU too.
 
     Raises:
         ValueError: values out of range or that do not go together, a compressor that the method or
@@ -87,9 +91,8 @@ class DistributedOptimizer(Method, Optimizer):
     `p.grad` is scratch space during `step()`.
     """
 
-    _step_supports_amp_scaling = (
-        True  # a GradScaler then sets found_inf and grad_scale for the time of a step
-    )
+    # A GradScaler then sets found_inf and grad_scale for the time of a step.
+    _step_supports_amp_scaling = True
 
     # The first arguments of every method's constructor; its own settings follow.
     params: InitVar[ParamsT] = argument(kw_only=False)
@@ -108,138 +111,142 @@ class DistributedOptimizer(Method, Optimizer):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.declared = declared_settings(cls, cls.declared)
-        common = inspect.get_annotations(DistributedOptimizer)
-        given = {
-            key: (getattr(DistributedOptimizer, key, REQUIRED), each.type)
-            for key, each in common.items()
-        }
-        given |= {key: (each.default, each.declared) for key, each in cls.declared.items()}
-        params, *by_name = (
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-            for key, (default, kind) in given.items()
-        )
-        params = params.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, default=REQUIRED)
-        cls.__signature__ = inspect.Signature([params, *by_name])  # type: ignore[attr-defined]
+        cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
 
     def __init__(self, params: ParamsT, **given: Any) -> None:
         check_arguments(type(self), given)
-        self._given = {"params": params, **given}
-        given = {
-            key: each.default for key, each in inspect.signature(type(self)).parameters.items()
-        } | given
-        self._siblings = []
+        parameters = inspect.signature(type(self)).parameters
+        arguments = {key: parameter.default for key, parameter in parameters.items()} | given
         for key, setting in self.declared.items():
-            setting.check(f"{self.name}: {key}", given[key])
-            setattr(self, key, given[key])
-        self.seed, self.num_steps, self.local_step = given["seed"], 0, given["local_step"]
-        self.skip_nonfinite = given["skip_nonfinite"]
-        numbers = {key: given[key] for key in NUMBERS["muon"]}
-        super().__init__(params, group_defaults(self, numbers))
-        check_no_settings(self.param_groups, given.keys() - {"params", *numbers})
-        check_options(self.param_groups, self.local_step)
-        collectives: Collectives = given["collectives"] or default_collectives(self.param_groups)
-        self.collectives, stacked = collectives, isinstance(collectives, StackedCollectives)
-        own, *others = (
-            types_of(self.param_groups) if self._sibling_type is None else [self._sibling_type]
-        )
-        self._lay_out(own, given["communication_dtype"])
-        self._model: nn.Module | None = given["model"]
+            setting.check(f"{self.name}: {key}", arguments[key])
+            setattr(self, key, arguments[key])
+        self.settings = {key: arguments[key] for key in self.declared}
+        self.seed = arguments["seed"]
+        self.local_step = arguments["local_step"]
+        self.skip_nonfinite = arguments["skip_nonfinite"]
+        self.num_steps = 0
+        self.replicas: list[Replica] = []
+        """The parameters of each type, first that of the most numbers."""
+        self._communication_dtype: torch.dtype | None = arguments["communication_dtype"]
+        self._model: nn.Module | None = arguments["model"]
         self._shows_average = False
-        if collectives.world_size > 1:
-            if not stacked:
-                check_agreement(
-                    collectives, {**self._to_agree_on(), "other types": others, **self._compared()}
-                )
-            equalise_(collectives, self.flat, self.param_groups, self._model)
-        siblings = [self._sibling(dtype) for dtype in others]
-        self._frozen = [each.flat.frozen for each in (self, *siblings)]
+
+        numbers = {key: arguments[key] for key in NUMBERS["muon"]}
+        super().__init__(params, group_defaults(self, numbers))
+        check_no_settings(self.param_groups, arguments.keys() - {"params", *numbers})
+        check_options(self.param_groups, self.local_step)
+        collectives: Collectives | None = arguments["collectives"]
+        self.collectives = collectives or default_collectives(self.param_groups)
+        self._build()
+        if self.caution is not None:
+            warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
+
+    def _build(self) -> None:
+        """Moves the parameters of each type into a flat vector, makes them equal on all workers,
+        and has the method make what it holds beside them."""
+        dtypes = types_of(self.param_groups)
+        if self.averages_in_backward and len(dtypes) > 1:
+            raise ValueError(
+                f"{self.name}: parameters must have one type, and here are {dtypes[1]} besides"
+            )
+        self._watch = FiniteWatch(self.name, self.collectives)
+        self.replicas = [_replica(self, dtype, dtypes[0], self._watch) for dtype in dtypes]
+        first = self.replicas[0]
+        self.flat = first.flat
+        """The parameters and gradients of the first type."""
+        _make_equal(self)
+        flats = [replica.flat for replica in self.replicas]
+        self._frozen = [flat.frozen for flat in flats]
         """The numbers of the frozen tensors, of each type, as all workers had them when they last
         compared."""
-        self._first_step: FirstStep | None = None
-        if self._sibling_type is None:
-            flats = [self.flat, *(each.flat for each in siblings)]
-            self._first_step = FirstStep(flats, collectives, self.averages_in_backward)
-        next_messages = lambda: self.early_messages(self.num_steps + 1)  # noqa: E731
-        early, traffic = collectives.early, collectives.traffic
-        self._reducer = Reducer(self.flat, early, traffic, next_messages, self.sending.message)
+        self._first_step: FirstStep | None = FirstStep(
+            flats, self.collectives, self.averages_in_backward
+        )
+        self._reducer = Reducer(
+            self.flat,
+            self.collectives.early,
+            self.collectives.traffic,
+            list_messages=lambda: self.early_messages(self.num_steps + 1),
+            message_of=first.sending.message,
+        )
         if self.skip_nonfinite:
             self._reducer.stop("skip_nonfinite looks at all gradients in step()")
         for key, setting in self.declared.items():
             if setting.declared == Topology:
-                self.rounds = rounds_of(given[key], collectives.world_size)
-            is_left_out = given[key] is None and setting.admits(type(None))
-            if setting.admits(Compressor) and not is_left_out:
-                setattr(self, key, self.checked(key, given[key]))
-        self._siblings = siblings  # type: ignore[assignment]
-        self._set_up()
-        if self.caution is not None and self._sibling_type is None:
-            warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
+                self.rounds = rounds_of(getattr(self, key), self.collectives.world_size)
+        for replica in self.replicas:
+            try:
+                _check_compressors(self, replica)
+                self._set_up(replica)
+            except ValueError as error:
+                if replica is first:
+                    raise
+                raise ValueError(
+                    f"{error} (of the parameters of type {replica.dtype}, which have messages of "
+                    "their own)"
+                ) from None
 
-    def _set_up(self) -> None:
+    # What a method says and does. Each is asked for the parameters of each type.
+
+    def _set_up(self, replica: Replica) -> None:
         """Makes what a method holds beside the settings, which are attributes by now, and says
         where these are wrong.
 
-        Compressors are checked, and scaled where need be. What is allowed and still will go wrong
-        is `caution`.
+        What is allowed and still will go wrong is `caution`.
         """
 
-    def __setattr__(self, key: str, value: Any) -> None:
-        """Gives a setting that a script changes to the optimisers of all types."""
-        super().__setattr__(key, value)
-        if key in self.declared:
-            for each in self._siblings:
-                setattr(
-                    each, key, each.checked(key, value) if isinstance(value, Compressor) else value
-                )
-
-    def _sibling(self, dtype: torch.dtype) -> Self:
-        """Returns an optimiser alike, for the same groups' parameters of another type; its draws
-        are its own."""
-        if self.averages_in_backward:
-            raise ValueError(
-                f"{self.name}: parameters must have one type, and here are {dtype} besides"
-            )
-        of_type = [
-            [each for each in group["params"] if each.dtype == dtype] for group in self.param_groups
-        ]
-        groups = [
-            {**group, "params": tensors}
-            for group, tensors in zip(self.param_groups, of_type, strict=True)
-        ]
-        seed = Draw(self.seed, 0, str(dtype)).key()
-        own = {
-            "params": groups,
-            "seed": seed,
-            "collectives": self.collectives.without_overlap(),
-            "model": None,
-        }
-        sibling = type(self).__new__(type(self))
-        sibling._sibling_type = dtype
-        try:
-            sibling.__init__(**self._given | own)  # type: ignore[misc]
-        except ValueError as error:
-            raise ValueError(
-                f"{error} (of the parameters of type {dtype}, which have messages of their own)"
-            ) from None
-        sibling.watch, sibling.sending = self.watch, replace(sibling.sending, watch=self.watch)
-        return sibling
-
-    @property
-    def traffic(self) -> Traffic:
-        """The exact payload bits that this worker sent, and its number of collectives, by
-        purpose."""
-        return self.collectives.traffic
-
-    @property
-    def error(self) -> Tensor | None:
-        """The error of the workers at this end, of shape (local workers, d), where the method keeps
-        one."""
-        errors = [each._buffers["error"] for each in self._of_each_type if "error" in each._buffers]
-        return torch.cat(errors, dim=1) if len(errors) > 1 else next(iter(errors), None)
-
     @abstractmethod
-    def _update(self, step: int) -> None:
-        """Does step number `step`, counted from 1, from `flat.gradients` on `flat.parameters`."""
+    def _update(self, replica: Replica, step: int) -> None:
+        """Does step number `step`, counted from 1, from `replica.flat.gradients` on
+        `replica.flat.parameters`."""
+
+    def stages(self, replica: Replica) -> Sequence[Stage]:
+        """Returns what a step sends, in order; nothing by default.
+
+        From them follow the closed form, what can be sent early and, where messages are averages
+        over all workers, when these agree. A method of which that is not all says the rest itself:
+        it has its own `_expected_traffic`, `early_messages` or `_agree_after`.
+        """
+        return ()
+
+    def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
+        """Does what `expected_traffic` says, for the parameters of one type."""
+        traffic = Traffic()
+        for stage in self.stages(replica):
+            traffic.add_entry(stage.purpose, replica.cost(stage, stage.steps(num_steps)))
+            if stage.except_every is not None:
+                # Taken off again, so that mean costs are rounded once for each.
+                left_out = range(stage.except_every, num_steps + 1, stage.except_every)
+                cost = replica.cost(stage, left_out)
+                traffic.add(stage.purpose, *(-number for number in astuple(cost)))
+        return traffic
+
+    def _agree_after(self, replica: Replica, num_steps: int) -> bool:
+        """Does what `agree_after` says, for the parameters of one type and one step or more."""
+        if replica.communication_dtype is not None:
+            return False
+        for stage in self.stages(replica):
+            fitted = replace(stage, compressor=replica.fitted(stage.compressor))
+            if equalises(fitted, num_steps, replica.flat.layout, replica.draw):
+                return True
+        return False
+
+    @classmethod
+    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+        """Does what `at_ratio` says, for a ratio from 1 up, which is the interval if nothing else
+        must be given."""
+        required = [key for key, setting in cls.declared.items() if setting.is_required]
+        if required == ["sync_interval"]:
+            return {"sync_interval": ratio}
+        raise ValueError(
+            f"{cls.name} does not say how it reaches a ratio; give its settings themselves"
+        )
+
+    def _settle(self, replica: Replica) -> None:
+        """Waits for messages that were sent for later steps, and keeps what they say in the
+        state."""
+
+    # What a script calls: steps.
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Returns a context for all but the last of a step's backward passes: inside, overlap sends
@@ -260,17 +267,16 @@ class DistributedOptimizer(Method, Optimizer):
                 something was changed since the backward pass; or it is called inside `consensus()`.
             ValueError: a group's learning rate, momentum or weight decay is out of range.
         """
-        self._refuse_inside_consensus("step()")
+        _refuse_inside_consensus(self._shows_average, "step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         check_numbers(self.param_groups)
         self._adopt_moved()
-        of_each_type = self._of_each_type
-        for each in of_each_type:
-            each.flat.collect_gradients()
-            check_still_loaded(each._loaded, each.flat.parameters)
+        for replica in self.replicas:
+            replica.flat.collect_gradients()
+            check_still_loaded(replica.loaded, replica.flat.parameters)
         # Last of the checks, as it is a collective: what a worker sees alone it must say before it
         # waits for others.
         if self._first_step is not None:
@@ -279,95 +285,50 @@ class DistributedOptimizer(Method, Optimizer):
             self._first_step = None
             if is_changed:
                 self.reanchor()
-        frozen = [each.flat.frozen for each in of_each_type]
+        frozen = [replica.flat.frozen for replica in self.replicas]
         if frozen != self._frozen:
             check_frozen(self.collectives, frozen)
             self._frozen = frozen
-        for each in of_each_type:
-            each._loaded = None
-        if not self._overflowed():
-            self._reducer.begin_rest()
-            self.watch.begin_step(self.num_steps + 1)
-            for each in of_each_type:
-                each._update(self.num_steps + 1)
-            self.num_steps += 1
-            self.watch.end_step()
+        for replica in self.replicas:
+            replica.loaded = None
+        if _is_left_out(self, self._reducer):
+            self._drop_early()
+            return loss
+        self._reducer.begin_rest()
+        self._watch.begin_step(self.num_steps + 1)
+        for replica in self.replicas:
+            self._update(replica, self.num_steps + 1)
+        self.num_steps += 1
+        self._watch.end_step()
         return loss
-
-    def _overflowed(self) -> bool:
-        """Returns whether, under a `GradScaler`, any worker's gradients overflowed; if none, takes
-        the scale out.
-
-        A worker that skipped alone would leave the others waiting, or drift from them. For the time
-        of a step the scaler sets `found_inf`, above 0 where this worker's gradients are not finite,
-        and `grad_scale`, by which they were multiplied, None where they no longer are.
-        """
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if found_inf is None:
-            return self.skip_nonfinite and self._is_skipped()
-        self._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
-        found = found_inf.detach().float().reshape(1, 1).repeat(len(self.flat.gradients), 1)
-        self.collectives.all_reduce_sum_(found, Purpose.CONTROL)
-        if found[0].item() > 0:
-            return True
-        scale: Tensor | None = getattr(self, "grad_scale", None)
-        if scale is not None:
-            for each in self._of_each_type:
-                each.flat.gradients.div_(scale)
-        return False
-
-    def _is_skipped(self) -> bool:
-        """Returns whether any worker's gradients are not finite, so that all leave this step out,
-        and says whose."""
-        of_each_type = [rows_not_finite(each.flat.gradients) for each in self._of_each_type]
-        flags = torch.stack(of_each_type).any(0).to(torch.uint8).unsqueeze(1)
-        if len(flags) < self.collectives.world_size:
-            flags = self.collectives.all_gather(flags, Purpose.CONTROL)
-        workers = named_workers(flags, self.collectives)
-        if workers:
-            warnings.warn(
-                f"{self.name}: all workers left step {self.num_steps + 1} out, since gradients of "
-                f"{workers} are not finite; where that goes on, look at the data there, or lower "
-                "the learning rate",
-                stacklevel=6,
-            )
-        return bool(workers)
-
-    def _adopt_moved(self) -> None:
-        """Takes back parameters that someone moved, or raises RuntimeError where that cannot be."""
-        for each in self._of_each_type:
-            if each.flat.moved():
-                self._drop_early()
-                each.flat.adopt(each._buffers.values())
-
-    def _check_model(self) -> None:
-        """Raises RuntimeError where what would be read is not the model's any more."""
-        check_parameters(self._model, self._tensors)
-        self._adopt_moved()
-
-    @property
-    def _tensors(self) -> list[Tensor]:
-        return [tensor for each in self._of_each_type for tensor in each.flat.tensors]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears all gradients. They stay views of one vector, and read as zeros, whatever
         `set_to_none` says."""
         self._adopt_moved()
-        for each in self._of_each_type:
-            each.flat.zero_gradients()
+        for replica in self.replicas:
+            replica.flat.zero_gradients()
         self._drop_early()
 
     def _drop_early(self) -> None:
+        """Forgets what was sent for a step before it, which does not take place or is not yet
+        complete."""
         self._reducer.drop()
 
+    def _adopt_moved(self) -> None:
+        """Takes back parameters that someone moved, or raises RuntimeError where that cannot be."""
+        for replica in self.replicas:
+            if replica.flat.moved():
+                self._drop_early()
+                replica.flat.adopt(replica.buffers.values())
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Makes the optimiser anew with one more group, before its first step. All workers must
-        call it.
+        """Adds a group before the first step, and begins anew with it. All workers must call it.
 
         Raises:
             ValueError: a step was done, or a state loaded; and as the constructor.
         """
-        if not hasattr(self, "flat"):  # torch's constructor adds each group
+        if not self.replicas:  # torch's constructor adds each group
             return super().add_param_group(param_group)
         if self._first_step is None or self._first_step.was_loaded:
             raise ValueError(
@@ -375,14 +336,17 @@ class DistributedOptimizer(Method, Optimizer):
                 "not depend on when one came; add it at the start, frozen (requires_grad_(False)) "
                 "until it is to be trained"
             )
-        before, groups = dict(self.__dict__), [*self.param_groups, param_group]
-        del self.flat
+        before = dict(self.__dict__)
+        first_step, groups = self._first_step, list(self.param_groups)
         try:
-            self.__init__(**self._given | {"params": groups, "collectives": self.collectives})  # type: ignore[misc]
+            super().add_param_group(param_group)
+            check_options(self.param_groups, self.local_step)
+            self._build()
         except Exception:
             self.__dict__ = before
+            self.param_groups[:] = groups
             raise
-        before["_first_step"].close()
+        first_step.close()
 
     @torch.no_grad()
     def reanchor(self) -> None:
@@ -393,19 +357,19 @@ class DistributedOptimizer(Method, Optimizer):
         arrived is forgotten; all else stays. All workers must call it. The first step does so where
         parameters were changed since the optimiser was made.
         """
-        self._refuse_inside_consensus("reanchor()")
-        self._check_model()
+        _refuse_inside_consensus(self._shows_average, "reanchor()")
+        check_parameters(self._model, _tensors(self.replicas))
+        self._adopt_moved()
         self._reducer.drop()
-        self.watch.begin_anew()
-        for each in self._of_each_type:
-            each._drop_under_way()
-            if self.collectives.world_size > 1:
-                equalise_(self.collectives, each.flat, self.param_groups, each._model)
-            for anchor in each._anchors:
-                anchor.copy_(each.flat.parameters)
-            for key in each._buffers.keys() & set(UNSENT):
-                each._buffers[key].zero_()
-            each._loaded = None
+        self._watch.begin_anew()
+        for replica in self.replicas:
+            self._settle(replica)
+        if self.collectives.world_size > 1:
+            _send_first_workers(self)
+        for replica in self.replicas:
+            replica.begin_anew()
+
+    # What a script reads.
 
     @contextmanager
     def consensus(
@@ -426,27 +390,135 @@ class DistributedOptimizer(Method, Optimizer):
             CollectiveError: another worker did something else, or did not come.
             RuntimeError: the model does not hold the optimiser's parameters.
         """
-        self._check_model()
-        check_parameters(model, self._tensors)
+        tensors = _tensors(self.replicas)
+        check_parameters(self._model, tensors)
+        self._adopt_moved()
+        check_parameters(model, tensors)
         enter_together(self.collectives, "consensus()")
-        held = set(map(id, self._tensors))
-        others = [each for module in averages for each in (*module.parameters(), *module.buffers())]
-        others += [] if model is None else model.buffers()
-        unique = {id(each): each for each in others if id(each) not in held}
-        before, self._shows_average = self._shows_average, True
+        others: list[Tensor] = []
+        for module in averages:
+            others += [*module.parameters(), *module.buffers()]
+        if model is not None:
+            others += model.buffers()
+        held = set(map(id, tensors))
+        unique = {id(tensor): tensor for tensor in others if id(tensor) not in held}
+        parameters = [replica.flat.parameters for replica in self.replicas]
+        was_inside = self._shows_average
+        self._shows_average = True
         try:
-            parameters = [each.flat.parameters for each in self._of_each_type]
             with averaged(parameters, unique.values(), self.collectives):
                 yield
         finally:
-            self._shows_average = before
+            self._shows_average = was_inside
 
-    def _refuse_inside_consensus(self, call: str) -> None:
-        if self._shows_average:
-            raise RuntimeError(
-                f"{call} inside consensus(), where parameters are averages for a while; call it "
-                "outside"
-            )
+    @property
+    def traffic(self) -> Traffic:
+        """The exact payload bits that this worker sent, and its number of collectives, by
+        purpose."""
+        for replica in self.replicas:
+            self._settle(replica)
+        return self.collectives.traffic
+
+    @property
+    def error(self) -> Tensor | None:
+        """The error of the workers at this end, of shape (local workers, d), where the method keeps
+        one."""
+        errors = []
+        for replica in self.replicas:
+            if "error" in replica.buffers:
+                errors.append(replica.buffers["error"])
+        if not errors:
+            return None
+        return errors[0] if len(errors) == 1 else torch.cat(errors, dim=1)
+
+    def memory_in_parameters(self) -> float:
+        """Returns a worker's state in units of the parameters' own size, these and their gradients
+        left out."""
+        held = state = 0
+        for replica in self.replicas:
+            held += replica.flat.parameters[0].nbytes
+            state += sum(buffer[0].nbytes for buffer in replica.buffers.values())
+            state += sum(tensor.nbytes for tensor in replica.common.values())
+        return state / held
+
+    def __repr__(self) -> str:
+        """Returns the method, its settings, the groups' numbers, d, the overall ratio and the
+        worker, in one line."""
+        chosen = self.replicas[0].chosen
+        if chosen["communication_dtype"] is None:
+            del chosen["communication_dtype"]
+        first, *others = [
+            {key: group[key] for key in NUMBERS[self.local_step]} for group in self.param_groups
+        ]
+        given = ", ".join(f"{key}={value!r}" for key, value in (chosen | first).items())
+        for number, numbers in enumerate(others, 1):
+            given += f", group {number}: {numbers}"
+        ratio = self.overall_ratio()
+        sent = "nothing is sent" if ratio == math.inf else f"overall ratio {ratio:,.4g}"
+        worker = f"worker {self.collectives.rank} of {self.collectives.world_size}"
+        num_parameters = _num_parameters(self.replicas)
+        return f"{type(self).__name__}({given}; d = {num_parameters:,}, {sent}, {worker})"
+
+    # What is sent, in advance.
+
+    def expected_traffic(self, num_steps: int) -> Traffic:
+        """Returns what one worker sends in the first `num_steps` steps, in closed form."""
+        total = Traffic()
+        for replica in self.replicas:
+            total += self._expected_traffic(replica, num_steps)
+        return total
+
+    def early_messages(self, step: int) -> list[EarlyMessage]:
+        """Returns the messages of step number `step` that need some tensors' gradients only, so may
+        be sent early."""
+        first = self.replicas[0]
+        return early_messages(self.stages(first), step, first.flat, first.draw, first.float_bits)
+
+    def agree_after(self, num_steps: int) -> bool:
+        """Returns whether after that many steps all workers hold the same parameters, up to
+        rounding in a sum.
+
+        Where they do not, one full exchange must follow before anyone can use the average. False
+        where it depends on what was drawn or trained; where messages are rounded, as each worker
+        keeps what rounding took; and by default among neighbours.
+        """
+        if num_steps == 0 or not self.workers_differ:
+            return True
+        stages = self.stages(self.replicas[0])
+        has_neighbours = any(stage.neighbours is not None for stage in stages)
+        if has_neighbours and self.collectives.world_size == 1:
+            return True
+        return all(self._agree_after(replica, num_steps) for replica in self.replicas)
+
+    @classmethod
+    def at_ratio(cls, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
+        """Returns settings of its own, for the constructor, at which SGD sends `ratio` times as
+        much in the long run.
+
+        Args:
+            params: the model's parameters; needed where what is sent depends on their shapes.
+
+        Raises:
+            ValueError: no settings reach that ratio.
+        """
+        FROM_1_UP.check(f"{cls.name}: ratio", ratio)
+        return cls._at_ratio(ratio, None if params is None else Layout.of(params))
+
+    def overall_ratio(self) -> float:
+        """Returns how many times as much SGD sends in the long run (32 d bits a step); infinite for
+        nothing."""
+        counts = [value for value in self.settings.values() if type(value) is int and value]
+        intervals = math.prod(counts)
+        # Whole intervals; where draws differ, about their mean.
+        num_steps = intervals * math.ceil(100 / intervals)
+        once = self.expected_traffic(num_steps).training_bits
+        twice = self.expected_traffic(2 * num_steps).training_bits
+        bits = twice - once  # without what is sent but once, at the start
+        if not bits:
+            return math.inf
+        return FLOAT_BITS * _num_parameters(self.replicas) * num_steps / bits
+
+    # What is saved.
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise TypeError(
@@ -462,14 +534,18 @@ class DistributedOptimizer(Method, Optimizer):
         Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts
         them back.
         """
-        self._refuse_inside_consensus("a state")
-        self._check_model()
-        own, *others = [each._flat_state() for each in self._of_each_type]
-        names = [str(each.flat.parameters.dtype) for each in self._siblings]
-        siblings = {OTHER_TYPES: dict(zip(names, others, strict=True))} if others else {}
+        _refuse_inside_consensus(self._shows_average, "a state")
+        check_parameters(self._model, _tensors(self.replicas))
+        self._adopt_moved()
+        for replica in self.replicas:
+            self._settle(replica)
+        first, *others = self.replicas
+        flat = first.state()
+        if others:
+            flat[OTHER_TYPES] = {str(replica.dtype): replica.state() for replica in others}
         state = super().state_dict()
         # In a group, as torch.distributed.checkpoint keeps these, and nothing beside them.
-        state["param_groups"][0]["flat"] = {**own, **siblings}
+        state["param_groups"][0]["flat"] = flat
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -481,34 +557,192 @@ class DistributedOptimizer(Method, Optimizer):
         Raises:
             ValueError: the state is another method's, model's or worker's, or of other settings.
         """
-        self._refuse_inside_consensus("load_state_dict()")
+        _refuse_inside_consensus(self._shows_average, "load_state_dict()")
         groups = [dict(group) for group in state_dict.get("param_groups", [{}])]
         flat = dict(groups[0].pop("flat", None) or state_dict.get("flat", {}))
         others = flat.pop(OTHER_TYPES, {})
-        if list(others) != (names := [str(each.flat.parameters.dtype) for each in self._siblings]):
+        names = [str(replica.dtype) for replica in self.replicas[1:]]
+        if list(others) != names:
             raise ValueError(
                 f"this state does not fit {self.name}: beside most parameters it has some of "
                 f"{list(others)}, this has of {names}"
             )
-        states = list(zip(self._of_each_type, [flat, *others.values()], strict=True))
-        for each, state in states:
-            each._check_state(state)
+        states = [flat, *others.values()]
+        for replica, state in zip(self.replicas, states, strict=True):
+            replica.check_state(state)
         self._adopt_moved()
         self._drop_early()
         super().load_state_dict({"state": {}, "param_groups": groups})
         check_options(self.param_groups, self.local_step)
         self.num_steps = flat["num_steps"]
-        self.watch.begin_anew()
+        self._watch.begin_anew()
         if self._first_step is not None:
             self._first_step.was_loaded = True
-        for each, state in states:
-            each._restore(state)
+        for replica, state in zip(self.replicas, states, strict=True):
+            self._settle(replica)
+            replica.restore(state)
 
-    def memory_in_parameters(self) -> float:
-        """Returns a worker's state in units of the parameters' own size, these and their gradients
-        left out."""
-        of_each_type = self._of_each_type
-        buffers = [buffer[0] for each in of_each_type for buffer in each._buffers.values()]
-        common = [tensor for each in of_each_type for tensor in each._common.values()]
-        held = sum(each.flat.parameters[0].nbytes for each in of_each_type)
-        return sum(each.nbytes for each in (*buffers, *common)) / held
+
+# How an optimiser is made.
+
+
+def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
+    """Returns the constructor's: the arguments that all methods have, and the method's settings."""
+    arguments: dict[str, tuple[Any, Any]] = {}
+    for key, hint in inspect.get_annotations(DistributedOptimizer).items():
+        arguments[key] = (getattr(DistributedOptimizer, key, REQUIRED), hint.type)
+    for key, setting in method.declared.items():
+        arguments[key] = (setting.default, setting.declared)
+    parameters = []
+    for key, (default, hint) in arguments.items():
+        parameter = inspect.Parameter(
+            key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+        )
+        if key == "params":
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            parameter = parameter.replace(kind=kind, default=REQUIRED)
+        parameters.append(parameter)
+    return inspect.Signature(parameters)
+
+
+def _replica(
+    optimizer: DistributedOptimizer, dtype: torch.dtype, first: torch.dtype, watch: FiniteWatch
+) -> Replica:
+    """Returns the replica of the parameters of one type; other types than the first have draws of
+    their own, and nothing is sent early for them."""
+    groups = []
+    for group in optimizer.param_groups:
+        groups.append([parameter for parameter in group["params"] if parameter.dtype == dtype])
+    collectives = optimizer.collectives
+    seed = optimizer.seed
+    if dtype != first:
+        collectives = collectives.without_overlap()
+        seed = Draw(seed, 0, str(dtype)).key()
+    return Replica(
+        optimizer,
+        groups,
+        collectives,
+        seed,
+        optimizer._communication_dtype,
+        watch,
+        is_first=dtype == first,
+    )
+
+
+def _check_compressors(optimizer: DistributedOptimizer, replica: Replica) -> None:
+    """Raises ValueError where a compressor that was given cannot work."""
+    for key, setting in optimizer.declared.items():
+        value = getattr(optimizer, key)
+        is_left_out = value is None and setting.admits(type(None))
+        if setting.admits(Compressor) and not is_left_out:
+            replica.check_compressor(key, value)
+
+
+def _make_equal(optimizer: DistributedOptimizer) -> None:
+    """Compares the workers' optimisers, and sends worker 0's parameters to all."""
+    if optimizer.collectives.world_size == 1:
+        return
+    if not isinstance(optimizer.collectives, StackedCollectives):
+        check_agreement(optimizer.collectives, _to_agree_on(optimizer))
+    _send_first_workers(optimizer)
+
+
+def _send_first_workers(optimizer: DistributedOptimizer) -> None:
+    """Sends worker 0's parameters to all, and with those of the first type what the model has
+    beside them."""
+    model = optimizer._model
+    for replica in optimizer.replicas:
+        equalise_(optimizer.collectives, replica.flat, optimizer.param_groups, model)
+        model = None
+
+
+def _to_agree_on(optimizer: DistributedOptimizer) -> dict[str, object]:
+    """Returns what workers must have in common: what is trained, with which numbers and
+    settings."""
+    first, *others = optimizer.replicas
+    keys = NUMBERS[optimizer.local_step]
+    numbers = []
+    for group in optimizer.param_groups:
+        numbers.append([np.asarray(group[key], float).tolist() for key in keys])
+    return {
+        "method": optimizer.name,
+        "seed": optimizer.seed,
+        "parameters": _parameters_in_words(first),
+        f"{', '.join(keys)} of each group": numbers,
+        "frozen parameters": first.flat.frozen,
+        "overlap": optimizer.collectives.early is not None,
+        "skip_nonfinite": optimizer.skip_nonfinite,
+        "what numpy draws from one seed": digest_of_draws(),
+        "parameters of other types": [_parameters_in_words(replica) for replica in others],
+        "frozen parameters of other types": [replica.flat.frozen for replica in others],
+        **described(first.chosen),
+    }
+
+
+def _parameters_in_words(replica: Replica) -> str:
+    tensors = replica.flat.layout.tensors
+    device = replica.flat.parameters.device.type
+    kind = f"{str(replica.dtype).removeprefix('torch.')} on {device}"
+    shapes = "; ".join(f"{tensor.shape} strides {tensor.strides}" for tensor in tensors)
+    return f"{replica.flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}"
+
+
+# Parts of a step, and what is asked of all replicas.
+
+
+def _is_left_out(optimizer: DistributedOptimizer, reducer: Reducer) -> bool:
+    """Returns whether all workers leave the step out, since some worker's gradients are not finite;
+    if they do not, takes a `GradScaler`'s scale out.
+
+    A worker that skipped alone would leave the others waiting, or drift from them. For the time
+    of a step the scaler sets `found_inf`, above 0 where this worker's gradients are not finite,
+    and `grad_scale`, by which they were multiplied, None where they no longer are.
+    """
+    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+    if found_inf is None:
+        return optimizer.skip_nonfinite and _says_not_finite(optimizer)
+    reducer.stop("a GradScaler takes the scale out of the gradients in step()")
+    num_workers = len(optimizer.flat.gradients)
+    flags = found_inf.detach().float().reshape(1, 1).repeat(num_workers, 1)
+    optimizer.collectives.all_reduce_sum_(flags, Purpose.CONTROL)
+    if flags[0].item() > 0:
+        return True
+    scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+    if scale is not None:
+        for replica in optimizer.replicas:
+            replica.flat.gradients.div_(scale)
+    return False
+
+
+def _says_not_finite(optimizer: DistributedOptimizer) -> bool:
+    """Returns whether any worker's gradients are not finite, and warns of whose."""
+    rows = [rows_not_finite(replica.flat.gradients) for replica in optimizer.replicas]
+    flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)
+    if len(flags) < optimizer.collectives.world_size:
+        flags = optimizer.collectives.all_gather(flags, Purpose.CONTROL)
+    workers = named_workers(flags, optimizer.collectives)
+    if workers:
+        warnings.warn(
+            f"{optimizer.name}: all workers left step {optimizer.num_steps + 1} out, since "
+            f"gradients of {workers} are not finite; where that goes on, look at the data there, "
+            "or lower the learning rate",
+            stacklevel=6,
+        )
+    return bool(workers)
+
+
+def _tensors(replicas: Sequence[Replica]) -> list[Tensor]:
+    """Returns the parameters, type by type."""
+    return [tensor for replica in replicas for tensor in replica.flat.tensors]
+
+
+def _num_parameters(replicas: Sequence[Replica]) -> int:
+    """Returns d, over all types."""
+    return sum(replica.flat.layout.numel for replica in replicas)
+
+
+def _refuse_inside_consensus(is_inside: bool, call: str) -> None:
+    if is_inside:
+        raise RuntimeError(
+            f"{call} inside consensus(), where parameters are averages for a while; call it outside"
+        )

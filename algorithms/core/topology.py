@@ -91,6 +91,11 @@ def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
     return tuple(_circulant(n, each - {0, n}) for each in distances[topology])
 
 
+def mixing_at(rounds: Sequence[Mixing], step: int) -> Mixing:
+    """Return who mixes with whom at a step, counted from 1."""
+    return rounds[(step - 1) % len(rounds)]
+
+
 def spectral_gap(rounds: Sequence[Mixing]) -> float:
     """Returns 1 - ||W_k ... W_1 - 1/n||, the largest singular value, over the rounds until they
     begin anew.

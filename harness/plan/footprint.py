@@ -169,7 +169,7 @@ def _footprint(config_json: str) -> Footprint:
     has_tail = config.restart is not None and config.restart.everything_sent
     traffic, rounds = planned_traffic(config, optimizer, num_steps), optimizer.rounds
     return Footprint(
-        formula=optimizer.formula.replace("32 ", f"{optimizer.float_bits} "),
+        formula=optimizer.formula.replace("32 ", f"{optimizer.replicas[0].float_bits} "),
         num_parameters=optimizer.flat.layout.numel,
         num_steps=num_steps,
         num_workers=config.num_workers,
@@ -266,11 +266,12 @@ def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
     if isinstance(optimizer, DDP):  # its buckets are part of what it holds
         return 2 + optimizer.memory_in_parameters()
     # On a real device it is fused, and takes no room.
-    optimizer.local.step_ = lambda *_: None  # type: ignore[method-assign]
+    (replica,) = optimizer.replicas
+    replica.local.step_ = lambda *_: None  # type: ignore[method-assign]
     held = optimizer.flat.parameters.element_size() * optimizer.flat.layout.numel
     with Allocations() as allocations:
         for step in _steps_apart(optimizer, num_steps):
-            optimizer._update(step)
+            optimizer._update(replica, step)
             optimizer.num_steps = step
     return float(2 + optimizer.memory_in_parameters() + allocations.most / held)
 
@@ -278,5 +279,6 @@ def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
 def _steps_apart(optimizer: DistributedOptimizer, num_steps: int) -> list[int]:
     """The first step, one in which all that is sent at intervals is sent, and that in which what is
     late arrives."""
-    together = min(math.lcm(*(stage.every for stage in optimizer.stages())), num_steps)
+    stages = optimizer.stages(optimizer.replicas[0])
+    together = min(math.lcm(*(stage.every for stage in stages)), num_steps)
     return sorted({1, together, together + getattr(optimizer, "delay", 0)})

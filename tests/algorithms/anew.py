@@ -36,22 +36,23 @@ def begins_anew(
         one_step(optimizer, model, step)
     new, new_model = make()
     with torch.no_grad():
-        for before, after in zip(optimizer._of_each_type, new._of_each_type, strict=True):
+        for before, after in zip(optimizer.replicas, new.replicas, strict=True):
             for number, each in enumerate((before, after)):
                 each.flat.parameters.copy_(torch.linspace(-1, 1, each.flat.layout.numel).sin())
                 # Worker 0's must count.
                 each.flat.parameters[int(optimizer.collectives.rank == 0) :] += number
-            for key in set(KEPT) & before._buffers.keys():
-                after._buffers[key].copy_(before._buffers[key])
+            for key in set(KEPT) & before.buffers.keys():
+                after.buffers[key].copy_(before.buffers[key])
             after.local.restore(before.local.counts())
     optimizer.reanchor()
     new.reanchor()
     for step in range(NUM_BEFORE + 1, NUM_STEPS + 1):
         one_step(optimizer, model, step)
         one_step(new, new_model, step)
-        for before, after in zip(optimizer._of_each_type, new._of_each_type, strict=True):
+        for before, after in zip(optimizer.replicas, new.replicas, strict=True):
             assert torch.equal(before.flat.parameters, after.flat.parameters), f"after step {step}"
+    held, new_held = optimizer.replicas[0].buffers, new.replicas[0].buffers
     for key in ("anchor", "error", "outer_momentum"):
-        if key in optimizer._buffers:
-            assert torch.equal(optimizer._buffers[key], new._buffers[key]), key
+        if key in held:
+            assert torch.equal(held[key], new_held[key]), key
     assert optimizer.traffic.training() == optimizer.expected_traffic(NUM_STEPS).training()

@@ -324,11 +324,10 @@ WEIGHTS: dict[str, Callable[[int], Array]] = {
     kind: partial(weights, NUM_WORKERS) for kind, weights in t.WEIGHTS.items()
 }
 """W of each step, by topology."""
-# Topology, compressor, gamma, and whether in the order of the release of CHOCO-SGD.
+# Topology, compressor, gamma.
 CHOCO_CASES = [
-    *(("ring", key, 0.3, False) for key in COMPRESSORS),
-    *((kind, "top_k", 0.2, False) for kind in WEIGHTS if kind != "one_peer"),
-    *(("ring", key, 0.2, True) for key in ("blocks", "top_k", "sign")),
+    *(("ring", key, 0.3) for key in COMPRESSORS),
+    *((kind, "top_k", 0.2) for kind in WEIGHTS if kind != "one_peer"),
 ]
 DEEP_SQUEEZE_CASES = [
     *(("ring", key) for key in COMPRESSORS),
@@ -341,15 +340,10 @@ def dpsgd(order: str, kind: str, momentum: float) -> Case:
     return Case("dpsgd", {"topology": kind, "order": order}, follow, momentum)
 
 
-def choco_sgd(kind: str, key: str, gamma: float, released_order: bool) -> Case:
-    settings = {
-        "topology": kind,
-        "compressor": COMPRESSORS[key],
-        "gamma": gamma,
-        "released_order": released_order,
-    }
+def choco_sgd(kind: str, key: str, gamma: float) -> Case:
+    settings = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": gamma}
     weights, compress = WEIGHTS[kind](1), compress_of(key, True)
-    return Case("choco_sgd", settings, by(t.choco_sgd, weights, compress, gamma, released_order))
+    return Case("choco_sgd", settings, by(t.choco_sgd, weights, compress, gamma))
 
 
 def deep_squeeze(kind: str, key: str) -> Case:

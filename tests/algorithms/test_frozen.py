@@ -97,10 +97,10 @@ def values(tensors: Sequence[Tensor]) -> Tensor:
 def held(optimizer: DistributedOptimizer, model: nn.Module) -> dict[str, Tensor]:
     """What the optimiser holds for the frozen tensors beside the parameters, by name."""
     found: dict[str, list[Tensor]] = {}
-    for each in optimizer._of_each_type:
+    for each in optimizer.replicas:
         for tensor, window in zip(each.flat.tensors, each.flat.layout.tensors, strict=True):
             if any(tensor is frozen for frozen in parts(model)[0]):
-                for key, buffer in each._buffers.items():
+                for key, buffer in each.buffers.items():
                     found.setdefault(key, []).append(window.view(buffer).clone())
     return {key: values(parts) for key, parts in found.items()}
 
@@ -209,7 +209,8 @@ def test_what_is_unsent_of_a_frozen_parameter_takes_no_place_in_a_message(name: 
     optimizer = make_optimizer(name, model, own_settings(name, [TopK(10)], 1), momentum=0.0)
     train(optimizer, model, 0, [1, 2])
     others = parts(model)[1]
-    held_back = optimizer._buffers.get("error", optimizer._buffers.get("estimate"))
+    buffers = optimizer.replicas[0].buffers
+    held_back = buffers.get("error", buffers.get("estimate"))
     assert held_back is not None
     held_back[:, FROZEN_COORDINATES] = 1e6
     freeze(model)

@@ -93,15 +93,11 @@ RELATIONS = [
     *(
         rounded(
             method,
-            {**UNCOMPRESSED, "gamma": 1, **switched},
+            {**UNCOMPRESSED, "gamma": 1},
             "dpsgd",
-            other_settings={"order": order},
+            other_settings={"order": "adapt_then_combine"},
         )
-        for method, switched, order in (
-            ("choco_sgd", {}, "adapt_then_combine"),
-            ("choco_sgd", {"released_order": True}, "combine_while_adapt"),
-            ("deep_squeeze", {}, "adapt_then_combine"),
-        )
+        for method in ("choco_sgd", "deep_squeeze")
     ),
     *(
         rounded(name, dict(method.no_compression), "sgd")

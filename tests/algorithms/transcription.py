@@ -463,20 +463,15 @@ def dpsgd(
         yield x, []
 
 
-def choco_sgd(
-    problem: Problem, w: Array, compress: Compress, gamma: float, released_order: bool = False
-) -> Iterator[State]:
+def choco_sgd(problem: Problem, w: Array, compress: Compress, gamma: float) -> Iterator[State]:
     """Each worker holds xhat_j of every neighbour, where the module holds their weighted sum."""
     x, m = problem.everywhere(problem.start), problem.zeros()
     xhat = problem.everywhere(problem.start)
     for t in count(1):
         half = x - updates(problem, m, x, t)
-        if released_order:
-            x = consensus_step(w, gamma, half, xhat)
-        sent = compress(t, "model", (x if released_order else half) - xhat)
+        sent = compress(t, "model", half - xhat)
         xhat = xhat + sent
-        if not released_order:
-            x = consensus_step(w, gamma, half, xhat)
+        x = consensus_step(w, gamma, half, xhat)
         yield x, []
 
 

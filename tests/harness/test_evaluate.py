@@ -78,7 +78,11 @@ def state(models: list[nn.Module], optimizer: DistributedOptimizer) -> list[Tens
     own = [value for model in models for value in model.state_dict().values()]
     momenta = [torch.tensor(layer.momentum) for model in models for layer in batch_norms(model)]
     modes = [torch.tensor(model.training) for model in models]
-    flat = [*optimizer._buffers.values(), optimizer.flat.gradients, torch.get_rng_state()]
+    flat = [
+        *optimizer.replicas[0].buffers.values(),
+        optimizer.flat.gradients,
+        torch.get_rng_state(),
+    ]
     return [each.clone() for each in (*own, *momenta, *modes, *flat)]
 
 

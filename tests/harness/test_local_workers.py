@@ -88,7 +88,7 @@ class Overflows:
 def state_of(optimizer: DistributedOptimizer) -> dict[str, Tensor]:
     """Copies of all that a skipped step must leave as it is; "error" and "anchor" where the method
     has them."""
-    copies = {key: value.clone() for key, value in optimizer._buffers.items()}
+    copies = {key: value.clone() for key, value in optimizer.replicas[0].buffers.items()}
     steps = torch.tensor(optimizer.num_steps)
     return copies | {"parameters": optimizer.flat.parameters.detach().clone(), "steps": steps}
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cser_bench.algorithms import Purpose
+from cser_bench.algorithms.core import Replica
 from cser_bench.algorithms.registry import algorithms
 from cser_bench.algorithms.sgd import SGD
 from cser_bench.harness.plan.footprint import footprint_of
@@ -214,8 +215,8 @@ class LeakySGD(SGD):
 
     name = "leaky"
 
-    def _update(self, step: int) -> None:
-        super()._update(step)
+    def _update(self, replica: Replica, step: int) -> None:
+        super()._update(replica, step)
         if step == 5:
             self.collectives.all_reduce_mean_(
                 torch.zeros(len(self.collectives.own_ranks), 1), Purpose.GRADIENT

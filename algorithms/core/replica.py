@@ -1,0 +1,290 @@
+"""The parameters of one type, what a method holds beside them, and the parts that its steps are
+written in."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from cser_bench.algorithms.core.collectives import Collectives, StackedCollectives
+from cser_bench.algorithms.core.compressors import (
+    Compressor,
+    Draw,
+    Encoded,
+    Gathered,
+    Identity,
+    Scaled,
+)
+from cser_bench.algorithms.core.exchange import Exchanged, Mixed, Sending
+from cser_bench.algorithms.core.facts import MethodFacts
+from cser_bench.algorithms.core.finite import FiniteWatch
+from cser_bench.algorithms.core.flat import FlatBuffers
+from cser_bench.algorithms.core.layout import Windows
+from cser_bench.algorithms.core.local_step import AdamW, LocalStep, Muon, Nesterov
+from cser_bench.algorithms.core.stages import Stage
+from cser_bench.algorithms.core.state import UNSENT, check_state
+from cser_bench.algorithms.core.topology import Mixing
+from cser_bench.algorithms.core.traffic import Entry, Purpose
+
+LOCAL_STEPS: dict[str, type[LocalStep]] = {"sgd": Nesterov, "adamw": AdamW, "muon": Muon}
+DROPPED_UNTIL = "dropped_until"
+"""What a state calls the last step of whose messages none may arrive any more, where there is
+one."""
+
+
+class Replica:
+    """The replicas that the workers at this end have of the parameters of one type.
+
+    An optimiser has one for each type of its parameters. Vectors are of shape (local workers, d).
+
+    Args:
+        method: the optimiser, whose groups and numbers are looked at when they are needed.
+        groups: the parameters of this type in each of the optimiser's groups.
+        collectives: how the workers talk about them.
+        seed: where the randomness that the workers share begins.
+        communication_dtype: type of numbers in messages; None for the parameters' own.
+        watch: says so where what is sent is not finite.
+        is_first: whether this type has the most numbers; for others a compressor that needs more
+            of them than there are is left out.
+    """
+
+    def __init__(
+        self,
+        method: MethodFacts,
+        groups: Sequence[Sequence[Parameter]],
+        collectives: Collectives,
+        seed: int,
+        communication_dtype: torch.dtype | None,
+        watch: FiniteWatch,
+        is_first: bool,
+    ) -> None:
+        self._method = method
+        self._is_first = is_first
+        self.collectives = collectives
+        self.seed = seed
+        self.flat = FlatBuffers(groups, isinstance(collectives, StackedCollectives))
+        self.dtype = self.flat.parameters.dtype
+        if communication_dtype == self.dtype:
+            communication_dtype = None
+        self.communication_dtype = communication_dtype
+        self.float_bits = torch.finfo(communication_dtype or self.dtype).bits
+        """Bits of a number in a message, in the closed forms."""
+        self.sending = Sending(collectives, communication_dtype, watch)
+        self.buffers: dict[str, Tensor] = {}
+        """The state, of shape (local workers, d), by name."""
+        self.common: dict[str, Tensor] = {}
+        """What all workers have in common of it, of any shape."""
+        self.under_way = deque[tuple[int, Callable[[], Exchanged]]]()
+        """Messages that were begun for later steps: in which step, and what waits for them."""
+        self.dropped_until = 0
+        """The last step of whose messages none may arrive any more."""
+        self.loaded: Tensor | None = None
+        """Parameters that a state put there, until the next step."""
+        self._anchors: list[Tensor] = []
+        """Those of the buffers that began as the parameters."""
+        self._fitted: dict[Compressor, Compressor] = {}
+        self.local = LOCAL_STEPS[method.local_step](self.flat, self.buffers)
+        self.local.buffers(method.param_groups)
+
+    # The state.
+
+    def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
+        """Returns zeros of shape (local workers, d), or a copy of `like`, that belong to the state.
+
+        A copy of the parameters is an anchor: it becomes other parameters where these begin anew,
+        as in `reanchor`.
+        """
+        buffer = self.flat.new_buffer() if like is None else like.clone()
+        self.buffers[key] = buffer
+        if like is self.flat.parameters:
+            self._anchors.append(buffer)
+        return buffer
+
+    def new_common(self, key: str, values: Tensor) -> Tensor:
+        """Returns a copy of `values`, of any shape and the same on all workers, that belongs to the
+        state."""
+        self.common[key] = values.to(self.flat.parameters, copy=True)
+        return self.common[key]
+
+    def begin_anew(self) -> None:
+        """Makes the parameters' values the anchors', and forgets what was not sent yet or has not
+        arrived."""
+        for anchor in self._anchors:
+            anchor.copy_(self.flat.parameters)
+        for key in self.buffers.keys() & set(UNSENT):
+            self.buffers[key].zero_()
+        self.dropped_until = self._method.num_steps
+        self.loaded = None
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen for the method, by name: its settings, the type of messages and the local
+        step."""
+        chosen = {**self._method.settings, "communication_dtype": self.communication_dtype}
+        if self._method.local_step != "sgd":
+            chosen["local_step"] = self._method.local_step
+        return chosen
+
+    def state(self) -> dict[str, Any]:
+        """Returns what is saved for the parameters of this type."""
+        method = self._method
+        state = {
+            "method": method.name,
+            "num_steps": method.num_steps,
+            "seed": self.seed,
+            "rank": None,
+            "world_size": None,
+            "settings": described(self.chosen),
+        }
+        if not method.state_is_common:
+            state["rank"] = self.collectives.rank
+            state["world_size"] = self.collectives.world_size
+        if method.workers_differ:
+            state["parameters"] = self.flat.parameters
+        if self.dropped_until:
+            state[DROPPED_UNTIL] = self.dropped_until
+        return state | self.buffers | self.common | self.local.counts()
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where a saved state does not fit."""
+        declared = self._method.declared.items()
+        defaults = {key: setting.default for key, setting in declared if not setting.is_required}
+        check_state(state, self.state(), defaults, tuple(self.flat.parameters.shape))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state that fits."""
+        self.seed = state["seed"]
+        self.local.restore(state)
+        if "momentum" in state and "momentum" not in self.buffers:
+            self.new_buffer("momentum")
+        for key, buffer in (self.buffers | self.common).items():
+            if key in state:
+                buffer.copy_(state[key])
+            else:
+                buffer.zero_()
+        self.dropped_until = state.get(DROPPED_UNTIL, 0)
+        if "parameters" in state:
+            self.flat.parameters.copy_(state["parameters"])
+            self.loaded = self.flat.parameters.clone()
+
+    # What a worker does alone.
+
+    def local_step_(self, target: Tensor | None = None) -> None:
+        """x <- x - p, p being what the local optimiser would subtract; or target <- target + p."""
+        self.local.apply_(self._method.param_groups, target)
+
+    def after_local_step(self, support: Windows, target: Tensor | None = None) -> Tensor:
+        """Returns `support.gather` of x or the target as `local_step_(target)` will leave it, to
+        the bit."""
+        return self.local.after(self._method.param_groups, support, target)
+
+    def draw(self, step: int, purpose: Purpose) -> Draw:
+        """Returns the randomness of this step and purpose, which all workers share."""
+        return Draw(self.seed, step, purpose.value)
+
+    # What workers send.
+
+    def exchange(
+        self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose
+    ) -> Exchanged:
+        """Sends C(vector) to all and averages it; see `Sending`."""
+        return self.sending.exchange(
+            vector, self.fitted(compressor), self.flat.layout, self.draw(step, purpose), purpose
+        )
+
+    def mix(
+        self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose
+    ) -> Mixed:
+        """Sends C(vector) to neighbours and mixes what these send; see `Sending`."""
+        return self.sending.mix(
+            vector,
+            self.fitted(compressor),
+            mixing,
+            self.flat.layout,
+            self.draw(step, purpose),
+            purpose,
+        )
+
+    def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
+        """Returns what of `payload` was sent, and its mean over workers; see `Sending`."""
+        return self.sending.average(payload, purpose)
+
+    def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
+        """vector <- mean(vector), rounded if messages have another type; without a copy if they
+        have not."""
+        if self.communication_dtype is None:
+            self.sending.look_at(vector)
+            self.collectives.all_reduce_mean_(vector, purpose)
+        else:
+            vector.copy_(self.average(vector, purpose)[1])
+
+    def average_gradients_(self) -> None:
+        """g <- mean(g), for methods whose workers all take the same step."""
+        self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
+
+    # Compressors, and what their messages cost.
+
+    def fitted(self, compressor: Compressor) -> Compressor:
+        """Returns the compressor that is used in the place of this one.
+
+        One whose rest is fed back and would grow is scaled. Where numbers of a type are too few for
+        it, all are sent.
+
+        Raises:
+            ValueError: it cannot work on this model.
+        """
+        if compressor not in self._fitted:
+            self._fitted[compressor] = self._fit(compressor)
+        return self._fitted[compressor]
+
+    def _fit(self, compressor: Compressor) -> Compressor:
+        layout = self.flat.layout
+        try:
+            compressor.check(layout)
+        except ValueError:
+            if self._is_first:
+                raise
+            return Identity()
+        if isinstance(compressor, Gathered) and not self._method.drop_rest:
+            omega = compressor.variance(layout)
+            if omega:
+                return Scaled(compressor, omega)
+        return compressor
+
+    def check_compressor(self, setting: str, compressor: object) -> None:
+        """Raises ValueError where a compressor cannot work on this model or with these messages,
+        naming the setting."""
+        where = f"{self._method.name}: {setting}"
+        if not isinstance(compressor, Compressor):
+            raise ValueError(f"{where}: it must be a compressor, not {compressor!r}")
+        if self.communication_dtype is not None and isinstance(compressor, Encoded):
+            raise ValueError(
+                f"{where}: messages of {compressor.kind} have a format of their own; leave the "
+                "communication dtype (a spec's wire) at fp32"
+            )
+        try:
+            self.fitted(compressor)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+    def cost(self, stage: Stage, steps: range) -> Entry:
+        """Returns what one worker sends at these steps; on a meta model, for plans, the mean over
+        draws of it."""
+        layout = stage.layout or self.flat.layout
+        draw: Callable[[int], Draw] | None = None
+        if not self.flat.parameters.is_meta:
+            draw = lambda step: self.draw(step, stage.purpose)  # noqa: E731
+        entry = self.fitted(stage.compressor).cost(layout, draw, steps, self.float_bits)
+        if stage.neighbours is None:
+            return entry
+        bits = entry.bits * stage.neighbours
+        num_collectives = entry.collectives if stage.neighbours else 0
+        return Entry(bits, num_collectives, neighbour_bits=bits)
+
+
+def described(chosen: dict[str, Any]) -> dict[str, str]:
+    """Returns, in words, what workers and saved states must have in common of what was chosen."""
+    return {key: repr(value) for key, value in chosen.items()}
