@@ -1,5 +1,8 @@
-"""Checkpoints of all workers: a folder of torch.distributed.checkpoint, in which nothing
-half-written is ever read."""
+"""Checkpoints of all workers' optimisers, in which nothing half-written is ever read.
+
+A folder holds the workers' average model, as torch.distributed.checkpoint keeps it, and for each
+worker a file of its own (`core.worker_files`).
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,26 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from cser_bench.algorithms.core.collectives import Collectives, SoloCollectives, StackedCollectives
 from cser_bench.algorithms.core.optimizer import DistributedOptimizer
 from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
 from cser_bench.algorithms.core.state import common_state
+from cser_bench.algorithms.core.worker_files import (
+    MANIFEST,
+    NOT_WRITTEN,
+    gathered_digests,
+    read_file,
+    read_manifest,
+    write_manifest,
+    write_own,
+)
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
@@ -32,11 +42,10 @@ METADATA = ".metadata"
 def consensus_checkpoint(
     folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer, **others: object
 ) -> None:
-    """Saves the workers' average model, and what each of them needs to go on. All workers must call
-    it.
+    """Save the workers' average model, and what each of them needs to go on.
 
-    That includes the random generators of the process: Python's, NumPy's, torch's and the current
-    GPU's.
+    All workers must call it. What is saved includes the random generators of the process:
+    Python's, NumPy's, torch's and the current GPU's.
 
     The average needs nothing of this package to be read, nor several processes:
 
@@ -59,30 +68,26 @@ def consensus_checkpoint(
     from torch.distributed.checkpoint.state_dict_saver import save
     from torch.distributed.checkpoint.stateful import Stateful
 
-    folder, collectives = Path(folder), optimizer.collectives
+    folder = Path(folder)
+    collectives = optimizer.collectives
     with optimizer.consensus(model):
         average = {key: _copy(value) for key, value in model.state_dict().items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    if not optimizer.workers_differ:  # a mean of equal numbers may be rounded
-        average |= {
-            key: parameter.detach() for key, parameter in parameters.items() if key in average
-        }
+    if not optimizer.workers_differ:
+        # A mean of equal numbers may be rounded.
+        for key in average.keys() & parameters.keys():
+            average[key] = parameters[key].detach()
+    kept: dict[str, object] = {}
+    for key, value in others.items():
+        kept[key] = value.state_dict() if isinstance(value, Stateful) else value
     own = {
         "model": {key: value for key, value in model.state_dict().items() if key not in parameters},
         "optimizer": optimizer.state_dict(),
         "generators": _generators(),
-        "others": {
-            key: each.state_dict() if isinstance(each, Stateful) else each
-            for key, each in others.items()
-        },
+        "others": kept,
     }
-    if collectives.rank == 0 and (folder / METADATA).exists():
-        (folder / METADATA).unlink()
-    state = {
-        "model": _of_one_worker(average, collectives),
-        "world_size": collectives.world_size,
-        f"worker {collectives.rank}": _parts(own),
-    }
+    _write_workers(folder, own, collectives)
+    state = {"model": _of_one_worker(average, collectives)}
     with _checkpointing(folder, collectives) as talking:
         save(state, checkpoint_id=folder, **talking)
 
@@ -93,12 +98,11 @@ def load_checkpoint(
     optimizer: DistributedOptimizer | None = None,
     **others: Stateful,
 ) -> dict[str, Any]:
-    """Goes on from a `consensus_checkpoint`, and returns the other values that it holds. All
-    workers must call it.
+    """Go on from a `consensus_checkpoint`, and return the other values that it holds.
 
-    As many workers as saved it go on to the bit, each from its own state and random generators. Any
-    other number begins at the average model, with the average of all momenta, errors and the like,
-    and with worker 0's other values.
+    All workers must call it. As many workers as saved it go on to the bit, each from its own state
+    and random generators. Any other number begins at the average model, with the average of all
+    momenta, errors and the like, and with worker 0's other values.
 
     Load what you trust alone: values that are no tensors are pickled.
 
@@ -111,55 +115,99 @@ def load_checkpoint(
         OSError: a worker could not read.
         ValueError: it is another method's or model's, of other settings, or lacks a name.
     """
-    folder, collectives = (
-        Path(folder),
-        SoloCollectives() if optimizer is None else optimizer.collectives,
-    )
+    folder = Path(folder)
+    collectives = SoloCollectives() if optimizer is None else optimizer.collectives
     if not (folder / METADATA).exists():
         raise FileNotFoundError(
             f"{folder} is no checkpoint, or not whole; newest_checkpoint() finds those that are"
         )
-    average = _of_one_worker(model.state_dict(), collectives)
-    state: dict[str, Any] = {
-        "model": {key: _copy(value) for key, value in average.items()},
-        "world_size": 0,
-    }
-    _read_(state, folder, collectives)
-    average = {
-        key: state["model"][key].expand_as(held)
-        if isinstance(held, Tensor)
-        else state["model"][key]
-        for key, held in model.state_dict().items()
-    }
-    goes_on = optimizer is not None and state["world_size"] == collectives.world_size
-    own = _read_worker(folder, collectives.rank if goes_on else 0, collectives)
-    model.load_state_dict(average | own["model"] if goes_on else average)
-    if optimizer is not None and not goes_on:
-        workers = (
-            _read_worker(folder, rank, collectives)["optimizer"]
-            for rank in range(state["world_size"])
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ValueError(
+            f"{folder} lacks a {MANIFEST} that can be read: it is damaged, or of another version"
         )
-        own["optimizer"] = common_state(workers)
+    average = _read_average(folder, model, collectives)
+    goes_on = optimizer is not None and manifest["world_size"] == collectives.world_size
+    own = _read_worker(folder, collectives.rank if goes_on else 0, manifest)
+    if goes_on:
+        average |= own["model"]
+    model.load_state_dict(average)
     if optimizer is not None:
-        optimizer.load_state_dict(own["optimizer"])
-    for key, each in others.items():
+        state = own["optimizer"]
+        if not goes_on:
+            ranks = range(len(manifest["sha256"]))
+            state = common_state(
+                _read_worker(folder, rank, manifest)["optimizer"] for rank in ranks
+            )
+        optimizer.load_state_dict(state)
+    for key, target in others.items():
         if key not in own["others"]:
             raise ValueError(f"{folder} holds no {key!r}, but {sorted(own['others'])}")
-        each.load_state_dict(own["others"].pop(key))
+        target.load_state_dict(own["others"].pop(key))
     if goes_on:
         _set_generators(*own["generators"])
     return dict(own["others"])
 
 
 def newest_checkpoint(parent: str | Path) -> Path | None:
-    """Returns the folder in `parent` to go on from: of those that all workers saved, the one of the
-    highest numbers."""
+    """Return the folder in `parent` to go on from: of those that are whole, the newest.
+
+    That is the one of the highest numbers in its name.
+    """
     whole = [path.parent for path in Path(parent).glob(f"*/{METADATA}")]
-    return max(
-        whole,
-        key=lambda folder: [int(number) for number in re.findall(r"\d+", folder.name)],
-        default=None,
-    )
+    return max(whole, key=_numbers_of, default=None)
+
+
+def _numbers_of(folder: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", folder.name)]
+
+
+def _write_workers(folder: Path, own: dict[str, Any], collectives: Collectives) -> None:
+    """Write each worker's file and their manifest; before, the folder ceases to be whole."""
+    if isinstance(collectives, StackedCollectives):
+        savers: Collectives = SoloCollectives()  # one process, with a file for all
+    else:
+        savers = collectives
+    if savers.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / METADATA).unlink(missing_ok=True)
+    failure: OSError | None = None
+    digest = NOT_WRITTEN
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = write_own(folder, savers.rank, own)
+    except OSError as error:
+        failure = error
+    digests = gathered_digests(digest, savers)
+    if NOT_WRITTEN in digests:
+        rank = digests.index(NOT_WRITTEN)
+        why = f": {failure}" if failure else ""
+        raise OSError(f"rank {rank} cannot write the checkpoint {folder}{why}") from failure
+    if savers.rank == 0:
+        write_manifest(folder, digests, world_size=collectives.world_size)
+
+
+def _read_worker(folder: Path, rank: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a worker saved as its own, on the CPU."""
+    own = read_file(folder, rank, manifest["sha256"][rank], weights_only=False)
+    if own is None:
+        raise ValueError(f"the file of rank {rank} in {folder} is missing or damaged")
+    return own
+
+
+def _read_average(folder: Path, model: nn.Module, collectives: Collectives) -> dict[str, Any]:
+    """Return the average model's state, as the model has it."""
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    held = _of_one_worker(model.state_dict(), collectives)
+    state = {"model": {key: _copy(value) for key, value in held.items()}}
+    with _checkpointing(folder, collectives) as talking:
+        load(state, checkpoint_id=folder, **talking)
+    average = state["model"]
+    for key, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            average[key] = average[key].expand_as(value)
+    return average
 
 
 def _generators() -> tuple[Any, ...]:
@@ -175,37 +223,8 @@ def _set_generators(python: Any, numpy: Any, cpu: Tensor, cuda: Tensor | None) -
         torch.cuda.set_rng_state(cuda)
 
 
-def _read_worker(folder: Path, rank: int, collectives: Collectives) -> dict[str, Any]:
-    """Returns what a worker saved as its own, on the CPU."""
-    name = f"worker {rank}"
-    state: dict[str, Any] = {name: {"rest": None}}
-    _read_(state, folder, collectives)
-    own: dict[str, Any] = tree_map_only(
-        Tensor, partial(torch.empty_like, device="cpu"), state[name]["rest"][0]
-    )
-    _read_({name: {"tensors": _tensors(own)}}, folder, collectives)
-    return own
-
-
-def _parts(own: dict[str, Any]) -> dict[str, Any]:
-    """Returns a worker's own in two parts: its tensors, and all else with tensors of no memory in
-    their places.
-
-    The latter in a tuple, which is saved as it is: of dictionaries an empty one would be lost, and
-    so would be numbers as keys.
-    """
-    return {
-        "tensors": _tensors(own),
-        "rest": (tree_map_only(Tensor, partial(torch.empty_like, device="meta"), own),),
-    }
-
-
-def _tensors(tree: object) -> list[Tensor]:
-    return [each for each in tree_leaves(tree) if isinstance(each, Tensor)]
-
-
 def _of_one_worker(state: Mapping[str, Any], collectives: Collectives) -> dict[str, Any]:
-    """Returns a model's state without the axis over workers that it has where these are stacked."""
+    """Return a model's state without the axis over workers that it has where these are stacked."""
     return {
         key: value[0] if isinstance(collectives, StackedCollectives) else value
         for key, value in state.items()
@@ -216,30 +235,19 @@ def _copy(value: Any) -> Any:
     return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
-def _read_(state: dict[str, Any], folder: Path, collectives: Collectives) -> None:
-    from torch.distributed.checkpoint.state_dict_loader import load
-
-    with _checkpointing(folder, collectives) as talking:
-        load(state, checkpoint_id=folder, **talking)
-
-
 @contextmanager
 def _checkpointing(folder: Path, collectives: Collectives) -> Iterator[dict[str, Any]]:
-    """Yields which processes talk to each other, and raises a plain error, of one sentence, for
-    that of any rank."""
+    """Yield which processes talk to each other; raise a plain error for that of any rank."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         with warnings.catch_warnings(), translated_errors():
-            warnings.filterwarnings(
-                "ignore", "torch.distributed is"
-            )  # a lone process is meant to be alone
-            group = (
-                {"process_group": collectives.group}
-                if isinstance(collectives, ProcessGroupCollectives)
-                else None
-            )
-            yield group or {"no_dist": True}
+            # A lone process is meant to be alone.
+            warnings.filterwarnings("ignore", "torch.distributed is")
+            if isinstance(collectives, ProcessGroupCollectives):
+                yield {"process_group": collectives.group}
+            else:
+                yield {"no_dist": True}
     except CheckpointException as error:
         rank, (cause, _) = next(iter(error.failures.items()))
         kind = OSError if isinstance(cause, OSError) else ValueError

@@ -1,11 +1,7 @@
-"""Checkpoints: every rank's state, two generations until there is a result, checksummed, the
-pointer moved last."""
+"""Checkpoints of a run: two generations until there is a result, the pointer moved last."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +11,15 @@ from typing import Any
 import torch
 
 from cser_bench.algorithms import Collectives, Purpose
-from cser_bench.harness.records.store import VERSION, errors_naming, write_text_atomically
+from cser_bench.algorithms.core.worker_files import (
+    file_of,
+    gathered_digests,
+    read_file,
+    read_manifest,
+    write_manifest,
+    write_own,
+)
+from cser_bench.harness.records.store import VERSION, write_text_atomically
 
 FOLDER = "checkpoint"
 """Name of the folder in a run's."""
@@ -49,45 +53,24 @@ def save(
     name = f"step-{step:09d}"
     temporary = folder / f"{name}.{attempt}.tmp"
     temporary.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    _write(temporary / f"rank-{collectives.rank}.pt", content)
-    digest = torch.frombuffer(
-        bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8
-    ).unsqueeze(0)
-    digests = collectives.all_gather(digest, Purpose.CONTROL)
+    digest = write_own(temporary, collectives.rank, state)
+    digests = gathered_digests(digest, collectives)
     if collectives.rank == 0:
         check_is_newest()
-        _publish(folder, temporary, name, step, [bytes(row.tolist()).hex() for row in digests])
+        _publish(folder, temporary, name, step, digests)
     # No rank may go on, and perhaps die or save again, before the pointer is moved.
-    collectives.all_gather(digest, Purpose.CONTROL)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write durably; what does not fit is taken away again, since a record of that needs room
-    too."""
-    try:
-        with errors_naming(path), open(path, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+    gathered_digests(digest, collectives)
 
 
 def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[str]) -> None:
-    missing = [
-        str(rank) for rank in range(len(digests)) if not (temporary / f"rank-{rank}.pt").exists()
-    ]
+    ranks = range(len(digests))
+    missing = [str(rank) for rank in ranks if not file_of(temporary, rank).exists()]
     if missing:
         raise CheckpointError(
             f"the checkpoint of step {step} is not whole: rank 0 sees no file of rank "
             f"{', '.join(missing)} in {temporary}; give --results a folder that all machines see"
         )
-    manifest = {"version": VERSION, "step": step, "world_size": len(digests), "sha256": digests}
-    _write(temporary / "manifest.json", (json.dumps(manifest) + "\n").encode())
+    write_manifest(temporary, digests, version=VERSION, step=step, world_size=len(digests))
     final = folder / name
     if final.exists():
         shutil.rmtree(final)
@@ -156,28 +139,20 @@ def of_others(path: Path, num_saved: int, num_workers: int) -> str:
 
 
 def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | None:
-    """This rank's state, or None where the generation is damaged."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        version, world_size, digests = (
-            manifest["version"],
-            manifest["world_size"],
-            manifest["sha256"],
-        )
-        digest = digests[collectives.rank] if world_size == collectives.world_size else None
-        content = (path / f"rank-{collectives.rank}.pt").read_bytes()
-    except (OSError, ValueError, LookupError, TypeError):
+    """Return this rank's state, or None where the generation is damaged."""
+    manifest = read_manifest(path)
+    if manifest is None:
         return None
+    version = manifest.get("version")
     if version != VERSION:
         raise CheckpointError(
             f"{path} is of version {version!r}, this program writes {VERSION}; delete it to start "
             "anew"
         )
-    if world_size != collectives.world_size:
-        raise CheckpointError(of_others(path, world_size, collectives.world_size))
-    if hashlib.sha256(content).hexdigest() != digest:
+    num_saved = manifest.get("world_size")
+    if num_saved != collectives.world_size:
+        raise CheckpointError(of_others(path, num_saved, collectives.world_size))
+    digests = manifest["sha256"]
+    if len(digests) != num_saved:
         return None
-    # To the CPU, since the GPU that it was saved from may be another's now; whoever takes it over
-    # copies it to its own.
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state
+    return read_file(path, collectives.rank, digests[collectives.rank], weights_only=True)

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from cser_bench.algorithms import Collectives
+from cser_bench.algorithms.core import worker_files
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.recorder import SupersededError
 from cser_bench.harness.records.state import is_done, saved_step
@@ -128,9 +129,9 @@ def test_checkpoint_that_lacks_a_ranks_file_is_refused_and_the_one_before_stays(
 def test_run_whose_checkpoint_is_refused_fails_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job, write = job_for(small_config("cser", CSER), tmp_path), checkpoint._write
+    job, write = job_for(small_config("cser", CSER), tmp_path), worker_files.write_durably
     lost = lambda path, content: None if path.name == "rank-1.pt" else write(path, content)  # noqa: E731
-    monkeypatch.setattr(checkpoint, "_write", lost)
+    monkeypatch.setattr(worker_files, "write_durably", lost)
     assert not attempt_in_threads(job)
     failure = read_record(job.folder / "failure.json", Failure)
     assert failure.kind == "data" and "is not whole" in failure.message and not failure.traceback
@@ -213,7 +214,7 @@ def test_checkpoint_that_does_not_fit_leaves_room_for_the_record_of_that(
     def no_space(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cser_bench.harness.train.checkpoint.os.fsync", no_space)
+    monkeypatch.setattr("cser_bench.algorithms.core.worker_files.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         save(tmp_path, 5)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
