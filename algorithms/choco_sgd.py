@@ -65,7 +65,7 @@ class ChocoSGD(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Returns settings for a ring of three workers or more.
+        """Return settings for a ring of three workers or more.
 
         gamma times the compressor's ratio times the ring's largest eigenvalue of 1 - W, 4/3, must
         stay below 2, or numbers that wait long to be sent swing apart; here it is 4/3.

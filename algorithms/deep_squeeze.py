@@ -53,7 +53,7 @@ class DeepSqueeze(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Returns settings for a ring of three workers or more, with a consensus step of about half
+        """Return settings for a ring of three workers or more, with a consensus step of about half
         of what is kept."""
         return {
             "topology": "ring",

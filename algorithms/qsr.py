@@ -80,7 +80,7 @@ class QSR(LocalSGD):
         return replica.communication_dtype is None and self._round_at(num_steps)[1] == num_steps
 
     def _round_at(self, step: int) -> Round:
-        """Returns the round that a step is in; of steps to come, at the rates of the schedule, or
+        """Return the round that a step is in; of steps to come, at the rates of the schedule, or
         else at today's."""
         group = self.param_groups[0]
         now: Round = group["round"] if step >= self.num_steps else NONE
@@ -91,7 +91,7 @@ class QSR(LocalSGD):
         return now
 
     def _after(self, last: Round, rate: float) -> Round:
-        """Returns the round after another one."""
+        """Return the round after another one."""
         number, end_before, rate_before = last
         follows_rule = 0 < rate <= rate_before
         seldom = math.floor(min(self.alpha / rate, GREATEST) ** 2) if follows_rule else 0

@@ -53,7 +53,7 @@ def _classes(package: str, base: type[T]) -> Iterator[type[T]]:
 
 
 def _by_name(found: Sequence[tuple[str, type[T]]]) -> dict[str, type[T]]:
-    """Raises ValueError where two have the same name."""
+    """Raise ValueError where two have the same name."""
     named: dict[str, type[T]] = {}
     for name, item in found:
         if name in named:

@@ -79,7 +79,7 @@ class DDP(SGD):
         raise ValueError(f"{cls.name}: its hook says what is sent, so there is no ratio to choose")
 
     def through(self, model: nn.Module) -> DistributedDataParallel:
-        """Returns the model, whose parameters are ours, in DDP with the hook: forward passes in
+        """Return the model, whose parameters are ours, in DDP with the hook: forward passes in
         training go through it.
 
         Raises:
@@ -96,7 +96,7 @@ class DDP(SGD):
         return wrapper
 
     def _communicate(self, state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        """Calls the hook and counts what it sends; with NCCL it goes on by itself."""
+        """Call the hook and counts what it sends; with NCCL it goes on by itself."""
         with translated_errors():
             result = self._hook(self.hook_state, bucket)
             if dist.get_backend(self._group) == "gloo":
@@ -111,7 +111,7 @@ class DDP(SGD):
         return bucket.buffer().numel(), 1
 
     def _book(self, purpose: Purpose) -> None:
-        """Counts what was sent since the last step under this purpose."""
+        """Count what was sent since the last step under this purpose."""
         if self._calls:
             self.traffic.add(purpose, self._bits, self._calls)
         self._bits = self._calls = 0

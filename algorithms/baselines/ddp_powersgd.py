@@ -77,7 +77,7 @@ class DDPPowerSGD(DDP):
         ), powerSGD_hook
 
     def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:
-        """Returns PyTorch's own count in the hook's state, which adds up what is left after
+        """Return PyTorch's own count in the hook's state, which adds up what is left after
         compression."""
         before, self._counted = self._counted, self.hook_state.total_numel_after_compression
         return (self._counted - before, 3) if self._counted > before else super()._handed_on(bucket)

@@ -121,7 +121,7 @@ class PerTensorBlockSparsifier(SharedSupport):
         return Windows(tuple(windows))
 
     def _chosen(self, layout: Layout, draw: Draw) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
-        """Yields each tensor that takes part and is not empty, with the range kept along its first
+        """Yield each tensor that takes part and is not empty, with the range kept along its first
         one or two axes."""
         raw = draw.integers(3 * len(layout.tensors)).reshape(-1, 3).tolist()
         for tensor, (coin, *places) in zip(layout.tensors, raw, strict=True):

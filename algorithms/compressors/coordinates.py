@@ -117,7 +117,7 @@ class ChunkTopK(Gathered):
         return chunks * self.kept + min(rest, self.kept)
 
     def _bytes(self, numel: int) -> list[int]:
-        """Returns the bytes of a message's parts: the table of means, the numbers or their bins,
+        """Return the bytes of a message's parts: the table of means, the numbers or their bins,
         and the indices."""
         table = 0 if self.bits == FLOAT_BITS else FLOAT_BITS << self.bits
         num_sent = self._num_sent(numel)
@@ -166,12 +166,12 @@ class ChunkTopK(Gathered):
         return dense.index_copy_(0, self._starts(places) + places, values.to(dtype))
 
     def _starts(self, places: Tensor) -> Tensor:
-        """Returns where the chunk of each number that is sent begins."""
+        """Return where the chunk of each number that is sent begins."""
         return torch.arange(len(places), device=places.device) // self.kept * self.chunk_size
 
 
 def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
-    """Returns the bins' means, 0 where a bin is empty, of shape (num_bins,), and each value's bin,
+    """Return the bins' means, 0 where a bin is empty, of shape (num_bins,), and each value's bin,
     in uint8."""
     centred = values - values.mean()
     width = SIGMAS * centred.std() / num_bins if len(values) > 1 else centred.new_zeros(())

@@ -67,7 +67,7 @@ class QSGD(Gathered):
         return (1 << self.bits - 1) - 1
 
     def variance(self, layout: Layout) -> float:
-        """Returns sqrt(B) / s - 1, of buckets of B >= 4 s^2 numbers all alike.
+        """Return sqrt(B) / s - 1, of buckets of B >= 4 s^2 numbers all alike.
 
         A number of a levels, f above a whole one, varies by f (1 - f) <= a - a^2, in squared
         levels, and all a^2 add up to s^2. So the sum is at most s sqrt(B) - s^2; and at most B / 4,

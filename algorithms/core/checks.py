@@ -30,7 +30,7 @@ DIGEST_BYTES, TEXT_LENGTH = 8, 120
 
 
 def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
-    """Returns the types of the groups' parameters, first that of the most numbers.
+    """Return the types of the groups' parameters, first that of the most numbers.
 
     Raises:
         ValueError: there is none, one is a shard, as each worker here holds a whole model, or one
@@ -82,7 +82,7 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
 
 
 def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> None:
-    """Compares the fields over all workers, which must call it together, and first what others
+    """Compare the fields over all workers, which must call it together, and first what others
     follow from.
 
     Raises:
@@ -109,7 +109,7 @@ def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> N
 
 
 def enter_together(collectives: Collectives, call: str) -> None:
-    """Compares, where workers are processes, whether all of them are at this call.
+    """Compare, where workers are processes, whether all of them are at this call.
 
     What each would send then cannot be taken for what another one sends for something else.
 
@@ -127,7 +127,7 @@ def enter_together(collectives: Collectives, call: str) -> None:
 
 
 def check_frozen(collectives: Collectives, frozen: Sequence[Sequence[int]]) -> None:
-    """Compares which parameters all workers have frozen, once that has changed on this worker.
+    """Compare which parameters all workers have frozen, once that has changed on this worker.
 
     Args:
         frozen: their numbers, of each type.
@@ -159,7 +159,7 @@ def equalise_(
     groups: Iterable[Mapping[str, Any]],
     model: nn.Module | None,
 ) -> None:
-    """Sends worker 0's parameters, and of what the model, if given, has beside the groups: frozen
+    """Send worker 0's parameters, and of what the model, if given, has beside the groups: frozen
     ones and buffers."""
     collectives.broadcast_(flat.parameters, Purpose.CONTROL)
     if model is None:
@@ -173,7 +173,7 @@ def equalise_(
 
 
 def _integers(tensor: Tensor) -> Tensor:
-    """Returns a floating-point tensor's bits as integers of its size."""
+    """Return a floating-point tensor's bits as integers of its size."""
     return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
@@ -215,14 +215,14 @@ class FirstStep:
         ]
 
     def _sums(self, vectors: Iterable[Tensor]) -> Tensor:
-        """Returns, of each worker here and tensor, the sum of the numbers read as integers: exact
+        """Return, of each worker here and tensor, the sum of the numbers read as integers: exact
         in any order."""
         pairs = zip(self._flats, map(_integers, vectors), strict=True)
         parts = [each.view(vector) for flat, vector in pairs for each in flat.layout.tensors]
         return torch.stack([part.reshape(len(part), -1).sum(1) for part in parts], dim=1)
 
     def close(self) -> None:
-        """Notes nothing any more."""
+        """Note nothing any more."""
         for hook in self._hooks:
             hook.remove()
 
@@ -233,7 +233,7 @@ class FirstStep:
         self._own[number] = _integers(dense(parameter.grad)).sum()
 
     def check(self, model: nn.Module | None, may_differ: bool, num_steps: int) -> bool:
-        """Returns whether anyone's parameters were changed since the start. Warns where gradients
+        """Return whether anyone's parameters were changed since the start. Warns where gradients
         are missing.
 
         Args:
@@ -270,7 +270,7 @@ class FirstStep:
         return self._compare(may_differ, num_steps)
 
     def _compare(self, may_differ: bool, num_steps: int) -> bool:
-        """Compares all workers' sums, of gradients and parameters, then and now, and how many steps
+        """Compare all workers' sums, of gradients and parameters, then and now, and how many steps
         they have done."""
         gradients = self._sums(flat.gradients for flat in self._flats)
         parameters = self._sums(flat.parameters for flat in self._flats)
@@ -305,7 +305,7 @@ class FirstStep:
 
 
 def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None:
-    """Raises RuntimeError where the model, if it is known, does not hold the optimiser's parameters
+    """Raise RuntimeError where the model, if it is known, does not hold the optimiser's parameters
     any more."""
     if model is None:
         return

@@ -67,19 +67,19 @@ class Collectives:
         return range(self.rank, self.rank + 1)
 
     def without_overlap(self) -> Self:
-        """Returns this end for another optimiser, which counts in the same place and sends nothing
+        """Return this end for another optimiser, which counts in the same place and sends nothing
         early."""
         other = copy.copy(self)
         other.early = None
         return other
 
     def new_key(self) -> str:
-        """Returns a key for `first_to_say`, the same on all workers where these have asked equally
+        """Return a key for `first_to_say`, the same on all workers where these have asked equally
         often."""
         return ""
 
     def first_to_say(self, key: str, words: str) -> str:
-        """Returns what the first worker to call this said with this key; waits for none, and sends
+        """Return what the first worker to call this said with this key; waits for none, and sends
         no message."""
         return words  # all workers are at this end, or this one is alone
 
@@ -89,7 +89,7 @@ class Collectives:
             self._observed_sum_(tensor)
 
     def all_reduce_mean_(self, tensor: Tensor, purpose: Purpose) -> Tensor | None:
-        """Replaces `tensor` (dense, floating) by its mean over workers, in place.
+        """Replace `tensor` (dense, floating) by its mean over workers, in place.
 
         Numbers of 16 bits are added in 32, and the mean is rounded once: where all are equal it is
         what they are, and it is finite where they are.
@@ -108,7 +108,7 @@ class Collectives:
     def all_reduce_blocks(
         self, blocks: Tensor, add: Add, purpose: Purpose
     ) -> tuple[Tensor, Tensor]:
-        """Has messages added in shares: each worker gets its share of all messages, and sends what
+        """Have messages added in shares: each worker gets its share of all messages, and sends what
         `add` makes of it.
 
         An all-to-all and an all-gather, which on links between single workers put as much as an
@@ -163,7 +163,7 @@ class Collectives:
     def _counted(
         self, tensor: Tensor, purpose: Purpose, is_gather: bool = False, to_neighbours: int = 0
     ) -> Iterator[None]:
-        """Counts a collective with this message, once it has taken place, and its time."""
+        """Count a collective with this message, once it has taken place, and its time."""
         started = self._mark(tensor)
         bits = 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
         yield
@@ -230,13 +230,13 @@ class Collectives:
 
 
 def share_of(ranks: range, count: int, world_size: int) -> slice:
-    """Returns which of `count` things in a row fall to these of so many; shares differ in size by 1
+    """Return which of `count` things in a row fall to these of so many; shares differ in size by 1
     at most."""
     return slice(ranks.start * count // world_size, ranks.stop * count // world_size)
 
 
 def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
-    """Returns rows[0] + rows[1] + ..., one addition at a time, so that the bits depend on nothing
+    """Return rows[0] + rows[1] + ..., one addition at a time, so that the bits depend on nothing
     else."""
     total = rows[0].clone()
     for row in rows[1:]:
@@ -245,7 +245,7 @@ def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
 
 
 def mean_in_rank_order(rows: Tensor) -> Tensor:
-    """Returns the mean of rows of 16-bit numbers, in 32 bits."""
+    """Return the mean of rows of 16-bit numbers, in 32 bits."""
     return sum_in_rank_order(rows.float().unbind()).div_(len(rows))
 
 

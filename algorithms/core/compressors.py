@@ -48,7 +48,7 @@ class Draw:
         return sorted(order[:count].tolist())
 
     def choose_many(self, population: int, count: int) -> torch.Tensor:
-        """Does as `choose`, for large numbers: int64 of shape (count,), ascending; costs O(count)
+        """Do as `choose`, for large numbers: int64 of shape (count,), ascending; costs O(count)
         for small shares."""
         generator = numpy.random.Generator(numpy.random.Philox(key=self.key()))
         chosen = generator.choice(population, count, replace=False, shuffle=False)
@@ -74,7 +74,7 @@ def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
 
 
 def digest_of_draws() -> str:
-    """Returns a digest of draws that a later version of numpy may make otherwise, so that workers
+    """Return a digest of draws that a later version of numpy may make otherwise, so that workers
     can compare them.
 
     Of many coordinates few are chosen in another way than a large share is.
@@ -101,7 +101,7 @@ class Compressor(ABC):
             setting.check(f"{self.kind}: {key}", getattr(self, key))
 
     def variance(self, layout: Layout) -> float:
-        """Returns omega, the least with E |C(v) - v|^2 <= omega |v|^2 for every v, where it is 1 or
+        """Return omega, the least with E |C(v) - v|^2 <= omega |v|^2 for every v, where it is 1 or
         more; else 0.
 
         Then what is left out may be more than there was, and feedback diverges.
@@ -109,7 +109,7 @@ class Compressor(ABC):
         return 0.0
 
     def check(self, layout: Layout) -> None:  # noqa: B027 (most work on any)
-        """Raises ValueError, in one sentence, where this compressor cannot work on such a
+        """Raise ValueError, in one sentence, where this compressor cannot work on such a
         vector."""
 
     @abstractmethod
@@ -127,7 +127,7 @@ class Compressor(ABC):
         steps: range,
         float_bits: int = FLOAT_BITS,
     ) -> Entry:
-        """Returns what one worker sends at these steps, in closed form: by their draws, or (None)
+        """Return what one worker sends at these steps, in closed form: by their draws, or (None)
         on average over all.
 
         Here for a payload of constant size.
@@ -226,7 +226,7 @@ class Scaled(Gathered):
 
 
 def check_numel(kind: str, ratio: float, layout: Layout) -> None:
-    """Raises ValueError where not even one coordinate would be kept."""
+    """Raise ValueError where not even one coordinate would be kept."""
     if ratio > layout.numel:
         raise ValueError(
             f"{kind} at ratio {ratio} keeps no coordinate of the model's {layout.numel}; lower the "

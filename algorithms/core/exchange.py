@@ -64,7 +64,7 @@ class Sending:
     """Says so where what is sent is not finite."""
 
     def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
-        """Returns what of `payload`, of any length, was sent, and the workers' mean of that.
+        """Return what of `payload`, of any length, was sent, and the workers' mean of that.
 
         Where messages are rounded, so is their mean. What that adds or takes counts as sent by the
         worker on whose share of the coordinates it falls: so the mean is that of what was sent, and
@@ -79,7 +79,7 @@ class Sending:
         return own, message.to(payload.dtype)
 
     def message(self, payload: Tensor) -> Tensor:
-        """Returns `payload` as it is sent: rounded to the type of messages, or itself where there
+        """Return `payload` as it is sent: rounded to the type of messages, or itself where there
         is none.
 
         A finite number beyond the type's range becomes the largest of its sign. What that takes is
@@ -95,19 +95,19 @@ class Sending:
         return torch.where(payload.isinf(), rounded, rounded.clamp(-largest, largest))
 
     def _rounded(self, payload: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the message for `payload`, and what that says, in the type of `payload`."""
+        """Return the message for `payload`, and what that says, in the type of `payload`."""
         message = self.message(payload)
         return message, message.to(payload.dtype)
 
     def look_at(self, message: Tensor) -> None:
-        """Has it noticed where a worker's row of what is about to be sent is not finite."""
+        """Have it noticed where a worker's row of what is about to be sent is not finite."""
         if self.watch is not None:
             self.watch.look_at(message)
 
     def exchange(
         self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
     ) -> Exchanged:
-        """Sends C(vector) and averages it."""
+        """Send C(vector) and averages it."""
         collectives = self.collectives
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
@@ -129,7 +129,7 @@ class Sending:
     def begin_exchange(
         self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
     ) -> Callable[[], Exchanged]:
-        """Begins `exchange`, beside whatever follows where the group overlaps; returns what waits
+        """Begin `exchange`, beside whatever follows where the group overlaps; returns what waits
         for the result.
 
         Until it has returned, `vector` must not be changed, and with overlap what was sent is not
@@ -210,7 +210,7 @@ class Sending:
         draw: Draw,
         purpose: Purpose,
     ) -> Mixed:
-        """Sends C(vector) to the neighbours and mixes what these send."""
+        """Send C(vector) to the neighbours and mixes what these send."""
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
             return Mixed(support, *self.mix_dense(support.gather(vector), mixing, purpose))
@@ -230,7 +230,7 @@ class Sending:
         )
 
     def mix_dense(self, payload: Tensor, mixing: Mixing, purpose: Purpose) -> tuple[Tensor, Tensor]:
-        """Returns what of `payload`, of any length, was sent, and its pull, as in `Mixed`."""
+        """Return what of `payload`, of any length, was sent, and its pull, as in `Mixed`."""
         self.look_at(payload)
         message, own = self._rounded(payload)
         if not payload.numel():

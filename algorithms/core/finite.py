@@ -33,7 +33,7 @@ class FiniteWatch:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Forgets what was seen. All workers must call it equally often."""
+        """Forget what was seen. All workers must call it equally often."""
         self._num_times += 1
         """How often it was begun."""
         self._is_over = self._collectives.world_size == 1
@@ -48,11 +48,11 @@ class FiniteWatch:
         """Steps, these numbers, and what tells that a GPU has told them."""
 
     def begin_step(self, step: int) -> None:
-        """Notes at which step messages are sent from now on."""
+        """Note at which step messages are sent from now on."""
         self._step = step
 
     def look_at(self, message: Tensor) -> None:
-        """Notes of which workers' rows some number is not finite."""
+        """Note of which workers' rows some number is not finite."""
         if self._is_over or type(message) is not Tensor or message.is_meta:
             return
         self._number += 1
@@ -64,7 +64,7 @@ class FiniteWatch:
             self._find(self._number, self._step, seen)
 
     def end_step(self) -> None:
-        """Warns where what was sent in this step, or in one before it, is not finite."""
+        """Warn where what was sent in this step, or in one before it, is not finite."""
         if self._first is not None:
             told = torch.empty(self._first.shape, dtype=self._first.dtype, pin_memory=True)
             told.copy_(self._first, non_blocking=True)
@@ -81,7 +81,7 @@ class FiniteWatch:
             self._words = ""
 
     def _find(self, number: int, step: int, seen: Tensor) -> None:
-        """Finds out who was first, now that the message of this number is not finite."""
+        """Find out who was first, now that the message of this number is not finite."""
         self._is_over = True
         own = f"{number} {step} {named_workers(seen, self._collectives)}"
         first = self._collectives.first_to_say(f"{self._key}, {self._num_times}", own)
@@ -96,7 +96,7 @@ class FiniteWatch:
 
 
 def rows_not_finite(rows: Tensor) -> Tensor:
-    """Returns of which rows some number is not finite: bools of shape (rows,), on their device."""
+    """Return of which rows some number is not finite: bools of shape (rows,), on their device."""
     if not rows.numel():
         return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     # A sum is the fastest look on a CPU, and is finite only where all numbers are.
@@ -107,7 +107,7 @@ def rows_not_finite(rows: Tensor) -> Tensor:
 
 
 def named_workers(flags: Tensor, collectives: Collectives) -> str:
-    """Returns whose flag is set, in words, or nothing; flags are of the workers at this end, or of
+    """Return whose flag is set, in words, or nothing; flags are of the workers at this end, or of
     all."""
     first = collectives.own_ranks.start if len(flags) == len(collectives.own_ranks) else 0
     ranks = [first + number for number in flags.nonzero()[:, 0].tolist()]

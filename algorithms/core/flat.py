@@ -68,7 +68,7 @@ class FlatBuffers:
         self._attach()
 
     def new_buffer(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Returns zeros of shape (local workers, d), by default of the parameters' type."""
+        """Return zeros of shape (local workers, d), by default of the parameters' type."""
         return torch.zeros_like(self.parameters, dtype=dtype)
 
     def zero_gradients(self) -> None:
@@ -77,7 +77,7 @@ class FlatBuffers:
             self._attach()
 
     def moved(self) -> bool:
-        """Returns whether someone moved a parameter or a gradient elsewhere: `model.to(...)`,
+        """Return whether someone moved a parameter or a gradient elsewhere: `model.to(...)`,
         `p.data = ...`."""
         return (
             _addresses(self.tensors) != self._homes
@@ -155,7 +155,7 @@ class FlatBuffers:
         parameter.grad = view
 
     def frozen_slices(self) -> list[slice]:
-        """Returns where frozen tensors lie; neighbours have one slice."""
+        """Return where frozen tensors lie; neighbours have one slice."""
         slices: list[slice] = []
         for number in self.frozen:
             window = self.layout.tensors[number]
@@ -167,7 +167,7 @@ class FlatBuffers:
 
     @contextmanager
     def frozen_aside(self, *vectors: Tensor) -> Iterator[None]:
-        """Returns a context in which vectors of shape (local workers, d) are 0 where tensors are
+        """Return a context in which vectors of shape (local workers, d) are 0 where tensors are
         frozen.
 
         Afterwards they are there what they were. So nothing of a frozen tensor is sent or takes the
@@ -187,7 +187,7 @@ class FlatBuffers:
                 vector[:, here] = values
 
     def holds(self, number: int) -> bool:
-        """Returns whether tensor `number` still lies here: a later optimiser moves it to its own
+        """Return whether tensor `number` still lies here: a later optimiser moves it to its own
         vector."""
         return _addresses([self.tensors[number]]) == [self._homes[number]]
 
@@ -202,7 +202,7 @@ class FlatBuffers:
 
 
 def _addresses(tensors: Sequence[Tensor]) -> list[int]:
-    """Returns where they lie; a tensor of torch's fake mode has no address, and nobody moves it."""
+    """Return where they lie; a tensor of torch's fake mode has no address, and nobody moves it."""
     if isinstance(tensors[0], FakeTensor):
         return [0] * len(tensors)
     return list(map(Tensor.data_ptr, tensors))
@@ -223,5 +223,5 @@ def _own_view(row: Tensor, window: Window) -> Tensor:
 
 
 def dense(gradient: Tensor) -> Tensor:
-    """Returns a gradient that is sparse as a dense tensor, and others as they are."""
+    """Return a gradient that is sparse as a dense tensor, and others as they are."""
     return gradient.to_dense() if gradient.is_sparse else gradient

@@ -106,7 +106,7 @@ class Windows:
         return sum(window.numel for window in self.windows) + self.padding
 
     def gather(self, flat: Tensor) -> Tensor:
-        """Returns a new dense tensor of shape (..., payload_numel): the coordinates of `flat` in
+        """Return a new dense tensor of shape (..., payload_numel): the coordinates of `flat` in
         order."""
         lead = flat.shape[:-1]
         parts = [window.view(flat).reshape(*lead, window.numel) for window in self.windows]
@@ -125,7 +125,7 @@ class Windows:
             window.view(flat).copy_(part)
 
     def is_apart(self, other: Windows | Indices) -> bool:
-        """Returns whether the two are seen to have no coordinate in common."""
+        """Return whether the two are seen to have no coordinate in common."""
         if not isinstance(other, Windows):
             return False
         spans = sorted(window.span for window in self.windows + other.windows)

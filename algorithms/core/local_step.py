@@ -1,10 +1,11 @@
-"""The local step on the flat vectors, SGD's, AdamW's or Muon's: in one pass over them, or on a
-slice beforehand."""
+"""The local step on the flat vectors, SGD's, AdamW's or Muon's.
+
+It goes over them in one pass, or is done on a slice beforehand.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ VECTOR_BYTES = 128
 """Slices begin and end at multiples of this, counted from where their span begins."""
 COUNTS = "tensor_steps"
 """What a state calls the AdamW steps that each tensor has done."""
-COEFFICIENTS, NUM_ITERATIONS = (3.4445, -4.7750, 2.0315), 5
-"""Muon's polynomial a s + b s^3 + c s^5, which takes singular values to about 1, and how often it
-is applied."""
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of Muon's polynomial a s + b s^3 + c s^5, which takes singular values to about 1."""
+NUM_ITERATIONS = 5
+"""How often it is applied."""
 EPSILON = 1e-7
 """The least norm that Muon divides a matrix by."""
 RMS = 0.2
@@ -58,23 +60,22 @@ class LocalStep(ABC):
     """
 
     def __init__(self, flat: FlatBuffers, held: dict[str, Tensor]) -> None:
-        self.flat, self.held = flat, held
+        self.flat = flat
+        self.held = held
 
     @abstractmethod
     def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
-        """Returns the buffers, each of shape (local workers, d); they are made when they are first
-        needed."""
+        """Return the buffers, each of shape (local workers, d), made when they are first needed."""
 
     @abstractmethod
     def spans(self, groups: Sequence[Group]) -> list[Span]:
-        """Returns the flat vector, in order, in shares that may be stepped in one go."""
+        """Return the flat vector, in order, in shares that may be stepped in one go."""
 
     @abstractmethod
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
-        """x <- x - p, or target <- target + p where there is a target, coordinate by coordinate. g
-        may be used up.
+        """Do x <- x - p, or target <- target + p where there is a target. g may be used up.
 
         All are of shape (local workers, n): a span's coordinates, or a slice of them. Rows go one
         by one: a kernel's rounding depends on where its vectors begin, and a worker's bits must not
@@ -82,81 +83,93 @@ class LocalStep(ABC):
         """
 
     def count(self) -> None:  # noqa: B027 (SGD need not know)
-        """Notes that a step is done, of all tensors but frozen ones."""
+        """Note that a step is done, of all tensors but frozen ones."""
 
     def counts(self) -> dict[str, list[int]]:
-        """Returns what the state must hold beside the buffers, by name."""
+        """Return what the state must hold beside the buffers, by name."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Goes on from the counts of a state."""
+        """Go on from the counts of a state."""
 
     def apply_(self, groups: Sequence[Group], target: Tensor | None = None) -> None:
-        """Does `step_` on the whole vectors; frozen tensors and their buffers stay."""
-        flat, buffers = self.flat, self.buffers(groups)
-        with flat.frozen_aside(flat.parameters if target is None else target, *buffers):
+        """Do `step_` on the whole vectors; frozen tensors and their buffers stay."""
+        flat = self.flat
+        buffers = self.buffers(groups)
+        changed = flat.parameters if target is None else target
+        with flat.frozen_aside(changed, *buffers):
             for span in self.spans(groups):
                 here = slice(span.start, span.stop)
-                x, g, *own = (
-                    vector[:, here] for vector in (flat.parameters, flat.gradients, *buffers)
+                self.step_(
+                    span,
+                    flat.parameters[:, here],
+                    flat.gradients[:, here],
+                    [buffer[:, here] for buffer in buffers],
+                    None if target is None else target[:, here],
                 )
-                self.step_(span, x, g, own, None if target is None else target[:, here])
         self.count()
 
     def after(
         self, groups: Sequence[Group], support: Windows, target: Tensor | None = None
     ) -> Tensor:
-        """Returns `support.gather` of x or the target as `apply_` will leave it, to the bit, and
-        changes nothing.
+        """Return `support.gather` of x or the target as `apply_` will leave it, to the bit.
 
-        None of the tensors there may be frozen.
+        Nothing is changed. None of the tensors there may be frozen.
         """
-        parts, num_rows = [], len(self.flat.parameters)
+        num_rows = len(self.flat.parameters)
+        parts = []
         for window in support.windows:
             near = self._slice_after(groups, *window.span, target)
-            parts.append(replace(window, offset=0).view(near).reshape(num_rows, -1))
-        return torch.cat(
-            [*parts, self.flat.parameters.new_zeros(num_rows, support.padding)], dim=-1
-        )
+            in_slice = replace(window, offset=0)
+            parts.append(in_slice.view(near).reshape(num_rows, -1))
+        parts.append(self.flat.parameters.new_zeros(num_rows, support.padding))
+        return torch.cat(parts, dim=-1)
 
     def _slice_after(
         self, groups: Sequence[Group], start: int, stop: int, target: Tensor | None
     ) -> Tensor:
-        # A kernel may round what its vectors do not cover in another way (a fused multiply-add is
-        # rounded once). So slices are widened to where the whole span's vectors begin and end; what
-        # they hold beyond is not used.
-        flat, buffers, pieces = self.flat, self.buffers(groups), []
+        flat = self.flat
+        buffers = self.buffers(groups)
         unit = VECTOR_BYTES // flat.parameters.element_size()
+        pieces = []
         for span in self.spans(groups):
-            low, high = max(start, span.start), min(stop, span.stop)
-            if low < high:
-                first = low - (low - span.start) % unit
-                last = min(high + (span.start - high) % unit, span.stop)
-                if span.whole is not None:
-                    first, last = span.start, span.stop
-                x, g, *own = (
-                    vector[:, first:last].clone()
-                    for vector in (flat.parameters, flat.gradients, *buffers)
-                )
-                changed = None if target is None else target[:, first:last].clone()
-                self.step_(span, x, g, own, changed)
-                pieces.append((x if changed is None else changed)[:, low - first : high - first])
+            low = max(start, span.start)
+            high = min(stop, span.stop)
+            if low >= high:
+                continue
+            # A kernel may round what its vectors do not cover in another way (a fused multiply-add
+            # is rounded once). So slices are widened to where the whole span's vectors begin and
+            # end; what they hold beyond is not used.
+            first = low - (low - span.start) % unit
+            last = min(high + (span.start - high) % unit, span.stop)
+            if span.whole is not None:
+                first = span.start
+                last = span.stop
+            here = slice(first, last)
+            x = flat.parameters[:, here].clone()
+            g = flat.gradients[:, here].clone()
+            own_buffers = [buffer[:, here].clone() for buffer in buffers]
+            own_target = None if target is None else target[:, here].clone()
+            self.step_(span, x, g, own_buffers, own_target)
+            changed = x if own_target is None else own_target
+            pieces.append(changed[:, low - first : high - first])
         return torch.cat(pieces, dim=-1)
 
 
 def fused_is_right(x: Tensor) -> bool:
-    """Returns whether torch's fused kernel may be used: on the CPU it leaves vectors of 16-bit
-    numbers unwritten."""
-    return x.device.type == "cuda" or (
-        x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    )
+    """Return whether torch's fused kernel may be used.
+
+    On the CPU it leaves vectors of 16-bit numbers unwritten.
+    """
+    if x.device.type == "cpu":
+        return x.dtype in (torch.float32, torch.float64)
+    return x.device.type == "cuda"
 
 
 class Nesterov(LocalStep):
-    """SGD with Nesterov momentum: m_i <- beta m_i + g_i, p_i = eta (beta m_i + g_i); weight decay
-    is part of g_i.
+    """SGD with Nesterov momentum: m_i <- beta m_i + g_i, p_i = eta (beta m_i + g_i).
 
-    The buffer "momentum" is made when a group has momentum: a schedule may switch it on.
+    Weight decay is part of g_i. The buffer "momentum" is made when a group has momentum: a schedule may switch it on.
     """
 
     def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
@@ -167,30 +180,39 @@ class Nesterov(LocalStep):
         return [self.held["momentum"]]
 
     def spans(self, groups: Sequence[Group]) -> list[Span]:
-        shares = zip(self.flat.parts, groups, strict=True)
-        return [
-            Span(part.start, part.stop, group) for part, group in shares if part.start < part.stop
-        ]
+        spans = []
+        for part, group in zip(self.flat.parts, groups, strict=True):
+            if part.start < part.stop:
+                spans.append(Span(part.start, part.stop, group))
+        return spans
 
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
-        lr, decay, beta = span.group["lr"], span.group["weight_decay"], span.group["momentum"]
-        if target is not None and decay:  # x's own, though the target is another
-            for gradient, parameters in zip(g, x, strict=True):
-                gradient.add_(parameters, alpha=decay)
-        momenta: list[Tensor | None] = (
-            [*buffers[0].unbind()] if buffers and beta else [None] * len(g)
-        )
+        lr = span.group["lr"]
+        decay = span.group["weight_decay"]
+        beta = span.group["momentum"]
+        changed = x
+        if target is not None:
+            # The kernel subtracts, and its weight decay would be the target's, not x's own.
+            changed = target
+            lr = -lr
+            if decay:
+                for gradient, parameters in zip(g, x, strict=True):
+                    gradient.add_(parameters, alpha=decay)
+                decay = 0.0
+        momenta: list[Tensor | None] = [None] * len(g)
+        if buffers and beta:
+            momenta = list(buffers[0].unbind())
         torch_sgd(
-            list((x if target is None else target).unbind()),
+            list(changed.unbind()),
             list(g.unbind()),
             momenta,
             foreach=False,
             fused=fused_is_right(x),
-            weight_decay=decay if target is None else 0.0,
+            weight_decay=decay,
             momentum=beta,
-            lr=lr if target is None else -lr,
+            lr=lr,
             dampening=0.0,
             nesterov=beta > 0,
             maximize=False,
@@ -198,7 +220,7 @@ class Nesterov(LocalStep):
 
 
 class DecayInMomentumOnly(Nesterov):
-    """From x alone: the weight decay enters the momentum, and the direct term has none.
+    """SGD whose weight decay enters the momentum, and not the direct term; from x alone.
 
     A group without momentum has its decay in the gradient.
     """
@@ -206,36 +228,38 @@ class DecayInMomentumOnly(Nesterov):
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
-        group = span.group
-        if not group["momentum"]:
+        lr = span.group["lr"]
+        beta = span.group["momentum"]
+        if not beta:
             return super().step_(span, x, g, buffers, target)
         for own_x, own_g, own_m in zip(x, g, buffers[0], strict=True):
-            own_m.mul_(group["momentum"]).add_(own_g).add_(own_x, alpha=group["weight_decay"])
-            own_x.add_(own_g, alpha=-group["lr"]).add_(
-                own_m, alpha=-group["lr"] * group["momentum"]
-            )
+            own_m.mul_(beta).add_(own_g).add_(own_x, alpha=span.group["weight_decay"])
+            own_x.add_(own_g, alpha=-lr)
+            own_x.add_(own_m, alpha=-lr * beta)
 
 
 class AdamW(LocalStep):
-    """Adam with bias correction and decoupled weight decay, as torch.optim.AdamW has it; g_i has no
-    decay in it.
+    """Adam with bias correction and decoupled weight decay, as torch.optim.AdamW has it.
 
     Source: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2.
 
         m_i <- beta1 m_i + (1 - beta1) g_i;   v_i <- beta2 v_i + (1 - beta2) g_i^2
         p_i = eta lambda x_i + eta (m_i / (1 - beta1^t)) / (sqrt(v_i / (1 - beta2^t)) + eps)
 
-    t counts the steps that a tensor has done, which are fewer where it was frozen for a while. The
+    g_i has no decay in it. t counts the steps that a tensor has done, which are fewer where it was frozen for a while. The
     buffers are the moments "exp_avg" and "exp_avg_sq". For parameters in fp16, which holds neither
     eps nor the square of a gradient, they are in fp32, and so is the step.
     """
 
     def __init__(self, flat: FlatBuffers, held: dict[str, Tensor]) -> None:
         super().__init__(flat, held)
-        wide = torch.float32 if flat.parameters.dtype == torch.float16 else flat.parameters.dtype
-        self._moments = [
-            held.setdefault(key, flat.new_buffer(wide)) for key in ("exp_avg", "exp_avg_sq")
-        ]
+        dtype = flat.parameters.dtype
+        if dtype == torch.float16:
+            dtype = torch.float32
+        self._moments = []
+        for key in ("exp_avg", "exp_avg_sq"):
+            moment = held.setdefault(key, flat.new_buffer(dtype))
+            self._moments.append(moment)
         self._done = [0] * len(flat.tensors)
         """Steps that each tensor has done."""
 
@@ -243,48 +267,51 @@ class AdamW(LocalStep):
         return self._moments
 
     def stepped_whole(self, tensor: Window, group: Group) -> bool:
-        """Returns whether a tensor of the group cannot be stepped with others or in slices."""
+        """Return whether a tensor of the group cannot be stepped with others or in slices."""
         return False
 
     def spans(self, groups: Sequence[Group]) -> list[Span]:
-        """Returns the groups, cut where one tensor has done more steps than the next and about what
-        is whole."""
-        tensors, spans = list(zip(self.flat.layout.tensors, self._done, strict=True)), []
+        """Return the groups, cut where tensors have done other numbers of steps, or are whole."""
+        spans: list[Span] = []
         for part, group in zip(self.flat.parts, groups, strict=True):
-            inside = [
-                (done, each if self.stepped_whole(each, group) else None, each)
-                for each, done in tensors
-                if part.start <= each.offset < part.stop and each.numel
-            ]
-            for (done, whole), run in groupby(inside, key=lambda each: each[:2]):
-                windows = [window for *_, window in run]
-                spans.append(
-                    Span(
-                        windows[0].offset,
-                        windows[-1].offset + windows[-1].numel,
-                        group,
-                        done,
-                        whole,
-                    )
-                )
+            last: Span | None = None
+            for tensor, done in zip(self.flat.layout.tensors, self._done, strict=True):
+                if not (part.start <= tensor.offset < part.stop and tensor.numel):
+                    continue
+                whole = tensor if self.stepped_whole(tensor, group) else None
+                stop = tensor.offset + tensor.numel
+                if last is not None and (last.num_done, last.whole) == (done, whole):
+                    last = replace(last, stop=stop)
+                    spans[-1] = last
+                else:
+                    last = Span(tensor.offset, stop, group, done, whole)
+                    spans.append(last)
         return spans
 
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
-        group, (exp_avg, exp_avg_sq) = span.group, buffers
-        lr, decay, (beta1, beta2) = group["lr"], group["weight_decay"], group["betas"]
+        exp_avg, exp_avg_sq = buffers
+        lr = span.group["lr"]
+        decay = span.group["weight_decay"]
+        beta1, beta2 = span.group["betas"]
         kept = x if target is None else target
         changed = kept.to(exp_avg.dtype)
-        if target is not None and decay:  # x's own, though the target is another
-            for own, parameters in zip(changed, x, strict=True):
-                own.add_(parameters, alpha=lr * decay)
+        if target is not None:
+            # The kernel subtracts, and its weight decay would be the target's, not x's own.
+            if decay:
+                for own, parameters in zip(changed, x, strict=True):
+                    own.add_(parameters, alpha=lr * decay)
+                decay = 0.0
+            lr = -lr
         fused = fused_is_right(changed)
         # A fill, not a copy: nobody waits for a GPU. The kernel that is not fused reads the number
         # on the host.
-        device = x.device if fused else torch.device("cpu")
         steps = torch.full(
-            (len(changed),), float(span.num_done), dtype=torch.float32, device=device
+            (len(changed),),
+            float(span.num_done),
+            dtype=torch.float32,
+            device=x.device if fused else torch.device("cpu"),
         )
         torch_adamw(
             list(changed.unbind()),
@@ -298,19 +325,17 @@ class AdamW(LocalStep):
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=lr if target is None else -lr,
-            weight_decay=decay if target is None else 0.0,
-            eps=group["eps"],
+            lr=lr,
+            weight_decay=decay,
+            eps=span.group["eps"],
             maximize=False,
         )
         if changed is not kept:
             kept.copy_(changed)
 
     def count(self) -> None:
-        self._done = [
-            done + each.requires_grad
-            for done, each in zip(self._done, self.flat.tensors, strict=True)
-        ]
+        for number, tensor in enumerate(self.flat.tensors):
+            self._done[number] += int(tensor.requires_grad)
 
     def counts(self) -> dict[str, list[int]]:
         return {COUNTS: list(self._done)}
@@ -320,8 +345,7 @@ class AdamW(LocalStep):
 
 
 class Muon(AdamW):
-    """Muon on tensors of two axes or more, in groups that do not say muon = False; AdamW on all
-    others.
+    """Muon on tensors of two axes or more, in groups with muon = True; AdamW on all others.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the
     scale and the weight decay are those of Liu et al., "Muon is scalable for LLM training", arXiv
@@ -340,55 +364,67 @@ class Muon(AdamW):
     """
 
     def stepped_whole(self, tensor: Window, group: Group) -> bool:
-        is_flat = len(tensor.shape) < 2 or tensor.numel in (
-            tensor.shape[0],
-            tensor.numel // tensor.shape[0],
-        )
-        return bool(group["muon"]) and not is_flat
+        if not group["muon"] or len(tensor.shape) < 2:
+            return False
+        rows = tensor.shape[0]
+        columns = tensor.numel // rows
+        return rows > 1 and columns > 1
 
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
         if span.whole is None:
             return super().step_(span, x, g, buffers, target)
-        lr, decay, mu = span.group["lr"], span.group["weight_decay"], span.group["momentum"]
+        lr = span.group["lr"]
+        mu = span.group["momentum"]
         g = g.to(buffers[0].dtype)
         matrix = replace(span.whole, offset=0)
         momentum = buffers[0].lerp_(g, 1 - mu)
         update = matrix.view(g.lerp(momentum, mu))
         direction = orthogonalised(update.flatten(2)).view(update.shape)
-        rows, columns = update.shape[1], update[0, 0].numel()
-        target, lr = (x, -lr) if target is None else (target, lr)
-        target.add_(x, alpha=lr * decay)
+        rows = update.shape[1]
+        columns = update[0, 0].numel()
+        if target is None:
+            target = x
+            lr = -lr
+        target.add_(x, alpha=lr * span.group["weight_decay"])
         matrix.view(target).add_(direction, alpha=lr * RMS * max(rows, columns) ** 0.5)
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Returns U V^T of each U S V^T, with singular values of 0.5 to 1.5, of shape (number, rows,
-    columns)."""
-    wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
+    """Return U V^T of each U S V^T, with singular values of 0.5 to 1.5.
+
+    Matrices are of shape (number, rows, columns).
+    """
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = matrices.mT if is_tall else matrices
     norms = torch.linalg.vector_norm(
         wide, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(wide.dtype, torch.float)
     )
-    o = iterated((wide / norms.clamp(min=EPSILON)).to(iteration_type(wide.device, wide.dtype)))
-    return (o if wide is matrices else o.mT).to(matrices.dtype)
+    scaled = wide / norms.clamp(min=EPSILON)
+    o = iterated(scaled.to(iteration_type(wide.device, wide.dtype)))
+    if is_tall:
+        o = o.mT
+    return o.to(matrices.dtype)
 
 
 def iterated(o: Tensor) -> Tensor:
-    """Returns O(u) in the type of o, which is u by its norm, of shape (number, rows, columns) with
-    rows <= columns."""
+    """Return O(u) in the type of o, which is u by its norm.
+
+    Both are of shape (number, rows, columns) with rows <= columns.
+    """
     a, b, c = COEFFICIENTS
     for _ in range(NUM_ITERATIONS):
         gram = o @ o.mT
-        o = torch.baddbmm(o, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), o, beta=a)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        o = torch.baddbmm(o, factor, o, beta=a)
     return o
 
 
 def iteration_type(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Returns the type that Muon iterates in: bfloat16 on GPUs, fp16 on Volta and Turing, which
-    have no units for it.
+    """Return the type that Muon iterates in: bfloat16 on GPUs, fp16 on Volta and Turing.
 
-    fp16 is the more exact here, as the iteration's numbers are no large ones, and only those below
+    These have no units for bfloat16. fp16 is the more exact here, as the iteration's numbers are no large ones, and only those below
     2^-16 are rounded more coarsely: 0.5 % from the exact iteration for 256 x 256 numbers, and
     bfloat16 4 %. GPUs before Volta have no fast units for either, and get 32 bits. Elsewhere it is
     `dtype`, the matrices' own.
@@ -404,22 +440,28 @@ def iteration_type(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 def muon_groups(
     model: nn.Module, parameters: Iterable[Parameter] | None = None
 ) -> list[dict[str, Any]]:
-    """Returns parameter groups for local_step = "muon", of which those of embeddings and the output
-    say muon = False.
+    """Return parameter groups for local_step = "muon".
 
-    The output is the last linear layer, in a model with embeddings only if its weight has the shape
+    Those of embeddings and the output say muon = False. The output is the last linear layer, in a model with embeddings only if its weight has the shape
     of one. Parameters stay in the model's order, so that there may be more than two groups.
 
     Args:
         parameters: what is trained in place of the model's own, in the same order.
     """
-    embeddings = [each for each in model.modules() if isinstance(each, nn.Embedding)]
-    last = [each for each in model.modules() if isinstance(each, nn.Linear)][-1:]
-    shapes = {each.weight.shape for each in embeddings} or {each.weight.shape for each in last}
-    apart = {id(each.weight) for each in (*embeddings, *last) if each.weight.shape in shapes}
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    output = linear[-1:]
+    shapes = {module.weight.shape for module in embeddings or output}
+    apart = set()
+    for module in (*embeddings, *output):
+        if module.weight.shape in shapes:
+            apart.add(id(module.weight))
     own = list(model.parameters())
-    pairs = zip(own, own if parameters is None else parameters, strict=True)
-    runs = groupby(pairs, key=lambda pair: id(pair[0]) not in apart)
-    return [
-        {"params": [trained for _, trained in run], "muon": is_hidden} for is_hidden, run in runs
-    ]
+    trained = own if parameters is None else list(parameters)
+    groups: list[dict[str, Any]] = []
+    for parameter, replacement in zip(own, trained, strict=True):
+        is_hidden = id(parameter) not in apart
+        if not groups or groups[-1]["muon"] != is_hidden:
+            groups.append({"params": [], "muon": is_hidden})
+        groups[-1]["params"].append(replacement)
+    return groups

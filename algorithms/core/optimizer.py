@@ -142,7 +142,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
 
     def _build(self) -> None:
-        """Moves the parameters of each type into a flat vector, makes them equal on all workers,
+        """Move the parameters of each type into a flat vector, makes them equal on all workers,
         and has the method make what it holds beside them."""
         dtypes = types_of(self.param_groups)
         if self.averages_in_backward and len(dtypes) > 1:
@@ -189,7 +189,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     # What a method says and does. Each is asked for the parameters of each type.
 
     def _set_up(self, replica: Replica) -> None:
-        """Makes what a method holds beside the settings, which are attributes by now, and says
+        """Make what a method holds beside the settings, which are attributes by now, and says
         where these are wrong.
 
         What is allowed and still will go wrong is `caution`.
@@ -197,11 +197,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @abstractmethod
     def _update(self, replica: Replica, step: int) -> None:
-        """Does step number `step`, counted from 1, from `replica.flat.gradients` on
+        """Do step number `step`, counted from 1, from `replica.flat.gradients` on
         `replica.flat.parameters`."""
 
     def stages(self, replica: Replica) -> Sequence[Stage]:
-        """Returns what a step sends, in order; nothing by default.
+        """Return what a step sends, in order; nothing by default.
 
         From them follow the closed form, what can be sent early and, where messages are averages
         over all workers, when these agree. A method of which that is not all says the rest itself:
@@ -210,7 +210,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return ()
 
     def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
-        """Does what `expected_traffic` says, for the parameters of one type."""
+        """Do what `expected_traffic` says, for the parameters of one type."""
         traffic = Traffic()
         for stage in self.stages(replica):
             traffic.add_entry(stage.purpose, replica.cost(stage, stage.steps(num_steps)))
@@ -222,7 +222,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return traffic
 
     def _agree_after(self, replica: Replica, num_steps: int) -> bool:
-        """Does what `agree_after` says, for the parameters of one type and one step or more."""
+        """Do what `agree_after` says, for the parameters of one type and one step or more."""
         if replica.communication_dtype is not None:
             return False
         for stage in self.stages(replica):
@@ -233,7 +233,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Does what `at_ratio` says, for a ratio from 1 up, which is the interval if nothing else
+        """Do what `at_ratio` says, for a ratio from 1 up, which is the interval if nothing else
         must be given."""
         required = [key for key, setting in cls.declared.items() if setting.is_required]
         if required == ["sync_interval"]:
@@ -243,19 +243,19 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         )
 
     def _settle(self, replica: Replica) -> None:
-        """Waits for messages that were sent for later steps, and keeps what they say in the
+        """Wait for messages that were sent for later steps, and keeps what they say in the
         state."""
 
     # What a script calls: steps.
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Returns a context for all but the last of a step's backward passes: inside, overlap sends
+        """Return a context for all but the last of a step's backward passes: inside, overlap sends
         nothing."""
         return self._reducer.pause()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Does one step, and returns the closure's loss. All workers must call it equally often.
+        """Do one step, and returns the closure's loss. All workers must call it equally often.
 
         A gradient that is missing is zero: weight decay and momentum go on. A frozen parameter
         (`requires_grad` False) is left where it is, with what is held for it, but for averages of
@@ -303,7 +303,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clears all gradients. They stay views of one vector, and read as zeros, whatever
+        """Clear all gradients. They stay views of one vector, and read as zeros, whatever
         `set_to_none` says."""
         self._adopt_moved()
         for replica in self.replicas:
@@ -311,19 +311,19 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._drop_early()
 
     def _drop_early(self) -> None:
-        """Forgets what was sent for a step before it, which does not take place or is not yet
+        """Forget what was sent for a step before it, which does not take place or is not yet
         complete."""
         self._reducer.drop()
 
     def _adopt_moved(self) -> None:
-        """Takes back parameters that someone moved, or raises RuntimeError where that cannot be."""
+        """Take back parameters that someone moved, or raises RuntimeError where that cannot be."""
         for replica in self.replicas:
             if replica.flat.moved():
                 self._drop_early()
                 replica.flat.adopt(replica.buffers.values())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group before the first step, and begins anew with it. All workers must call it.
+        """Add a group before the first step, and begins anew with it. All workers must call it.
 
         Raises:
             ValueError: a step was done, or a state loaded; and as the constructor.
@@ -350,7 +350,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @torch.no_grad()
     def reanchor(self) -> None:
-        """Begins anew from worker 0's parameters, which go to all: call it where other weights were
+        """Begin anew from worker 0's parameters, which go to all: call it where other weights were
         loaded meanwhile.
 
         Anchors and estimates of parameters become these, and what was not sent yet or has not
@@ -375,7 +375,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     def consensus(
         self, model: nn.Module | None = None, averages: Iterable[nn.Module] = ()
     ) -> Iterator[None]:
-        """Returns a context, which all workers must enter: the parameters are the workers' average
+        """Return a context, which all workers must enter: the parameters are the workers' average
         inside.
 
         Afterwards they are what they were. Inside, `step()` and states are refused.
@@ -432,7 +432,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return errors[0] if len(errors) == 1 else torch.cat(errors, dim=1)
 
     def memory_in_parameters(self) -> float:
-        """Returns a worker's state in units of the parameters' own size, these and their gradients
+        """Return a worker's state in units of the parameters' own size, these and their gradients
         left out."""
         held = state = 0
         for replica in self.replicas:
@@ -442,7 +442,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return state / held
 
     def __repr__(self) -> str:
-        """Returns the method, its settings, the groups' numbers, d, the overall ratio and the
+        """Return the method, its settings, the groups' numbers, d, the overall ratio and the
         worker, in one line."""
         chosen = self.replicas[0].chosen
         if chosen["communication_dtype"] is None:
@@ -462,20 +462,20 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     # What is sent, in advance.
 
     def expected_traffic(self, num_steps: int) -> Traffic:
-        """Returns what one worker sends in the first `num_steps` steps, in closed form."""
+        """Return what one worker sends in the first `num_steps` steps, in closed form."""
         total = Traffic()
         for replica in self.replicas:
             total += self._expected_traffic(replica, num_steps)
         return total
 
     def early_messages(self, step: int) -> list[EarlyMessage]:
-        """Returns the messages of step number `step` that need some tensors' gradients only, so may
+        """Return the messages of step number `step` that need some tensors' gradients only, so may
         be sent early."""
         first = self.replicas[0]
         return early_messages(self.stages(first), step, first.flat, first.draw, first.float_bits)
 
     def agree_after(self, num_steps: int) -> bool:
-        """Returns whether after that many steps all workers hold the same parameters, up to
+        """Return whether after that many steps all workers hold the same parameters, up to
         rounding in a sum.
 
         Where they do not, one full exchange must follow before anyone can use the average. False
@@ -492,7 +492,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @classmethod
     def at_ratio(cls, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
-        """Returns settings of its own, for the constructor, at which SGD sends `ratio` times as
+        """Return settings of its own, for the constructor, at which SGD sends `ratio` times as
         much in the long run.
 
         Args:
@@ -505,7 +505,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return cls._at_ratio(ratio, None if params is None else Layout.of(params))
 
     def overall_ratio(self) -> float:
-        """Returns how many times as much SGD sends in the long run (32 d bits a step); infinite for
+        """Return how many times as much SGD sends in the long run (32 d bits a step); infinite for
         nothing."""
         counts = [value for value in self.settings.values() if type(value) is int and value]
         intervals = math.prod(counts)
@@ -528,7 +528,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns PyTorch's state, with this worker's own as "flat" in the first group. Each worker
+        """Return PyTorch's state, with this worker's own as "flat" in the first group. Each worker
         must save its own.
 
         Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts
@@ -549,7 +549,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues, bit for bit, from a `state_dict` of the same method, settings, model and
+        """Continue, bit for bit, from a `state_dict` of the same method, settings, model and
         worker.
 
         Parameters that the state holds win over those that the model has.
@@ -587,7 +587,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
 
 def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
-    """Returns the constructor's: the arguments that all methods have, and the method's settings."""
+    """Return the constructor's: the arguments that all methods have, and the method's settings."""
     arguments: dict[str, tuple[Any, Any]] = {}
     for key, hint in inspect.get_annotations(DistributedOptimizer).items():
         arguments[key] = (getattr(DistributedOptimizer, key, REQUIRED), hint.type)
@@ -608,7 +608,7 @@ def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
 def _replica(
     optimizer: DistributedOptimizer, dtype: torch.dtype, first: torch.dtype, watch: FiniteWatch
 ) -> Replica:
-    """Returns the replica of the parameters of one type; other types than the first have draws of
+    """Return the replica of the parameters of one type; other types than the first have draws of
     their own, and nothing is sent early for them."""
     groups = []
     for group in optimizer.param_groups:
@@ -630,7 +630,7 @@ def _replica(
 
 
 def _check_compressors(optimizer: DistributedOptimizer, replica: Replica) -> None:
-    """Raises ValueError where a compressor that was given cannot work."""
+    """Raise ValueError where a compressor that was given cannot work."""
     for key, setting in optimizer.declared.items():
         value = getattr(optimizer, key)
         is_left_out = value is None and setting.admits(type(None))
@@ -639,7 +639,7 @@ def _check_compressors(optimizer: DistributedOptimizer, replica: Replica) -> Non
 
 
 def _make_equal(optimizer: DistributedOptimizer) -> None:
-    """Compares the workers' optimisers, and sends worker 0's parameters to all."""
+    """Compare the workers' optimisers, and sends worker 0's parameters to all."""
     if optimizer.collectives.world_size == 1:
         return
     if not isinstance(optimizer.collectives, StackedCollectives):
@@ -648,7 +648,7 @@ def _make_equal(optimizer: DistributedOptimizer) -> None:
 
 
 def _send_first_workers(optimizer: DistributedOptimizer) -> None:
-    """Sends worker 0's parameters to all, and with those of the first type what the model has
+    """Send worker 0's parameters to all, and with those of the first type what the model has
     beside them."""
     model = optimizer._model
     for replica in optimizer.replicas:
@@ -657,7 +657,7 @@ def _send_first_workers(optimizer: DistributedOptimizer) -> None:
 
 
 def _to_agree_on(optimizer: DistributedOptimizer) -> dict[str, object]:
-    """Returns what workers must have in common: what is trained, with which numbers and
+    """Return what workers must have in common: what is trained, with which numbers and
     settings."""
     first, *others = optimizer.replicas
     keys = NUMBERS[optimizer.local_step]
@@ -691,7 +691,7 @@ def _parameters_in_words(replica: Replica) -> str:
 
 
 def _is_left_out(optimizer: DistributedOptimizer, reducer: Reducer) -> bool:
-    """Returns whether all workers leave the step out, since some worker's gradients are not finite;
+    """Return whether all workers leave the step out, since some worker's gradients are not finite;
     if they do not, takes a `GradScaler`'s scale out.
 
     A worker that skipped alone would leave the others waiting, or drift from them. For the time
@@ -715,7 +715,7 @@ def _is_left_out(optimizer: DistributedOptimizer, reducer: Reducer) -> bool:
 
 
 def _says_not_finite(optimizer: DistributedOptimizer) -> bool:
-    """Returns whether any worker's gradients are not finite, and warns of whose."""
+    """Return whether any worker's gradients are not finite, and warns of whose."""
     rows = [rows_not_finite(replica.flat.gradients) for replica in optimizer.replicas]
     flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)
     if len(flags) < optimizer.collectives.world_size:
@@ -732,12 +732,12 @@ def _says_not_finite(optimizer: DistributedOptimizer) -> bool:
 
 
 def _tensors(replicas: Sequence[Replica]) -> list[Tensor]:
-    """Returns the parameters, type by type."""
+    """Return the parameters, type by type."""
     return [tensor for replica in replicas for tensor in replica.flat.tensors]
 
 
 def _num_parameters(replicas: Sequence[Replica]) -> int:
-    """Returns d, over all types."""
+    """Return d, over all types."""
     return sum(replica.flat.layout.numel for replica in replicas)
 
 

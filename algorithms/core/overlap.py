@@ -44,7 +44,7 @@ class EarlyMeans:
         self._stream: torch.cuda.Stream | None = None
 
     def begin(self, message: Tensor, purpose: Purpose) -> None:
-        """Begins the mean of `message`, which must not be changed. All workers must begin the same
+        """Begin the mean of `message`, which must not be changed. All workers must begin the same
         in the same order.
 
         Raises:
@@ -59,7 +59,7 @@ class EarlyMeans:
         self._begun[purpose] = message, self.beside(lambda: (mean, self._mean_(mean)), mean)
 
     def beside(self, do: Callable[[], T], like: Tensor) -> Callable[[], T]:
-        """Has done on the side, in the order of calls, what reads tensors such as `like`; returns
+        """Have done on the side, in the order of calls, what reads tensors such as `like`; returns
         what waits for it."""
         if not like.is_cuda:
             return self._helper.submit(do).result
@@ -83,7 +83,7 @@ class EarlyMeans:
         return wait
 
     def finish_(self, tensor: Tensor, purpose: Purpose) -> tuple[bool, Tensor | None]:
-        """Replaces `tensor` by its mean if that was begun; returns whether it was, and what
+        """Replace `tensor` by its mean if that was begun; returns whether it was, and what
         rounding it left.
 
         Raises:
@@ -108,13 +108,13 @@ class EarlyMeans:
         return True, rest
 
     def drop(self) -> list[int]:
-        """Forgets what was begun, once it is done; returns the messages' bits."""
+        """Forget what was begun, once it is done; returns the messages' bits."""
         dropped, self._begun = list(self._begun.values()), {}
         means = [wait()[0] for _, wait in dropped]
         return [8 * mean.element_size() * mean.numel() for mean in means]
 
     def close(self) -> None:
-        """Waits until nothing is under way, and ends the thread that did it."""
+        """Wait until nothing is under way, and ends the thread that did it."""
         self._helper.shutdown()
         if self._stream is not None:
             self._stream.synchronize()

@@ -75,7 +75,7 @@ class ProcessGroupCollectives(Collectives):
             self.early = EarlyMeans(self.twin._mean_)
 
     def close(self) -> None:
-        """Gives back what overlap holds: the second group, with NCCL a communicator. All workers
+        """Give back what overlap holds: the second group, with NCCL a communicator. All workers
         must call it together.
 
         Optimisers that have these collectives may not step any more. Without overlap it does
@@ -194,7 +194,7 @@ class ProcessGroupCollectives(Collectives):
 
 
 def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
-    """Returns the process group if there is one, else a group of one; `groups` are an optimiser's.
+    """Return the process group if there is one, else a group of one; `groups` are an optimiser's.
 
     Raises:
         RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot
@@ -232,7 +232,7 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
 
 @functools.cache
 def _tell_others_at_the_end() -> None:
-    """Has the exception that ends this process told to the others, once it was shown as ever."""
+    """Have the exception that ends this process told to the others, once it was shown as ever."""
     atexit.register(_tell_last_exception)
 
 
@@ -249,7 +249,7 @@ def _tell_last_exception() -> None:
 
 
 def _first_failure() -> str:
-    """Returns what a process has told, or nothing. It is asked for only where a collective has
+    """Return what a process has told, or nothing. It is asked for only where a collective has
     failed."""
     try:
         store = _get_default_store()
@@ -264,7 +264,7 @@ def _first_failure() -> str:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raises CollectiveError for what backends raise where a worker is lost or late, whatever their
+    """Raise CollectiveError for what backends raise where a worker is lost or late, whatever their
     words.
 
     It names the rank and the exception that ended a process first, where that could be told. A

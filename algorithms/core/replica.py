@@ -92,7 +92,7 @@ class Replica:
     # The state.
 
     def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
-        """Returns zeros of shape (local workers, d), or a copy of `like`, that belong to the state.
+        """Return zeros of shape (local workers, d), or a copy of `like`, that belong to the state.
 
         A copy of the parameters is an anchor: it becomes other parameters where these begin anew,
         as in `reanchor`.
@@ -104,13 +104,13 @@ class Replica:
         return buffer
 
     def new_common(self, key: str, values: Tensor) -> Tensor:
-        """Returns a copy of `values`, of any shape and the same on all workers, that belongs to the
+        """Return a copy of `values`, of any shape and the same on all workers, that belongs to the
         state."""
         self.common[key] = values.to(self.flat.parameters, copy=True)
         return self.common[key]
 
     def begin_anew(self) -> None:
-        """Makes the parameters' values the anchors', and forgets what was not sent yet or has not
+        """Make the parameters' values the anchors', and forgets what was not sent yet or has not
         arrived."""
         for anchor in self._anchors:
             anchor.copy_(self.flat.parameters)
@@ -129,7 +129,7 @@ class Replica:
         return chosen
 
     def state(self) -> dict[str, Any]:
-        """Returns what is saved for the parameters of this type."""
+        """Return what is saved for the parameters of this type."""
         method = self._method
         state = {
             "method": method.name,
@@ -149,13 +149,13 @@ class Replica:
         return state | self.buffers | self.common | self.local.counts()
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where a saved state does not fit."""
+        """Raise ValueError where a saved state does not fit."""
         declared = self._method.declared.items()
         defaults = {key: setting.default for key, setting in declared if not setting.is_required}
         check_state(state, self.state(), defaults, tuple(self.flat.parameters.shape))
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state that fits."""
+        """Go on from a saved state that fits."""
         self.seed = state["seed"]
         self.local.restore(state)
         if "momentum" in state and "momentum" not in self.buffers:
@@ -177,12 +177,12 @@ class Replica:
         self.local.apply_(self._method.param_groups, target)
 
     def after_local_step(self, support: Windows, target: Tensor | None = None) -> Tensor:
-        """Returns `support.gather` of x or the target as `local_step_(target)` will leave it, to
+        """Return `support.gather` of x or the target as `local_step_(target)` will leave it, to
         the bit."""
         return self.local.after(self._method.param_groups, support, target)
 
     def draw(self, step: int, purpose: Purpose) -> Draw:
-        """Returns the randomness of this step and purpose, which all workers share."""
+        """Return the randomness of this step and purpose, which all workers share."""
         return Draw(self.seed, step, purpose.value)
 
     # What workers send.
@@ -190,7 +190,7 @@ class Replica:
     def exchange(
         self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose
     ) -> Exchanged:
-        """Sends C(vector) to all and averages it; see `Sending`."""
+        """Send C(vector) to all and averages it; see `Sending`."""
         return self.sending.exchange(
             vector, self.fitted(compressor), self.flat.layout, self.draw(step, purpose), purpose
         )
@@ -198,7 +198,7 @@ class Replica:
     def mix(
         self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose
     ) -> Mixed:
-        """Sends C(vector) to neighbours and mixes what these send; see `Sending`."""
+        """Send C(vector) to neighbours and mixes what these send; see `Sending`."""
         return self.sending.mix(
             vector,
             self.fitted(compressor),
@@ -209,7 +209,7 @@ class Replica:
         )
 
     def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
-        """Returns what of `payload` was sent, and its mean over workers; see `Sending`."""
+        """Return what of `payload` was sent, and its mean over workers; see `Sending`."""
         return self.sending.average(payload, purpose)
 
     def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
@@ -228,7 +228,7 @@ class Replica:
     # Compressors, and what their messages cost.
 
     def fitted(self, compressor: Compressor) -> Compressor:
-        """Returns the compressor that is used in the place of this one.
+        """Return the compressor that is used in the place of this one.
 
         One whose rest is fed back and would grow is scaled. Where numbers of a type are too few for
         it, all are sent.
@@ -255,7 +255,7 @@ class Replica:
         return compressor
 
     def check_compressor(self, setting: str, compressor: object) -> None:
-        """Raises ValueError where a compressor cannot work on this model or with these messages,
+        """Raise ValueError where a compressor cannot work on this model or with these messages,
         naming the setting."""
         where = f"{self._method.name}: {setting}"
         if not isinstance(compressor, Compressor):
@@ -271,7 +271,7 @@ class Replica:
             raise ValueError(f"{where}: {error}") from None
 
     def cost(self, stage: Stage, steps: range) -> Entry:
-        """Returns what one worker sends at these steps; on a meta model, for plans, the mean over
+        """Return what one worker sends at these steps; on a meta model, for plans, the mean over
         draws of it."""
         layout = stage.layout or self.flat.layout
         draw: Callable[[int], Draw] | None = None
@@ -286,5 +286,5 @@ class Replica:
 
 
 def described(chosen: dict[str, Any]) -> dict[str, str]:
-    """Returns, in words, what workers and saved states must have in common of what was chosen."""
+    """Return, in words, what workers and saved states must have in common of what was chosen."""
     return {key: repr(value) for key, value in chosen.items()}

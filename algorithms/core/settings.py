@@ -48,7 +48,7 @@ _DONE = {
 
 
 def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the numbers of groups that do not say otherwise: those of its local step, `given` or
+    """Return the numbers of groups that do not say otherwise: those of its local step, `given` or
     by default.
 
     Args:
@@ -89,7 +89,7 @@ def _refuse_foreign(where: str, given: Iterable[str], own: str) -> None:
 
 
 def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
-    """Raises ValueError where a group's learning rate, momentum, betas, eps or weight decay is out
+    """Raise ValueError where a group's learning rate, momentum, betas, eps or weight decay is out
     of range."""
     for group in groups:
         for key, (sentence, holds) in _RANGES.items():
@@ -98,7 +98,7 @@ def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
 
 
 def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -> None:
-    """Raises ValueError where a group asks for something that these optimisers do not do."""
+    """Raise ValueError where a group asks for something that these optimisers do not do."""
     for number, group in enumerate(groups):
         _refuse_foreign(f"group {number}", group, local_step)
         for key in NUMBERS[local_step]:
@@ -124,7 +124,7 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
 
 
 def check_no_settings(groups: Iterable[Mapping[str, Any]], settings: Collection[str]) -> None:
-    """Raises ValueError where a group holds a setting of the whole optimiser, of these names.
+    """Raise ValueError where a group holds a setting of the whole optimiser, of these names.
 
     There it would change nothing. `ZeroRedundancyOptimizer` puts all settings there.
     """
@@ -150,7 +150,7 @@ class Range:
     holds: Callable[[Any], bool]
 
     def check(self, name: str, value: Any) -> None:
-        """Raises ValueError unless the value is a number in this range."""
+        """Raise ValueError unless the value is a number in this range."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.holds(value):
             raise ValueError(f"{name} must {self.words}, not {value!r}")
 
@@ -175,13 +175,13 @@ class Fixed:
 
 
 def fixed(value: Any, *, init: Literal[False] = False) -> Any:
-    """Declares, in a method's class, that a setting of the method it is derived from is always
+    """Declare, in a method's class, that a setting of the method it is derived from is always
     this."""
     return Fixed(value)
 
 
 def argument(*, kw_only: bool = True) -> Any:
-    """Declares, for type checkers, an argument of all methods that need not be given by name."""
+    """Declare, for type checkers, an argument of all methods that need not be given by name."""
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,12 @@ class Setting:
         return self.default is REQUIRED
 
     def admits(self, kind: type[Any]) -> bool:
-        """Returns whether its type is of this kind, or a union with one that is."""
+        """Return whether its type is of this kind, or a union with one that is."""
         kinds = (self.declared, *get_args(self.declared))
         return any(isinstance(each, type) and issubclass(each, kind) for each in kinds)
 
     def check(self, name: str, value: Any) -> None:
-        """Raises ValueError where a number is out of range, or a value none of those that are
+        """Raise ValueError where a number is out of range, or a value none of those that are
         listed."""
         choices = get_args(self.declared)
         if get_origin(self.declared) is Literal and (
@@ -218,7 +218,7 @@ class Setting:
 def declared_settings(
     declaring: type[Any], inherited: Mapping[str, Setting] = {}
 ) -> dict[str, Setting]:
-    """Returns the settings of a method or compressor by name: those inherited, and what its class
+    """Return the settings of a method or compressor by name: those inherited, and what its class
     annotates."""
     found, hints = dict(inherited), inspect.get_annotations(declaring, eval_str=True)
     plain = get_type_hints(SimpleNamespace(__annotations__=hints))
@@ -238,7 +238,7 @@ def declared_settings(
 
 
 def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
-    """Raises TypeError, by the method's own name, where an argument is missing or is none that it
+    """Raise TypeError, by the method's own name, where an argument is missing or is none that it
     has."""
     known, name = inspect.signature(method).parameters, method.__name__
     for key in given.keys() - known.keys():
@@ -260,7 +260,7 @@ def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
 
 
 def nearest_factors(product: int) -> tuple[int, int]:
-    """Returns the two integers of this product that are nearest to each other, the smaller one
+    """Return the two integers of this product that are nearest to each other, the smaller one
     first."""
     smaller = next(each for each in range(math.isqrt(product), 0, -1) if product % each == 0)
     return smaller, product // smaller

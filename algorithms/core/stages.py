@@ -57,7 +57,7 @@ class Stage:
     early: Callable[[Windows], Tensor] | None = None
 
     def steps(self, num_steps: int) -> range:
-        """Returns the steps up to number `num_steps` at which it takes place, those of
+        """Return the steps up to number `num_steps` at which it takes place, those of
         `except_every` among them."""
         last = num_steps if self.last is None else min(num_steps, self.last)
         return range(self.every if self.first is None else self.first, last + 1, self.every)
@@ -71,7 +71,7 @@ class Stage:
 def equalises(
     stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]
 ) -> bool:
-    """Returns whether all workers hold the same parameters after the stage took place in that step,
+    """Return whether all workers hold the same parameters after the stage took place in that step,
     if sums are exact.
 
     They do where the whole error or model is averaged; and where every update is, so that none ever
@@ -94,7 +94,7 @@ def equalises(
 
 
 def sends_all(stage: Stage, layout: Layout, draw: Draw) -> bool:
-    """Returns whether this draw keeps every coordinate, so that the workers' values are equal after
+    """Return whether this draw keeps every coordinate, so that the workers' values are equal after
     it."""
     shared = isinstance(stage.compressor, SharedSupport)
     return shared and stage.compressor.payload_bits(layout, draw) >= FLOAT_BITS * layout.numel
@@ -122,7 +122,7 @@ def early_messages(
     draw: Callable[[int, Purpose], Draw],
     float_bits: int,
 ) -> list[EarlyMessage]:
-    """Returns the messages of a step that can be computed before the whole gradient is known, in
+    """Return the messages of a step that can be computed before the whole gradient is known, in
     order."""
     # Of types shorter than 32 bits a slice's bits can differ from the whole's, however the slice is
     # cut.
@@ -150,7 +150,7 @@ def early_messages(
 def _is_known_early(
     support: Support | None, layout: Layout, before: Sequence[Support | None]
 ) -> TypeGuard[Windows]:
-    """Returns whether it is a part of the vector, in windows, which no earlier message of the step
+    """Return whether it is a part of the vector, in windows, which no earlier message of the step
     changes.
 
     `before`: the coordinates of these messages, to which other workers contribute; None where they

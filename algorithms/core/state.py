@@ -27,7 +27,7 @@ def check_state(
     defaults: Mapping[str, Any],
     shape: tuple[int, ...],
 ) -> None:
-    """Raises ValueError where `state`, the part "flat" of a state, is not like `own`, which this
+    """Raise ValueError where `state`, the part "flat" of a state, is not like `own`, which this
     worker would save now.
 
     A setting that a state does not know was at its default when it was saved: the method did not
@@ -76,7 +76,7 @@ def check_state(
 
 
 def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
-    """Raises RuntimeError where a state's parameters were loaded, and are not the model's any
+    """Raise RuntimeError where a state's parameters were loaded, and are not the model's any
     more."""
     if loaded is not None and not torch.allclose(loaded, parameters, 0, 0, equal_nan=True):
         raise RuntimeError(
@@ -91,7 +91,7 @@ def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
 def averaged(
     parameters: Sequence[Tensor], others: Iterable[Tensor], collectives: Collectives
 ) -> Iterator[None]:
-    """Makes the parameters, and other floating-point tensors of this worker, the workers' averages
+    """Make the parameters, and other floating-point tensors of this worker, the workers' averages
     inside.
 
     All workers must enter. Afterwards they are what they were.
@@ -119,7 +119,7 @@ def averaged(
 
 
 def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Returns a state that fits any number of workers: the first one's, with the mean of all
+    """Return a state that fits any number of workers: the first one's, with the mean of all
     workers' vectors.
 
     It has no parameters, which the model has. A mean of vectors that are equal is what they are.
@@ -146,6 +146,6 @@ def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _parts(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns what a state holds for parameters of each type."""
+    """Return what a state holds for parameters of each type."""
     flat: dict[str, Any] = groups[0]["flat"]
     return [flat, *flat.get(OTHER_TYPES, {}).values()]

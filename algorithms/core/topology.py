@@ -69,7 +69,7 @@ class Mixing:
 
 
 def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
-    """Returns the mixings of steps 1, 2, ..., after which they begin anew; one_peer alone has more
+    """Return the mixings of steps 1, 2, ..., after which they begin anew; one_peer alone has more
     than one.
 
     Raises:
@@ -97,7 +97,7 @@ def mixing_at(rounds: Sequence[Mixing], step: int) -> Mixing:
 
 
 def spectral_gap(rounds: Sequence[Mixing]) -> float:
-    """Returns 1 - ||W_k ... W_1 - 1/n||, the largest singular value, over the rounds until they
+    """Return 1 - ||W_k ... W_1 - 1/n||, the largest singular value, over the rounds until they
     begin anew.
 
     In so many steps the workers' distance to their mean becomes 1 - gap of what it was, or less.

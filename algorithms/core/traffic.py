@@ -145,7 +145,7 @@ class Elapsed:
             self._count_first()
 
     def seconds(self) -> dict[str, float]:
-        """Returns the seconds by name; waits for the last piece of work to end."""
+        """Return the seconds by name; waits for the last piece of work to end."""
         while self._on:
             self._on[0][2].synchronize()
             self._count_first()

@@ -149,7 +149,7 @@ def _load_generation(path: Path, collectives: Collectives) -> dict[str, Any] | N
             f"{path} is of version {version!r}, this program writes {VERSION}; delete it to start "
             "anew"
         )
-    num_saved = manifest.get("world_size")
+    num_saved: int = manifest.get("world_size", 0)
     if num_saved != collectives.world_size:
         raise CheckpointError(of_others(path, num_saved, collectives.world_size))
     digests = manifest["sha256"]
