@@ -73,8 +73,10 @@ class CSER(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Half of what is sent for each stage. R1 is at most H, and at 32 and 1024 as the paper has
-        it."""
+        """Half of what is sent for each stage.
+
+        R1 is at most H, and at 32 and 1024 as the paper has it.
+        """
         error_ratio = {32: 4, 1024: 8}.get(ratio, nearest_factors(2 * ratio)[0])
         return {
             "gradient_compressor": BlockSparsifier(2 * ratio),

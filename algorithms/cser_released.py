@@ -80,8 +80,10 @@ class CSERReleased(CSER):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """As CSER's, by which the release sends up to 6 % less; below 32 it would be more, so R2 is
-        2 R - R1: exact."""
+        """As CSER's, by which the release sends up to 6 % less.
+
+        Below 32 it would be more, so R2 is 2 R - R1: exact.
+        """
         own = super()._at_ratio(ratio, layout)
         error_compressor = own["error_compressor"]
         if ratio < 32:

@@ -53,8 +53,10 @@ class DeepSqueeze(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Return settings for a ring of three workers or more, with a consensus step of about half
-        of what is kept."""
+        """Return settings for a ring of three workers or more.
+
+        The consensus step is about half of what is kept.
+        """
         return {
             "topology": "ring",
             "compressor": BlockSparsifier(2 * ratio),

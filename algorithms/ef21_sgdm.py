@@ -40,8 +40,10 @@ from cser_bench.algorithms.core import (
 
 
 class EF21SGDM(DistributedOptimizer):
-    """EF21-SGDM. State: "momentum", v_i, and "estimate", h_i, are each worker's own;
-    "mean_estimate", h, is common.
+    """EF21-SGDM.
+
+    State: "momentum", v_i, and "estimate", h_i, are each worker's own; "mean_estimate", h, is
+    common.
 
     Args:
         compressor: C, any.

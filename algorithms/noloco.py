@@ -37,8 +37,9 @@ from cser_bench.algorithms.core.topology import Mixing
 def spread_factor(
     num_workers: int, group_size: int, outer_lr: float, outer_momentum: float
 ) -> float:
-    """Return by how much a meeting multiplies the workers' spread in the long run, if nobody
-    trains between two.
+    """Return by how much a meeting multiplies the workers' spread in the long run.
+
+    That is if nobody trains between two.
 
     The spread is the root mean square, over workers and over all draws of who meets whom, of phi_i
     and m_i about their means over workers. A meeting is m <- mu m - alpha P phi, phi <- phi + m,

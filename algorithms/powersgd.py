@@ -58,7 +58,7 @@ class PowerSGD(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """The greatest rank that sends no more."""
+        """Return the greatest rank that sends no more."""
         if layout is None:
             raise ValueError(
                 "powersgd: ratios depend on the model's shapes; give at_ratio its parameters as "

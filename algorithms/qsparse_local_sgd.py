@@ -93,8 +93,10 @@ class QSparseLocalSGD(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """R1 H = R, with H = 8 as in the CSER paper's experiments, or the greatest power of 2 below
-        that divides R."""
+        """Return settings with R1 H = R.
+
+        H is 8, as in the CSER paper's experiments, or the greatest power of 2 below that divides R.
+        """
         sync_interval = math.gcd(ratio, 8)
         return {
             "compressor": BlockSparsifier(ratio // sync_interval),

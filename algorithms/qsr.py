@@ -80,8 +80,10 @@ class QSR(LocalSGD):
         return replica.communication_dtype is None and self._round_at(num_steps)[1] == num_steps
 
     def _round_at(self, step: int) -> Round:
-        """Return the round that a step is in; of steps to come, at the rates of the schedule, or
-        else at today's."""
+        """Return the round that a step is in.
+
+        Of steps to come, at the rates of the schedule, or else at today's.
+        """
         group = self.param_groups[0]
         now: Round = group["round"] if step >= self.num_steps else NONE
         while now[1] < step:

@@ -1,5 +1,7 @@
-"""Finds algorithms, baselines and compressors: each is a module that defines its class. Nothing
-lists them."""
+"""Finds algorithms, baselines and compressors: each is a module that defines its class.
+
+Nothing lists them.
+"""
 
 import importlib
 import inspect
@@ -42,7 +44,7 @@ def compressors() -> dict[str, type[Compressor]]:
 
 
 def _classes(package: str, base: type[T]) -> Iterator[type[T]]:
-    """The classes of this base that the package's own modules define."""
+    """Return the classes of this base that the package's own modules define."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.ispkg or module.name in ("registry", "__main__"):
             continue

@@ -1,2 +1,4 @@
-"""What people use today, to compare with: DistributedDataParallel and its hooks. A module each;
-nothing lists them."""
+"""What people use today, to compare with: DistributedDataParallel and its hooks.
+
+A module each; nothing lists them.
+"""

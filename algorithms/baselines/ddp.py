@@ -37,8 +37,10 @@ Hook = Callable[[Any, GradBucket], torch.futures.Future[Tensor]]
 
 
 class DDP(SGD):
-    """DDP with its plain hook; a subclass has another one. Forward passes must go through
-    `through(model)`."""
+    """DDP with its plain hook; a subclass has another one.
+
+    Forward passes must go through `through(model)`.
+    """
 
     name = "ddp"
     averages_in_backward = True
@@ -70,8 +72,10 @@ class DDP(SGD):
 
     @classmethod
     def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
-        """PyTorch's hook with a new state, for this group or (None) the world; `settings` are the
-        method's."""
+        """PyTorch's hook with a new state, for this group or (None) the world.
+
+        `settings` are the method's.
+        """
         return group, allreduce_hook
 
     @classmethod
@@ -79,8 +83,9 @@ class DDP(SGD):
         raise ValueError(f"{cls.name}: its hook says what is sent, so there is no ratio to choose")
 
     def through(self, model: nn.Module) -> DistributedDataParallel:
-        """Return the model, whose parameters are ours, in DDP with the hook: forward passes in
-        training go through it.
+        """Return the model, whose parameters are ours, in DDP with the hook.
+
+        Forward passes in training go through it.
 
         Raises:
             ValueError: workers are no processes.
@@ -140,8 +145,9 @@ def wrapped(
     fixed_buckets: bool,
     bucket_cap_mb: float | None = None,
 ) -> DistributedDataParallel:
-    """The module in a DistributedDataParallel; parameters must be equal already, and buffers stay
-    the worker's own.
+    """Return the module in a DistributedDataParallel.
+
+    Parameters must be equal already, and buffers stay the worker's own.
 
     Args:
         fixed_buckets: buckets stay those of the start, and gradients stay where they are. Else it

@@ -77,15 +77,16 @@ class DDPPowerSGD(DDP):
         ), powerSGD_hook
 
     def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:
-        """Return PyTorch's own count in the hook's state, which adds up what is left after
-        compression."""
+        """Return PyTorch's own count, which adds up what is left after compression."""
         before, self._counted = self._counted, self.hook_state.total_numel_after_compression
         return (self._counted - before, 3) if self._counted > before else super()._handed_on(bucket)
 
     @property
     def error(self) -> Tensor | None:
-        """This worker's error, of shape (1, d), in the order of buckets; None before it
-        compresses."""
+        """This worker's error, of shape (1, d), in the order of buckets.
+
+        None before it compresses.
+        """
         errors: dict[int, Tensor] = self.hook_state.error_dict
         if not errors:
             return None
@@ -100,8 +101,10 @@ class DDPPowerSGD(DDP):
         return traffic
 
     def state_dict(self) -> dict[str, Any]:
-        """See `DistributedOptimizer`; "hook" is what the hook keeps. Q is drawn once, so no
-        generator is saved."""
+        """See `DistributedOptimizer`; "hook" is what the hook keeps.
+
+        Q is drawn once, so no generator is saved.
+        """
         held = {key: dict(getattr(self.hook_state, name)) for key, name in BY_BUCKET.items()}
         return {**super().state_dict(), "hook": {"steps": self.hook_state.iter, **held}}
 

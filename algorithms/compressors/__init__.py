@@ -1,2 +1,4 @@
-"""Compressors, found by `algorithms.registry`. Identity and zero are in the core, with the
-types."""
+"""Compressors, found by `algorithms.registry`.
+
+Identity and zero are in the core, with the types.
+"""

@@ -1,5 +1,7 @@
-"""Block sparsifiers: of the flat vector (the paper's GRBS), and tensor by tensor, as in its
-authors' released code."""
+"""Block sparsifiers.
+
+Of the flat vector (the paper's GRBS), and tensor by tensor, as in its authors' released code.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,8 +16,9 @@ from cser_bench.algorithms.core.traffic import Entry
 
 @dataclass(frozen=True)
 class BlockSparsifier(SharedSupport):
-    """The paper's block sparsifier (GRBS): B / R of B blocks of the flat vector, drawn anew each
-    time.
+    """The paper's block sparsifier (GRBS).
+
+    B / R of B blocks of the flat vector, drawn anew each time.
 
     Blocks are of equal length; where B does not divide d the last is shorter (and there may be
     fewer than B), and its message is filled up with zeros, so that the payload is the same in every
@@ -63,8 +66,9 @@ class BlockSparsifier(SharedSupport):
 
 @dataclass(frozen=True)
 class PerTensorBlockSparsifier(SharedSupport):
-    """The block sparsifier of the authors' released code: each tensor keeps a block of its rows, or
-    nothing.
+    """The block sparsifier of the authors' released code.
+
+    Each tensor keeps a block of its rows, or nothing.
 
     Along axis 0 the block has k = max(1, round(size / row_ratio)) rows and starts at a multiple of
     k, so the last may be shorter; tensors of two or more axes are cut likewise along axis 1 by
@@ -107,7 +111,7 @@ class PerTensorBlockSparsifier(SharedSupport):
         )
 
     def _axes(self, tensor: Window) -> Iterator[tuple[int, float]]:
-        """The size and the ratio of each axis that is cut."""
+        """Return the size and the ratio of each axis that is cut."""
         return zip(tensor.shape[:2], (self.row_ratio, self.column_ratio), strict=False)
 
     def support(self, layout: Layout, draw: Draw) -> Windows:
@@ -121,8 +125,10 @@ class PerTensorBlockSparsifier(SharedSupport):
         return Windows(tuple(windows))
 
     def _chosen(self, layout: Layout, draw: Draw) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
-        """Yield each tensor that takes part and is not empty, with the range kept along its first
-        one or two axes."""
+        """Yield each tensor that takes part and is not empty.
+
+        With it comes the range that is kept along its first one or two axes.
+        """
         raw = draw.integers(3 * len(layout.tensors)).reshape(-1, 3).tolist()
         for tensor, (coin, *places) in zip(layout.tensors, raw, strict=True):
             if tensor.numel and coin * self.tensor_ratio < 2**64:

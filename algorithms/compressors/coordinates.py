@@ -1,5 +1,4 @@
-"""Sparsifiers of single coordinates: random ones that all workers draw alike, and the largest, of
-all or each chunk."""
+"""Sparsifiers of single coordinates: at random, alike on all workers, or the largest."""
 
 import math
 from dataclasses import dataclass
@@ -47,8 +46,10 @@ class RandomK(SharedSupport):
 
 @dataclass(frozen=True)
 class TopK(Gathered):
-    """k = d / R coordinates of largest magnitude, each worker its own; 32 bits of index go with
-    each number."""
+    """k = d / R coordinates of largest magnitude, each worker its own.
+
+    32 bits of index go with each number.
+    """
 
     kind: ClassVar[str] = "top_k"
 
@@ -80,8 +81,9 @@ class TopK(Gathered):
 
 @dataclass(frozen=True)
 class ChunkTopK(Gathered):
-    """The `kept` coordinates of largest magnitude in each chunk, each worker its own, with indices
-    within the chunk.
+    """The `kept` coordinates of largest magnitude in each chunk, each worker its own.
+
+    Indices are within the chunk.
 
     Source: Sarfi et al., arXiv 2508.15706; the quantiser is that of the authors' earlier release,
     CCLoco. What is sent falls into bins of width 6 sigma / 2^bits, the middle one, number 2^(bits -
@@ -117,8 +119,10 @@ class ChunkTopK(Gathered):
         return chunks * self.kept + min(rest, self.kept)
 
     def _bytes(self, numel: int) -> list[int]:
-        """Return the bytes of a message's parts: the table of means, the numbers or their bins,
-        and the indices."""
+        """Return the bytes of a message's parts.
+
+        The table of means, the numbers or their bins, and the indices.
+        """
         table = 0 if self.bits == FLOAT_BITS else FLOAT_BITS << self.bits
         num_sent = self._num_sent(numel)
         return [
@@ -171,8 +175,10 @@ class ChunkTopK(Gathered):
 
 
 def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
-    """Return the bins' means, 0 where a bin is empty, of shape (num_bins,), and each value's bin,
-    in uint8."""
+    """Return the bins' means, of shape (num_bins,), and each value's bin, in uint8.
+
+    The mean is 0 where a bin is empty.
+    """
     centred = values - values.mean()
     width = SIGMAS * centred.std() / num_bins if len(values) > 1 else centred.new_zeros(())
     scaled = (centred / width).nan_to_num(
@@ -185,5 +191,5 @@ def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
 
 
 def _num_kept(numel: int, ratio: float) -> int:
-    """k = d / R, at least 1."""
+    """Return k = d / R, at least 1."""
     return max(1, int(numel / ratio))

@@ -1,5 +1,4 @@
-"""Quantisers: every coordinate in a few bits, as a sign and a scale, rounded at random (QSGD) or to
-the nearest."""
+"""Quantisers: every coordinate in a few bits, rounded at random or to the nearest."""
 
 import math
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from cser_bench.algorithms.core.settings import Count
 
 @dataclass(frozen=True)
 class ScaledSign(Gathered):
-    """sign(v) * mean|v|: one bit a coordinate and one 32-bit scale (Karimireddy 2019). Zero counts
-    as positive.
+    """sign(v) * mean|v|: one bit a coordinate and one 32-bit scale (Karimireddy 2019).
+
+    Zero counts as positive.
 
     DeepSpeed has another scale: see `QuantisedBlocks`.
     """
@@ -45,8 +45,9 @@ class ScaledSign(Gathered):
 
 @dataclass(frozen=True)
 class QSGD(Gathered):
-    """QSGD (Alistarh 2017): per bucket, v is rounded at random, without bias, to s = 2^(bits-1) - 1
-    levels of its norm.
+    """QSGD (Alistarh 2017).
+
+    Per bucket, v is rounded at random, without bias, to s = 2^(bits-1) - 1 levels of its norm.
 
     Where rounding may take more than there was (buckets of 4 s^2 numbers or more), feedback takes C
     / (1 + omega).
@@ -63,7 +64,7 @@ class QSGD(Gathered):
 
     @property
     def levels(self) -> int:
-        """s."""
+        """The number of levels above 0, s."""
         return (1 << self.bits - 1) - 1
 
     def variance(self, layout: Layout) -> float:
@@ -101,8 +102,9 @@ class QSGD(Gathered):
 
 @dataclass(frozen=True)
 class QuantisedBlocks(Reduced):
-    """Each block of coordinates in integers of its own scale: its largest magnitude over L =
-    2^(bits-1) - 1.
+    """Each block of coordinates in integers of its own scale.
+
+    Its largest magnitude over L = 2^(bits-1) - 1.
 
     With one bit they are signs, and the scale is the mean magnitude. Rounding is to the nearest, so
     C leaves out less than there was; it is biased, and meant for methods that keep what is not

@@ -1,5 +1,7 @@
-"""The pieces that methods share: flat buffers, stages, compressors, collectives. Here is what most
-of them import."""
+"""The pieces that methods share: flat buffers, stages, compressors, collectives.
+
+Here is what most of them import.
+"""
 
 from cser_bench.algorithms.core.compressors import Compressor as Compressor
 from cser_bench.algorithms.core.compressors import Identity as Identity

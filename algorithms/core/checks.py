@@ -1,5 +1,4 @@
-"""What is checked when an optimiser is made and at its first step, so that nothing goes wrong in
-silence."""
+"""What is checked when an optimiser is made and at its first step."""
 
 import hashlib
 import json
@@ -26,7 +25,9 @@ _SHARDED = {
 """By an attribute of a parameter that is a shard: who made it so. Asked by name, since importing
 them takes long."""
 
-DIGEST_BYTES, TEXT_LENGTH = 8, 120
+DIGEST_BYTES = 8
+TEXT_LENGTH = 120
+"""Of a value, in the error that names it."""
 
 
 def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
@@ -39,13 +40,15 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
     tensors = [parameter for group in groups for parameter in group["params"]]
     if not tensors:
         raise ValueError("there is no parameter to train: every group is empty")
-    if frozen := [number for number, each in enumerate(tensors) if not each.requires_grad]:
+    frozen = [number for number, tensor in enumerate(tensors) if not tensor.requires_grad]
+    if frozen:
         warnings.warn(
             f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, "
             "yet they are sent; give only those that will be trained at some time",
             stacklevel=3,
         )
-    addresses, numels = dict[int, int](), Counter[torch.dtype]()
+    addresses: dict[int, int] = {}
+    numels: Counter[torch.dtype] = Counter()
     for number, parameter in enumerate(tensors):
         for attribute, who in _SHARDED.items():
             if getattr(parameter, attribute, None):
@@ -82,8 +85,9 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
 
 
 def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> None:
-    """Compare the fields over all workers, which must call it together, and first what others
-    follow from.
+    """Compare the fields over all workers, which must call it together.
+
+    First come fields that others follow from.
 
     Raises:
         ValueError: on every worker, naming the first field that differs, its values and the ranks
@@ -92,19 +96,19 @@ def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> N
     texts = json.dumps([f"{name} = {value}" for name, value in fields.items()]).encode()
     if len(set(_gathered(collectives, hashlib.sha256(texts).digest()[:DIGEST_BYTES]))) == 1:
         return
-    length = max(int(each) for each in _gathered(collectives, b"%12d" % len(texts)))
+    length = max(int(text) for text in _gathered(collectives, b"%12d" % len(texts)))
     everyones = [json.loads(row) for row in _gathered(collectives, texts.ljust(length))]
     values = next(values for values in zip_longest(*everyones) if len(set(values)) > 1)
-    ranks = {
-        value: [rank for rank, other in enumerate(values) if other == value] for value in values
-    }
-    said = "; ".join(
-        f"{str(value)[:TEXT_LENGTH]} on rank{'s' * (len(group) > 1)} {', '.join(map(str, group))}"
-        for value, group in ranks.items()
-    )
+    ranks: dict[object, list[str]] = {}
+    for rank, value in enumerate(values):
+        ranks.setdefault(value, []).append(str(rank))
+    differences = []
+    for value, having in ranks.items():
+        plural = "s" if len(having) > 1 else ""
+        differences.append(f"{str(value)[:TEXT_LENGTH]} on rank{plural} {', '.join(having)}")
     raise ValueError(
-        f"the workers' optimisers differ ({said}); give all workers the same model, settings, seed "
-        "and packages"
+        f"the workers' optimisers differ ({'; '.join(differences)}); give all workers the same "
+        "model, settings, seed and packages"
     )
 
 
@@ -159,8 +163,10 @@ def equalise_(
     groups: Iterable[Mapping[str, Any]],
     model: nn.Module | None,
 ) -> None:
-    """Send worker 0's parameters, and of what the model, if given, has beside the groups: frozen
-    ones and buffers."""
+    """Send worker 0's parameters, and of what the model, if given, has beside the groups.
+
+    Frozen ones and buffers.
+    """
     collectives.broadcast_(flat.parameters, Purpose.CONTROL)
     if model is None:
         return
@@ -178,8 +184,9 @@ def _integers(tensor: Tensor) -> Tensor:
 
 
 class FirstStep:
-    """The checks of the first step, and what must be noted before it for them, once all workers
-    hold the same.
+    """The checks of the first step, and what must be noted before it for them.
+
+    It is made once all workers hold the same.
 
     Args:
         flats: the parameters and gradients, of each type.
@@ -194,32 +201,38 @@ class FirstStep:
     def __init__(
         self, flats: Sequence[FlatBuffers], collectives: Collectives, averaged: bool
     ) -> None:
-        self._flats, self._collectives = flats, collectives
-        self._tensors = [each for flat in flats for each in flat.tensors]
+        self._flats = flats
+        self._collectives = collectives
+        self._tensors = [tensor for flat in flats for tensor in flat.tensors]
         self._own = torch.zeros(
             len(self._tensors), dtype=torch.int64, device=flats[0].parameters.device
         )
         """The sum of each gradient, as the backward pass left it on this worker."""
         self._start = self._sums(flat.parameters for flat in flats)
         is_watched = not averaged and not isinstance(collectives, StackedCollectives)
-        self._silent = {
-            number for number, each in enumerate(self._tensors) if is_watched and each.requires_grad
-        }
+        self._silent: set[int] = set()
         """The numbers of the parameters that are watched, and that no backward pass has reached
         yet."""
-        self._hooks = [
-            self._tensors[number].register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                partial(self._note, number)
-            )
-            for number in sorted(self._silent)
-        ]
+        self._hooks = []
+        for number, tensor in enumerate(self._tensors):
+            if is_watched and tensor.requires_grad:
+                self._silent.add(number)
+                hook = partial(self._note, number)
+                handle = tensor.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                self._hooks.append(handle)
 
     def _sums(self, vectors: Iterable[Tensor]) -> Tensor:
-        """Return, of each worker here and tensor, the sum of the numbers read as integers: exact
-        in any order."""
-        pairs = zip(self._flats, map(_integers, vectors), strict=True)
-        parts = [each.view(vector) for flat, vector in pairs for each in flat.layout.tensors]
-        return torch.stack([part.reshape(len(part), -1).sum(1) for part in parts], dim=1)
+        """Return, of each worker here and tensor, the sum of the numbers read as integers.
+
+        Exact in any order.
+        """
+        sums = []
+        for flat, vector in zip(self._flats, vectors, strict=True):
+            integers = _integers(vector)
+            for window in flat.layout.tensors:
+                part = window.view(integers)
+                sums.append(part.reshape(len(part), -1).sum(1))
+        return torch.stack(sums, dim=1)
 
     def close(self) -> None:
         """Note nothing any more."""
@@ -233,8 +246,9 @@ class FirstStep:
         self._own[number] = _integers(dense(parameter.grad)).sum()
 
     def check(self, model: nn.Module | None, may_differ: bool, num_steps: int) -> bool:
-        """Return whether anyone's parameters were changed since the start. Warns where gradients
-        are missing.
+        """Return whether anyone's parameters were changed since the start.
+
+        Warns where gradients are missing.
 
         Args:
             may_differ: whether workers' parameters may, once a state was loaded.
@@ -254,24 +268,28 @@ class FirstStep:
         if type(self._flats[0].parameters) is not Tensor:
             return False
         none = not any(flat.gradients.any() for flat in self._flats)
-        gradients = {number: self._tensors[number].grad for number in sorted(self._silent)}
-        silent = ", ".join(
-            str(number) for number, each in gradients.items() if each is None or not each.any()
-        )
-        if none or silent:
+        numbers = []
+        for number in sorted(self._silent):
+            gradient = self._tensors[number].grad
+            if gradient is None or not gradient.any():
+                numbers.append(str(number))
+        if none or numbers:
+            which = "no parameter has a gradient"
+            if not none:
+                which = f"parameters {', '.join(numbers)} have no gradient"
             warnings.warn(
-                f"{'no parameter has a gradient' if none else f'parameters {silent} have no gradient'} "
-                "at the "
-                "optimiser's first step; where the model got other ones since it was made (a new "
-                "head, to_empty, "
-                "load_state_dict with assign=True), make the optimiser afterwards",
+                f"{which} at the optimiser's first step; where the model got other ones since it "
+                "was made (a new head, to_empty, load_state_dict with assign=True), make the "
+                "optimiser afterwards",
                 stacklevel=4,
             )
         return self._compare(may_differ, num_steps)
 
     def _compare(self, may_differ: bool, num_steps: int) -> bool:
-        """Compare all workers' sums, of gradients and parameters, then and now, and how many steps
-        they have done."""
+        """Compare all workers' sums, then and now, and how many steps they have done.
+
+        Sums are of gradients and of parameters.
+        """
         gradients = self._sums(flat.gradients for flat in self._flats)
         parameters = self._sums(flat.parameters for flat in self._flats)
         steps = torch.full_like(gradients, num_steps)
@@ -305,8 +323,7 @@ class FirstStep:
 
 
 def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None:
-    """Raise RuntimeError where the model, if it is known, does not hold the optimiser's parameters
-    any more."""
+    """Raise RuntimeError where the model, if known, does not hold the optimiser's parameters."""
     if model is None:
         return
     held = set(map(id, model.parameters()))

@@ -1,6 +1,7 @@
 """`Collectives`: the only way in which workers talk. It counts every bit and every call."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, Self
@@ -26,8 +27,10 @@ this worker contributes."""
 
 
 class CollectiveError(RuntimeError):
-    """A collective did not take place: a worker died, was late, or asked for something else than
-    the others."""
+    """A collective did not take place.
+
+    A worker died, was late, or asked for something else than the others.
+    """
 
 
 class Collectives:
@@ -46,7 +49,8 @@ class Collectives:
         self.rank = rank
         self.world_size = world_size
         self.traffic = Traffic()
-        self.elapsed, self.account = Elapsed(), ""
+        self.account = ""
+        self.elapsed = Elapsed()
         """Time spent in collectives, waiting for others included, by the account that was set; not
         what went on beside other work."""
         self.early: EarlyMeans | None = None
@@ -67,20 +71,26 @@ class Collectives:
         return range(self.rank, self.rank + 1)
 
     def without_overlap(self) -> Self:
-        """Return this end for another optimiser, which counts in the same place and sends nothing
-        early."""
+        """Return this end for one that sends nothing early.
+
+        It counts in the same place.
+        """
         other = copy.copy(self)
         other.early = None
         return other
 
     def new_key(self) -> str:
-        """Return a key for `first_to_say`, the same on all workers where these have asked equally
-        often."""
+        """Return a key for `first_to_say`.
+
+        It is the same on all workers where these have asked equally often.
+        """
         return ""
 
     def first_to_say(self, key: str, words: str) -> str:
-        """Return what the first worker to call this said with this key; waits for none, and sends
-        no message."""
+        """Return what the first worker to call this said with this key.
+
+        Waits for none, and sends no message.
+        """
         return words  # all workers are at this end, or this one is alone
 
     def all_reduce_sum_(self, tensor: Tensor, purpose: Purpose) -> None:
@@ -100,16 +110,18 @@ class Collectives:
             the mean of that is what all received.
         """
         with self._counted(tensor, purpose):
-            was_begun, rest = (
-                (False, None) if self.early is None else self.early.finish_(tensor, purpose)
-            )
-            return rest if was_begun else self._mean_(tensor)
+            if self.early is not None:
+                was_begun, rest = self.early.finish_(tensor, purpose)
+                if was_begun:
+                    return rest
+            return self._mean_(tensor)
 
     def all_reduce_blocks(
         self, blocks: Tensor, add: Add, purpose: Purpose
     ) -> tuple[Tensor, Tensor]:
-        """Have messages added in shares: each worker gets its share of all messages, and sends what
-        `add` makes of it.
+        """Have messages added in shares.
+
+        Each worker gets its share of all messages, and sends what `add` makes of it.
 
         An all-to-all and an all-gather, which on links between single workers put as much as an
         all-reduce; counted as one of the message. Where several workers share a link, it carries
@@ -142,8 +154,9 @@ class Collectives:
     def exchange_with_neighbours(
         self, tensor: Tensor, mixing: Mixing, purpose: Purpose
     ) -> dict[int, Tensor]:
-        """Send `tensor` (dense, of one shape and type on all workers) to those who take this
-        worker's messages.
+        """Send `tensor` to those who take this worker's messages.
+
+        It is dense, and of one shape and type on all workers.
 
         All workers must call it together, whoever their neighbours are. One call is counted, with
         the message's bits once for each neighbour; nothing where nobody has any.
@@ -168,7 +181,13 @@ class Collectives:
         bits = 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
         yield
         straight = bits * to_neighbours
-        self.traffic.add(purpose, straight or bits, 1, bits if is_gather else 0, straight)
+        self.traffic.add(
+            purpose,
+            bits=straight or bits,
+            collectives=1,
+            gathered_bits=bits if is_gather else 0,
+            neighbour_bits=straight,
+        )
         self.elapsed.add(self.account, started, self._mark(tensor))
 
     def _observed(
@@ -198,14 +217,15 @@ class Collectives:
             self._sum_(tensor)
 
     def _short_mean_(self, tensor: Tensor) -> Tensor:
-        """The mean of 16-bit numbers, added in 32 bits; all ends must add in the order of ranks."""
+        """Return the mean of 16-bit numbers, added in 32 bits.
+
+        All ends must add in the order of ranks.
+        """
         mean = mean_in_rank_order(self._gather(tensor))
         tensor.copy_(mean)
         rest = torch.zeros_like(tensor, dtype=torch.float32)
-        added, size = (
-            (tensor[0].float() - mean).mul_(self.world_size).view(-1),
-            -(-mean.numel() // self.world_size),
-        )
+        added = (tensor[0].float() - mean).mul_(self.world_size).view(-1)
+        size = math.ceil(mean.numel() / self.world_size)
         for row, rank in zip(rest.view(len(rest), -1), self.own_ranks, strict=True):
             share = slice(rank * size, (rank + 1) * size)
             row[share] = added[share]
@@ -230,14 +250,20 @@ class Collectives:
 
 
 def share_of(ranks: range, count: int, world_size: int) -> slice:
-    """Return which of `count` things in a row fall to these of so many; shares differ in size by 1
-    at most."""
-    return slice(ranks.start * count // world_size, ranks.stop * count // world_size)
+    """Return which of `count` things in a row fall to these of so many.
+
+    Shares differ in size by 1 at most.
+    """
+    start = ranks.start * count // world_size
+    stop = ranks.stop * count // world_size
+    return slice(start, stop)
 
 
 def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
-    """Return rows[0] + rows[1] + ..., one addition at a time, so that the bits depend on nothing
-    else."""
+    """Return rows[0] + rows[1] + ..., one addition at a time.
+
+    So the bits depend on nothing else.
+    """
     total = rows[0].clone()
     for row in rows[1:]:
         total += row
@@ -257,8 +283,9 @@ class SoloCollectives(Collectives):
 
 
 class StackedCollectives(Collectives):
-    """A group whose workers are the rows of one process's tensors; traffic and bits are as each of
-    them alone.
+    """A group whose workers are the rows of one process's tensors.
+
+    Traffic and bits are as each of them alone.
 
     Every tensor that takes part in a collective has a row for each worker, and parameters that an
     optimiser is made with have a first axis of as many. Results equal those of processes but for

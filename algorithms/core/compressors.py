@@ -1,5 +1,7 @@
-"""What a compressor is: its type says how its messages travel, it states its payload, and draws
-alike everywhere."""
+"""What a compressor is.
+
+Its type says how its messages travel, it states its payload, and draws alike everywhere.
+"""
 
 import functools
 import hashlib
@@ -28,14 +30,18 @@ class Draw:
     purpose: str
 
     def key(self, *extra: int) -> int:
-        """A 128-bit key, by sha256; `extra` (a rank, a tensor's number) gives independent
-        streams."""
+        """Return a 128-bit key, by sha256.
+
+        `extra` (a rank, a tensor's number) gives independent streams.
+        """
         text = repr((self.seed, self.step, self.purpose, *extra))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 
     def integers(self, count: int, *extra: int) -> Integers:
         """`count` raw 64-bit integers of the Philox stream, whose values numpy guarantees for ever.
-        Read only."""
+
+        Read only.
+        """
         return _raw_integers(self, count, extra)
 
     def choose(self, population: int, count: int, *extra: int) -> list[int]:
@@ -48,21 +54,29 @@ class Draw:
         return sorted(order[:count].tolist())
 
     def choose_many(self, population: int, count: int) -> torch.Tensor:
-        """Do as `choose`, for large numbers: int64 of shape (count,), ascending; costs O(count)
-        for small shares."""
-        generator = numpy.random.Generator(numpy.random.Philox(key=self.key()))
+        """Do as `choose`, for large numbers: int64 of shape (count,), ascending.
+
+        Costs O(count) for small shares.
+        """
+        generator = _philox(self.key())
         chosen = generator.choice(population, count, replace=False, shuffle=False)
         return torch.from_numpy(numpy.sort(chosen))
 
     def normal(self, shape: tuple[int, ...], *extra: int) -> torch.Tensor:
-        """Standard normal numbers of the Philox stream: float32 of this shape, on the CPU."""
-        generator = numpy.random.Generator(numpy.random.Philox(key=self.key(*extra)))
-        return torch.from_numpy(generator.standard_normal(shape).astype(numpy.float32))
+        """Return standard normal numbers of the Philox stream, in float32, on the CPU."""
+        numbers = _philox(self.key(*extra)).standard_normal(shape)
+        return torch.from_numpy(numbers.astype(numpy.float32))
 
     def generator(self, device: torch.device, *extra: int) -> torch.Generator:
-        """A torch generator of its own on `device`; never the global one."""
-        where = "cpu" if device.type == "meta" else device  # in a dry step nothing is drawn
-        return torch.Generator(where).manual_seed(self.key(*extra) & (2**63 - 1))
+        """Return a torch generator of its own on `device`; never the global one."""
+        if device.type == "meta":  # in a dry step nothing is drawn
+            device = torch.device("cpu")
+        seed = self.key(*extra) & (2**63 - 1)
+        return torch.Generator(device).manual_seed(seed)
+
+
+def _philox(key: int) -> numpy.random.Generator:
+    return numpy.random.Generator(numpy.random.Philox(key=key))
 
 
 @functools.lru_cache(maxsize=8)
@@ -74,12 +88,14 @@ def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
 
 
 def digest_of_draws() -> str:
-    """Return a digest of draws that a later version of numpy may make otherwise, so that workers
-    can compare them.
+    """Return a digest of draws, so that workers can compare them.
+
+    A later version of numpy may draw otherwise.
 
     Of many coordinates few are chosen in another way than a large share is.
     """
-    draw, digest = Draw(0, 0, "digest"), hashlib.sha256()
+    draw = Draw(0, 0, "digest")
+    digest = hashlib.sha256()
     for count in (100, 10_000):
         digest.update(draw.choose_many(20_000, count).numpy().tobytes())
     digest.update(draw.normal((1000,)).numpy().tobytes())
@@ -90,8 +106,10 @@ FLOAT_BITS = 32
 
 
 class Compressor(ABC):
-    """C in the papers. A method says in its signature whether it takes any, or only one with shared
-    support."""
+    """C in the papers.
+
+    A method says in its signature whether it takes any, or only one with shared support.
+    """
 
     kind: ClassVar[str]
     """The name that a spec has for it."""
@@ -101,16 +119,16 @@ class Compressor(ABC):
             setting.check(f"{self.kind}: {key}", getattr(self, key))
 
     def variance(self, layout: Layout) -> float:
-        """Return omega, the least with E |C(v) - v|^2 <= omega |v|^2 for every v, where it is 1 or
-        more; else 0.
+        """Return omega where it is 1 or more; else 0.
+
+        It is the least number with E |C(v) - v|^2 <= omega |v|^2 for every v.
 
         Then what is left out may be more than there was, and feedback diverges.
         """
         return 0.0
 
     def check(self, layout: Layout) -> None:  # noqa: B027 (most work on any)
-        """Raise ValueError, in one sentence, where this compressor cannot work on such a
-        vector."""
+        """Raise ValueError where this compressor cannot work on such a vector."""
 
     @abstractmethod
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
@@ -127,28 +145,32 @@ class Compressor(ABC):
         steps: range,
         float_bits: int = FLOAT_BITS,
     ) -> Entry:
-        """Return what one worker sends at these steps, in closed form: by their draws, or (None)
-        on average over all.
+        """Return what one worker sends at these steps, in closed form.
+
+        By their draws, or (None) on average over all.
 
         Here for a payload of constant size.
         """
         bits = self.payload_bits(layout, Draw(0, 0, ""), float_bits)
+        if not bits:
+            return Entry()
         all_bits = bits * len(steps)
-        return Entry(
-            all_bits, len(steps) if bits else 0, all_bits if isinstance(self, Gathered) else 0
-        )
+        gathered_bits = all_bits if isinstance(self, Gathered) else 0
+        return Entry(all_bits, len(steps), gathered_bits)
 
 
 class SharedSupport(Compressor):
-    """Keeps coordinates that all workers draw alike: linear, so its payload is dense and may be
-    all-reduced."""
+    """Keeps coordinates that all workers draw alike.
+
+    Linear, so its payload is dense and may be all-reduced.
+    """
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return float_bits * self.support(layout, draw).payload_numel
 
     @abstractmethod
     def support(self, layout: Layout, draw: Draw) -> Support:
-        """The coordinates kept in this draw, the same on every worker."""
+        """Return the coordinates kept in this draw, the same on every worker."""
 
 
 class Encoded(Compressor):
@@ -156,8 +178,10 @@ class Encoded(Compressor):
 
     @abstractmethod
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
-        """The message for `vector` (float32 or float64, shape (d,)): uint8 tensor of payload_bits /
-        8 bytes."""
+        """Return the message for `vector` (float32 or float64, shape (d,)).
+
+        Uint8 tensor of payload_bits / 8 bytes.
+        """
 
     @abstractmethod
     def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
@@ -165,17 +189,20 @@ class Encoded(Compressor):
 
 
 class Gathered(Encoded):
-    """Differs between workers or is not linear: its messages must be all-gathered and decoded one
-    by one."""
+    """Differs between workers or is not linear.
+
+    Its messages must be all-gathered and decoded one by one.
+    """
 
 
 class Reduced(Encoded):
-    """Rounds block by block, and draws nothing: shares of the messages are added on their way, and
-    rounded again.
+    """Rounds block by block, and draws nothing.
+
+    Shares of the messages are added on their way, and rounded again.
 
     What the second rounding adds counts as sent by the worker that added the share, so that it is
-    fed back. A message has an axis of blocks, (..., blocks, bytes), and vectors and messages may have others
-    before it.
+    fed back. A message has an axis of blocks, (..., blocks, bytes), and vectors and messages may
+    have others before it.
     """
 
     block_size: int
@@ -204,8 +231,9 @@ class Zero(SharedSupport):
 
 @dataclass(frozen=True)
 class Scaled(Gathered):
-    """C / (1 + omega) of a C that keeps the mean and has variance omega: it leaves out less than
-    there was.
+    """C / (1 + omega) of a C that keeps the mean and has variance omega.
+
+    It leaves out less than there was.
 
     Source: Beznosikov et al., "On biased compression for distributed learning", JMLR 2023.
     """
@@ -235,8 +263,7 @@ def check_numel(kind: str, ratio: float, layout: Layout) -> None:
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """Pack uint8 codes below 2^bits (bits 1, 2, 4 or 8), lowest first, into ceil(len * bits / 8)
-    bytes."""
+    """Pack uint8 codes of 1, 2, 4 or 8 bits, lowest first, into ceil(len * bits / 8) bytes."""
     per_byte = 8 // bits
     padded = torch.nn.functional.pad(codes, (0, -codes.numel() % per_byte)).view(-1, per_byte)
     packed = padded[:, 0].clone()
@@ -246,7 +273,8 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, bits: int, numel: int) -> Tensor:
-    """The inverse of `pack_bits`: the first `numel` codes, uint8."""
-    shifts = range(0, 8, bits)
-    parts = [(packed >> shift) & (2**bits - 1) for shift in shifts]
-    return torch.stack(parts, dim=1).view(-1)[:numel]
+    """Return the inverse of `pack_bits`: the first `numel` codes, uint8."""
+    mask = 2**bits - 1
+    parts = [(packed >> shift) & mask for shift in range(0, 8, bits)]
+    codes = torch.stack(parts, dim=1).view(-1)
+    return codes[:numel]

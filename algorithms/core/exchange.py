@@ -1,5 +1,7 @@
-"""How vectors are sent: partially synchronised over all workers (PSync of Xie 2020), or mixed with
-neighbours'."""
+"""How vectors are sent.
+
+Partially synchronised over all workers (PSync of Xie 2020), or mixed with neighbours'.
+"""
 
 import copy
 from collections.abc import Callable
@@ -51,8 +53,9 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Sending:
-    """How vectors of shape (local workers, d) are sent: between these workers, and dense ones as
-    numbers of this type.
+    """How vectors of shape (local workers, d) are sent.
+
+    Between these workers, and dense ones as numbers of this type.
 
     Vectors are left as they are.
     """
@@ -79,8 +82,9 @@ class Sending:
         return own, message.to(payload.dtype)
 
     def message(self, payload: Tensor) -> Tensor:
-        """Return `payload` as it is sent: rounded to the type of messages, or itself where there
-        is none.
+        """Return `payload` as it is sent.
+
+        Rounded to the type of messages, or itself where there is none.
 
         A finite number beyond the type's range becomes the largest of its sign. What that takes is
         kept, or lost, as what any rounding takes is. What is not finite stays so, as in messages
@@ -129,8 +133,9 @@ class Sending:
     def begin_exchange(
         self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
     ) -> Callable[[], Exchanged]:
-        """Begin `exchange`, beside whatever follows where the group overlaps; returns what waits
-        for the result.
+        """Begin `exchange`, beside whatever follows where the group overlaps.
+
+        Returns what waits for the result.
 
         Until it has returned, `vector` must not be changed, and with overlap what was sent is not
         counted.
@@ -161,8 +166,9 @@ class Sending:
     def _exchange_in_shares(
         self, vector: Tensor, compressor: Reduced, draw: Draw, purpose: Purpose
     ) -> Exchanged:
-        """The compressed all-reduce: a worker decodes its share of all messages, adds it in 32
-        bits, encodes the mean.
+        """Return the compressed all-reduce.
+
+        A worker decodes its share of all messages, adds it in 32 bits, encodes the mean.
 
         Source: Wang et al., "ZeRO++: Extremely efficient collective communication for giant model
         training", 2023, section 3.3, and Tang et al., "1-bit Adam", ICML 2021, whose error of the
@@ -197,7 +203,7 @@ class Sending:
         )
 
     def _encoded(self, vector: Tensor, compressor: Encoded, draw: Draw) -> Tensor:
-        """The messages of the workers at this end, a row each."""
+        """Return the messages of the workers at this end, a row each."""
         rows = zip(self.collectives.own_ranks, vector, strict=True)
         return torch.stack([compressor.encode(own, draw, rank) for rank, own in rows])
 
@@ -239,8 +245,9 @@ class Sending:
         return own, self._pull(own, mixing, lambda sender: received[sender].to(own.dtype))
 
     def _pull(self, own: Tensor, mixing: Mixing, sent_by: Callable[[int], Tensor]) -> Tensor:
-        """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks; a new
-        tensor.
+        """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks.
+
+        A new tensor.
 
         Differences rather than the sum itself: rounded weights need not sum to 1, and in many steps
         a small excess would let the parameters grow. A product and an addition, each on its own,

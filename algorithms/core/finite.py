@@ -1,5 +1,7 @@
-"""Whether numbers are finite: what a worker sends, said at its step without waiting for a GPU, and
-its gradients."""
+"""Whether numbers are finite.
+
+What a worker sends, said at its step without waiting for a GPU, and its gradients.
+"""
 
 import warnings
 from collections import deque
@@ -14,8 +16,9 @@ NEVER = 2**62
 
 
 class FiniteWatch:
-    """Says once which worker was the first to send what is not finite, and at which step; nothing
-    is sent for that.
+    """Says once which worker was the first to send what is not finite, and at which step.
+
+    Nothing is sent for that.
 
     The sender itself notices, before it sends. Others, whom it has spoilt, notice that their own
     next message is not finite; by then they can ask who was first. A GPU is not waited for: it is
@@ -107,8 +110,10 @@ def rows_not_finite(rows: Tensor) -> Tensor:
 
 
 def named_workers(flags: Tensor, collectives: Collectives) -> str:
-    """Return whose flag is set, in words, or nothing; flags are of the workers at this end, or of
-    all."""
+    """Return whose flag is set, in words, or nothing.
+
+    Flags are of the workers at this end, or of all.
+    """
     first = collectives.own_ranks.start if len(flags) == len(collectives.own_ranks) else 0
     ranks = [first + number for number in flags.nonzero()[:, 0].tolist()]
     return f"worker{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}" if ranks else ""

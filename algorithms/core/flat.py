@@ -1,5 +1,6 @@
-"""Flat buffers: parameters, gradients and state in one tensor each, with `p.data` and `p.grad` as
-views.
+"""Flat buffers.
+
+Parameters, gradients and state in one tensor each, with `p.data` and `p.grad` as views.
 
 Each is of shape (local workers, d), a row a worker: a process has one row, stacked workers have
 all.
@@ -20,8 +21,9 @@ from cser_bench.algorithms.core.layout import Layout, Window
 
 
 class FlatBuffers:
-    """Moves the parameters of all groups that have one type, in order, into one tensor, their
-    gradients into another.
+    """The parameters of one type in one tensor, their gradients in another.
+
+    Those of all groups are moved there, in order.
 
     Args:
         stacked: parameters have a first axis, over workers, and so have the buffers.
@@ -57,7 +59,7 @@ class FlatBuffers:
         self.layout, self._homes = layout, _addresses(self.tensors)
 
     def _view(self, flat: Tensor, window: Window) -> Tensor:
-        """The part of a flat tensor that belongs to a parameter, shaped like it."""
+        """Return the part of a flat tensor that belongs to a parameter, shaped like it."""
         return window.view(flat) if self._stacked else _own_view(flat[0], window)
 
     def _view_gradients(self) -> None:
@@ -77,8 +79,10 @@ class FlatBuffers:
             self._attach()
 
     def moved(self) -> bool:
-        """Return whether someone moved a parameter or a gradient elsewhere: `model.to(...)`,
-        `p.data = ...`."""
+        """Return whether someone moved a parameter or a gradient elsewhere.
+
+        `model.to(...)`, `p.data = ...`.
+        """
         return (
             _addresses(self.tensors) != self._homes
             or _addresses(self._gradient_views) != self._gradient_homes
@@ -127,15 +131,16 @@ class FlatBuffers:
 
     @property
     def frozen(self) -> list[int]:
-        """The numbers of the tensors that require no gradient: a step leaves them and their state
-        as they are."""
+        """The numbers of the tensors that require no gradient.
+
+        A step leaves them and their state as they are.
+        """
         if all(map(operator.attrgetter("requires_grad"), self.tensors)):
             return []
         return [number for number, each in enumerate(self.tensors) if not each.requires_grad]
 
     def collect_gradients(self) -> None:
-        """Make the flat tensor hold the gradients, also where someone replaced `p.grad` or set it
-        to None.
+        """Make the flat tensor hold the gradients, also where `p.grad` was replaced or set to None.
 
         A gradient that is missing is zero, and so is one that a frozen tensor still has.
         """
@@ -146,7 +151,7 @@ class FlatBuffers:
             self.gradients[:, here] = 0.0
 
     def collect_gradient(self, number: int) -> None:
-        """The same for tensor `number` alone."""
+        """Return the same for tensor `number` alone."""
         parameter, view = self.tensors[number], self._gradient_views[number]
         if parameter.grad is None:
             view.zero_()
@@ -167,8 +172,7 @@ class FlatBuffers:
 
     @contextmanager
     def frozen_aside(self, *vectors: Tensor) -> Iterator[None]:
-        """Return a context in which vectors of shape (local workers, d) are 0 where tensors are
-        frozen.
+        """Return a context in which vectors of length d are 0 where tensors are frozen.
 
         Afterwards they are there what they were. So nothing of a frozen tensor is sent or takes the
         place of others in a message, and nothing that is received or goes on by itself reaches it.
@@ -187,8 +191,10 @@ class FlatBuffers:
                 vector[:, here] = values
 
     def holds(self, number: int) -> bool:
-        """Return whether tensor `number` still lies here: a later optimiser moves it to its own
-        vector."""
+        """Return whether tensor `number` still lies here.
+
+        A later optimiser moves it to its own vector.
+        """
         return _addresses([self.tensors[number]]) == [self._homes[number]]
 
     def _attached(self) -> bool:
@@ -209,8 +215,9 @@ def _addresses(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _own_view(row: Tensor, window: Window) -> Tensor:
-    """The window as a tensor with a storage of its own in the same memory: who saves it does not
-    save its neighbours.
+    """Return the window as a tensor with a storage of its own in the same memory.
+
+    Who saves it does not save its neighbours.
 
     A plain view where that cannot be had: on a meta device, in torch's fake mode.
     """

@@ -30,15 +30,18 @@ class Window:
 
     @property
     def span(self) -> tuple[int, int]:
-        """The first coordinate, and one more than the last; with strides there may be others
-        between."""
-        reach = sum(
-            (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
-        )
-        return self.offset, self.offset + reach + 1
+        """The first coordinate, and one more than the last.
+
+        With strides there may be others between.
+        """
+        last = self.offset
+        for size, stride in zip(self.shape, self.strides, strict=True):
+            last += (size - 1) * stride
+        return self.offset, last + 1
 
     def view(self, flat: Tensor) -> Tensor:
-        shape, strides = (*flat.shape[:-1], *self.shape), (*flat.stride()[:-1], *self.strides)
+        shape = (*flat.shape[:-1], *self.shape)
+        strides = (*flat.stride()[:-1], *self.strides)
         return flat.as_strided(shape, strides, flat.storage_offset() + self.offset)
 
 
@@ -50,22 +53,23 @@ class Layout:
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor]) -> Layout:
-        """The layout of tensors put one after the other, each keeping its strides (channels last
-        stays so)."""
-        windows, offset = [], 0
+        """Return the layout of tensors put one after the other.
+
+        Each keeps its strides: channels last stays so.
+        """
+        windows = []
+        offset = 0
         for tensor in tensors:
-            dense = (
-                tensor.stride()
-                if _is_dense(tensor)
-                else torch.empty(tensor.shape, device="meta").stride()
-            )
-            windows.append(Window(offset, tuple(tensor.shape), tuple(dense)))
+            strides = tensor.stride()
+            if not _is_dense(tensor):
+                strides = torch.empty(tensor.shape, device="meta").stride()
+            windows.append(Window(offset, tuple(tensor.shape), tuple(strides)))
             offset += tensor.numel()
         return cls(tuple(windows))
 
     @classmethod
     def flat(cls, part: slice) -> Layout:
-        """The layout of a part of a flat vector, taken as one tensor."""
+        """Return the layout of a part of a flat vector, taken as one tensor."""
         return cls((Window(0, (part.stop - part.start,), (1,)),))
 
     @cached_property
@@ -74,25 +78,28 @@ class Layout:
         return sum(window.numel for window in self.tensors)
 
     def touched(self, support: Windows) -> tuple[int, ...]:
-        """The numbers of the tensors that have coordinates within the windows' spans, ascending."""
+        """Return the numbers of the tensors within the windows' spans, ascending."""
         starts = [tensor.offset for tensor in self.tensors]
         numbers: set[int] = set()
-        for start, stop in (window.span for window in support.windows):
-            numbers.update(range(bisect_right(starts, start) - 1, bisect_left(starts, stop)))
+        for window in support.windows:
+            start, stop = window.span
+            first = bisect_right(starts, start) - 1
+            numbers.update(range(first, bisect_left(starts, stop)))
         return tuple(sorted(numbers))
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return tensor.is_contiguous() or (
-        tensor.dim() in formats and tensor.is_contiguous(memory_format=formats[tensor.dim()])
-    )
+    if tensor.is_contiguous():
+        return True
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    return channels_last is not None and tensor.is_contiguous(memory_format=channels_last)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """A support made of disjoint windows, sent as one dense message, with `padding` zeros at its
-    end.
+    """A support made of disjoint windows, sent as one dense message.
+
+    At its end are `padding` zeros.
 
     Flat vectors are of shape (..., d).
     """
@@ -106,8 +113,10 @@ class Windows:
         return sum(window.numel for window in self.windows) + self.padding
 
     def gather(self, flat: Tensor) -> Tensor:
-        """Return a new dense tensor of shape (..., payload_numel): the coordinates of `flat` in
-        order."""
+        """Return a new dense tensor of shape (..., payload_numel).
+
+        The coordinates of `flat` in order.
+        """
         lead = flat.shape[:-1]
         parts = [window.view(flat).reshape(*lead, window.numel) for window in self.windows]
         if self.padding or not parts:
@@ -115,12 +124,12 @@ class Windows:
         return torch.cat(parts, dim=-1)
 
     def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
-        """flat[support] += alpha * values, values as `gather` lays them out."""
+        """Do flat[support] += alpha * values, laid out as by `gather`."""
         for window, part in self._pairs(values):
             window.view(flat).add_(part, alpha=alpha)
 
     def copy_(self, flat: Tensor, values: Tensor) -> None:
-        """flat[support] = values."""
+        """Do flat[support] = values."""
         for window, part in self._pairs(values):
             window.view(flat).copy_(part)
 
@@ -134,19 +143,18 @@ class Windows:
     def _pairs(self, values: Tensor) -> Iterable[tuple[Window, Tensor]]:
         start = 0
         for window in self.windows:
-            yield (
-                window,
-                values[..., start : start + window.numel].reshape(
-                    (*values.shape[:-1], *window.shape)
-                ),
-            )
-            start += window.numel
+            stop = start + window.numel
+            part = values[..., start:stop]
+            yield window, part.reshape((*values.shape[:-1], *window.shape))
+            start = stop
 
 
 @dataclass(frozen=True)
 class Indices:
-    """A support given by distinct coordinates, an int64 tensor of shape (k,) on any device; see
-    `Windows`."""
+    """A support given by distinct coordinates, an int64 tensor of shape (k,) on any device.
+
+    See `Windows`.
+    """
 
     index: Tensor
 
@@ -164,8 +172,10 @@ class Indices:
         flat.index_copy_(-1, self._beside(flat), values)
 
     def _beside(self, flat: Tensor) -> Tensor:
-        """The coordinates on the vector's device: they are drawn on the CPU, and no one waits until
-        a GPU has them."""
+        """Return the coordinates on the vector's device.
+
+        They are drawn on the CPU, and no one waits until a GPU has them.
+        """
         if flat.device.type == "cuda" and self.index.device.type == "cpu":
             return self.index.pin_memory().to(flat.device, non_blocking=True)
         return self.index.to(flat.device)
@@ -176,5 +186,5 @@ Support = Windows | Indices
 
 
 def whole(numel: int) -> Windows:
-    """The support that is the whole vector."""
+    """Return the support that is the whole vector."""
     return Windows((Window(0, (numel,), (1,)),))

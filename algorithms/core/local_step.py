@@ -36,8 +36,7 @@ Group = dict[str, Any]
 
 @dataclass(frozen=True)
 class Span:
-    """A share of the flat vector that is stepped in one go, with the numbers of its parameter
-    group.
+    """A share of the flat vector that is stepped in one go, with its group's numbers.
 
     `num_done`: local steps that its tensors have done, where the local optimiser asks for that.
     `whole`: the matrix that it is, where it cannot be stepped in slices.
@@ -169,7 +168,8 @@ def fused_is_right(x: Tensor) -> bool:
 class Nesterov(LocalStep):
     """SGD with Nesterov momentum: m_i <- beta m_i + g_i, p_i = eta (beta m_i + g_i).
 
-    Weight decay is part of g_i. The buffer "momentum" is made when a group has momentum: a schedule may switch it on.
+    Weight decay is part of g_i. The buffer "momentum" is made when a group has momentum: a schedule
+    may switch it on.
     """
 
     def buffers(self, groups: Sequence[Group]) -> list[Tensor]:
@@ -246,9 +246,10 @@ class AdamW(LocalStep):
         m_i <- beta1 m_i + (1 - beta1) g_i;   v_i <- beta2 v_i + (1 - beta2) g_i^2
         p_i = eta lambda x_i + eta (m_i / (1 - beta1^t)) / (sqrt(v_i / (1 - beta2^t)) + eps)
 
-    g_i has no decay in it. t counts the steps that a tensor has done, which are fewer where it was frozen for a while. The
-    buffers are the moments "exp_avg" and "exp_avg_sq". For parameters in fp16, which holds neither
-    eps nor the square of a gradient, they are in fp32, and so is the step.
+    g_i has no decay in it. t counts the steps that a tensor has done, which are fewer where it was
+    frozen for a while. The buffers are the moments "exp_avg" and "exp_avg_sq". For parameters in
+    fp16, which holds neither eps nor the square of a gradient, they are in fp32, and so is the
+    step.
     """
 
     def __init__(self, flat: FlatBuffers, held: dict[str, Tensor]) -> None:
@@ -424,10 +425,10 @@ def iterated(o: Tensor) -> Tensor:
 def iteration_type(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """Return the type that Muon iterates in: bfloat16 on GPUs, fp16 on Volta and Turing.
 
-    These have no units for bfloat16. fp16 is the more exact here, as the iteration's numbers are no large ones, and only those below
-    2^-16 are rounded more coarsely: 0.5 % from the exact iteration for 256 x 256 numbers, and
-    bfloat16 4 %. GPUs before Volta have no fast units for either, and get 32 bits. Elsewhere it is
-    `dtype`, the matrices' own.
+    These have no units for bfloat16. fp16 is the more exact here, as the iteration's numbers are no
+    large ones, and only those below 2^-16 are rounded more coarsely: 0.5 % from the exact iteration
+    for 256 x 256 numbers, and bfloat16 4 %. GPUs before Volta have no fast units for either, and
+    get 32 bits. Elsewhere it is `dtype`, the matrices' own.
     """
     if device.type != "cuda":
         return dtype
@@ -442,8 +443,9 @@ def muon_groups(
 ) -> list[dict[str, Any]]:
     """Return parameter groups for local_step = "muon".
 
-    Those of embeddings and the output say muon = False. The output is the last linear layer, in a model with embeddings only if its weight has the shape
-    of one. Parameters stay in the model's order, so that there may be more than two groups.
+    Those of embeddings and the output say muon = False. The output is the last linear layer, in a
+    model with embeddings only if its weight has the shape of one. Parameters stay in the model's
+    order, so that there may be more than two groups.
 
     Args:
         parameters: what is trained in place of the model's own, in the same order.

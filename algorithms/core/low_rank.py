@@ -1,5 +1,4 @@
-"""Tensors of two or more axes as matrices, and where the factors of their low-rank approximations
-lie in messages."""
+"""Tensors of two or more axes as matrices, and where their low-rank factors lie in messages."""
 
 import math
 from dataclasses import dataclass
@@ -33,26 +32,26 @@ class Matrix:
         return self.window.shape[0], math.prod(self.window.shape[1:])
 
     def of(self, vector: Tensor) -> Tensor:
-        """The matrix as it lies in a vector of shape (d,): a view of this shape."""
+        """Return the matrix as it lies in a vector of shape (d,): a view of this shape."""
         return vector[self.window.offset : self.window.offset + self.window.numel].view(self.shape)
 
     @cached_property
     def _axes(self) -> list[int]:
         """The axes of a column, the slowest in memory first."""
-        return sorted(
-            range(len(self.window.shape) - 1), key=lambda axis: -self.window.strides[axis + 1]
-        )
+        axes = range(len(self.window.shape) - 1)
+        return sorted(axes, key=lambda axis: -self.window.strides[axis + 1])
 
     def as_in_memory(self, q: Tensor) -> Tensor:
-        """Q, of shape (columns, rank), with its rows in the order that the columns have in
-        memory."""
-        return q.view(*self.window.shape[1:], self.rank).permute(*self._axes, -1).reshape(q.shape)
+        """Return Q, of shape (columns, rank), with rows in the order of the columns in memory."""
+        by_axis = q.view(*self.window.shape[1:], self.rank)
+        return by_axis.permute(*self._axes, -1).reshape(q.shape)
 
     def as_in_tensor(self, q: Tensor) -> Tensor:
-        """The inverse of `as_in_memory`."""
+        """Return the inverse of `as_in_memory`."""
         shape = [self.window.shape[axis + 1] for axis in self._axes]
         places = [self._axes.index(axis) for axis in range(len(shape))]
-        return q.view(*shape, self.rank).permute(*places, -1).reshape(q.shape)
+        by_axis = q.view(*shape, self.rank)
+        return by_axis.permute(*places, -1).reshape(q.shape)
 
 
 @dataclass(frozen=True)
@@ -68,30 +67,34 @@ class LowRank:
 
     @cached_property
     def matrices(self) -> tuple[Matrix, ...]:
-        found = [
-            Matrix(number, window, min(self.rank, window.shape[0], math.prod(window.shape[1:])))
-            for number, window in enumerate(self.layout.tensors)
-            if len(window.shape) > 1 and window.numel
-        ]
-        return tuple(sorted(found, key=lambda each: each.shape))
+        matrices = []
+        for number, window in enumerate(self.layout.tensors):
+            if len(window.shape) > 1 and window.numel:
+                rows, *rest = window.shape
+                rank = min(self.rank, rows, math.prod(rest))
+                matrices.append(Matrix(number, window, rank))
+        return tuple(sorted(matrices, key=lambda matrix: matrix.shape))
 
     @cached_property
     def rest(self) -> Windows:
         """The tensors that are no matrices."""
-        taken = {each.number for each in self.matrices}
-        return Windows(
-            tuple(each for number, each in enumerate(self.layout.tensors) if number not in taken)
-        )
+        taken = {matrix.number for matrix in self.matrices}
+        others = []
+        for number, window in enumerate(self.layout.tensors):
+            if number not in taken:
+                others.append(window)
+        return Windows(tuple(others))
 
     @cached_property
     def first_numel(self) -> int:
         """Numbers of the first message."""
-        return sum(each.shape[0] * each.rank for each in self.matrices) + self.rest.payload_numel
+        lefts = sum(matrix.shape[0] * matrix.rank for matrix in self.matrices)
+        return lefts + self.rest.payload_numel
 
     @cached_property
     def second_numel(self) -> int:
         """Numbers of the second message."""
-        return sum(each.shape[1] * each.rank for each in self.matrices)
+        return sum(matrix.shape[1] * matrix.rank for matrix in self.matrices)
 
     @property
     def sent_numel(self) -> int:
@@ -99,29 +102,36 @@ class LowRank:
         return self.first_numel + self.second_numel
 
     def _batches(self, message: Tensor, side: Side) -> list[Tensor]:
-        """Views of a message's factors, of shape (matrices of one shape, rows or columns, rank)."""
-        groups = [list(group) for _, group in groupby(self.matrices, lambda each: each.shape)]
-        shapes = [
-            (len(group), group[0].shape[side == "columns"], group[0].rank) for group in groups
-        ]
-        sizes = list(map(math.prod, shapes))
-        parts = message[: sum(sizes)].split(sizes)  # type: ignore[no-untyped-call]
-        return (
-            [part.view(shape) for part, shape in zip(parts, shapes, strict=True)] if shapes else []
-        )
+        """Return views of a message's factors, those of matrices of one shape in a batch.
+
+        A batch is of shape (matrices, rows or columns, rank).
+        """
+        batches = []
+        start = 0
+        for (rows, columns), group in groupby(self.matrices, lambda matrix: matrix.shape):
+            matrices = list(group)
+            length = rows if side == "rows" else columns
+            shape = (len(matrices), length, matrices[0].rank)
+            stop = start + math.prod(shape)
+            batches.append(message[start:stop].view(shape))
+            start = stop
+        return batches
 
     def factors(self, message: Tensor, side: Side) -> list[Tensor]:
-        """Every P ("rows") of a first message or Q ("columns") of a second one: views, in the order
-        of the matrices."""
+        """Every P ("rows") of a first message or Q ("columns") of a second one.
+
+        Views, in the order of the matrices.
+        """
         return [factor for batch in self._batches(message, side) for factor in batch]
 
     def others_of(self, first: Tensor) -> Tensor:
-        """The tensors that are no matrices in a first message, as `rest` gathers them."""
+        """Return the tensors that are no matrices in a first message, as `rest` gathers them."""
         return first[self.first_numel - self.rest.payload_numel :]
 
     def orthonormalise_(self, first: Tensor) -> None:
-        """Give every P in a first message of shape (first_numel,) orthonormal columns with the same
-        span or more.
+        """Give every P in a first message orthonormal columns with the same span or more.
+
+        The message is of shape (first_numel,).
 
         By Householder's reflections: they are right for columns of any size, also 0, which Gram and
         Schmidt's are not.
@@ -131,8 +141,9 @@ class LowRank:
             batch.copy_(torch.linalg.qr(wide).Q)
 
     def normalise_(self, second: Tensor) -> None:
-        """Give the columns of every Q in a second message of shape (second_numel,) the length 1,
-        but for those of 0.
+        """Give the columns of every Q in a second message the length 1, but for those of 0.
+
+        The message is of shape (second_numel,).
 
         A square Q becomes the identity: its span is to be everything, and a gradient that was not
         may have narrowed it.

@@ -51,8 +51,7 @@ from cser_bench.algorithms.core.traffic import Purpose, Traffic
 
 
 class DistributedOptimizer(MethodFacts, Optimizer):
-    """SGD with Nesterov momentum, AdamW or Muon on flat buffers, and a place for each method's
-    communication.
+    """SGD, AdamW or Muon on flat buffers, and a place for each method's communication.
 
     Args:
         params: trainable parameters or groups of them, real and on one device; worker 0's values
@@ -142,8 +141,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
 
     def _build(self) -> None:
-        """Move the parameters of each type into a flat vector, makes them equal on all workers,
-        and has the method make what it holds beside them."""
+        """Make the replicas of the parameters of each type, equal on all workers.
+
+        Then the method makes what it holds beside them.
+        """
         dtypes = types_of(self.param_groups)
         if self.averages_in_backward and len(dtypes) > 1:
             raise ValueError(
@@ -189,16 +190,19 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     # What a method says and does. Each is asked for the parameters of each type.
 
     def _set_up(self, replica: Replica) -> None:
-        """Make what a method holds beside the settings, which are attributes by now, and says
-        where these are wrong.
+        """Make what a method holds beside the settings, and raise where these are wrong.
+
+        Settings are attributes by now.
 
         What is allowed and still will go wrong is `caution`.
         """
 
     @abstractmethod
     def _update(self, replica: Replica, step: int) -> None:
-        """Do step number `step`, counted from 1, from `replica.flat.gradients` on
-        `replica.flat.parameters`."""
+        """Do step number `step`, counted from 1, on `replica.flat.parameters`.
+
+        Gradients are in `replica.flat.gradients`.
+        """
 
     def stages(self, replica: Replica) -> Sequence[Stage]:
         """Return what a step sends, in order; nothing by default.
@@ -233,8 +237,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Do what `at_ratio` says, for a ratio from 1 up, which is the interval if nothing else
-        must be given."""
+        """Do what `at_ratio` says, for a ratio from 1 up.
+
+        The ratio is the interval if nothing else must be given.
+        """
         required = [key for key, setting in cls.declared.items() if setting.is_required]
         if required == ["sync_interval"]:
             return {"sync_interval": ratio}
@@ -243,14 +249,15 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         )
 
     def _settle(self, replica: Replica) -> None:
-        """Wait for messages that were sent for later steps, and keeps what they say in the
-        state."""
+        """Wait for messages that were sent for later steps, and keep what they say in the state."""
 
     # What a script calls: steps.
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """Return a context for all but the last of a step's backward passes: inside, overlap sends
-        nothing."""
+        """Return a context for all but the last of a step's backward passes.
+
+        Inside, overlap sends nothing.
+        """
         return self._reducer.pause()
 
     @torch.no_grad()
@@ -303,16 +310,17 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear all gradients. They stay views of one vector, and read as zeros, whatever
-        `set_to_none` says."""
+        """Clear all gradients.
+
+        They stay views of one vector, and read as zeros, whatever `set_to_none` says.
+        """
         self._adopt_moved()
         for replica in self.replicas:
             replica.flat.zero_gradients()
         self._drop_early()
 
     def _drop_early(self) -> None:
-        """Forget what was sent for a step before it, which does not take place or is not yet
-        complete."""
+        """Forget what was sent early for a step that is not taken, or not with these gradients."""
         self._reducer.drop()
 
     def _adopt_moved(self) -> None:
@@ -350,8 +358,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @torch.no_grad()
     def reanchor(self) -> None:
-        """Begin anew from worker 0's parameters, which go to all: call it where other weights were
-        loaded meanwhile.
+        """Begin anew from worker 0's parameters, which go to all.
+
+        Call it where other weights were loaded meanwhile.
 
         Anchors and estimates of parameters become these, and what was not sent yet or has not
         arrived is forgotten; all else stays. All workers must call it. The first step does so where
@@ -375,8 +384,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     def consensus(
         self, model: nn.Module | None = None, averages: Iterable[nn.Module] = ()
     ) -> Iterator[None]:
-        """Return a context, which all workers must enter: the parameters are the workers' average
-        inside.
+        """Return a context, which all workers must enter.
+
+        The parameters are the workers' average inside.
 
         Afterwards they are what they were. Inside, `step()` and states are refused.
 
@@ -413,16 +423,14 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @property
     def traffic(self) -> Traffic:
-        """The exact payload bits that this worker sent, and its number of collectives, by
-        purpose."""
+        """The exact payload bits and collectives of this worker so far, by purpose."""
         for replica in self.replicas:
             self._settle(replica)
         return self.collectives.traffic
 
     @property
     def error(self) -> Tensor | None:
-        """The error of the workers at this end, of shape (local workers, d), where the method keeps
-        one."""
+        """The errors at this end, of shape (local workers, d), where the method keeps them."""
         errors = []
         for replica in self.replicas:
             if "error" in replica.buffers:
@@ -432,8 +440,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return errors[0] if len(errors) == 1 else torch.cat(errors, dim=1)
 
     def memory_in_parameters(self) -> float:
-        """Return a worker's state in units of the parameters' own size, these and their gradients
-        left out."""
+        """Return a worker's state in units of the parameters' own size.
+
+        These and their gradients are left out.
+        """
         held = state = 0
         for replica in self.replicas:
             held += replica.flat.parameters[0].nbytes
@@ -442,8 +452,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return state / held
 
     def __repr__(self) -> str:
-        """Return the method, its settings, the groups' numbers, d, the overall ratio and the
-        worker, in one line."""
+        """Return the method, settings, the groups' numbers, d, the overall ratio and the worker."""
         chosen = self.replicas[0].chosen
         if chosen["communication_dtype"] is None:
             del chosen["communication_dtype"]
@@ -469,14 +478,15 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return total
 
     def early_messages(self, step: int) -> list[EarlyMessage]:
-        """Return the messages of step number `step` that need some tensors' gradients only, so may
-        be sent early."""
+        """Return the messages of step number `step` that may be sent early.
+
+        They need some tensors' gradients only.
+        """
         first = self.replicas[0]
         return early_messages(self.stages(first), step, first.flat, first.draw, first.float_bits)
 
     def agree_after(self, num_steps: int) -> bool:
-        """Return whether after that many steps all workers hold the same parameters, up to
-        rounding in a sum.
+        """Return whether all workers hold the same parameters then, up to rounding in a sum.
 
         Where they do not, one full exchange must follow before anyone can use the average. False
         where it depends on what was drawn or trained; where messages are rounded, as each worker
@@ -492,8 +502,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @classmethod
     def at_ratio(cls, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
-        """Return settings of its own, for the constructor, at which SGD sends `ratio` times as
-        much in the long run.
+        """Return settings at which SGD sends `ratio` times as much in the long run.
+
+        They are for the constructor.
 
         Args:
             params: the model's parameters; needed where what is sent depends on their shapes.
@@ -505,8 +516,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return cls._at_ratio(ratio, None if params is None else Layout.of(params))
 
     def overall_ratio(self) -> float:
-        """Return how many times as much SGD sends in the long run (32 d bits a step); infinite for
-        nothing."""
+        """Return how many times as much SGD sends in the long run (32 d bits a step).
+
+        Infinite for nothing.
+        """
         counts = [value for value in self.settings.values() if type(value) is int and value]
         intervals = math.prod(counts)
         # Whole intervals; where draws differ, about their mean.
@@ -528,8 +541,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return PyTorch's state, with this worker's own as "flat" in the first group. Each worker
-        must save its own.
+        """Return PyTorch's state, with this worker's own as "flat" in the first group.
+
+        Each worker must save its own.
 
         Where workers' parameters may differ, it holds this worker's, and `load_state_dict` puts
         them back.
@@ -549,8 +563,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue, bit for bit, from a `state_dict` of the same method, settings, model and
-        worker.
+        """Continue, bit for bit, from a state of the same method, settings, model and worker.
 
         Parameters that the state holds win over those that the model has.
 
@@ -608,8 +621,10 @@ def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
 def _replica(
     optimizer: DistributedOptimizer, dtype: torch.dtype, first: torch.dtype, watch: FiniteWatch
 ) -> Replica:
-    """Return the replica of the parameters of one type; other types than the first have draws of
-    their own, and nothing is sent early for them."""
+    """Return the replica of the parameters of one type.
+
+    Other types than the first have draws of their own, and nothing is sent early for them.
+    """
     groups = []
     for group in optimizer.param_groups:
         groups.append([parameter for parameter in group["params"] if parameter.dtype == dtype])
@@ -648,8 +663,10 @@ def _make_equal(optimizer: DistributedOptimizer) -> None:
 
 
 def _send_first_workers(optimizer: DistributedOptimizer) -> None:
-    """Send worker 0's parameters to all, and with those of the first type what the model has
-    beside them."""
+    """Send worker 0's parameters to all.
+
+    With those of the first type goes what the model has beside them.
+    """
     model = optimizer._model
     for replica in optimizer.replicas:
         equalise_(optimizer.collectives, replica.flat, optimizer.param_groups, model)
@@ -657,8 +674,10 @@ def _send_first_workers(optimizer: DistributedOptimizer) -> None:
 
 
 def _to_agree_on(optimizer: DistributedOptimizer) -> dict[str, object]:
-    """Return what workers must have in common: what is trained, with which numbers and
-    settings."""
+    """Return what workers must have in common.
+
+    What is trained, with which numbers and settings.
+    """
     first, *others = optimizer.replicas
     keys = NUMBERS[optimizer.local_step]
     numbers = []
@@ -691,8 +710,9 @@ def _parameters_in_words(replica: Replica) -> str:
 
 
 def _is_left_out(optimizer: DistributedOptimizer, reducer: Reducer) -> bool:
-    """Return whether all workers leave the step out, since some worker's gradients are not finite;
-    if they do not, takes a `GradScaler`'s scale out.
+    """Return whether all workers leave the step out, since some worker's gradients are not finite.
+
+    If they do not, takes a `GradScaler`'s scale out.
 
     A worker that skipped alone would leave the others waiting, or drift from them. For the time
     of a step the scaler sets `found_inf`, above 0 where this worker's gradients are not finite,

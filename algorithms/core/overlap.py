@@ -1,5 +1,4 @@
-"""Overlap: messages that depend on a few tensors' gradients are reduced while the backward pass is
-still at work.
+"""Overlap: messages that depend on a few tensors' gradients go during the backward pass.
 
 A sparsifier's choice is known before the backward pass. When the gradients of all tensors that a
 message touches are done, the message is computed on the side, by the arithmetic that `step()` will
@@ -44,8 +43,9 @@ class EarlyMeans:
         self._stream: torch.cuda.Stream | None = None
 
     def begin(self, message: Tensor, purpose: Purpose) -> None:
-        """Begin the mean of `message`, which must not be changed. All workers must begin the same
-        in the same order.
+        """Begin the mean of `message`, which must not be changed.
+
+        All workers must begin the same in the same order.
 
         Raises:
             RuntimeError: a mean for this purpose is under way.
@@ -59,13 +59,17 @@ class EarlyMeans:
         self._begun[purpose] = message, self.beside(lambda: (mean, self._mean_(mean)), mean)
 
     def beside(self, do: Callable[[], T], like: Tensor) -> Callable[[], T]:
-        """Have done on the side, in the order of calls, what reads tensors such as `like`; returns
-        what waits for it."""
+        """Have done on the side, in the order of calls, what reads tensors such as `like`.
+
+        Returns what waits for it.
+        """
         if not like.is_cuda:
             return self._helper.submit(do).result
         # On a GPU no thread is needed: the host goes on while the work waits for its turn in a
         # stream of its own.
-        stream = self._stream = self._stream or torch.cuda.Stream(like.device)  # type: ignore[no-untyped-call]
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(like.device)  # type: ignore[no-untyped-call]
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream(like.device))
         with torch.cuda.stream(stream):
             made = do()
@@ -75,16 +79,17 @@ class EarlyMeans:
         def wait() -> T:
             current = torch.cuda.current_stream(like.device)
             current.wait_event(done)
-            for each in made:
-                if each is not None:
-                    each.record_stream(current)
+            for tensor in made:
+                if tensor is not None:
+                    tensor.record_stream(current)
             return made
 
         return wait
 
     def finish_(self, tensor: Tensor, purpose: Purpose) -> tuple[bool, Tensor | None]:
-        """Replace `tensor` by its mean if that was begun; returns whether it was, and what
-        rounding it left.
+        """Replace `tensor` by its mean if that was begun.
+
+        Returns whether it was, and what rounding it left.
 
         Raises:
             RuntimeError: what was begun is the mean of something else.
@@ -109,9 +114,13 @@ class EarlyMeans:
 
     def drop(self) -> list[int]:
         """Forget what was begun, once it is done; returns the messages' bits."""
-        dropped, self._begun = list(self._begun.values()), {}
-        means = [wait()[0] for _, wait in dropped]
-        return [8 * mean.element_size() * mean.numel() for mean in means]
+        waiting = [wait for _, wait in self._begun.values()]
+        self._begun = {}
+        bits = []
+        for wait in waiting:
+            mean, _ = wait()
+            bits.append(8 * mean.element_size() * mean.numel())
+        return bits
 
     def close(self) -> None:
         """Wait until nothing is under way, and ends the thread that did it."""
@@ -121,8 +130,9 @@ class EarlyMeans:
 
 
 class Reducer:
-    """The optimiser's side, as in DDP: watches the gradients, begins each early message as soon as
-    it can be computed.
+    """The optimiser's side, as in DDP.
+
+    Watches the gradients, begins each early message as soon as it can be computed.
 
     Messages are begun in one fixed order, so that all workers' collectives match; what is not ready
     by the time of `step()` is begun there. Gradients of several backward passes add up: the last
@@ -143,13 +153,17 @@ class Reducer:
         list_messages: Callable[[], Sequence[EarlyMessage]],
         message_of: Callable[[Tensor], Tensor],
     ) -> None:
-        self._flat, self._traffic, self._early = flat, traffic, early
-        self._list_messages, self._message_of = list_messages, message_of
+        self._flat = flat
+        self._early = early
+        self._traffic = traffic
+        self._list_messages = list_messages
+        self._message_of = message_of
         self._waiting: deque[EarlyMessage] | None = None
         """Messages of the step that comes next which are not begun yet; None where these are not
         listed yet."""
         self._finished: set[int] = set()
-        self._paused, self._stopped = False, early is None
+        self._paused = False
+        self._stopped = early is None
         for number, parameter in enumerate(flat.tensors):
             if parameter.requires_grad and early is not None:
                 hook = partial(_gradient_done, weakref.ref(self), number)
@@ -157,7 +171,7 @@ class Reducer:
 
     @torch.no_grad()
     def gradient_done(self, number: int) -> None:
-        """Tensor `number` has its gradient of this backward pass."""
+        """Begin what can be, now that tensor `number` has its gradient of this backward pass."""
         if self._stopped or not self._flat.holds(number):
             return
         if self._paused or number in self._finished:
@@ -171,7 +185,7 @@ class Reducer:
             self._begin(waiting.popleft())
 
     def begin_rest(self) -> None:
-        """All gradients are done, and the step begins: begin what is left."""
+        """Begin what is left, now that all gradients are done and the step begins."""
         if not self._stopped:
             for message in self._listed():
                 self._begin(message)
@@ -179,8 +193,9 @@ class Reducer:
 
     def drop(self) -> None:
         """Forget this step's messages, also those under way."""
-        for bits in self._early.drop() if self._early is not None else ():
-            self._traffic.add(Purpose.CONTROL, bits)
+        if self._early is not None:
+            for bits in self._early.drop():
+                self._traffic.add(Purpose.CONTROL, bits)
         self._waiting = None
 
     def stop(self, reason: str) -> None:
@@ -193,7 +208,8 @@ class Reducer:
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Inside, backward passes begin nothing."""
-        before, self._paused = self._paused, True
+        before = self._paused
+        self._paused = True
         try:
             yield
         finally:

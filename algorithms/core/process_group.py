@@ -40,8 +40,9 @@ _NUM_KEYS = Counter[str]()
 
 
 class ProcessGroupCollectives(Collectives):
-    """One process's end of a process group that is already initialised. In which order it adds is
-    the backend's affair.
+    """One process's end of a process group that is already initialised.
+
+    In which order it adds is the backend's affair.
 
     Args:
         group: the group, by default the world.
@@ -75,8 +76,9 @@ class ProcessGroupCollectives(Collectives):
             self.early = EarlyMeans(self.twin._mean_)
 
     def close(self) -> None:
-        """Give back what overlap holds: the second group, with NCCL a communicator. All workers
-        must call it together.
+        """Give back what overlap holds: the second group, with NCCL a communicator.
+
+        All workers must call it together.
 
         Optimisers that have these collectives may not step any more. Without overlap it does
         nothing.
@@ -119,8 +121,10 @@ class ProcessGroupCollectives(Collectives):
             dist.all_reduce(message, group=self.group)
 
     def _short_mean_(self, tensor: Tensor) -> Tensor:
-        """Each worker adds a share of all messages in 32 bits, and sends its mean to all; as much
-        as in a ring."""
+        """Each worker adds a share of all messages in 32 bits, and sends its mean to all.
+
+        As much as in a ring.
+        """
         with translated_errors(), self._sendable(tensor) as message:
             shares = torch.nn.functional.pad(
                 message.reshape(-1), (0, -message.numel() % self.world_size)
@@ -157,8 +161,7 @@ class ProcessGroupCollectives(Collectives):
 
     @contextmanager
     def _sendable(self, tensor: Tensor) -> Iterator[Tensor]:
-        """`tensor` itself, or a copy of it on the backend's device, which at the end is copied
-        back."""
+        """Yield `tensor`, or a copy on the backend's device, which at the end is copied back."""
         message = tensor.to(self.device)
         yield message
         if message is not tensor:
@@ -215,7 +218,7 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
 
 
 def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """A new group of the same workers, backend and time-out."""
+    """Return a new group of the same workers, backend and time-out."""
     parent, backend = group or dist.group.WORLD, dist.get_backend(group)
     assert parent is not None
     end = parent._get_backend(torch.device("cuda" if backend == "nccl" else "cpu"))
@@ -249,8 +252,10 @@ def _tell_last_exception() -> None:
 
 
 def _first_failure() -> str:
-    """Return what a process has told, or nothing. It is asked for only where a collective has
-    failed."""
+    """Return what a process has told, or nothing.
+
+    It is asked for only where a collective has failed.
+    """
     try:
         store = _get_default_store()
         return store.get(FIRST_FAILURE).decode() if store.check([FIRST_FAILURE]) else ""
@@ -264,8 +269,7 @@ def _first_failure() -> str:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raise CollectiveError for what backends raise where a worker is lost or late, whatever their
-    words.
+    """Raise CollectiveError for whatever backends raise where a worker is lost or late.
 
     It names the rank and the exception that ended a process first, where that could be told. A
     collective's failure is told by where it arises. Too little memory is another matter.

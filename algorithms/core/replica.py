@@ -1,5 +1,4 @@
-"""The parameters of one type, what a method holds beside them, and the parts that its steps are
-written in."""
+"""The parameters of one type, what a method holds beside them, and the parts of its steps."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -104,14 +103,15 @@ class Replica:
         return buffer
 
     def new_common(self, key: str, values: Tensor) -> Tensor:
-        """Return a copy of `values`, of any shape and the same on all workers, that belongs to the
-        state."""
+        """Return a copy of `values` that belongs to the state.
+
+        They are of any shape, and the same on all workers.
+        """
         self.common[key] = values.to(self.flat.parameters, copy=True)
         return self.common[key]
 
     def begin_anew(self) -> None:
-        """Make the parameters' values the anchors', and forgets what was not sent yet or has not
-        arrived."""
+        """Set anchors to the parameters, and forget what was not sent yet or has not arrived."""
         for anchor in self._anchors:
             anchor.copy_(self.flat.parameters)
         for key in self.buffers.keys() & set(UNSENT):
@@ -121,8 +121,10 @@ class Replica:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What was chosen for the method, by name: its settings, the type of messages and the local
-        step."""
+        """What was chosen for the method, by name.
+
+        Its settings, the type of messages and the local step.
+        """
         chosen = {**self._method.settings, "communication_dtype": self.communication_dtype}
         if self._method.local_step != "sgd":
             chosen["local_step"] = self._method.local_step
@@ -173,12 +175,14 @@ class Replica:
     # What a worker does alone.
 
     def local_step_(self, target: Tensor | None = None) -> None:
-        """x <- x - p, p being what the local optimiser would subtract; or target <- target + p."""
+        """Do x <- x - p, p being what the local optimiser would subtract; or target <- target + p."""
         self.local.apply_(self._method.param_groups, target)
 
     def after_local_step(self, support: Windows, target: Tensor | None = None) -> Tensor:
-        """Return `support.gather` of x or the target as `local_step_(target)` will leave it, to
-        the bit."""
+        """Return `support.gather` of what `local_step_(target)` will leave, to the bit.
+
+        That is of x, or of the target.
+        """
         return self.local.after(self._method.param_groups, support, target)
 
     def draw(self, step: int, purpose: Purpose) -> Draw:
@@ -213,8 +217,10 @@ class Replica:
         return self.sending.average(payload, purpose)
 
     def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
-        """vector <- mean(vector), rounded if messages have another type; without a copy if they
-        have not."""
+        """Do vector <- mean(vector), rounded if messages have another type.
+
+        If they have not, nothing is copied.
+        """
         if self.communication_dtype is None:
             self.sending.look_at(vector)
             self.collectives.all_reduce_mean_(vector, purpose)
@@ -222,7 +228,7 @@ class Replica:
             vector.copy_(self.average(vector, purpose)[1])
 
     def average_gradients_(self) -> None:
-        """g <- mean(g), for methods whose workers all take the same step."""
+        """Do g <- mean(g), for methods whose workers all take the same step."""
         self.average_in_place_(self.flat.gradients, Purpose.GRADIENT)
 
     # Compressors, and what their messages cost.
@@ -255,8 +261,10 @@ class Replica:
         return compressor
 
     def check_compressor(self, setting: str, compressor: object) -> None:
-        """Raise ValueError where a compressor cannot work on this model or with these messages,
-        naming the setting."""
+        """Raise ValueError where a compressor cannot work on this model or with these messages.
+
+        The error names the setting.
+        """
         where = f"{self._method.name}: {setting}"
         if not isinstance(compressor, Compressor):
             raise ValueError(f"{where}: it must be a compressor, not {compressor!r}")
@@ -271,8 +279,10 @@ class Replica:
             raise ValueError(f"{where}: {error}") from None
 
     def cost(self, stage: Stage, steps: range) -> Entry:
-        """Return what one worker sends at these steps; on a meta model, for plans, the mean over
-        draws of it."""
+        """Return what one worker sends at these steps.
+
+        On a meta model, for plans, the mean over draws of it.
+        """
         layout = stage.layout or self.flat.layout
         draw: Callable[[int], Draw] | None = None
         if not self.flat.parameters.is_meta:

@@ -1,5 +1,7 @@
-"""What a method is given: the numbers of its parameter groups, the settings of its own, and their
-checks."""
+"""What a method is given.
+
+The numbers of its parameter groups, the settings of its own, and their checks.
+"""
 
 import difflib
 import inspect
@@ -48,8 +50,9 @@ _DONE = {
 
 
 def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of groups that do not say otherwise: those of its local step, `given` or
-    by default.
+    """Return the numbers of groups that do not say otherwise.
+
+    Those of its local step, `given` or by default.
 
     Args:
         method: the optimiser. One that is called otherwise without momentum has some by default.
@@ -89,8 +92,10 @@ def _refuse_foreign(where: str, given: Iterable[str], own: str) -> None:
 
 
 def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
-    """Raise ValueError where a group's learning rate, momentum, betas, eps or weight decay is out
-    of range."""
+    """Raise ValueError where a group's number is out of range.
+
+    Its learning rate, say, or its momentum.
+    """
     for group in groups:
         for key, (sentence, holds) in _RANGES.items():
             if key in group and not holds(group[key]):
@@ -143,8 +148,10 @@ def check_no_settings(groups: Iterable[Mapping[str, Any]], settings: Collection[
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may be: the words after "must", and whether a number is one of
-    them."""
+    """The numbers that a setting may be.
+
+    The words after "must", and whether a number is one of them.
+    """
 
     words: str
     holds: Callable[[Any], bool]
@@ -175,8 +182,7 @@ class Fixed:
 
 
 def fixed(value: Any, *, init: Literal[False] = False) -> Any:
-    """Declare, in a method's class, that a setting of the method it is derived from is always
-    this."""
+    """Declare, in a method's class, that a setting which it inherits is always this."""
     return Fixed(value)
 
 
@@ -186,8 +192,10 @@ def argument(*, kw_only: bool = True) -> Any:
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a method: its type, its default, and the range that goes with the type, if
-    any."""
+    """A setting of a method.
+
+    Its type, its default, and the range that goes with the type, if any.
+    """
 
     declared: Any
     default: Any
@@ -204,8 +212,7 @@ class Setting:
         return any(isinstance(each, type) and issubclass(each, kind) for each in kinds)
 
     def check(self, name: str, value: Any) -> None:
-        """Raise ValueError where a number is out of range, or a value none of those that are
-        listed."""
+        """Raise ValueError where a number is out of range, or a value is not listed."""
         choices = get_args(self.declared)
         if get_origin(self.declared) is Literal and (
             isinstance(value, bool) or value not in choices
@@ -218,8 +225,10 @@ class Setting:
 def declared_settings(
     declaring: type[Any], inherited: Mapping[str, Setting] = {}
 ) -> dict[str, Setting]:
-    """Return the settings of a method or compressor by name: those inherited, and what its class
-    annotates."""
+    """Return the settings of a method or compressor by name.
+
+    Those inherited, and what its class annotates.
+    """
     found, hints = dict(inherited), inspect.get_annotations(declaring, eval_str=True)
     plain = get_type_hints(SimpleNamespace(__annotations__=hints))
     for key, hint in hints.items():
@@ -238,8 +247,10 @@ def declared_settings(
 
 
 def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
-    """Raise TypeError, by the method's own name, where an argument is missing or is none that it
-    has."""
+    """Raise TypeError where an argument is missing or is none that the method has.
+
+    The error names the method.
+    """
     known, name = inspect.signature(method).parameters, method.__name__
     for key in given.keys() - known.keys():
         near = difflib.get_close_matches(key, known, 1)
@@ -260,7 +271,6 @@ def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
 
 
 def nearest_factors(product: int) -> tuple[int, int]:
-    """Return the two integers of this product that are nearest to each other, the smaller one
-    first."""
+    """Return the two integers of this product that are nearest to each other, smaller first."""
     smaller = next(each for each in range(math.isqrt(product), 0, -1) if product % each == 0)
     return smaller, product // smaller

@@ -1,5 +1,7 @@
-"""A method's step as data: what is sent, in stages; the closed form and what can be sent early
-follow from them."""
+"""A method's step as data: what is sent, in stages.
+
+The closed form and what can be sent early follow from them.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +26,9 @@ EVERYTHING = Identity()
 
 @dataclass(frozen=True)
 class Stage:
-    """One message of a step: C(v) of a vector v, averaged over all workers or mixed with
-    neighbours'.
+    """One message of a step.
+
+    C(v) of a vector v, averaged over all workers or mixed with neighbours'.
 
     Args:
         purpose: what v is: the step's gradient or update, the error, or the model. Stages of one
@@ -57,8 +60,10 @@ class Stage:
     early: Callable[[Windows], Tensor] | None = None
 
     def steps(self, num_steps: int) -> range:
-        """Return the steps up to number `num_steps` at which it takes place, those of
-        `except_every` among them."""
+        """Return the steps up to number `num_steps` at which it takes place.
+
+        Those of `except_every` are among them.
+        """
         last = num_steps if self.last is None else min(num_steps, self.last)
         return range(self.every if self.first is None else self.first, last + 1, self.every)
 
@@ -71,8 +76,9 @@ class Stage:
 def equalises(
     stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]
 ) -> bool:
-    """Return whether all workers hold the same parameters after the stage took place in that step,
-    if sums are exact.
+    """Return whether all workers hold the same parameters after the stage, if sums are exact.
+
+    It is asked of a step.
 
     They do where the whole error or model is averaged; and where every update is, so that none ever
     differed.
@@ -94,8 +100,10 @@ def equalises(
 
 
 def sends_all(stage: Stage, layout: Layout, draw: Draw) -> bool:
-    """Return whether this draw keeps every coordinate, so that the workers' values are equal after
-    it."""
+    """Return whether this draw keeps every coordinate.
+
+    Then the workers' values are equal after it.
+    """
     shared = isinstance(stage.compressor, SharedSupport)
     return shared and stage.compressor.payload_bits(layout, draw) >= FLOAT_BITS * layout.numel
 
@@ -122,8 +130,7 @@ def early_messages(
     draw: Callable[[int, Purpose], Draw],
     float_bits: int,
 ) -> list[EarlyMessage]:
-    """Return the messages of a step that can be computed before the whole gradient is known, in
-    order."""
+    """Return, in order, the messages of a step that need not wait for the whole gradient."""
     # Of types shorter than 32 bits a slice's bits can differ from the whole's, however the slice is
     # cut.
     if flat.parameters.element_size() < 4 or all(stage.early is None for stage in stages):
@@ -150,8 +157,9 @@ def early_messages(
 def _is_known_early(
     support: Support | None, layout: Layout, before: Sequence[Support | None]
 ) -> TypeGuard[Windows]:
-    """Return whether it is a part of the vector, in windows, which no earlier message of the step
-    changes.
+    """Return whether a support is a part of the vector that no earlier message changes.
+
+    It must be made of windows, and the messages are those of its step.
 
     `before`: the coordinates of these messages, to which other workers contribute; None where they
         may be any.

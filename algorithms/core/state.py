@@ -27,8 +27,9 @@ def check_state(
     defaults: Mapping[str, Any],
     shape: tuple[int, ...],
 ) -> None:
-    """Raise ValueError where `state`, the part "flat" of a state, is not like `own`, which this
-    worker would save now.
+    """Raise ValueError where `state` is not like `own`, which this worker would save now.
+
+    Both are the part "flat" of a state.
 
     A setting that a state does not know was at its default when it was saved: the method did not
     have it yet. Momentum, which is made when it is needed, and parameters, of this shape, may be
@@ -76,8 +77,7 @@ def check_state(
 
 
 def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
-    """Raise RuntimeError where a state's parameters were loaded, and are not the model's any
-    more."""
+    """Raise RuntimeError where a state's parameters were loaded, and the model lost them."""
     if loaded is not None and not torch.allclose(loaded, parameters, 0, 0, equal_nan=True):
         raise RuntimeError(
             "the parameters are not those of the state that this optimiser loaded, which are this "
@@ -91,8 +91,7 @@ def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
 def averaged(
     parameters: Sequence[Tensor], others: Iterable[Tensor], collectives: Collectives
 ) -> Iterator[None]:
-    """Make the parameters, and other floating-point tensors of this worker, the workers' averages
-    inside.
+    """Make the parameters, and other tensors of floating point, the workers' averages inside.
 
     All workers must enter. Afterwards they are what they were.
     """
@@ -119,8 +118,9 @@ def averaged(
 
 
 def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return a state that fits any number of workers: the first one's, with the mean of all
-    workers' vectors.
+    """Return a state that fits any number of workers.
+
+    The first one's, with the mean of all workers' vectors.
 
     It has no parameters, which the model has. A mean of vectors that are equal is what they are.
     """

@@ -1,5 +1,7 @@
-"""Topologies: whose messages each worker takes, and with what weight; plain data, with their
-spectral gap."""
+"""Topologies: whose messages each worker takes, and with what weight.
+
+Plain data, with their spectral gap.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ Topology = Literal["ring", "exponential", "one_peer", "complete"]
 
 @dataclass(frozen=True)
 class Mixing:
-    """The weights of one step, row by row of W: `neighbours[i]` holds (j, w_ij) for each worker j
-    whose message worker i takes, in the order of ranks. What is missing from 1 is worker i's weight
-    of its own.
+    """The weights of one step, row by row of W.
+
+    `neighbours[i]` holds (j, w_ij) for each worker j whose message worker i takes, in the order of
+    ranks. What is missing from 1 is worker i's weight of its own.
     """
 
     neighbours: tuple[tuple[tuple[int, float], ...], ...]
@@ -44,8 +47,10 @@ class Mixing:
 
     @cached_property
     def num_messages(self) -> int:
-        """The messages that a worker sends in this step; where workers differ, the most, for which
-        a step must wait."""
+        """The messages that a worker sends in this step.
+
+        Where workers differ, the most, for which a step must wait.
+        """
         return max(map(len, self.receivers))
 
     @cached_property
@@ -69,8 +74,9 @@ class Mixing:
 
 
 def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
-    """Return the mixings of steps 1, 2, ..., after which they begin anew; one_peer alone has more
-    than one.
+    """Return the mixings of steps 1, 2, ..., after which they begin anew.
+
+    Only those of one_peer are more than one.
 
     Raises:
         ValueError: there is no such topology of that many workers.
@@ -97,8 +103,9 @@ def mixing_at(rounds: Sequence[Mixing], step: int) -> Mixing:
 
 
 def spectral_gap(rounds: Sequence[Mixing]) -> float:
-    """Return 1 - ||W_k ... W_1 - 1/n||, the largest singular value, over the rounds until they
-    begin anew.
+    """Return 1 less the largest singular value of W_k ... W_1 - 1/n.
+
+    W_1 to W_k are the rounds until they begin anew.
 
     In so many steps the workers' distance to their mean becomes 1 - gap of what it was, or less.
     """
@@ -107,8 +114,10 @@ def spectral_gap(rounds: Sequence[Mixing]) -> float:
 
 
 def _circulant(num_workers: int, distances: set[int]) -> Mixing:
-    """Each worker takes the messages of those so many ranks before it, round the circle, with equal
-    weights."""
+    """Return the mixing in which workers take messages from these distances, with equal weights.
+
+    A distance counts ranks before the worker, round the circle.
+    """
     weight = 1 / (len(distances) + 1)
     senders = (
         sorted((rank - distance) % num_workers for distance in distances)

@@ -1,5 +1,4 @@
-"""The ledger of what one worker sends, in payload bits and collectives by purpose, and of how long
-work takes."""
+"""The ledger of what one worker sends, by purpose, and of how long work takes."""
 
 from __future__ import annotations
 
@@ -80,21 +79,22 @@ class Traffic:
         return self.entries[purpose]
 
     def __str__(self) -> str:
-        """A table for people: what was sent for each purpose, and for training in all."""
-        rows = [
-            (purpose.value, self.entries[purpose])
-            for purpose in Purpose
-            if self.entries[purpose].collectives
-        ]
-        trained = [self.entries[purpose] for purpose in TRAINING]
-        total = Entry(sum(each.bits for each in trained), sum(each.collectives for each in trained))
-        lines = [
-            f"{'sent by one worker for':<24}{'collectives':>14}{'payload bits':>20}{'megabytes':>14}"
-        ]
-        lines += [
-            f"{name:<24}{entry.collectives:>14,}{entry.bits:>20,}{entry.bits / 8e6:>14,.3f}"
-            for name, entry in [*rows, ("training in all", total)]
-        ]
+        """Return a table for people: what was sent for each purpose, and for training in all."""
+        rows = {}
+        total = Entry()
+        for purpose, entry in self.entries.items():
+            if entry.collectives:
+                rows[purpose.value] = entry
+            if purpose in TRAINING:
+                total.bits += entry.bits
+                total.collectives += entry.collectives
+        rows["training in all"] = total
+        heads = f"{'collectives':>14}{'payload bits':>20}{'megabytes':>14}"
+        lines = [f"{'sent by one worker for':<24}{heads}"]
+        for name, entry in rows.items():
+            megabytes = entry.bits / 8e6
+            numbers = f"{entry.collectives:>14,}{entry.bits:>20,}{megabytes:>14,.3f}"
+            lines.append(f"{name:<24}{numbers}")
         return "\n".join(lines)
 
     @property
@@ -103,7 +103,7 @@ class Traffic:
         return sum(self.entries[purpose].bits for purpose in TRAINING)
 
     def training(self) -> dict[str, Entry]:
-        """The algorithm's own entries, by the purpose's name."""
+        """Return the algorithm's own entries, by the purpose's name."""
         return {purpose.value: self.entries[purpose] for purpose in TRAINING}
 
     def state_dict(self) -> dict[str, list[int]]:

@@ -86,14 +86,18 @@ def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[
 
 
 def discard(folder: Path) -> None:
-    """Delete all checkpoints of a run that has a result; what cannot be deleted stays, since
-    nothing depends on it."""
+    """Delete all checkpoints of a run that has a result.
+
+    What cannot be deleted stays, since nothing depends on it.
+    """
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _published(folder: Path) -> list[str]:
-    """Names of the whole generations, newest first, from the one that the pointer names; all where
-    there is none."""
+    """Names of the whole generations, newest first, from the one that the pointer names.
+
+    All where there is none.
+    """
     names = sorted((path.name for path in folder.glob("step-*[0-9]")), reverse=True)
     try:
         latest = (folder / "latest").read_text().strip()
@@ -103,10 +107,12 @@ def _published(folder: Path) -> list[str]:
 
 
 def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] | None:
-    """The step and this rank's state of the newest generation that is whole on every rank, or None.
+    """Return the step and this rank's state of the newest generation that is whole everywhere.
 
-    That there are some, and none is whole, is printed. Raises CheckpointError: it is of another
-    number of workers or another version.
+    None where there is none. That there are some, and none is whole, is printed.
+
+    Raises:
+        CheckpointError: it is of another number of workers or another version.
     """
     generations = _agreed(_published(folder), collectives)
     for name in generations:
