@@ -33,7 +33,11 @@ Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 """
 
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+)
 
 from torch import Tensor
 
@@ -121,7 +125,12 @@ class EFSGD(DistributedOptimizer):
                 g.zero_()
                 held = {"momentum": replica.buffers["decay_momentum"]}
                 Nesterov(replica.flat, held).apply_(self.param_groups)
-        sent = replica.exchange(e, self.compressor, step, Purpose.GRADIENT)
+        sent = replica.exchange(
+            e,
+            self.compressor,
+            step,
+            Purpose.GRADIENT,
+        )
         if self.drop_rest:
             e.zero_()
         else:

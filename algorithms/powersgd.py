@@ -33,7 +33,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
+from cser_bench.algorithms.core import (
+    Count,
+    DistributedOptimizer,
+    Layout,
+    Purpose,
+    Replica,
+    Stage,
+)
 from cser_bench.algorithms.core.low_rank import LowRank
 
 
@@ -126,13 +133,28 @@ class PowerSGD(DistributedOptimizer):
         low.orthonormalise_(p)
         lefts = low.factors(p, "rows")
         second, q = _average(replica, [_second_message(low, m, lefts) for m in ms])
-        for m, sent_first, sent_second in zip(ms, first, second, strict=True):
+        for m, sent_first, sent_second in zip(
+            ms,
+            first,
+            second,
+            strict=True,
+        ):
             rights = low.factors(sent_second, "columns")
-            for matrix, left, right in zip(low.matrices, lefts, rights, strict=True):
+            for matrix, left, right in zip(
+                low.matrices,
+                lefts,
+                rights,
+                strict=True,
+            ):
                 matrix.of(m).addmm_(left, matrix.as_in_memory(right).T, alpha=-1)
             low.rest.add_(m, low.others_of(sent_first), alpha=-1)
         decoded = g[0]
-        for matrix, left, right in zip(low.matrices, lefts, low.factors(q, "columns"), strict=True):
+        for matrix, left, right in zip(
+            low.matrices,
+            lefts,
+            low.factors(q, "columns"),
+            strict=True,
+        ):
             torch.mm(left, matrix.as_in_memory(right).T, out=matrix.of(decoded))
         low.rest.copy_(decoded, low.others_of(p))
         if is_stacked:

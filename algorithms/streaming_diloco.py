@@ -27,10 +27,19 @@ Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F step
 32 with b bits.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+)
 
 from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks
-from cser_bench.algorithms.core import Layout, Purpose, Replica, fixed
+from cser_bench.algorithms.core import (
+    Layout,
+    Purpose,
+    Replica,
+    fixed,
+)
 from cser_bench.algorithms.core.settings import Share
 from cser_bench.algorithms.diloco import DiLoCo, outer_buffers
 
@@ -47,8 +56,16 @@ class StreamingDiLoCo(DiLoCo):
     """
 
     name = "streaming_diloco"
-    no_compression: ClassVar = {**DiLoCo.no_compression, "delay": 0, "merge": 0.0}
-    tried_with: ClassVar = {**DiLoCo.tried_with, "delay": 1, "merge": 0.5}
+    no_compression: ClassVar = {
+        **DiLoCo.no_compression,
+        "delay": 0,
+        "merge": 0.0,
+    }
+    tried_with: ClassVar = {
+        **DiLoCo.tried_with,
+        "delay": 1,
+        "merge": 0.5,
+    }
 
     send_gradients: bool = fixed(False)
     delay: int = 1
@@ -127,5 +144,10 @@ class StreamingDiLoCo(DiLoCo):
             # Each product is rounded before it is added, so that no bit depends on where a kernel's
             # vectors begin.
             x.sub_(delta * self.outer_lr)
-            self.add_outer_momentum(replica, x, delta, here)
+            self.add_outer_momentum(
+                replica,
+                x,
+                delta,
+                here,
+            )
             local.mul_(self.merge).add_(x * (1 - self.merge))

@@ -27,7 +27,11 @@ from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defi
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from cser_bench.algorithms.core import Layout, Purpose, Replica
+from cser_bench.algorithms.core import (
+    Layout,
+    Purpose,
+    Replica,
+)
 from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
 from cser_bench.algorithms.sgd import SGD
 

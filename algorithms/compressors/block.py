@@ -4,12 +4,24 @@ Of the flat vector (the paper's GRBS), and tensor by tensor, as in its authors' 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import (
+    Callable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cser_bench.algorithms.core.compressors import FLOAT_BITS, Draw, SharedSupport
-from cser_bench.algorithms.core.layout import Layout, Window, Windows
+from cser_bench.algorithms.core.compressors import (
+    FLOAT_BITS,
+    Draw,
+    SharedSupport,
+)
+from cser_bench.algorithms.core.layout import (
+    Layout,
+    Window,
+    Windows,
+)
 from cser_bench.algorithms.core.settings import Count, Ratio
 from cser_bench.algorithms.core.traffic import Entry
 
@@ -53,15 +65,18 @@ class BlockSparsifier(SharedSupport):
             )
 
     def support(self, layout: Layout, draw: Draw) -> Windows:
-        numel, size = layout.numel, math.ceil(layout.numel / self.blocks)
+        numel = layout.numel
+        size = math.ceil(numel / self.blocks)
         count = math.ceil(numel / size)
         chosen = draw.choose(count, min(self.blocks // self.ratio, count))
-        windows = tuple(
-            Window(block * size, (min(size, numel - block * size),), (1,)) for block in chosen
-        )
-        return Windows(
-            windows, padding=len(chosen) * size - sum(window.numel for window in windows)
-        )
+        windows = []
+        padding = 0
+        for block in chosen:
+            start = block * size
+            length = min(size, numel - start)
+            windows.append(Window(start, (length,), (1,)))
+            padding += size - length
+        return Windows(tuple(windows), padding)
 
 
 @dataclass(frozen=True)
@@ -82,11 +97,16 @@ class PerTensorBlockSparsifier(SharedSupport):
     column_ratio: Ratio = 1.0
     tensor_ratio: Ratio = 1.0
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
-        return float_bits * sum(
-            math.prod(high - low for low, high in spans) * math.prod(tensor.shape[len(spans) :])
-            for tensor, spans in self._chosen(layout, draw)
-        )
+    def payload_bits(
+        self,
+        layout: Layout,
+        draw: Draw,
+        float_bits: int = FLOAT_BITS,
+    ) -> int:
+        numel = 0
+        for tensor, spans in self._chosen(layout, draw):
+            numel += math.prod(_cut_shape(tensor, spans))
+        return float_bits * numel
 
     def cost(
         self,
@@ -99,16 +119,16 @@ class PerTensorBlockSparsifier(SharedSupport):
             bits = [self.payload_bits(layout, draw(step), float_bits) for step in steps]
             return Entry(sum(bits), sum(1 for message in bits if message))
         filled = [tensor for tensor in layout.tensors if tensor.numel]
-        numel = sum(
-            math.prod(_mean_block(size, ratio) for size, ratio in self._axes(tensor))
-            * math.prod(tensor.shape[2:])
-            for tensor in filled
-        )
+        # The sum's terms in this order: its rounding decides bits of plans.
+        numel = sum(self._mean_numel(tensor) for tensor in filled)
         silent = (1 - 1 / self.tensor_ratio) ** len(filled)
-        return Entry(
-            round(len(steps) * float_bits * numel / self.tensor_ratio),
-            round(len(steps) * (1 - silent)),
-        )
+        mean_bits = round(len(steps) * float_bits * numel / self.tensor_ratio)
+        return Entry(mean_bits, round(len(steps) * (1 - silent)))
+
+    def _mean_numel(self, tensor: Window) -> float:
+        """Return how many numbers of a tensor that takes part are sent, on average."""
+        lengths = [_mean_block(size, ratio) for size, ratio in self._axes(tensor)]
+        return math.prod(lengths) * math.prod(tensor.shape[2:])
 
     def _axes(self, tensor: Window) -> Iterator[tuple[int, float]]:
         """Return the size and the ratio of each axis that is cut."""
@@ -117,11 +137,10 @@ class PerTensorBlockSparsifier(SharedSupport):
     def support(self, layout: Layout, draw: Draw) -> Windows:
         windows = []
         for tensor, spans in self._chosen(layout, draw):
-            shape = tuple(high - low for low, high in spans) + tensor.shape[len(spans) :]
-            start = sum(
-                low * stride for (low, _), stride in zip(spans, tensor.strides, strict=False)
-            )
-            windows.append(Window(tensor.offset + start, shape, tensor.strides))
+            offset = tensor.offset
+            for (low, _), stride in zip(spans, tensor.strides, strict=False):
+                offset += low * stride
+            windows.append(Window(offset, _cut_shape(tensor, spans), tensor.strides))
         return Windows(tuple(windows))
 
     def _chosen(self, layout: Layout, draw: Draw) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
@@ -132,8 +151,16 @@ class PerTensorBlockSparsifier(SharedSupport):
         raw = draw.integers(3 * len(layout.tensors)).reshape(-1, 3).tolist()
         for tensor, (coin, *places) in zip(layout.tensors, raw, strict=True):
             if tensor.numel and coin * self.tensor_ratio < 2**64:
-                axes = zip(self._axes(tensor), places, strict=False)
-                yield tensor, [_aligned_block(size, ratio, place) for (size, ratio), place in axes]
+                spans = []
+                for (size, ratio), place in zip(self._axes(tensor), places, strict=False):
+                    spans.append(_aligned_block(size, ratio, place))
+                yield tensor, spans
+
+
+def _cut_shape(tensor: Window, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return the shape of what is kept: along the first axes these ranges."""
+    lengths = tuple(high - low for low, high in spans)
+    return lengths + tensor.shape[len(spans) :]
 
 
 def _aligned_block(size: int, ratio: float, place: int) -> tuple[int, int]:
@@ -143,4 +170,5 @@ def _aligned_block(size: int, ratio: float, place: int) -> tuple[int, int]:
 
 
 def _mean_block(size: int, ratio: float) -> float:
-    return size / math.ceil(size / max(1, round(size / ratio)))
+    length = max(1, round(size / ratio))
+    return size / math.ceil(size / length)

@@ -37,7 +37,12 @@ class RandomK(SharedSupport):
     def check(self, layout: Layout) -> None:
         check_numel(self.kind, self.ratio, layout)
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self,
+        layout: Layout,
+        draw: Draw,
+        float_bits: int = FLOAT_BITS,
+    ) -> int:
         return float_bits * _num_kept(layout.numel, self.ratio)
 
     def support(self, layout: Layout, draw: Draw) -> Indices:
@@ -63,20 +68,36 @@ class TopK(Gathered):
                 f"model has {layout.numel:,}; take chunk_top_k, whose indices are within a chunk"
             )
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self,
+        layout: Layout,
+        draw: Draw,
+        float_bits: int = FLOAT_BITS,
+    ) -> int:
         return (FLOAT_BITS + INDEX_BITS) * _num_kept(layout.numel, self.ratio)
 
-    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
-        index = vector.abs().topk(_num_kept(vector.numel(), self.ratio), sorted=False).indices
+    def encode(
+        self,
+        vector: Tensor,
+        draw: Draw,
+        rank: int,
+    ) -> Tensor:
+        num_kept = _num_kept(vector.numel(), self.ratio)
+        index = vector.abs().topk(num_kept, sorted=False).indices
         values = vector[index].to(torch.float32)
         return torch.cat([values.view(torch.uint8), index.to(torch.int32).view(torch.uint8)])
 
-    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
-        values, index = message.view(2, -1)
+    def decode(
+        self,
+        message: Tensor,
+        numel: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        value_bytes, index_bytes = message.view(2, -1)
+        values = value_bytes.view(torch.float32).to(dtype)
+        index = index_bytes.view(torch.int32).long()
         dense = torch.zeros(numel, dtype=dtype, device=message.device)
-        return dense.index_copy_(
-            0, index.view(torch.int32).long(), values.view(torch.float32).to(dtype)
-        )
+        return dense.index_copy_(0, index, values)
 
 
 @dataclass(frozen=True)
@@ -123,55 +144,65 @@ class ChunkTopK(Gathered):
 
         The table of means, the numbers or their bins, and the indices.
         """
-        table = 0 if self.bits == FLOAT_BITS else FLOAT_BITS << self.bits
+        table_bits = 0 if self.bits == FLOAT_BITS else FLOAT_BITS << self.bits
         num_sent = self._num_sent(numel)
-        return [
-            math.ceil(bits / 8)
-            for bits in (table, num_sent * self.bits, num_sent * self._index_bits)
-        ]
+        bits = (table_bits, num_sent * self.bits, num_sent * self._index_bits)
+        return [math.ceil(part / 8) for part in bits]
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self,
+        layout: Layout,
+        draw: Draw,
+        float_bits: int = FLOAT_BITS,
+    ) -> int:
         return 8 * sum(self._bytes(layout.numel))
 
-    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
-        padded = torch.nn.functional.pad(
-            vector.abs(), (0, -vector.numel() % self.chunk_size), value=-1
-        )
+    def encode(
+        self,
+        vector: Tensor,
+        draw: Draw,
+        rank: int,
+    ) -> Tensor:
+        missing = -vector.numel() % self.chunk_size
+        padded = torch.nn.functional.pad(vector.abs(), (0, missing), value=-1)
         # Sorted, so that what pads the last chunk comes last and is cut off.
-        places = (
-            padded.view(-1, self.chunk_size)
-            .topk(self.kept)
-            .indices.view(-1)[: self._num_sent(vector.numel())]
-        )
+        largest = padded.view(-1, self.chunk_size).topk(self.kept).indices
+        places = largest.view(-1)[: self._num_sent(vector.numel())]
         values = vector[self._starts(places) + places]
-        digits = (places[:, None] >> torch.arange(self._index_bits, device=vector.device)) & 1
+        shifts = torch.arange(self._index_bits, device=vector.device)
+        digits = (places[:, None] >> shifts) & 1
         indices = pack_bits(digits.view(-1).to(torch.uint8), 1)
         if self.bits == FLOAT_BITS:
             return torch.cat([values.to(torch.float32).view(torch.uint8), indices])
         means, bins = _quantised(values, 1 << self.bits)
-        return torch.cat(
-            [means.to(torch.float32).view(torch.uint8), pack_bits(bins, self.bits), indices]
-        )
+        table = means.to(torch.float32).view(torch.uint8)
+        return torch.cat([table, pack_bits(bins, self.bits), indices])
 
-    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
+    def decode(
+        self,
+        message: Tensor,
+        numel: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
         num_sent = self._num_sent(numel)
         table, numbers, indices = torch.split(message, self._bytes(numel))
+        # Clones, as parts of a message need not lie where floats may.
         if self.bits == FLOAT_BITS:
             values = numbers.clone().view(torch.float32)
         else:
-            values = table.clone().view(torch.float32)[
-                unpack_bits(numbers, self.bits, num_sent).long()
-            ]
-        digits = unpack_bits(indices, 1, num_sent * self._index_bits).view(
-            num_sent, self._index_bits
-        )
-        places = (digits << torch.arange(self._index_bits, device=message.device)).sum(dim=1)
+            means = table.clone().view(torch.float32)
+            bins = unpack_bits(numbers, self.bits, num_sent)
+            values = means[bins.long()]
+        digits = unpack_bits(indices, 1, num_sent * self._index_bits)
+        shifts = torch.arange(self._index_bits, device=message.device)
+        places = (digits.view(num_sent, self._index_bits) << shifts).sum(dim=1)
         dense = torch.zeros(numel, dtype=dtype, device=message.device)
         return dense.index_copy_(0, self._starts(places) + places, values.to(dtype))
 
     def _starts(self, places: Tensor) -> Tensor:
         """Return where the chunk of each number that is sent begins."""
-        return torch.arange(len(places), device=places.device) // self.kept * self.chunk_size
+        chunks = torch.arange(len(places), device=places.device) // self.kept
+        return chunks * self.chunk_size
 
 
 def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
@@ -180,10 +211,11 @@ def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
     The mean is 0 where a bin is empty.
     """
     centred = values - values.mean()
-    width = SIGMAS * centred.std() / num_bins if len(values) > 1 else centred.new_zeros(())
-    scaled = (centred / width).nan_to_num(
-        0.0, 0.0, 0.0
-    )  # all values are alike, or there is a single one
+    width = centred.new_zeros(())
+    if len(values) > 1:
+        width = SIGMAS * centred.std() / num_bins
+    # The width is 0 where all values are alike, or there is a single one.
+    scaled = (centred / width).nan_to_num(0.0, 0.0, 0.0)
     bins = (scaled + num_bins // 2).round().clamp(0, num_bins - 1).long()
     sums = values.new_zeros(num_bins).index_add_(0, bins, values)
     counts = values.new_zeros(num_bins).index_add_(0, bins, torch.ones_like(values))

@@ -30,14 +30,30 @@ class ScaledSign(Gathered):
 
     kind: ClassVar[str] = "sign"
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self,
+        layout: Layout,
+        draw: Draw,
+        float_bits: int = FLOAT_BITS,
+    ) -> int:
         return 8 * math.ceil(layout.numel / 8) + FLOAT_BITS
 
-    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
+    def encode(
+        self,
+        vector: Tensor,
+        draw: Draw,
+        rank: int,
+    ) -> Tensor:
         scale = vector.abs().mean().to(torch.float32).reshape(1)
-        return torch.cat([scale.view(torch.uint8), pack_bits((vector >= 0).to(torch.uint8), 1)])
+        signs = (vector >= 0).to(torch.uint8)
+        return torch.cat([scale.view(torch.uint8), pack_bits(signs, 1)])
 
-    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
+    def decode(
+        self,
+        message: Tensor,
+        numel: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
         scale = message[:4].clone().view(torch.float32).to(dtype)
         signs = unpack_bits(message[4:], 1, numel).to(dtype).mul_(2).sub_(1)
         return signs.mul_(scale)
@@ -77,27 +93,46 @@ class QSGD(Gathered):
         omega = math.sqrt(min(self.bucket_size, layout.numel)) / self.levels - 1
         return omega if omega >= 1 else 0.0
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
+    def payload_bits(
+        self,
+        layout: Layout,
+        draw: Draw,
+        float_bits: int = FLOAT_BITS,
+    ) -> int:
         num_buckets = math.ceil(layout.numel / self.bucket_size)
         return FLOAT_BITS * num_buckets + 8 * math.ceil(layout.numel * self.bits / 8)
 
-    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
+    def encode(
+        self,
+        vector: Tensor,
+        draw: Draw,
+        rank: int,
+    ) -> Tensor:
         buckets = _buckets(vector, self.bucket_size)
         norms = buckets.norm(dim=1).to(torch.float32)
         levels = self.levels
         # An all-zero bucket has norm 0; any positive divisor leaves its codes at 0.
-        scaled = buckets / norms.clamp(min=torch.finfo(torch.float32).tiny)[:, None] * levels
-        noise = torch.empty_like(scaled).uniform_(generator=draw.generator(vector.device, rank))
+        divisors = norms.clamp(min=torch.finfo(torch.float32).tiny)
+        scaled = buckets / divisors[:, None] * levels
+        generator = draw.generator(vector.device, rank)
+        noise = torch.empty_like(scaled).uniform_(generator=generator)
         codes = (scaled + noise).floor().clamp(-levels, levels) + levels
-        packed = pack_bits(codes.to(torch.uint8).view(-1)[: vector.numel()], self.bits)
+        flat_codes = codes.to(torch.uint8).view(-1)
+        packed = pack_bits(flat_codes[: vector.numel()], self.bits)
         return torch.cat([norms.view(torch.uint8), packed])
 
-    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
+    def decode(
+        self,
+        message: Tensor,
+        numel: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
         split = 4 * math.ceil(numel / self.bucket_size)
         norms = message[:split].clone().view(torch.float32).to(dtype)
         levels = self.levels
-        codes = unpack_bits(message[split:], self.bits, numel).to(dtype).sub_(levels).div_(levels)
-        return (_buckets(codes, self.bucket_size) * norms[:, None]).view(-1)[:numel]
+        codes = unpack_bits(message[split:], self.bits, numel).to(dtype)
+        shares = _buckets(codes.sub_(levels).div_(levels), self.bucket_size)
+        return (shares * norms[:, None]).view(-1)[:numel]
 
 
 @dataclass(frozen=True)
@@ -138,44 +173,57 @@ class QuantisedBlocks(Reduced):
     def _levels(self) -> int:
         return max(1, (1 << self.bits - 1) - 1)
 
-    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
-        return math.ceil(layout.numel / self.block_size) * (
-            FLOAT_BITS + self.block_size * self.bits
-        )
+    def payload_bits(
+        self,
+        layout: Layout,
+        draw: Draw,
+        float_bits: int = FLOAT_BITS,
+    ) -> int:
+        num_blocks = math.ceil(layout.numel / self.block_size)
+        return num_blocks * (FLOAT_BITS + self.block_size * self.bits)
 
-    def encode(self, vector: Tensor, draw: Draw | None = None, rank: int = 0) -> Tensor:
-        (*lead, numel), size = vector.shape, self.block_size
-        num_blocks, levels = math.ceil(numel / size), self._levels
-        padded = torch.nn.functional.pad(vector, (0, num_blocks * size - numel)).view(
-            *lead, num_blocks, size
-        )
+    def encode(
+        self,
+        vector: Tensor,
+        draw: Draw | None = None,
+        rank: int = 0,
+    ) -> Tensor:
+        *lead, numel = vector.shape
+        size = self.block_size
+        levels = self._levels
+        num_blocks = math.ceil(numel / size)
+        padded = torch.nn.functional.pad(vector, (0, num_blocks * size - numel))
+        padded = padded.view(*lead, num_blocks, size)
         padded = padded.to(torch.promote_types(vector.dtype, torch.float32))
         if self.bits == 1:
-            filled = (numel - size * torch.arange(num_blocks, device=vector.device)).clamp(max=size)
+            starts = size * torch.arange(num_blocks, device=vector.device)
+            filled = (numel - starts).clamp(max=size)
             scales = (padded.abs() / filled[:, None]).sum(dim=-1).to(torch.float32)
             codes = padded >= 0
         else:
             scales = (padded.abs().amax(dim=-1) / levels).to(torch.float32)
-            scaled = padded / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
+            divisors = scales.clamp(min=torch.finfo(torch.float32).tiny)
+            scaled = padded / divisors[..., None]
             codes = scaled.round_().clamp_(-levels, levels).add_(levels)
-        packed = pack_bits(codes.to(torch.uint8).view(-1), self.bits).view(
-            *lead, num_blocks, size * self.bits // 8
-        )
+        packed = pack_bits(codes.to(torch.uint8).view(-1), self.bits)
+        packed = packed.view(*lead, num_blocks, size * self.bits // 8)
         return torch.cat([scales[..., None].view(torch.uint8), packed], dim=-1)
 
-    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
+    def decode(
+        self,
+        message: Tensor,
+        numel: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
         *lead, num_blocks, _ = message.shape
-        scales = (
-            message[..., :4]
-            .reshape(-1)
-            .clone()
-            .view(torch.float32)
-            .view(*lead, num_blocks, 1)
-            .to(dtype)
-        )
-        packed, padded = message[..., 4:].reshape(-1), (*lead, num_blocks, self.block_size)
-        codes = unpack_bits(packed, self.bits, math.prod(padded)).view(padded).to(dtype)
-        numbers = codes.mul_(2 if self.bits == 1 else 1).sub_(self._levels).mul_(scales)
+        scale_bytes = message[..., :4].reshape(-1).clone()
+        scales = scale_bytes.view(torch.float32).view(*lead, num_blocks, 1).to(dtype)
+        packed = message[..., 4:].reshape(-1)
+        shape = (*lead, num_blocks, self.block_size)
+        codes = unpack_bits(packed, self.bits, math.prod(shape)).view(shape).to(dtype)
+        if self.bits == 1:
+            codes.mul_(2)  # signs are -1 and 1
+        numbers = codes.sub_(self._levels).mul_(scales)
         return numbers.view(*lead, num_blocks * self.block_size)[..., :numel]
 
 

@@ -18,7 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cser_bench.algorithms.core.collectives import Collectives, SoloCollectives, StackedCollectives
+from cser_bench.algorithms.core.collectives import (
+    Collectives,
+    SoloCollectives,
+    StackedCollectives,
+)
 from cser_bench.algorithms.core.optimizer import DistributedOptimizer
 from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
 from cser_bench.algorithms.core.state import common_state
@@ -40,7 +44,10 @@ METADATA = ".metadata"
 
 
 def consensus_checkpoint(
-    folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer, **others: object
+    folder: str | Path,
+    model: nn.Module,
+    optimizer: DistributedOptimizer,
+    **others: object,
 ) -> None:
     """Save the workers' average model, and what each of them needs to go on.
 
@@ -189,7 +196,12 @@ def _write_workers(folder: Path, own: dict[str, Any], collectives: Collectives) 
 
 def _read_worker(folder: Path, rank: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a worker saved as its own, on the CPU."""
-    own = read_file(folder, rank, manifest["sha256"][rank], weights_only=False)
+    own = read_file(
+        folder,
+        rank,
+        manifest["sha256"][rank],
+        weights_only=False,
+    )
     if own is None:
         raise ValueError(f"the file of rank {rank} in {folder} is missing or damaged")
     return own
@@ -215,7 +227,12 @@ def _generators() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
 
 
-def _set_generators(python: Any, numpy: Any, cpu: Tensor, cuda: Tensor | None) -> None:
+def _set_generators(
+    python: Any,
+    numpy: Any,
+    cpu: Tensor,
+    cuda: Tensor | None,
+) -> None:
     random.setstate(python)
     np.random.set_state(numpy)
     torch.set_rng_state(cpu)

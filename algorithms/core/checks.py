@@ -4,7 +4,11 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import (
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -13,7 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
-from cser_bench.algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
+from cser_bench.algorithms.core.collectives import (
+    CollectiveError,
+    Collectives,
+    StackedCollectives,
+)
 from cser_bench.algorithms.core.flat import FlatBuffers, dense
 from cser_bench.algorithms.core.process_group import ProcessGroupCollectives
 from cser_bench.algorithms.core.traffic import Purpose
@@ -180,7 +188,13 @@ def equalise_(
 
 def _integers(tensor: Tensor) -> Tensor:
     """Return a floating-point tensor's bits as integers of its size."""
-    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+    return tensor.view(
+        {
+            2: torch.int16,
+            4: torch.int32,
+            8: torch.int64,
+        }[tensor.element_size()]
+    )
 
 
 class FirstStep:
@@ -199,7 +213,10 @@ class FirstStep:
     between workers."""
 
     def __init__(
-        self, flats: Sequence[FlatBuffers], collectives: Collectives, averaged: bool
+        self,
+        flats: Sequence[FlatBuffers],
+        collectives: Collectives,
+        averaged: bool,
     ) -> None:
         self._flats = flats
         self._collectives = collectives
@@ -245,7 +262,12 @@ class FirstStep:
         self._silent.discard(number)
         self._own[number] = _integers(dense(parameter.grad)).sum()
 
-    def check(self, model: nn.Module | None, may_differ: bool, num_steps: int) -> bool:
+    def check(
+        self,
+        model: nn.Module | None,
+        may_differ: bool,
+        num_steps: int,
+    ) -> bool:
         """Return whether anyone's parameters were changed since the start.
 
         Warns where gradients are missing.

@@ -2,8 +2,16 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import (
+    Callable,
+    Iterator,
+    Sequence,
+)
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Literal, Self
 
 import torch
@@ -11,7 +19,13 @@ from torch import Tensor
 
 from cser_bench.algorithms.core.overlap import EarlyMeans
 from cser_bench.algorithms.core.topology import Mixing
-from cser_bench.algorithms.core.traffic import Elapsed, Mark, Purpose, Traffic, mark
+from cser_bench.algorithms.core.traffic import (
+    Elapsed,
+    Mark,
+    Purpose,
+    Traffic,
+    mark,
+)
 
 Add = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From all workers' messages of some blocks: the message that goes to all in their place, and what
@@ -117,7 +131,10 @@ class Collectives:
             return self._mean_(tensor)
 
     def all_reduce_blocks(
-        self, blocks: Tensor, add: Add, purpose: Purpose
+        self,
+        blocks: Tensor,
+        add: Add,
+        purpose: Purpose,
     ) -> tuple[Tensor, Tensor]:
         """Have messages added in shares.
 
@@ -152,7 +169,10 @@ class Collectives:
             self._broadcast_(tensor)
 
     def exchange_with_neighbours(
-        self, tensor: Tensor, mixing: Mixing, purpose: Purpose
+        self,
+        tensor: Tensor,
+        mixing: Mixing,
+        purpose: Purpose,
     ) -> dict[int, Tensor]:
         """Send `tensor` to those who take this worker's messages.
 
@@ -174,7 +194,11 @@ class Collectives:
 
     @contextmanager
     def _counted(
-        self, tensor: Tensor, purpose: Purpose, is_gather: bool = False, to_neighbours: int = 0
+        self,
+        tensor: Tensor,
+        purpose: Purpose,
+        is_gather: bool = False,
+        to_neighbours: int = 0,
     ) -> Iterator[None]:
         """Count a collective with this message, once it has taken place, and its time."""
         started = self._mark(tensor)
@@ -191,7 +215,10 @@ class Collectives:
         self.elapsed.add(self.account, started, self._mark(tensor))
 
     def _observed(
-        self, kind: Kind, tensor: Tensor, num_messages: int = 1
+        self,
+        kind: Kind,
+        tensor: Tensor,
+        num_messages: int = 1,
     ) -> AbstractContextManager[object]:
         """Tell the observer of a collective with so many messages of this size."""
         if self.observer is None:

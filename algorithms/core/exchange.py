@@ -10,7 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core.collectives import Collectives, share_of, sum_in_rank_order
+from cser_bench.algorithms.core.collectives import (
+    Collectives,
+    share_of,
+    sum_in_rank_order,
+)
 from cser_bench.algorithms.core.compressors import (
     Compressor,
     Draw,
@@ -20,9 +24,17 @@ from cser_bench.algorithms.core.compressors import (
     SharedSupport,
 )
 from cser_bench.algorithms.core.finite import FiniteWatch
-from cser_bench.algorithms.core.layout import Layout, Support, whole
+from cser_bench.algorithms.core.layout import (
+    Layout,
+    Support,
+    whole,
+)
 from cser_bench.algorithms.core.topology import Mixing
-from cser_bench.algorithms.core.traffic import Elapsed, Purpose, Traffic
+from cser_bench.algorithms.core.traffic import (
+    Elapsed,
+    Purpose,
+    Traffic,
+)
 
 
 @dataclass(frozen=True)
@@ -75,10 +87,12 @@ class Sending:
         """
         self.look_at(payload)
         message, own = self._rounded(payload)
-        message = message.clone() if message is payload else message
-        rest = self.collectives.all_reduce_mean_(message, purpose) if payload.numel() else None
-        if self.communication_dtype is not None and rest is not None:
-            own.add_(rest)
+        if message is payload:
+            message = message.clone()
+        if payload.numel():
+            rest = self.collectives.all_reduce_mean_(message, purpose)
+            if self.communication_dtype is not None and rest is not None:
+                own.add_(rest)
         return own, message.to(payload.dtype)
 
     def message(self, payload: Tensor) -> Tensor:
@@ -109,29 +123,47 @@ class Sending:
             self.watch.look_at(message)
 
     def exchange(
-        self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
+        self,
+        vector: Tensor,
+        compressor: Compressor,
+        layout: Layout,
+        draw: Draw,
+        purpose: Purpose,
     ) -> Exchanged:
         """Send C(vector) and averages it."""
         collectives = self.collectives
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
-            return Exchanged(support, *self.average(support.gather(vector), purpose))
+            own, mean = self.average(support.gather(vector), purpose)
+            return Exchanged(support, own, mean)
         self.look_at(vector)
         if isinstance(compressor, Reduced):
-            return self._exchange_in_shares(vector, compressor, draw, purpose)
+            return self._exchange_in_shares(
+                vector,
+                compressor,
+                draw,
+                purpose,
+            )
         assert isinstance(compressor, Gathered)
         gathered = collectives.all_gather(self._encoded(vector, compressor, draw), purpose)
-        own, mean = [], vector.new_zeros(layout.numel)
+        rows = []
+        mean = vector.new_zeros(layout.numel)
+        # In the order of ranks on every worker, so that the sums' bits are the same.
         for rank, message in enumerate(gathered):
             decoded = compressor.decode(message, layout.numel, vector.dtype)
             mean += decoded
             if rank in collectives.own_ranks:
-                own.append(decoded)
+                rows.append(decoded)
         mean.div_(collectives.world_size)
-        return Exchanged(whole(layout.numel), torch.stack(own), mean.expand_as(vector))
+        return Exchanged(whole(layout.numel), torch.stack(rows), mean.expand_as(vector))
 
     def begin_exchange(
-        self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
+        self,
+        vector: Tensor,
+        compressor: Compressor,
+        layout: Layout,
+        draw: Draw,
+        purpose: Purpose,
     ) -> Callable[[], Exchanged]:
         """Begin `exchange`, beside whatever follows where the group overlaps.
 
@@ -141,15 +173,29 @@ class Sending:
         counted.
         """
         if self.collectives.early is None:
-            sent = self.exchange(vector, compressor, layout, draw, purpose)
+            sent = self.exchange(
+                vector,
+                compressor,
+                layout,
+                draw,
+                purpose,
+            )
             return lambda: sent
         self.look_at(vector)
-        end, supports = copy.copy(self.collectives.twin), list[Support]()
-        end.traffic, end.elapsed = Traffic(), Elapsed()
+        # The other thread counts in a ledger of its own, since this one goes on counting.
+        end = copy.copy(self.collectives.twin)
+        end.traffic = Traffic()
+        end.elapsed = Elapsed()
+        supports: list[Support] = []
 
         def send() -> tuple[Tensor, Tensor]:
-            sent = replace(self, collectives=end, watch=None).exchange(
-                vector, compressor, layout, draw, purpose
+            aside = replace(self, collectives=end, watch=None)
+            sent = aside.exchange(
+                vector,
+                compressor,
+                layout,
+                draw,
+                purpose,
             )
             supports.append(sent.support)
             return sent.own, sent.mean
@@ -164,7 +210,11 @@ class Sending:
         return wait
 
     def _exchange_in_shares(
-        self, vector: Tensor, compressor: Reduced, draw: Draw, purpose: Purpose
+        self,
+        vector: Tensor,
+        compressor: Reduced,
+        draw: Draw,
+        purpose: Purpose,
     ) -> Exchanged:
         """Return the compressed all-reduce.
 
@@ -175,7 +225,9 @@ class Sending:
         second stage is here part of the worker's own.
         """
         collectives = self.collectives
-        numel, size, num_workers = vector.shape[-1], compressor.block_size, collectives.world_size
+        numel = vector.shape[-1]
+        size = compressor.block_size
+        num_workers = collectives.world_size
         blocks = compressor.encode(vector, draw, collectives.rank)
 
         def coordinates(ranks: range) -> slice:
@@ -183,29 +235,36 @@ class Sending:
             return slice(min(share.start * size, numel), min(share.stop * size, numel))
 
         here = coordinates(collectives.own_ranks)
-        count, dtype = here.stop - here.start, torch.promote_types(vector.dtype, torch.float32)
+        count = here.stop - here.start
+        dtype = torch.promote_types(vector.dtype, torch.float32)
 
         def add(received: Tensor) -> tuple[Tensor, Tensor]:
             # Divided before they are added: whatever the numbers are, their sum is finite.
-            exact = sum_in_rank_order(
-                compressor.decode(received, count, dtype).div_(num_workers).unbind()
-            )
+            shares = compressor.decode(received, count, dtype).div_(num_workers)
+            exact = sum_in_rank_order(shares.unbind())
             message = compressor.encode(exact, draw, collectives.rank)
-            return message, compressor.decode(message, count, dtype).sub_(exact).mul_(num_workers)
+            rounded = compressor.decode(message, count, dtype)
+            return message, rounded.sub_(exact).mul_(num_workers)
 
         reduced, rest = collectives.all_reduce_blocks(blocks, add, purpose)
         own = compressor.decode(blocks, numel, vector.dtype)
         for row, rank in zip(own, collectives.own_ranks, strict=True):
             share = coordinates(range(rank, rank + 1))
             row[share] += rest[share.start - here.start : share.stop - here.start]
-        return Exchanged(
-            whole(numel), own, compressor.decode(reduced, numel, vector.dtype).expand_as(vector)
-        )
+        mean = compressor.decode(reduced, numel, vector.dtype)
+        return Exchanged(whole(numel), own, mean.expand_as(vector))
 
-    def _encoded(self, vector: Tensor, compressor: Encoded, draw: Draw) -> Tensor:
+    def _encoded(
+        self,
+        vector: Tensor,
+        compressor: Encoded,
+        draw: Draw,
+    ) -> Tensor:
         """Return the messages of the workers at this end, a row each."""
-        rows = zip(self.collectives.own_ranks, vector, strict=True)
-        return torch.stack([compressor.encode(own, draw, rank) for rank, own in rows])
+        messages = []
+        for rank, row in zip(self.collectives.own_ranks, vector, strict=True):
+            messages.append(compressor.encode(row, draw, rank))
+        return torch.stack(messages)
 
     def mix(
         self,
@@ -219,7 +278,8 @@ class Sending:
         """Send C(vector) to the neighbours and mixes what these send."""
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
-            return Mixed(support, *self.mix_dense(support.gather(vector), mixing, purpose))
+            own, pull = self.mix_dense(support.gather(vector), mixing, purpose)
+            return Mixed(support, own, pull)
         assert isinstance(compressor, Encoded)
         self.look_at(vector)
 
@@ -229,13 +289,15 @@ class Sending:
         encoded = self._encoded(vector, compressor, draw)
         received = self.collectives.exchange_with_neighbours(encoded, mixing, purpose)
         own = torch.stack([decode(message) for message in encoded])
-        return Mixed(
-            whole(layout.numel),
-            own,
-            self._pull(own, mixing, lambda sender: decode(received[sender])),
-        )
+        pull = self._pull(own, mixing, lambda sender: decode(received[sender]))
+        return Mixed(whole(layout.numel), own, pull)
 
-    def mix_dense(self, payload: Tensor, mixing: Mixing, purpose: Purpose) -> tuple[Tensor, Tensor]:
+    def mix_dense(
+        self,
+        payload: Tensor,
+        mixing: Mixing,
+        purpose: Purpose,
+    ) -> tuple[Tensor, Tensor]:
         """Return what of `payload`, of any length, was sent, and its pull, as in `Mixed`."""
         self.look_at(payload)
         message, own = self._rounded(payload)
@@ -244,7 +306,12 @@ class Sending:
         received = self.collectives.exchange_with_neighbours(message, mixing, purpose)
         return own, self._pull(own, mixing, lambda sender: received[sender].to(own.dtype))
 
-    def _pull(self, own: Tensor, mixing: Mixing, sent_by: Callable[[int], Tensor]) -> Tensor:
+    def _pull(
+        self,
+        own: Tensor,
+        mixing: Mixing,
+        sent_by: Callable[[int], Tensor],
+    ) -> Tensor:
         """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks.
 
         A new tensor.
@@ -253,9 +320,17 @@ class Sending:
         a small excess would let the parameters grow. A product and an addition, each on its own,
         are rounded alike by all kernels, so that all kinds of group give the same bits.
         """
-        pull, rows, own_ranks = torch.zeros_like(own), own.unbind(), self.collectives.own_ranks
-        for rank, mine, total in zip(own_ranks, rows, pull, strict=True):
+        pull = torch.zeros_like(own)
+        rows = own.unbind()
+        own_ranks = self.collectives.own_ranks
+        for rank, mine, total in zip(
+            own_ranks,
+            rows,
+            pull,
+            strict=True,
+        ):
             for sender, weight in mixing.neighbours[rank]:
-                theirs = rows[sender - own_ranks.start] if sender in own_ranks else sent_by(sender)
+                is_here = sender in own_ranks
+                theirs = rows[sender - own_ranks.start] if is_here else sent_by(sender)
                 total.add_((theirs - mine).mul_(weight))
         return pull

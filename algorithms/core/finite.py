@@ -31,8 +31,11 @@ class FiniteWatch:
     """
 
     def __init__(self, method: str, collectives: Collectives) -> None:
-        self._method, self._collectives, self._step = method, collectives, 0
-        self._key, self._num_times = collectives.new_key(), 0
+        self._method = method
+        self._collectives = collectives
+        self._key = collectives.new_key()
+        self._step = 0
+        self._num_times = 0
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -62,33 +65,42 @@ class FiniteWatch:
         seen = rows_not_finite(message)
         if seen.is_cuda:
             number = torch.where(seen, self._number, NEVER)
-            self._first = number if self._first is None else torch.minimum(self._first, number)
+            if self._first is not None:
+                number = torch.minimum(self._first, number)
+            self._first = number
         elif seen.any():
             self._find(self._number, self._step, seen)
 
     def end_step(self) -> None:
         """Warn where what was sent in this step, or in one before it, is not finite."""
         if self._first is not None:
-            told = torch.empty(self._first.shape, dtype=self._first.dtype, pin_memory=True)
-            told.copy_(self._first, non_blocking=True)
+            on_host = torch.empty(self._first.shape, dtype=self._first.dtype, pin_memory=True)
+            on_host.copy_(self._first, non_blocking=True)
             stream = torch.cuda.current_stream(self._first.device)
-            self._open.append((self._step, told, stream.record_event()))
+            self._open.append((self._step, on_host, stream.record_event()))
             self._first = None
         while self._open and not self._is_over and self._open[0][-1].query():  # type: ignore[no-untyped-call]
-            step, told, _ = self._open.popleft()
-            number = int(told.min())
+            step, on_host, _ = self._open.popleft()
+            number = int(on_host.min())
             if number < NEVER:
-                self._find(number, step, told == number)
+                self._find(number, step, on_host == number)
         if self._words:
             warnings.warn(self._words, stacklevel=5)
             self._words = ""
 
-    def _find(self, number: int, step: int, seen: Tensor) -> None:
+    def _find(
+        self,
+        number: int,
+        step: int,
+        seen: Tensor,
+    ) -> None:
         """Find out who was first, now that the message of this number is not finite."""
         self._is_over = True
         own = f"{number} {step} {named_workers(seen, self._collectives)}"
         first = self._collectives.first_to_say(f"{self._key}, {self._num_times}", own)
-        earlier = first if int(first.split()[0]) < number else own
+        earlier = own
+        if int(first.split()[0]) < number:
+            earlier = first
         _, sent_at, workers = earlier.split(" ", 2)
         self._words = (
             f"{self._method}: what {workers} sent at step {sent_at} is not finite, and so will be, "
@@ -114,6 +126,10 @@ def named_workers(flags: Tensor, collectives: Collectives) -> str:
 
     Flags are of the workers at this end, or of all.
     """
-    first = collectives.own_ranks.start if len(flags) == len(collectives.own_ranks) else 0
-    ranks = [first + number for number in flags.nonzero()[:, 0].tolist()]
-    return f"worker{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}" if ranks else ""
+    first = 0
+    if len(flags) == len(collectives.own_ranks):
+        first = collectives.own_ranks.start
+    ranks = [str(first + number) for number in flags.nonzero()[:, 0].tolist()]
+    if not ranks:
+        return ""
+    return f"worker{'s' * (len(ranks) > 1)} {', '.join(ranks)}"

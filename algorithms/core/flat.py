@@ -7,9 +7,12 @@ all.
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import (
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -34,13 +37,15 @@ class FlatBuffers:
         first = tensors[0]
         self._stacked = stacked
         num_workers = len(first) if stacked else 1
-        ends = [
-            0,
-            *accumulate(sum(each.numel() for each in group) // num_workers for group in groups),
-        ]
-        self.parts = [slice(start, stop) for start, stop in pairwise(ends)]
+        self.parts: list[slice] = []
         """Each parameter group's share of the flat vector."""
-        self.tensors, self._shape = tensors, (num_workers, ends[-1])
+        stop = 0
+        for group in groups:
+            start = stop
+            stop += sum(parameter.numel() for parameter in group) // num_workers
+            self.parts.append(slice(start, stop))
+        self.tensors = tensors
+        self._shape = (num_workers, stop)
         self.parameters = torch.zeros(self._shape, dtype=first.dtype, device=first.device)
         self._move_in(self._new_layout())
         # Now that the parameters' own memory is free.
@@ -48,7 +53,9 @@ class FlatBuffers:
         self._view_gradients()
 
     def _new_layout(self) -> Layout:
-        return Layout.of([each[0] if self._stacked else each for each in self.tensors])
+        if self._stacked:
+            return Layout.of([tensor[0] for tensor in self.tensors])
+        return Layout.of(self.tensors)
 
     @torch.no_grad()
     def _move_in(self, layout: Layout) -> None:
@@ -56,11 +63,14 @@ class FlatBuffers:
             view = self._view(self.parameters, window)
             view.copy_(parameter)
             parameter.data = view
-        self.layout, self._homes = layout, _addresses(self.tensors)
+        self.layout = layout
+        self._homes = _addresses(self.tensors)
 
     def _view(self, flat: Tensor, window: Window) -> Tensor:
         """Return the part of a flat tensor that belongs to a parameter, shaped like it."""
-        return window.view(flat) if self._stacked else _own_view(flat[0], window)
+        if self._stacked:
+            return window.view(flat)
+        return _own_view(flat[0], window)
 
     def _view_gradients(self) -> None:
         self._gradient_views = [
@@ -99,34 +109,37 @@ class FlatBuffers:
         Raises:
             RuntimeError: a parameter has another type, device or shape now.
         """
-        held, workers = self.parameters, self._shape[: int(self._stacked)]
-        for number, (parameter, window) in enumerate(
-            zip(self.tensors, self.layout.tensors, strict=True)
-        ):
-            shape = (*workers, *window.shape)
-            if (parameter.dtype, parameter.device, tuple(parameter.shape)) != (
-                held.dtype,
-                held.device,
-                shape,
-            ):
+        held = self.parameters
+        lead = self._shape[:1] if self._stacked else ()
+        for number, window in enumerate(self.layout.tensors):
+            parameter = self.tensors[number]
+            shape = (*lead, *window.shape)
+            is_alike = parameter.dtype == held.dtype and parameter.device == held.device
+            if not is_alike or tuple(parameter.shape) != shape:
                 raise RuntimeError(
                     f"parameter {number} is {parameter.dtype} of shape {tuple(parameter.shape)} on "
                     f"{parameter.device} now, and was {held.dtype} of shape {shape} on "
                     f"{held.device} when the optimiser was made; convert or move the model first, "
                     "then make the optimiser"
                 )
-        gradients = [
-            None if each.grad is None else dense(each.grad).clone() for each in self.tensors
-        ]
+        gradients: list[Tensor | None] = []
+        for parameter in self.tensors:
+            gradient = parameter.grad
+            # A clone, as it may be a view of the vector that is written below.
+            gradients.append(None if gradient is None else dense(gradient).clone())
         layout = self._new_layout()
+        held_with = list(buffers)
         for old, new in zip(self.layout.tensors, layout.tensors, strict=True):
-            for buffer in buffers if new != old else ():
-                new.view(buffer).copy_(old.view(buffer).clone())
+            if new != old:
+                for buffer in held_with:
+                    new.view(buffer).copy_(old.view(buffer).clone())
         self._move_in(layout)
         for window, gradient in zip(layout.tensors, gradients, strict=True):
-            self._view(self.gradients, window).copy_(
-                torch.zeros(()) if gradient is None else gradient
-            )
+            view = self._view(self.gradients, window)
+            if gradient is None:
+                view.zero_()
+            else:
+                view.copy_(gradient)
         self._view_gradients()
 
     @property
@@ -135,9 +148,10 @@ class FlatBuffers:
 
         A step leaves them and their state as they are.
         """
+        # The usual case, which every step asks for, in a loop of C.
         if all(map(operator.attrgetter("requires_grad"), self.tensors)):
             return []
-        return [number for number, each in enumerate(self.tensors) if not each.requires_grad]
+        return [number for number, tensor in enumerate(self.tensors) if not tensor.requires_grad]
 
     def collect_gradients(self) -> None:
         """Make the flat tensor hold the gradients, also where `p.grad` was replaced or set to None.
@@ -151,7 +165,7 @@ class FlatBuffers:
             self.gradients[:, here] = 0.0
 
     def collect_gradient(self, number: int) -> None:
-        """Return the same for tensor `number` alone."""
+        """Do as `collect_gradients`, for tensor `number` alone."""
         parameter, view = self.tensors[number], self._gradient_views[number]
         if parameter.grad is None:
             view.zero_()
@@ -177,11 +191,10 @@ class FlatBuffers:
         Afterwards they are there what they were. So nothing of a frozen tensor is sent or takes the
         place of others in a message, and nothing that is received or goes on by itself reaches it.
         """
-        aside = [
-            (vector, here, vector[:, here].clone())
-            for here in self.frozen_slices()
-            for vector in vectors
-        ]
+        aside = []
+        for here in self.frozen_slices():
+            for vector in vectors:
+                aside.append((vector, here, vector[:, here].clone()))
         for vector, here, _ in aside:
             vector[:, here] = 0.0
         try:
@@ -198,9 +211,8 @@ class FlatBuffers:
         return _addresses([self.tensors[number]]) == [self._homes[number]]
 
     def _attached(self) -> bool:
-        return all(
-            map(operator.is_, map(operator.attrgetter("grad"), self.tensors), self._gradient_views)
-        )
+        gradients = map(operator.attrgetter("grad"), self.tensors)
+        return all(map(operator.is_, gradients, self._gradient_views))
 
     def _attach(self) -> None:
         for parameter, view in zip(self.tensors, self._gradient_views, strict=True):
@@ -231,4 +243,6 @@ def _own_view(row: Tensor, window: Window) -> Tensor:
 
 def dense(gradient: Tensor) -> Tensor:
     """Return a gradient that is sparse as a dense tensor, and others as they are."""
-    return gradient.to_dense() if gradient.is_sparse else gradient
+    if gradient.is_sparse:
+        return gradient.to_dense()
+    return gradient

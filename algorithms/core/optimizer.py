@@ -4,9 +4,18 @@ import inspect
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import InitVar, astuple, replace
+from dataclasses import (
+    InitVar,
+    astuple,
+    replace,
+)
 from typing import Any
 
 import numpy as np
@@ -24,9 +33,18 @@ from cser_bench.algorithms.core.checks import (
     types_of,
 )
 from cser_bench.algorithms.core.collectives import Collectives, StackedCollectives
-from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, digest_of_draws
+from cser_bench.algorithms.core.compressors import (
+    FLOAT_BITS,
+    Compressor,
+    Draw,
+    digest_of_draws,
+)
 from cser_bench.algorithms.core.facts import MethodFacts
-from cser_bench.algorithms.core.finite import FiniteWatch, named_workers, rows_not_finite
+from cser_bench.algorithms.core.finite import (
+    FiniteWatch,
+    named_workers,
+    rows_not_finite,
+)
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.overlap import Reducer
 from cser_bench.algorithms.core.process_group import default_collectives
@@ -44,8 +62,17 @@ from cser_bench.algorithms.core.settings import (
     declared_settings,
     group_defaults,
 )
-from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
-from cser_bench.algorithms.core.state import OTHER_TYPES, averaged, check_still_loaded
+from cser_bench.algorithms.core.stages import (
+    EarlyMessage,
+    Stage,
+    early_messages,
+    equalises,
+)
+from cser_bench.algorithms.core.state import (
+    OTHER_TYPES,
+    averaged,
+    check_still_loaded,
+)
 from cser_bench.algorithms.core.topology import Topology, rounds_of
 from cser_bench.algorithms.core.traffic import Purpose, Traffic
 
@@ -151,7 +178,15 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 f"{self.name}: parameters must have one type, and here are {dtypes[1]} besides"
             )
         self._watch = FiniteWatch(self.name, self.collectives)
-        self.replicas = [_replica(self, dtype, dtypes[0], self._watch) for dtype in dtypes]
+        self.replicas = [
+            _replica(
+                self,
+                dtype,
+                dtypes[0],
+                self._watch,
+            )
+            for dtype in dtypes
+        ]
         first = self.replicas[0]
         self.flat = first.flat
         """The parameters and gradients of the first type."""
@@ -231,7 +266,12 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             return False
         for stage in self.stages(replica):
             fitted = replace(stage, compressor=replica.fitted(stage.compressor))
-            if equalises(fitted, num_steps, replica.flat.layout, replica.draw):
+            if equalises(
+                fitted,
+                num_steps,
+                replica.flat.layout,
+                replica.draw,
+            ):
                 return True
         return False
 
@@ -483,7 +523,13 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         They need some tensors' gradients only.
         """
         first = self.replicas[0]
-        return early_messages(self.stages(first), step, first.flat, first.draw, first.float_bits)
+        return early_messages(
+            self.stages(first),
+            step,
+            first.flat,
+            first.draw,
+            first.float_bits,
+        )
 
     def agree_after(self, num_steps: int) -> bool:
         """Return whether all workers hold the same parameters then, up to rounding in a sum.
@@ -609,7 +655,10 @@ def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
     parameters = []
     for key, (default, hint) in arguments.items():
         parameter = inspect.Parameter(
-            key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+            key,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=hint,
         )
         if key == "params":
             kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -619,7 +668,10 @@ def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
 
 
 def _replica(
-    optimizer: DistributedOptimizer, dtype: torch.dtype, first: torch.dtype, watch: FiniteWatch
+    optimizer: DistributedOptimizer,
+    dtype: torch.dtype,
+    first: torch.dtype,
+    watch: FiniteWatch,
 ) -> Replica:
     """Return the replica of the parameters of one type.
 
@@ -669,7 +721,12 @@ def _send_first_workers(optimizer: DistributedOptimizer) -> None:
     """
     model = optimizer._model
     for replica in optimizer.replicas:
-        equalise_(optimizer.collectives, replica.flat, optimizer.param_groups, model)
+        equalise_(
+            optimizer.collectives,
+            replica.flat,
+            optimizer.param_groups,
+            model,
+        )
         model = None
 
 

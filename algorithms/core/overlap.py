@@ -10,7 +10,11 @@ goes on beside them in the same way.
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Iterator,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -99,7 +103,11 @@ class EarlyMeans:
             return False, None
         message, wait = self._begun.pop(purpose)
         same = tensor.shape == message.shape and torch.allclose(
-            tensor, message, 0, 0, equal_nan=True
+            tensor,
+            message,
+            0,
+            0,
+            equal_nan=True,
         )
         mean, rest = wait()
         if not same:

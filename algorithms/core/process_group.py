@@ -5,7 +5,12 @@ import functools
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -150,13 +155,25 @@ class ProcessGroupCollectives(Collectives):
         own = counts[self.rank]
         received, reduced = message.new_empty(n * own, num_bytes), torch.empty_like(message)
         with translated_errors():
-            dist.all_to_all_single(received, message, [own] * n, counts, group=self.group)
+            dist.all_to_all_single(
+                received,
+                message,
+                [own] * n,
+                counts,
+                group=self.group,
+            )
         to_all, rest = add(received.view(n, own, num_bytes).to(blocks.device))
         with (
             translated_errors()
         ):  # shares need not be equal, so this is no all-gather in the backend's sense
             copies = to_all.to(message.device).repeat(n, 1)
-            dist.all_to_all_single(reduced, copies, counts, [own] * n, group=self.group)
+            dist.all_to_all_single(
+                reduced,
+                copies,
+                counts,
+                [own] * n,
+                group=self.group,
+            )
         return reduced.to(blocks.device), rest
 
     @contextmanager
@@ -187,7 +204,12 @@ class ProcessGroupCollectives(Collectives):
         if not operations:  # a worker that nobody meets; torch refuses an empty batch
             return {}
         at_once = [
-            dist.P2POp(act, each, group=self.group, group_peer=peer)
+            dist.P2POp(
+                act,
+                each,
+                group=self.group,
+                group_peer=peer,
+            )
             for act, each, peer in operations
         ]
         with translated_errors():

@@ -17,18 +17,31 @@ from cser_bench.algorithms.core.compressors import (
     Identity,
     Scaled,
 )
-from cser_bench.algorithms.core.exchange import Exchanged, Mixed, Sending
+from cser_bench.algorithms.core.exchange import (
+    Exchanged,
+    Mixed,
+    Sending,
+)
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.flat import FlatBuffers
 from cser_bench.algorithms.core.layout import Windows
-from cser_bench.algorithms.core.local_step import AdamW, LocalStep, Muon, Nesterov
+from cser_bench.algorithms.core.local_step import (
+    AdamW,
+    LocalStep,
+    Muon,
+    Nesterov,
+)
 from cser_bench.algorithms.core.stages import Stage
 from cser_bench.algorithms.core.state import UNSENT, check_state
 from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import Entry, Purpose
 
-LOCAL_STEPS: dict[str, type[LocalStep]] = {"sgd": Nesterov, "adamw": AdamW, "muon": Muon}
+LOCAL_STEPS: dict[str, type[LocalStep]] = {
+    "sgd": Nesterov,
+    "adamw": AdamW,
+    "muon": Muon,
+}
 DROPPED_UNTIL = "dropped_until"
 """What a state calls the last step of whose messages none may arrive any more, where there is
 one."""
@@ -154,7 +167,12 @@ class Replica:
         """Raise ValueError where a saved state does not fit."""
         declared = self._method.declared.items()
         defaults = {key: setting.default for key, setting in declared if not setting.is_required}
-        check_state(state, self.state(), defaults, tuple(self.flat.parameters.shape))
+        check_state(
+            state,
+            self.state(),
+            defaults,
+            tuple(self.flat.parameters.shape),
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state that fits."""
@@ -192,15 +210,28 @@ class Replica:
     # What workers send.
 
     def exchange(
-        self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose
+        self,
+        vector: Tensor,
+        compressor: Compressor,
+        step: int,
+        purpose: Purpose,
     ) -> Exchanged:
         """Send C(vector) to all and averages it; see `Sending`."""
         return self.sending.exchange(
-            vector, self.fitted(compressor), self.flat.layout, self.draw(step, purpose), purpose
+            vector,
+            self.fitted(compressor),
+            self.flat.layout,
+            self.draw(step, purpose),
+            purpose,
         )
 
     def mix(
-        self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose
+        self,
+        vector: Tensor,
+        compressor: Compressor,
+        mixing: Mixing,
+        step: int,
+        purpose: Purpose,
     ) -> Mixed:
         """Send C(vector) to neighbours and mixes what these send; see `Sending`."""
         return self.sending.mix(
@@ -287,7 +318,12 @@ class Replica:
         draw: Callable[[int], Draw] | None = None
         if not self.flat.parameters.is_meta:
             draw = lambda step: self.draw(step, stage.purpose)  # noqa: E731
-        entry = self.fitted(stage.compressor).cost(layout, draw, steps, self.float_bits)
+        entry = self.fitted(stage.compressor).cost(
+            layout,
+            draw,
+            steps,
+            self.float_bits,
+        )
         if stage.neighbours is None:
             return entry
         bits = entry.bits * stage.neighbours

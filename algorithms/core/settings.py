@@ -6,23 +6,48 @@ The numbers of its parameter groups, the settings of its own, and their checks.
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+)
 from dataclasses import dataclass
 from math import inf
 from numbers import Real
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 LocalStepName = Literal["sgd", "adamw", "muon"]
 
 REQUIRED = inspect.Parameter.empty
 """The default of what must be given."""
 
-_ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+_ADAM = {
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+}
 NUMBERS: dict[str, dict[str, Any]] = {
-    "sgd": {"lr": REQUIRED, "momentum": 0.0, "weight_decay": 0.0},
+    "sgd": {
+        "lr": REQUIRED,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+    },
     "adamw": {"lr": REQUIRED, **_ADAM},
-    "muon": {"lr": REQUIRED, "momentum": 0.95, **_ADAM},
+    "muon": {
+        "lr": REQUIRED,
+        "momentum": 0.95,
+        **_ADAM,
+    },
 }
 """The numbers that each parameter group has, by local step, and their defaults."""
 
@@ -34,9 +59,11 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "eps": ("eps must be a number above 0", lambda value: 0 < value < inf),
 }
 
-_NOT_TAKEN: dict[str, Any] = {"dampening": 0, "nesterov": True, "fused": True} | dict.fromkeys(
-    ("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False
-)
+_NOT_TAKEN: dict[str, Any] = {
+    "dampening": 0,
+    "nesterov": True,
+    "fused": True,
+} | dict.fromkeys(("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False)
 """Options of torch.optim.SGD and AdamW that are not taken, with the value that says what is done
 anyway."""
 _DONE = {
@@ -108,10 +135,12 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
         _refuse_foreign(f"group {number}", group, local_step)
         for key in NUMBERS[local_step]:
             value = group[key]
-            if key == "betas" and not (isinstance(value, tuple | list) and len(value) == 2):
-                raise ValueError(f"group {number}: betas must be two numbers, not {value!r}")
-            plain = value if key == "betas" else [value]
-            if any(isinstance(each, bool) or not isinstance(each, Real) for each in plain):
+            numbers = [value]
+            if key == "betas":
+                if not (isinstance(value, tuple | list) and len(value) == 2):
+                    raise ValueError(f"group {number}: betas must be two numbers, not {value!r}")
+                numbers = list(value)
+            if not all(map(_is_plain_number, numbers)):
                 raise ValueError(f"group {number}: {key} must be a plain number, not {value!r}")
         check_numbers([group])
         for key, done in _NOT_TAKEN.items():
@@ -141,6 +170,10 @@ def check_no_settings(groups: Iterable[Mapping[str, Any]], settings: Collection[
                     "give it by name, and make the optimiser directly, with all parameters: in a "
                     "ZeroRedundancyOptimizer each worker would have other ones"
                 )
+
+
+def _is_plain_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 # The settings of a method's own.
@@ -229,21 +262,26 @@ def declared_settings(
 
     Those inherited, and what its class annotates.
     """
-    found, hints = dict(inherited), inspect.get_annotations(declaring, eval_str=True)
+    settings = dict(inherited)
+    hints = inspect.get_annotations(declaring, eval_str=True)
     plain = get_type_hints(SimpleNamespace(__annotations__=hints))
     for key, hint in hints.items():
         default = vars(declaring).get(key, REQUIRED)
         if isinstance(default, Fixed):
-            del found[key]
+            del settings[key]
             setattr(declaring, key, default.value)
         elif ClassVar not in (hint, get_origin(hint)):
-            ranges = [
-                each
-                for part in (hint, *get_args(hint))
-                for each in getattr(part, "__metadata__", ())
-            ]
-            found[key] = Setting(plain[key], default, next(iter(ranges), None))
-    return found
+            settings[key] = Setting(plain[key], default, _range_of(hint))
+    return settings
+
+
+def _range_of(hint: Any) -> Range | None:
+    """Return the range that goes with a type, or with one of a union's, if any."""
+    for part in (hint, *get_args(hint)):
+        for annotation in getattr(part, "__metadata__", ()):
+            if isinstance(annotation, Range):
+                return annotation
+    return None
 
 
 def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
@@ -251,18 +289,16 @@ def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
 
     The error names the method.
     """
-    known, name = inspect.signature(method).parameters, method.__name__
+    known = inspect.signature(method).parameters
+    name = method.__name__
     for key in given.keys() - known.keys():
+        hint = f"it takes {', '.join(['lr', *method.declared])} and what all take"
         near = difflib.get_close_matches(key, known, 1)
-        others = f"it takes {', '.join(['lr', *method.declared])} and what all take"
-        raise TypeError(
-            f"{name} has no argument {key}; {f'did you mean {near[0]}?' if near else others}"
-        )
-    missing = [
-        key
-        for key, each in known.items()
-        if each.default is REQUIRED and key not in (*given, "params")
-    ]
+        if near:
+            hint = f"did you mean {near[0]}?"
+        raise TypeError(f"{name} has no argument {key}; {hint}")
+    required = [key for key, parameter in known.items() if parameter.default is REQUIRED]
+    missing = [key for key in required if key not in (*given, "params")]
     if missing:
         raise TypeError(
             f"{name} needs {', '.join(missing)} by name, as in {name}(model.parameters(), lr=0.1, "

@@ -18,7 +18,11 @@ from cser_bench.algorithms.core.compressors import (
     SharedSupport,
 )
 from cser_bench.algorithms.core.flat import FlatBuffers
-from cser_bench.algorithms.core.layout import Layout, Support, Windows
+from cser_bench.algorithms.core.layout import (
+    Layout,
+    Support,
+    Windows,
+)
 from cser_bench.algorithms.core.traffic import Purpose
 
 EVERYTHING = Identity()
@@ -64,8 +68,9 @@ class Stage:
 
         Those of `except_every` are among them.
         """
+        first = self.every if self.first is None else self.first
         last = num_steps if self.last is None else min(num_steps, self.last)
-        return range(self.every if self.first is None else self.first, last + 1, self.every)
+        return range(first, last + 1, self.every)
 
     def takes_place(self, step: int) -> bool:
         return step in self.steps(step) and (
@@ -74,7 +79,10 @@ class Stage:
 
 
 def equalises(
-    stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]
+    stage: Stage,
+    step: int,
+    layout: Layout,
+    draw: Callable[[int, Purpose], Draw],
 ) -> bool:
     """Return whether all workers hold the same parameters after the stage, if sums are exact.
 
@@ -86,17 +94,13 @@ def equalises(
     if stage.equalises is not None:
         return stage.equalises and stage.takes_place(step)
     if stage.purpose is Purpose.GRADIENT:
-        return (
-            isinstance(stage.compressor, Identity)
-            and stage.every == 1
-            and stage.except_every is None
-        )
-    is_whole = stage.neighbours is None and (
-        stage.layout is None or stage.layout.numel == layout.numel
-    )
-    return (
-        is_whole and stage.takes_place(step) and sends_all(stage, layout, draw(step, stage.purpose))
-    )
+        is_always = stage.every == 1 and stage.except_every is None
+        return is_always and isinstance(stage.compressor, Identity)
+    if stage.neighbours is not None or not stage.takes_place(step):
+        return False
+    if stage.layout is not None and stage.layout.numel != layout.numel:
+        return False
+    return sends_all(stage, layout, draw(step, stage.purpose))
 
 
 def sends_all(stage: Stage, layout: Layout, draw: Draw) -> bool:
@@ -135,22 +139,30 @@ def early_messages(
     # cut.
     if flat.parameters.element_size() < 4 or all(stage.early is None for stage in stages):
         return []
-    layout, messages, before = flat.layout, [], list[Support | None]()
+    layout = flat.layout
+    messages = []
+    before: list[Support | None] = []
     for stage in stages:
-        if stage.takes_place(step):
-            compressor, now = stage.compressor, draw(step, stage.purpose)
-            support = (
-                compressor.support(layout, now) if isinstance(compressor, SharedSupport) else None
-            )
-            if stage.early is not None and _is_known_early(support, layout, before):
-                tensors, bits = layout.touched(support), float_bits * support.payload_numel
-                if not set(tensors) & set(
-                    flat.frozen
-                ):  # these have no gradient that could be waited for
-                    messages.append(
-                        EarlyMessage(stage.purpose, bits, tensors, partial(stage.early, support))
+        if not stage.takes_place(step):
+            continue
+        support = None
+        if isinstance(stage.compressor, SharedSupport):
+            support = stage.compressor.support(layout, draw(step, stage.purpose))
+        if stage.early is not None and _is_known_early(support, layout, before):
+            tensors = layout.touched(support)
+            # Frozen ones have no gradient that could be waited for.
+            if not set(tensors) & set(flat.frozen):
+                bits = float_bits * support.payload_numel
+                payload = partial(stage.early, support)
+                messages.append(
+                    EarlyMessage(
+                        stage.purpose,
+                        bits,
+                        tensors,
+                        payload,
                     )
-            before.append(support)
+                )
+        before.append(support)
     return messages
 
 

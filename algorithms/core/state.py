@@ -1,6 +1,11 @@
 """Saved states: which worker may go on from one, and the workers' average that fits them all."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,19 +71,33 @@ def check_state(
                 f"{refused}: it is worker {state['rank']}'s, this is worker {own['rank']}; each "
                 "worker must save a file of its own and load that"
             )
-    found, held = (
-        dict.fromkeys(("momentum", "parameters"), shape)
-        | {key: tuple(value.shape) for key, value in each.items() if isinstance(value, Tensor)}
-        | {key: (len(value),) for key, value in each.items() if isinstance(value, list)}
-        for each in (state, own)
-    )
-    if found != held:
-        raise ValueError(f"{refused}: it holds {found}, this has {held}")
+    may_be_missing = dict.fromkeys(("momentum", "parameters"), shape)
+    saved_shapes = may_be_missing | _shapes(state)
+    shapes = may_be_missing | _shapes(own)
+    if saved_shapes != shapes:
+        raise ValueError(f"{refused}: it holds {saved_shapes}, this has {shapes}")
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors and lists."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            shapes[key] = tuple(value.shape)
+        elif isinstance(value, list):
+            shapes[key] = (len(value),)
+    return shapes
 
 
 def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
     """Raise RuntimeError where a state's parameters were loaded, and the model lost them."""
-    if loaded is not None and not torch.allclose(loaded, parameters, 0, 0, equal_nan=True):
+    if loaded is not None and not torch.allclose(
+        loaded,
+        parameters,
+        0,
+        0,
+        equal_nan=True,
+    ):
         raise RuntimeError(
             "the parameters are not those of the state that this optimiser loaded, which are this "
             "worker's own; make any DistributedDataParallel first, as it sends worker 0's, load "
@@ -95,10 +114,10 @@ def averaged(
 
     All workers must enter. Afterwards they are what they were.
     """
-    tensors = [
-        *parameters,
-        *(each.detach().unsqueeze(0) for each in others if each.is_floating_point()),
-    ]
+    tensors = list(parameters)
+    for tensor in others:
+        if tensor.is_floating_point():
+            tensors.append(tensor.detach().unsqueeze(0))
     own = [tensor.clone() for tensor in tensors]
     # A sum of the least numbers that there are, as in a mask, would be infinite. A power of two
     # changes no other bit.
@@ -109,7 +128,9 @@ def averaged(
                 is_scaled = number >= len(parameters) and tensor.element_size() > 2
                 mean = tensor / scale if is_scaled else tensor.contiguous()
                 collectives.all_reduce_mean_(mean, Purpose.EVALUATION)
-                tensor.copy_(mean.mul_(scale) if is_scaled else mean)
+                if is_scaled:
+                    mean.mul_(scale)
+                tensor.copy_(mean)
         yield
     finally:
         with torch.no_grad():
@@ -128,18 +149,16 @@ def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
     sums: dict[tuple[int, str], Tensor] = {}
     num_workers = 0
     for state in states:
-        groups, num_workers = groups or state["param_groups"], num_workers + 1
+        groups = groups or state["param_groups"]
+        num_workers += 1
         for number, part in enumerate(_parts(state["param_groups"])):
             for key, value in part.items():
                 if isinstance(value, Tensor):
                     sums[number, key] = value.double() + sums.get((number, key), 0)
     for number, part in enumerate(_parts(groups)):
         for key, value in part.items():
-            part[key] = (
-                sums[number, key].div_(num_workers).to(value)
-                if isinstance(value, Tensor)
-                else value
-            )
+            if isinstance(value, Tensor):
+                part[key] = sums[number, key].div_(num_workers).to(value)
         part |= {"rank": None, "world_size": None}
         part.pop("parameters", None)
     return {"state": {}, "param_groups": groups}

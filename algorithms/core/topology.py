@@ -57,10 +57,10 @@ class Mixing:
     def averages(self) -> bool:
         """Whether W is 1/n everywhere, so that all workers have the mean after it."""
         n = self.num_workers
-        return all(
-            len(row) == n - 1 and all(abs(n * w - 1) < 1e-9 for _, w in row)
-            for row in self.neighbours
-        )
+        for row in self.neighbours:
+            if len(row) != n - 1 or any(abs(n * weight - 1) >= 1e-9 for _, weight in row):
+                return False
+        return True
 
     @property
     def matrix(self) -> NDArray[numpy.float64]:
@@ -94,7 +94,7 @@ def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
         "one_peer": [{power} for power in powers] or [set()],
         "complete": [set(range(1, n))],
     }
-    return tuple(_circulant(n, each - {0, n}) for each in distances[topology])
+    return tuple(_circulant(n, round_ - {0, n}) for round_ in distances[topology])
 
 
 def mixing_at(rounds: Sequence[Mixing], step: int) -> Mixing:
@@ -119,8 +119,8 @@ def _circulant(num_workers: int, distances: set[int]) -> Mixing:
     A distance counts ranks before the worker, round the circle.
     """
     weight = 1 / (len(distances) + 1)
-    senders = (
-        sorted((rank - distance) % num_workers for distance in distances)
-        for rank in range(num_workers)
-    )
-    return Mixing(tuple(tuple((sender, weight) for sender in row) for row in senders))
+    rows = []
+    for rank in range(num_workers):
+        senders = sorted((rank - distance) % num_workers for distance in distances)
+        rows.append(tuple((sender, weight) for sender in senders))
+    return Mixing(tuple(rows))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from dataclasses import astuple, dataclass, field
+from dataclasses import (
+    astuple,
+    dataclass,
+    field,
+)
 from enum import StrEnum
 
 import torch
@@ -134,7 +138,12 @@ class Elapsed:
         self._on: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
         """Pieces that a GPU may still be at, in the order of their ends."""
 
-    def add(self, name: str, start: Mark, end: Mark) -> None:
+    def add(
+        self,
+        name: str,
+        start: Mark,
+        end: Mark,
+    ) -> None:
         """Count the time between two marks of one device."""
         if isinstance(start, float) or isinstance(end, float):
             assert isinstance(start, float) and isinstance(end, float)

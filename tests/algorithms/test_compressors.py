@@ -192,8 +192,8 @@ def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -
         EFSGD([nn.Parameter(torch.zeros(1024))], lr=0.1, compressor=compressor, drop_rest=drops)
         for drops in (False, True)
     )
-    scaled = fed_back.compressor
-    assert dropped.compressor is compressor
+    scaled = fed_back.replicas[0].fitted(compressor)
+    assert dropped.replicas[0].fitted(compressor) is compressor
     omega = compressor.variance(layout)
     assert (scaled is compressor) == (omega == 0)
     for vector in (torch.ones(1024), random_vector(1024, 1, torch.float32), torch.eye(1024)[5]):
