@@ -1,5 +1,7 @@
-"""The page: an experiment's frames, models of step times and the scripts in one HTML file that
-loads nothing."""
+"""The page: an experiment's frames, models of step times and the scripts in one HTML file.
+
+It loads nothing.
+"""
 
 import json
 import math
@@ -20,14 +22,26 @@ from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import accuracy_frame, difference
 
 HERE = Path(__file__).parent
-SCRIPTS = ("charts.js", "tables.js", "state.js", "accuracy.js", "speed.js", "explorer.js")
+SCRIPTS = (
+    "charts.js",
+    "tables.js",
+    "state.js",
+    "accuracy.js",
+    "speed.js",
+    "explorer.js",
+)
 
 MOST_ON = 6
-"""Methods that are switched on at first, beside the baseline, the floor and those of the
-frontier."""
+"""Methods that are on at first, beside the baseline, the floor and those with a step time."""
+
 MOST_LINES = 15_000
 """A table of scores or pairs with more lines would make the page too large, and is left to the
 CSV."""
+
+# From here on not every whole number is a float, so a float need not mean what it says.
+_MOST_INTEGER = 2**53
+
+_NUM_SHAPES = 6
 
 _PALETTE = (
     "#1a6fd6",
@@ -41,9 +55,27 @@ _PALETTE = (
     "#5d4037",
 )
 _GREY = "#5f6670"
-_CONTRAST = ["row", "reference", "kind", "verdict", "declared", "estimate", "low", "high", "p_holm"]
+_CONTRAST = [
+    "row",
+    "reference",
+    "kind",
+    "verdict",
+    "declared",
+    "estimate",
+    "low",
+    "high",
+    "p_holm",
+]
+_DIFFERENCE = [
+    "row",
+    "reference",
+    "estimate",
+    "standard_error",
+    "degrees",
+    "low",
+    "high",
+]
 _NO_SCORE = ["learning_rate", "test_loss", "wall_seconds"]
-_DIFFERENCE = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
 _NUMBERS = [
     "mean",
     "deviation",
@@ -57,37 +89,57 @@ _NUMBERS = [
 
 
 def write_experiment_page(path: Path, frames: Frames) -> None:
-    """Write an experiment's page; a study beside it, as results/speedups, gives the step times of
-    the rows it timed.
+    """Write an experiment's page.
+
+    A study beside it, as results/speedups, gives the step times of the rows it timed.
 
     Raises:
         RecordError: a record of the study is damaged.
         OSError: the file cannot be written.
     """
-    places = [place / "speedups" for place in (frames.folder.parent, frames.folder.parent.parent)]
-    study = next((read_study(place) for place in places if (place / STUDY).exists()), None)
-    models = (
-        scored_models(study, frames) if study and study.sessions and not frames.is_tuning else []
-    )
-    timings = (
-        timings_table(study, {model["name"] for model in models}) if study and models else None
-    )
-    page = explorer_page(
-        frames, models, timings, without=("scores", "pairs") if frames.is_tuning else ()
-    )
+    # A search has many trials of each row, and compares none of them.
+    without = ("scores", "pairs") if frames.is_tuning else ()
+    models: list[dict[str, Any]] = []
+    timings = None
+    study = _study_beside(frames.folder)
+    if study is not None and study.sessions and not frames.is_tuning:
+        models = scored_models(study, frames)
+    if study is not None and models:
+        workloads = {model["name"] for model in models}
+        timings = timings_table(study, workloads)
+    page = explorer_page(frames, models, timings, without=without)
     write_text_atomically(path, page, durable=False)
 
 
-def write_study_page(path: Path, study: SpeedStudy, experiments: Sequence[Frames]) -> None:
+def _study_beside(folder: Path) -> SpeedStudy | None:
+    for place in (folder.parent, folder.parent.parent):
+        if (place / "speedups" / STUDY).exists():
+            return read_study(place / "speedups")
+    return None
+
+
+def write_study_page(
+    path: Path,
+    study: SpeedStudy,
+    experiments: Sequence[Frames],
+) -> None:
     """Write a study's page, with the rows of the first experiment.
 
     Raises:
         OSError: the file cannot be written.
     """
     frames = next(iter(experiments), None)
-    scored = scored_models(study, frames) if frames and study.sessions else []
-    title, without = "Step times and speed-ups", ("scores", "tuning", "pairs")
-    page = explorer_page(frames, scored + step_models(study), timings_table(study), title, without)
+    models: list[dict[str, Any]] = []
+    if frames is not None and study.sessions:
+        models = scored_models(study, frames)
+    models += step_models(study)
+    page = explorer_page(
+        frames,
+        models,
+        timings_table(study),
+        title="Step times and speed-ups",
+        without=("scores", "tuning", "pairs"),
+    )
     write_text_atomically(path, page, durable=False)
 
 
@@ -98,8 +150,9 @@ def explorer_page(
     title: str | None = None,
     without: Collection[str] = (),
 ) -> str:
-    """The HTML of an experiment, of a study of step times, or of both; the same records give the
-    same bytes.
+    """Return the HTML of an experiment, of a study of step times, or of both.
+
+    The same records give the same bytes.
 
     Args:
         frames: of the experiment; None for a study by itself.
@@ -108,130 +161,183 @@ def explorer_page(
         title: of the page; None is the experiment's.
         without: tables of the experiment that are left out.
     """
-    tables = experiment_tables(frames) if frames else {}
-    tables |= {"timings": timings} if timings is not None else {}
-    too_long = {name for name in ("scores", "pairs") if len(tables.get(name, ())) > MOST_LINES}
-    shown = {
-        name: table
-        for name, table in tables.items()
-        if len(table) and name not in {*without, *too_long}
-    }
+    tables: dict[str, pd.DataFrame] = {}
+    experiment = None
+    main_ratio = None
+    if frames is not None:
+        tables |= experiment_tables(frames)
+        experiment = _experiment(frames)
+        main_ratio = frames.experiment.main_ratio
+        title = title or frames.experiment.title
+    if timings is not None:
+        tables["timings"] = timings
+    too_long = []
+    for name in ("pairs", "scores"):
+        if name in tables and len(tables[name]) > MOST_LINES:
+            too_long.append(name)
+    shown = {}
+    for name, table in tables.items():
+        if len(table) and name not in without and name not in too_long:
+            shown[name] = _columns(table)
     payload = {
         "about": _about(frames, models, too_long),
-        "experiment": _experiment(frames) if frames else None,
-        "main_ratio": frames.experiment.main_ratio if frames else None,
+        "experiment": experiment,
+        "main_ratio": main_ratio,
         "methods": _methods(frames, models),
-        "tables": {name: _columns(table) for name, table in shown.items()},
+        "tables": shown,
         "models": models,
     }
+    text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
+    scripts = [(HERE / name).read_text() for name in SCRIPTS]
     return _template().render(
-        title=title or (frames.experiment.title if frames else ""),
+        title=title or "",
         style=(HERE / "style.css").read_text(),
-        payload=json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-        script="\n".join((HERE / name).read_text() for name in SCRIPTS),
+        # A "</script>" in a text would end the script that the data stand in.
+        payload=text.replace("<", "\\u003c"),
+        script="\n".join(scripts),
     )
 
 
 @cache
 def _template() -> Template:
-    """The page, in which everything is escaped but our own style and script, and data that hold no
-    tag."""
-    loader = FileSystemLoader(HERE)
-    made = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    """Return the page's template.
+
+    Everything is escaped but our own style and script, and data that hold no tag.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
     )
-    return made.get_template("template.html")
+    return environment.get_template("template.html")
 
 
 def _about(
-    frames: Frames | None, models: Sequence[Mapping[str, Any]], too_long: Collection[str]
+    frames: Frames | None,
+    models: Sequence[Mapping[str, Any]],
+    too_long: Sequence[str],
 ) -> str:
-    parts = []
-    if frames:
+    """Return the line under the title: what is on the page, and what is not."""
+    sentences = []
+    if frames is not None:
         counts = frames.runs["status"].value_counts()
-        told = [
-            f"{counts[name]:,} {name}"
-            for name in ("done", "diverged", "failed", "missing")
-            if name in counts
-        ]
-        parts.append(
+        parts = []
+        for status in ("done", "diverged", "failed", "missing"):
+            if status in counts:
+                parts.append(f"{counts[status]:,} {status}")
+        sentences.append(
             f"{len(frames.rows)} rows of {frames.experiment.name}, {len(frames.runs):,} runs: "
-            f"{', '.join(told)}."
+            f"{', '.join(parts)}."
         )
-    parts += ["Step times are modelled."] if models else []
-    parts += (
-        [f"Too long for a page, and in csv/ alone: {', '.join(sorted(too_long))}."]
-        if too_long
-        else []
-    )
-    return " ".join([*parts, "Every number and point opens the runs behind it."])
+    if models:
+        sentences.append("Step times are modelled.")
+    if too_long:
+        sentences.append(f"Too long for a page, and in csv/ alone: {', '.join(too_long)}.")
+    sentences.append("Every number and point opens the runs behind it.")
+    return " ".join(sentences)
 
 
 def _experiment(frames: Frames) -> dict[str, Any]:
-    told = ("name", "title", "task", "model", "baseline", "floor", "margin", "commands")
+    experiment = frames.experiment
     metric = frames.metric
-    scale: dict[str, Any] = {
-        "factor": 100,
-        "unit": "%",
-        "difference": "points",
-        "metric": metric.score_label,
+    described = {
+        "name": experiment.name,
+        "title": experiment.title,
+        "task": experiment.task,
+        "model": experiment.model,
+        "baseline": experiment.baseline,
+        "floor": experiment.floor,
+        "margin": experiment.margin,
+        "commands": experiment.commands,
     }
-    if not metric.is_share:
-        scale = {
-            "factor": 1,
-            "unit": metric.unit,
-            "difference": metric.unit,
-            "metric": f"less of {metric.label}",
+    if metric.is_share:
+        return described | {
+            "factor": 100,
+            "unit": "%",
+            "difference": "points",
+            "metric": metric.score_label,
         }
-    return {name: getattr(frames.experiment, name) for name in told} | scale
+    return described | {
+        "factor": 1,
+        "unit": metric.unit,
+        "difference": metric.unit,
+        "metric": f"less of {metric.label}",
+    }
 
 
-def _methods(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A colour and shape for every label, grey for what others are compared with.
+def _methods(
+    frames: Frames | None,
+    models: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return a colour and shape for every label, grey for what others are compared with.
 
     On at first are all whose rows have a step time, since a frontier of some would be none, and
     else few: those that contrasts name if there are any, each with a colour of its own.
     """
-    timed = [method for model in models for method in model["methods"]]
-    grey = {method["label"] for method in timed if method["baseline"]}
-    joined = {method["label"] for method in timed if method["rows"]}
-    labels: dict[str, None] = {}
-    if frames:
+    labels: list[str] = []
+    bounds: set[str] = set()
+    with_step: set[str] = set()
+    if frames is not None:
         label_of = frames.by_row["label"]
-        grey |= set(
-            label_of.reindex([frames.experiment.baseline, frames.experiment.floor]).dropna()
+        ends = [frames.experiment.baseline, frames.experiment.floor]
+        bounds.update(label_of.reindex(ends).dropna())
+        compared: list[str] = []
+        for contrast in frames.contrasts:
+            compared += [contrast.row, contrast.reference]
+        labels += [*label_of.reindex(compared).dropna(), *label_of]
+    for model in models:
+        for method in model["methods"]:
+            labels.append(method["label"])
+            if method["baseline"]:
+                bounds.add(method["label"])
+            if method["rows"]:
+                with_step.add(method["label"])
+    distinct = list(dict.fromkeys(labels))
+    greys = [label for label in distinct if label in bounds]
+    coloured = [label for label in distinct if label not in bounds]
+    methods: list[dict[str, Any]] = []
+    for place, label in enumerate(greys):
+        methods.append(
+            {
+                "label": label,
+                "colour": _GREY,
+                "shape": place % _NUM_SHAPES,
+                "on": True,
+            }
         )
-        pairs = [
-            name for contrast in frames.contrasts for name in (contrast.row, contrast.reference)
-        ]
-        labels = dict.fromkeys([*label_of.reindex(pairs).dropna(), *label_of])
-    labels |= dict.fromkeys(method["label"] for method in timed)
-    others, bounds = (
-        [label for label in labels if (label in grey) == is_bound] for is_bound in (False, True)
-    )
-    return [
-        {"label": label, "colour": _GREY, "shape": at % 6, "on": True}
-        for at, label in enumerate(bounds)
-    ] + [
-        {
-            "label": label,
-            "colour": _PALETTE[at % 9],
-            "shape": (at + at // 9) % 6,
-            "on": at < MOST_ON or label in joined,
-        }
-        for at, label in enumerate(others)
-    ]
+    for place, label in enumerate(coloured):
+        # When the colours begin anew the shapes are moved on by one, so that no pair repeats soon.
+        turn = place // len(_PALETTE)
+        methods.append(
+            {
+                "label": label,
+                "colour": _PALETTE[place % len(_PALETTE)],
+                "shape": (place + turn) % _NUM_SHAPES,
+                "on": place < MOST_ON or label in with_step,
+            }
+        )
+    return methods
 
 
 def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
-    """The tables of an experiment's page by name: rows, contrasts, runs, tuning, pairs and
-    scores."""
+    """Return the tables of an experiment's page by name.
+
+    They are rows, contrasts, runs, tuning, pairs and scores.
+    """
     contrasts = claimed_contrasts(frames)
+    further = contrasts.columns.drop(_CONTRAST)
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
+    runs = frames.runs.merge(
+        commands,
+        how="left",
+        left_on="run_id",
+        right_index=True,
+    )
     return {
         "rows": _rows(frames),
-        "contrasts": contrasts[[*_CONTRAST, *contrasts.columns.drop(_CONTRAST)]],
-        "runs": frames.runs.merge(commands, how="left", left_on="run_id", right_index=True),
+        "contrasts": contrasts[[*_CONTRAST, *further]],
+        "runs": runs,
         "tuning": frames.tuning,
         "pairs": pairs_frame(frames),
         "scores": frames.scores.drop(columns=_NO_SCORE, errors="ignore"),
@@ -239,51 +345,80 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
 
 
 def _rows(frames: Frames) -> pd.DataFrame:
-    """Rows with their means and differences to the baseline; `is_bound` marks a ratio that no other
-    method has."""
-    numbers = accuracy_frame(frames).rename(columns={"low": "mean_low", "high": "mean_high"})[
-        ["row", *_NUMBERS]
+    """Return rows with their means and differences to the baseline.
+
+    `is_bound` marks the baseline, the floor, and a ratio that no other method has.
+    """
+    names = {"low": "mean_low", "high": "mean_high"}
+    numbers = accuracy_frame(frames).rename(columns=names)
+    rows = frames.rows.merge(numbers[["row", *_NUMBERS]], on="row")
+    first = [
+        "row",
+        "label",
+        "ratio",
+        "num_steps",
+        "learning_rate",
+        *_NUMBERS,
     ]
-    rows = frames.rows.merge(numbers, on="row")
-    first = ["row", "label", "ratio", "num_steps", "learning_rate", *_NUMBERS]
-    methods = rows.groupby(["ratio", "num_steps"])["label"].transform("nunique")
-    ends = rows["row"].isin([frames.experiment.baseline, frames.experiment.floor])
-    return rows[[*first, *rows.columns.drop(first)]].assign(is_bound=(methods == 1) | ends)
+    further = rows.columns.drop(first)
+    num_methods = rows.groupby(["ratio", "num_steps"])["label"].transform("nunique")
+    is_end = rows["row"].isin([frames.experiment.baseline, frames.experiment.floor])
+    is_bound = (num_methods == 1) | is_end
+    return rows[[*first, *further]].assign(is_bound=is_bound)
 
 
 def pairs_frame(frames: Frames) -> pd.DataFrame:
-    """Every two rows of one ratio, length and rule with the difference of their means; nothing is
-    judged here.
+    """Return every two rows of one ratio, length and rule with the difference of their means.
 
-    Columns: row, reference, estimate, standard_error, degrees, low, high (two-sided 95 %).
+    Nothing is judged here. Columns: row, reference, estimate, standard_error, degrees, low, high
+    (two-sided 95 %).
     """
     lines = []
     for _, group in frames.rows.groupby(["num_steps", "rule", "ratio"], sort=False):
         for row, reference in combinations(group["row"], 2):
-            found = difference(frames, row, reference)
-            if found is not None:
-                numbers = (found.estimate, found.standard_error, found.degrees, *found.interval())
-                lines.append((row, reference, *numbers))
+            contrast = difference(frames, row, reference)
+            if contrast is None:
+                continue
+            lines.append(
+                (
+                    row,
+                    reference,
+                    contrast.estimate,
+                    contrast.standard_error,
+                    contrast.degrees,
+                    *contrast.interval(),
+                )
+            )
     return pd.DataFrame(lines, columns=_DIFFERENCE)
 
 
 def _columns(table: pd.DataFrame) -> dict[str, Any]:
-    """A table by column, without those that are empty; texts that repeat come as words and their
-    numbers."""
-    found: dict[str, Any] = {}
+    """Return a table by column, without those that are empty.
+
+    Texts that repeat come as words and their numbers, which keeps the page small.
+    """
+    columns: dict[str, Any] = {}
     for name in table.columns[table.notna().any()]:
         values = [_plain(value) for value in table[name].tolist()]
         codes, words = pd.factorize(table[name])
         is_text = all(isinstance(word, str) for word in words)
-        repeats = is_text and 2 * len(words) < len(values)
-        found[str(name)] = {"words": words.tolist(), "codes": codes.tolist()} if repeats else values
-    return {"columns": found, "length": len(table)}
+        if is_text and 2 * len(words) < len(values):
+            columns[str(name)] = {"words": words.tolist(), "codes": codes.tolist()}
+        else:
+            columns[str(name)] = values
+    return {"columns": columns, "length": len(table)}
 
 
 def _plain(value: Any) -> str | int | float | bool | None:
-    """A cell as JSON has it; what is not known is null, and an infinity is a text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    """Return a cell as JSON has it; what is not known is null, and an infinity is a text."""
+    if not isinstance(value, float):
+        if isinstance(value, str | int | None):
+            return value
+        return str(value)
+    if math.isnan(value):
+        return None
+    if math.isinf(value):
+        return str(value)
+    if value.is_integer() and abs(value) < _MOST_INTEGER:
         return int(value)
-    return value if isinstance(value, str | int | float | None) else str(value)
+    return value

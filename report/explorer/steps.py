@@ -1,5 +1,7 @@
-"""What the page needs to model a step at any rate and compute time: each message's seconds on a
-grid of rates."""
+"""What the page needs to model a step at any rate and compute time.
+
+That is each message's seconds on a grid of rates.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.harness.records.store import Attempt
-from cser_bench.harness.records.timings import Message, TimedMethod, Timing
+from cser_bench.harness.records.timings import Message, TimedMethod
 from cser_bench.report.frame import Frames
 from cser_bench.report.speed.cost_model import Compute, Network, step_seconds
 from cser_bench.report.speed.timed import joined_frame, scored_steps_frame
@@ -17,96 +19,129 @@ RATES = tuple(float(f"{10 ** (7 + step / 12):.6g}") for step in range(56))
 """Bits per second, 10 Mb/s to 383 Gb/s; between them the page goes straight in logarithms."""
 
 
-def timings_table(study: SpeedStudy, workloads: Collection[str] | None = None) -> pd.DataFrame:
-    """Every timed cell of a study with what the model says of it, then those of scored methods; of
-    some workloads alone if they are named."""
+# With it a step is the time of its messages alone.
+_NO_COMPUTE = Compute(forward=0.0, backward=0.0)
+
+
+def timings_table(
+    study: SpeedStudy,
+    workloads: Collection[str] | None = None,
+) -> pd.DataFrame:
+    """Return every timed cell of a study with what the model says of it, then scored methods.
+
+    Args:
+        study: of step times.
+        workloads: the names of those that are kept; None keeps all.
+    """
     table = study.cells.drop(columns="timing", errors="ignore")
     scored = scored_steps_frame(study.sessions)
     if len(scored):
-        works = {
-            method.name: work for work, methods in _sessions(study).items() for method in methods
-        }
-        scored["workload"], scored["basis"] = (
-            [scored_name(works[name]) for name in scored["method"]],
-            "emulated",
-        )
+        workload_of = {}
+        for workload, methods in _methods_by_workload(study).items():
+            for method in methods:
+                workload_of[method.name] = scored_name(workload)
+        scored["workload"] = scored["method"].map(workload_of)
+        scored["basis"] = "emulated"
         table = pd.concat([table, scored])
     if table.empty:
         return table
-    table = table[table["workload"].isin(workloads)] if workloads is not None else table
-    return table[["label", *table.columns.drop("label")]]
+    if workloads is not None:
+        table = table[table["workload"].isin(workloads)]
+    further = table.columns.drop("label")
+    return table[["label", *further]]
 
 
 def step_models(study: SpeedStudy) -> list[dict[str, Any]]:
-    """One for each workload that can be modelled, with every method and baseline that was timed on
-    it."""
-    found = []
+    """Return one for each workload that can be modelled.
+
+    With every method and baseline that was timed on it.
+    """
+    models = []
     for model in study.models.values():
-        if model.is_modelled:
-            methods = [
-                _method(each, model.codec_seconds(each), []) for each in model.methods.values()
-            ]
-            found.append(
-                _model(
-                    model,
-                    model.workload.name,
-                    "",
-                    [each.attempt for each in model.timings],
-                    methods,
-                )
+        if not model.is_modelled:
+            continue
+        methods = []
+        for method in model.methods.values():
+            methods.append(_method(method, model.codec_seconds(method), rows=[]))
+        attempts = [timing.attempt for timing in model.timings]
+        models.append(
+            _model(
+                model,
+                model.workload.name,
+                "",
+                attempts,
+                methods,
             )
-    return found
+        )
+    return models
 
 
 def scored_models(study: SpeedStudy, frames: Frames) -> list[dict[str, Any]]:
-    """The same of the methods that an experiment scores and of their baselines, without encoding
-    and update."""
+    """Return the same of the methods that an experiment scores and of their baselines.
+
+    Without encoding and update.
+    """
     joined = joined_frame(frames, study.sessions).dropna(subset="method")
-    rows = {str(name): list(group["row"].unique()) for name, group in joined.groupby("method")}
-    found = []
-    for work, methods in _sessions(study).items():
-        if (
-            work in study.models
-            and study.models[work].is_modelled
-            and any(each.name in rows for each in methods)
-        ):
-            wanted = [each for each in methods if each.name in rows or each.baseline]
-            told = [_method(each, 0.0, rows.get(each.name, [])) for each in wanted]
-            attempts = [
-                session.attempt for session in study.sessions if session.workload.name == work
-            ]
-            found.append(
-                _model(
-                    study.models[work],
-                    scored_name(work),
-                    "without encoding and update; ",
-                    attempts,
-                    told,
-                )
+    rows_of = {}
+    for name, lines in joined.groupby("method"):
+        rows_of[str(name)] = list(lines["row"].unique())
+    models = []
+    for workload, timed in _methods_by_workload(study).items():
+        if workload not in study.models or not study.models[workload].is_modelled:
+            continue
+        if not any(method.name in rows_of for method in timed):
+            continue
+        methods = []
+        for method in timed:
+            if method.name in rows_of or method.baseline:
+                rows = rows_of.get(method.name, [])
+                methods.append(_method(method, 0.0, rows))
+        attempts = []
+        for session in study.sessions:
+            if session.workload.name == workload:
+                attempts.append(session.attempt)
+        models.append(
+            _model(
+                study.models[workload],
+                scored_name(workload),
+                "without encoding and update; ",
+                attempts,
+                methods,
             )
-    return found
+        )
+    return models
 
 
 def scored_name(workload: str) -> str:
-    """What the page calls a workload where scored methods are timed on it."""
+    """Return what the page calls a workload where scored methods are timed on it."""
     return f"{workload}, as scored"
 
 
-def _sessions(study: SpeedStudy) -> dict[str, list[TimedMethod]]:
-    """The methods of all sessions, each once, by workload."""
-    found: dict[str, dict[str, TimedMethod]] = {}
-    session: Timing
+def _methods_by_workload(study: SpeedStudy) -> dict[str, list[TimedMethod]]:
+    """Return the methods of all sessions, each once, by workload."""
+    methods: dict[str, dict[str, TimedMethod]] = {}
     for session in study.sessions:
+        of_workload = methods.setdefault(session.workload.name, {})
         for method in session.methods:
-            found.setdefault(session.workload.name, {}).setdefault(method.name, method)
-    return {work: list(methods.values()) for work, methods in found.items()}
+            of_workload.setdefault(method.name, method)
+    return {workload: list(by_name.values()) for workload, by_name in methods.items()}
 
 
-def _method(method: TimedMethod, codec_seconds: float, rows: Sequence[str]) -> dict[str, Any]:
-    told = {
-        name: getattr(method, name) for name in ("name", "label", "algorithm", "baseline", "period")
+def _method(
+    method: TimedMethod,
+    codec_seconds: float,
+    rows: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "label": method.label,
+        "algorithm": method.algorithm,
+        "baseline": method.baseline,
+        "period": method.period,
+        "codec_seconds": codec_seconds,
+        "messages": method.messages,
+        "rows": rows,
     }
-    return told | {"codec_seconds": codec_seconds, "messages": method.messages, "rows": rows}
 
 
 def _model(
@@ -116,38 +151,53 @@ def _model(
     attempts: Sequence[Attempt],
     methods: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    work, networks = model.workload, [model.network(rate) for rate in RATES]
+    """Return the model of a workload, with the messages of its methods on the grid of rates.
+
+    Args:
+        model: of the workload.
+        name: on the page.
+        without: what is not in a step, at the head of the sentence beside the name.
+        attempts: at the timings, whose commands are shown.
+        methods: see `_method`.
+    """
+    workload = model.workload
+    networks = [model.network(rate) for rate in RATES]
+    num_workers = model.main.fabric.num_workers
+    on_grid = []
+    for method in methods:
+        on_grid.append({**method, "messages": _messages(method["messages"], networks)})
     return {
         "name": name,
-        "badge": (
-            f"{without}{model.main.fabric.num_workers} workers, {work.device}; passes: "
-            f"{work.source}"
-        ),
-        "forward_seconds": work.forward_seconds,
-        "backward_seconds": work.backward_seconds,
+        "badge": f"{without}{num_workers} workers, {workload.device}; passes: {workload.source}",
+        "forward_seconds": workload.forward_seconds,
+        "backward_seconds": workload.backward_seconds,
         "rates": RATES,
         "commands": list(dict.fromkeys(attempt.command for attempt in attempts)),
-        "methods": [
-            {**method, "messages": _messages(method["messages"], networks)} for method in methods
-        ],
+        "methods": on_grid,
     }
 
 
-def _messages(messages: Sequence[Message], networks: Sequence[Network]) -> list[dict[str, Any]]:
-    """Messages that get ready together queue as one: their seconds add up."""
+def _messages(
+    messages: Sequence[Message],
+    networks: Sequence[Network],
+) -> list[dict[str, Any]]:
+    """Return messages by when they are sent, with their seconds on each network.
+
+    Those that get ready together queue as one: their seconds add up.
+    """
     groups: dict[tuple[int, tuple[float, ...]], list[Message]] = {}
     for message in messages:
-        groups.setdefault((message.every, message.ready_draws or (message.ready,)), []).append(
-            message
+        ready = message.ready_draws or (message.ready,)
+        groups.setdefault((message.every, ready), []).append(message)
+    lines = []
+    for (every, ready), group in groups.items():
+        seconds = [step_seconds(_NO_COMPUTE, group, network) for network in networks]
+        lines.append(
+            {
+                "every": every,
+                "ready": ready,
+                # Five digits are more than a chart shows, and keep the page small.
+                "seconds": [float(f"{number:.5g}") for number in seconds],
+            }
         )
-    return [
-        {
-            "every": every,
-            "ready": ready,
-            "seconds": [
-                float(f"{step_seconds(Compute(0.0, 0.0), group, network):.5g}")
-                for network in networks
-            ],
-        }
-        for (every, ready), group in groups.items()
-    ]
+    return lines
