@@ -21,6 +21,7 @@ from cser_bench.algorithms.core import (
 
 class Alone(DistributedOptimizer):
     name = "alone"
+    family = "bounds"
     formula = "0"
     no_compression: ClassVar = None
     averages_models = False

@@ -45,6 +45,7 @@ class ChocoSGD(DistributedOptimizer):
     """
 
     name = "choco_sgd"
+    family = "neighbours"
     formula = "32 d / R neighbours"
     no_compression: ClassVar = {
         "topology": "complete",

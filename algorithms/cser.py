@@ -53,6 +53,7 @@ class CSER(DistributedOptimizer):
     """
 
     name = "cser"
+    family = "error reset"
     formula = "32 d / R2 + 32 d / (R1 H)"
     no_compression: ClassVar = {
         "gradient_compressor": Identity(),

@@ -40,6 +40,7 @@ class DeepSqueeze(DistributedOptimizer):
     """
 
     name = "deep_squeeze"
+    family = "neighbours"
     formula = "32 d / R neighbours"
     no_compression: ClassVar = {
         "topology": "complete",

@@ -59,6 +59,7 @@ class DiLoCo(DistributedOptimizer):
     """
 
     name = "diloco"
+    family = "local steps"
     formula = "32 d / H"
     no_compression: ClassVar = {
         "sync_interval": 1,

@@ -42,6 +42,7 @@ class DPSGD(DistributedOptimizer):
     """
 
     name = "dpsgd"
+    family = "neighbours"
     formula = "32 d neighbours"
     no_compression: ClassVar = {"topology": "complete", "order": "adapt_then_combine"}
     tried_with: ClassVar = {"topology": "ring"}

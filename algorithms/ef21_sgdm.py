@@ -50,6 +50,7 @@ class EF21SGDM(DistributedOptimizer):
     """
 
     name = "ef21_sgdm"
+    family = "error feedback"
     formula = "32 d / R"
     no_compression: ClassVar = {"compressor": Identity()}
     sgd_alone = "its momentum is part of what it sends"

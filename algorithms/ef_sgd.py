@@ -68,6 +68,7 @@ class EFSGD(DistributedOptimizer):
     """
 
     name = "ef_sgd"
+    family = "error feedback"
     formula = "32 d / R"
     no_compression: ClassVar = {"compressor": Identity()}
     workers_differ = False

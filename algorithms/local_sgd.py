@@ -40,6 +40,7 @@ class LocalSGD(DistributedOptimizer):
     """
 
     name = "local_sgd"
+    family = "local steps"
     formula = "32 d / H"
     no_compression: ClassVar = {"sync_interval": 1}
 

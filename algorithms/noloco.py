@@ -81,6 +81,7 @@ class NoLoCo(DistributedOptimizer):
     """
 
     name = "noloco"
+    family = "neighbours"
     formula = "32 d / H"
     no_compression: ClassVar = {
         "sync_interval": 1,

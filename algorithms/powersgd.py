@@ -52,6 +52,7 @@ class PowerSGD(DistributedOptimizer):
     """
 
     name = "powersgd"
+    family = "error feedback"
     formula = "32 (sum of r (rows + columns) + other numbers)"
     no_compression: ClassVar = {"rank": 1_000_000}
     tried_with: ClassVar = {"rank": 1}

@@ -66,6 +66,7 @@ class QSparseLocalSGD(DistributedOptimizer):
     """
 
     name = "qsparse_local_sgd"
+    family = "error feedback"
     formula = "32 d / (R1 H)"
     no_compression: ClassVar = {
         "compressor": Identity(),

@@ -25,6 +25,7 @@ from cser_bench.algorithms.core import (
 
 class SGD(DistributedOptimizer):
     name = "sgd"
+    family = "all sent"
     keeps_rounding = False
     formula = "32 d"
     no_compression: ClassVar[Mapping[str, Any] | None] = {}
@@ -64,6 +65,7 @@ class SGDAccumulate(DistributedOptimizer):
     """
 
     name = "sgd_accumulate"
+    family = "bounds"
     keeps_rounding = False
     formula = "32 d / A"
     no_compression: ClassVar = {"accumulation_steps": 1}

@@ -52,6 +52,7 @@ class SparseLoCo(QSparseLocalSGD):
     """
 
     name = "sparse_loco"
+    family = "local steps"
     no_compression: ClassVar = {
         "compressor": Identity(),
         "sync_interval": 1,

@@ -2,7 +2,7 @@
 load of a link."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,6 @@ from cser_bench.report.plotting import (
     GREY,
     colour_of,
     decades,
-    family_of,
     headline,
     new_figure,
     plain,
@@ -113,7 +112,9 @@ def loss_at_one_load(
     return shown, f"{means} less than {margin} below all sent", at
 
 
-def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure:
+def loss_figure(
+    shown: pd.DataFrame, margin: float | None, title: str, families: Mapping[str, str]
+) -> Figure:
     """Dots with intervals: points against the baseline, the best on top, the margin shaded,
     families coloured.
 
@@ -126,7 +127,7 @@ def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure
         figure, (axes,) = new_figure(1.2 + 0.19 * max(len(lines), 3))
         end = _end(lines)
         for place, line in enumerate(lines):
-            _dot(axes, place, line, end)
+            _dot(axes, place, line, end, colour_of(line["algorithm"], families))
         if margin is not None:
             axes.axvspan(-100 * margin, 0, color=_MARGIN, zorder=0)
         axes.set_xlabel(
@@ -135,22 +136,18 @@ def loss_figure(shown: pd.DataFrame, margin: float | None, title: str) -> Figure
         )
         axes.axvline(0, **GREY)
         axes.set_yticks(range(len(lines)), [plain(_name(line)) for line in lines])
-        colours = [colour_of(line["algorithm"]) for line in lines]
+        colours = [colour_of(line["algorithm"], families) for line in lines]
         for text, colour in zip(axes.get_yticklabels(), colours, strict=True):
             text.set_color(colour)
         axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=(end, None))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
-        families = [
-            name
-            for name in dict.fromkeys(family_of(line["algorithm"]) for line in lines)
-            if name in FAMILIES
-        ]
+        drawn = dict.fromkeys(families.get(line["algorithm"], "") for line in lines)
+        names = [name for name in drawn if name in FAMILIES]
         dots = [
-            Line2D([], [], marker="o", linestyle="None", color=FAMILIES[name][0])
-            for name in families
+            Line2D([], [], marker="o", linestyle="None", color=FAMILIES[name]) for name in names
         ]
-        figure.legend(dots, families, loc="outside lower right", ncols=max(len(dots), 1))
+        figure.legend(dots, names, loc="outside lower right", ncols=max(len(dots), 1))
         headline(figure, title)
     return figure
 
@@ -166,8 +163,7 @@ def _end(lines: list[dict[Hashable, Any]]) -> float:
     return 1.12 * min([-1.0, *(max(end, 1.5 * usual) for end in ends if not math.isnan(end))])
 
 
-def _dot(axes: Axes, place: int, line: dict[Hashable, Any], end: float) -> None:
-    colour = colour_of(line["algorithm"])
+def _dot(axes: Axes, place: int, line: dict[Hashable, Any], end: float, colour: str) -> None:
     middle, low, high = (
         100 * float(line[key]) for key in ("difference", "difference_low", "difference_high")
     )
@@ -194,19 +190,21 @@ def _name(line: dict[Hashable, Any]) -> str:
     return f"{line['label']}  {known}".strip()
 
 
-def drawn_methods(accuracy: pd.DataFrame) -> pd.DataFrame:
+def drawn_methods(accuracy: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
     """Rows of methods of the families that are drawn, each at `LEAST_LOADS` loads of a link or
     more."""
     known = accuracy[(accuracy["link_models"] > 0) & accuracy["difference"].notna()]
-    known = known[known["algorithm"].map(family_of).isin(PANELS)]
+    known = known[known["algorithm"].map(families).isin(PANELS)]
     return known[known.groupby("label")["link_models"].transform("nunique") >= LEAST_LOADS]
 
 
-def link_figure(accuracy: pd.DataFrame, margin: float | None, title: str) -> Figure:
+def link_figure(
+    accuracy: pd.DataFrame, margin: float | None, title: str, families: Mapping[str, str]
+) -> Figure:
     """Points against the baseline over the load of a worker's link, a panel a family, its methods
     named below it."""
-    known = drawn_methods(accuracy)
-    groups = {name: known[known["algorithm"].map(family_of) == name] for name in PANELS}
+    known = drawn_methods(accuracy, families)
+    groups = {name: known[known["algorithm"].map(families) == name] for name in PANELS}
     groups = {name: group for name, group in groups.items() if len(group)}
     low, high = known["link_models"].min() / 1.6, known["link_models"].max() * 1.6
     with style():
@@ -214,7 +212,7 @@ def link_figure(accuracy: pd.DataFrame, margin: float | None, title: str) -> Fig
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
             axes.set(xscale="log", xlim=(low, high), xlabel="models on a link in a run")
             _panel(axes, group, margin)
-            axes.set_title(name, color=FAMILIES[name][0], fontsize=8.5)
+            axes.set_title(name, color=FAMILIES[name], fontsize=8.5)
             axes.legend(
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.2),

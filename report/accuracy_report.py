@@ -17,7 +17,7 @@ from cser_bench.report.accuracy_figures import (
     loss_figure,
 )
 from cser_bench.report.declared import are_without_verdict, seen_when_declared
-from cser_bench.report.frame import JUDGED, LONG, Frames, sharing_baseline
+from cser_bench.report.frame import Frames, sharing_baseline
 from cser_bench.report.regime import (
     assay_frame,
     lost_frame,
@@ -102,14 +102,15 @@ def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
 def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure], dict[str, str]]:
     """The figures that there are numbers for, and what is said under them."""
     margin, figures, captions = frames.experiment.margin, {}, {}
+    families = frames.experiment.families
     shown, captions["loss"], load = loss_at_one_load(frames, accuracy)
     captions |= {"load": load} if load else {}
     if len(shown):
-        figures["loss"] = loss_figure(shown, margin, captions["loss"])
+        figures["loss"] = loss_figure(shown, margin, captions["loss"], families)
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != frames.experiment.baseline)]
-    if len(drawn_methods(own)):
+    if len(drawn_methods(own, families)):
         captions["links"] = "Differences over what a link carries"
-        figures["links"] = link_figure(own, margin, captions["links"])
+        figures["links"] = link_figure(own, margin, captions["links"], families)
     return figures, captions
 
 
@@ -125,8 +126,8 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "status": {"done": 0, "diverged": 0, "planned": len(frames.runs)}
         | frames.runs["status"].value_counts().to_dict(),
         "heading": frames.metric.label[:1].upper() + frames.metric.label[1:],
-        "again": {LONG: JUDGED, JUDGED: LONG}.get(experiment.name) if len(contrasts) else None,
-        "judged": JUDGED,
+        "again": _asks_again(frames),
+        "is_quoted": frames.has_role("reference"),
         "margin": counted(round(100 * (experiment.margin or 0.0), 6), "point"),
         "baseline": frames.by_row.loc[experiment.baseline, "label"]
         if experiment.baseline
@@ -157,6 +158,14 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "rates": _rate_table(frames, tables["rates"]),
         **_provenance(frames),
     }
+
+
+def _asks_again(frames: Frames) -> str | None:
+    """Return the name of the experiment that asks the same questions as this one; None for none."""
+    evidence = frames.experiment.evidence
+    if evidence is None or not frames.contrasts:
+        return None
+    return evidence.asks_again
 
 
 def _accuracy_table(
@@ -255,7 +264,7 @@ def _losses_of_compared(
     own = accuracy[accuracy["is_own"] & accuracy["difference"].notna()].set_index("row")
     compared = own[own.index.isin(rows)]
     floor = frames.experiment.floor
-    if compared.empty or floor not in own.index:
+    if compared.empty or floor is None or floor not in own.index:
         return {}
     alone = own.loc[floor, "difference"]
     below = compared[(compared["difference"] < alone) & (compared.index != floor)]

@@ -16,10 +16,9 @@ import pandas as pd
 from tabulate import tabulate
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.report.frame import Frames, read_frames
-from cser_bench.report.questions.evidence import GPT, RESIDUAL, SHIPPED, Evidence
-from cser_bench.report.questions.losses import RECENT
-from cser_bench.report.questions.networks import METHODS, shares_lost, spread_between_kinds
+from cser_bench.report.frame import Frames, evidence_in, read_frames
+from cser_bench.report.questions.evidence import SHIPPED, Evidence
+from cser_bench.report.questions.networks import method_of, shares_lost, spread_between_kinds
 from cser_bench.report.regime import (
     PREDICTORS,
     Vector,
@@ -39,13 +38,8 @@ from cser_bench.report.speed.job import (
 )
 from cser_bench.report.wording import amount, milliseconds, points, short
 
-MAPS = {
-    "perceptron": [SHIPPED / "reference/fashion_mnist_long"],
-    "residual": [SHIPPED / "reference" / RESIDUAL, SHIPPED / "study_resnet_loads"],
-    "gpt": [SHIPPED / "reference" / GPT, SHIPPED / "study_gpt_text_loads"],
-}
-"""By kind of network: the experiments whose runs predict losses, one of several lengths or more of
-several loads."""
+PLACES = (SHIPPED, SHIPPED / "reference")
+"""Folders of the shipped experiments' folders."""
 
 WORTH = 1.05
 """A method is recommended over DDP where its step is so many times as fast, or more."""
@@ -201,7 +195,6 @@ def advise(
     assert margin is not None, "an experiment that can tell a loss has a margin"
     base, best = _recommended(margin, gap, table)
     faster = table[table["seconds"] * WORTH < base["seconds"]]
-    kinds = {folders[0].name: kind for kind, folders in MAPS.items()}
     shown = _shown(job, gap, table).to_dict("list")
     context = {
         "job": job,
@@ -214,7 +207,7 @@ def advise(
         "enough": np.ceil(1e4 * gap * faster["high"].min()) / 1e4,
         "table": tabulate(shown, headers="keys", disable_numparse=True),
         "experiment": maps[0].experiment,
-        "kind": kinds.get(maps[0].experiment.name),
+        "kind": _network_advised_on(maps[0]),
         "is_text": not maps[0].metric.is_share,
         "sent_all": baseline["label"],
         "size": maps[0].rows["num_parameters"].iloc[0],
@@ -258,6 +251,12 @@ def _best_predictor(lost: pd.DataFrame) -> str:
         return "models sent"
     explained = predictors_frame(lost).set_index("predictor")["left_out"]
     return str(explained[["models sent", "steps and ratio"]].idxmax())
+
+
+def _network_advised_on(frames: Frames) -> str | None:
+    """The network that `--network` names, with its article; None for another one."""
+    evidence = frames.experiment.evidence
+    return evidence.network if evidence and evidence.advice else None
 
 
 def _own_rows(frames: Frames) -> list[pd.Series]:
@@ -307,8 +306,8 @@ def _with_curve(
     for label, rows_lost in lost.groupby("label", sort=False):
         rows = senders[str(label)]
         wanted = pd.DataFrame([_job_line(job, row, sendings) for row, sendings in rows])
-        method = METHODS.get(rows[0][0]["algorithm"], "")
-        spread = spreads.get(method, widest)
+        method = method_of(maps[0], rows[0][0]["algorithm"])
+        spread = spreads.get(method or "", widest)
         losses = expected_losses(rows_lost, wanted, predictor, spread)
         lines += pd.concat([wanted, losses], axis=1).to_dict("records")
     return lines
@@ -407,26 +406,51 @@ def _shown(
     return shown
 
 
-def advice_from(folders: Sequence[Path], job: TrainingJob) -> str:
-    """Return advice from the runs in experiments' folders, in words.
+def folders_for(network: str | None) -> list[Path]:
+    """Return the folders of the shipped experiments whose runs predict losses on a network: one of
+    several lengths, or more of several loads.
+
+    Args:
+        network: as their specs name it for advice; None is the first of all.
 
     Raises:
-        UsageError: as `advise`; or the records are not at hand.
+        UsageError: there are no shipped records, or none of this network.
     """
+    _check_shipped()
+    advised: dict[str, list[Path]] = {}
+    for name, about in evidence_in(PLACES).items():
+        if about.advice:
+            folder = next(place / name for place in PLACES if (place / name).is_dir())
+            advised.setdefault(about.advice, []).append(folder)
+    wanted = network or next(iter(advised))
+    if wanted not in advised:
+        raise UsageError(
+            f"no shipped experiment is advised on as {network!r}; give one of {', '.join(advised)}"
+        )
+    return advised[wanted]
+
+
+def _check_shipped() -> None:
     if not SHIPPED.is_dir():
         raise UsageError(
             f"advice stands on the records in {SHIPPED}, which come with a checkout and not with "
             "an installation; run `python -m harness advise` in a checkout"
         )
-    shares = shares_lost(Evidence((SHIPPED,)))
+
+
+def advice_from(folders: Sequence[Path], job: TrainingJob) -> str:
+    """Return advice from the runs in experiments' folders, in words.
+
+    Raises:
+        UsageError: as `advise`, or there are no shipped records.
+    """
+    _check_shipped()
+    evidence = Evidence((SHIPPED,))
+    shares = shares_lost(evidence)
     maps = [read_frames(folder) for folder in folders]
-    others = []
-    for name in RECENT:
-        folder = SHIPPED / "reference" / name
-        if not folder.is_dir():
-            continue
-        frames = read_frames(folder)
-        # Methods of another optimiser's family would be compared with another baseline.
-        if frames.experiment.baseline == maps[0].experiment.baseline:
-            others.append(frames)
+    others = [
+        known.frames
+        for known in evidence.all_of("methods")
+        if known.baseline == maps[0].experiment.baseline
+    ]
     return advise(job, maps, shares[shares["tells"]], [*maps, *others]).text

@@ -16,19 +16,18 @@ import pandas as pd
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.metrics import Metric, metric_of, score_in, score_of
-from cser_bench.harness.records.experiment import Contrast, Experiment, Row, read_experiment
+from cser_bench.harness.records.experiment import (
+    Contrast,
+    Experiment,
+    PlannedEvidence,
+    Role,
+    Row,
+    read_experiment,
+)
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.store import RecordError, Result, RunRecord
 
 Status = Literal["done", "diverged", "failed", "missing"]
-
-JUDGED = "fashion_mnist_contrasts"
-"""The experiment that the answers, README and the speed report quote: another name here, and all
-quote that."""
-
-LONG = "fashion_mnist_long"
-"""The experiment of all methods and ratios, which asked the same questions before, at rates chosen
-on shorter runs."""
 
 DIVERGED_FACTOR = 1000.0
 """A loss beyond so many times that of a constant guess counts as diverged, whatever the run's own
@@ -148,6 +147,11 @@ class Frames:
             name: getattr(self, name) for name in ("rows", "runs", "scores", "tuning", "attempts")
         }
 
+    def has_role(self, role: Role) -> bool:
+        """Whether the experiment is evidence in this role."""
+        evidence = self.experiment.evidence
+        return evidence is not None and role in evidence.roles
+
     @cached_property
     def by_row(self) -> pd.DataFrame:
         """`rows`, to be looked up by the row's name."""
@@ -205,6 +209,24 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
         ).drop_duplicates(["run_id", "attempt"]),
         len(found.keys() - {each.run_id for each in planned}),
     )
+
+
+def evidence_in(places: Iterable[Path]) -> dict[str, PlannedEvidence]:
+    """Return what experiments are evidence for, by their names, in the order that they ask for.
+
+    Args:
+        places: folders of experiments' folders; of two experiments of one name the first counts.
+
+    Raises:
+        RecordError: a plan is damaged or of another version; the message names the file.
+    """
+    tables: dict[str, PlannedEvidence] = {}
+    for place in places:
+        for path in sorted(place.glob("*/experiment.json")):
+            experiment = read_experiment(path.parent)
+            if experiment.evidence is not None:
+                tables.setdefault(experiment.name, experiment.evidence)
+    return dict(sorted(tables.items(), key=lambda item: (item[1].order, item[0])))
 
 
 def sharing_baseline(frames: Frames) -> list[str]:

@@ -2,6 +2,7 @@
 that repeat."""
 
 import textwrap
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ WIDTH = 6.9
 SIZE = 7.5
 """Size of the type in points, on paper: figures are as wide as the text."""
 
-FAMILIES: dict[str, tuple[str, str]] = {
-    "all sent": ("#555555", "sgd"),
-    "bounds": ("#777777", "alone sgd_accumulate"),
-    "error reset": ("#1A5FD0", "csea cser cser_pl mcser"),
-    "error feedback": ("#C23B00", "ef_sgd qsparse_local_sgd ef21_sgdm powersgd"),
-    "local steps": ("#1C8C4B", "local_sgd qsr diloco streaming_diloco sparse_loco"),
-    "neighbours": ("#8A3FA0", "choco_sgd deep_squeeze dpsgd noloco"),
+FAMILIES = {
+    "all sent": "#555555",
+    "bounds": "#777777",
+    "error reset": "#1A5FD0",
+    "error feedback": "#C23B00",
+    "local steps": "#1C8C4B",
+    "neighbours": "#8A3FA0",
 }
-"""By family of methods: its colour in all figures, and the algorithms that are of it."""
+"""The colour of each family of methods in all figures; a method's class says its family."""
 
 OTHER = "#7B4B2A"
 """Colour of a method of no family."""
@@ -64,17 +65,9 @@ def style() -> AbstractContextManager[None]:
     return rc_context(_STYLE)
 
 
-def family_of(algorithm: str) -> str:
-    """The family of a method, "other" if it has none."""
-    return next(
-        (name for name, (_, members) in FAMILIES.items() if algorithm in members.split()), "other"
-    )
-
-
-def colour_of(algorithm: str) -> str:
-    """The colour of a method's family."""
-    family = family_of(algorithm)
-    return FAMILIES[family][0] if family in FAMILIES else OTHER
+def colour_of(algorithm: str | None, families: Mapping[str, str]) -> str:
+    """Return the colour of an algorithm's family, given the family of each algorithm."""
+    return FAMILIES.get(families.get(algorithm or "", ""), OTHER)
 
 
 def new_figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:

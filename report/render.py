@@ -85,6 +85,8 @@ def environment() -> Environment:
         "listed": wording.listed,
         "counted": wording.counted,
         "escape": escape,
+        "in_words": wording.in_words,
+        "margin": wording.margin_of,
         "table": table,
     }
     templates.globals |= vars(templates.get_template("macros.md.j2").module)

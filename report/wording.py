@@ -1,7 +1,7 @@
 """How numbers are written, the same everywhere in a report; templates have these as filters."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -149,6 +149,23 @@ def counted(number: float, noun: str) -> str:
     """ "1 run", "2 runs", "0.5 points"."""
     said = f"{number:,g}" if isinstance(number, float) else f"{number:,}"
     return f"{said} {noun if number == 1 else noun + 's'}"
+
+
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def in_words(number: int) -> str:
+    """Write a small number as a word: "two"; a larger one in digits."""
+    return NUMBERS[number] if 0 <= number < len(NUMBERS) else f"{number:,}"
+
+
+def margin_of(line: Mapping[str, Any]) -> str:
+    """Write the margin of a contrast with its unit: "0.5 points", "1 hundredth of a nat"."""
+    size = round(100 * line["margin"], 6)
+    unit = str(line["unit"])
+    if size == 1:
+        unit = unit.replace("points", "point").replace("hundredths", "hundredth")
+    return f"{size:g} {unit}"
 
 
 def _digits(value: float) -> str:

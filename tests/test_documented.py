@@ -32,7 +32,6 @@ from cser_bench.harness.records.store import Result, read_record, read_run
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.task import TensorSamples, find_task
 from cser_bench.harness.workers.attempt import attempt_as_rank, attempt_stacked
-from cser_bench.report.frame import LONG
 from cser_bench.report.questions.evidence import evidence_of
 from cser_bench.report.render import environment
 from tests.algorithms.problems import (
@@ -210,7 +209,7 @@ def test_the_task_is_found_counted_and_learnt(letters: str, tmp_path: Path) -> N
 def test_the_question_is_answered_and_said() -> None:
     evidence = evidence_of(PAGE.parents[1] / "results")
     answer = run(QUESTION)["the_worst_seed"](evidence)
-    long = evidence.experiment(LONG)
+    long = evidence.first("search")
     assert long
     text = environment().from_string(shown(0, "jinja")).render(answer.numbers, rows=answer.rows)
     lowest = min(

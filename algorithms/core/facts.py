@@ -57,6 +57,9 @@ class MethodFacts:
     `no_compression` has others."""
     formula: ClassVar[str]
     """Payload bits of one worker per step, in words of d and the settings."""
+    family: ClassVar[str] = "other"
+    """What reports group and colour it by: "all sent", "bounds", "error reset", "error feedback",
+    "local steps" or "neighbours"."""
     declared: ClassVar[Mapping[str, Setting]] = {}
     """The settings of its own, which the class annotates, by name."""
 

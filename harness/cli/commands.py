@@ -279,7 +279,7 @@ def report(options: argparse.Namespace) -> int:
 
 def advise(options: argparse.Namespace) -> int:
     """Advice for a job: a recommendation, the table, and what it rests on."""
-    from cser_bench.report.advise import MAPS, advice_from
+    from cser_bench.report.advise import advice_from, folders_for
     from cser_bench.report.speed.job import TrainingJob
 
     num_machines, workers_per_machine = options.layout
@@ -298,7 +298,7 @@ def advise(options: argparse.Namespace) -> int:
     )
     for folder in options.map or ():
         known_folder(folder)
-    print(advice_from(options.map or MAPS[options.network], job))
+    print(advice_from(options.map or folders_for(options.network), job))
     return 0
 
 

@@ -269,12 +269,10 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
         help="points between a worker alone and all sent in this job (default: the map's)",
     )
     add("--dollars-per-hour", type=_above_0, help="of all machines together")
-    kinds, maps = ("perceptron", "residual", "gpt"), advise.add_mutually_exclusive_group()
+    maps = advise.add_mutually_exclusive_group()
     maps.add_argument(
         "--network",
-        choices=kinds,
-        default=kinds[0],
-        help="nearest to the job's (default: %(default)s)",
+        help="nearest to the job's, as perceptron (the default), residual or gpt",
     )
     what = "folder of your own experiment, or of several, in place of that network's"
     maps.add_argument("--map", type=Path, nargs="+", metavar="FOLDER", help=what)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cser_bench.algorithms.registry import methods
 from cser_bench.harness.plan.corners import between_corners
 from cser_bench.harness.plan.footprint import Footprint, check_common
 from cser_bench.harness.plan.rows import (
@@ -29,7 +30,12 @@ from cser_bench.harness.plan.tuning import (
     tuning_record,
 )
 from cser_bench.harness.records import store
-from cser_bench.harness.records.experiment import Contrast, Experiment, Exponent
+from cser_bench.harness.records.experiment import (
+    Contrast,
+    Experiment,
+    Exponent,
+    PlannedEvidence,
+)
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import CellSpec, RowSpec
 from cser_bench.harness.spec.run import PlannedRun
@@ -224,6 +230,7 @@ def _judged(spec: Spec) -> dict[str, Any]:
         "title": spec.title,
         "contrasts": contrasts or None,
         "exponents": exponents or None,
+        "evidence": spec.evidence and PlannedEvidence(**spec.evidence.model_dump()),
     }
     return own | {key: getattr(statistics, key) for key in same}
 
@@ -233,6 +240,7 @@ def _experiment(
 ) -> Experiment:
     common = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
     tuned = {"seeds": spec.tuning.seeds} if spec.tuning else {}
+    algorithms = sorted({planned.row.algorithm for planned in rows})
     return Experiment(
         version=store.VERSION,
         task=spec.task.name,
@@ -243,5 +251,6 @@ def _experiment(
         | {key: getattr(spec, key).model_dump(mode="json") for key in ("schedule", "partition")},
         commands=[f"python -m harness run {argument}", f"python -m harness report {argument}"],
         metric=None if spec.statistics.metric == "accuracy" else spec.statistics.metric,
+        families={algorithm: methods()[algorithm].family for algorithm in algorithms},
         **(tuned | judged),
     )

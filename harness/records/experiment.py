@@ -9,7 +9,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from cser_bench.harness.records.store import NoRecordsError, Record, read_record
+from cser_bench.harness.spec.evidence import CompressorSpec, EvidenceSpec, PairSpec, Role, RowRole
 from cser_bench.harness.spec.spec import ContrastSpec, ExponentSpec
+
+__all__ = ["CompressorSpec", "PairSpec", "Role", "RowRole"]  # for reports, which know records alone
 
 
 class Planned(Record):
@@ -103,6 +106,10 @@ class Contrast(ContrastSpec):
         return 3 if self.kind == "equivalence" else 2
 
 
+class PlannedEvidence(EvidenceSpec):
+    """What the experiment is evidence for, as its spec says it; answers find experiments by it."""
+
+
 class Exponent(ExponentSpec):
     """A question of how gaps grow over sizes and lengths, that was declared before the runs."""
 
@@ -168,6 +175,9 @@ class Experiment(Planned):
     """Which runs had been seen when the contrasts were declared, in words."""
     contrasts: list[Contrast] | None = None
     exponents: list[Exponent] | None = None
+    evidence: PlannedEvidence | None = None
+    families: dict[str, str] = Field(default_factory=dict)
+    """The family of each algorithm of the rows, as its class says it."""
 
 
 def read_experiment(folder: Path) -> Experiment:

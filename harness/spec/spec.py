@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from cser_bench.harness.spec.evidence import EvidenceSpec
 from cser_bench.harness.spec.rows import CellSpec, GridSpec, PartitionSpec, RestartOf, RowSpec
 from cser_bench.harness.spec.run import (
     EvaluationSpec,
@@ -153,7 +154,7 @@ class Spec(Strict):
     """A whole experiment file.
 
     `cells`: its rows once more, at other sizes and lengths. `restarts`: some of its rows once more,
-    whose workers lose a part of their state.
+    whose workers lose a part of their state. `evidence`: what it stands for in answers.
     """
 
     format: Literal[1]
@@ -175,6 +176,7 @@ class Spec(Strict):
     grids: list[GridSpec] = []
     cells: list[CellSpec] = []
     restarts: list[RestartOf] = []
+    evidence: EvidenceSpec | None = None
 
     def all_rows(self) -> list[RowSpec]:
         """The rows written out, those that grids stand for, and then all of these in each cell that
@@ -224,7 +226,11 @@ class Spec(Strict):
             for each in self.contrasts
             for name in (each.row, each.reference)
         ]
-        for known, uses in ((rows, named), (names, contrasted)):
+        shown = [
+            ("row of [evidence]", name)
+            for name in (self.evidence.named_rows() if self.evidence else ())
+        ]
+        for known, uses in ((rows, named), (names, contrasted), (names, shown)):
             for what, name in uses:
                 if name is not None and name not in known:
                     raise ValueError(

@@ -14,7 +14,7 @@ from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.spec.errors import SpecError, explain, first_complaint
 from cser_bench.harness.spec.spec import ADAM_ONLY, OF_KIND, Spec
 
-NOT_INHERITED = ("lengths", "restarts", "contrasts", "exponents", "sensitivity")
+NOT_INHERITED = ("lengths", "restarts", "contrasts", "exponents", "sensitivity", "evidence")
 NOT_INHERITED_STATISTICS = ("declared", "baseline_seeds")
 """What an experiment says of its own plan, and not of the setting that others share with it."""
 

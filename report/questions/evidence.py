@@ -1,19 +1,20 @@
 """What there is to answer from: experiments and step times, one's own where they were run, else
 those that ship."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from cser_bench.harness.errors import UsageError
+from cser_bench.harness.records.experiment import PlannedEvidence, Role, RowRole
 from cser_bench.harness.records.store import read_record
 from cser_bench.harness.records.timings import Timing
-from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.frame import Frames, evidence_in, read_frames
 from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import UNKNOWN, difference
@@ -21,20 +22,8 @@ from cser_bench.report.statistics import UNKNOWN, difference
 SHIPPED = Path(__file__).resolve().parents[2] / "results"
 """Records that come with the project."""
 
-TWO_LEVEL, CONVOLUTIONS, RESIDUAL, GPT = (
-    "study_two_level",
-    "study_network_cnn",
-    "resnet_regime",
-    "gpt_text",
-)
-
-DENSENET, SHUFFLENET = "study_network_densenet", "study_network_shufflenet"
-
-NETWORKS = {
-    CONVOLUTIONS: "convolutions", DENSENET: "a DenseNet", SHUFFLENET: "a ShuffleNet", RESIDUAL: "a residual network",
-    GPT: "a GPT",
-}  # fmt: skip
-"""What answers that rest on a perceptron say of other networks, by experiment."""
+Speaker = RowRole | Literal["baseline", "floor"]
+"""What a row can speak for in an answer: a family of methods, everything sent, or nothing sent."""
 
 CONTRAST = [
     "row",
@@ -46,9 +35,20 @@ CONTRAST = [
     "models_sent",
     "link_models",
     "other_rate",
+    "estimate",
+    "low",
+    "high",
+    "kind",
+    "p_holm",
+    "verdict",
+    "declared",
+    "margin",
+    "unit",
 ]
-CONTRAST += ["estimate", "low", "high", "kind", "p_holm", "verdict", "declared"]
 """Columns of a table of contrasts."""
+
+OF_DECLARED = ("kind", "p_holm", "verdict", "declared")
+"""Those of them that only a declared contrast has."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,33 @@ class Answer:
 
 @dataclass(frozen=True)
 class Compared:
-    """An experiment's frames and its declared contrasts."""
+    """An experiment's frames, its declared contrasts, and what it is evidence for."""
 
     frames: Frames
+    about: PlannedEvidence
 
-    @cached_property
-    def contrasts(self) -> dict[tuple[str, str], dict[Hashable, Any]]:
-        """The declared contrasts by row and reference. An experiment that cannot tell a loss claims
-        nothing."""
-        lines = claimed_contrasts(self.frames).to_dict("records")
-        return {(line["row"], line["reference"]): line for line in lines}
+    @property
+    def name(self) -> str:
+        return self.frames.experiment.name
+
+    @property
+    def network(self) -> str:
+        """The network without its article, as tables have it."""
+        return self.about.network.removeprefix("a ").removeprefix("an ")
+
+    @property
+    def the_network(self) -> str:
+        return f"the {self.network}"
+
+    @property
+    def kind(self) -> str:
+        """The network with its optimiser, as tables of kinds of network have it."""
+        return self.about.kind or self.network
+
+    @property
+    def unit(self) -> str:
+        """What differences are in, times 100."""
+        return "points" if self.frames.metric.is_share else "hundredths of a nat"
 
     @property
     def baseline(self) -> str:
@@ -87,60 +104,118 @@ class Compared:
         """Whether none of its runs is still to come."""
         return not self.frames.runs["status"].isin(("missing", "failed")).any()
 
+    @property
+    def num_parameters(self) -> int:
+        return int(self.frames.rows["num_parameters"].iloc[0])
+
+    def row(self, speaker: Speaker) -> str | None:
+        """The row that speaks for a family; None where the experiment has none."""
+        if speaker == "baseline":
+            return self.frames.experiment.baseline
+        if speaker == "floor":
+            return self.frames.experiment.floor
+        return self.about.rows.get(speaker)
+
+    def pairs(self, *pairs: tuple[Speaker, Speaker]) -> list[tuple[str, str]]:
+        """The rows of each pair of speakers; without pairs that lack one, and each pair once."""
+        rows = [(self.row(first), self.row(second)) for first, second in pairs]
+        return list(dict.fromkeys((first, second) for first, second in rows if first and second))
+
+    def value(self, row: str | None, column: str) -> Any:
+        """A row's entry in a column of the frame of rows."""
+        rows: Any = self.frames.by_row
+        return rows.loc[row, column]
+
+    def is_of_family(self, row: str, family: str) -> bool:
+        """Whether a row's algorithm is of this family."""
+        return self.frames.experiment.families.get(self.value(row, "algorithm")) == family
+
+    def rows_of_family(self, family: str) -> list[str]:
+        """The rows of its own length and rule whose algorithm is of this family."""
+        own = [row.row for row in self.frames.experiment.rows if row.base is None]
+        return [row for row in own if self.is_of_family(row, family)]
+
+    @cached_property
+    def contrasts(self) -> dict[tuple[str, str], dict[Hashable, Any]]:
+        """The declared contrasts by row and reference.
+
+        An experiment that cannot tell a loss claims nothing.
+        """
+        lines = claimed_contrasts(self.frames).to_dict("records")
+        return {(line["row"], line["reference"]): line for line in lines}
+
     def contrast(self, row: str, reference: str) -> dict[str, Any]:
         """Row minus reference with its 95 % interval, and what both are.
 
         `kind`, `p_holm`, `verdict` and `declared` are None where the two were not declared as a
         contrast.
         """
-        found = difference(self.frames, row, reference) or UNKNOWN
-        low, high = found.interval()
-        mine, theirs = self.frames.by_row.loc[row], self.frames.by_row.loc[reference]
-        line = {
+        known = difference(self.frames, row, reference) or UNKNOWN
+        low, high = known.interval()
+        mine = self.frames.by_row.loc[row]
+        theirs = self.frames.by_row.loc[reference]
+        declared = self.contrasts.get((row, reference), {})
+        return {
             "row": row,
             "reference": reference,
             "label": mine["label"],
             "other": theirs["label"],
-        }
-        line |= {key: mine[key] for key in ("ratio", "learning_rate", "models_sent", "link_models")}
-        line |= {
+            "ratio": mine["ratio"],
+            "learning_rate": mine["learning_rate"],
+            "models_sent": mine["models_sent"],
+            "link_models": mine["link_models"],
             "other_rate": theirs["learning_rate"],
-            "estimate": found.estimate,
+            "estimate": known.estimate,
             "low": low,
             "high": high,
+            **{key: declared.get(key) for key in OF_DECLARED},
+            "margin": declared.get("margin", self.frames.experiment.margin),
+            "unit": self.unit,
         }
-        declared = self.contrasts.get((row, reference), {})
-        return line | {key: declared.get(key) for key in ("kind", "p_holm", "verdict", "declared")}
 
     def contrasts_of(self, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
         """The contrast of each pair that has finished runs, a line each."""
-        return pd.DataFrame(
-            [self.contrast(*pair) for pair in pairs if self.has(*pair)], columns=CONTRAST
-        )
+        lines = [self.contrast(*pair) for pair in pairs if self.has(*pair)]
+        return pd.DataFrame(lines, columns=CONTRAST)
 
     @property
     def losses(self) -> pd.DataFrame:
         """Each method of which it was asked what it loses, against the baseline."""
-        declared = [each.row for each in self.frames.contrasts if each.kind == "non-inferiority"]
-        return self.contrasts_of((row, self.baseline) for row in declared)
+        asked = [
+            contrast.row for contrast in self.frames.contrasts if contrast.kind == "non-inferiority"
+        ]
+        return self.contrasts_of((row, self.baseline) for row in asked)
 
     def has(self, *rows: str) -> bool:
         """Whether all these rows have a finished run."""
         return all(row in self.frames.by_row.index and len(self.frames.done(row)) for row in rows)
 
+    def speaks_for(self, *speakers: Speaker) -> bool:
+        """Whether each of these has a row with a finished run."""
+        rows = [self.row(speaker) for speaker in speakers]
+        return all(row is not None and self.has(row) for row in rows)
+
     @property
     def regime(self) -> dict[str, Any]:
         """Where its numbers were seen, for the templates."""
         experiment, rows = self.frames.experiment, self.frames.rows
-        seeds = [len(self.frames.done(row)) for row in rows["row"][rows["base"].isna()]]
+        num_seeds = [len(self.frames.done(row)) for row in rows["row"][rows["base"].isna()]]
         return {
             "name": experiment.name,
-            "task": experiment.task,
+            "dataset": self.about.dataset,
+            "network": self.about.network,
             "workers": experiment.config["num_workers"],
             "num_steps": int(rows["num_steps"].max()),
-            "num_parameters": int(rows["num_parameters"].iloc[0]),
-            "seeds": sorted({min(seeds), max(seeds)}),
+            "num_parameters": self.num_parameters,
+            "seeds": sorted({min(num_seeds), max(num_seeds)}),
+            "main_ratio": experiment.main_ratio,
+            "margin": experiment.margin,
+            "unit": self.unit,
         }
+
+
+Part = tuple[Compared, Iterable[tuple[str, str]], Mapping[str, Any]]
+"""An experiment, pairs of its rows, and columns that a table of their contrasts has besides."""
 
 
 @dataclass(frozen=True)
@@ -151,54 +226,87 @@ class Evidence:
     places: tuple[Path, ...]
     known: dict[str, Compared | None] = field(default_factory=dict)
 
+    @cached_property
+    def folders(self) -> list[Path]:
+        """Folders that hold experiments' folders, in the order in which they are looked in."""
+        return [place / part for place in self.places for part in ("", "reference")]
+
+    @cached_property
+    def about(self) -> dict[str, PlannedEvidence]:
+        """What each experiment is evidence for, by name, in the order that they ask for.
+
+        Raises:
+            RecordError: a plan is damaged or of another version.
+        """
+        return evidence_in(self.folders)
+
     def experiment(self, name: str) -> Compared | None:
-        """An experiment; None where none of its runs has a result anywhere.
+        """An experiment; None where it is evidence for nothing, or has no finished run anywhere.
 
         Raises:
             RecordError: a record is damaged or of another version.
         """
         if name not in self.known:
-            folders = [place / part / name for place in self.places for part in ("", "reference")]
-            found = (
-                read_frames(folder) for folder in folders if (folder / "experiment.json").exists()
-            )
-            self.known[name] = next(
-                (Compared(each) for each in found if (each.runs["status"] == "done").any()), None
-            )
+            self.known[name] = self._read(name)
         return self.known[name]
 
-    def __getitem__(self, name: str) -> Compared:
-        """An experiment that the question needs, so that it is there."""
-        found = self.experiment(name)
-        assert found is not None, f"the head of a template does not name {name}"
-        return found
+    def _read(self, name: str) -> Compared | None:
+        if name not in self.about:
+            return None
+        for folder in self.folders:
+            if (folder / name / "experiment.json").exists():
+                frames = read_frames(folder / name)
+                if (frames.runs["status"] == "done").any():
+                    return Compared(frames, frames.experiment.evidence or self.about[name])
+        return None
 
-    def contrasts(
-        self, parts: Iterable[tuple[str, Iterable[tuple[str, str]], Mapping[str, Any]]]
-    ) -> pd.DataFrame:
-        """Contrasts of several experiments in one table: of each its name, the pairs, and columns
-        that are added."""
-        known = ((self.experiment(name), pairs, columns) for name, pairs, columns in parts)
-        tables = [
-            each.contrasts_of(pairs).assign(**columns) for each, pairs, columns in known if each
+    def all_of(self, *roles: Role, network: str | None = None) -> list[Compared]:
+        """The experiments that are evidence in one of these roles, each once.
+
+        Args:
+            network: as their specs have it; None for all.
+        """
+        names = [
+            name
+            for name, about in self.about.items()
+            if not {*roles}.isdisjoint(about.roles) and network in (None, about.network)
         ]
-        found = [table for table in tables if len(table)]
-        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=CONTRAST)
+        experiments = [self.experiment(name) for name in names]
+        return [known for known in experiments if known]
+
+    def first(self, role: Role, network: str | None = None) -> Compared | None:
+        """The first experiment in this role; None where there is none."""
+        experiments = self.all_of(role, network=network)
+        return experiments[0] if experiments else None
+
+    def __getitem__(self, role: Role) -> Compared:
+        """An experiment that the question needs, so that it is there."""
+        known = self.first(role)
+        assert known is not None, f"the head of a template does not name {role}"
+        return known
+
+    @property
+    def other_networks(self) -> list[Compared]:
+        """The experiments on other networks than the one that answers quote."""
+        return [known for known in self.all_of("network") if "reference" not in known.about.roles]
+
+    def contrasts(self, parts: Iterable[Part]) -> pd.DataFrame:
+        """Contrasts of several experiments in one table."""
+        tables = [known.contrasts_of(pairs).assign(**columns) for known, pairs, columns in parts]
+        tables = [table for table in tables if len(table)]
+        if not tables:
+            return pd.DataFrame(columns=CONTRAST)
+        return pd.concat(tables, ignore_index=True)
 
     def elsewhere(
-        self, pairs: Mapping[str, Iterable[tuple[str, str]]]
+        self, experiments: Sequence[Compared], *pairs: tuple[Speaker, Speaker]
     ) -> list[dict[Hashable, Any]]:
-        """Contrasts on other networks, by experiment: a line each, with the network and its number
-        of parameters."""
-        known = {name: each for name in pairs if (each := self.experiment(name))}
-        parts = (
-            (
-                name,
-                pairs[name],
-                {"network": NETWORKS[name], "num_parameters": each.regime["num_parameters"]},
-            )
-            for name, each in known.items()
-        )
+        """Contrasts on several networks: a line each, with the network and its number of
+        parameters."""
+        parts: list[Part] = []
+        for known in experiments:
+            columns = {"network": known.about.network, "num_parameters": known.num_parameters}
+            parts.append((known, known.pairs(*pairs), columns))
         return self.contrasts(parts).to_dict("records")
 
     @cached_property
@@ -208,23 +316,22 @@ class Evidence:
         Raises:
             RecordError: a record is damaged.
         """
-        folder = next(
-            (place / "speedups" for place in self.places if (place / "speedups" / STUDY).exists()),
-            None,
-        )
-        return read_study(folder) if folder else None
+        for place in self.places:
+            if (place / "speedups" / STUDY).exists():
+                return read_study(place / "speedups")
+        return None
 
     @cached_property
     def scored(self) -> list[Timing]:
         """Sessions that timed exactly the settings that accuracy runs score."""
-        found = [
-            path for place in self.places for path in sorted(place.glob("*speedups/scored-*.json"))
-        ]
-        return [read_record(path, Timing) for path in found]
+        paths: list[Path] = []
+        for place in self.places:
+            paths += sorted(place.glob("*speedups/scored-*.json"))
+        return [read_record(path, Timing) for path in paths]
 
 
 def evidence_of(results: Path) -> Evidence:
-    """One's own results first.
+    """Return what there is to answer from, one's own results first.
 
     Raises:
         UsageError: there is no such folder.

@@ -2,116 +2,62 @@
 advice."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cser_bench.report.frame import JUDGED, LONG
+from cser_bench.report.frame import Frames
 from cser_bench.report.plotting import FAMILIES, GREY, legend_beside, new_figure
 from cser_bench.report.questions.agreement import agreement, combined
-from cser_bench.report.questions.evidence import (
-    CONVOLUTIONS,
-    DENSENET,
-    GPT,
-    RESIDUAL,
-    SHUFFLENET,
-    Answer,
-    Compared,
-    Evidence,
+from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Part, Speaker
+from cser_bench.report.questions.losses import MOST_ROWS
+from cser_bench.report.questions.one_load import (
+    ORDERED,
+    losses_at_one_load,
+    orders_at_other_loads,
+    resets_against_local,
+    with_all_methods,
 )
 from cser_bench.report.regime import NOT_CLAIMED, tells
-from cser_bench.report.statistics import LESS, difference
+from cser_bench.report.statistics import LESS
 
-RESET, LOCAL, TOP_K, POWERSGD, OUTER = (
-    "error reset",
-    "local steps",
-    "error feedback, top-k",
-    "PowerSGD",
-    "DiLoCo",
-)
-METHODS = {
-    **dict.fromkeys(("csea", "cser", "cser_pl", "mcser"), RESET), **dict.fromkeys(("local_sgd", "qsr"), LOCAL),
-    **dict.fromkeys(("ef_sgd", "qsparse_local_sgd"), TOP_K), "powersgd": POWERSGD, "diloco": OUTER,
-}  # fmt: skip
-"""By algorithm: the method that speaks for it between kinds of network."""
-STATISTICS, GROUP_NORM = (
-    ("study_batch_norm_recalibrate", "study_batch_norm_local"),
-    "study_group_norm",
-)
-"""The convolutions with other batch-norm statistics for the score, and without batch norm."""
-LOAD_TOLERANCE = 0.1
-"""Rows have one load of a link if what it carries differs by so much at most."""
-IMAGES = {
-    LONG: "Perceptron",
-    CONVOLUTIONS: "Convolutions",
-    DENSENET: "DenseNet",
-    SHUFFLENET: "ShuffleNet",
+SPEAKING: dict[Speaker, tuple[str, str]] = {
+    "reset": ("error reset", FAMILIES["error reset"]),
+    "local": ("local steps", FAMILIES["local steps"]),
+    "feedback": ("error feedback, top-k", FAMILIES["error feedback"]),
+    "powersgd": ("PowerSGD", "#8A3FA0"),
+    "outer": ("DiLoCo", "#7B4B2A"),
 }
-IMAGES |= {RESIDUAL: "Residual"}
-"""Networks on images that ran these three methods at one load each, by experiment."""
-ORDERED = (TOP_K, LOCAL, RESET)
-OTHER_LOADS = {
-    LONG: "the perceptron",
-    "study_resnet_loads": "the residual network",
-    "study_gpt_text_loads": "the GPT",
+"""Methods that are compared between kinds of network, by what a row speaks for: name and colour."""
+
+OF_FAMILY: dict[str, Speaker] = {
+    "error reset": "reset",
+    "local steps": "local",
+    "error feedback": "feedback",
 }
-"""Experiments that ran the three methods at other loads of a link, too."""
+"""Whose spread between kinds stands for that of a family's other methods."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """An experiment of a kind of network and its row of each method. Models sent and loads of a
-    link differ by row.
-
-    Where error reset was tuned in two forms, the better one in tuning speaks for it.
-    """
-
-    network: str
-    experiment: str
-    rows: Mapping[str, str]
-
-    def asked(self, known: Compared) -> list[tuple[str, str]]:
-        """Error reset against everything sent, and against local steps: there in the form that was
-        declared."""
-        mine, local = self.rows[RESET], self.rows[LOCAL]
-        algorithms = known.frames.by_row["algorithm"]
-        forms = [
-            row
-            for row, other in known.contrasts
-            if other == local and METHODS.get(algorithms[row]) == RESET
-        ]
-        return [(mine, known.baseline), (forms[0] if forms and mine not in forms else mine, local)]
+def kinds_of(evidence: Evidence) -> list[Compared]:
+    """Return the experiments that speak for a kind of network, each with its optimiser."""
+    return evidence.all_of("network", "task")
 
 
-_MLP = {RESET: "mcser-96", LOCAL: "local_sgd-96", TOP_K: "ef_topk-96", OUTER: "diloco-96"}
-_SMALL = {RESET: "mcser-h16-r1_3-r2_48", LOCAL: "local_sgd-24", TOP_K: "ef_topk-96"}
-_TEXT = {RESET: "cser-8", LOCAL: "local-8", TOP_K: "ef_topk-8", POWERSGD: "powersgd-8"}
-_RESIDUAL = {
-    RESET: "mcser_topk",
-    LOCAL: "local_sgd-24",
-    TOP_K: "ef_topk-96",
-    OUTER: "diloco-24",
-    POWERSGD: "powersgd",
-}
-KINDS = (
-    Kind("Perceptron", JUDGED, _MLP),
-    Kind("Convolutions", CONVOLUTIONS, _SMALL),
-    Kind("DenseNet", DENSENET, _SMALL),
-    Kind("ShuffleNet", SHUFFLENET, _SMALL),
-    Kind("Residual", RESIDUAL, _RESIDUAL),
-    Kind("GPT, AdamW", GPT, _TEXT | {TOP_K: "ef_topk_updates-32", OUTER: "diloco-8"}),
-    Kind("Transformer, SGD", "cmudict", _TEXT | {RESET: "mcser-8", LOCAL: "local_sgd-8"}),
-    Kind("Transformer, AdamW", "cmudict_adamw", _TEXT),
-    Kind("Translation, AdamW", "kjv_es", _TEXT),
-)
+def method_of(frames: Frames, algorithm: str) -> str | None:
+    """Return the name of the method whose spread between kinds stands for an algorithm's."""
+    evidence = frames.experiment.evidence
+    for speaker, row in evidence.rows.items() if evidence else ():
+        if speaker in SPEAKING and frames.by_row.loc[row, "algorithm"] == algorithm:
+            return SPEAKING[speaker][0]
+    family = OF_FAMILY.get(frames.experiment.families.get(algorithm, ""))
+    return SPEAKING[family][0] if family else None
 
 
 def shares_lost(evidence: Evidence) -> pd.DataFrame:
-    """What each method loses on each kind of network, as a share of what can be lost there.
+    """Return what each method loses on each kind of network, as a share of what can be lost there.
 
     That is what lies between everything sent and a worker alone.
 
@@ -119,43 +65,36 @@ def shares_lost(evidence: Evidence) -> pd.DataFrame:
         The columns network, experiment, tells, method, label, models_sent, share, low and high (95
         %).
     """
-    tables = []
-    for kind in KINDS:
-        known = evidence.experiment(kind.experiment)
-        floor = known.frames.experiment.floor if known else None
-        if known and floor and known.has(known.baseline, floor):
-            gap = known.contrast(floor, known.baseline)["estimate"]
-            own = known.contrasts_of((row, known.baseline) for row in kind.rows.values())
-            own["method"] = own["row"].map({row: method for method, row in kind.rows.items()})
-            own["share"], own["low"], own["high"] = (
-                own["estimate"] / gap,
-                own["high"] / gap,
-                own["low"] / gap,
-            )
-            tables.append(
-                own.assign(
-                    network=kind.network, experiment=kind.experiment, tells=tells(known.frames)
-                )
-            )
-    columns = [
-        "network",
-        "experiment",
-        "tells",
-        "method",
-        "label",
-        "models_sent",
-        "share",
-        "low",
-        "high",
-    ]
-    return (
-        pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    columns = ["network", "experiment", "tells", "method", "label", "models_sent"]
+    columns += ["share", "low", "high"]
+    tables = [pd.DataFrame(columns=columns)]
+    for known in kinds_of(evidence):
+        if known.speaks_for("baseline", "floor"):
+            tables.append(_shares_of(known)[columns])
+    tables = [table for table in tables if len(table)] or tables
+    return pd.concat(tables, ignore_index=True)
+
+
+def _shares_of(known: Compared) -> pd.DataFrame:
+    """What each method loses on one kind of network, a line a method."""
+    names = {known.row(speaker): name for speaker, (name, _) in SPEAKING.items()}
+    [bounds] = known.pairs(("floor", "baseline"))
+    gap = known.contrast(*bounds)["estimate"]
+    lines = known.contrasts_of(known.pairs(*((speaker, "baseline") for speaker in SPEAKING)))
+    return lines.assign(
+        network=known.kind,
+        experiment=known.name,
+        tells=tells(known.frames),
+        method=lines["row"].map(names),
+        share=lines["estimate"] / gap,
+        low=lines["high"] / gap,
+        high=lines["low"] / gap,
     )
 
 
 def spread_between_kinds(shares: pd.DataFrame) -> dict[str, float]:
-    """Standard deviation of a method's share lost between kinds of network, the seeds' noise
-    included, by method.
+    """Return the standard deviation of a method's share lost between kinds of network, the seeds'
+    noise included, by method.
 
     Methods that were run on one kind alone are not there.
     """
@@ -163,214 +102,158 @@ def spread_between_kinds(shares: pd.DataFrame) -> dict[str, float]:
     return {str(method): float(spread) for method, spread in spreads.items()}
 
 
-def plain_local_rows(known: Compared) -> dict[float, str]:
-    """The rows of local steps that have nothing else set, by ratio."""
-    own = known.frames.rows[
-        known.frames.rows["base"].isna() & (known.frames.rows["rule"] == "held_out")
-    ]
-    ratios = own.set_index("row")["ratio"]
-    plain = [
-        row for row in known.frames.experiment.rows if row.settings.keys() == {"sync_interval"}
-    ]
-    return {
-        float(ratios[row.row]): row.row
-        for row in plain
-        if row.algorithm == "local_sgd" and row.row in ratios.index
-    }
-
-
-def rows_at_one_load(known: Compared, ratio: float | None = None) -> dict[str, str]:
-    """The row of each method that puts on a link what local steps at this ratio do; the main ratio,
-    if none is given.
-
-    Error reset is the form with the paper's blocks. Where a method was run in two forms, as error
-    feedback on gradients and on updates, the one with the better mean score speaks for it.
-    """
-    rows: Any = known.frames.rows
-    own = rows[rows["base"].isna() & (rows["rule"] == "held_out")].set_index("row")
-    local = plain_local_rows(known).get(ratio or known.frames.experiment.main_ratio or 0.0)
-    if local is None:
-        return {}
-    load = own.loc[local, "link_models"]
-    near = own[(own["link_models"] / load - 1).abs() <= LOAD_TOLERANCE]
-    chosen = {LOCAL: local}
-    for method, algorithms, compressor, kind in (
-        (TOP_K, ("ef_sgd",), "compressor.kind", "top_k"),
-        (RESET, ("cser", "mcser"), "error_compressor.kind", "block"),
-    ):
-        is_form = near["algorithm"].isin(algorithms) & (near.get(compressor) == kind)
-        scores = {
-            str(row): known.frames.done(row).mean() for row in near.index[is_form] if known.has(row)
-        }
-        if scores:
-            chosen[method] = max(scores, key=lambda row: scores[row])
-    return chosen
-
-
-def losses_at_one_load(evidence: Evidence, names: Mapping[str, str]) -> pd.DataFrame:
-    """What each method loses against everything sent, at one load of a link, by network; those that
-    ran all three.
-
-    Columns: network, experiment, parameters, link_models (of local steps), and a column of losses
-    for each method. A positive number is a loss.
-    """
-    lines = []
-    for name, network in names.items():
-        known = evidence.experiment(name)
-        rows = rows_at_one_load(known) if known else {}
-        if known and rows.keys() >= set(ORDERED):
-            found = {method: known.contrast(rows[method], known.baseline) for method in ORDERED}
-            losses = {method: -float(contrast["estimate"]) for method, contrast in found.items()}
-            load = float(found[LOCAL]["link_models"])
-            size = known.regime["num_parameters"]
-            lines.append(
-                {"network": network, "experiment": name, "parameters": size, "link_models": load}
-                | losses
-            )
-    return pd.DataFrame(
-        lines, columns=["network", "experiment", "parameters", "link_models", *ORDERED]
-    )
-
-
-def orders_at_other_loads(evidence: Evidence) -> list[dict[str, Any]]:
-    """The order of the three methods' mean losses at other loads of a link that were run, the
-    heaviest load first."""
-    lines = []
-    for name, network in OTHER_LOADS.items():
-        known = evidence.experiment(name)
-        main_ratio = known.frames.experiment.main_ratio if name == LONG and known else None
-        for ratio in sorted(plain_local_rows(known)) if known else ():
-            rows = rows_at_one_load(known, ratio) if known and ratio != main_ratio else {}
-            if known and rows.keys() >= set(ORDERED):
-                found = {method: known.contrast(rows[method], known.baseline) for method in ORDERED}
-                order = sorted(ORDERED, key=lambda method: -found[method]["estimate"])
-                lines.append(
-                    {"network": network, "load": float(found[LOCAL]["link_models"]), "order": order}
-                )
-    return lines
-
-
-def resets_against_local(evidence: Evidence, names: Mapping[str, str]) -> pd.DataFrame:
-    """What error reset by blocks loses more than local steps at the same load of a link, by
-    network.
-
-    Columns: network, experiment, estimate, low, high (95 %), standard_error; a positive estimate is
-        a loss.
-    """
-    lines = []
-    for name, network in names.items():
-        known = evidence.experiment(name)
-        rows = rows_at_one_load(known) if known else {}
-        found = (
-            difference(known.frames, rows[RESET], rows[LOCAL])
-            if known and {RESET, LOCAL} <= rows.keys()
-            else None
-        )
-        if found is not None:
-            low, high = found.interval()
-            line = {"network": network, "experiment": name, "standard_error": found.standard_error}
-            lines.append(line | {"estimate": -found.estimate, "low": -high, "high": -low})
-    return pd.DataFrame(
-        lines, columns=["network", "experiment", "estimate", "low", "high", "standard_error"]
-    )
-
-
 def other_networks(evidence: Evidence) -> Answer | None:
     """Question 9: error reset against everything sent and against local steps, on each kind of
     network that was run."""
-    shares = shares_lost(evidence)
-    run = shares.groupby("network")["method"].agg(set)
-    kinds = [kind for kind in KINDS if {RESET, LOCAL} <= run.get(kind.network, set())]
+    kinds: list[Compared] = []
+    missing: list[Compared] = []
+    for known in kinds_of(evidence):
+        if known.row("reset") and known.row("local"):
+            ran = known.speaks_for("baseline", "floor", "reset", "local")
+            (kinds if ran else missing).append(known)
     if len(kinds) < 2:
         return None
-    parts = []
-    for kind in kinds:
-        known = evidence[kind.experiment]
-        named = {
-            "network": kind.network,
-            "margin": known.frames.experiment.margin,
-            "experiment": kind.experiment,
-        }
-        for pair in kind.asked(known):
-            form = str(known.frames.by_row.loc[pair[0], "error_compressor.kind"])
-            parts.append((kind.experiment, [pair], named | {"form": form}))
-    frame = evidence.contrasts(parts)
-    losses, locals_ = frame.iloc[::2], frame.iloc[1::2]
-    shown = locals_[locals_["verdict"] != NOT_CLAIMED].head(6)
+    losses = _with_form(evidence, [(known, known.pairs(("reset", "baseline"))) for known in kinds])
+    locals_ = _with_form(evidence, [(known, [asked_of_local(known)]) for known in kinds])
+    shown = locals_[locals_["verdict"] != NOT_CLAIMED].head(MOST_ROWS)
+    shares = shares_lost(evidence)
     telling = shares[shares["tells"]]
-    losses_by_network = losses_at_one_load(evidence, IMAGES)
-    apart = resets_against_local(evidence, IMAGES)
-    with_text = resets_against_local(evidence, {**IMAGES, GPT: "GPT"})
     numbers = {
         "kinds": len(kinds),
         "blocks": locals_.loc[locals_["form"] == "block", "network"].tolist(),
         "shown": int((losses["verdict"] == LESS).sum()),
-        "local": locals_[["network", "verdict"]].to_dict("records"),
-        "experiments": [f"`{name}`" for name in losses["experiment"]],
-        "topk": evidence.contrasts([(RESIDUAL, [("mcser_topk", "local_sgd-24")], {})]).to_dict(
-            "records"
-        ),
-        "missing": [kind.network for kind in KINDS if kind not in kinds],
+        "local": locals_.to_dict("records"),
+        "experiments": [f"`{known.name}`" for known in kinds],
+        "topk": _other_forms(evidence, kinds),
+        "missing": [known.kind for known in missing],
         "left_out": [name for name in locals_["network"] if name not in set(shown["network"])],
-        "order": agreement(losses_by_network[list(ORDERED)]),
-        "sizes": (losses_by_network["parameters"].min(), losses_by_network["parameters"].max()),
-        "loads": (losses_by_network["link_models"].min(), losses_by_network["link_models"].max()),
-        "at_one_load": losses_by_network.to_dict("records"),
-        "text": losses_at_one_load(evidence, {GPT: "GPT"}).to_dict("records"),
-        "apart": combined(apart["estimate"], apart["standard_error"]) if len(apart) > 1 else None,
-        "elsewhere": orders_at_other_loads(evidence),
-        "largest": float(apart["estimate"].max()) if len(apart) else math.nan,
-        "next": float(apart["estimate"].nlargest(2).iloc[-1]) if len(apart) > 1 else math.nan,
-        "num_behind": int((with_text["estimate"] > 0).sum()),
-        "num_compared": len(with_text),
         "spread": spread_between_kinds(telling),
-        "telling": telling["network"].nunique(),
+        **_at_one_load(evidence),
         **_norms(evidence),
     }
+    frame = pd.concat([losses, locals_]).sort_index(kind="stable").reset_index(drop=True)
     return Answer(frame, numbers, _by_kind(shares), rows=shown)
 
 
-def _norms(evidence: Evidence) -> dict[str, Any]:
-    """What the convolutions lose with another normalisation: the most that statistics move it, and
-    with group norm."""
-    pairs = [(KINDS[1].rows[method], "sgd") for method in (RESET, LOCAL)]
-    parts = ((name, pairs, {"experiment": name}) for name in (CONVOLUTIONS, *STATISTICS))
-    lost = evidence.contrasts(parts).pivot(index="experiment", columns="row", values="estimate")
-    moved = lost.reindex(STATISTICS) - lost.reindex([CONVOLUTIONS]).squeeze()
-    grouped = evidence.contrasts(
-        [(GROUP_NORM, [*pairs, (KINDS[1].rows[TOP_K], "sgd")], {})]
-    ).to_dict("records")
-    all_sent = [
-        known.frames.done("sgd").mean()
-        for name in (GROUP_NORM, CONVOLUTIONS)
-        if (known := evidence.experiment(name))
+def asked_of_local(known: Compared) -> tuple[str, str]:
+    """Return error reset and local steps: error reset in the form that was declared."""
+    [(reset, local)] = known.pairs(("reset", "local"))
+    declared = [
+        row
+        for row, reference in known.contrasts
+        if reference == local and known.is_of_family(row, "error reset")
     ]
-    return {"moved": float(moved.abs().max().max()), "grouped": grouped, "all_sent": all_sent}
+    if not declared or reset in declared:
+        return reset, local
+    return declared[0], local
 
 
-COLOURS = {
-    RESET: FAMILIES["error reset"][0], LOCAL: FAMILIES["local steps"][0], TOP_K: FAMILIES["error feedback"][0],
-    POWERSGD: "#8A3FA0", OUTER: "#7B4B2A",
-}  # fmt: skip
+def _with_form(
+    evidence: Evidence, asked: Sequence[tuple[Compared, list[tuple[str, str]]]]
+) -> pd.DataFrame:
+    """One contrast of each kind of network, with the compressor of its error."""
+    parts: list[Part] = []
+    for known, pairs in asked:
+        form = str(known.value(pairs[0][0], "error_compressor.kind"))
+        columns = {"network": known.kind, "experiment": known.name, "form": form}
+        parts.append((known, pairs, columns))
+    return evidence.contrasts(parts)
+
+
+def _other_forms(evidence: Evidence, kinds: Sequence[Compared]) -> list[dict[Any, Any]]:
+    """The form that did better in tuning against local steps, where another one was declared."""
+    parts: list[Part] = []
+    for known in kinds:
+        pairs = known.pairs(("reset", "local"))
+        if pairs != [asked_of_local(known)]:
+            parts.append((known, pairs, {"network": known.the_network}))
+    return evidence.contrasts(parts).to_dict("records")
+
+
+def _at_one_load(evidence: Evidence) -> dict[str, Any]:
+    """The order of three methods at one load of a link, on images, on text and at other loads."""
+    images = with_all_methods(evidence, "images")
+    text = with_all_methods(evidence, "text")
+    losses = losses_at_one_load(images)
+    apart = resets_against_local(images)
+    of_all = resets_against_local([*images, *text])
+    numbers: dict[str, Any] = {
+        "order": agreement(losses[list(ORDERED.values())]),
+        "sizes": (losses["parameters"].min(), losses["parameters"].max()),
+        "loads": (losses["link_models"].min(), losses["link_models"].max()),
+        "datasets": sorted({known.about.dataset for known in images}),
+        "text": [_order_on(known) for known in text],
+        "elsewhere": list(orders_at_other_loads(evidence, [*images, *text])),
+        "num_behind": int((of_all["estimate"] > 0).sum()),
+        "num_compared": len(of_all),
+        "text_networks": [known.the_network for known in text],
+        "apart": None,
+    }
+    if len(apart) > 1:
+        numbers |= {
+            "apart": combined(apart["estimate"], apart["standard_error"]),
+            "largest": float(apart["estimate"].max()),
+            "next": float(apart["estimate"].nlargest(2).iloc[-1]),
+        }
+    return numbers
+
+
+def _order_on(known: Compared) -> dict[str, Any]:
+    """The order of the three methods' losses on one network, and the load."""
+    [line] = losses_at_one_load([known]).to_dict("records")
+    order = sorted(ORDERED.values(), key=lambda name: float(line[name]))
+    return {"network": known.the_network, "link_models": line["link_models"], "order": order}
+
+
+def _norms(evidence: Evidence) -> dict[str, Any]:
+    """What a network loses with another normalisation: the most that statistics move it, and with
+    group norm."""
+    numbers: dict[str, Any] = {"moved": math.nan, "grouped": None}
+    pairs: list[tuple[Speaker, Speaker]] = [("reset", "baseline"), ("local", "baseline")]
+    for known in evidence.all_of("batch_norm", "group_norm"):
+        usual = evidence.first("network", network=known.about.network)
+        if usual is None:
+            continue
+        if known.frames.has_role("batch_norm"):
+            here = known.contrasts_of(known.pairs(*pairs))["estimate"]
+            there = usual.contrasts_of(usual.pairs(*pairs))["estimate"]
+            # The larger of what was seen before and now; before, of the first, it is not known.
+            numbers["moved"] = float(np.fmax(numbers["moved"], (here - there).abs().max()))
+            numbers["moved_network"] = usual.network
+        else:
+            baselines = [experiment.frames.done(known.baseline) for experiment in (known, usual)]
+            numbers["grouped"] = {
+                "baseline": known.value(known.baseline, "label"),
+                "all_sent": float(baselines[0].mean() - baselines[1].mean()),
+                "lines": known.contrasts_of(known.pairs(*pairs, ("feedback", "baseline"))).to_dict(
+                    "records"
+                ),
+            }
+    return numbers
 
 
 def _by_kind(shares: pd.DataFrame) -> Figure:
     """A line for each kind of network, a mark for each method at the share that it loses."""
-    names = dict(zip(shares["network"], shares["tells"], strict=True))
-    figure, (axes,) = new_figure(0.75 + 0.3 * len(names))
-    for number, (method, colour) in enumerate(COLOURS.items()):
-        own = shares[shares["method"] == method]
-        if len(own):
-            height = np.array([list(names).index(name) for name in own["network"]]) + 0.14 * (
-                number - 2
-            )
-            ends = [own["share"] - own["low"], own["high"] - own["share"]]
-            axes.errorbar(
-                own["share"], height, xerr=ends, fmt="o", color=colour, label=method, elinewidth=0.8
-            )
-    axes.set_yticks(
-        range(len(names)), [name if tells else f"({name})" for name, tells in names.items()]
-    )
+    is_telling = dict(zip(shares["network"], shares["tells"], strict=True))
+    networks = list(is_telling)
+    figure, (axes,) = new_figure(0.75 + 0.3 * len(networks))
+    for number, (method, colour) in enumerate(SPEAKING.values()):
+        lines = shares[shares["method"] == method]
+        if lines.empty:
+            continue
+        places = np.array([networks.index(name) for name in lines["network"]])
+        ends = [lines["share"] - lines["low"], lines["high"] - lines["share"]]
+        axes.errorbar(
+            lines["share"],
+            places + 0.14 * (number - 2),  # marks of one network beside one another
+            xerr=ends,
+            fmt="o",
+            color=colour,
+            label=method,
+            elinewidth=0.8,
+        )
+    names = [name if is_telling[name] else f"({name})" for name in networks]
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.axvline(0, **GREY)
     axes.axvline(1, color="#777777", linewidth=0.8, linestyle="--")

@@ -1,58 +1,60 @@
-"""Questions on how the method works: its levels, its budget, resets, compressors, and where it was
-run."""
+"""Questions on how the method works: its levels, its budget, its resets and its compressors."""
 
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cser_bench.report.frame import JUDGED
-from cser_bench.report.plotting import FAMILIES, GREY, end_labels, legend_beside, new_figure
-from cser_bench.report.questions.evidence import (
-    CONVOLUTIONS,
-    DENSENET,
-    GPT,
-    NETWORKS,
-    RESIDUAL,
-    SHUFFLENET,
-    TWO_LEVEL,
-    Answer,
-    Evidence,
-)
+from cser_bench.report.plotting import GREY, legend_beside, new_figure
+from cser_bench.report.questions.evidence import Answer, Compared, Evidence
+from cser_bench.report.questions.losses import MOST_ROWS
 
-BOTH = "mcser-h16-r1_12-r2_192"
-KINDS = {
-    "block": "blocks", "random_k": "random-k", "top_k": "top-k", "qsgd": "QSGD", "sign": "sign",
-    "quantised1": "sign in two stages", "quantised4": "4 bits in two stages",
-}  # fmt: skip
-RULES = {"drop": "dropped", "feedback": "error feedback", "reset": "error reset"}
-LOADS = {"study_resnet_loads": RESIDUAL, "study_gpt_text_loads": GPT}
-"""Experiments at four times and at a quarter of a load of a link, and the one at that load."""
-FAMILY = ("cser", "mcser", "csea", "cser_pl")
+RULES = {"dropped": "dropped", "feedback": "error feedback", "reset": "error reset"}
+"""What is done with what a compressor does not send, as tables name it."""
+
+SHARES = {0.0: "nothing", 0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
+"""Shares of a budget that compressed updates have, in words."""
+
+COLOURS = ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0")
+
+
+def compared_pairs(known: Compared) -> Answer:
+    """Questions 11, 21 and 24: the pairs that an experiment's spec names, in a table, and those of
+    the first line."""
+    pairs = [pair for pair in known.about.pairs if known.has(pair.row, pair.reference)]
+    frame = known.contrasts_of((pair.row, pair.reference) for pair in pairs)
+    names = [pair.called or label for pair, label in zip(pairs, frame["label"], strict=True)]
+    frame["label"] = names
+    lines = [
+        line | {"headline": pair.headline}
+        for pair, line in zip(pairs, frame.to_dict("records"), strict=True)
+        if pair.headline
+    ]
+    return Answer(frame, {"headlines": lines, "note": known.about.note})
 
 
 def how_to_share_a_budget(evidence: Evidence) -> Answer:
     """Question 12: every split of one budget among H, R1 and R2, not the best."""
-    study = evidence[TWO_LEVEL]
-    rows = study.frames.rows
-    mine = rows.loc[
-        (rows["ratio"] == 96) & rows["row"].str.match(r"(mcser|cser_pl)-|local_sgd"), "row"
-    ]
-    frame = study.contrasts_of((row, "sgd") for row in mine)
-    settings = study.frames.by_row.loc[frame["row"]]
-    frame["reset_interval"] = (
-        settings["reset_interval"].fillna(settings["sync_interval"]).to_numpy()
-    )
-    frame["update_share"] = (96 / settings["gradient_compressor.ratio"]).fillna(0.0).to_numpy()
+    study = evidence["levels"]
+    rows: Any = study.frames.by_row
+    ratio = study.frames.experiment.main_ratio
+    momentum = study.value(study.row("blocks"), "momentum")
+    families = rows["algorithm"].map(study.frames.experiment.families)
+    is_split = families.isin(("error reset", "local steps"))
+    is_split &= (rows["ratio"] == ratio) & (rows["momentum"] == momentum)
+    frame = study.contrasts_of((row, study.baseline) for row in rows.index[is_split])
+    settings = rows.loc[frame["row"]]
+    intervals = settings["reset_interval"].fillna(settings["sync_interval"])
+    frame["reset_interval"] = intervals.to_numpy()
+    frame["update_share"] = (ratio / settings["gradient_compressor.ratio"]).fillna(0.0).to_numpy()
     splits = frame[frame["update_share"] < 1]
     best, worst = frame["estimate"].max(), splits["estimate"].min()
+    without_resets = (settings["error_compressor.kind"] == "zero").to_numpy()
     numbers = {
-        "splits": len(frame),
+        "splits": len(splits),
         "best": best,
         "worst": worst,
-        "alone": frame.loc[frame["row"] == "mcser-c1_zero", "estimate"].min(),
+        "alone": frame.loc[without_resets, "estimate"].min(),
         "apart": best - worst,
         "width": float((splits["high"] - splits["low"]).median()),
     }
@@ -61,16 +63,12 @@ def how_to_share_a_budget(evidence: Evidence) -> Answer:
 
 def _splits(frame: pd.DataFrame) -> Figure:
     figure, (axes,) = new_figure(1.4)
-    names = {0.0: "nothing", 0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
-    for (share, name), colour in zip(
-        names.items(), ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0"), strict=True
-    ):
-        own = frame[frame["update_share"] == share].sort_values("reset_interval")
-        x = own["reset_interval"] * (1 + 0.09 * (share * 4 - 1.5))
+    for (share, name), colour in zip(SHARES.items(), COLOURS, strict=True):
+        lines = frame[frame["update_share"] == share].sort_values("reset_interval")
         axes.errorbar(
-            x,
-            100 * own["estimate"],
-            50 * (own["high"] - own["low"]),
+            lines["reset_interval"] * (1 + 0.09 * (share * 4 - 1.5)),  # beside one another
+            100 * lines["estimate"],
+            50 * (lines["high"] - lines["low"]),
             fmt="o",
             color=colour,
             label=name,
@@ -86,56 +84,74 @@ def _splits(frame: pd.DataFrame) -> Figure:
 def why_resets_help(evidence: Evidence) -> Answer:
     """Question 15: the declared contrasts by blocks and top-k; beside them the study that changed
     only the rule."""
-    judged, study = evidence[JUDGED], evidence["study_rules"]
-    frame = study.contrasts_of((f"{kind}-reset", f"{kind}-feedback") for kind in KINDS)
-    frame["label"] = frame["row"].str.removesuffix("-reset").map(KINDS)
-    pairs = {RESIDUAL: [("mcser_topk", "ef_topk-96")], GPT: [("cser_topk-8", "ef_topk_updates-32")]}
+    quoted, study = evidence["reference"], evidence["rules"]
+    compressors = study.about.compressors
+    frame = study.contrasts_of((each.reset, each.feedback) for each in compressors)
+    frame["label"] = frame["row"].map({each.reset: each.compressor for each in compressors})
+    [blocks, topk] = quoted.pairs(("blocks", "feedback_blocks"), ("topk", "feedback"))
+    bounds = study.pairs(("floor", "baseline"))
     numbers = {
-        "elsewhere": evidence.elsewhere(pairs),
-        "blocks": judged.contrast("mcser_block-96", "ef_block-96"),
-        "topk": judged.contrast("mcser-96", "ef_topk-96"),
+        "elsewhere": evidence.elsewhere(evidence.other_networks, ("topk", "feedback")),
+        "blocks": quoted.contrast(*blocks),
+        "topk": quoted.contrast(*topk),
         "study": study.regime,
-        "alone": study.contrast("alone", study.baseline)["estimate"]
-        if study.has("alone")
-        else None,
+        "alone": study.contrast(*bounds[0])["estimate"] if bounds else None,
         "most_apart": (frame["learning_rate"] / frame["other_rate"]).max(),
     }
-    return Answer(frame, numbers, rows=frame.head(6))
+    return Answer(frame, numbers, rows=frame.head(MOST_ROWS))
 
 
 def is_the_error_ever_zero(evidence: Evidence) -> Answer:
     """Question 16: how much of the error a reset takes, and how far workers are apart at the scores
     of a run."""
-    frames = evidence[TWO_LEVEL].frames
-    rows: Any = frames.by_row
+    study = evidence["levels"]
+    rows: Any = study.frames.by_row
     ratios = rows["error_compressor.ratio"]
-    family = rows.index[rows["algorithm"].isin(FAMILY) & (rows["ratio"] == 96)]
-    scores = frames.scores[frames.scores["row"].isin(family) & (frames.scores["step"] > 0)]
+    blocks = study.row("blocks")
+    resets = rows.loc[study.rows_of_family("error reset")]
+    resets = resets[resets["ratio"] == study.frames.experiment.main_ratio]
+    scores = study.frames.scores
+    scores = scores[scores["row"].isin(resets.index) & (scores["step"] > 0)]
     is_due = scores["step"] % scores["row"].map(rows["reset_interval"]).fillna(1) == 0
     scores = scores.assign(at_reset=is_due & scores["row"].map(ratios).notna())
     means = scores.groupby(["row", "step", "at_reset"])["worker_distance"].mean().reset_index()
-    whole = means["row"].map(ratios) == 1
-    own = means[means["row"] == BOTH].sort_values("step")["worker_distance"]
+    is_whole = means["row"].map(ratios) == 1
+    distances = means[means["row"] == blocks].sort_values("step")["worker_distance"]
     numbers = {
-        "ratio": ratios[BOTH],
-        "kept": 1 - 1 / ratios[BOTH],
-        "whole_at_reset": int((whole & means["at_reset"]).sum()),
-        "whole": int(whole.sum()),
-        "largest": own.max(),
-        "last": own.iloc[-1],
+        "ratio": ratios[blocks],
+        "kept": 1 - 1 / ratios[blocks],
+        "whole_at_reset": int((is_whole & means["at_reset"]).sum()),
+        "whole": int(is_whole.sum()),
+        "largest": distances.max(),
+        "last": distances.iloc[-1],
     }
-    return Answer(means, numbers, _distances(means))
+    return Answer(means, numbers, _distances(means, _ends_of_the_range(resets, blocks)))
 
 
-def _distances(means: pd.DataFrame) -> Figure:
+def _ends_of_the_range(resets: Any, blocks: str | None) -> dict[str, str]:
+    """By row what a figure calls it: one without resets, and of those with the compressor of the
+    updates that `blocks` has the one with the most resets, `blocks` itself, and the fewest."""
+    names = {}
+    is_alike = resets["momentum"] == resets.loc[blocks, "momentum"]
+    for row in resets.index[is_alike & (resets["error_compressor.kind"] == "zero")]:
+        names[str(row)] = "no resets"
+    ratio = resets.loc[blocks, "gradient_compressor.ratio"]
+    alike = resets[is_alike & (resets["gradient_compressor.ratio"] == ratio)]
+    alike = alike[alike["error_compressor.kind"] != "zero"]
+    intervals = alike["reset_interval"]
+    for row in dict.fromkeys((intervals.idxmin(), blocks, intervals.idxmax())):
+        interval, r1 = alike.loc[row, ["reset_interval", "error_compressor.ratio"]]
+        names[str(row)] = f"H = {interval:g}, R1 = {r1:g}"
+    return names
+
+
+def _distances(means: pd.DataFrame, names: dict[str, str]) -> Figure:
     figure, (axes,) = new_figure(1.35)
-    shown = {
-        "mcser-c1_zero": ("no resets", "#999999"), "mcser-h1-r1_192-r2_192": ("H = 1, R1 = 192", "#C23B00"),
-        BOTH: ("H = 16, R1 = 12", "#1A5FD0"), "mcser-h192-r1_1-r2_192": ("H = 192, R1 = 1", "#1C8C4B"),
-    }  # fmt: skip
-    for row, (name, colour) in shown.items():
-        own = means[means["row"] == row].sort_values("step")
-        axes.plot(own["step"], own["worker_distance"], color=colour, label=name)
+    for (row, name), colour in zip(
+        names.items(), ("#999999", "#C23B00", "#1A5FD0", "#1C8C4B"), strict=False
+    ):
+        lines = means[means["row"] == row].sort_values("step")
+        axes.plot(lines["step"], lines["worker_distance"], color=colour, label=name)
     axes.set(xlabel="step", ylabel="distance", ylim=(0, None))
     legend_beside(axes)
     return figure
@@ -143,148 +159,22 @@ def _distances(means: pd.DataFrame) -> Figure:
 
 def which_compressors_work(evidence: Evidence) -> Answer:
     """Question 17: each compressor under each rule for what is not sent, as differences to SGD."""
-    frame = evidence["study_rules"].contrasts_of(
-        (f"{kind}-{rule}", "sgd") for kind in KINDS for rule in RULES
-    )
-    named = frame["row"].str.split("-", expand=True)
-    frame["compressor"], frame["rule"] = named[0].map(KINDS), named[1].map(RULES)
+    study = evidence["rules"]
+    tables = []
+    for each in study.about.compressors:
+        for key, rule in RULES.items():
+            lines = study.contrasts_of([(getattr(each, key), study.baseline)])
+            tables.append(lines.assign(compressor=each.compressor, rule=rule))
+    frame = pd.concat([table for table in tables if len(table)], ignore_index=True)
     wide = frame.pivot(index="compressor", columns="rule", values="estimate")
     resets = frame[frame["rule"] == RULES["reset"]].set_index("compressor")
-    shown = (
-        wide.loc[frame["compressor"].unique()]
-        .join(resets[["models_sent", "link_models"]])
-        .reset_index()
-    )
-    shown = shown[
-        shown["compressor"] != KINDS["random_k"]
-    ]  # much as blocks; the answer's first line has it
-    ends = resets.reset_index().sort_values("estimate")
-    feedback = wide.loc[KINDS["block"], RULES["feedback"]]
-    return Answer(
-        frame,
-        {"best": ends.iloc[-1], "worst": ends.iloc[0], "block_feedback": feedback},
-        rows=shown,
-    )
-
-
-SET_UPS: dict[str, tuple[str, dict[str, str]]] = {
-    "width": (
-        "parameters of the network",
-        {"6,370": "study_width_8", "25,450": TWO_LEVEL, "101,770": "study_width_128"},
-    ),
-    "skew": (
-        "how labels are shared out",
-        {
-            "equal shares": TWO_LEVEL,
-            **{f"Dirichlet {each}": f"study_skew_dirichlet_{each}" for each in ("10", "1", "0.1")},
-            "two classes": "study_skew_class_shards",
-        },
-    ),
-    "workers": (
-        "workers, 128 images a step in all",
-        {str(n): TWO_LEVEL if n == 8 else f"study_workers_{n}" for n in (2, 4, 8, 16, 32)},
-    ),
-    "samples": (
-        "workers x images, 3,000 samples a worker",
-        {f"{n} x 16": TWO_LEVEL if n == 8 else f"study_weak_scaling_{n}" for n in (2, 4, 8, 16)},
-    ),
-}  # fmt: skip
-"""By what changes: what the axis says, and the experiments in order, by what each is called on
-it."""
-
-FOLLOWED = {
-    BOTH: ("M-CSER, blocks", FAMILIES["error reset"][0]), "local_sgd-96": ("local SGD", FAMILIES["local steps"][0]),
-    "ef_topk-96": ("EF-SGD top-k", FAMILIES["error feedback"][0]),
-}  # fmt: skip
-"""Rows that are followed over what changes; the last was not run with other numbers of workers."""
-
-
-def _over(evidence: Evidence, *changed: str) -> Answer:
-    """Differences to the same set-up's SGD over what changes, with a panel for each."""
-    parts = []
-    for what in changed:
-        rows = list(FOLLOWED)[: 3 if what in ("width", "skew") else 2]
-        pairs = [(row, "sgd") for row in rows]
-        parts += [
-            (experiment, pairs, {"what": what, "at": at})
-            for at, experiment in SET_UPS[what][1].items()
-        ]
-    frame = evidence.contrasts(parts)
-    frame["method"] = frame["row"].map({row: name for row, (name, _) in FOLLOWED.items()})
-    ends = frame[frame["what"] == changed[0]].groupby("method")["estimate"].agg(["first", "last"])
-    return Answer(frame, {"first": ends["first"], "last": ends["last"]}, _set_ups(frame, changed))
-
-
-def _set_ups(frame: pd.DataFrame, changed: tuple[str, ...]) -> Figure:
-    figure, panels = new_figure(1.45, len(changed))
-    for axes in panels[1:]:
-        axes.sharey(panels[0])
-    for axes, what in zip(panels, changed, strict=True):
-        said, names, ends = SET_UPS[what][0], list(SET_UPS[what][1]), []
-        axes.set_xticks(range(len(names)), names)
-        axes.set(xlim=(-0.3, len(names) * (1.3 if axes is panels[-1] else 1) - 0.7), xlabel=said)
-        for number, (row, (name, colour)) in enumerate(FOLLOWED.items()):
-            own = frame[(frame["row"] == row) & (frame["what"] == what)]
-            if len(own):
-                x = np.array([names.index(at) for at in own["at"]], dtype=float) + 0.07 * (
-                    number - 1
-                )
-                middle, half = (
-                    100 * own["estimate"].to_numpy(),
-                    50 * (own["high"] - own["low"]).to_numpy(),
-                )
-                axes.errorbar(x, middle, half, fmt="o-", color=colour)
-                ends.append((len(names) - 0.9, float(middle[-1]), name, colour))
-        axes.axhline(0, **GREY)
-        if axes is panels[-1]:
-            end_labels(axes, ends)
-    panels[0].set_ylabel("points against SGD")
-    return figure
-
-
-def over_width(evidence: Evidence) -> Answer:
-    """Question 8: networks from fewer parameters than samples to four times as many."""
-    pairs = {
-        **{
-            name: [("mcser-h16-r1_3-r2_48", "sgd")] for name in (CONVOLUTIONS, DENSENET, SHUFFLENET)
-        },
-        RESIDUAL: [("mcser_block-24", "sgd")],
-        GPT: [("cser-8", "adamw")],
-    }
-    answer, loads = _over(evidence, "width"), _over_loads(evidence)
+    shown = wide.loc[frame["compressor"].unique()].join(resets[["models_sent", "link_models"]])
+    by_loss = resets.reset_index().sort_values("estimate")
+    first = study.about.compressors[0].compressor
     numbers = {
-        **answer.numbers,
-        "elsewhere": evidence.elsewhere(pairs),
-        "loads": loads.to_dict("records"),
+        "best": by_loss.iloc[-1],
+        "worst": by_loss.iloc[0],
+        "feedback": {"compressor": first, "estimate": wide.loc[first, RULES["feedback"]]},
+        "baseline": study.value(study.baseline, "label"),
     }
-    return replace(
-        answer, frame=pd.concat([answer.frame, loads], ignore_index=True), numbers=numbers
-    )
-
-
-def _over_loads(evidence: Evidence) -> pd.DataFrame:
-    """What methods lose at four times, at once and at a quarter of a load of a link, of methods run
-    at all three."""
-    tables = [pd.DataFrame(columns=["link_models"])]
-    for name, at_once in LOADS.items():
-        known, base = evidence.experiment(name), evidence.experiment(at_once)
-        if known and base and known.is_whole:
-            lost = pd.concat(
-                [known.losses.assign(experiment=name), base.losses.assign(experiment=at_once)]
-            )
-            of_three = lost.groupby("label")["row"].transform("size") == 3
-            tables.append(lost[of_three].assign(network=NETWORKS[at_once]))
-    return pd.concat(tables).sort_values("link_models", ascending=False)
-
-
-def over_skew(evidence: Evidence) -> Answer:
-    """Question 18: from equal shares to two classes a worker."""
-    answer = _over(evidence, "skew")
-    pairs = [("local-8", "adamw"), ("cser-8", "local-8")]
-    books = evidence.contrasts((name, pairs, {}) for name in ("study_gpt_text_books", GPT))
-    return replace(answer, numbers={**answer.numbers, "books": books.to_dict("records")})
-
-
-def over_workers(evidence: Evidence) -> Answer:
-    """Question 19: more workers on the same data, and more workers with more data."""
-    return _over(evidence, "workers", "samples")
+    return Answer(frame, numbers, rows=shown.reset_index().head(MOST_ROWS))

@@ -9,23 +9,32 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from cser_bench.report.frame import LONG, Frames
-from cser_bench.report.plotting import legend_beside, new_figure
-from cser_bench.report.questions.evidence import Answer, Evidence
+from cser_bench.report.frame import DIVERGED_FACTOR, Frames
+from cser_bench.report.plotting import FAMILIES, legend_beside, new_figure
+from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Speaker
 from cser_bench.report.wording import listed, short
 
 NEAR = 0.002
 """A trial is as good as the best where its held-out accuracy is no further behind."""
 
+ROUNDING = 1e-12
+"""Of a difference of two accuracies, so that one of exactly `NEAR` counts as near."""
+
 DECADE = math.sqrt(10) * 1.1
 """Rates no further than this factor from a row's best one are of its decade: the grid has two a
 decade."""
 
-SHOWN = {
-    "sgd": ("SGD", "#555555"), "mcser-96": ("M-CSER", "#1A5FD0"), "local_sgd-96": ("local SGD", "#1C8C4B"),
-    "ef_topk-96": ("EF-SGD top-k", "#C23B00"), "ef_block-96": ("EF-SGD blocks", "#E08A5B"),
-}  # fmt: skip
-"""Rows of the figure over rates."""
+MOST_COSTLY = 4
+"""Rows that question 13 shows, those first that lose most by the other rule."""
+
+SHOWN: dict[Speaker, str] = {
+    "baseline": FAMILIES["all sent"],
+    "topk": FAMILIES["error reset"],
+    "local": FAMILIES["local steps"],
+    "feedback": FAMILIES["error feedback"],
+    "feedback_blocks": "#E08A5B",
+}
+"""Rows of the figure over rates, by what they speak for, and their colours."""
 
 
 def _trials(frames: Frames) -> pd.DataFrame:
@@ -36,26 +45,30 @@ def _trials(frames: Frames) -> pd.DataFrame:
     return first
 
 
+def _num_trial_steps(frames: Frames) -> int:
+    """Steps of a trial, by the experiment's own steps an epoch."""
+    row: Any = frames.rows.iloc[0]
+    epochs = frames.tuning["num_epochs"].max()
+    return int(row["num_steps"] / row["num_epochs"] * epochs)
+
+
 def is_least_loss_best(evidence: Evidence) -> Answer | None:
     """Question 13: held-out accuracy that is lost where the least training loss chooses."""
-    frames = evidence[LONG].frames
+    frames = evidence["search"].frames
     trials = _trials(frames).dropna(subset=["score"])
     if trials.empty:
         return None
     groups = trials.dropna(subset="train_loss").groupby("row", sort=False)
-    best, least = (
-        trials.loc[index].set_index("row")
-        for index in (groups["score"].idxmax(), groups["train_loss"].idxmin())
-    )
+    best = trials.loc[groups["score"].idxmax()].set_index("row")
+    least = trials.loc[groups["train_loss"].idxmin()].set_index("row")
     frame = frames.by_row.reindex(best.index)[["label", "ratio"]]
     frame["label"] = frame["label"].fillna(frame.index.to_series())
-    frame["best_rate"], frame["best"] = best["learning_rate"], best["score"]
-    frame["loss_rate"], frame["at_loss"] = least["learning_rate"], least["score"]
+    frame["best_rate"] = best["learning_rate"]
+    frame["best"] = best["score"]
+    frame["loss_rate"] = least["learning_rate"]
+    frame["at_loss"] = least["score"]
     frame["cost"] = frame["best"] - frame["at_loss"]
     frame = frame.sort_values("cost", ascending=False)
-    done = frames.runs[frames.runs["status"] == "done"]
-    own = done[done["row"].isin(frames.rows.loc[frames.rows["base"].isna(), "row"])]
-    means = own.groupby("row")[["score", "train_loss"]].mean()
     is_worse = frame["cost"] > 0
     numbers = {
         "rows_count": len(frame),
@@ -63,18 +76,34 @@ def is_least_loss_best(evidence: Evidence) -> Answer | None:
         "mean": frame.loc[is_worse, "cost"].mean(),
         "mean_of_all": frame["cost"].mean(),
         "tested": _tested_by_both_rules(frames),
-        "correlation": float(stats.spearmanr(means["train_loss"], means["score"]).statistic),
+        "correlation": _correlation(frames),
+        "trial_steps": _num_trial_steps(frames),
     }
-    is_other = best["candidate"].fillna(0) != least["candidate"].fillna(0)
-    shown = frame.head(4)
+    has_other_settings = best["candidate"].fillna(0) != least["candidate"].fillna(0)
+    shown = frame.head(MOST_COSTLY)
     differs = [
-        listed(
-            [f"rate {short(loss)} for {short(rate)}"] * (loss != rate)
-            + ["other settings"] * bool(is_other[row])
-        )
-        for row, rate, loss in zip(shown.index, shown["best_rate"], shown["loss_rate"], strict=True)
+        _what_differs(line, has_other_settings=bool(has_other_settings.loc[str(row)]))
+        for row, line in shown.iterrows()
     ]
     return Answer(frame.reset_index(), numbers, rows=shown.assign(differs=differs))
+
+
+def _what_differs(line: pd.Series, has_other_settings: bool) -> str:
+    """What the least training loss picks for a row, in words."""
+    words = []
+    if line["loss_rate"] != line["best_rate"]:
+        words.append(f"rate {short(line['loss_rate'])} for {short(line['best_rate'])}")
+    if has_other_settings:
+        words.append("other settings")
+    return listed(words)
+
+
+def _correlation(frames: Frames) -> float:
+    """The rank correlation of training loss and score over the experiment's rows."""
+    rows = frames.rows.loc[frames.rows["base"].isna(), "row"]
+    done = frames.runs[(frames.runs["status"] == "done") & frames.runs["row"].isin(rows)]
+    means = done.groupby("row")[["score", "train_loss"]].mean()
+    return float(stats.spearmanr(means["train_loss"], means["score"]).statistic)
 
 
 def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
@@ -102,20 +131,21 @@ def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
 def what_tuning_costs(evidence: Evidence) -> Answer | None:
     """Question 14: trials of a decade of rates until the best is near, for rows with one setting
     and with three."""
-    frames = evidence[LONG].frames
-    groups = _trials(frames).groupby("row", sort=False)
-    frame = pd.DataFrame(
-        [{"row": row} | _decade(group) for row, group in groups if group["score"].notna().any()]
-    )
-    if frame.empty:
+    frames = evidence["search"].frames
+    lines = []
+    for row, group in _trials(frames).groupby("row", sort=False):
+        if group["score"].notna().any():
+            lines.append({"row": row} | _decade(group))
+    if not lines:
         return None
+    frame = pd.DataFrame(lines)
     shown = frame.groupby("settings", as_index=False).agg(
         rows=("row", "size"),
         trials=("trials", "median"),
         needed=("needed", "median"),
         spread=("spread", "median"),
     )
-    return Answer(frame, {"runs": frames.tuning["run_id"].nunique()}, rows=shown)
+    return Answer(frame, {"runs": frames.tuning["run_id"].nunique(), "near": NEAR}, rows=shown)
 
 
 def _decade(group: pd.DataFrame) -> dict[str, float]:
@@ -123,15 +153,15 @@ def _decade(group: pd.DataFrame) -> dict[str, float]:
     wrong rate costs."""
     best: Any = group.iloc[group["score"].argmax()]
     ratio = group["learning_rate"] / best["learning_rate"]
-    own = group[(ratio < DECADE) & (ratio > 1 / DECADE)]
-    scores = own["score"].fillna(-np.inf).to_numpy()
-    rates = own.groupby("learning_rate")["score"].max().fillna(0.0)
-    near = int((scores >= scores.max() - NEAR - 1e-12).sum())
+    within = group[(ratio < DECADE) & (ratio > 1 / DECADE)]
+    scores = within["score"].fillna(-np.inf).to_numpy()
+    rates = within.groupby("learning_rate")["score"].max().fillna(0.0)
+    near = int((scores >= scores.max() - NEAR - ROUNDING).sum())
     return {
-        "settings": max(1, own["candidate"].nunique()),
-        "trials": len(own),
+        "settings": max(1, within["candidate"].nunique()),
+        "trials": len(within),
         "near": near,
-        "needed": _needed(len(own), near),
+        "needed": _needed(len(within), near),
         "spread": float(rates.max() - rates.min()),
     }
 
@@ -139,37 +169,49 @@ def _decade(group: pd.DataFrame) -> dict[str, float]:
 def _needed(trials: int, near: int) -> int:
     """Trials drawn at random, without putting back, until one of the near ones is among them with a
     chance of half."""
-    return next(
-        k for k in range(1, trials + 1) if math.comb(trials - near, k) <= 0.5 * math.comb(trials, k)
-    )
+    drawn = 1
+    while math.comb(trials - near, drawn) > 0.5 * math.comb(trials, drawn):
+        drawn += 1
+    return drawn
 
 
 def which_learning_rate(evidence: Evidence) -> Answer | None:
     """Question 20: the rates chosen, and the lowest at which anything diverged."""
-    trials = _trials(evidence[LONG].frames)
-    done, diverged = trials.dropna(subset=["score"]), trials[trials["status"] == "diverged"]
-    if "sgd" not in set(done["row"]):
+    search = evidence["search"]
+    trials = _trials(search.frames)
+    done = trials.dropna(subset=["score"])
+    diverged = trials[trials["status"] == "diverged"]
+    if search.baseline not in set(done["row"]):
         return None
     best = done.loc[done.groupby("row")["score"].idxmax()].set_index("row")["learning_rate"]
+    of_baseline = best[search.baseline]
+    at_lower = diverged[diverged["learning_rate"] < of_baseline]
     numbers = {
-        "sgd": best["sgd"],
-        "lower": int((best < best["sgd"]).sum()),
+        "baseline": search.value(search.baseline, "label"),
+        "best": of_baseline,
+        "lower": int((best < of_baseline).sum()),
         "others": len(best) - 1,
         "trials": len(trials),
         "diverged": len(diverged),
         "from": diverged["learning_rate"].min(),
-        "labels_from": sorted(set(diverged.loc[diverged["learning_rate"] < 0.1, "label"])),
+        "labels_from": sorted(set(at_lower["label"])),
+        "trial_steps": _num_trial_steps(search.frames),
+        "diverged_factor": DIVERGED_FACTOR,
     }
-    return Answer(trials, numbers, _rates(trials))
+    return Answer(trials, numbers, _rates(search, trials))
 
 
-def _rates(trials: pd.DataFrame) -> Figure:
+def _rates(search: Compared, trials: pd.DataFrame) -> Figure:
     figure, (axes,) = new_figure(1.45)
-    for row, (name, colour) in SHOWN.items():
-        own = trials[trials["row"] == row].groupby("learning_rate")["score"].max()
-        axes.plot(own.index, 100 * own, "o-", color=colour, label=name)
-        gone = own.index[own.isna()]
-        axes.plot(gone, np.full(len(gone), 71.0), "x", color=colour)
+    for speaker, colour in SHOWN.items():
+        row = search.row(speaker)
+        if row is None:
+            continue
+        best = trials[trials["row"] == row].groupby("learning_rate")["score"].max()
+        name = search.value(row, "label")
+        axes.plot(best.index, 100 * best, "o-", color=colour, label=name)
+        diverged = best.index[best.isna()]
+        axes.plot(diverged, np.full(len(diverged), 71.0), "x", color=colour)
     axes.set(
         xscale="log",
         ylim=(70, 90),

@@ -1,7 +1,7 @@
 """The figures of the report of speed: speed-ups over a link's rate, and loss over a step's time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -44,18 +44,26 @@ _TICKS_A_DECADE = ((1, 2, 3, 5), (1, 3), (1,))
 _MOST_TICKS = 4
 
 
-def draw_speedups(study: SpeedStudy, model: WorkloadModel) -> Figure:
+def draw_speedups(
+    study: SpeedStudy,
+    model: WorkloadModel,
+    families: Mapping[str, str],
+) -> Figure:
     """Draw two panels over the rate of a link: over DDP in fp32, and over the best baseline.
 
     Lines are modelled, dots timed.
     """
     modelled = speedups_frame(model, log_grid(LOW, HIGH))
     timed = _timed_cells(study.cells, model.workload.name)
+    colours = {
+        name: RIVAL_COLOURS.get(name, colour_of(method.algorithm, families))
+        for name, method in model.methods.items()
+    }
     with style():
         figure, (over_ddp, over_best) = new_figure(2.9, 2)
         ddp = timed[timed["method"] == DDP]
         over_ddp.set(title="Speed-up over DDP in fp32")
-        _draw_curves(over_ddp, model, modelled, "over_ddp", timed, ddp)
+        _draw_curves(over_ddp, model, modelled, "over_ddp", timed, ddp, colours)
         _set_rate_axis(over_ddp, _NO_LABEL_DECADES)
         over_ddp.set(ylim=(0, None))
         over_ddp.set_ylabel("times as fast (linear)")
@@ -69,6 +77,7 @@ def draw_speedups(study: SpeedStudy, model: WorkloadModel) -> Figure:
             "over_best",
             timed,
             baselines,
+            colours,
         )
         _set_rate_axis(over_best, _LABEL_DECADES)
         over_best.set(ylim=(0.8, 1.2))
@@ -103,6 +112,7 @@ def _draw_curves(
     column: str,
     timed: pd.DataFrame,
     baselines: pd.DataFrame,
+    colours: Mapping[str, str],
 ) -> list[tuple[float, float, str, str]]:
     """Draw the speed-ups of one panel, and return the ends of the lines with label and colour."""
     fastest = baselines.groupby("timing")["seconds"].min()
@@ -112,7 +122,7 @@ def _draw_curves(
         if name not in model.methods:
             continue
         method = model.methods[name]
-        colour = RIVAL_COLOURS.get(name, colour_of(method.algorithm or ""))
+        colour = colours[name]
         is_overlapped = method.overlap and not method.baseline
         curve = modelled[modelled["method"] == name]
         axes.plot(
@@ -162,12 +172,17 @@ def _plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def draw_loss_and_step(lines: pd.DataFrame, margin: float | None) -> Figure:
+def draw_loss_and_step(
+    lines: pd.DataFrame,
+    margin: float | None,
+    families: Mapping[str, str],
+) -> Figure:
     """Draw points lost against SGD over the emulated step, a panel a rate.
 
     The frontier is joined and named.
     """
     known = lines.dropna(subset=["seconds", "estimate"])
+    known = known.assign(colour=[colour_of(name, families) for name in known["algorithm"]])
     lowest = max(LOWEST_POINTS, 100 * float(known["estimate"].min()) - 0.2)
     by_rate = list(known.groupby("bits_per_second"))
     with style():
@@ -215,7 +230,7 @@ def _loss_panel(
         elinewidth=0.8,
         zorder=1,
     )
-    colours = points["algorithm"].map(colour_of)
+    colours = points["colour"]
     for which, marker in ((is_seen, "o"), (~is_seen, "v")):
         axes.scatter(
             milliseconds[which],
@@ -275,7 +290,7 @@ def _label_frontier(
                 1e3 * line["seconds"],
                 max(100 * line["estimate"], lowest),
                 line["label"],
-                colour_of(line["algorithm"]),
+                line["colour"],
             )
         )
     end_labels(axes, ends, leaders=True)

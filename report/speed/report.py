@@ -1,6 +1,6 @@
 """The report of a study of step times: what its template names, its tables and its figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
                 modelled,
                 model,
                 frames["sweeps"],
+                families_of(experiments),
             )
         )
     for part_context, part_frames, part_figures in parts:
@@ -148,6 +149,7 @@ def _modelled_part(
     modelled: Sequence[WorkloadModel],
     model: WorkloadModel,
     sweeps: pd.DataFrame,
+    families: Mapping[str, str],
 ) -> Parts:
     """Return what the model says: of all rates, of the headlines, of layouts and of cost."""
     speedups = [comparisons.speedups_frame(each, comparisons.RATES) for each in modelled]
@@ -185,7 +187,7 @@ def _modelled_part(
         "headlines": headlines_table(headlines) if len(headlines) else headlines,
         "costs": costs_table(costs),
     }
-    return context, frames, {"speedups": draw_speedups(study, model)}
+    return context, frames, {"speedups": draw_speedups(study, model, families)}
 
 
 def _reach(headlines: pd.DataFrame) -> list[tuple[Any, pd.Series, pd.Series]]:
@@ -201,6 +203,14 @@ def _reach(headlines: pd.DataFrame) -> list[tuple[Any, pd.Series, pd.Series]]:
     return reach
 
 
+def families_of(experiments: Sequence[Frames]) -> dict[str, str]:
+    """Return the family of each algorithm of the experiments."""
+    families: dict[str, str] = {}
+    for frames in experiments:
+        families |= frames.experiment.families
+    return families
+
+
 def _joined_part(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     """Return loss beside step time: of all experiments in the frames, of the first on the page."""
     sessions = study.sessions
@@ -213,7 +223,9 @@ def _joined_part(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     timed = joined[0].dropna(subset=["seconds"])
     figures = {}
     if timed["estimate"].notna().any():
-        figures["loss_and_step"] = draw_loss_and_step(timed, experiment.margin)
+        figures["loss_and_step"] = draw_loss_and_step(
+            timed, experiment.margin, families_of(experiments)
+        )
     baselines = baselines_frame(sessions)
     not_scored = baselines[~baselines["method"].isin(timed["method"])]
     context = {

@@ -14,7 +14,7 @@ import pandas as pd
 
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.timings import Cell, TimedMethod, Timing
-from cser_bench.report.frame import JUDGED, Frames, read_frames
+from cser_bench.report.frame import Frames, evidence_in, read_frames
 from cser_bench.report.statistics import against_baseline
 
 ENOUGH = 10
@@ -365,10 +365,17 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
 def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:
     """Return the experiments whose losses stand beside the step times of a study's folder.
 
-    They are the judged one and those whose rows the sessions name, where they lie beside the study
-    or under reference/.
+    They are the one that answers quote and those whose rows the sessions name, where they lie
+    beside the study or under reference/.
+
+    Raises:
+        RecordError: a record is damaged or of another version; the message names the file.
     """
-    names = {JUDGED: None}
+    places = (folder.parent, folder.parent / "reference")
+    names: dict[str, None] = {}
+    for name, about in evidence_in(places).items():
+        if "reference" in about.roles:
+            names[name] = None
     for session in sessions:
         for method in session.methods:
             for row in method.rows:
@@ -376,7 +383,7 @@ def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]
                 names[experiment] = None
     experiments = []
     for name in names:
-        for place in (folder.parent, folder.parent / "reference"):
+        for place in places:
             if (place / name / "experiment.json").exists():
                 experiments.append(read_frames(place / name))
     return experiments

@@ -265,6 +265,8 @@ def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
     name = recorded.name.removesuffix("_tuning").replace("study_", "studies/")
     plan = plan_experiment(name, RESULTS, tuning=recorded.name.endswith("_tuning"))
     assert not [row for row, footprint in plan.footprints.items() if footprint.caution is not None]
+    assert recorded.evidence == plan.experiment.evidence
+    assert recorded.families.items() <= plan.experiment.families.items()
     runs = {row.row: row.runs for row in plan.experiment.rows}
     for row in recorded.rows:
         assert row.runs.items() <= runs[row.row].items(), row.row

@@ -27,7 +27,7 @@ from cser_bench.report.accuracy_figures import (
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.explorer import page as explorer
 from cser_bench.report.explorer.page import write_experiment_page
-from cser_bench.report.frame import JUDGED, Frames, read_frames
+from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.regime import needs_frame
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame
 from cser_bench.report.typesetting import fitted_source
@@ -114,7 +114,8 @@ def test_a_declared_verdict_is_never_denied_by_what_a_method_needs(long: Frames)
 
 def test_figures_can_be_read(long: Frames) -> None:
     """README shows that of the judged experiment."""
-    accuracy, judged = accuracy_frame(long), read_frames(LONG.parent / JUDGED)
+    accuracy, judged = accuracy_frame(long), read_frames(LONG.parent / "fashion_mnist_contrasts")
+    families = long.experiment.families
     shown, title, load = loss_at_one_load(long, accuracy)
     assert shown["label"].is_unique and (shown["link_models"] <= 1.05 * main_load(long)).all()
     drawn = set(shown["row"])
@@ -129,10 +130,12 @@ def test_figures_can_be_read(long: Frames) -> None:
     )
     quoted, *_ = loss_at_one_load(judged, accuracy_frame(judged))
     for each in (shown, quoted):
-        assert faults_of(loss_figure(each, 0.005, title)) == []
+        assert faults_of(loss_figure(each, 0.005, title, families)) == []
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != "sgd")]
-    assert drawn_methods(own)["label"].nunique() == 10
-    assert faults_of(link_figure(own, 0.005, "Differences over what a link carries")) == []
+    assert drawn_methods(own, families)["label"].nunique() == 10
+    assert (
+        faults_of(link_figure(own, 0.005, "Differences over what a link carries", families)) == []
+    )
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cser_bench.harness.__main__ import main
-from cser_bench.report.advise import MAPS, advise, expected_losses
+from cser_bench.report.advise import advise, expected_losses, folders_for
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.regime import losses_of, lost_frame, lost_rows
 from cser_bench.report.speed.fitting import network_on
@@ -23,7 +23,7 @@ from cser_bench.report.speed.job import (
 )
 from cser_bench.report.speed.workload_model import read_study
 
-MAP = MAPS["perceptron"][0]
+MAP = folders_for("perceptron")[0]
 SPEEDUPS = Path(__file__).parents[2] / "results/speedups"
 RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
 
@@ -251,7 +251,7 @@ def test_curves_through_three_loads_of_a_gpt_foretell_a_fourth(
 ) -> None:
     """What methods lose at an eighth of the load, from runs at four times, at once and at a
     quarter; and no steps."""
-    lost = losses_of([read_frames(folder) for folder in MAPS["gpt"]])
+    lost = losses_of([read_frames(folder) for folder in folders_for("gpt")])
     fourth = lost_rows(read_frames(MAP.parent / "gpt_text_methods")).set_index("row")
     seen = {
         "local-64": "local AdamW",
@@ -283,7 +283,7 @@ def test_curves_through_three_loads_of_a_gpt_foretell_a_fourth(
 def test_a_residual_network_has_curves_through_three_loads(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lost = losses_of([read_frames(folder) for folder in MAPS["residual"]])
+    lost = losses_of([read_frames(folder) for folder in folders_for("residual")])
     counts = lost["label"].value_counts()
     assert (
         set(counts.index) == {"local SGD", "DiLoCo", "M-CSER block", "EF-SGD top-k"}

@@ -14,18 +14,18 @@ import pandas as pd
 import pytest
 
 from cser_bench.harness.spec.spec_file import find_spec
-from cser_bench.report.frame import JUDGED, LONG
 from cser_bench.report.plotting import style
 from cser_bench.report.questions import evidence
 from cser_bench.report.questions.asked import QUESTIONS
 from cser_bench.report.questions.build import build_answers, put_into
 from cser_bench.report.questions.evidence import evidence_of
-from cser_bench.report.questions.losses import RECENT
 from tests.harness.support import CommandLine
 from tests.report.faults import faults_of
 from tests.report.test_independent import PLANS, difference_of, scores_of
 
 ROOT = Path(__file__).parents[2]
+JUDGED, LONG = "fashion_mnist_contrasts", "fashion_mnist_long"
+RECENT = ("gpt_text_methods", "resnet_methods")
 RESULTS = ROOT / "results"
 SHIPPED = RESULTS / "answers"
 AGAIN = "python -m harness answers --readme README.md"

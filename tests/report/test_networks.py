@@ -12,16 +12,19 @@ import pytest
 from cser_bench.report.questions.agreement import agreement
 from cser_bench.report.questions.evidence import Evidence, evidence_of
 from cser_bench.report.questions.networks import (
-    IMAGES,
-    KINDS,
-    LOCAL,
-    RESET,
-    TOP_K,
-    losses_at_one_load,
-    resets_against_local,
+    SPEAKING,
+    kinds_of,
     shares_lost,
     spread_between_kinds,
 )
+from cser_bench.report.questions.one_load import (
+    ORDERED,
+    losses_at_one_load,
+    resets_against_local,
+    with_all_methods,
+)
+
+FEEDBACK, LOCAL, BLOCKS = ORDERED.values()
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +46,13 @@ def table(*kinds: list[float], half_width: float = 0.001) -> pd.DataFrame:
 def test_a_share_is_the_loss_over_what_a_worker_alone_loses(evidence: Evidence) -> None:
     """By the scores of the shipped runs alone."""
     shares = shares_lost(evidence).set_index(["network", "method"])
-    for kind in KINDS:
-        known = evidence.experiment(kind.experiment)
-        if known:
-            scores = known.frames.runs.groupby("row")["score"].mean()
-            best, floor = scores[known.baseline], scores[known.frames.experiment.floor]
-            for method, row in kind.rows.items():
-                line = shares.loc[(kind.network, method)]
+    for known in kinds_of(evidence):
+        scores = known.frames.runs.groupby("row")["score"].mean()
+        best, floor = scores[known.baseline], scores[known.frames.experiment.floor]
+        for speaker, (method, _) in SPEAKING.items():
+            row = known.row(speaker)
+            if row is not None:
+                line = shares.loc[(known.kind, method)]
                 assert line["share"] == pytest.approx(
                     (best - scores[row]) / (best - floor), abs=1e-9
                 )
@@ -77,27 +80,29 @@ load of a link."""
 def test_rows_at_one_load_are_found_by_their_methods_and_losses_are_those_of_their_scores(
     evidence: Evidence,
 ) -> None:
-    found = losses_at_one_load(evidence, {name.rpartition("/")[2]: name for name in IN_ORDER})
+    experiments = [evidence.experiment(name.rpartition("/")[2]) for name in IN_ORDER]
+    found = losses_at_one_load([known for known in experiments if known])
     assert found["experiment"].tolist() == [name.rpartition("/")[2] for name in IN_ORDER]
-    for line, (name, rows) in zip(found.to_dict("records"), IN_ORDER.items(), strict=True):
-        known = evidence[name.rpartition("/")[2]]
+    for line, rows, known in zip(
+        found.to_dict("records"), IN_ORDER.values(), experiments, strict=True
+    ):
+        assert known
         loads = known.frames.by_row.loc[list(rows[1:]), "link_models"]
-        assert loads.max() / loads.min() < 1.02, f"{name}: one load of a link"
+        assert loads.max() / loads.min() < 1.02, f"{known.name}: one load of a link"
         best, *means = (known.frames.done(row).mean() for row in rows)
-        losses = [line[method] for method in (TOP_K, LOCAL, RESET)]
+        losses = [line[method] for method in (FEEDBACK, LOCAL, BLOCKS)]
         assert losses == pytest.approx([best - mean for mean in means], abs=1e-12)
 
 
-def test_all_networks_on_images_have_one_order_and_error_reset_by_blocks_loses_more_than_local_steps_on_each(
-    evidence: Evidence,
-) -> None:
-    losses = losses_at_one_load(evidence, IMAGES)
-    order = agreement(losses[[TOP_K, LOCAL, RESET]])
-    assert order is not None and order.num_kinds == len(IMAGES) == 5
+def test_the_order_of_networks_on_images_is_counted_from_their_losses(evidence: Evidence) -> None:
+    images = with_all_methods(evidence, "images")
+    losses = losses_at_one_load(images)
+    order = agreement(losses[list(ORDERED.values())])
+    assert order is not None and order.num_kinds == len(images) >= 5
     assert order.num_alike == sum(
-        line[TOP_K] < line[LOCAL] < line[RESET] for line in losses.to_dict("records")
+        line[FEEDBACK] < line[LOCAL] < line[BLOCKS] for line in losses.to_dict("records")
     )
-    apart = resets_against_local(evidence, {**IMAGES, "gpt_text": "GPT"})
-    by_hand = [line[RESET] - line[LOCAL] for line in losses.to_dict("records")]
-    assert apart["estimate"].tolist()[:5] == pytest.approx(by_hand)
+    apart = resets_against_local(images + with_all_methods(evidence, "text"))
+    by_hand = [line[BLOCKS] - line[LOCAL] for line in losses.to_dict("records")]
+    assert apart["estimate"].tolist()[: len(images)] == pytest.approx(by_hand)
     assert (apart["low"] < apart["estimate"]).all() and (apart["estimate"] < apart["high"]).all()

@@ -82,7 +82,9 @@ def test_a_report_draws_dollars(tmp_path: Path) -> None:
     accuracy["label"] = accuracy["label"].map(
         {label: rf"$\frac{label}$" for label in accuracy["label"]}
     )
-    for figure in (loss_figure(accuracy, 0.01, "$a$"), link_figure(accuracy, 0.01, "$a$")):
+    families = frames.experiment.families
+    for draw in (loss_figure, link_figure):
+        figure = draw(accuracy, 0.01, "$a$", families)
         save(figure, tmp_path / "figure.png")
 
 

@@ -1,0 +1,168 @@
+"""Question 25: error reset against local steps, by network and by load, and what a synchronous
+tail changes."""
+
+from typing import Any
+
+import pandas as pd
+
+from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Part
+from cser_bench.report.questions.losses import MOST_ROWS, tied
+from cser_bench.report.questions.one_load import (
+    LOAD_TOLERANCE,
+    link_load,
+    plain_local_rows,
+    rows_at_one_load,
+)
+from cser_bench.report.questions.relatives import declared_by_network
+from cser_bench.report.regime import tells
+from cser_bench.report.wording import amount
+
+LOADS_IN_WORDS = {
+    4.0: "four times",
+    2.0: "twice",
+    0.5: "half",
+    0.25: "a quarter of",
+    0.125: "an eighth of",
+}
+"""How one load of a link is called beside another."""
+
+
+def would_local_sgd_do(evidence: Evidence) -> Answer:
+    """Question 25: error reset less local steps by kind of network, one average at the end, and a
+    synchronous tail."""
+    quoted = evidence["reference"]
+    lines = evidence.contrasts([_of(quoted, *_pairs_asked_first(quoted))])
+    main = evidence.contrasts(_of_other_networks(evidence))
+    loads = evidence.contrasts(_of_other_loads(evidence))
+    ties = tied(evidence, ("topk", "local"), ("blocks", "local"))
+    tails = [_tail(known) for known in evidence.all_of("tail") if known.row("tail")]
+    after = [
+        _tails(known)
+        for known in evidence.all_of("tail")
+        if known.row("tail") is None and known.is_whole
+    ]
+    compared = pd.concat([lines[lines["reference"] != quoted.baseline], main], ignore_index=True)
+    shown = compared[compared["verdict"].notna()].head(MOST_ROWS)
+    others = compared.drop(shown.index)
+    everything = [lines, main, loads, ties]
+    everything += [part["rows"] for part in [*tails, *after]]
+    frame = pd.concat([table for table in everything if len(table)], ignore_index=True)
+    names = [name for name in frame["experiment"].unique() if name != quoted.name]
+    bounds = declared_by_network(evidence, "bounds")
+    names += [part["name"] for part in bounds]
+    numbers = {
+        "lines": lines.to_dict("records"),
+        "heavier": link_load(quoted, quoted.row("topk")) / link_load(quoted, quoted.row("local")),
+        "same": _at_shorter_trials(evidence),
+        "ties": ties.to_dict("records"),
+        "others": others[others["experiment"] != quoted.name].to_dict("records"),
+        "loads": loads.to_dict("records"),
+        "tails": tails,
+        "after": after,
+        "bounds": bounds,
+        "names": [f"`{name}`" for name in names],
+    }
+    return Answer(frame, numbers, rows=shown)
+
+
+def _of(known: Compared, *pairs: tuple[str, str], network: str | None = None) -> Part:
+    """Pairs of an experiment, with the network that the table names."""
+    return known, pairs, {"network": network or known.network, "experiment": known.name}
+
+
+def _pairs_asked_first(quoted: Compared) -> list[tuple[str, str]]:
+    """Both forms of error reset against local steps, and one average at the end."""
+    return quoted.pairs(("topk", "local"), ("blocks", "local"), ("final_average", "baseline"))
+
+
+def _of_other_networks(evidence: Evidence) -> list[Part]:
+    """Error reset against local steps, where an experiment can tell a loss."""
+    parts = []
+    for known in evidence.all_of("network", "task"):
+        if not known.frames.has_role("reference") and tells(known.frames):
+            parts.append(_of(known, *known.pairs(("blocks", "local"), ("reset", "local"))))
+    return parts
+
+
+def _of_other_loads(evidence: Evidence) -> list[Part]:
+    """Error reset by blocks against local steps where more or less is sent than in the network's
+    own experiment, and with top-k where it loads a link alike."""
+    parts = []
+    for known in evidence.all_of("loads", "methods"):
+        own = evidence.first("network", network=known.about.network)
+        local = own.row("local") if own else None
+        if own is None or local is None or not known.is_whole or known.frames.has_role("search"):
+            continue
+        main_load = link_load(own, local)
+        for ratio in sorted(plain_local_rows(known)):
+            rows = rows_at_one_load(known, ratio)
+            if "blocks" in rows:
+                load = link_load(known, rows["local"]) / main_load
+                if abs(load - 1) > LOAD_TOLERANCE:
+                    network = f"{known.network}, {load_in_words(load)} the load"
+                    parts.append(_of(known, (rows["blocks"], rows["local"]), network=network))
+        parts += _topk_at_one_load(known)
+    return parts
+
+
+def _topk_at_one_load(known: Compared) -> list[Part]:
+    """Error reset with top-k against local steps, where both load a link alike."""
+    return [
+        _of(known, (topk, local), network=f"{known.network}, top-k at the same load")
+        for topk, local in known.pairs(("topk", "local"))
+        if abs(link_load(known, topk) / link_load(known, local) - 1) <= LOAD_TOLERANCE
+    ]
+
+
+def load_in_words(load: float) -> str:
+    """Say how many times another load this one is, as before "the load"."""
+    for times, words in LOADS_IN_WORDS.items():
+        if abs(load / times - 1) <= LOAD_TOLERANCE:
+            return words
+    return f"{amount(load)} times"
+
+
+def _at_shorter_trials(evidence: Evidence) -> list[dict[str, Any]]:
+    """The same contrasts in the experiment that asked them first, each with its name."""
+    search = evidence.first("search")
+    if search is None:
+        return []
+    pairs = search.pairs(("topk", "local"), ("blocks", "local"))
+    return [search.contrast(*pair) | {"experiment": search.name} for pair in pairs]
+
+
+def _tail(known: Compared) -> dict[str, Any]:
+    """What a tail changes, and what it does beside rows that send as much."""
+    tail = str(known.row("tail"))
+    rows = known.contrasts_of(pair for pair in known.contrasts if pair[0] == tail)
+    rows = rows.assign(network=known.network, experiment=known.name)
+    every = [known.value(row, "sync_interval") for row in rows["reference"]]
+    rows["other"] = [
+        f"{other}, H = {interval:g}" for other, interval in zip(rows["other"], every, strict=True)
+    ]
+    is_own = rows["reference"] == known.row("local")
+    return {
+        "rows": rows,
+        "network": known.the_network,
+        "num_steps": known.regime["num_steps"],
+        "share": 1 - known.value(tail, "restart.at"),
+        "label": known.value(known.row("local"), "label"),
+        "own": rows[is_own].to_dict("records"),
+        "others": rows.assign(every=every)[~is_own].to_dict("records"),
+    }
+
+
+def _tails(known: Compared) -> dict[str, Any]:
+    """What tails change, and in `left` what each row is at against the baseline then."""
+    rows = known.contrasts_of(known.contrasts)
+    rows = rows.assign(network=known.network, experiment=known.name, baseline=known.baseline)
+    against_baseline = rows[rows["reference"] == known.baseline].set_index("row")
+    rows["left"] = rows["row"].map(against_baseline["estimate"])
+    rows["shown"] = rows["row"].map(against_baseline["verdict"])
+    return {
+        "rows": rows,
+        "network": known.the_network,
+        "unit": known.unit,
+        "baseline": known.value(known.baseline, "label"),
+        "lines": rows[rows["reference"] != known.baseline].to_dict("records"),
+    }

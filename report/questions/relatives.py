@@ -1,0 +1,129 @@
+"""Question 23: what the method's relatives lose, and what methods of 2026 lose beside it."""
+
+from typing import Any
+
+import pandas as pd
+
+from cser_bench.harness.records.timings import Timing
+from cser_bench.report.questions.evidence import Answer, Compared, Evidence
+from cser_bench.report.speed.timed import joined_frame
+
+MOST_TIMED = 3
+"""Methods whose steps a sentence tells."""
+
+
+def the_relatives(evidence: Evidence) -> Answer:
+    """Question 23: the relatives' differences to SGD; DiLoCo's is a contrast, and so are those on
+    other networks."""
+    search, quoted = evidence["search"], evidence["reference"]
+    frame = search.contrasts_of((row, search.baseline) for row in search.about.shown)
+    frame = frame.sort_values("estimate", ascending=False)
+    frame = frame.drop(columns=["kind", "p_holm", "verdict", "declared"])
+    [outer] = quoted.pairs(("outer", "baseline"))
+    [outer_against_its_like] = quoted.pairs(("outer", "outer_baseline"))
+    with_relatives = [known for known in evidence.other_networks if known.row("powersgd")]
+    of_relatives = evidence.elsewhere(
+        with_relatives, ("powersgd", "baseline"), ("outer", "baseline"), ("feedback", "baseline")
+    )
+    recent = [methods_of(known, evidence) for known in evidence.all_of("methods") if known.is_whole]
+    numbers = {
+        "best": frame.iloc[0],
+        "worst": frame.iloc[-1],
+        "judged": quoted.regime,
+        "diloco": quoted.contrast(*outer),
+        "outer": quoted.contrast(*outer_against_its_like),
+        "elsewhere": of_relatives,
+        "recent": recent,
+        "rivals": declared_by_network(evidence, "rivals"),
+    }
+    tables = [frame.assign(experiment=search.name), *(part["rows"] for part in recent)]
+    return Answer(pd.concat(tables), numbers, rows=frame)
+
+
+def declared_by_network(evidence: Evidence, role: Any) -> list[dict[str, Any]]:
+    """Return the declared contrasts of the whole experiments in a role, by network."""
+    return [
+        {
+            "network": known.about.network,
+            "name": known.name,
+            "lines": known.contrasts_of(known.contrasts).to_dict("records"),
+        }
+        for known in evidence.all_of(role)
+        if known.is_whole
+    ]
+
+
+def methods_of(known: Compared, evidence: Evidence) -> dict[str, Any]:
+    """Return what each of an experiment's methods loses, and what was asked of error reset.
+
+    `least` are those of the least mean losses: the first, and whose intervals meet its own;
+    `cser` is error reset that is none of them, and `below` loses more than a worker alone. Where
+    steps were timed on links of a latency, `ddp` has DDP's step by latency.
+    """
+    own = [row.row for row in known.frames.experiment.rows if row.base is None]
+    rows = known.contrasts_of((row, known.baseline) for row in own if row != known.baseline)
+    rows = rows.sort_values("estimate", ascending=False).assign(experiment=known.name)
+    timings = timings_of(known, evidence)
+    ddp = {}
+    for timing in timings:
+        steps = joined_frame(known.frames, [timing])
+        rows[timing.fabric.latency] = rows["row"].map(steps.groupby("row")["seconds"].min())
+        ddp[timing.fabric.latency] = steps.loc[steps["label"] == "DDP", "seconds"].min()
+    # Rows that send everything or nothing are bounds, and no methods.
+    methods = rows[rows["ratio"].between(1, float("inf"), inclusive="neither")]
+    methods = methods.assign(place=range(1, 1 + len(methods)))
+    is_reset = methods["row"].isin(known.rows_of_family("error reset"))
+    is_least = methods["high"] >= methods["low"].iloc[0]
+    alone = rows.loc[rows["row"] == known.row("floor"), "estimate"].iloc[0]
+    resets = set(methods.loc[is_reset, "row"])
+    return {
+        "rows": rows,
+        "network": known.about.network,
+        "unit": known.unit,
+        "note": known.about.note,
+        "baseline": known.value(known.baseline, "label"),
+        "num_methods": len(methods),
+        "loads": (methods["link_models"].min(), methods["link_models"].max()),
+        "alone": alone,
+        "least": [
+            line | {"own_baseline": own_baseline(known, str(line["row"]), methods)}
+            for line in methods[is_least].to_dict("records")
+        ],
+        "cser": methods[is_reset & ~is_least].to_dict("records"),
+        "below": methods[methods["estimate"] < alone].to_dict("records"),
+        "asked": [known.contrast(*pair) for pair in known.contrasts if pair[0] in resets],
+        "timed": methods[is_least | is_reset]
+        .dropna(subset=[*ddp])
+        .head(MOST_TIMED)
+        .to_dict("records"),
+        "ddp": ddp,
+        "link": timings[0].fabric.bits_per_second if timings else None,
+        "regime": known.regime,
+    }
+
+
+def timings_of(known: Compared, evidence: Evidence) -> list[Timing]:
+    """Return the sessions that timed rows of this experiment on links of a latency."""
+    if evidence.speed is None:
+        return []
+    timings = []
+    for timing in evidence.speed.text:
+        rows = [row for method in timing.methods for row in method.rows]
+        if any(row.startswith(f"{known.name}/") for row in rows):
+            timings.append(timing)
+    return timings
+
+
+def own_baseline(known: Compared, row: str, methods: pd.DataFrame) -> dict[str, Any] | None:
+    """Return a row less what sends everything with the row's own local step; None where that is
+    the baseline."""
+    by_row = known.frames.by_row
+    step = known.value(row, "local_step")
+    if step == known.value(known.baseline, "local_step"):
+        return None
+    likes = by_row[(by_row["local_step"] == step) & (by_row["ratio"] == 1)]
+    for like in likes["row"]:
+        if known.has(like):
+            steps = methods["row"].map(by_row["local_step"])
+            return known.contrast(row, like) | {"is_only": int((steps == step).sum()) == 1}
+    return None
