@@ -98,6 +98,7 @@ def expected_losses(
 
     has_lengths = lost["num_steps"].nunique() > 1
     groups = lost["num_steps" if has_lengths else "models_sent"].to_numpy()
+    # Runs of one length or load share what the curve misses there, so they are left out together.
     misses = observed - left_out_values(logs, observed, groups)
     curve_error = math.sqrt(float((misses**2).mean()))
     others = math.hypot(curve_error, between_kinds)
@@ -169,7 +170,7 @@ def advise(
         )
     predictor = _best_predictor(lost)
     baseline = maps[0].row(str(maps[0].experiment.baseline))
-    # All of DDP's buckets lie beside what the baseline holds.
+    # DDP's buckets, a model in all, lie beside what the baseline holds.
     held = float(baseline["peak_models"]) + 1
     lines: list[dict[Any, Any]] = [
         _ddp(job, 4, "DDP, fp32", held),
@@ -254,7 +255,7 @@ def _best_predictor(lost: pd.DataFrame) -> str:
 
 
 def _network_advised_on(frames: Frames) -> str | None:
-    """The network that `--network` names, with its article; None for another one."""
+    """Return the network that `--network` names, with its article; None for another one."""
     evidence = frames.experiment.evidence
     return evidence.network if evidence and evidence.advice else None
 
@@ -361,6 +362,7 @@ def _recommended(
     """Return DDP's faster line, and the line that is recommended over it; None for DDP itself."""
     is_ddp = lines["method"].str.startswith("DDP")
     base = lines[is_ddp].iloc[0]
+    # The end of the interval counts, and a comparison with NaN is false: an unknown loss is not safe.
     safe = lines[gap * lines["high"] <= margin]
     fastest = safe["seconds"].min()
     # Of lines that are about as fast as the fastest, the one that sends most is the safest.
@@ -407,8 +409,9 @@ def _shown(
 
 
 def folders_for(network: str | None) -> list[Path]:
-    """Return the folders of the shipped experiments whose runs predict losses on a network: one of
-    several lengths, or more of several loads.
+    """Return the folders of the shipped experiments whose runs predict losses on a network.
+
+    They are one of several lengths, or more of several loads.
 
     Args:
         network: as their specs name it for advice; None is the first of all.
@@ -448,9 +451,10 @@ def advice_from(folders: Sequence[Path], job: TrainingJob) -> str:
     evidence = Evidence((SHIPPED,))
     shares = shares_lost(evidence)
     maps = [read_frames(folder) for folder in folders]
-    others = [
-        known.frames
-        for known in evidence.all_of("methods")
-        if known.baseline == maps[0].experiment.baseline
-    ]
-    return advise(job, maps, shares[shares["tells"]], [*maps, *others]).text
+    others = []
+    for known in evidence.all_of("methods"):
+        # Methods of another optimiser's family would be compared with another baseline.
+        if known.baseline == maps[0].experiment.baseline:
+            others.append(known.frames)
+    tell = shares[shares["tells"]]
+    return advise(job, maps, tell, [*maps, *others]).text

@@ -17,7 +17,14 @@ def seen_when_declared(frames: Frames) -> list[Seen | None]:
     for contrast in frames.contrasts:
         row_runs = runs_of.get(contrast.row, ())
         reference_runs = runs_of.get(contrast.reference, ())
-        seen.append(seen_runs(contrast, row_runs, reference_runs, starts))
+        seen.append(
+            seen_runs(
+                contrast,
+                row_runs,
+                reference_runs,
+                starts,
+            )
+        )
     return seen
 
 

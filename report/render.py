@@ -53,7 +53,11 @@ def table(
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(record: Mapping[Hashable, Any], column: str, name: str) -> str:
+def _cell(
+    record: Mapping[Hashable, Any],
+    column: str,
+    name: str,
+) -> str:
     value = record.get(column)
     # A column of the report of speed is a network, whose name has a comma too.
     if column not in record:

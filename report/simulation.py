@@ -35,7 +35,19 @@ MARGIN = 3.0
 """In standard deviations between seeds of a usual row: half a point against 0.17, as in the shipped
 experiments."""
 
-DECILES = (0.32, 0.61, 0.79, 0.87, 0.95, 1.0, 1.05, 1.12, 1.2, 1.33, 4.03)
+DECILES = (
+    0.32,
+    0.61,
+    0.79,
+    0.87,
+    0.95,
+    1.0,
+    1.05,
+    1.12,
+    1.2,
+    1.33,
+    4.03,
+)
 """Of the 87 shipped rows in contrasts with five seeds or more: their deviation over their
 experiment's median, lowest and highest at the ends. They are a sample's, so they lie somewhat
 further apart than the true ones."""
@@ -173,7 +185,11 @@ def _deviations(
         drawn_shares = generator.random((num_draws, scenario.rows))
         return np.interp(drawn_shares, shares, DECILES)
     deviations = np.ones((num_draws, scenario.rows))
-    noisy_row = {"row": 0, "other row": 1, "baseline": -1}.get(scenario.noise)
+    noisy_row = {
+        "row": 0,
+        "other row": 1,
+        "baseline": -1,
+    }.get(scenario.noise)
     if noisy_row is not None:
         deviations[:, noisy_row] = NOISY
     return deviations

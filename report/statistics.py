@@ -135,7 +135,16 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
         degrees = max(num_runs - 1, 1)
         quantile = float(special.stdtrit(degrees, (1 + COVERAGE) / 2))
         half = quantile * deviation / math.sqrt(num_runs)
-        lines.append((row, num_runs, mean, deviation, mean - half, mean + half))
+        lines.append(
+            (
+                row,
+                num_runs,
+                mean,
+                deviation,
+                mean - half,
+                mean + half,
+            )
+        )
     columns = ["row", "num_runs", "mean", "deviation", "low", "high"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -349,7 +358,14 @@ def rates_frame(frames: Frames) -> pd.DataFrame:
     chosen.
     """
     lines = [*_rates_tested(frames), *_rates_held_out(frames)]
-    columns = ["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"]
+    columns = [
+        "row",
+        "learning_rate",
+        "is_chosen",
+        "score",
+        "num_runs",
+        "kind",
+    ]
     rates = pd.DataFrame(lines, columns=columns)
     rates.insert(1, "label", rates["row"].map(frames.by_row["label"]))
     return rates.sort_values(["kind", "row", "learning_rate"], kind="stable", ignore_index=True)
@@ -522,11 +538,19 @@ def claims_of(contrast: Contrast, estimated: Difference) -> dict[str, float]:
     return {BETTER: estimated.p_above(0.0), WORSE: estimated.p_below(0.0)}
 
 
-def _num_diverged(frames: Frames, row: str, reference: str) -> int:
+def _num_diverged(
+    frames: Frames,
+    row: str,
+    reference: str,
+) -> int:
     return frames.count(row, "diverged") + frames.count(reference, "diverged")
 
 
-def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
+def _verdict(
+    frames: Frames,
+    line: pd.Series,
+    level: float,
+) -> str:
     if _num_diverged(frames, line["row"], line["reference"]):
         return DIVERGED
     if math.isnan(line["standard_error"]):

@@ -59,7 +59,12 @@ def pdf_of(markdown: str, root: Path) -> bytes:
             is taken.
     """
     source = fitted_source(markdown, root)
-    pdf = typst.compile(source, format="pdf", timestamp=0, **_options(root))
+    pdf = typst.compile(
+        source,
+        format="pdf",
+        timestamp=0,
+        **_options(root),
+    )
     return bytes(pdf)
 
 
@@ -83,7 +88,15 @@ def fitted_source(markdown: str, root: Path) -> bytes:
         page, height = json.loads(end)
         is_nearly_empty = page > 1 and height < 0.5
         # Compared in this order: the first to differ decides.
-        tried.append((is_nearly_empty, page, last, abs(scale - 1), source))
+        tried.append(
+            (
+                is_nearly_empty,
+                page,
+                last,
+                abs(scale - 1),
+                source,
+            )
+        )
     return min(tried)[-1]
 
 

@@ -1,2 +1,1 @@
-"""The explorer: one HTML page of an experiment, which works offline and opens the runs behind any
-number."""
+"""The explorer: one HTML page of an experiment, which works offline and shows every run."""

@@ -275,6 +275,7 @@ def _methods(
     On at first are all whose rows have a step time, since a frontier of some would be none, and
     else few: those that contrasts name if there are any, each with a colour of its own.
     """
+    # In the order in which colours are given: those of contrasts come first.
     labels: list[str] = []
     bounds: set[str] = set()
     with_step: set[str] = set()
@@ -327,6 +328,7 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     """
     contrasts = claimed_contrasts(frames)
     further = contrasts.columns.drop(_CONTRAST)
+    # Of a run that was interrupted, the command that ended it is the one to repeat.
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
     runs = frames.runs.merge(
         commands,
@@ -400,6 +402,7 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name in table.columns[table.notna().any()]:
         values = [_plain(value) for value in table[name].tolist()]
+        # A table of runs or scores names its few rows in thousands of lines.
         codes, words = pd.factorize(table[name])
         is_text = all(isinstance(word, str) for word in words)
         if is_text and 2 * len(words) < len(values):

@@ -161,6 +161,7 @@ def _model(
         methods: see `_method`.
     """
     workload = model.workload
+    # The page has the same model in JavaScript, without collectives: they are summed up here.
     networks = [model.network(rate) for rate in RATES]
     num_workers = model.main.fabric.num_workers
     on_grid = []

@@ -54,6 +54,7 @@ class Answer:
         """One-sided p of "the exponent is at least 0"; 1 where there is no answer."""
         if self.reason is not None:
             return 1.0
+        # No cell misses the law at all, as only made-up ones can.
         if self.standard_error == 0:
             return 0.0
         return float(special.stdtr(self.degrees, self.estimate / self.standard_error))
@@ -110,6 +111,7 @@ def _answer(
     question: Exponent,
     diverged: Mapping[str, str],
 ) -> Answer:
+    # The mean gap of the other runs would be too small, by just the runs that lost most.
     for row in (*question.rows, *question.than):
         if row in diverged:
             return Answer(reason=f"a run of {diverged[row]} diverged")

@@ -126,6 +126,7 @@ def fit_law(cells: pd.DataFrame, terms: Sequence[str] = MODELS[LAW]) -> Law | No
     kept = terms_of(cells, terms)
     logs = _logs(cells, kept)
     gaps = cells["gap"].to_numpy(float)
+    # Centred, so that the constant is the gap of a typical cell and Newton's method starts near it.
     centre = logs.mean(axis=0)
     design = _design(logs, centre)
     coefficients = pseudo_poisson(design, gaps)
@@ -189,6 +190,7 @@ def pseudo_poisson(design: Vector, gaps: Vector) -> Vector | None:
     for _ in range(_MAX_ITERATIONS):
         means = np.exp(np.minimum(design @ coefficients, _MOST_POWER))
         curvature = design.T @ (design * means[:, None])
+        # Means that vanish leave the curvature without a direction: the fit runs off to infinity.
         if np.linalg.matrix_rank(curvature) < len(coefficients):
             return None
         step = np.linalg.solve(curvature, design.T @ (gaps - means))
@@ -223,6 +225,8 @@ def predicted(law: Law, cells: pd.DataFrame) -> pd.DataFrame:
     powers_left_out = law.left_out.to_numpy() @ design.T
     errors = np.array([jackknife_error(powers) for powers in powers_left_out.T])
     quantile = float(special.stdtrit(law.degrees, (1 + COVERAGE) / 2))
+    # In logarithms: the law's own error, and a cell's about it, whose variance is in proportion to
+    # the gap.
     half = quantile * np.sqrt(errors**2 + law.dispersion / gaps)
     beyond = np.ones(len(cells))
     for term, (low, high) in law.ranges.items():

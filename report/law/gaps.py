@@ -129,6 +129,7 @@ def cells_frame(gaps: pd.DataFrame) -> pd.DataFrame:
     for _, seeds in gaps.groupby(["row", "num_parameters", "num_steps"], sort=False):
         shared = seeds.iloc[0][SHARED].to_dict()
         means = seeds[["score", "baseline", "gap"]].mean().to_dict()
+        # Another size would come to the score in other steps, so each has a curve of its own.
         baseline_steps = steps_to(means["score"], curves[shared["num_parameters"]])
         numbers = {
             "num_seeds": len(seeds),

@@ -1,2 +1,4 @@
-"""The report on step times: a cost model fitted to a network, set beside timed steps; never imports
-torch."""
+"""The report on step times: a cost model fitted to a network, set beside timed steps.
+
+It never imports torch.
+"""

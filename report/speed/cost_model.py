@@ -153,6 +153,7 @@ def _two_stages(
 ) -> float:
     workers = network.workers_per_machine
     share = payload_bytes / network.num_workers
+    # Each worker sends its share to all others, and then what it has summed: twice the same bytes.
     num_outside = network.num_workers - workers
     between = 0.0
     if num_outside > 0:
@@ -166,6 +167,7 @@ def _tree(
     links: Links,
     payload_bytes: float,
 ) -> float:
+    # Up the tree and down again; a number of workers that is no power of 2 needs one more level.
     inside_levels = math.ceil(math.log2(network.workers_per_machine))
     between_levels = math.ceil(math.log2(network.num_machines))
     inside = 2 * inside_levels * links.inside.hop(payload_bytes)
@@ -179,6 +181,7 @@ def _ring(
     collective: Collective,
     payload_bytes: float,
 ) -> float:
+    # All links hand on at the same time, so each hop is as long as that of the slowest.
     num_hops, hop_bytes = ring_hops(collective, payload_bytes, network.num_workers)
     hops = []
     if network.num_machines > 1:
@@ -196,6 +199,7 @@ def _hierarchical(
 ) -> float:
     machines = network.num_machines
     workers = network.workers_per_machine
+    # Inside, pieces follow one another down the chain: the bytes count once, the latency each hop.
     chain = (workers - 1) * links.inside.alpha
     if collective == "all_reduce":
         inside = 2 * (chain + payload_bytes * links.inside.beta)

@@ -87,6 +87,7 @@ def draw_speedups(
 
 def _timed_cells(cells: pd.DataFrame, workload: str) -> pd.DataFrame:
     """Return what was timed on the curves' layout and rates, where it was not crowded."""
+    # A crowded cell is slow by this host's cores, which says nothing of a GPU.
     is_own = (cells["workload"] == workload) & (cells["workers_per_machine"] == 1)
     # A rate is timed as the dilation lets it be, not quite at the end of the axis.
     is_shown = cells["bits_per_second"].between(0.99 * LOW, 1.01 * HIGH)

@@ -88,6 +88,7 @@ def fits_of(sweep: Sweep) -> list[Fit]:
     fits = []
     for collective in COLLECTIVES:
         points = [point for point in sweep.points if point.collective == collective]
+        # Two unknowns, alpha and beta, need two sizes.
         sizes = {point.payload_bytes for point in points}
         if len(sizes) < 2:
             continue
@@ -232,6 +233,7 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
     swept = [by_limit[rate] for rate in limits]
     logs = [math.log(rate) for rate in limits]
 
+    # Beyond the swept limits `interp` keeps the last value, as the docstring of `network_on` says.
     def at_limit(values: list[float]) -> float:
         return float(np.interp(math.log(limit), logs, values))
 

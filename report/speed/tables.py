@@ -36,6 +36,7 @@ def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
         layout=layout,
         network=layout + ", " + cells["bits_per_second"].map(rate),
     )
+    # A stable sort, so that of timings with as many methods the first on record counts.
     num_methods = cells.groupby("timing")["method"].transform("size")
     order = num_methods.sort_values(ascending=False, kind="stable").index
     ordered = cells.loc[order]

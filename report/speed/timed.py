@@ -154,6 +154,7 @@ def _step(cells: Sequence[Cell]) -> dict[str, Any]:
     def mixed(name: str, statistic: Callable[[Sequence[float]], float]) -> float:
         return math.fsum(cell.share * statistic(getattr(cell, name)) for cell in cells)
 
+    # Of two or three steps a t interval is many times as wide as what was seen.
     if min(len(cell.seconds) for cell in cells) >= ENOUGH:
         interval = "t"
         seconds, low, high = mean_step(cells)
@@ -290,6 +291,7 @@ def _losses(frames: Frames) -> pd.DataFrame:
         ]
     ]
     diverged = frames.runs.loc[frames.runs["status"] == "diverged", "row"]
+    # The mean of the runs that went well would hide the one that did not.
     losses = losses[~losses["row"].isin(diverged)]
     nothing = pd.DataFrame(
         [(frames.experiment.baseline, 0.0, 0.0, 0.0)],
@@ -310,6 +312,7 @@ def _methods_of(rows: Sequence[Row], sessions: Sequence[Timing]) -> pd.DataFrame
 
 
 def _is_of(method: TimedMethod, row: Row) -> bool:
+    # DDP sends what SGD's row computes: they are one method under two names.
     if method.algorithm == "ddp" and method.rows:
         return row.algorithm == "sgd" and row.local_step == method.local_step
     return method.key == (

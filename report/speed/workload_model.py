@@ -140,7 +140,7 @@ class WorkloadModel:
         method = next(method for method in timing.methods if method.name == name)
         step = self.seconds(method, network, codec=0.0)
         communication = step - self.workload.compute_seconds
-        # The clock of an emulated step has no codec in it.
+        # The clock of an emulated step has no codec in it, that of a measured one this host's.
         if timing.basis == "measured":
             step += self.host_codecs.get(name, 0.0)
         return step, communication
@@ -173,6 +173,7 @@ class WorkloadModel:
         """
         fabric = self.main.fabric
         machines, workers = layout or fabric.layout
+        # The model's latency is the lab's over the dilation, so that it takes the one of the timings.
         dilation = self._dilation_at(bits_per_second)
         inside = None
         if inside_bits_per_second:
