@@ -94,24 +94,15 @@ def _sharing(evidence: Evidence) -> list[list[str]]:
 
 def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     """Return the numbers of the cards; None for a card whose runs are missing."""
-    cards: dict[str, Any] = dict.fromkeys(
-        ("accuracy", "blocks", "regime", "order", "sizes", "apart", "datasets", "money")
-    )
+    cards: dict[str, Any] = dict.fromkeys(("accuracy", "regime", "order", "apart"))
     quoted = evidence.first("reference")
-    if quoted and quoted.speaks_for("topk", "blocks", "baseline"):
-        [topk, blocks] = quoted.pairs(("topk", "baseline"), ("blocks", "baseline"))
-        cards |= {
-            "accuracy": quoted.contrast(*topk),
-            "blocks": quoted.contrast(*blocks),
-            "regime": quoted.regime,
-        }
+    if quoted and quoted.speaks_for("topk", "baseline"):
+        [topk] = quoted.pairs(("topk", "baseline"))
+        cards |= {"accuracy": quoted.contrast(*topk), "regime": quoted.regime}
     if 9 in answers:
-        cards |= {key: answers[9].numbers[key] for key in ("order", "sizes", "apart", "datasets")}
-    if 7 in answers:
-        cards["money"] = answers[7].numbers
+        cards |= {key: answers[9].numbers[key] for key in ("order", "apart")}
     in_readme = [known for known in evidence.other_networks if known.about.in_readme]
     return cards | {
-        "ties": answers[1].numbers["ties"] if 1 in answers else [],
         "elsewhere": evidence.elsewhere(in_readme, ("reset", "baseline")),
         "gbits": AT / 1e9,
         **_speed_of(evidence, answers.get(5)),

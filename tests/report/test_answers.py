@@ -17,7 +17,7 @@ from cser_bench.harness.spec.spec_file import find_spec
 from cser_bench.report.plotting import style
 from cser_bench.report.questions import evidence
 from cser_bench.report.questions.asked import QUESTIONS
-from cser_bench.report.questions.build import build_answers, put_into
+from cser_bench.report.questions.build import BEGIN, END, build_answers, put_into
 from cser_bench.report.questions.evidence import evidence_of
 from tests.harness.support import CommandLine
 from tests.report.faults import faults_of
@@ -78,10 +78,12 @@ def test_the_shipped_answers_and_the_cards_are_what_the_records_give_to_the_byte
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_a_card_says_of_blocks_what_a_sentence_can(rebuilt: Path) -> None:
-    card = (rebuilt / "README.md").read_text().partition("| **Accuracy** |")[2].partition("|")[0]
-    said = re.findall(r"(?:With blocks alone it|at the rate that tied it) (\S+)", card)
-    assert len(said) == 2 and set(said) <= {"is", "loses"}
+def test_findings_say_a_loss_as_a_positive_number_of_points_or_nats(rebuilt: Path) -> None:
+    findings = (rebuilt / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
+    networks = re.findall(r"On an? [\w ]+ of [\d,]+(?: parameters)? it (\w+) (\S+) (\w+)", findings)
+    assert len(networks) >= 3, findings
+    for word, amount, unit in networks:
+        assert word in ("loses", "gains") and float(amount) >= 0 and unit in ("points", "nats")
 
 
 def test_an_answer_comes_first_and_is_short(rebuilt: Path) -> None:
