@@ -23,18 +23,12 @@ from cser_bench.algorithms import DistributedOptimizer, StackedCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.core.topology import spectral_gap
 from cser_bench.algorithms.registry import methods
-from cser_bench.harness.measures.metrics import metric_of
 from cser_bench.harness.plan.one_of_many import OneOfMany
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import ModelSpec, RunConfig, ScheduleSpec
-from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, build_optimizer, num_steps_of
 from cser_bench.harness.train.restarts import check_restart, planned_traffic
-
-TOO_WIDE = 0.1
-"""A margin of a share from which on it can only be one in points: ten of them are what methods
-differ by at most."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +60,11 @@ class Footprint:
     """What will go wrong with these settings, in a sentence."""
 
     @property
-    def ratio(self) -> float:
-        """d / (numbers sent per step), a number being 32 bits."""
+    def expected_ratio(self) -> float:
+        """d / (numbers sent per step), a number being 32 bits, by the closed form of the bits.
+
+        A row's `ratio` is this unless its spec says another; a compressor's is of one message.
+        """
         return self.num_steps / self.models_in_training if self.bits else math.inf
 
     @property
@@ -94,38 +91,6 @@ class Footprint:
             + (n - 1) * gathered
             + to_neighbours
         )
-
-
-def check_common(spec: Spec) -> None:
-    """Look at what all rows have in common; raises SpecError for a task, model, metric or beam that
-    cannot be."""
-    task = spec.task.name
-    known = getattr(find_task(task), "metrics", ())
-    _model_without_memory(spec.model.model_dump_json(), task)
-    every = ("accuracy", "loss", *known)
-    if spec.statistics.metric not in every:
-        raise SpecError(
-            f"statistics.metric: task {task} is not scored by {spec.statistics.metric!r}; give one "
-            f"of {', '.join(every)}"
-        )
-    _check_margins(spec)
-    if spec.evaluation.beam > 1 and not known:
-        raise SpecError(f"evaluation.beam: task {task} has no sentences to decode; remove it")
-
-
-def _check_margins(spec: Spec) -> None:
-    metric = metric_of(spec.statistics.metric)
-    margins = {"statistics.margin": spec.statistics.margin}
-    margins |= {
-        f"the margin of {each.row!r} to {each.reference!r}": each.margin or 0.0
-        for each in spec.contrasts
-    }
-    for where, margin in margins.items():
-        if metric.is_share and margin >= TOO_WIDE:
-            raise SpecError(
-                f"{where} = {margin:g} is {100 * margin:g} points of {metric.label}, which no "
-                "method loses; a margin is a share, so half a point is 0.005"
-            )
 
 
 def footprint_of(config: RunConfig) -> Footprint:
@@ -155,7 +120,7 @@ def _footprint(config_json: str) -> Footprint:
             f"evaluation.per_epoch = {evaluation.per_epoch} is more than the {per_epoch} steps of "
             "an epoch"
         )
-    empty = _model_without_memory(config.model.model_dump_json(), config.task.name)
+    empty = model_without_memory(config.model.model_dump_json(), config.task.name)
     # All workers stacked, since what a worker sends to neighbours depends on how many there are.
     expanded = (
         each.detach().expand(config.num_workers, *each.shape) for each in empty.parameters()
@@ -206,12 +171,12 @@ def _bytes_of(state: Iterable[object]) -> int:
 
 def num_parameters_of(model: ModelSpec, task: str) -> int:
     """Numbers that a model is trained in."""
-    empty = _model_without_memory(model.model_dump_json(), task)
+    empty = model_without_memory(model.model_dump_json(), task)
     return sum(each.numel() for each in empty.parameters())
 
 
 @cache
-def _model_without_memory(model: str, task: str) -> nn.Module:
+def model_without_memory(model: str, task: str) -> nn.Module:
     """The model on the meta device, built once for all the rows that it is checked with, which
     leave it as it is."""
     return build_model(

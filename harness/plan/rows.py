@@ -3,8 +3,6 @@ send."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,22 +17,30 @@ from cser_bench.harness.spec.run import PlannedRun, RunConfig, TrainingSpec, run
 from cser_bench.harness.spec.spec import Spec
 
 _FROM_CONFIG = {
-    *(
-        "algorithm",
-        "settings",
-        "learning_rate",
-        "local_step",
-        "momentum",
-        "betas",
-        "eps",
-        "weight_decay",
-    ),
-    *("num_epochs", "restart"),
+    "algorithm",
+    "settings",
+    "learning_rate",
+    "local_step",
+    "momentum",
+    "betas",
+    "eps",
+    "weight_decay",
+    "num_epochs",
+    "restart",
 }
+"""Fields of a row's record that are those of its runs' configs."""
+
 _FROM_FOOTPRINT = (
-    *("formula", "num_steps", "num_parameters", "final_exchange", "models_sent", "link_models"),
-    *("peak_models", "spectral_gap"),
+    "formula",
+    "num_steps",
+    "num_parameters",
+    "final_exchange",
+    "models_sent",
+    "link_models",
+    "peak_models",
+    "spectral_gap",
 )
+"""Fields of a row's record that are those of its footprint."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def plan_row(
     planned = Row(
         row=name,
         label=row.label,
-        ratio=row.ratio or float(f"{footprint.ratio:.4g}"),
+        ratio=row.ratio or float(f"{footprint.expected_ratio:.4g}"),
         nesterov=methods()[row.algorithm].nesterov,
         partition=None if row.partition is None else row.partition.model_dump(mode="json"),
         warmup_epochs=row.warmup_epochs,
@@ -167,80 +173,3 @@ def _local_step(training: TrainingSpec, row: RowSpec) -> dict[str, Any]:
         if key in own:
             numbers[key] = getattr(training, key) if given is None else given
     return {"local_step": local_step, **numbers}
-
-
-def check_rows_differ(spec: Spec) -> None:
-    """Raises SpecError where two rows are one: the same method, settings and rate, or the same
-    choice of these."""
-    rows = {row.row: row for row in spec.all_rows()}
-    rows |= {
-        row.row: row for row in (rows[restart.row].restarted(restart) for restart in spec.restarts)
-    }
-    names: dict[str, str] = {}
-    for name, row in rows.items():
-        science = _science(spec, row)
-        if science in names:
-            raise SpecError(
-                f"rows {names[science]!r} and {name!r} are the same: their runs would be; remove "
-                "one, or change what it was to differ by"
-            )
-        names[science] = name
-
-
-def _science(spec: Spec, row: RowSpec) -> str:
-    """A text that two rows share if their runs do: settings at their defaults are left out, and 8
-    is 8.0."""
-    declared = methods()[row.algorithm].declared if row.algorithm in methods() else {}
-
-    def given(settings: dict[str, Any]) -> dict[str, Any]:
-        return {
-            key: each
-            for key, each in settings.items()
-            if key not in declared or declared[key].default != each
-        }
-
-    tables = [given(table) for table in row.tables]
-    with_rate = row.model_copy(update={"settings": {}, "learning_rate": row.learning_rate or 1.0})
-    config = config_of(spec, with_rate, 0).model_dump(mode="json")
-    text = json.dumps([config, tables, row.learning_rate, row.learning_rates], default=str)
-    return json.dumps(json.loads(text, parse_int=float), sort_keys=True)
-
-
-def check_ratios(spec: Spec, planned: Iterable[PlannedRow]) -> None:
-    """Raises SpecError for a main ratio that no row has, or a label by which a report could not
-    tell two rows apart.
-
-    Ratios that are neither given nor planned, as those of rows that a tuning leaves out, are missed
-    by nobody.
-    """
-    counted = {each.row.row: each.row.ratio for each in planned}
-    ratios = {row.row: row.ratio or counted.get(row.row) for row in spec.all_rows()}
-    main, known = (
-        spec.statistics.main_ratio,
-        {ratio for ratio in ratios.values() if ratio is not None},
-    )
-    if main is not None and main not in known and None not in ratios.values():
-        there = ", ".join(f"{ratio:g}" for ratio in sorted(known))
-        raise SpecError(
-            f"no row has the ratio {main:g} of statistics.main_ratio; those of rows are {there}"
-        )
-    by_label: dict[str, RowSpec] = {}
-    by_label_and_ratio: dict[tuple[str, float], RowSpec] = {}
-    for row in spec.all_rows():
-        first = by_label.setdefault(row.label, row)
-        if first.algorithm != row.algorithm:
-            raise SpecError(
-                _one_label(first, row, f"though one is {first.algorithm} and one {row.algorithm}")
-            )
-    for row in spec.rows:  # those of a grid are alike in both, and differ in their rates
-        ratio = ratios[row.row]
-        first = row if ratio is None else by_label_and_ratio.setdefault((row.label, ratio), row)
-        if first is not row:
-            raise SpecError(_one_label(first, row, f"and have the ratio {ratio:g}"))
-
-
-def _one_label(first: RowSpec, second: RowSpec, but: str) -> str:
-    return (
-        f"rows {first.row!r} and {second.row!r} are both labelled {first.label!r}, {but}, so that "
-        "a report could not tell them apart; give each a label of its own"
-    )

@@ -48,6 +48,8 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
         for row in experiment.rows
     ]
     print(experiment.title)
+    if plan.inherited is not None:
+        print(plan.inherited)
     shown = {key: getattr(config, key) for key in (*COMMON, "num_epochs", "weight_decay")}
     shown["communication_dtype"] = shown.pop("wire")  # records and specs have the old name
     shown["partition"] = PartitionSpec.model_validate(

@@ -1,217 +1,90 @@
-"""An experiment's tuning: the search for each row's settings and learning rate, its records, and
-what it chose.
+"""An experiment's tuning: what its records say comes next, and what they chose.
 
-All trials of a row run at the first seed (at all seeds where there are no finalists). While the
-best lies at an end of its rates, the next rate beyond is tried too, within the bounds. The best few
-then run at the other seeds. The highest mean accuracy on held-out samples wins; of equals the
-smaller rate. A trial with a diverged run cannot win.
-
-A search is a function of its rules and of the outcomes so far, which records give, and goes the
-same way each time.
+`choose` is all that a plan asks: it looks at the records once, and gives every row its settings and
+rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import fmean
-from typing import Literal, NamedTuple
 
 from cser_bench.harness.measures.metrics import metric_of, score_in
 from cser_bench.harness.places import SHIPPED_TUNINGS
+from cser_bench.harness.plan.corners import between_corners
 from cser_bench.harness.plan.rows import PlannedRow, config_of, plan_row
+from cser_bench.harness.plan.search import SearchState, Trial, TrialOutcome, search
 from cser_bench.harness.records.experiment import Choice, Tuning
 from cser_bench.harness.records.packs import read_result
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.run import run_id
-from cser_bench.harness.spec.spec import Spec, TuningSpec
+from cser_bench.harness.spec.spec import Spec
 
 
-class Trial(NamedTuple):
-    """A table of settings, by its number from 0, at a learning rate."""
-
-    candidate: int
-    learning_rate: float
-
-
-class TrialOutcome(NamedTuple):
-    """How a tuning run ended: accuracy on held-out samples and training loss, None where it
-    diverged."""
-
-    accuracy: float | None
-    train_loss: float | None
-
-
-Outcomes = Callable[[Trial, int], TrialOutcome | None]
-"""By trial and tuning seed; None where the run has no result yet."""
+class NotTunedError(SpecError):
+    """The tuning lacks a run of a row."""
 
 
 @dataclass(frozen=True)
-class SearchState:
-    """Where a search stands.
+class Chosen:
+    """The rows of an experiment with the settings and rates that its tuning chose.
 
-    `wanted`: the seeds of each trial that is to be run, as far as can be said yet. The choices are
-    None before the search is complete, and where every trial diverged.
+    Attributes:
+        rows: all of them, by name; one that is not tuned yet has no learning rate.
+        by_training_loss: the rows that the other rule chooses otherwise.
+        record: where settings and rates came from, for experiment.json.
+        left_out: a sentence on each row that is not tuned yet.
     """
 
-    wanted: dict[Trial, list[int]]
-    missing: list[tuple[Trial, int]]
-    by_accuracy: Trial | None = None
-    by_training_loss: Trial | None = None
-
-    def at_end(self, trial: Trial) -> bool:
-        """Whether the trial's rate is the smallest or largest tried with its settings."""
-        rates = [each.learning_rate for each in self.wanted if each.candidate == trial.candidate]
-        return trial.learning_rate in (min(rates), max(rates))
+    rows: dict[str, RowSpec]
+    by_training_loss: dict[str, RowSpec]
+    record: Tuning | None
+    left_out: list[str]
 
 
-def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
-    """Where the row's search stands."""
-    rates = [list(row.learning_rates or tuning.grid) for _ in row.tables]
-    screening = tuning.seeds if tuning.finalists is None else tuning.seeds[:1]
-    tried_at: dict[Trial, list[int]] = {}
-    finalists: set[Trial] = set()
+def choose(spec: Spec, results: Path, given_as: str) -> Chosen:
+    """Read what the spec's tuning chose.
 
-    def missing() -> list[tuple[Trial, int]]:
-        return [
-            (trial, seed)
-            for trial, seeds in tried_at.items()
-            for seed in seeds
-            if outcomes(trial, seed) is None
-        ]
+    Args:
+        given_as: the name or path that the spec was found by, to say which tuning is not done.
 
-    while True:
-        for candidate, own in enumerate(rates):
-            for rate in own:
-                tried_at.setdefault(Trial(candidate, rate), screening)
-        if missing():
-            break
-        ranking = _ranking(tried_at, screening, outcomes)
-        best = ranking[0] if ranking else None
-        followed = rates if best is None else [rates[best.candidate]]
-        if any([_extend(each, best and best.learning_rate, tuning) for each in followed]):
-            continue
-        for trial in _best(ranking, tuning.finalists, outcomes, tuning.seeds):
-            finalists.add(trial)
-            tried_at[trial] = tuning.seeds
-        if missing():
-            break
-        chosen = _ranking(finalists, tuning.seeds, outcomes)[:1]
-        if not any(
-            [_extend(rates[trial.candidate], trial.learning_rate, tuning) for trial in chosen]
-        ):
-            finished = [
-                trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)
-            ]
-            by_loss = _ranking(finished, screening, outcomes, "train_loss")
-            return SearchState(
-                _in_order(tried_at), [], next(iter(chosen), None), next(iter(by_loss), None)
-            )
-    return SearchState(_in_order(tried_at), missing())
-
-
-def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:
-    """As they were begun with, and what the search added after it, each table of settings for
-    itself."""
-    return dict(sorted(tried_at.items(), key=lambda item: item[0].candidate))
-
-
-def _ranking(
-    trials: Iterable[Trial],
-    seeds: Sequence[int],
-    outcomes: Outcomes,
-    number: Literal["accuracy", "train_loss"] = "accuracy",
-) -> list[Trial]:
-    """From the best mean of a number over these seeds to the worst, without the trials that
-    diverged at one."""
-    sign, means = -1 if number == "accuracy" else 1, dict[Trial, float]()
-    for trial in trials:
-        found = [getattr(outcomes(trial, seed), number, None) for seed in seeds]
-        known = [each for each in found if each is not None]
-        if len(known) == len(found):
-            means[trial] = sign * fmean(known)
-    return sorted(means, key=lambda trial: (means[trial], trial.learning_rate, trial.candidate))
-
-
-def _best(
-    ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]
-) -> list[Trial]:
-    """The first `count` of the ranking; one that diverged at another seed has been tried, but takes
-    no place."""
-    best, places = [], len(ranking) if count is None else count
-    for trial in ranking:
-        if places == 0:
-            break
-        best.append(trial)
-        places -= not _diverged(trial, seeds, outcomes)
-    return best
-
-
-def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
-    return any(outcome.accuracy is None for seed in seeds if (outcome := outcomes(trial, seed)))
-
-
-def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
-    """Add the rate beyond the best (None: all diverged), where that is the last and may be; whether
-    one was added."""
-    if len(rates) < 2:  # one has no neighbour to take a step from
-        return False
-    if best == max(rates) and tuning.highest is not None:
-        beyond = next_rate(sorted(rates))
-    elif best in (None, min(rates)) and tuning.lowest is not None:
-        beyond = next_rate(sorted(rates, reverse=True))
-    else:
-        return False
-    if not (tuning.lowest or 0) <= beyond <= (tuning.highest or beyond):
-        return False
-    rates.append(beyond)
-    return True
-
-
-def next_rate(rates: list[float]) -> float:
-    """What follows a geometric row of rates; of three or more the last two steps are repeated:
-    0.01, 0.03, 0.1, 0.3."""
-    before, last = rates[-2:]
-    rate = before * last / rates[-3] if len(rates) > 2 else last * last / before
-    return float(f"{rate:.6g}")
-
-
-def neighbouring_rates(rate: float) -> tuple[float, float]:
-    """The rates below and above in the row 1, 3, 10, 30, ...; of one that is not in it a third and
-    three times."""
-    leading = f"{rate:e}"[0]
-    below, above = (
-        rate * (0.3 if leading == "1" else 1 / 3),
-        rate * (10 / 3 if leading == "3" else 3),
+    Raises NotTunedError: it lacks a run. SpecError: there is no tuning, or it chose nothing.
+    """
+    to_tune = spec.rows_to_tune()
+    if to_tune and spec.tuning is None:
+        raise SpecError(
+            f"row {to_tune[0].row!r} has no learning_rate; give it one, or the spec a [tuning] "
+            "section"
+        )
+    tunes = (spec.tuning and spec.tuning.records) or given_as
+    searches, left_out = _finished_searches(
+        spec, results, f"python -m harness run {tunes} --tuning"
     )
-    return float(f"{below:.6g}"), float(f"{above:.6g}")
-
-
-def tuning_name(spec: Spec) -> str:
-    """Name of the spec's tuning experiment, and of its folder under results/."""
-    return f"{(spec.tuning and spec.tuning.records) or spec.name}_tuning"
-
-
-def tuning_folder(spec: Spec, results: Path) -> Path:
-    """The folder of the tuning's records: under `results`, or where none was begun there, those
-    that ship."""
-    own, shipped = results / tuning_name(spec), SHIPPED_TUNINGS / tuning_name(spec)
-    has_own = (own / "experiment.json").exists()
-    return shipped if not has_own and (shipped / "experiment.json").exists() else own
-
-
-def settled(row: RowSpec, trial: Trial) -> RowSpec:
-    """The row with the trial's settings and rate."""
-    settings, rate = row.tables[trial.candidate], trial.learning_rate
-    return row.model_copy(update={"settings": settings, "learning_rate": rate, "candidates": []})
+    rows = {row.row: row for row in spec.all_rows()}
+    chosen = {}
+    by_training_loss = {}
+    for name, state in searches.items():
+        if state.by_accuracy is not None:
+            chosen[name] = settled(rows[name], state.by_accuracy)
+        other = state.by_training_loss
+        if other is not None and other != state.by_accuracy:
+            by_training_loss[name] = settled(rows[name], other)
+    return Chosen(
+        rows=rows | chosen | between_corners(spec, chosen),
+        by_training_loss=by_training_loss,
+        record=_record(spec, searches),
+        left_out=left_out,
+    )
 
 
 def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
-    """The rows of the tuning, as far as its records say what comes next. Raises SpecError: there is
-    nothing to tune."""
+    """The rows of the tuning, as far as its records say what comes next.
+
+    Raises SpecError: there is nothing to tune.
+    """
     if spec.tuning is None:
         raise SpecError(
             f"{spec.name} has no [tuning] section; give one, or learning rates in its rows"
@@ -229,81 +102,85 @@ def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
         )
     for row in spec.rows_to_tune():
         for trial, seeds in _search(spec, row, results / tuning_name(spec)).wanted.items():
-            candidate = trial.candidate if row.candidates else None
-            name = _trial_name(row, trial)
             yield plan_row(
                 spec,
                 settled(row, trial),
                 seeds,
-                name,
+                _trial_name(row, trial),
                 tuning=True,
                 tunes=row.row,
-                candidate=candidate,
+                candidate=trial.candidate if row.candidates else None,
             )
 
 
-class NotTunedError(SpecError):
-    """The tuning lacks a run of a row."""
+def tuning_name(spec: Spec) -> str:
+    """Name of the spec's tuning experiment, and of its folder under results/."""
+    return f"{(spec.tuning and spec.tuning.records) or spec.name}_tuning"
 
 
-def choices(spec: Spec, results: Path, command: str, left_out: list[str]) -> dict[str, SearchState]:
-    """The finished search of each row that is tuned.
+def tuning_folder(spec: Spec, results: Path) -> Path:
+    """The folder of the tuning's records: under `results`, or where none was begun there, those
+    that ship."""
+    ours = results / tuning_name(spec)
+    shipped = SHIPPED_TUNINGS / tuning_name(spec)
+    if (ours / "experiment.json").exists() or not (shipped / "experiment.json").exists():
+        return ours
+    return shipped
 
-    Where rows are tuned in corners, those that no contrast names may follow later: to `left_out`
-    goes a sentence on each that is not tuned yet. Raises NotTunedError elsewhere; `command` makes
-    the tuning.
+
+def settled(row: RowSpec, trial: Trial) -> RowSpec:
+    """The row with the trial's settings and rate."""
+    return row.model_copy(
+        update={
+            "settings": row.tables[trial.candidate],
+            "learning_rate": trial.learning_rate,
+            "candidates": [],
+        }
+    )
+
+
+def _finished_searches(
+    spec: Spec, results: Path, command: str
+) -> tuple[dict[str, SearchState], list[str]]:
+    """The finished search of each row that is tuned, and a sentence on each that is not yet.
+
+    Where rows are tuned in corners, those that no contrast names may follow later. Raises
+    NotTunedError for others; `command` makes the tuning.
     """
-    rows = spec.rows_to_tune()
-    if rows and spec.tuning is None:
-        raise SpecError(
-            f"row {rows[0].row!r} has no learning_rate; give it one, or the spec a [tuning] section"
-        )
     folder = tuning_folder(spec, results)
-    needed = {
-        spec.statistics.baseline,
-        *(name for each in spec.contrasts for name in (each.row, each.reference)),
-    }
-    needed = {name.partition("@")[0] for name in needed}
-    searches, not_tuned = dict[str, SearchState](), dict[str, str]()
-    for row in rows:
+    asked = {spec.statistics.baseline}
+    for contrast in spec.contrasts:
+        asked |= {contrast.row, contrast.reference}
+    needed = {name.partition("@")[0] for name in asked}
+    searches: dict[str, SearchState] = {}
+    left_out: dict[str, str] = {}
+    for row in spec.rows_to_tune():
         try:
             searches[row.row] = _finished_search(spec, row, folder, command)
         except NotTunedError as error:
             if row.base is None or row.base in needed:
                 raise
-            not_tuned.setdefault(row.base, f"{row.base} is left out: {error}")
-    left_out.extend(not_tuned.values())
-    return searches
+            left_out.setdefault(row.base, f"{row.base} is left out: {error}")
+    return searches, list(left_out.values())
 
 
-def tuning_record(spec: Spec, searches: dict[str, SearchState]) -> Tuning | None:
-    """Where the rows' settings and rates came from, for experiment.json."""
-    if spec.tuning is None:
-        return None
-    rows = {row.row: row for row in spec.all_rows()}
-
-    def chosen(rule: Literal["by_accuracy", "by_training_loss"]) -> dict[str, Choice]:
-        return {
-            name: Choice(
-                learning_rate=trial.learning_rate,
-                candidate=trial.candidate,
-                settings=rows[name].tables[trial.candidate],
-                num_trials=len(found.wanted),
-                at_end=found.at_end(trial),
-            )
-            for name, found in searches.items()
-            if (trial := getattr(found, rule))
-        }
-
-    by_accuracy = chosen("by_accuracy")
-    return Tuning(
-        experiment=tuning_name(spec),
-        grid=spec.tuning.grid,
-        seeds=spec.tuning.seeds,
-        selected={name: choice.learning_rate for name, choice in by_accuracy.items()},
-        choices=by_accuracy,
-        choices_by_training_loss=chosen("by_training_loss"),
-    )
+def _finished_search(spec: Spec, row: RowSpec, folder: Path, command: str) -> SearchState:
+    state = _search(spec, row, folder)
+    if state.missing:
+        trial, seed = state.missing[0]
+        run = _run_id(spec, row, trial, seed)
+        raise NotTunedError(
+            f"row {row.row!r} has no learning_rate, and the tuning in {folder} no run {run} of "
+            f"{_trial_name(row, trial)} to choose by: it is not done, or was made with other "
+            f"settings than the spec has; run the tuning first (`{command}`), or give the spec a "
+            "[tuning] of its own"
+        )
+    if state.by_accuracy is None:
+        raise SpecError(
+            f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the "
+            "grid"
+        )
+    return state
 
 
 def _search(spec: Spec, row: RowSpec, folder: Path) -> SearchState:
@@ -312,9 +189,11 @@ def _search(spec: Spec, row: RowSpec, folder: Path) -> SearchState:
     @cache
     def outcomes(trial: Trial, seed: int) -> TrialOutcome | None:
         result = read_result(folder / _run_id(spec, row, trial, seed))
-        return None if result is None else TrialOutcome(score_in(result, metric), result.train_loss)
+        if result is None:
+            return None
+        return TrialOutcome(score_in(result, metric), result.train_loss)
 
-    assert spec.tuning is not None
+    assert spec.tuning is not None, "rows are tuned"
     return search(spec.tuning, row, outcomes)
 
 
@@ -327,19 +206,33 @@ def _trial_name(row: RowSpec, trial: Trial) -> str:
     return f"{row.row}{candidate}_lr{trial.learning_rate:g}"
 
 
-def _finished_search(spec: Spec, row: RowSpec, folder: Path, command: str) -> SearchState:
-    found = _search(spec, row, folder)
-    if found.missing:
-        trial, seed = found.missing[0]
-        run, name = _run_id(spec, row, trial, seed), _trial_name(row, trial)
-        raise NotTunedError(
-            f"row {row.row!r} has no learning_rate, and the tuning in {folder} no run {run} of "
-            f"{name} to choose by: it is not done, or was made with other settings than the spec "
-            f"has; run the tuning first (`{command}`), or give the spec a [tuning] of its own"
-        )
-    if found.by_accuracy is None:
-        raise SpecError(
-            f"row {row.row!r} diverged at every learning rate of the grid in {folder}; widen the "
-            "grid"
-        )
-    return found
+def _record(spec: Spec, searches: Mapping[str, SearchState]) -> Tuning | None:
+    """Where the rows' settings and rates came from; None where there is no tuning."""
+    if spec.tuning is None:
+        return None
+    rows = {row.row: row for row in spec.all_rows()}
+    choices: dict[str, Choice] = {}
+    choices_by_training_loss: dict[str, Choice] = {}
+    for name, state in searches.items():
+        if state.by_accuracy is not None:
+            choices[name] = _choice(rows[name], state, state.by_accuracy)
+        if state.by_training_loss is not None:
+            choices_by_training_loss[name] = _choice(rows[name], state, state.by_training_loss)
+    return Tuning(
+        experiment=tuning_name(spec),
+        grid=spec.tuning.grid,
+        seeds=spec.tuning.seeds,
+        selected={name: choice.learning_rate for name, choice in choices.items()},
+        choices=choices,
+        choices_by_training_loss=choices_by_training_loss,
+    )
+
+
+def _choice(row: RowSpec, state: SearchState, trial: Trial) -> Choice:
+    return Choice(
+        learning_rate=trial.learning_rate,
+        candidate=trial.candidate,
+        settings=row.tables[trial.candidate],
+        num_trials=len(state.wanted),
+        at_end=state.at_end(trial),
+    )

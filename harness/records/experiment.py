@@ -129,7 +129,7 @@ class Choice(Planned):
 
 
 class Tuning(Planned):
-    """Where settings and learning rates came from, by the search of `harness.plan.tuning`."""
+    """Where settings and learning rates came from, by the search of `harness.plan.search`."""
 
     experiment: str
     grid: list[float]

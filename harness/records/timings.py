@@ -141,7 +141,7 @@ class TimedMethod(Record):
         """What two of the same step have in common."""
         return self.algorithm, self.settings, self.momentum, self.local_step
 
-    def ratio(self, num_parameters: int) -> float:
+    def payload_ratio(self, num_parameters: int) -> float:
         """32-bit gradient over payload, on average over steps; infinite where nothing is sent."""
         sent = sum(message.payload_bytes / message.every for message in self.messages)
         return 4 * num_parameters / sent if sent else math.inf

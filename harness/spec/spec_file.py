@@ -6,26 +6,22 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.spec.errors import SpecError, explain, first_complaint
-from cser_bench.harness.spec.spec import ADAM_ONLY, OF_KIND, Spec
+from cser_bench.harness.spec.like import inherited_words, refuse_records, resolve
+from cser_bench.harness.spec.spec import Spec
 
-NOT_INHERITED = ("lengths", "restarts", "contrasts", "exponents", "sensitivity", "evidence")
-NOT_INHERITED_STATISTICS = ("declared", "baseline_seeds")
-"""What an experiment says of its own plan, and not of the setting that others share with it."""
 
-OWN_RECORDS = (
-    "tuning.records is no key; name the experiment whose tuning this shares in `like`, "
-    "and give no grid"
-)
+class SpecFile(NamedTuple):
+    """A file that was read: the spec that it makes with what it is like, and what it has of that."""
 
-OWN_IN_SHARED_TUNING = {"both_rules", "both_rules_seeds"}
-"""What an experiment may say in [tuning] and still share the tuning of the experiment that it is
-like."""
+    spec: Spec
+    inherited: str | None
+    """In words; None where the file is like no other."""
 
 
 def find_spec(name_or_path: str) -> Path:
@@ -55,15 +51,23 @@ def is_file(path: Path) -> bool:
 
 def load_spec(path: Path) -> Spec:
     """Read and validate an experiment file. Raises SpecError, in one sentence."""
-    data = read_toml(path)
-    if "like" in data:
-        try:
-            data = _varied(_base(path, str(data["like"])), data)
-        except SpecError as error:
-            raise SpecError(f"{path}: {error}") from None
-    elif "records" in _table(data, "tuning"):
-        raise SpecError(f"{path}: {OWN_RECORDS}")
-    return _validated(path, data)
+    return read_spec(path).spec
+
+
+def read_spec(path: Path) -> SpecFile:
+    """Parse a file, put what it is like in its place, and validate. Raises SpecError as `load_spec`."""
+    own = read_toml(path)
+    try:
+        if "like" not in own:
+            refuse_records(own)
+            data = own
+            inherited = None
+        else:
+            data = resolve(_base(path, str(own["like"])), own)
+            inherited = inherited_words(data, own)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
+    return SpecFile(_validated(path, data), inherited)
 
 
 def _base(path: Path, like: str) -> dict[str, Any]:
@@ -97,109 +101,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _varied(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """The data of `base`, an experiment, with that of `own` in its place, key by key within a
-    table.
-
-    `rows` may name rows of the base; tables replace them. An experiment with a tuning of its own
-    leaves the learning rates of the rows that it names to that; one without has its choices from
-    the base's tuning. What the base says and means nothing in what comes of it is left out. Raises
-    SpecError: `rows` names one that the base has not.
-    """
-    like = own["like"]
-    if "records" in _table(own, "tuning"):
-        raise SpecError(OWN_RECORDS)
-    tunes_itself = not _table(own, "tuning").keys() <= OWN_IN_SHARED_TUNING
-    left_out = {
-        "statistics": NOT_INHERITED_STATISTICS,
-        "tuning": () if tunes_itself else OWN_IN_SHARED_TUNING,
-    }
-    base = {key: value for key, value in base.items() if key not in NOT_INHERITED} | {
-        table: {key: value for key, value in base[table].items() if key not in keys}
-        for table, keys in left_out.items()
-        if table in base
-    }
-    data = base | {
-        key: _table(base, key) | value if isinstance(value, dict) else value
-        for key, value in own.items()
-    }
-    del data["like"]
-    known = {row["row"]: row for row in base.get("rows", [])}
-    if isinstance(data.get("rows"), list):
-        if unknown := [row for row in data["rows"] if isinstance(row, str) and row not in known]:
-            raise SpecError(f"rows names {unknown[0]!r}, which is not among the [[rows]] of {like}")
-        left_to_tuning = {"learning_rate"} if tunes_itself else set()
-        data["rows"] = [
-            {key: known[row][key] for key in known[row] if key not in left_to_tuning}
-            if isinstance(row, str)
-            else row
-            for row in data["rows"]
-        ]
-    rows = [row for row in _list(data, "rows") if isinstance(row, dict)]
-    if not tunes_itself and "tuning" in base:
-        names = list(known)  # in which a name that is none can be looked for too
-        strange = [
-            row.get("row")
-            for row in rows
-            if row.get("row") not in names and "learning_rate" not in row
-        ]
-        if strange:
-            raise SpecError(
-                f"row {strange[0]!r} has no learning_rate, and {like} no tuning of it; give it "
-                "one, or the experiment a [tuning] of its own"
-            )
-        data["tuning"] = _table(data, "tuning") | {"records": base.get("name")}
-    statistics = _table(data, "statistics")
-    if "floor" not in _table(own, "statistics") and statistics.get("floor") not in [
-        row.get("row") for row in rows
-    ]:
-        statistics.pop("floor", None)
-    _leave_out_idle(data, own)
-    return data
-
-
-def _leave_out_idle(data: dict[str, Any], own: dict[str, Any]) -> None:
-    """Take out of the data what the base says and what `own` says has no more use for."""
-    idle = [
-        (table, key)
-        for table, kinds in OF_KIND.items()
-        for key, kind in kinds.items()
-        if _table(data, table).get("kind") != kind
-    ]
-    steppers = [_table(data, "training"), *_list(data, "rows"), *_list(data, "grids")]
-    if not any(
-        isinstance(each, dict) and each.get("local_step", "sgd") != "sgd" for each in steppers
-    ):
-        idle += [("training", key) for key in ADAM_ONLY]
-    counts = {"per_epoch", "num_scores"}
-    idle += [
-        ("evaluation", key) for key in counts if (counts - {key}) & _table(own, "evaluation").keys()
-    ]
-    for table, key in idle:
-        if key not in _table(own, table):
-            _table(data, table).pop(key, None)
-
-
-def _list(data: dict[str, Any], key: str) -> list[Any]:
-    """The list of that name; empty where there is none, or it is none."""
-    found = data.get(key)
-    return found if isinstance(found, list) else []
-
-
-def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
-    """The table of that name; empty where there is none, or it is none."""
-    found = data.get(key)
-    return found if isinstance(found, dict) else {}
-
-
 def _row_of(error: ValidationError, data: dict[str, Any]) -> str:
     """Whose mistake it is, where it is one in a row or a grid: these have names, and pydantic
     counts them from 0."""
     match first_complaint(error)["loc"]:
         case ("rows" | "grids" as many, int(number), *_):
             kind = many.removesuffix("s")
-            name = data[many][number].get(kind) if isinstance(data[many][number], dict) else None
-            return (
-                f"{kind} {name if isinstance(name, str) and name.isprintable() else number + 1}: "
-            )
+            table = data[many][number]
+            name = table.get(kind) if isinstance(table, dict) else None
+            if isinstance(name, str) and name.isprintable():
+                return f"{kind} {name}: "
+            return f"{kind} {number + 1}: "
     return ""

@@ -36,7 +36,6 @@ from cser_bench.harness.train.local_workers import (
 )
 from cser_bench.harness.train.order import (
     class_counts,
-    learning_rate_factor,
     token_weights,
     worker_batches,
     worker_shards,
@@ -281,9 +280,11 @@ class Training:
                 self._send_everything()
             else:
                 lose_state(config, config.restart, self.optimizer, self.num_steps)
-        factor = learning_rate_factor(config.schedule, self.step, *self.schedule_length)
+        assert self.optimizer.schedule is not None, "a run has steps"
+        # The run's step and not the optimiser's, which begins anew in a synchronous tail.
+        learning_rate = self.optimizer.schedule(self.step + 1)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+            group["lr"] = learning_rate
         self.optimizer.zero_grad()
         losses = self._backward(batches)
         if losses.is_cuda:

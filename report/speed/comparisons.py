@@ -225,7 +225,7 @@ def _headline_lines(
         "target": headline.target,
         "workload": headline.workload,
         "method": method,
-        "ratio": model.methods[method].ratio(model.workload.num_parameters),
+        "ratio": model.methods[method].payload_ratio(model.workload.num_parameters),
         "rival": rival,
         "compute_seconds": compute_seconds,
         "source": source,
@@ -296,7 +296,7 @@ def _steps_on(model: WorkloadModel, networks: Sequence[Network]) -> list[dict[st
                 "method": name,
                 "label": method.label,
                 "baseline": method.baseline,
-                "ratio": method.ratio(model.workload.num_parameters),
+                "ratio": method.payload_ratio(model.workload.num_parameters),
                 "seconds": min(model.seconds(method, network) for network in networks),
             }
         )

@@ -175,7 +175,7 @@ def _modelled_part(
     large_messages = sweeps[sweeps["payload_bytes"] >= 1e6]
     context = {
         "own": proposed,
-        "own_ratio": model.methods[PROPOSED].ratio(model.workload.num_parameters),
+        "own_ratio": model.methods[PROPOSED].payload_ratio(model.workload.num_parameters),
         "best_label": best_baseline.label,
         "networks": networks_table(clear, layouts),
         "reach": _reach(headlines),

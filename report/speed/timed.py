@@ -143,7 +143,7 @@ def _description(timing: Timing, method: TimedMethod) -> dict[str, Any]:
         "label": method.label,
         "algorithm": method.algorithm,
         "baseline": method.baseline,
-        "ratio": method.ratio(timing.workload.num_parameters),
+        "ratio": method.payload_ratio(timing.workload.num_parameters),
         "codec_alone_seconds": method.codec_alone_seconds,
     }
 
@@ -354,7 +354,7 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     for session in sessions:
         for method in session.methods:
             if method.baseline:
-                ratios[method.name] = method.ratio(session.workload.num_parameters)
+                ratios[method.name] = method.payload_ratio(session.workload.num_parameters)
     steps = scored_steps_frame(sessions)
     steps = steps.rename(columns={"low": "seconds_low", "high": "seconds_high"})
     steps = steps[steps["method"].isin(ratios.keys())]

@@ -16,8 +16,9 @@ from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.plan.footprint import footprint_of
 from cser_bench.harness.plan.plan import Plan, make_plan, plan_experiment
 from cser_bench.harness.plan.rows import config_of
+from cser_bench.harness.plan.search import Trial
 from cser_bench.harness.plan.show import show_plan
-from cser_bench.harness.plan.tuning import Trial, settled
+from cser_bench.harness.plan.tuning import settled
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import RunConfig, run_id

@@ -12,7 +12,7 @@ import pytest
 
 from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.plan.plan import Plan, make_plan
-from cser_bench.harness.plan.tuning import TrialOutcome
+from cser_bench.harness.plan.search import TrialOutcome
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.store import write_record
 from cser_bench.harness.spec.errors import SpecError

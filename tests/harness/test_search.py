@@ -18,7 +18,7 @@ from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.plan import forecast, show
 from cser_bench.harness.plan.forecast import MEASURED, StepTime, dry_steps, powers
 from cser_bench.harness.plan.plan import make_plan
-from cser_bench.harness.plan.tuning import (
+from cser_bench.harness.plan.search import (
     SearchState,
     Trial,
     TrialOutcome,

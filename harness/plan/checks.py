@@ -1,0 +1,147 @@
+"""What all rows of a plan must have in common, and what they must differ by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from cser_bench.algorithms.registry import methods
+from cser_bench.harness.measures.metrics import metric_of
+from cser_bench.harness.plan.footprint import model_without_memory
+from cser_bench.harness.plan.rows import PlannedRow, config_of
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.rows import RowSpec
+from cser_bench.harness.spec.spec import Spec
+from cser_bench.harness.tasks.task import find_task
+
+TOO_WIDE = 0.1
+"""A margin of a share from which on it can only be one in points: ten of them are what methods
+differ by at most."""
+
+
+def check_spec(spec: Spec) -> None:
+    """Look at what is known before any record is read.
+
+    Raises SpecError: a task, model, metric, margin or beam that cannot be, or two rows that are
+    one.
+    """
+    task_metrics = getattr(find_task(spec.task.name), "metrics", ())
+    model_without_memory(spec.model.model_dump_json(), spec.task.name)
+    metrics = ("accuracy", "loss", *task_metrics)
+    if spec.statistics.metric not in metrics:
+        raise SpecError(
+            f"statistics.metric: task {spec.task.name} is not scored by "
+            f"{spec.statistics.metric!r}; give one of {', '.join(metrics)}"
+        )
+    _check_margins(spec)
+    if spec.evaluation.beam > 1 and not task_metrics:
+        raise SpecError(
+            f"evaluation.beam: task {spec.task.name} has no sentences to decode; remove it"
+        )
+    _check_rows_differ(spec)
+
+
+def check_rows(spec: Spec, planned: Iterable[PlannedRow]) -> None:
+    """Look at rows whose ratios are known.
+
+    Raises SpecError: a main ratio that no row has, or a label by which a report could not tell two
+    rows apart.
+    """
+    planned_ratios = {row.row.row: row.row.ratio for row in planned}
+    ratios = {row.row: row.ratio or planned_ratios.get(row.row) for row in spec.all_rows()}
+    _check_main_ratio(spec.statistics.main_ratio, list(ratios.values()))
+    _check_labels(spec, ratios)
+
+
+def _check_margins(spec: Spec) -> None:
+    metric = metric_of(spec.statistics.metric)
+    margins = {"statistics.margin": spec.statistics.margin}
+    for contrast in spec.contrasts:
+        where = f"the margin of {contrast.row!r} to {contrast.reference!r}"
+        margins[where] = contrast.margin or 0.0
+    for where, margin in margins.items():
+        if metric.is_share and margin >= TOO_WIDE:
+            raise SpecError(
+                f"{where} = {margin:g} is {100 * margin:g} points of {metric.label}, which no "
+                "method loses; a margin is a share, so half a point is 0.005"
+            )
+
+
+def _check_rows_differ(spec: Spec) -> None:
+    """Raises SpecError where two rows are one: the same method, settings and rate, or the same
+    choice of these."""
+    rows = {row.row: row for row in spec.all_rows()}
+    for restart in spec.restarts:
+        restarted = rows[restart.row].restarted(restart)
+        rows[restarted.row] = restarted
+    names: dict[str, str] = {}
+    for name, row in rows.items():
+        science = _science(spec, row)
+        if science in names:
+            raise SpecError(
+                f"rows {names[science]!r} and {name!r} are the same: their runs would be; remove "
+                "one, or change what it was to differ by"
+            )
+        names[science] = name
+
+
+def _science(spec: Spec, row: RowSpec) -> str:
+    """A text that two rows share if their runs do: settings at their defaults are left out, and 8
+    is 8.0."""
+    tables = [_without_defaults(row.algorithm, table) for table in row.tables]
+    with_rate = row.model_copy(update={"settings": {}, "learning_rate": row.learning_rate or 1.0})
+    config = config_of(spec, with_rate, 0).model_dump(mode="json")
+    text = json.dumps([config, tables, row.learning_rate, row.learning_rates], default=str)
+    return json.dumps(json.loads(text, parse_int=float), sort_keys=True)
+
+
+def _without_defaults(algorithm: str, settings: dict[str, Any]) -> dict[str, Any]:
+    if algorithm not in methods():
+        return settings
+    declared = methods()[algorithm].declared
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in declared or declared[key].default != value
+    }
+
+
+def _check_main_ratio(main_ratio: float | None, ratios: list[float | None]) -> None:
+    """Raises SpecError where no row has it.
+
+    A ratio that is neither given nor planned, as that of a row that is not tuned yet, may be it.
+    """
+    if main_ratio is None or main_ratio in ratios or None in ratios:
+        return
+    known = {ratio for ratio in ratios if ratio is not None}
+    raise SpecError(
+        f"no row has the ratio {main_ratio:g} of statistics.main_ratio; those of rows are "
+        f"{', '.join(f'{ratio:g}' for ratio in sorted(known))}"
+    )
+
+
+def _check_labels(spec: Spec, ratios: dict[str, float | None]) -> None:
+    """Raises SpecError where two rows have one label and a report could not tell them apart."""
+    by_label: dict[str, RowSpec] = {}
+    for row in spec.all_rows():
+        first = by_label.setdefault(row.label, row)
+        if first.algorithm != row.algorithm:
+            difference = f"though one is {first.algorithm} and one {row.algorithm}"
+            raise SpecError(_one_label(first, row, difference))
+    by_label_and_ratio: dict[tuple[str, float], RowSpec] = {}
+    # Those of a grid are alike in both, and differ in their rates.
+    for row in spec.rows:
+        ratio = ratios[row.row]
+        if ratio is None:
+            continue
+        first = by_label_and_ratio.setdefault((row.label, ratio), row)
+        if first is not row:
+            raise SpecError(_one_label(first, row, f"and have the ratio {ratio:g}"))
+
+
+def _one_label(first: RowSpec, second: RowSpec, difference: str) -> str:
+    return (
+        f"rows {first.row!r} and {second.row!r} are both labelled {first.label!r}, {difference}, "
+        "so that a report could not tell them apart; give each a label of its own"
+    )

@@ -1,0 +1,204 @@
+"""What an experiment takes from the one that it is `like`, and what it must say itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.spec import ADAM_ONLY, OF_KIND
+
+Table = dict[str, Any]
+
+INHERITED = (
+    "format",
+    "name",
+    "title",
+    "task",
+    "model",
+    "training",
+    "schedule",
+    "evaluation",
+    "partition",
+    "statistics",
+    "tuning",
+    "rows",
+    "grids",
+    "cells",
+)
+"""The tables and keys of a file that are taken where it does not have them, or key by key.
+
+Others are the base's own plan: what it asks, at which lengths and after which restarts.
+"""
+
+NOT_INHERITED_KEYS = {
+    "statistics": {"declared", "baseline_seeds"},
+    "tuning": {"both_rules", "both_rules_seeds"},
+}
+"""By table, the keys in it that are the base's own plan; those of the tuning do not make a tuning
+another either."""
+
+ONE_OF = {"evaluation": ("per_epoch", "num_scores")}
+"""By table, keys of which a file has one: its own stands in the place of the base's other."""
+
+OWN_RECORDS = (
+    "tuning.records is no key; name the experiment whose tuning this shares in `like`, "
+    "and give no grid"
+)
+
+
+def resolve(base: Table, own: Table) -> Table:
+    """Return the data of an experiment whose file has `own`, and `base` where that says nothing.
+
+    An experiment with a tuning of its own leaves the learning rates of the rows that it names to
+    that; one without has its choices from the base's tuning. Raises SpecError: `rows` names one
+    that the base has not, or a row has no rate and no tuning.
+    """
+    refuse_records(own)
+    tunes_itself = bool(table_of(own, "tuning").keys() - NOT_INHERITED_KEYS["tuning"])
+    data = _merged(_inherited(base, tunes_itself), own)
+    _put_rows_in(data, base, own["like"], tunes_itself)
+    if not tunes_itself and "tuning" in base:
+        _share_tuning(data, base, own["like"])
+    _leave_out_floor(data, own)
+    _leave_out_idle(data, own)
+    return data
+
+
+def refuse_records(own: Table) -> None:
+    """Raises SpecError where a file says itself what only `like` may say."""
+    if "records" in table_of(own, "tuning"):
+        raise SpecError(OWN_RECORDS)
+
+
+def inherited_words(data: Table, own: Table) -> str:
+    """Say what a resolved experiment has from its base: tables, and keys of those that it changes."""
+    parts = []
+    for key in INHERITED:
+        if key not in data or key == "format":
+            continue
+        if key not in own:
+            parts.append(key)
+        elif isinstance(own[key], dict):
+            taken = [name for name in data[key] if name not in own[key] and name != "records"]
+            if taken:
+                parts.append(f"{key} ({', '.join(taken)})")
+    named = [row for row in list_of(own, "rows") if isinstance(row, str)]
+    if named:
+        parts.append(f"rows ({', '.join(named)})")
+    return f"like {own['like']}, from which it takes {'; '.join(parts) or 'nothing'}"
+
+
+def _inherited(base: Table, tunes_itself: bool) -> Table:
+    """What may be taken of the base's data, in tables of its own."""
+    data = {}
+    for key in INHERITED:
+        if key not in base:
+            continue
+        # A file with a tuning of its own goes on from all of the base's.
+        left_out = set() if key == "tuning" and tunes_itself else NOT_INHERITED_KEYS.get(key, set())
+        value = base[key]
+        if isinstance(value, dict):
+            value = {name: inner for name, inner in value.items() if name not in left_out}
+        data[key] = value
+    return data
+
+
+def _merged(inherited: Table, own: Table) -> Table:
+    """The inherited data with the file's own in its place, key by key within a table."""
+    data = dict(inherited)
+    for key, value in own.items():
+        if isinstance(value, dict):
+            data[key] = table_of(inherited, key) | value
+        elif key != "like":
+            data[key] = value
+    return data
+
+
+def _put_rows_in(data: Table, base: Table, like: str, tunes_itself: bool) -> None:
+    """Put the base's rows in the place of their names."""
+    if not isinstance(data.get("rows"), list):
+        return
+    known = _rows_by_name(base)
+    rows = []
+    for row in data["rows"]:
+        if not isinstance(row, str):
+            rows.append(row)
+            continue
+        if row not in known:
+            raise SpecError(f"rows names {row!r}, which is not among the [[rows]] of {like}")
+        table = dict(known[row])
+        if tunes_itself:
+            table.pop("learning_rate", None)
+        rows.append(table)
+    data["rows"] = rows
+
+
+def _share_tuning(data: Table, base: Table, like: str) -> None:
+    """Have the choices of the base's tuning. Raises SpecError: it has none of a row without a rate."""
+    known = list(_rows_by_name(base))
+    for row in _row_tables(data):
+        # A name that is none, as a number, is looked for too, and refused later.
+        if row.get("row") not in known and "learning_rate" not in row:
+            raise SpecError(
+                f"row {row.get('row')!r} has no learning_rate, and {like} no tuning of it; give it "
+                "one, or the experiment a [tuning] of its own"
+            )
+    data["tuning"] = table_of(data, "tuning") | {"records": base.get("name")}
+
+
+def _leave_out_floor(data: Table, own: Table) -> None:
+    """Take the base's floor away where that is none of the rows."""
+    statistics = table_of(data, "statistics")
+    names = [row.get("row") for row in _row_tables(data)]
+    if "floor" not in table_of(own, "statistics") and statistics.get("floor") not in names:
+        statistics.pop("floor", None)
+
+
+def _leave_out_idle(data: Table, own: Table) -> None:
+    """Take out what the base says and what `own` says has no more use for."""
+    for table, key in _idle_keys(data, own):
+        if key not in table_of(own, table):
+            table_of(data, table).pop(key, None)
+
+
+def _idle_keys(data: Table, own: Table) -> list[tuple[str, str]]:
+    """Tables, and keys in them that mean nothing in the resolved data."""
+    idle = []
+    for table, kinds in OF_KIND.items():
+        kind = table_of(data, table).get("kind")
+        idle += [(table, key) for key, needed in kinds.items() if kind != needed]
+    if all(step == "sgd" for step in _local_steps(data)):
+        idle += [("training", key) for key in ADAM_ONLY]
+    for table, keys in ONE_OF.items():
+        given = table_of(own, table).keys()
+        for key in keys:
+            if given & (set(keys) - {key}):
+                idle.append((table, key))
+    return idle
+
+
+def _local_steps(data: Table) -> list[object]:
+    """The local steps that are named, or else SGD's, of the experiment, its rows and its grids."""
+    tables = [table_of(data, "training"), *list_of(data, "rows"), *list_of(data, "grids")]
+    return [table.get("local_step", "sgd") for table in tables if isinstance(table, dict)]
+
+
+def _rows_by_name(base: Table) -> dict[str, Table]:
+    """The [[rows]] of a base, which was validated."""
+    return {row["row"]: row for row in base.get("rows", [])}
+
+
+def _row_tables(data: Table) -> list[Table]:
+    return [row for row in list_of(data, "rows") if isinstance(row, dict)]
+
+
+def list_of(data: Table, key: str) -> list[Any]:
+    """The list of that name; empty where there is none, or it is none."""
+    value = data.get(key)
+    return value if isinstance(value, list) else []
+
+
+def table_of(data: Table, key: str) -> Table:
+    """The table of that name; empty where there is none, or it is none."""
+    value = data.get(key)
+    return value if isinstance(value, dict) else {}
