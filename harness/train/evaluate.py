@@ -64,45 +64,59 @@ def evaluate(
     that the score is the mean of theirs. `models` are those of the workers at this end, see
     `Collectives.own_ranks`.
     """
-    collectives, averages = optimizer.collectives, optimizer.averages_models
-    num_workers, every = collectives.world_size, torch.arange(num_evaluation)
-    each_scores_all = config.evaluation.batch_norm == "local" or not averages
+    collectives = optimizer.collectives
+    num_workers = collectives.world_size
+    all_samples = torch.arange(num_evaluation)
+    each_scores_all = config.evaluation.batch_norm == "local" or not optimizer.averages_models
     shares = [
-        every if each_scores_all else every[rank::num_workers] for rank in collectives.own_ranks
+        all_samples if each_scores_all else all_samples[rank::num_workers]
+        for rank in collectives.own_ranks
     ]
-    own = optimizer.flat.parameters.clone()
+    parameters_before = optimizer.flat.parameters.clone()
 
     def scores_now() -> list[Tensor]:
         with scoring(models):
-            pairs = zip(models, shares, strict=True)
-            return [_score(*pair, precision, samples, config.evaluation.beam) for pair in pairs]
+            return [
+                _score(model, share, precision, samples, config.evaluation.beam)
+                for model, share in zip(models, shares, strict=True)
+            ]
 
-    with (
-        optimizer.consensus(),
-        _batch_norm(config, models, precision, samples, collectives, num_train),
-    ):
-        squares = _squares(own - optimizer.flat.parameters)
-        scores = scores_now() if averages else []
-    scores = scores or scores_now()
+    scores: list[Tensor] = []
+    batch_norm = _batch_norm(config, models, precision, samples, collectives, num_train)
+    with optimizer.consensus(), batch_norm:
+        distance_squares = _squares(parameters_before - optimizer.flat.parameters)
+        if optimizer.averages_models:
+            scores = scores_now()
+    if not optimizer.averages_models:
+        scores = scores_now()
     error = optimizer.error
-    errors = [torch.zeros_like(square) for square in squares] if error is None else _squares(error)
+    error_squares = [torch.zeros_like(square) for square in distance_squares]
+    if error is not None:
+        error_squares = _squares(error)
     rows = [
-        torch.cat([score, torch.stack(more)])
-        for score, *more in zip(scores, errors, squares, strict=True)
+        torch.cat([score, torch.stack(squares)])
+        for score, *squares in zip(scores, error_squares, distance_squares, strict=True)
     ]
     totals = torch.stack(rows)
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
     correct, count, loss, *sums, error_square, distance_square = totals[0].tolist()
-    expected = num_evaluation * labels_per_sample(samples) * (num_workers if each_scores_all else 1)
+    expected = num_evaluation * labels_per_sample(samples)
+    if each_scores_all:
+        expected *= num_workers
     if int(count) != expected:
         raise RuntimeError(f"{int(count)} samples were scored where there should be {expected}")
+    metrics = None
+    num_losses = count
+    if isinstance(samples, PairSamples):
+        num_losses, *measured = sums
+        metrics = samples.measure.metrics(measured)
     return Score(
         correct=int(correct),
         count=int(count),
-        loss=loss / (sums[0] if sums else count),
+        loss=loss / num_losses,
         error_norm=None if error is None else (error_square / num_workers) ** 0.5,
         worker_distance=(distance_square / num_workers) ** 0.5,
-        metrics=samples.measure.metrics(sums[1:]) if isinstance(samples, PairSamples) else None,
+        metrics=metrics,
     )
 
 
@@ -125,13 +139,13 @@ def worker_accuracies(
 
     Sentences are decoded greedily here, whatever the number of beams.
     """
-    every = torch.arange(num_evaluation)
+    all_samples = torch.arange(num_evaluation)
     with scoring(models):
-        correct = torch.stack([_score(model, every, precision, samples)[:1] for model in models])
+        scores = [_score(model, all_samples, precision, samples) for model in models]
+    correct = torch.stack([score[:1] for score in scores])
     num_labels = num_evaluation * labels_per_sample(samples)
-    return [
-        float(row) / num_labels for row in collectives.all_gather(correct, Purpose.CONTROL).view(-1)
-    ]
+    gathered = collectives.all_gather(correct, Purpose.CONTROL)
+    return [float(count) / num_labels for count in gathered.view(-1)]
 
 
 @contextmanager
@@ -182,33 +196,52 @@ def _batch_norm(
 ) -> Iterator[None]:
     """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's
     own again."""
-    layers = [
-        [each for each in model.modules() if isinstance(each, _BatchNorm)] for model in models
-    ]
-    buffers = [[buffer for layer in own for buffer in layer.buffers()] for own in layers]
-    statistics = [[buffer for buffer in own if buffer.is_floating_point()] for own in buffers]
-    if not statistics[0] or config.evaluation.batch_norm == "local":
+    buffers_by_model = [_batch_norm_buffers(model) for model in models]
+    if not buffers_by_model[0] or config.evaluation.batch_norm == "local":
         yield
         return
-    kept = [buffer.clone() for own in buffers for buffer in own]
+    buffers = list(chain(*buffers_by_model))
+    kept = [buffer.clone() for buffer in buffers]
     if config.evaluation.batch_norm == "recalibrate":
-        sizes, steps = (config.num_workers, config.batch_size), range(RECALIBRATION_STEPS)
         for rank, model in zip(collectives.own_ranks, models, strict=True):
-            indices = worker_batches(config.seed, num_train, rank, *sizes, steps)
+            indices = worker_batches(
+                config.seed,
+                num_train,
+                rank,
+                config.num_workers,
+                config.batch_size,
+                range(RECALIBRATION_STEPS),
+            )
             with precision.autocast():
                 update_bn(samples.training_batches(indices, config.seed, rank, 0), model)
-    flat = torch.stack([torch.cat([buffer.view(-1) for buffer in own]) for own in statistics])
+    # The numbers of batches that were seen are no statistics, and are not averaged.
+    statistics_by_model = [
+        [buffer for buffer in model_buffers if buffer.is_floating_point()]
+        for model_buffers in buffers_by_model
+    ]
+    flat = torch.stack([_flattened(statistics) for statistics in statistics_by_model])
     collectives.all_reduce_mean_(flat, Purpose.EVALUATION)
-    for own_statistics, mean in zip(statistics, flat, strict=True):
-        for buffer, part in zip(
-            own_statistics, mean.split([each.numel() for each in own_statistics]), strict=True
-        ):
+    for statistics, mean in zip(statistics_by_model, flat, strict=True):
+        parts = mean.split([buffer.numel() for buffer in statistics])
+        for buffer, part in zip(statistics, parts, strict=True):
             buffer.copy_(part.view_as(buffer))
     try:
         yield
     finally:
-        for buffer, before in zip(chain(*buffers), kept, strict=True):
+        for buffer, before in zip(buffers, kept, strict=True):
             buffer.copy_(before)
+
+
+def _batch_norm_buffers(model: nn.Module) -> list[Tensor]:
+    buffers: list[Tensor] = []
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            buffers += module.buffers()
+    return buffers
+
+
+def _flattened(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.view(-1) for tensor in tensors])
 
 
 def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
@@ -251,7 +284,8 @@ def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) ->
         rows = (first + chosen // likely.shape[1]).view(-1)
         newest = (chosen % likely.shape[1]).view(-1)
         tokens = torch.cat([tokens[rows], newest.unsqueeze(1)], 1)
-        ended, state = ended[rows] | (newest == END), state.of(rows)
+        ended = ended[rows] | (newest == END)
+        state = state.of(rows)
     lengths = (tokens != PAD).sum(1).view(batch, num_beams).clamp(min=1)
     best = (total / lengths**LENGTH_POWER).argmax(1)
     return tokens.view(batch, num_beams, -1)[torch.arange(batch, device=source.device), best]
@@ -274,17 +308,17 @@ def translation_sums(
         inputs, labels = samples.evaluation.batch(index)
         outputs = precision.outputs(model, inputs)
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
-        source, longest = inputs[:, 0], samples.max_length
+        source = inputs[:, 0]
         with precision.autocast():
-            found = (
-                greedy(model, source, longest)
-                if num_beams == 1
-                else beam(model, source, longest, num_beams)
-            )
-        said = list(map(plain, found.tolist()))
+            if num_beams == 1:
+                tokens = greedy(model, source, samples.max_length)
+            else:
+                tokens = beam(model, source, samples.max_length, num_beams)
+        sentences = [plain(row) for row in tokens.tolist()]
         expected = samples.evaluation.sentences(1, index)
-        correct = sum(map(list.__eq__, said, expected))
-        tokens = int(samples.evaluation.num_tokens[index].sum())
-        sums = [correct, len(said), loss, tokens, *samples.measure.sums(said, expected)]
+        correct = sum(map(list.__eq__, sentences, expected))
+        num_tokens = int(samples.evaluation.num_tokens[index].sum())
+        measured = samples.measure.sums(sentences, expected)
+        sums = [correct, len(sentences), loss, num_tokens, *measured]
         totals += torch.tensor(sums, dtype=torch.float64)
     return totals.to(next(model.parameters()).device)

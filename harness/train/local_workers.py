@@ -47,11 +47,12 @@ def local_workers(
 
 
 def bind_rows(models: Sequence[nn.Module], optimizer: DistributedOptimizer) -> None:
-    """Makes the parameters and gradients of stacked workers' models rows of the optimiser's."""
-    for rank, each in enumerate(models):
-        for own, all_workers in zip(each.parameters(), optimizer.flat.tensors, strict=True):
-            assert all_workers.grad is not None
-            own.data, own.grad = all_workers.data[rank], all_workers.grad[rank]
+    """Make the parameters and gradients of stacked workers' models rows of the optimiser's."""
+    for rank, model in enumerate(models):
+        for parameter, stacked in zip(model.parameters(), optimizer.flat.tensors, strict=True):
+            assert stacked.grad is not None
+            parameter.data = stacked.data[rank]
+            parameter.grad = stacked.grad[rank]
 
 
 def _rows_of(tensor: Tensor, num_rows: int) -> nn.Parameter:
@@ -78,47 +79,81 @@ def batched_backward(
     """
     if not isinstance(model, nn.Sequential) or not all(map(_has_batched_form, model)):
         return None
-    num_workers, layers = (
-        len(stacked[0]),
-        [layer for layer in model if not isinstance(layer, nn.Flatten)],
-    )
-    pairs = iter(zip(stacked[::2], stacked[1::2], strict=True))
-    weights = [next(pairs) if isinstance(layer, nn.Linear) else None for layer in layers]
+    num_workers = len(stacked[0])
+    layers = _stacked_layers(model, stacked)
 
     @torch.no_grad()
     def backward(inputs: Tensor, labels: Tensor) -> Tensor:
-        hidden = [inputs.view(num_workers, -1, math.prod(inputs.shape[1:]))]
-        for own in weights:
-            before = hidden[-1]
-            if own is None:
-                hidden.append(before.relu())
-            else:
-                weight, bias = own
-                hidden.append(torch.baddbmm(bias.unsqueeze(1), before, weight.transpose(1, 2)))
-        scores = functional.log_softmax(hidden[-1].flatten(0, 1), dim=1)
-        gradient = _of_mean_loss(scores, labels, labels.numel() // num_workers).view_as(hidden[-1])
-        for number, (own, before) in reversed(
-            list(enumerate(zip(weights, hidden[:-1], strict=True)))
-        ):
-            if own is None:
-                gradient = torch.ops.aten.threshold_backward(gradient, before, 0)
-                continue
-            weight, bias = own
-            assert weight.grad is not None and bias.grad is not None
-            torch.baddbmm(weight.grad, gradient.transpose(1, 2), before, out=weight.grad)
-            bias.grad.add_(gradient.sum(1))
-            gradient = torch.bmm(gradient, weight) if number else gradient
+        flat_inputs = inputs.view(num_workers, -1, math.prod(inputs.shape[1:]))
+        *layer_inputs, outputs = _forward(layers, flat_inputs)
+        scores = functional.log_softmax(outputs.flatten(0, 1), dim=1)
+        batch_size = labels.numel() // num_workers
+        gradient = _of_mean_loss(scores, labels, batch_size).view_as(outputs)
+        _add_gradients(layers, layer_inputs, gradient)
         # One by one, since the order of a sum's additions depends on its length.
-        own_losses = zip(scores.view(*hidden[-1].shape), labels.view(num_workers, -1), strict=True)
-        return torch.stack([functional.nll_loss(*each) for each in own_losses])
+        losses = [
+            functional.nll_loss(worker_scores, worker_labels)
+            for worker_scores, worker_labels in zip(
+                scores.view_as(outputs), labels.view(num_workers, -1), strict=True
+            )
+        ]
+        return torch.stack(losses)
 
     return backward
 
 
+StackedLayer = tuple[Tensor, Tensor] | None
+"""Weights and biases of all workers' linear layer, of shapes (num_workers, outputs, inputs) and
+(num_workers, outputs); None for a ReLU."""
+
+
+def _stacked_layers(model: nn.Sequential, stacked: Sequence[Tensor]) -> list[StackedLayer]:
+    """The layers that compute; their parameters come as a weight and a bias each."""
+    pairs = iter(zip(stacked[::2], stacked[1::2], strict=True))
+    layers: list[StackedLayer] = []
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            layers.append(next(pairs))
+        elif isinstance(layer, nn.ReLU):
+            layers.append(None)
+    return layers
+
+
+def _forward(layers: Sequence[StackedLayer], inputs: Tensor) -> list[Tensor]:
+    """The input of each layer, and at last what comes out."""
+    hidden = [inputs]
+    for layer in layers:
+        before = hidden[-1]
+        if layer is None:
+            hidden.append(before.relu())
+        else:
+            weight, bias = layer
+            hidden.append(torch.baddbmm(bias.unsqueeze(1), before, weight.transpose(1, 2)))
+    return hidden
+
+
+def _add_gradients(
+    layers: Sequence[StackedLayer], inputs: Sequence[Tensor], gradient: Tensor
+) -> None:
+    """Add the gradients of all layers, from that of the outputs, to what there is."""
+    for number in reversed(range(len(layers))):
+        layer = layers[number]
+        if layer is None:
+            gradient = torch.ops.aten.threshold_backward(gradient, inputs[number], 0)
+            continue
+        weight, bias = layer
+        assert weight.grad is not None and bias.grad is not None
+        torch.baddbmm(weight.grad, gradient.transpose(1, 2), inputs[number], out=weight.grad)
+        bias.grad.add_(gradient.sum(1))
+        # Nobody asks for the gradient of the first layer's inputs.
+        if number:
+            gradient = torch.bmm(gradient, weight)
+
+
 def _has_batched_form(layer: nn.Module) -> bool:
-    return type(layer) in (nn.ReLU, nn.Flatten) or (
-        type(layer) is nn.Linear and layer.bias is not None
-    )
+    if type(layer) is nn.Linear:
+        return layer.bias is not None
+    return type(layer) in (nn.ReLU, nn.Flatten)
 
 
 def _of_mean_loss(scores: Tensor, labels: Tensor, batch: int) -> Tensor:
@@ -140,7 +175,8 @@ class MixedPrecision:
     def __init__(
         self, precision: Precision, device: torch.device, label_smoothing: float = 0.0
     ) -> None:
-        self._device, self._label_smoothing = device.type, label_smoothing
+        self._device = device.type
+        self._label_smoothing = label_smoothing
         self._dtype = AUTOCAST.get(precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
@@ -165,7 +201,8 @@ class MixedPrecision:
         """One worker's, of its loss times `weight`, which is returned; scaled gradients are added
         to what there is."""
         loss = self.loss(model, inputs, labels)
-        loss = loss if weight is None else weight * loss
+        if weight is not None:
+            loss = weight * loss
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -182,13 +219,11 @@ class MixedPrecision:
         steps.
         """
         value = loss.detach().double()
-        one = torch.ones_like(value)
-        if self.scaler.is_enabled():
-            finite = torch.isfinite(value)
-            return torch.stack(
-                [torch.where(finite, value, torch.zeros_like(value)), finite.double()], dim=-1
-            )
-        return torch.stack([value, one], dim=-1)
+        if not self.scaler.is_enabled():
+            return torch.stack([value, torch.ones_like(value)], dim=-1)
+        finite = torch.isfinite(value)
+        counted = torch.where(finite, value, torch.zeros_like(value))
+        return torch.stack([counted, finite.double()], dim=-1)
 
     def state_dict(self) -> dict[str, Any]:
         return self.scaler.state_dict()
@@ -213,9 +248,8 @@ def random_batch(
         return symbols[:, :-1], symbols[:, 1:]
     if len(task.input_shape) == 2:
         shape = (batch_size, 2, task.input_shape[1] + 1)
-        tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator).to(
-            like.device
-        )
+        tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator)
+        tokens = tokens.to(like.device)
         return tokens[:, :, :-1], tokens[:, 1, 1:]
     inputs = torch.randn((batch_size, *task.input_shape), generator=generator).to(like)
     labels = torch.randint(task.num_classes, (batch_size,), generator=generator).to(like.device)
@@ -232,23 +266,25 @@ class DryTraining:
 
     def __init__(self, config: RunConfig, model: nn.Module, collectives: Collectives) -> None:
         self.models, self.optimizer = local_workers(config, model, collectives, num_steps=0)
-        self._trained = [module_to_train(self.optimizer, each) for each in self.models]
+        self._trained = [module_to_train(self.optimizer, model) for model in self.models]
         like = self.optimizer.flat.parameters
         self.precision = MixedPrecision(config.precision, like.device, config.label_smoothing)
-        task, draws = (
-            find_task(config.task.name),
-            [torch.Generator().manual_seed(r) for r in collectives.own_ranks],
-        )
-        self.batches = [random_batch(task, config.batch_size, each, like) for each in draws]
+        task = find_task(config.task.name)
+        self.batches = [
+            random_batch(task, config.batch_size, torch.Generator().manual_seed(rank), like)
+            for rank in collectives.own_ranks
+        ]
 
     def step(self) -> Tensor:
         """Train once, each worker on its batch; the workers' losses before, of shape (local
         workers,)."""
         self.optimizer.zero_grad()
-        each = zip(self._trained, self.batches, strict=True)
-        losses = torch.stack([self.precision.both_passes(model, *batch) for model, batch in each])
+        losses = [
+            self.precision.both_passes(model, *batch)
+            for model, batch in zip(self._trained, self.batches, strict=True)
+        ]
         self.precision.step(self.optimizer)
-        return losses
+        return torch.stack(losses)
 
 
 def seconds_to_idle(work: Callable[[], object], device: torch.device) -> float:

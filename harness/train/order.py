@@ -40,34 +40,45 @@ def worker_batches(
     those of a step are of like length, and steps come in an order of their own, which all workers
     have in common.
     """
-    samples, of_worker = (num_train, ()) if shard is None else (len(shard), (rank,))
-    size, first = (
-        (num_workers * batch_size, rank * batch_size) if shard is None else (batch_size, 0)
-    )
-    order, shuffled = torch.empty(0, dtype=torch.int64), -1
+    if shard is None:
+        # All workers shuffle all samples alike, and each takes its batch of a step's.
+        num_samples = num_train
+        size = num_workers * batch_size
+        first = rank * batch_size
+        stream: tuple[int, ...] = ()
+    else:
+        num_samples = len(shard)
+        size = batch_size
+        first = 0
+        stream = (rank,)
+    order = torch.empty(0, dtype=torch.int64)
+    shuffled_epoch = -1
     for step in steps:
-        epoch, within = divmod(step, samples // size)
-        if epoch != shuffled:
-            order, shuffled = (
-                torch.randperm(samples, generator=generator(seed, "order", *of_worker, epoch)),
-                epoch,
-            )
-            order = order if shard is None else shard[order]
+        epoch, step_of_epoch = divmod(step, num_samples // size)
+        if epoch != shuffled_epoch:
+            shuffled_epoch = epoch
+            random = generator(seed, "order", *stream, epoch)
+            order = torch.randperm(num_samples, generator=random)
+            if shard is not None:
+                order = shard[order]
             if lengths is not None:
                 order = by_length(order, lengths, size, generator(seed, "lengths", epoch))
-        start = within * size + first
+        start = step_of_epoch * size + first
         yield order[start : start + batch_size]
 
 
 def by_length(order: Tensor, lengths: Tensor, batch_size: int, random: torch.Generator) -> Tensor:
     """The full batches of an order, made anew of samples of like length, and the batches shuffled.
 
-    Which samples are left out is the order's affair, as is the order within a batch.
+    Samples that fill no batch are left out: the last of the order. Within a batch samples stay in
+    the order that they had.
     """
     num_batches = len(order) // batch_size
     order = order[: num_batches * batch_size]
     places = torch.argsort(lengths[order], stable=True).view(num_batches, batch_size)
-    return order[places.sort(dim=1).values[torch.randperm(num_batches, generator=random)].view(-1)]
+    places_in_order = places.sort(dim=1).values
+    shuffled = places_in_order[torch.randperm(num_batches, generator=random)]
+    return order[shuffled.view(-1)]
 
 
 def shard_size(spec: PartitionSpec, num_train: int, num_workers: int) -> int:
@@ -96,9 +107,8 @@ def worker_shards(
         return None
     per_worker = shard_size(spec, len(labels), num_workers)
     if spec.kind == "contiguous":
-        return [
-            torch.arange(rank * per_worker, (rank + 1) * per_worker) for rank in range(num_workers)
-        ]
+        starts = [rank * per_worker for rank in range(num_workers)]
+        return [torch.arange(start, start + per_worker) for start in starts]
     random = numpy.random.Generator(numpy.random.Philox(key=derive_seed(seed, "partition")))
     known: Labels = labels.cpu().numpy()
     if spec.kind == "class_shards":
@@ -111,28 +121,28 @@ def worker_shards(
 def _class_shards(
     labels: Labels, num_workers: int, shards_per_worker: int, random: numpy.random.Generator
 ) -> list[Labels]:
-    size = len(labels) // (num_workers * shards_per_worker)
-    by_class = numpy.argsort(labels, kind="stable")[: size * num_workers * shards_per_worker]
-    dealt = random.permutation(num_workers * shards_per_worker).reshape(
-        num_workers, shards_per_worker
-    )
-    cut = by_class.reshape(-1, size)
-    return [cut[row].ravel() for row in dealt]
+    num_shards = num_workers * shards_per_worker
+    size = len(labels) // num_shards
+    by_class = numpy.argsort(labels, kind="stable")[: size * num_shards]
+    shards = by_class.reshape(num_shards, size)
+    dealt = random.permutation(num_shards).reshape(num_workers, shards_per_worker)
+    return [shards[numbers].ravel() for numbers in dealt]
 
 
 def _dirichlet_shards(
     labels: Labels, num_workers: int, alpha: float, random: numpy.random.Generator
 ) -> list[Labels]:
     classes, sizes = numpy.unique(labels, return_counts=True)
-    pools = [random.permutation(numpy.flatnonzero(labels == each)) for each in classes]
+    pools = [random.permutation(numpy.flatnonzero(labels == number)) for number in classes]
     left = sizes.copy()
     shards = []
     for _ in range(num_workers):
         shares = random.dirichlet(alpha * sizes / sizes.sum() * len(classes))
         taken = _take(len(labels) // num_workers, shares, left, random)
-        shards.append(
-            numpy.concatenate([pools[c][left[c] - taken[c] : left[c]] for c in range(len(classes))])
-        )
+        # Each pool is dealt out from its end.
+        starts = left - taken
+        parts = [pool[start:end] for pool, start, end in zip(pools, starts, left, strict=True)]
+        shards.append(numpy.concatenate(parts))
         left -= taken
     return shards
 
@@ -143,13 +153,15 @@ def _take(
     """How many of each class: by its share, but no more than is left of it; what is lacking comes
     from the others."""
     taken = numpy.zeros_like(left)
-    while (lacking := count - int(taken.sum())) > 0:
+    lacking = count
+    while lacking > 0:
         open_shares = numpy.where(taken < left, shares, 0.0)
+        # The worker's classes are used up: it takes of the others as there are of them.
         if open_shares.sum() <= 0:
             open_shares = (left - taken).astype(numpy.float64)
-        taken = numpy.minimum(
-            left, taken + random.multinomial(lacking, open_shares / open_shares.sum())
-        )
+        more = random.multinomial(lacking, open_shares / open_shares.sum())
+        taken = numpy.minimum(left, taken + more)
+        lacking = count - int(taken.sum())
     return taken
 
 
@@ -173,7 +185,8 @@ def token_weights(
     """
     for step in zip(*batches, strict=True):
         counts = num_tokens[torch.stack(step)].sum(1).tolist()
-        yield [len(counts) * counts[rank] / sum(counts) for rank in ranks]
+        total = sum(counts)
+        yield [len(counts) * counts[rank] / total for rank in ranks]
 
 
 def learning_rate_factor(
@@ -188,8 +201,10 @@ def learning_rate_factor(
     epoch = step / steps_per_epoch
     warmup_epochs = schedule.warmup_epochs + schedule.warmup_share * num_epochs
     if epoch < warmup_epochs:
-        done = math.floor(epoch) + 1 if schedule.staircase_warmup else (step + 1) / steps_per_epoch
-        return min(1.0, done / warmup_epochs) * _milestones(schedule, epoch)
+        epochs_done = (step + 1) / steps_per_epoch
+        if schedule.staircase_warmup:
+            epochs_done = math.floor(epoch) + 1
+        return min(1.0, epochs_done / warmup_epochs) * _milestones(schedule, epoch)
     if schedule.kind == "cosine":
         share = (epoch - warmup_epochs) / (num_epochs - warmup_epochs)
         return 0.5 * (1 + math.cos(math.pi * share))
@@ -199,4 +214,5 @@ def learning_rate_factor(
 def _milestones(schedule: ScheduleSpec, epoch: float) -> float:
     if schedule.kind != "milestones":
         return 1.0
-    return schedule.factor ** sum(1 for milestone in schedule.milestones if epoch >= milestone)
+    num_passed = sum(epoch >= milestone for milestone in schedule.milestones)
+    return schedule.factor**num_passed

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms import Collectives, Purpose, StackedCollectives
+from cser_bench.algorithms.core.traffic import Entry
 from cser_bench.harness.records import store
 from cser_bench.harness.records.recorder import Recorder
 from cser_bench.harness.records.store import Event, Heartbeat, Result, TrafficEntry
@@ -56,65 +57,75 @@ class Monitor:
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._save_due = self._stopping = False
+        self._save_due = False
+        self._stopping = False
         self._ask_every = 1
         """Steps between two questions whether to stop; the first look says how many there may
         be."""
-        self._first_step = self._looked_at_step = training.step
-        self._started = self._saved = self._looked = time.monotonic()
+        self._first_step = training.step
+        self._looked_at_step = training.step
+        now = time.monotonic()
+        self._started = now
+        self._saved = now
+        self._looked = now
 
     def after_step(self, scored: bool) -> None:
         """Look, where it is time or the average is about to be scored; else ask at times whether to
         stop."""
-        training, saves = self._training, False
+        training = self._training
+        save_wanted = False
         if scored or training.step % CHECK_EVERY == 0:
-            saves = self._look()
+            save_wanted = self._look()
         elif training.stop_requested is not None and training.step % self._ask_every == 0:
-            alone = isinstance(training.collectives, StackedCollectives)
-            self._stopping = (
-                self._wants_stop() if alone else self._total([self._wants_stop()]).item() > 0
-            )
+            self._stopping = self._anyone_wants_stop()
         else:
             return
-        self._save_due = (saves or self._stopping) and training.step < training.num_steps
+        is_last = training.step == training.num_steps
+        self._save_due = (save_wanted or self._stopping) and not is_last
         recorder = training.recorder
-        if recorder is not None and (
-            recorder.heartbeat_is_due() or training.step == training.num_steps
-        ):
+        if recorder is not None and (recorder.heartbeat_is_due() or is_last):
             recorder.heartbeat(self._heartbeat(recorder))
 
     def _look(self) -> bool:
         """Look at the mean loss over workers, and whether one of them is to stop; whether one means
         to save."""
-        training, collectives, now = self._training, self._training.collectives, time.monotonic()
-        every = 60 * training.job.checkpoint_minutes
-        wants_checkpoint = training.recorder is not None and now - self._saved >= every
+        training = self._training
+        collectives = training.collectives
+        now = time.monotonic()
+        checkpoint_seconds = 60 * training.job.checkpoint_minutes
+        wants_checkpoint = training.recorder is not None and now - self._saved >= checkpoint_seconds
         step_seconds = (now - self._looked) / (training.step - self._looked_at_step)
-        self._looked, self._looked_at_step = now, training.step
-        totals = self._total(
-            [wants_checkpoint, self._wants_stop(), step_seconds], training.losses
-        ).tolist()
-        loss_sum, num_losses, savers, stoppers, seconds = totals
+        self._looked = now
+        self._looked_at_step = training.step
+        values = self._of_each_worker([wants_checkpoint, self._wants_stop(), step_seconds])
+        totals = self._total(torch.cat([training.losses, values], dim=-1))
+        loss_sum, num_losses, savers, stoppers, sum_of_step_seconds = totals.tolist()
         training.train_loss = loss_sum / num_losses if num_losses else math.nan
         if not math.isfinite(training.train_loss):
             training.diverged_at = training.step
         self._stopping = stoppers > 0
-        if not isinstance(
-            collectives, StackedCollectives
-        ):  # whose workers are asked as one, for nothing
-            self._ask_every = max(
-                1, min(CHECK_EVERY, int(STOP_SECONDS * collectives.world_size / seconds))
-            )
+        # Stacked workers are asked as one, which takes no time.
+        if not isinstance(collectives, StackedCollectives):
+            mean_step_seconds = sum_of_step_seconds / collectives.world_size
+            self._ask_every = max(1, min(CHECK_EVERY, int(STOP_SECONDS / mean_step_seconds)))
         return bool(savers > 0)
 
-    def _total(self, values: list[float], before: Tensor | None = None) -> Tensor:
-        """Sums over all workers of what each has `before`, and of these values, float64."""
+    def _of_each_worker(self, values: list[float]) -> Tensor:
+        """These values for each worker at this end, float64, of shape (local workers, values)."""
         losses = self._training.losses
-        sent = to_device(torch.tensor(values, dtype=torch.float64), losses.device)
-        own = sent.expand(*losses.shape[:-1], -1)
-        totals = own.clone() if before is None else torch.cat([before, own], dim=-1)
-        self._training.collectives.all_reduce_sum_(totals, Purpose.CONTROL)
-        return totals[0]
+        row = to_device(torch.tensor(values, dtype=torch.float64), losses.device)
+        return row.expand(*losses.shape[:-1], -1).clone()
+
+    def _total(self, values: Tensor) -> Tensor:
+        """The sum over all workers of each one's row of `values`, which is replaced by it."""
+        self._training.collectives.all_reduce_sum_(values, Purpose.CONTROL)
+        return values[0]
+
+    def _anyone_wants_stop(self) -> bool:
+        wants_stop = self._wants_stop()
+        if isinstance(self._training.collectives, StackedCollectives):
+            return wants_stop
+        return bool(self._total(self._of_each_worker([wants_stop])).item() > 0)
 
     def _wants_stop(self) -> bool:
         stop_requested = self._training.stop_requested
@@ -123,19 +134,20 @@ class Monitor:
     def save_if_due(self) -> None:
         """Save, after the score of the same step: a resumed run would not make it. Then raise
         Preempted if asked."""
-        training, recorder = self._training, self._training.recorder
+        training = self._training
         if not self._save_due or training.diverged_at is not None:
             return
         self._save_due = False
         training.clock.switch("checkpoint")
-        training.save((lambda: None) if recorder is None else recorder.check_is_newest)
+        training.save()
         training.clock.switch("compute")
         self._saved = time.monotonic()
         if self._stopping:
             raise Preempted(f"asked to stop; saved at step {training.step} of {training.num_steps}")
 
     def _heartbeat(self, recorder: Recorder) -> Heartbeat:
-        training, config = self._training, self._training.config
+        training = self._training
+        config = training.config
         rate = (training.step - self._first_step) / (time.monotonic() - self._started)
         return Heartbeat(
             attempt=recorder.attempt,
@@ -150,14 +162,14 @@ class Monitor:
 def record_score(training: Training) -> None:
     """Score the workers' average and record it; a loss that is not finite makes the run diverge."""
     training.clock.switch("evaluate")
-    sizes = training.num_evaluation, training.num_train
     score = evaluate(
         training.config,
         training.models,
         training.optimizer,
         training.precision,
         training.samples,
-        *sizes,
+        training.num_evaluation,
+        training.num_train,
     )
     training.clock.switch("compute")
     training.losses.zero_()
@@ -181,20 +193,26 @@ def record_score(training: Training) -> None:
 
 def _scores(train_loss: float | None, score: Score | None) -> dict[str, Any]:
     """What an event and a result say alike; nothing of a run that diverged."""
-    said = {
-        f"test_{key}": getattr(score, key, None) for key in ("loss", "correct", "count", "accuracy")
-    }
-    return said | {
-        "train_loss": train_loss if score else None,
-        "metrics": score.metrics if score else None,
+    if score is None:
+        keys = ("test_loss", "test_correct", "test_count", "test_accuracy")
+        return dict.fromkeys((*keys, "train_loss", "metrics"))
+    return {
+        "test_loss": score.loss,
+        "test_correct": score.correct,
+        "test_count": score.count,
+        "test_accuracy": score.accuracy,
+        "train_loss": train_loss,
+        "metrics": score.metrics,
     }
 
 
 def record_result(training: Training) -> None:
     """Check every worker's bits against the closed form, else raise RuntimeError, and record the
     result."""
-    optimizer, collectives, samples = training.optimizer, training.collectives, training.samples
-    expected, sent = training.expected_traffic.training(), collectives.traffic.training()
+    optimizer = training.optimizer
+    collectives = training.collectives
+    expected = training.expected_traffic.training()
+    sent = collectives.traffic.training()
     if expected != sent:
         raise RuntimeError(
             f"worker {collectives.rank} sent {sent}, but the closed form of {optimizer.name} says "
@@ -202,23 +220,28 @@ def record_result(training: Training) -> None:
         )
     with optimizer.consensus():
         # Two runs with the same digest ended the same, to the bit.
-        digest = hashlib.sha256(
-            optimizer.flat.parameters[0].detach().cpu().numpy().tobytes()
-        ).hexdigest()
+        average = optimizer.flat.parameters[0].detach().cpu().numpy()
+        digest = hashlib.sha256(average.tobytes()).hexdigest()
     training.clock.switch("evaluate")
-    own = worker_accuracies(
-        training.models, training.precision, collectives, samples, training.num_evaluation
+    accuracies = worker_accuracies(
+        training.models, training.precision, collectives, training.samples, training.num_evaluation
     )
     training.clock.switch("compute")
     if training.recorder is not None:
-        training.recorder.finish(_result(training, training.recorder, digest, own))
+        training.recorder.finish(_result(training, training.recorder, digest, accuracies))
         checkpoint.discard(training.job.checkpoints)
 
 
-def _result(training: Training, recorder: Recorder, digest: str, own: list[float]) -> Result:
+def _result(training: Training, recorder: Recorder, digest: str, accuracies: list[float]) -> Result:
+    """The run's result; `accuracies` are each worker's own."""
     score = training.score if training.diverged_at is None else None
-    samples, traffic, optimizer = training.samples, training.collectives.traffic, training.optimizer
-    expected, numel = training.expected_traffic, optimizer.flat.layout.numel
+    samples = training.samples
+    sent = {purpose.value: entry for purpose, entry in training.collectives.traffic.entries.items()}
+    bits = training.collectives.traffic.training_bits
+    numel = training.optimizer.flat.layout.numel
+    signatures = None
+    if isinstance(samples, PairSamples):
+        signatures = samples.measure.signatures() or None
     return Result(
         version=store.VERSION,
         run_id=recorder.run_id,
@@ -228,25 +251,20 @@ def _result(training: Training, recorder: Recorder, digest: str, own: list[float
         num_steps=training.step,
         num_parameters=numel,
         world_size=training.collectives.world_size,
-        traffic={
-            purpose.value: TrafficEntry(**asdict(entry))
-            for purpose, entry in traffic.entries.items()
-        },
-        expected_traffic={
-            key: TrafficEntry(**asdict(entry)) for key, entry in expected.training().items()
-        },
-        overall_ratio=32 * numel * training.step / traffic.training_bits
-        if traffic.training_bits
-        else None,
+        traffic=_recorded(sent),
+        expected_traffic=_recorded(training.expected_traffic.training()),
+        overall_ratio=32 * numel * training.step / bits if bits else None,
         clock_seconds=training.clock.seconds,
         wall_seconds=training.clock.wall_seconds,
         parameters_sha256=digest,
         class_counts=training.class_counts,
-        worker_accuracy=own if score else None,
+        worker_accuracy=accuracies if score else None,
         data_sha256=getattr(samples, "sha256", None),
         vocabulary_sha256=getattr(samples, "vocabulary_sha256", None),
-        signatures=(samples.measure.signatures() or None)
-        if isinstance(samples, PairSamples)
-        else None,
+        signatures=signatures,
         **_scores(training.train_loss, score),
     )
+
+
+def _recorded(traffic: dict[str, Entry]) -> dict[str, TrafficEntry]:
+    return {purpose: TrafficEntry(**asdict(entry)) for purpose, entry in traffic.items()}

@@ -3,7 +3,7 @@ timed and saved."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -107,15 +107,15 @@ class Training:
     def __init__(
         self, job: Job, collectives: Collectives, stop_requested: StopRequested | None = None
     ) -> None:
-        config, device = job.run.config, torch.device(job.device)
-        self.job, self.config, self.collectives, self.stop_requested = (
-            job,
-            config,
-            collectives,
-            stop_requested,
-        )
+        config = job.run.config
+        device = torch.device(job.device)
+        self.job = job
+        self.config = config
+        self.collectives = collectives
+        self.stop_requested = stop_requested
         task = find_task(config.task.name)
-        self.samples = samples = task.load(job.data, config.task, device)
+        samples = task.load(job.data, config.task, device)
+        self.samples = samples
         model = trainable(config, device)
         self.recorder = job.recorder(format_of(model)) if collectives.rank == 0 else None
         self.num_train, self.num_evaluation = split_sizes(task, config.task)
@@ -147,21 +147,24 @@ class Training:
         self._resume()
         self._batches = self._all_batches()
         self._ahead: list[Batch] | None = None
-        for each in self.models:
-            each.train()
+        for trained in self.models:
+            trained.train()
 
     def _find_passes(self) -> None:
         """Find what forward and backward passes go through: all workers' at once, or each
         worker's."""
-        config, samples, optimizer = self.config, self.samples, self.optimizer
-        self._trained = [module_to_train(optimizer, each) for each in self.models]
-        plain = (
-            config.precision == "fp32"
+        config = self.config
+        optimizer = self.optimizer
+        self._trained = [module_to_train(optimizer, model) for model in self.models]
+        self._batched: Callable[[Tensor, Tensor], Tensor] | None = None
+        """The passes of all workers at once, where there is such a form of them."""
+        if (
+            isinstance(optimizer.collectives, StackedCollectives)
+            and isinstance(self.samples, TensorSamples)
+            and config.precision == "fp32"
             and not config.label_smoothing
-            and isinstance(samples, TensorSamples)
-        )
-        stacks = plain and isinstance(optimizer.collectives, StackedCollectives)
-        self._batched = batched_backward(self.models[0], optimizer.flat.tensors) if stacks else None
+        ):
+            self._batched = batched_backward(self.models[0], optimizer.flat.tensors)
 
     @property
     def expected_traffic(self) -> Traffic:
@@ -171,7 +174,8 @@ class Training:
     def _send_everything(self) -> None:
         """Go on from the workers' average model, with every gradient sent and an optimiser made
         anew."""
-        config, before = self.config, self.optimizer
+        config = self.config
+        before = self.optimizer
         self._sent_before = traffic_before_tail(config, before, self.num_steps)
         if not before.agree_after(before.num_steps):
             before.collectives.all_reduce_mean_(before.flat.parameters, Purpose.MODEL)
@@ -181,40 +185,47 @@ class Training:
         self._find_passes()
 
     def _resume(self) -> None:
+        """Go on from the newest checkpoint, where there is one."""
         loaded = checkpoint.load(self.job.checkpoints, self._savers)
-        if loaded is not None:
-            self.step, state = loaded
-            self._check_state(state)
-            restart = self.config.restart
-            if (
-                restart is not None
-                and restart.everything_sent
-                and self.step > round(restart.at * self.num_steps)
-            ):
-                self._send_everything()
-            for model, saved in zip(self.models, state["models"], strict=True):
-                model.load_state_dict(saved)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.losses.copy_(state["losses"])
-            self.precision.load_state_dict(state["precision"])
-            self.collectives.traffic.load_state_dict(state["traffic"])
-            self.clock = Clock(self.collectives, self.losses.device, state["clock_seconds"])
+        if loaded is None:
+            return
+        self.step, state = loaded
+        self._check_state(state)
+        if self._is_in_tail():
+            self._send_everything()
+        for model, saved in zip(self.models, state["models"], strict=True):
+            model.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.losses.copy_(state["losses"])
+        self.precision.load_state_dict(state["precision"])
+        self.collectives.traffic.load_state_dict(state["traffic"])
+        self.clock = Clock(self.collectives, self.losses.device, state["clock_seconds"])
+
+    def _is_in_tail(self) -> bool:
+        """Whether a step was taken already in which everything is sent."""
+        restart = self.config.restart
+        if restart is None or not restart.everything_sent:
+            return False
+        return self.step > round(restart.at * self.num_steps)
 
     def _check_state(self, state: dict[str, Any]) -> None:
         """Raises CheckpointError for a state of other workers, or with its numbers in another
         order."""
-        folder, own, saved = self.job.checkpoints, len(self.models), len(state["models"])
-        if saved != own:
-            raise CheckpointError(checkpoint.of_others(folder, saved, own))
-        order, saved_order = format_of(self.models[0]), state.get("memory_format", "contiguous")
-        if saved_order != order:
+        folder = self.job.checkpoints
+        num_here = len(self.models)
+        num_saved = len(state["models"])
+        if num_saved != num_here:
+            raise CheckpointError(checkpoint.of_others(folder, num_saved, num_here))
+        format_here = format_of(self.models[0])
+        saved_format = state.get("memory_format", "contiguous")
+        if saved_format != format_here:
             raise CheckpointError(
-                f"the checkpoint in {folder} has its numbers in the memory format {saved_order}, "
-                f"and here they are {order}: images lie channels last on GPUs; go on where it "
+                f"the checkpoint in {folder} has its numbers in the memory format {saved_format}, "
+                f"and here they are {format_here}: images lie channels last on GPUs; go on where it "
                 "began, or delete it"
             )
 
-    def save(self, allowed: Callable[[], None]) -> None:
+    def save(self) -> None:
         """Write a checkpoint; see `checkpoint.save`."""
         state = {
             "memory_format": format_of(self.models[0]),
@@ -225,49 +236,59 @@ class Training:
             "traffic": self.collectives.traffic.state_dict(),
             "clock_seconds": self.clock.seconds,
         }
+        check_is_newest = (lambda: None) if self.recorder is None else self.recorder.check_is_newest
         checkpoint.save(
-            self.job.checkpoints, self.step, state, self._savers, self.job.attempt.attempt, allowed
+            self.job.checkpoints,
+            self.step,
+            state,
+            self._savers,
+            self.job.attempt.attempt,
+            check_is_newest,
         )
 
     @property
     def _savers(self) -> Collectives:
         """Who writes checkpoints together: workers that are stacked are one process, and write one
         file."""
-        return (
-            SoloCollectives()
-            if isinstance(self.collectives, StackedCollectives)
-            else self.collectives
-        )
+        if isinstance(self.collectives, StackedCollectives):
+            return SoloCollectives()
+        return self.collectives
 
     def _all_batches(self) -> Iterator[list[Batch]]:
         """The batches of the workers at this end, step by step; a joint one where they go through
         all at once."""
-        config, samples, ranks = self.config, self.samples, self.collectives.own_ranks
+        seed = self.config.seed
+        samples = self.samples
+        ranks = self.collectives.own_ranks
         indices = [self._indices(rank) for rank in ranks]
-        if isinstance(samples, PairSamples):  # whose loss is a mean over tokens
-            everyone = [self._indices(rank) for rank in range(config.num_workers)]
-            self._weights = token_weights(samples.train.num_tokens, everyone, ranks)
+        if isinstance(samples, PairSamples):
+            # Its loss is a mean over tokens, of which workers have different numbers.
+            of_all_workers = [self._indices(rank) for rank in range(self.config.num_workers)]
+            self._weights = token_weights(samples.train.num_tokens, of_all_workers, ranks)
         if self._batched is not None:
-            joined = (torch.cat(each) for each in zip(*indices, strict=True))
-            return (
-                [batch] for batch in samples.training_batches(joined, config.seed, 0, self.step)
-            )
+            joined = (torch.cat(step_indices) for step_indices in zip(*indices, strict=True))
+            batches = samples.training_batches(joined, seed, 0, self.step)
+            return ([batch] for batch in batches)
         sources = [
-            samples.training_batches(own, config.seed, rank, self.step)
-            for rank, own in zip(ranks, indices, strict=True)
+            samples.training_batches(worker_indices, seed, rank, self.step)
+            for rank, worker_indices in zip(ranks, indices, strict=True)
         ]
-        return (list(each) for each in zip(*sources, strict=True))
+        return (list(batches) for batches in zip(*sources, strict=True))
 
     def _indices(self, rank: int) -> Iterator[Tensor]:
         """What a worker trains on from this step on."""
-        config, samples = self.config, self.samples
-        lengths = samples.train.lengths if isinstance(samples, PairSamples) else None
-        steps, shard = (
-            range(self.step, self.num_steps),
-            None if self._shards is None else self._shards[rank],
+        config = self.config
+        samples = self.samples
+        return worker_batches(
+            config.seed,
+            self.num_train,
+            rank,
+            config.num_workers,
+            config.batch_size,
+            steps=range(self.step, self.num_steps),
+            shard=None if self._shards is None else self._shards[rank],
+            lengths=samples.train.lengths if isinstance(samples, PairSamples) else None,
         )
-        sizes = config.num_workers, config.batch_size
-        return worker_batches(config.seed, self.num_train, rank, *sizes, steps, shard, lengths)
 
     def take_step(self) -> None:
         """One step of the workers at this end."""
@@ -302,11 +323,14 @@ class Training:
         (local workers,)."""
         if self._batched is not None:
             return self._batched(*batches[0])
-        weights = [None] * len(batches) if self._weights is None else next(self._weights)
-        each = zip(self._trained, batches, weights, strict=True)
-        return torch.stack(
-            [self.precision.both_passes(model, *batch, weight) for model, batch, weight in each]
-        )
+        weights: Sequence[float | None] = [None] * len(batches)
+        if self._weights is not None:
+            weights = next(self._weights)
+        losses = [
+            self.precision.both_passes(model, *batch, weight)
+            for model, batch, weight in zip(self._trained, batches, weights, strict=True)
+        ]
+        return torch.stack(losses)
 
 
 class Clock:
@@ -325,25 +349,30 @@ class Clock:
         seconds: dict[str, float] | None = None,
     ) -> None:
         self._before: dict[str, float] = dict.fromkeys(PHASES, 0.0) | (seconds or {})
-        self._device, self._phases = device, Elapsed()
-        self._talks = collectives.elapsed = Elapsed()
+        self._device = device
+        self._phases = Elapsed()
+        self._talks = Elapsed()
+        """Of it the parts that were spent in collectives, by phase."""
         self._collectives = collectives
         self._phase: Phase = "compute"
+        self._began = mark(device)
+        collectives.elapsed = self._talks
         collectives.account = self._phase
-        self._mark = mark(device)
 
     def switch(self, phase: Phase) -> None:
         """End the present phase and begin another."""
         now = mark(self._device)
-        self._phases.add(self._phase, self._mark, now)
-        self._phase, self._mark = phase, now
+        self._phases.add(self._phase, self._began, now)
+        self._phase = phase
+        self._began = now
         self._collectives.account = phase
 
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by phase, of phases that have ended and of earlier attempts; waits until a GPU
         has ended them."""
-        phases, talks = self._phases.seconds(), self._talks.seconds()
+        phases = self._phases.seconds()
+        talks = self._talks.seconds()
         seconds = dict(self._before)
         for phase in PHASES:
             seconds[phase] += phases.get(phase, 0.0) - talks.get(phase, 0.0)
