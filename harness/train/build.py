@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -72,10 +73,10 @@ def lay_out(model: nn.Module, keep_contiguous: bool = False) -> None:
 
 def format_of(model: nn.Module) -> MemoryFormat:
     """The format that a model is in."""
-    images = [parameter for parameter in model.parameters() if parameter.dim() == 4]
-    return (
-        "contiguous" if all(parameter.is_contiguous() for parameter in images) else "channels_last"
-    )
+    filters = [parameter for parameter in model.parameters() if parameter.dim() == 4]
+    if all(parameter.is_contiguous() for parameter in filters):
+        return "contiguous"
+    return "channels_last"
 
 
 def use_device(device: str) -> None:
@@ -86,7 +87,8 @@ def use_device(device: str) -> None:
     """
     if device != "cpu":
         torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
 
 
@@ -118,17 +120,20 @@ def build_optimizer(
             f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(known)}"
         )
     algorithm = known[config.algorithm]
-    given = _settings(algorithm, config.settings, num_steps)
+    settings = _settings(algorithm, config.settings, num_steps)
     parameters: Iterable[Any] = model.parameters() if stacked is None else stacked
+    momentum: float | None = config.momentum
     if config.local_step != "sgd":
-        given |= {"local_step": config.local_step, "betas": tuple(config.betas), "eps": config.eps}
+        settings["local_step"] = config.local_step
+        settings["betas"] = tuple(config.betas)
+        settings["eps"] = config.eps
+    # AdamW has none, for which a config has 0.
+    if config.local_step == "adamw" and config.momentum == 0:
+        momentum = None
     if config.local_step == "muon":
         parameters = muon_groups(model, parameters)
-    if (
-        config.precision == "fp16"
-        and issubclass(algorithm, DDP)
-        and not algorithm.survives_overflow
-    ):
+    spoilt_by_overflow = issubclass(algorithm, DDP) and not algorithm.survives_overflow
+    if config.precision == "fp16" and spoilt_by_overflow:
         raise SpecError(
             f"{config.algorithm}: an overflow would spoil the hook's state for ever; take fp32 or "
             "bf16"
@@ -137,29 +142,35 @@ def build_optimizer(
         optimizer = algorithm(
             parameters,
             lr=config.learning_rate,
-            momentum=(config.momentum or None) if config.local_step == "adamw" else config.momentum,
+            momentum=momentum,
             weight_decay=config.weight_decay,
             collectives=collectives,
             seed=derive_seed(config.seed, "compression"),
             communication_dtype=torch.float16 if config.communication_dtype == "fp16" else None,
-            **given,
+            **settings,
         )
-    except (
-        ValueError
-    ) as error:  # and no other: what a collective raises here is no mistake of the spec's
+    # And no other: what a collective raises here is no mistake of the spec's.
+    except ValueError as error:
         raise SpecError(str(error)) from None
-    if per_epoch := num_steps // config.num_schedule_epochs:
-        peak, length = config.learning_rate, (per_epoch, config.num_schedule_epochs)
-        optimizer.schedule = lambda step: (
-            peak * learning_rate_factor(config.schedule, step - 1, *length)
-        )
+    steps_per_epoch = num_steps // config.num_schedule_epochs
+    if steps_per_epoch:
+        optimizer.schedule = partial(_learning_rate, config, steps_per_epoch)
     return optimizer
+
+
+def _learning_rate(config: RunConfig, steps_per_epoch: int, step: int) -> float:
+    """The learning rate of a step, counted from 1 as optimisers do."""
+    num_epochs = config.num_schedule_epochs
+    factor = learning_rate_factor(config.schedule, step - 1, steps_per_epoch, num_epochs)
+    return config.learning_rate * factor
 
 
 def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Module:
     """What forward passes in training go through: the model, or what a baseline puts around it."""
+    if not isinstance(optimizer, DDP):
+        return model
     try:
-        return optimizer.through(model) if isinstance(optimizer, DDP) else model
+        return optimizer.through(model)
     except ValueError as error:
         raise SpecError(str(error)) from None
 
@@ -167,52 +178,47 @@ def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Mod
 def _settings(
     algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int
 ) -> dict[str, Any]:
-    name, types = algorithm.name, {key: each.declared for key, each in algorithm.declared.items()}
-    made = {
-        key: _made(f"{name}: {key}", value, types.get(key, Any), num_steps)
+    """The settings of a spec's table as the algorithm takes them. Raises SpecError."""
+    declared = algorithm.declared
+    types = {key: setting.declared for key, setting in declared.items()}
+    required = [key for key, setting in declared.items() if setting.is_required]
+    values = {
+        key: _setting_of(f"{algorithm.name}: {key}", value, types.get(key, Any), num_steps)
         for key, value in table.items()
     }
-    _check(
-        f"algorithm {name}",
-        made,
-        types,
-        [key for key, each in algorithm.declared.items() if each.is_required],
-    )
-    return made
+    _check(f"algorithm {algorithm.name}", values, types, required)
+    return values
 
 
-def _made(where: str, value: Any, declared: Any, num_steps: int) -> Any:
+def _setting_of(where: str, value: Any, declared: Any, num_steps: int) -> Any:
     """What a value of a spec stands for, where a setting is declared so: a compressor, the run's
     length, or itself."""
     choices = (declared, *typing.get_args(declared))
     kinds = tuple(
-        each for each in choices if isinstance(each, type) and issubclass(each, Compressor)
+        choice for choice in choices if isinstance(choice, type) and issubclass(choice, Compressor)
     )
     if kinds and value is not None:
         compressor = build_compressor(where, value)
         if not isinstance(compressor, kinds):
-            takes = ", ".join(
-                name for name, each in compressors().items() if issubclass(each, kinds)
-            )
-            raise SpecError(f"{where} cannot be {compressor.kind!r}; it takes {takes}")
+            takes = [name for name, kind in compressors().items() if issubclass(kind, kinds)]
+            raise SpecError(f"{where} cannot be {compressor.kind!r}; it takes {', '.join(takes)}")
         return compressor
-    return num_steps if value == "end" and where.endswith("_interval") else value
+    if value == "end" and where.endswith("_interval"):
+        return num_steps
+    return value
 
 
 def build_compressor(where: str, table: Any) -> Compressor:
     """A compressor from its table in a spec, for instance {kind = "block", ratio = 512}; else
     raises SpecError."""
     known = compressors()
-    if (
-        not isinstance(table, dict)
-        or not isinstance(table.get("kind"), str)
-        or table["kind"] not in known
-    ):
+    name = table.get("kind") if isinstance(table, dict) else None
+    if not isinstance(name, str) or name not in known:
         raise SpecError(
             f"{where}: unknown compressor {table!r}; give a table whose kind is one of "
             f"{', '.join(known)}"
         )
-    kind = known[table["kind"]]
+    kind = known[name]
     options = {key: value for key, value in table.items() if key != "kind"}
     _check_options(f"{where}: compressor {kind.kind}", options, kind)
     with _refusals(f"{where}: "):
@@ -222,31 +228,33 @@ def build_compressor(where: str, table: Any) -> Compressor:
 def table_at_ratio(algorithm: str, ratio: int) -> dict[str, Any]:
     """A method's settings at an overall ratio, as a spec has them; see
     `DistributedOptimizer.at_ratio`."""
-    own = methods()[algorithm].at_ratio(ratio)
-    return {
-        key: _table(value) if isinstance(value, Compressor) else value for key, value in own.items()
-    }
+    table = dict(methods()[algorithm].at_ratio(ratio))
+    for key, value in table.items():
+        if isinstance(value, Compressor):
+            table[key] = _table(value)
+    return table
 
 
 def _table(compressor: Compressor) -> dict[str, Any]:
     """What `build_compressor` makes this compressor of, defaults left out."""
-    given = [
-        (each, getattr(compressor, each.name))
-        for each in inspect.signature(type(compressor)).parameters.values()
-    ]
-    return {"kind": compressor.kind} | {
-        each.name: value for each, value in given if value != each.default
-    }
+    table = {"kind": compressor.kind}
+    for parameter in inspect.signature(type(compressor)).parameters.values():
+        value = getattr(compressor, parameter.name)
+        if value != parameter.default:
+            table[parameter.name] = value
+    return table
 
 
 def _check_options(where: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
     """Check the options of a model's `build`, after the task's shape and classes, or of a
     compressor."""
-    parameters = list(inspect.signature(function).parameters.values())
-    options = parameters if inspect.isclass(function) else parameters[2:]
-    required = [each.name for each in options if each.default is inspect.Parameter.empty]
+    options = list(inspect.signature(function).parameters.values())
+    if not inspect.isclass(function):
+        options = options[2:]
+    required = [option.name for option in options if option.default is inspect.Parameter.empty]
     hints = typing.get_type_hints(function, include_extras=True)
-    _check(where, given, {each.name: hints.get(each.name, Any) for each in options}, required)
+    types = {option.name: hints.get(option.name, Any) for option in options}
+    _check(where, given, types, required)
 
 
 def _check(where: str, given: dict[str, Any], types: dict[str, Any], required: list[str]) -> None:
@@ -260,14 +268,14 @@ def _check(where: str, given: dict[str, Any], types: dict[str, Any], required: l
     missing = [key for key in required if key not in given]
     if missing:
         raise SpecError(f"{where} needs the setting {missing[0]!r}")
+    # Pydantic converts nothing here.
+    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
     for key, value in given.items():
-        try:  # pydantic converts nothing here
-            config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+        try:
             TypeAdapter(types[key], config=config).validate_python(value)
         except ValidationError as error:
-            raise SpecError(
-                f"{where}: {key}: {error.errors()[0]['msg']} (given: {value!r})"
-            ) from None
+            complaint = error.errors()[0]["msg"]
+            raise SpecError(f"{where}: {key}: {complaint} (given: {value!r})") from None
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:

@@ -23,7 +23,8 @@ def check_restart(
 ) -> None:
     """Raises SpecError where the method has no such state, or where nobody would lose it."""
     own, common = state_of(optimizer)
-    method, known = optimizer.name, [*own, *common]
+    method = optimizer.name
+    known = [*own, *common]
     unknown = [name for name in restart.without if name not in known]
     if unknown:
         raise SpecError(
@@ -55,7 +56,8 @@ def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[s
     saved = {PARAMETERS: parameters, **optimizer.state_dict()["param_groups"][0]["flat"]}
     state = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
     own = {name: value for name, value in state.items() if value.shape == parameters.shape}
-    return own, {name: value for name, value in state.items() if name not in own}
+    common = {name: value for name, value in state.items() if name not in own}
+    return own, common
 
 
 def tail_of(
@@ -75,10 +77,8 @@ def traffic_before_tail(
     num_before = round(config.restart.at * num_steps)
     traffic = optimizer.expected_traffic(num_before)
     if not optimizer.agree_after(num_before):
-        traffic.add(
-            Purpose.MODEL,
-            8 * optimizer.flat.parameters.element_size() * optimizer.flat.layout.numel,
-        )
+        bits_per_number = 8 * optimizer.flat.parameters.element_size()
+        traffic.add(Purpose.MODEL, bits_per_number * optimizer.flat.layout.numel)
     return traffic
 
 
@@ -103,12 +103,13 @@ def lose_state(
     what comes of it: the schedule, and which blocks are drawn.
     """
     copies = nn.ParameterList(
-        nn.Parameter(each.detach().clone()) for each in optimizer.flat.tensors
+        nn.Parameter(tensor.detach().clone()) for tensor in optimizer.flat.tensors
     )
-    own, common = state_of(build_optimizer(config, copies, optimizer.collectives, num_steps))
+    anew = build_optimizer(config, copies, optimizer.collectives, num_steps)
+    own, common = state_of(anew)
     lost = {name: value for name, value in (own | common).items() if name in restart.without}
     if restart.worker is not None:
-        held = state_of(optimizer)[0]
+        held, _ = state_of(optimizer)
         lost = {
             name: _of_worker(restart.worker, optimizer, held[name], value)
             for name, value in lost.items()
