@@ -42,18 +42,30 @@ def between_corners(spec: Spec, chosen: Mapping[str, RowSpec]) -> dict[str, RowS
         names = [f"{row.base or row.row}@{corner}" for corner in spec.corners_of(row)]
         corners = {place_of(spec, tuned[name]): name for name in names if name in tuned}
         shares = shares_of(f"row {row.row!r}", place_of(spec, row), list(corners))
-        if not chosen.keys() >= set(corners.values()):
-            continue
-        known = {place: chosen[name] for place, name in corners.items()}
-        rate = math.prod(_rate(known[place]) ** share for place, share in shares.items())
-        nearest = known[max(shares, key=lambda place: (shares[place], place))]
-        update = {
-            "settings": nearest.settings,
+        if all(name in chosen for name in corners.values()):
+            chosen_at = {place: chosen[name] for place, name in corners.items()}
+            settled[row.row] = _settled_between(row, chosen_at, shares)
+    return settled
+
+
+def _settled_between(
+    row: RowSpec, chosen_at: Mapping[Place, RowSpec], shares: Mapping[Place, float]
+) -> RowSpec:
+    """The row with a rate between those of its corners, and the nearest one's settings."""
+    powers = []
+    for place, share in shares.items():
+        rate_there = chosen_at[place].learning_rate
+        assert rate_there is not None, "a settled row has one"
+        powers.append(rate_there**share)
+    rate = math.prod(powers)
+    nearest = max(shares, key=lambda place: (shares[place], place))
+    return row.model_copy(
+        update={
+            "settings": chosen_at[nearest].settings,
             "learning_rate": float(f"{rate:.{DIGITS}g}"),
             "candidates": [],
         }
-        settled[row.row] = row.model_copy(update=update)
-    return settled
+    )
 
 
 def place_of(spec: Spec, row: RowSpec) -> Place:
@@ -65,34 +77,27 @@ def place_of(spec: Spec, row: RowSpec) -> Place:
 def shares_of(where: str, place: Place, corners: list[Place]) -> dict[Place, float]:
     """What each corner counts at a place; the shares add up to 1. Raises SpecError: the corners are
     not a grid's."""
-    sizes, lengths = ([corner[axis] for corner in corners] for axis in (0, 1))
-    by_size, by_length = _along(place[0], sizes), _along(place[1], lengths)
-    if (
-        len(corners) < 2
-        or by_size is None
-        or by_length is None
-        or len(corners) != len(by_size) * len(by_length)
-    ):
+    size, length = place
+    by_size = _along(size, [corner_size for corner_size, _ in corners])
+    by_length = _along(length, [corner_length for _, corner_length in corners])
+    num_corners_of_grid = len(by_size) * len(by_length)
+    if len(corners) < 2 or len(corners) != num_corners_of_grid:
         raise SpecError(
             f"{where} needs a learning rate from tuning.corners, of which it is in {len(corners)}: "
             "give the four cells of two sizes and two lengths, or two that differ in one of "
             "these, with this row in each"
         )
-    return {(size, length): by_size[size] * by_length[length] for size, length in corners}
+    return {corner: by_size[corner[0]] * by_length[corner[1]] for corner in corners}
 
 
-def _along(value: int, ends: list[int]) -> dict[int, float] | None:
-    """The share of either end by the distance from the other, as logarithms; None where there are
+def _along(value: int, ends: list[int]) -> dict[int, float]:
+    """The share of either end by the distance from the other, as logarithms; none where there are
     more than two."""
-    low, high = min(ends, default=1), max(ends, default=1)
+    low = min(ends, default=1)
+    high = max(ends, default=1)
     if not set(ends) <= {low, high}:
-        return None
+        return {}
     if low == high:
         return {low: 1.0}
     share = math.log(value / low) / math.log(high / low)
     return {low: 1 - share, high: share}
-
-
-def _rate(row: RowSpec) -> float:
-    assert row.learning_rate is not None, "a settled row has one"
-    return row.learning_rate

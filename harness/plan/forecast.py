@@ -25,13 +25,15 @@ from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, num_steps_of, trainable
 from cser_bench.harness.train.local_workers import DryTraining, seconds_to_idle
 
-MAX_STEPS, MAX_SECONDS = 20, 1.0
-"""Dry steps at the most."""
+MAX_STEPS = 20
+MAX_SECONDS = 1.0
+"""Of dry steps."""
 
 DRY_FLOPS = 2e9
 """Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a
 plan should."""
-MEASURED, CPU = "measured on dry steps on random images", "CPU core"
+MEASURED = "measured on dry steps on random images"
+CPU = "CPU core"
 
 RESNET50_FORWARD_FLOPS = 8.2e9
 """Per image of 224 x 224: 4.1 G multiply-adds (He et al., CVPR 2016, table 1: 3.8 G, v1.5 a little
@@ -82,22 +84,17 @@ def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
     flops = forward_flops(config)
     if flops <= DRY_FLOPS:
         return (dry_steps(config, torch.device("cpu")),)
-    wanted = "mixed" if config.precision == "fp16" else "fp32"  # A V100 has no bf16.
-    rates = [
-        rate
-        for rate in hardware().training
-        if (rate.gpus, rate.precision, rate.batch_size) == (8, wanted, None)
-    ]
-    # What so many operations of a forward pass take at the rate published for ResNet-50.
-    seconds = [
-        flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus) for rate in rates
-    ]
-    times = zip(seconds, rates, strict=True)
-    found = [
-        StepTime(each, rate.device, f"scaled by arithmetic from {rate.source}")
-        for each, rate in times
-    ]
-    return tuple(sorted(found, key=lambda time: time.seconds))
+    # A V100 has no bf16.
+    precision = "mixed" if config.precision == "fp16" else "fp32"
+    times = []
+    for rate in hardware().training:
+        if (rate.gpus, rate.precision, rate.batch_size) != (8, precision, None):
+            continue
+        # What so many operations of a forward pass take at the rate published for ResNet-50.
+        flops_per_second = RESNET50_FORWARD_FLOPS * rate.images_per_second / rate.gpus
+        basis = f"scaled by arithmetic from {rate.source}"
+        times.append(StepTime(flops / flops_per_second, rate.device, basis))
+    return tuple(sorted(times, key=lambda time: time.seconds))
 
 
 def forward_flops(config: RunConfig) -> float:
@@ -114,19 +111,23 @@ def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
     """Take steps of the config's model, batch and precision, with plain SGD, as training takes them
     on the device."""
     torch.set_num_threads(1)
-    cuda = device.type == "cuda"
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
-    trainee = DryTraining(plain, trainable(plain, device), SoloCollectives())
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    held = torch.cuda.memory_allocated(device) if cuda else 0
-    trainee.step()  # The first one sets things up.
-    times = [seconds_to_idle(trainee.step, device)]
+    training = DryTraining(plain, trainable(plain, device), SoloCollectives())
+    if device.type != "cuda":
+        return StepTime(_median_seconds(training, device), CPU, MEASURED)
+    torch.cuda.reset_peak_memory_stats(device)
+    held_bytes = torch.cuda.memory_allocated(device)
+    seconds = _median_seconds(training, device)
+    activation_bytes = torch.cuda.max_memory_allocated(device) - held_bytes
+    return StepTime(seconds, torch.cuda.get_device_name(device), MEASURED, activation_bytes)
+
+
+def _median_seconds(training: DryTraining, device: torch.device) -> float:
+    training.step()  # The first one sets things up.
+    times = [seconds_to_idle(training.step, device)]
     while len(times) < MAX_STEPS and sum(times) < MAX_SECONDS:
-        times.append(seconds_to_idle(trainee.step, device))
-    peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
-    name = torch.cuda.get_device_name(device) if cuda else CPU
-    return StepTime(median(times), name, MEASURED, peak)
+        times.append(seconds_to_idle(training.step, device))
+    return median(times)
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,9 @@ class Effort:
     def hours(self, link_bits_per_second: float) -> tuple[float, float]:
         """At the fastest that is known with all communication hidden, and at the slowest with none
         hidden."""
-        return self.compute[0][1], self.compute[-1][1] + hours_on(
-            self.link_bits, link_bits_per_second
-        )
+        _, least = self.compute[0]
+        _, most = self.compute[-1]
+        return least, most + hours_on(self.link_bits, link_bits_per_second)
 
 
 def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
@@ -161,19 +162,32 @@ def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
             GPUs' usual link.
     """
     bits = {row.row: link_bits_of(row) for row in plan.experiment.rows}
-    runs = plan.by_id.values()
-    steps = [(step_times(run.config), num_steps_of(run.config)[1]) for run in runs]
-    compute = [
-        (time, sum(times[place].seconds * num_steps for times, num_steps in steps) / 3600)
-        for place, time in enumerate(steps[0][0])
-    ]
-    device, link = compute[0][0].device, link_bits_per_second
-    if link is None:
-        link = next(
-            (machine.bits_per_second for machine in _with(device) if machine.gpus == 1), 0.0
-        )
-    link_bits = sum(bits[run.row] for run in runs)
-    return Effort([run.config for run in runs], compute, link_bits, 0.0 if device == CPU else link)
+    runs = list(plan.by_id.values())
+    known_times = step_times(runs[0].config)
+    compute = []
+    for place, time in enumerate(known_times):
+        seconds = 0.0
+        for run in runs:
+            _, num_steps = num_steps_of(run.config)
+            seconds += step_times(run.config)[place].seconds * num_steps
+        compute.append((time, seconds / 3600))
+    device = known_times[0].device
+    if link_bits_per_second is None:
+        link_bits_per_second = _usual_link(device)
+    return Effort(
+        configs=[run.config for run in runs],
+        compute=compute,
+        link_bits=sum(bits[run.row] for run in runs),
+        link_bits_per_second=0.0 if device == CPU else link_bits_per_second,
+    )
+
+
+def _usual_link(device: str) -> float:
+    """Of machines with one such GPU; 0 where none is known."""
+    for machine in _with(device):
+        if machine.gpus == 1:
+            return machine.bits_per_second
+    return 0.0
 
 
 def link_bits_of(row: Row) -> float:
@@ -183,7 +197,9 @@ def link_bits_of(row: Row) -> float:
 
 def hours_on(bits: float, link_bits_per_second: float) -> float:
     """Hours that bits take on a link at its full rate; none where there is no link."""
-    return bits / link_bits_per_second / 3600 if link_bits_per_second else 0.0
+    if not link_bits_per_second:
+        return 0.0
+    return bits / link_bits_per_second / 3600
 
 
 def _with(device: str) -> list[Machine]:
@@ -193,56 +209,74 @@ def _with(device: str) -> list[Machine]:
 
 def cost_sentences(effort: Effort) -> list[str]:
     """Runs, memory, and hours and dollars of all runs."""
-    (known, hours), config, num_runs = effort.compute[0], effort.configs[0], len(effort.configs)
+    time, hours = effort.compute[0]
+    config = effort.configs[0]
     activations = "without activations (a GPU would measure them)"
-    if known.activation_bytes is not None:
+    if time.activation_bytes is not None:
         activations = (
-            f"to which activations add {known.activation_bytes / 1e6:,.0f} MB ({known.basis}: "
+            f"to which activations add {time.activation_bytes / 1e6:,.0f} MB ({time.basis}: "
             f"{config.batch_size} of them, {config.precision})"
         )
-    each = f"{num_runs} runs; {1e3 * known.seconds:.3g} ms of compute a step"
-    lines = [f"{each}; memory: parameters, gradients and optimiser state, {activations}"]
-    if known.device == CPU:
-        hours, num_cores = hours * config.num_workers, len(os.sched_getaffinity(0))
-        return [
-            *lines,
-            f"{hours:,.1f} CPU core hours for forward and backward passes and updates ({known.basis}); communication, "
-            "data and evaluation come on top",
-            f"about {60 * hours / num_cores:.0f} min on the {num_cores} cores of this machine",
-        ]
-    lines.append(
-        f"hours on {config.num_workers} GPUs, of a run and of all {num_runs} one after the other:"
+    first = (
+        f"{len(effort.configs)} runs; {1e3 * time.seconds:.3g} ms of compute a step; memory: "
+        f"parameters, gradients and optimiser state, {activations}"
     )
+    if time.device == CPU:
+        return [first, *_cpu_sentences(time, hours * config.num_workers)]
+    return [first, *_gpu_sentences(effort), *_dollar_sentences(effort)]
+
+
+def _cpu_sentences(time: StepTime, core_hours: float) -> list[str]:
+    num_cores = len(os.sched_getaffinity(0))
+    return [
+        f"{core_hours:,.1f} CPU core hours for forward and backward passes and updates "
+        f"({time.basis}); communication, data and evaluation come on top",
+        f"about {60 * core_hours / num_cores:.0f} min on the {num_cores} cores of this machine",
+    ]
+
+
+def _gpu_sentences(effort: Effort) -> list[str]:
+    num_workers = effort.configs[0].num_workers
+    num_runs = len(effort.configs)
+    lines = [f"hours on {num_workers} GPUs, of a run and of all {num_runs} one after the other:"]
     for time, hours in effort.compute:
-        lines.append(
-            f"  {_in_words(hours / num_runs)} and {_in_words(hours)} ({time.device}; {time.basis})"
-        )
-    if link := effort.link_bits_per_second:
+        of_run = _in_words(hours / num_runs)
+        lines.append(f"  {of_run} and {_in_words(hours)} ({time.device}; {time.basis})")
+    link = effort.link_bits_per_second
+    if link:
         added = hours_on(effort.link_bits, link)
         lines.append(
-            f"  modelled communication at {link / 1e9:g} Gb/s, at line rate and with nothing hidden: "
-            f"{_in_words(added / num_runs)} more on average, {_in_words(added)} in all; by row above"
+            f"  modelled communication at {link / 1e9:g} Gb/s, at line rate and with nothing "
+            f"hidden: {_in_words(added / num_runs)} more on average, {_in_words(added)} in all; by "
+            "row above"
         )
-    lines.append(
-        f"  so {' to '.join(map(_in_words, effort.hours(link)))} in all; evaluation comes on top"
-    )
-    machines = _with(known.device)
-    for machine in machines:  # each kind with its own link
-        count = -(-config.num_workers // machine.gpus)
-        span = effort.hours(machine.bits_per_second if count > 1 else 0.0)
-        low, high = (each * count * machine.dollars_per_hour for each in span)
+    low, high = effort.hours(link)
+    lines.append(f"  so {_in_words(low)} to {_in_words(high)} in all; evaluation comes on top")
+    return lines
+
+
+def _dollar_sentences(effort: Effort) -> list[str]:
+    time, _ = effort.compute[0]
+    machines = _with(time.device)
+    if not machines:
+        return [f"no price: harness/measures/hardware.toml has none for {time.device}"]
+    lines = []
+    for machine in machines:
+        count = -(-effort.configs[0].num_workers // machine.gpus)
+        # Each kind of machine with its own link, which one alone does not need.
+        low, high = effort.hours(machine.bits_per_second if count > 1 else 0.0)
+        dollars_per_hour = count * machine.dollars_per_hour
         lines.append(
-            f"about {low:,.0f} to {high:,.0f} dollars on {count} x {machine.name} ({machine.source})"
+            f"about {low * dollars_per_hour:,.0f} to {high * dollars_per_hour:,.0f} dollars on "
+            f"{count} x {machine.name} ({machine.source})"
         )
-    return (
-        lines
-        if machines
-        else [*lines, f"no price: harness/measures/hardware.toml has none for {known.device}"]
-    )
+    return lines
 
 
 def _in_words(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+    if hours >= 10:
+        return f"{hours:,.0f}"
+    return f"{hours:.2g}"
 
 
 def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, float, float]]:
@@ -255,32 +289,38 @@ def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, flo
     """
     contrasts = experiment.contrasts or []
     num_tests = sum(contrast.num_tests for contrast in contrasts)
-    seeds, found = {row.row: len(row.runs) for row in experiment.rows}, []
+    num_seeds = {row.row: len(row.runs) for row in experiment.rows}
+    results = []
     for contrast in contrasts:
-        pair = (seeds[contrast.row], seeds[contrast.reference])
-        alone, first = (
-            _power(contrast, deviation, pair, LEVEL / tests)
-            for tests in (contrast.num_tests, num_tests)
-        )
-        found.append((contrast, alone, first))
-    return found
+        counts = (num_seeds[contrast.row], num_seeds[contrast.reference])
+        alone = _power(contrast, deviation, counts, LEVEL / contrast.num_tests)
+        first = _power(contrast, deviation, counts, LEVEL / num_tests)
+        results.append((contrast, alone, first))
+    return results
 
 
 def _power(contrast: Contrast, deviation: float, seeds: tuple[int, int], level: float) -> float:
     """By Welch's t, of a mean that is normal, averaged over quantiles of the two variances that are
     estimated."""
-    from scipy.stats import chi2, norm, t  # most of a second to import
+    # Most of a second to import.
+    from scipy.stats import chi2, norm, t
 
     if min(seeds) < 2:
         return 0.0
     shares = (np.arange(_POINTS) + 0.5) / _POINTS
-    part, other = (chi2.ppf(shares, count - 1) / (count - 1) / count for count in seeds)
-    part = part[:, None]
-    degrees = (part + other) ** 2 / (part**2 / (seeds[0] - 1) + other**2 / (seeds[1] - 1))
-    error = math.sqrt(1 / seeds[0] + 1 / seeds[1])
-    needed = t.isf(level, degrees) * np.sqrt(part + other) / error
+    count, other_count = seeds
+    # Squares of the two means' estimated errors, in squared deviations: a column, and a row.
+    square = (chi2.ppf(shares, count - 1) / (count - 1) / count)[:, None]
+    other_square = chi2.ppf(shares, other_count - 1) / (other_count - 1) / other_count
+    degrees = (square + other_square) ** 2 / (
+        square**2 / (count - 1) + other_square**2 / (other_count - 1)
+    )
+    error = math.sqrt(1 / count + 1 / other_count)
+    needed = t.isf(level, degrees) * np.sqrt(square + other_square) / error
     away = contrast.margin / deviation / error
     if contrast.kind == "equivalence":
         return float(np.maximum(2 * norm.cdf(away - needed) - 1, 0).mean())
-    other_side = float(norm.cdf(-away - needed).mean()) if contrast.kind == "superiority" else 0.0
-    return float(norm.cdf(away - needed).mean()) + other_side
+    power = float(norm.cdf(away - needed).mean())
+    if contrast.kind == "superiority":
+        power += float(norm.cdf(-away - needed).mean())
+    return power

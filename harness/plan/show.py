@@ -16,56 +16,73 @@ from cser_bench.harness.plan.forecast import (
     powers,
 )
 from cser_bench.harness.plan.plan import COMMON, Plan
-from cser_bench.harness.records.experiment import Row
-from cser_bench.harness.spec.rows import PartitionSpec
+from cser_bench.harness.records.experiment import Experiment, Row
+from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
+from cser_bench.harness.spec.run import RunConfig
 
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
-    """Runs, settings, bits and memory of each row, and what all of them take on such a link; see
-    `effort_of`."""
-    experiment, effort = plan.experiment, effort_of(plan, link_bits_per_second)
-    config, link = effort.configs[0], effort.link_bits_per_second
-    table = [
-        {
-            "row": row.row,
-            "algorithm": row.algorithm,
-            "ratio": f"{row.ratio:g}",
-            # to a tenth, so that the one exchange at the end shows
-            "models sent": f"{row.models_sent:,.1f}",
-            "on a link": f"{row.link_models:,.1f}",
-            **(
-                {f"hours at {link / 1e9:g} Gb/s": f"{hours_on(link_bits_of(row), link):,.2f}"}
-                if link
-                else {}
-            ),
-            "lr": f"{row.learning_rate:g}",
-            "runs": len(row.runs),
-            "steps": row.num_steps,
-            "MB sent per worker": f"{row.expected_bits / 8e6:.3f}",
-            "MB held, at most": f"{plan.footprints[row.row].peak_models * 4 * row.num_parameters / 1e6:.2f}",
-            "settings": _settings(row),
-        }
-        for row in experiment.rows
-    ]
+    """Print runs, settings, bits and memory of each row, and what all of them take on such a link.
+
+    See `effort_of`.
+    """
+    experiment = plan.experiment
+    effort = effort_of(plan, link_bits_per_second)
     print(experiment.title)
     if plan.inherited is not None:
         print(plan.inherited)
-    shown = {key: getattr(config, key) for key in (*COMMON, "num_epochs", "weight_decay")}
-    shown["communication_dtype"] = shown.pop("wire")  # records and specs have the old name
-    shown["partition"] = PartitionSpec.model_validate(
-        experiment.config["partition"]
-    )  # a row may have its own
-    for key, value in sorted(shown.items()):
-        print(f"{key}: {_said(value)}")
-    print(f"parameters: {experiment.rows[0].num_parameters:,}")
-    print(f"seeds: {_said(experiment.seeds)}")
-    of_baseline = [
-        list(map(int, row.runs)) for row in experiment.rows if row.row == experiment.baseline
-    ]
-    if of_baseline and of_baseline[0] != experiment.seeds:
-        print(f"baseline_seeds: {_said(of_baseline[0])}")
+    _show_common(experiment, effort.configs[0])
     print()
+    table = [_table_line(plan, row, effort.link_bits_per_second) for row in experiment.rows]
     print(tabulate(table, "keys", disable_numparse=True), end="\n\n")
+    _show_remarks(plan, effort.configs[0])
+    if experiment.contrasts:
+        _show_power(plan)
+    print(*cost_sentences(effort), sep="\n")
+
+
+def _show_common(experiment: Experiment, config: RunConfig) -> None:
+    """What all rows have in common."""
+    shown = {key: getattr(config, key) for key in (*COMMON, "num_epochs", "weight_decay")}
+    # Records and specs have the old name.
+    shown["communication_dtype"] = shown.pop("wire")
+    # A row may have its own.
+    shown["partition"] = PartitionSpec.model_validate(experiment.config["partition"])
+    for key, value in sorted(shown.items()):
+        print(f"{key}: {_in_words(value)}")
+    print(f"parameters: {experiment.rows[0].num_parameters:,}")
+    print(f"seeds: {_in_words(experiment.seeds)}")
+    for row in experiment.rows:
+        seeds = [int(seed) for seed in row.runs]
+        if row.row == experiment.baseline and seeds != experiment.seeds:
+            print(f"baseline_seeds: {_in_words(seeds)}")
+
+
+def _table_line(plan: Plan, row: Row, link_bits_per_second: float) -> dict[str, str | int]:
+    """A row's cells, by their heads."""
+    line: dict[str, str | int] = {
+        "row": row.row,
+        "algorithm": row.algorithm,
+        "ratio": f"{row.ratio:g}",
+        # To a tenth, so that the one exchange at the end shows.
+        "models sent": f"{row.models_sent:,.1f}",
+        "on a link": f"{row.link_models:,.1f}",
+    }
+    if link_bits_per_second:
+        hours = hours_on(link_bits_of(row), link_bits_per_second)
+        line[f"hours at {link_bits_per_second / 1e9:g} Gb/s"] = f"{hours:,.2f}"
+    held_bytes = plan.footprints[row.row].peak_models * 4 * row.num_parameters
+    line["lr"] = f"{row.learning_rate:g}"
+    line["runs"] = len(row.runs)
+    line["steps"] = row.num_steps
+    line["MB sent per worker"] = f"{row.expected_bits / 8e6:.3f}"
+    line["MB held, at most"] = f"{held_bytes / 1e6:.2f}"
+    line["settings"] = _settings(row)
+    return line
+
+
+def _show_remarks(plan: Plan, config: RunConfig) -> None:
+    """What is to be known of single rows: topologies, cautions, rows left out, lost rounding."""
     for name, footprint in plan.footprints.items():
         if footprint.spectral_gap is not None:
             over = "" if footprint.num_rounds == 1 else f" over {footprint.num_rounds} steps"
@@ -76,57 +93,59 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     for sentence in plan.left_out:
         print(sentence)
     if config.communication_dtype != "fp32":
-        rounded = [
-            row.row for row in experiment.rows if not algorithms()[row.algorithm].keeps_rounding
-        ]
+        rows = plan.experiment.rows
+        losing = [row.row for row in rows if not algorithms()[row.algorithm].keeps_rounding]
         print(
-            f"{config.communication_dtype} messages: rounding is lost by {', '.join(rounded) or 'no row'}; all "
-            "others send it later"
+            f"{config.communication_dtype} messages: rounding is lost by "
+            f"{', '.join(losing) or 'no row'}; all others send it later"
         )
-    if experiment.contrasts:
-        _show_power(plan)
-    print(*cost_sentences(effort), sep="\n")
 
 
 def _settings(row: Row) -> str:
     """A row's settings in words."""
-    parts = [f"{key.replace('_', ' ')}: {_said(value)}" for key, value in row.settings.items()]
-    if row.local_step != "sgd":
-        muon = f"Muon with momentum {row.momentum:g} on hidden matrices, else " * (
-            row.local_step == "muon"
-        )
-        parts.append(f"{muon}AdamW with betas {_said(row.betas)}, eps {row.eps:g}")
-    else:
-        heavy_ball = row.momentum > 0 and not row.nesterov
-        parts.append(f"momentum {row.momentum:g}{' (heavy ball with dampening)' * heavy_ball}")
+    parts = [f"{key.replace('_', ' ')}: {_in_words(value)}" for key, value in row.settings.items()]
+    parts.append(_local_step(row))
     if row.warmup_epochs is not None:
         parts.append(f"warm-up {row.warmup_epochs:g} epochs")
     if row.partition is not None:
-        parts.append(f"partition: {_said(PartitionSpec.model_validate(row.partition))}")
+        parts.append(f"partition: {_in_words(PartitionSpec.model_validate(row.partition))}")
     if row.restart is not None:
-        lost = (
-            f"lost: {_said(row.restart['without'])}"
-            if row.restart["without"]
-            else "send everything from there on"
-        )
-        who = "all workers" if row.restart["worker"] is None else f"worker {row.restart['worker']}"
-        parts.append(f"at {100 * row.restart['at']:g} % of the run {who} {lost}")
+        restart = RestartSpec.model_validate(row.restart)
+        who = "all workers" if restart.worker is None else f"worker {restart.worker}"
+        does = "send everything from there on"
+        if restart.without:
+            does = f"lost: {_in_words(restart.without)}"
+        parts.append(f"at {100 * restart.at:g} % of the run {who} {does}")
     return "; ".join(parts)
 
 
-def _said(value: Any) -> str:
+def _local_step(row: Row) -> str:
+    """The rule that workers step by, and its numbers."""
+    adamw = f"AdamW with betas {_in_words(row.betas)}, eps {row.eps:g}"
+    if row.local_step == "adamw":
+        return adamw
+    if row.local_step == "muon":
+        return f"Muon with momentum {row.momentum:g} on hidden matrices, else {adamw}"
+    if row.momentum > 0 and not row.nesterov:
+        return f"momentum {row.momentum:g} (heavy ball with dampening)"
+    return f"momentum {row.momentum:g}"
+
+
+def _in_words(value: Any) -> str:
     """A setting for people: a table by its kind or name, with what else it says in parentheses."""
     if isinstance(value, BaseModel):
         value = value.model_dump(include={"kind", "name"}) | value.model_dump(exclude_defaults=True)
     if isinstance(value, dict):
-        name = next((str(value[key]) for key in ("kind", "name") if key in value), "")
-        others = ", ".join(
-            f"{key} {_said(each)}" for key, each in value.items() if key not in ("kind", "name")
-        )
-        return f"{name} ({others})" if name and others else name or others
+        others = dict(value)
+        name = str(others.pop("name", ""))
+        name = str(others.pop("kind", name))
+        words = ", ".join(f"{key} {_in_words(inner)}" for key, inner in others.items())
+        return f"{name} ({words})" if name and words else name or words
     if isinstance(value, list):
-        return ", ".join(map(_said, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return ", ".join(map(_in_words, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
 
 
 def _show_power(plan: Plan) -> None:
@@ -136,20 +155,18 @@ def _show_power(plan: Plan) -> None:
         print("declared contrasts: give statistics.seed_deviation to have their power\n")
         return
     table = [
-        (
-            contrast.row,
-            contrast.kind,
-            contrast.reference,
-            contrast.margin,
-            f"{alone:.2f}",
-            f"{first:.2f}",
-        )
+        {
+            "row": contrast.row,
+            "contrast": contrast.kind,
+            "reference": contrast.reference,
+            "margin": contrast.margin,
+            "power": f"{alone:.2f}",
+            "power at Holm's first step": f"{first:.2f}",
+        }
         for contrast, alone, first in powers(plan.experiment, plan.seed_deviation)
     ]
+    print(tabulate(table, "keys"))
     print(
-        tabulate(
-            table, ["row", "contrast", "reference", "margin", "power", "power at Holm's first step"]
-        )
+        f"power: with a standard deviation of {plan.seed_deviation:g} between seeds; of rows that "
+        "are equal, or for superiority the margin apart\n"
     )
-    said = f"power: with a standard deviation of {plan.seed_deviation:g} between seeds"
-    print(f"{said}; of rows that are equal, or for superiority the margin apart\n")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cser_bench.harness.plan.footprint import Allocations, peak_models
+from cser_bench.harness.plan.memory import Allocations, peak_models
 from cser_bench.harness.plan.one_of_many import OneOfMany
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.train.build import build_optimizer
