@@ -45,7 +45,11 @@ NO_PEER = "gloo/transport/"
 them; those of an all-reduce that DistributedDataParallel makes by itself come out of a backward
 pass."""
 
-EXIT_BUSY, EXIT_DISK = 3, 5
+NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Errors of a file system that has no room, or gives no permission."""
+
+EXIT_BUSY = 3
+EXIT_DISK = 5
 """Exit codes of a run's process that leave no failure.json."""
 LOG = "log.txt"
 """In the run's folder: what all its processes say."""
@@ -115,9 +119,8 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
 
 def failure_kind(error: BaseException) -> FailureKind:
     """What kind of failure an exception is, for records and for the decision to try again."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in NO_MEMORY
-    ):
+    no_memory = any(words in str(error) for words in NO_MEMORY)
+    if no_memory or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "oom"
     if isinstance(error, Preempted):
         return "preempted"
@@ -126,12 +129,7 @@ def failure_kind(error: BaseException) -> FailureKind:
         return "communication"
     if isinstance(error, DataError | CheckpointError | RecordError | SpecError):
         return "data"
-    if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EACCES,
-    ):
+    if isinstance(error, OSError) and error.errno in NO_DISK:
         return "disk"
     return "bug"
 
@@ -232,9 +230,13 @@ def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
 
 
 def close(active: ActiveRun) -> Unfinished | None:
-    """Why the run has no result, or None. A process that died without a word gets a record too."""
+    """Why the run has no result, or None.
+
+    A failure that no worker recorded, as a killed one cannot, is recorded here.
+    """
     active.workers.close()
-    codes, job = [code or 0 for code in active.workers.exit_codes()], active.job
+    codes = [code or 0 for code in active.workers.exit_codes()]
+    job = active.job
     if not any(codes) or is_done(job.folder):
         return None
     if EXIT_BUSY in codes:
@@ -268,9 +270,12 @@ def _death(active: ActiveRun, codes: list[int]) -> tuple[FailureKind, str]:
             "a process of the run was killed, by the system's memory guard or by hand; if it was "
             f"the guard, use a smaller batch or lower precision, or fewer runs at once; {see}"
         )
-    said = tail_of(active.job.folder / LOG, active.log_start) if -signal.SIGABRT in codes else ""
-    if found := end_by_watchdog(said):
-        return found[0], f"{found[1]}; {see}"
+    if -signal.SIGABRT in codes:
+        log_of_attempt = tail_of(active.job.folder / LOG, active.log_start)
+        by_watchdog = end_by_watchdog(log_of_attempt)
+        if by_watchdog is not None:
+            kind, words = by_watchdog
+            return kind, f"{words}; {see}"
     # Those that were killed were killed here, after one had ended otherwise.
     code = next((code for code in codes if code not in (0, -signal.SIGKILL)), -signal.SIGKILL)
     return "bug", f"the run's process ended with code {code}; {see}"

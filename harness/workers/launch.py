@@ -41,6 +41,7 @@ from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers.attempt import (
     ActiveRun,
     Resources,
+    Unfinished,
     close,
     prepare_thread,
     recorded,
@@ -77,7 +78,7 @@ class Options:
 def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     """The runs without a result, seeds first, so that early reports cover all rows; those of the
     second rule last."""
-    packs.read_pack(folder)
+    packs.read_pack(folder)  # A damaged one is said, also where no run is asked for.
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
     missing = [run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)]
     second = {row.row for row in plan.experiment.rows if row.rule == "training_loss"}
@@ -126,7 +127,9 @@ def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path)
     new = [
         contrast for contrast in experiment.contrasts or [] if contrast.declared_at == declared_at
     ]
-    starts = starts_of(run_files(folder)) if new else {}
+    if not new:
+        return
+    starts = starts_of(run_files(folder))
     runs = {row.row: row.runs.values() for row in experiment.rows}
     for contrast in new:
         seen = seen_runs(contrast, runs[contrast.row], runs[contrast.reference], starts)
@@ -140,10 +143,9 @@ def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path)
 def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
     """Whether it was planned from another file and has other runs: a spec may change, or be found
     by two names."""
-    runs = [[row.runs for row in each.rows] for each in (written, planned)]
-    return (
-        bool(written.commands) and written.commands[0] != planned.commands[0] and runs[0] != runs[1]
-    )
+    if not written.commands or written.commands[0] == planned.commands[0]:
+        return False
+    return [row.runs for row in written.rows] != [row.runs for row in planned.rows]
 
 
 def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> int:
@@ -153,49 +155,61 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
     How each run ended is said at once. An interrupted launch leaves every run done, or ready to go
     on from its checkpoint, and raises Interrupted.
     """
-    free, pending = places(plan, options), prepare(plan, options.results)
-    total, active, failures, asked = len(plan.by_id), list[ActiveRun](), 0, False
-    done = total - len(pending)
+    free = places(plan, options)
+    pending = prepare(plan, options.results)
+    active: list[ActiveRun] = []
+    total = len(plan.by_id)
+    num_done = total - len(pending)
+    num_failures = 0
+    stop_was_said = False
     with noticed() as flag:
         try:
             while pending or active:
                 while pending and free:
                     active.append(_started(pending.pop(0), free.pop(0), plan, options))
                 time.sleep(POLL_SECONDS)
-                for each in [each for each in active if each.has_ended()]:
-                    active.remove(each)
-                    free.append(each.place)
-                    unfinished = close(each)
-                    done += unfinished is None
-                    failures += unfinished is not None and unfinished.kind != "skipped"
-                    verdict = (
-                        "done"
-                        if unfinished is None
-                        else f"{'FAILED, ' * unfinished.is_failure}{unfinished}"
-                    )
-                    say(f"[{done}/{total}] {each.job.run.row} seed {each.job.run.seed}: {verdict}")
+                for ended in [run for run in active if run.has_ended()]:
+                    active.remove(ended)
+                    free.append(ended.place)
+                    unfinished = close(ended)
+                    if unfinished is None:
+                        num_done += 1
+                    elif unfinished.kind != "skipped":
+                        num_failures += 1
+                    say(f"[{num_done}/{total}] {_verdict(ended.job.run, unfinished)}")
                 if flag.stop_requested():
-                    if not asked:
+                    if not stop_was_said:
                         say(
                             "stopping: the runs that are on save their state at their next step; "
                             "again to end at once"
                         )
-                    asked = True
+                    stop_was_said = True
                     pending.clear()
-                    for each in active:
-                        each.workers.ask_to_stop()
+                    # A process that has just been made does not hear yet, so they are asked again.
+                    for run in active:
+                        run.workers.ask_to_stop()
         finally:
-            for each in active:
-                each.workers.kill()
+            for run in active:
+                run.workers.kill()
         flag.raise_if_asked()
-    return failures
+    return num_failures
+
+
+def _verdict(run: PlannedRun, unfinished: Unfinished | None) -> str:
+    """How a run ended, in a line."""
+    name = f"{run.row} seed {run.seed}"
+    if unfinished is None:
+        return f"{name}: done"
+    if unfinished.is_failure:
+        return f"{name}: FAILED, {unfinished}"
+    return f"{name}: {unfinished}"
 
 
 def _started(run: PlannedRun, place: Resources, plan: Plan, options: Options) -> ActiveRun:
-    workers, device = workers_of(run.config, options), place.devices[0]
-    attempt = new_attempt(
-        workers, backend_for(device) if workers == "processes" else workers, torch.device(device)
-    )
+    workers = workers_of(run.config, options)
+    device = place.devices[0]
+    backend = backend_for(device) if workers == "processes" else workers
+    attempt = new_attempt(workers, backend, torch.device(device))
     return start(_job(run, attempt, device, place.cores, plan, options), workers, place)
 
 
@@ -229,44 +243,40 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
     where another command is at a run; CollectiveError where another process is lost between two
     runs; Interrupted.
     """
-    wanted = {run.config.num_workers for run in plan.runs}
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
         raise SpecError(
             f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; set all four, or none for "
             "a run here"
         )
     here = launched()
+    wanted = {run.config.num_workers for run in plan.runs}
     if wanted != {here.world_size}:
         raise SpecError(
             f"the launcher started {here.world_size} processes, the experiment has "
             f"{sorted(wanted)} workers"
         )
     [devices, *_] = device_groups(options.device, here.local_world_size, torch.cuda.device_count())
-    device, by_id = devices[here.local_rank], plan.by_id
+    device = devices[here.local_rank]
+    runs = plan.by_id
     prepare_thread(device)
     with noticed(second_ends=False) as flag, joined(device, options.timeout_seconds, "env://"):
-        rank, attempt = (
-            dist.get_rank(),
-            new_attempt("torchrun", dist.get_backend(), torch.device(device)),
-        )
+        attempt = new_attempt("torchrun", dist.get_backend(), torch.device(device))
         # One name for all: what ranks save under different names never makes a whole checkpoint.
         attempt = attempt.model_copy(update={"attempt": from_rank_0(attempt.attempt)})
         # Rank 0 says what is missing: others may see its records later.
-        for run_id in done_by_rank_0(
-            lambda: [run.run_id for run in prepare(plan, options.results)]
-        ):
-            job = _job(by_id[run_id], attempt, device, (), plan, options)
+        missing_ids = done_by_rank_0(lambda: [run.run_id for run in prepare(plan, options.results)])
+        for run_id in missing_ids:
+            job = _job(runs[run_id], attempt, device, (), plan, options)
             with ExitStack() as lock:
                 if not done_by_rank_0(partial(_taken, job.folder, lock)):
                     continue
-                if not recorded(
-                    job, partial(train, job, ProcessGroupCollectives(), flag.stop_requested)
-                ):
+                work = partial(train, job, ProcessGroupCollectives(), flag.stop_requested)
+                if not recorded(job, work):
                     flag.raise_if_asked()
-                    sys.exit(
-                        1
-                    )  # past the end of the group, which peers that hang would keep waiting
-            if rank == 0:
+                    # Past the end of the group, which peers that hang would keep waiting.
+                    sys.exit(1)
+            if dist.get_rank() == 0:
                 print(f"{job.run.row} seed {job.run.seed}: done", flush=True)
 
 
@@ -291,7 +301,9 @@ def places(plan: Plan, options: Options) -> list[Resources]:
     num_processes = max(in_processes, default=1)
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
     cores = sorted(os.sched_getaffinity(0))
-    jobs = options.jobs or (len(cores) if options.device == "cpu" else len(groups))
+    jobs = options.jobs
+    if not jobs:
+        jobs = len(cores) if options.device == "cpu" else len(groups)
     # As many cores for each run, and shared ones where there are more runs.
     shares = [tuple(cores[job::jobs]) or (cores[job % len(cores)],) for job in range(jobs)]
     return [Resources(share, groups[number % len(groups)]) for number, share in enumerate(shares)]
@@ -304,8 +316,6 @@ def workers_of(config: RunConfig, options: Options) -> Workers:
         return "processes"
     if options.workers != "auto":
         return options.workers
-    return (
-        "processes"
-        if options.device == "cuda" and torch.cuda.device_count() >= config.num_workers
-        else "stacked"
-    )
+    if options.device == "cuda" and torch.cuda.device_count() >= config.num_workers:
+        return "processes"
+    return "stacked"

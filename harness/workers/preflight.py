@@ -24,8 +24,11 @@ PROBE_BYTES = 1_000_000
 """Written to a disk to see that it can be: more than what a full one may still take beside a file's
 name."""
 
-REDUCED_BYTES, REPEATS = {"cuda": 64_000_000, "cpu": 8_000_000}, 5
+REDUCED_BYTES = {"cuda": 64_000_000, "cpu": 8_000_000}
 """What an all-reduce is timed with, by kind of device: enough that latency hardly counts."""
+
+REPEATS = 5
+"""Of the all-reduce that is timed."""
 
 
 def checks(plan: Plan, options: Options) -> Iterator[Check]:
@@ -33,26 +36,28 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
     temporary folder."""
     yield check_data(find_task(plan.runs[0].config.task.name), options.data)
     try:
-        jobs, lacking = len(places(plan, options)), None
+        jobs = len(places(plan, options))
+        suffice = Check("GPUs suffice", True, _use_of_gpus(plan, options, jobs))
     except SpecError as error:
-        jobs, lacking = 1, str(error)
+        jobs = 1
+        suffice = Check("GPUs suffice", False, str(error))
     yield check_results(plan, options.results, jobs)
     if options.device != "cpu":
         yield from check_gpus()
-        each = (
-            "run is one process"
-            if workers_of(plan.runs[0].config, options) == "stacked"
-            else "worker has its own"
-        )
-        yield Check("GPUs suffice", lacking is None, lacking or f"each {each}, {jobs} runs at once")
+        yield suffice
+
+
+def _use_of_gpus(plan: Plan, options: Options, jobs: int) -> str:
+    if workers_of(plan.runs[0].config, options) == "stacked":
+        return f"each run is one process, {jobs} runs at once"
+    return f"each worker has its own, {jobs} runs at once"
 
 
 def line_of(check: Check, where: str = "") -> str:
     """A check for people; `where` it was made is said of one that failed."""
-    return (
-        f"{'ok  ' if check.passed else 'FAIL'} {check.what}: "
-        f"{check.detail}{'' if check.passed else where}"
-    )
+    if check.passed:
+        return f"ok   {check.what}: {check.detail}"
+    return f"FAIL {check.what}: {check.detail}{where}"
 
 
 def check_data(task: Task, data: Path | None) -> Check:
@@ -105,9 +110,9 @@ def check_results(plan: Plan, results: Path, jobs: int) -> Check:
     folder = _nearest(results)
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1e9:.1f} GB free in {folder}, checkpoints need up to {needed / 1e9:.1f} GB"
-    return Check(
-        "disk", free > needed, detail if free > needed else f"{detail}; make room or lower --jobs"
-    )
+    if free > needed:
+        return Check("disk", True, detail)
+    return Check("disk", False, f"{detail}; make room or lower --jobs")
 
 
 def _nearest(folder: Path) -> Path:
@@ -125,10 +130,8 @@ def check_gpus() -> Iterator[Check]:
         )
         return
     for index in range(torch.cuda.device_count()):
-        name, built = (
-            torch.cuda.get_device_name(index),
-            f"a torch built for CUDA {torch.version.cuda}",
-        )
+        name = torch.cuda.get_device_name(index)
+        built = f"a torch built for CUDA {torch.version.cuda}"
         try:
             torch.ones(1, device=f"cuda:{index}").add_(1).item()
         except RuntimeError as error:
@@ -147,16 +150,17 @@ def all_reduce_bits_per_second(device: str) -> float:
 
     All must call it. A tree, which NCCL may take for few bytes, would carry another share.
     """
-    world_size, num_bytes = dist.get_world_size(), REDUCED_BYTES[torch.device(device).type]
+    world_size = dist.get_world_size()
+    num_bytes = REDUCED_BYTES[torch.device(device).type]
     numbers = torch.ones(num_bytes // 4, device=device)
     dist.all_reduce(numbers)
     if not bool((numbers == world_size).all()):
         raise CollectiveError(
             f"{world_size} ones sum up to {numbers.min().item():g} to {numbers.max().item():g}"
         )
-    seconds = -time.perf_counter()
+    started = time.perf_counter()
     for _ in range(REPEATS):
         dist.all_reduce(numbers)
     numbers[0].item()  # waits for a GPU
-    seconds += time.perf_counter()
+    seconds = time.perf_counter() - started
     return 2 * (world_size - 1) / world_size * 8 * num_bytes * REPEATS / seconds
