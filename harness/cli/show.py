@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from tabulate import tabulate
 
-from cser_bench.harness.measures.declared import in_words, seen_runs, starts_of
-from cser_bench.harness.records.experiment import Experiment
+from cser_bench.harness.measures.declared import Seen, in_words, seen_runs, starts_of
+from cser_bench.harness.records.experiment import Contrast, Experiment
 from cser_bench.harness.records.state import RunStatus, State
 from cser_bench.harness.records.store import RunFile
 
@@ -24,20 +24,23 @@ def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
     for run in runs:
         by_row.setdefault(run.row, Counter())[run.state] += 1
     table = [[row, *(counts[state] for state in columns)] for row, counts in by_row.items()]
-    lines = [
-        f"{run.state}: {run.row} seed {run.seed}: {said}" for run in runs if (said := _said_of(run))
-    ]
+    lines = [tabulate(table, ["row", *columns])]
+    for run in runs:
+        remark = _remark(run)
+        if remark:
+            lines.append(f"{run.state}: {run.row} seed {run.seed}: {remark}")
     spent, left = worker_hours(runs, num_workers)
     to_come = "unknown" if left is None else f"about {left:,.2g}"
-    hours = f"hours of a worker: {spent:,.2g} in runs that are done, {to_come} left"
-    return "\n".join([tabulate(table, ["row", *columns]), *lines, f"{totals_text(runs)}; {hours}"])
+    lines.append(
+        f"{totals_text(runs)}; hours of a worker: {spent:,.2g} in runs that are done, {to_come} left"
+    )
+    return "\n".join(lines)
 
 
 def totals_text(runs: Sequence[RunStatus]) -> str:
     """How many runs are in each state."""
-    return ", ".join(
-        f"{count} {state}" for state, count in Counter(run.state for run in runs).items()
-    )
+    totals = Counter(run.state for run in runs)
+    return ", ".join(f"{count} {state}" for state, count in totals.items())
 
 
 def worker_hours(runs: Sequence[RunStatus], num_workers: int) -> tuple[float, float | None]:
@@ -45,32 +48,45 @@ def worker_hours(runs: Sequence[RunStatus], num_workers: int) -> tuple[float, fl
     are as long."""
     seconds = [run.seen.result.wall_seconds for run in runs if run.seen.result]
     spent = sum(seconds) * num_workers / 3600
-    return spent, spent / len(seconds) * (len(runs) - len(seconds)) if seconds else None
+    if not seconds:
+        return spent, None
+    num_left = len(runs) - len(seconds)
+    return spent, spent / len(seconds) * num_left
 
 
 def status_fields(runs: Sequence[RunStatus]) -> list[dict[str, Any]]:
     """The same for machines: of each run what is known, with its newest heartbeat."""
-    return [
-        {key: getattr(run, key) for key in ("row", "seed", "state", "detail", "job", "log")}
-        | {
-            "run_id": run.folder.name,
-            "failure": run.seen.failure.kind if run.seen.failure else None,
-            "heartbeat": run.seen.heartbeat.json_fields() if run.seen.heartbeat else None,
-        }
-        for run in runs
-    ]
+    return [_fields_of(run) for run in runs]
 
 
-def _said_of(run: RunStatus) -> str:
+def _fields_of(run: RunStatus) -> dict[str, Any]:
+    failure = run.seen.failure
+    heartbeat = run.seen.heartbeat
+    return {
+        "row": run.row,
+        "seed": run.seed,
+        "state": run.state,
+        "detail": run.detail,
+        "job": run.job,
+        "log": run.log,
+        "run_id": run.folder.name,
+        "failure": None if failure is None else failure.kind,
+        "heartbeat": None if heartbeat is None else heartbeat.json_fields(),
+    }
+
+
+def _remark(run: RunStatus) -> str:
     """How far the run is, where the newest heartbeat says so, what there is to say of it, and where
     to look."""
-    parts, beat = [run.job or "", run.detail], run.seen.heartbeat
+    parts = [run.job or ""]
+    beat = run.seen.heartbeat
     if beat is not None and run.state in ("running", "stale"):
-        parts.insert(1, f"step {beat.step} of {beat.num_steps}")
-        if run.state == "running":
-            parts.insert(
-                2, f"{beat.images_per_second:,.0f} samples/s, {beat.seconds_left or 0:.0f} s left"
-            )
+        parts.append(f"step {beat.step} of {beat.num_steps}")
+    if beat is not None and run.state == "running":
+        parts.append(
+            f"{beat.images_per_second:,.0f} samples/s, {beat.seconds_left or 0:.0f} s left"
+        )
+    parts.append(run.detail)
     if run.state in ("stopped", "stale"):
         parts.append("the next run goes on from its checkpoint")
     if run.state == "failed" or (run.state == "stale" and run.log):
@@ -81,24 +97,34 @@ def _said_of(run: RunStatus) -> str:
 def declared_text(folder: Path, experiment: Experiment, runs: Mapping[str, RunFile]) -> str:
     """How many runs had begun when contrasts were declared, a line for each after the first; and of
     what code."""
-    run_ids, starts = {row.row: row.runs.values() for row in experiment.rows}, starts_of(runs)
+    run_ids = {row.row: row.runs.values() for row in experiment.rows}
+    starts = starts_of(runs)
     contrasts = experiment.contrasts or []
-    seen = [
-        seen_runs(each, run_ids[each.row], run_ids[each.reference], starts) for each in contrasts
+    seen_of_contrasts = [
+        seen_runs(contrast, run_ids[contrast.row], run_ids[contrast.reference], starts)
+        for contrast in contrasts
     ]
-    num_rows = Counter(each.num_rows for each in seen if each is not None)
+    num_by_rows = Counter(seen.num_rows for seen in seen_of_contrasts if seen is not None)
     attempts = [attempt for run in runs.values() for attempt in run.attempts]
-    changed = sum(attempt.git_diff_sha256 is not None for attempt in attempts)
+    num_changed = sum(attempt.git_diff_sha256 is not None for attempt in attempts)
     lines = [
-        f"{folder}: {len(contrasts)} contrasts: {num_rows[0]} before their runs, {num_rows[1]} after runs of one row, "
-        f"{num_rows[2]} after runs of both, {seen.count(None)} not known; {changed} of {len(attempts)} attempts ran "
+        f"{folder}: {len(contrasts)} contrasts: {num_by_rows[0]} before their runs, "
+        f"{num_by_rows[1]} after runs of one row, {num_by_rows[2]} after runs of both, "
+        f"{seen_of_contrasts.count(None)} not known; {num_changed} of {len(attempts)} attempts ran "
         "code with changes that stood in no commit"
     ]
-    for contrast, each in zip(contrasts, seen, strict=True):
-        if each is None or each.num_begun:
-            commit = f", in {contrast.declared_in[:12]}" if contrast.declared_in else ""
-            pair = f"{contrast.row} against {contrast.reference}, {contrast.kind}"
-            lines.append(
-                f"  {pair}: {in_words(each)}, declared {contrast.declared_at or 'in no commit'}{commit}"
-            )
+    for contrast, seen in zip(contrasts, seen_of_contrasts, strict=True):
+        if seen is None or seen.num_begun:
+            lines.append(f"  {_declaration(contrast, seen)}")
     return "\n".join(lines)
+
+
+def _declaration(contrast: Contrast, seen: Seen | None) -> str:
+    """After how many runs a contrast was declared, when, and in which commit."""
+    words = (
+        f"{contrast.row} against {contrast.reference}, {contrast.kind}: {in_words(seen)}, declared "
+        f"{contrast.declared_at or 'in no commit'}"
+    )
+    if contrast.declared_in:
+        words += f", in {contrast.declared_in[:12]}"
+    return words

@@ -32,8 +32,11 @@ FORMAT = 2
 """Version of the pack's format; a pack of another is refused, never guessed at."""
 NAME = "runs.jsonl"
 
-DIGEST, TEXT = slice(11, 75), slice(77, -2)
-"""Where they stand in a line."""
+DIGEST = slice(11, 75)
+"""Where a line has its digest."""
+
+TEXT = slice(77, -2)
+"""Where a line has the rest of its object."""
 
 OF_BOTH = ("train_loss", "test_loss", "test_correct", "test_count", "test_accuracy", "metrics")
 """What a result says as the last event does."""
@@ -57,8 +60,10 @@ def read_pack(folder: Path) -> Mapping[str, Files]:
 def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
     """The pack in a file; states are asked of run by run. A file that was replaced has another
     `stamp`."""
-    first, *lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) or [""]
-    runs, digests = dict[str, Files](), ""
+    text = path.read_bytes().decode(errors="replace")
+    first, *lines = text.splitlines(keepends=True) or [""]
+    runs: dict[str, Files] = {}
+    digests = ""
     for number, line in enumerate(lines, start=2):
         if line != _line(line[TEXT]):
             raise _damaged(path, number)
@@ -73,7 +78,8 @@ def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
         runs[run] = files
     if first != _line(first[TEXT], digests):
         raise _damaged(path, 1)
-    if (version := from_json(first).get("format")) != FORMAT:
+    version = from_json(first).get("format")
+    if version != FORMAT:
         raise RecordError(
             f"{path} is a pack of format {version!r}, this program reads {FORMAT}; unpack it with "
             "its own"
@@ -91,13 +97,15 @@ def _damaged(path: Path, number: int) -> RecordError:
 def render_pack(experiment: str, runs: Mapping[str, Files]) -> str:
     """The pack of these runs by their ids: the same runs give the same bytes."""
     lines = [_line(_inside({"run_id": run, **runs[run]})) for run in sorted(runs)]
+    digests = "".join(line[DIGEST] for line in lines)
     header = _inside({"format": FORMAT, "experiment": experiment, "runs": len(lines)})
-    return "".join([_line(header, "".join(line[DIGEST] for line in lines)), *lines])
+    return "".join([_line(header, digests), *lines])
 
 
 def _line(text: str, more: str = "") -> str:
     """The object whose inside is `text`, after the digest of it and of `more`."""
-    return f'{{"sha256":"{hashlib.sha256((text + more).encode()).hexdigest()}",{text}}}\n'
+    digest = hashlib.sha256((text + more).encode()).hexdigest()
+    return f'{{"sha256":"{digest}",{text}}}\n'
 
 
 def _inside(fields: Files) -> str:
@@ -110,12 +118,13 @@ def _finished_run(files: Files, folder: Path, where: object) -> RunRecord:
     another run."""
     record = store.parse_run(files, folder)
     config = _config_of(record, where)
-    own = run_id(config)
-    if record.result is None or not own == record.run.run_id == folder.name:
+    id_of_config = run_id(config)
+    if record.result is None or not id_of_config == record.run.run_id == folder.name:
+        with_result = "and" if record.result else "without"
         raise RecordError(
             f"{where} was edited or moved: it stands for run {folder.name}, holds run "
-            f"{record.run.run_id} {'and' if record.result else 'without'} a result, and its config "
-            f"is that of run {own}; restore it from where it came from"
+            f"{record.run.run_id} {with_result} a result, and its config is that of run "
+            f"{id_of_config}; restore it from where it came from"
         )
     _check_scores(record, record.result, config)
     return record
@@ -133,8 +142,10 @@ def _config_of(record: RunRecord, where: object) -> RunConfig:
 def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
     """Raises RecordError where a run that is over lacks scores on its way, or its last one is not
     the result's."""
-    folder, known = record.folder, {event.step for event in record.events}
-    if missing := _scored_steps(record, result, config) - known:
+    folder = record.folder
+    known = {event.step for event in record.events}
+    missing = _scored_steps(record, result, config) - known
+    if missing:
         raise RecordError(
             f"{folder}/events.jsonl lacks {len(missing)} of {len(missing | known)} scores, first "
             f"that after step {min(missing)}: it was cut or lost; restore it, or delete the folder "
@@ -143,7 +154,8 @@ def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
     if result.status == "diverged":
         return
     for key in OF_BOTH:
-        last, final = getattr(record.events[-1], key), getattr(result, key)
+        last = getattr(record.events[-1], key)
+        final = getattr(result, key)
         if last != final:
             raise RecordError(
                 f"{folder}/result.json says {key} = {final}, and the last line of events.jsonl "
@@ -166,8 +178,10 @@ def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[i
 
 def _steps_per_epoch(record: RunRecord) -> int | None:
     """By the first score; None where the run diverged before it, so that nobody can tell."""
-    first = next(iter(record.events), None)
-    return round(first.step / first.epoch) if first and first.epoch else None
+    if not record.events or not record.events[0].epoch:
+        return None
+    first = record.events[0]
+    return round(first.step / first.epoch)
 
 
 def _packed_run(folder: Path, files: Files) -> RunRecord:
@@ -182,25 +196,29 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
     that it should go into is made from it. A folder without one is a try at a run that the pack has
     done.
     """
-    found = {run: _packed_run(folder / run, files) for run, files in read_pack(folder).items()}
+    runs = {run: _packed_run(folder / run, files) for run, files in read_pack(folder).items()}
     for path in store.run_folders(folder):
-        if path.name not in found or (path / "result.json").exists():
-            record = found[path.name] = store.read_run(path)
-            if record.result is not None:
-                _check_scores(record, record.result, _config_of(record, path / "run.json"))
-    return dict(sorted(found.items()))
+        if path.name in runs and not (path / "result.json").exists():
+            continue
+        record = store.read_run(path)
+        if record.result is not None:
+            _check_scores(record, record.result, _config_of(record, path / "run.json"))
+        runs[path.name] = record
+    return dict(sorted(runs.items()))
 
 
 def read_result(folder: Path) -> Result | None:
     """The result of the run of this folder, in it or packed; None if it is not done. Raises
     RecordError if bad."""
     # A result whose run.json is gone says of no run that it is done.
-    if (folder / "run.json").exists() and (
-        result := store.read_optional(folder / "result.json", Result)
-    ):
-        return result
+    if (folder / "run.json").exists():
+        result = store.read_optional(folder / "result.json", Result)
+        if result is not None:
+            return result
     files = read_pack(folder.parent).get(folder.name)
-    return _packed_run(folder, files).result if files else None
+    if not files:
+        return None
+    return _packed_run(folder, files).result
 
 
 def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
@@ -218,11 +236,11 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
     experiment = read_experiment(folder)
     with _alone(folder):
         runs = _checked_pack(folder)
-        finished = {
-            path.name: files
-            for path in store.run_folders(folder)
-            if "result" in (files := store.read_run_files(path))
-        }
+        finished: dict[str, Files] = {}
+        for path in store.run_folders(folder):
+            files = store.read_run_files(path)
+            if "result" in files:
+                finished[path.name] = files
         for run, files in finished.items():
             _finished_run(files, folder / run, folder / run / "run.json")
         runs |= finished
@@ -248,12 +266,10 @@ def _remove_packed(folder: Path, finished: list[str]) -> None:
     of such."""
     packed = read_pack(folder)
     for run in finished:
-        if _inside(packed[run]) == _inside(
-            store.read_run_files(folder / run)
-        ):  # as text, in which nan is nan
-            (
-                folder / run / "run.json"
-            ).unlink()  # first: a folder without one is no run, so half a one is never read
+        # As text, in which nan is nan.
+        if _inside(packed[run]) == _inside(store.read_run_files(folder / run)):
+            # First: a folder without one is no run, so half a one is never read.
+            (folder / run / "run.json").unlink()
     for path in map(folder.joinpath, packed):
         if path.is_dir() and not (path / "run.json").exists():
             shutil.rmtree(path)
@@ -272,17 +288,21 @@ def unpack_runs(folder: Path) -> int:
         packed = _checked_pack(folder)
         missing = [run for run in packed if not (folder / run / "run.json").exists()]
         for run in missing:
-            for name in reversed(store.RUN_FILES):  # run.json last: a folder without one is no run
-                stem, _, ending = name.partition(".")
-                if stem in packed[run]:
-                    fields = packed[run][stem]
-                    text = (
-                        "".join(map(store.event_line, fields))
-                        if ending == "jsonl"
-                        else store.record_text(fields)
-                    )
-                    store.write_text_atomically(folder / run / name, text, durable=False)
+            _write_files(folder / run, packed[run])
     return len(missing)
+
+
+def _write_files(folder: Path, files: Files) -> None:
+    """Write a run's files into its folder; run.json last, since a folder without one is no run."""
+    for name in reversed(store.RUN_FILES):
+        stem, _, ending = name.partition(".")
+        if stem not in files:
+            continue
+        if ending == "jsonl":
+            text = "".join(store.event_line(event) for event in files[stem])
+        else:
+            text = store.record_text(files[stem])
+        store.write_text_atomically(folder / name, text, durable=False)
 
 
 @contextmanager

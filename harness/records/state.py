@@ -14,13 +14,16 @@ from cser_bench.harness.records.run_lock import is_owned
 from cser_bench.harness.records.store import Failure, FailureKind, Heartbeat, Result, RunFile
 
 State = Literal["done", "running", "queued", "stopped", "failed", "stale", "missing"]
-"""`stopped`: asked to, with its state saved. `stale`: it ended without a word. A run that diverged
+"""`stopped`: asked to, with its state saved. `stale`: it ended, and no
+record says how. A run that diverged
 is done."""
 
-FRESH_SECONDS, GONE_FRESH_SECONDS = 600.0, 60.0
+FRESH_SECONDS = 600.0
 """A heartbeat no older is that of a run that is on: there is none while a model is scored, which
-can take minutes. The second holds where the run's job has left the queue, and its last records are
-on their way."""
+can take minutes."""
+
+GONE_FRESH_SECONDS = 60.0
+"""The same where the run's job has left the queue, and its last records are on their way."""
 
 ALWAYS: tuple[FailureKind, ...] = ("preempted",)
 RETRIED: tuple[FailureKind, ...] = ("node", "communication", "timeout")
@@ -97,69 +100,102 @@ def look(folder: Path) -> Seen:
     failure = store.read_optional(folder / "failure.json", Failure)
     run = store.read_if_whole(folder / "run.json", RunFile)
     attempts = run.attempts if run else []
-    owned = is_owned(folder)
+    owned: bool | None = is_owned(folder)
     if owned is False and attempts and attempts[-1].host != platform.node():
         owned = None  # Locks are seen from another machine on some file systems only.
-    replaced = failure is not None and failure.attempt in [each.attempt for each in attempts[:-1]]
+    earlier = [attempt.attempt for attempt in attempts[:-1]]
     return Seen(
-        None, failure, store.read_if_whole(folder / "heartbeat.json", Heartbeat), owned, replaced
+        result=None,
+        failure=failure,
+        heartbeat=store.read_if_whole(folder / "heartbeat.json", Heartbeat),
+        owned=owned,
+        replaced=failure is not None and failure.attempt in earlier,
     )
 
 
 def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) -> tuple[State, str]:
-    """The run's state, and what there is to say of it. `job`: where it was submitted to a
-    cluster."""
-    now = time.time() if now is None else now
+    """The run's state, and what there is to say of it.
+
+    Args:
+        job: where it was submitted to a cluster.
+    """
     if seen.result is not None:
-        return (
-            "done",
-            ""
-            if seen.result.status == "done"
-            else f"diverged at step {seen.result.diverged_at_step}",
-        )
-    if job is not None and job.queue == "waits":
-        return "queued", f"again, after {seen.failure.kind}" if seen.failure is not None else ""
-    failure, beat = seen.failure, seen.heartbeat
-    silent: float | None = None
-    if beat is not None and (failure is None or failure.attempt != beat.attempt):
-        silent = now - beat.time  # of an attempt that has not failed since
-    fresh = GONE_FRESH_SECONDS if job is not None and job.queue == "gone" else FRESH_SECONDS
+        return "done", _how_done(seen.result)
+    queue = None if job is None else job.queue
+    failure = seen.failure
+    if queue == "waits":
+        return "queued", "" if failure is None else f"again, after {failure.kind}"
+    silent_seconds = _silent_seconds(seen, time.time() if now is None else now)
+    fresh_seconds = GONE_FRESH_SECONDS if queue == "gone" else FRESH_SECONDS
     # The run's process lives: by its lock where that can be seen, else by its heartbeat.
-    is_on = seen.owned if seen.owned is not None else silent is not None and silent < fresh
-    if is_on or (job is not None and job.queue == "runs"):
-        if silent is None:
+    is_on = seen.owned
+    if is_on is None:
+        is_on = silent_seconds is not None and silent_seconds < fresh_seconds
+    if is_on or queue == "runs":
+        if silent_seconds is None:
             return "running", "starting or ending"
-        return "running", "" if silent < FRESH_SECONDS else f"silent for {silent:.0f} s"
-    if seen.failure is not None and not seen.replaced:
-        if job is not None and job.queue is None and seen.failure.kind in (*ALWAYS, *RETRIED):
-            return (
-                "queued",
-                f"again, after {seen.failure.kind}, if it was requeued: squeue does not answer",
-            )
-        kind, message = seen.failure.kind, seen.failure.message
-        return ("stopped", message) if kind == "preempted" else ("failed", f"{kind}: {message}")
-    if job is not None and job.queue == "gone":
-        return (
-            "stale",
-            f"its job left the queue, and no record of how it ended; `sacct -j {job.name}` may "
-            "know",
+        if silent_seconds < FRESH_SECONDS:
+            return "running", ""
+        return "running", f"silent for {silent_seconds:.0f} s"
+    if failure is not None and not seen.replaced:
+        return _state_after_failure(failure, job)
+    if job is not None and queue == "gone":
+        return "stale", (
+            f"its job left the queue, and no record of how it ended; `sacct -j {job.name}` may know"
         )
-    if job is not None and job.queue == "nameless" and silent is None:
-        return (
-            "missing",
-            "sbatch has not answered; if no `submit` is at work, `squeue --me` may show its job",
+    if silent_seconds is None:
+        return "missing", _why_missing(job)
+    if seen.owned is False:
+        return "stale", "its process ended without a word"
+    return "stale", f"silent for {silent_seconds:.0f} s"
+
+
+def _how_done(result: Result) -> str:
+    if result.status == "done":
+        return ""
+    return f"diverged at step {result.diverged_at_step}"
+
+
+def _silent_seconds(seen: Seen, now: float) -> float | None:
+    """How old the newest heartbeat is; None where there is none, or its attempt has failed since."""
+    if seen.heartbeat is None:
+        return None
+    if seen.failure is not None and seen.failure.attempt == seen.heartbeat.attempt:
+        return None
+    return now - seen.heartbeat.time
+
+
+def _state_after_failure(failure: Failure, job: Submitted | None) -> tuple[State, str]:
+    """Of a run whose last attempt failed."""
+    if job is not None and job.queue is None and failure.kind in (*ALWAYS, *RETRIED):
+        return "queued", (
+            f"again, after {failure.kind}, if it was requeued: squeue does not answer"
         )
-    if silent is None:
-        return "missing", "" if job is None else "squeue does not answer"
-    return (
-        "stale",
-        "its process ended without a word" if seen.owned is False else f"silent for {silent:.0f} s",
-    )
+    if failure.kind == "preempted":
+        return "stopped", failure.message
+    return "failed", f"{failure.kind}: {failure.message}"
+
+
+def _why_missing(job: Submitted | None) -> str:
+    """What there is to say of a run that nobody has begun."""
+    if job is None:
+        return ""
+    if job.queue == "nameless":
+        return "sbatch has not answered; if no `submit` is at work, `squeue --me` may show its job"
+    return "squeue does not answer"
 
 
 def status_of(folder: Path, row: str, seed: int, job: Submitted | None = None) -> RunStatus:
     """What is shown of the run in this folder; see `judge`. Raises RecordError as `look`."""
     seen = look(folder)
+    state, detail = judge(seen, job)
     return RunStatus(
-        folder, row, seed, *judge(seen, job), seen, *((job.name, job.log) if job else ())
+        folder=folder,
+        row=row,
+        seed=seed,
+        state=state,
+        detail=detail,
+        seen=seen,
+        job=None if job is None else job.name,
+        log=None if job is None else job.log,
     )
