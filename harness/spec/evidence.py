@@ -43,8 +43,8 @@ RowRole = Literal[
     "feedback_blocks",
     "outer",
     "outer_baseline",
-    "powersgd",
-    "final_average",
+    "low_rank",
+    "average_at_end",
     "tail",
 ]
 """What a row can speak for. `reset` is error reset in the form that did better in tuning, `blocks`

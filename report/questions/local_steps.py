@@ -72,7 +72,7 @@ def _of(known: Compared, *pairs: tuple[str, str], network: str | None = None) ->
 
 def _pairs_asked_first(quoted: Compared) -> list[tuple[str, str]]:
     """Both forms of error reset against local steps, and one average at the end."""
-    return quoted.pairs(("topk", "local"), ("blocks", "local"), ("final_average", "baseline"))
+    return quoted.pairs(("topk", "local"), ("blocks", "local"), ("average_at_end", "baseline"))
 
 
 def _of_other_networks(evidence: Evidence) -> list[Part]:

@@ -28,7 +28,7 @@ SPEAKING: dict[Speaker, tuple[str, str]] = {
     "reset": ("error reset", FAMILIES["error reset"]),
     "local": ("local steps", FAMILIES["local steps"]),
     "feedback": ("error feedback, top-k", FAMILIES["error feedback"]),
-    "powersgd": ("PowerSGD", "#8A3FA0"),
+    "low_rank": ("PowerSGD", "#8A3FA0"),
     "outer": ("DiLoCo", "#7B4B2A"),
 }
 """Methods that are compared between kinds of network, by what a row speaks for: name and colour."""

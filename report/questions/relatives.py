@@ -21,16 +21,16 @@ def the_relatives(evidence: Evidence) -> Answer:
     frame = frame.drop(columns=["kind", "p_holm", "verdict", "declared"])
     [outer] = quoted.pairs(("outer", "baseline"))
     [outer_against_its_like] = quoted.pairs(("outer", "outer_baseline"))
-    with_relatives = [known for known in evidence.other_networks if known.row("powersgd")]
+    with_relatives = [known for known in evidence.other_networks if known.row("low_rank")]
     of_relatives = evidence.elsewhere(
-        with_relatives, ("powersgd", "baseline"), ("outer", "baseline"), ("feedback", "baseline")
+        with_relatives, ("low_rank", "baseline"), ("outer", "baseline"), ("feedback", "baseline")
     )
     recent = [methods_of(known, evidence) for known in evidence.all_of("methods") if known.is_whole]
     numbers = {
         "best": frame.iloc[0],
         "worst": frame.iloc[-1],
         "judged": quoted.regime,
-        "diloco": quoted.contrast(*outer),
+        "outer_step": quoted.contrast(*outer),
         "outer": quoted.contrast(*outer_against_its_like),
         "elsewhere": of_relatives,
         "recent": recent,
