@@ -15,11 +15,7 @@ Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_pee
 1), one exchange.
 """
 
-from typing import (
-    Any,
-    ClassVar,
-    Literal,
-)
+from typing import Any, ClassVar, Literal
 
 from cser_bench.algorithms.core import (
     DistributedOptimizer,

@@ -33,11 +33,7 @@ Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
 """
 
 from functools import partial
-from typing import (
-    Any,
-    ClassVar,
-    Literal,
-)
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 

@@ -35,8 +35,9 @@ class LocalSGD(DistributedOptimizer):
     """Local SGD.
 
     Args:
-        sync_interval: H, steps between two averages. first_moment_interval, second_moment_interval:
-        K_u and K_v, for `local_step = "adamw"`; None for never.
+        sync_interval: H, steps between two averages.
+        first_moment_interval: K_u, for `local_step = "adamw"`; None for never.
+        second_moment_interval: K_v, likewise.
     """
 
     name = "local_sgd"

@@ -57,7 +57,9 @@ def spread_factor(
     (n - 1), the share of dimensions that P keeps. So E|phi|^2, E[phi m] and E|m|^2 after a meeting
     are linear in those before it: the factor is the root of that matrix's spectral radius.
     """
-    n, alpha, mu = num_workers, outer_lr, outer_momentum
+    n = num_workers
+    alpha = outer_lr
+    mu = outer_momentum
     if n == 1:
         return 0.0
     p = (n - math.ceil(n / group_size)) / (n - 1)
@@ -75,9 +77,10 @@ class NoLoCo(DistributedOptimizer):
 
     Args:
         sync_interval: H, in steps.
-        group_size: G, workers that meet; all of them if there are fewer. outer_lr, outer_momentum:
-        alpha, above 0, which no schedule changes, and mu, in [0, 1); with high ones workers
-            drift apart, of which there is a warning.
+        group_size: G, workers that meet; all of them if there are fewer.
+        outer_lr: alpha, above 0, which no schedule changes.
+        outer_momentum: mu, in [0, 1); where it or alpha is high workers drift apart, of which there
+            is a warning.
     """
 
     name = "noloco"

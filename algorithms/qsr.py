@@ -76,16 +76,17 @@ class QSR(LocalSGD):
         return []  # none that takes place every so many steps
 
     def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
-        number, end, _ = self._round_at(num_steps)
-        num_syncs = number if end == num_steps else number - 1
+        num_syncs, end, _ = self._round_at(num_steps)
+        if end != num_steps:  # the last round has not ended
+            num_syncs -= 1
         traffic = Traffic()
-        traffic.add(
-            Purpose.MODEL, replica.float_bits * replica.flat.layout.numel * num_syncs, num_syncs
-        )
+        bits = replica.float_bits * replica.flat.layout.numel * num_syncs
+        traffic.add(Purpose.MODEL, bits, num_syncs)
         return traffic
 
     def _agree_after(self, replica: Replica, num_steps: int) -> bool:
-        return replica.communication_dtype is None and self._round_at(num_steps)[1] == num_steps
+        _, end, _ = self._round_at(num_steps)
+        return replica.communication_dtype is None and end == num_steps
 
     def _round_at(self, step: int) -> Round:
         """Return the round that a step is in.
@@ -93,19 +94,25 @@ class QSR(LocalSGD):
         Of steps to come, at the rates of the schedule, or else at today's.
         """
         group = self.param_groups[0]
-        now: Round = group["round"] if step >= self.num_steps else NONE
+        now: Round = NONE
+        if step >= self.num_steps:
+            now = group["round"]
         while now[1] < step:
-            now = self._after(
-                now, group["lr"] if self.schedule is None else self.schedule(now[1] + 1)
-            )
+            rate = group["lr"]
+            if self.schedule is not None:
+                rate = self.schedule(now[1] + 1)
+            now = self._after(now, rate)
         return now
 
     def _after(self, last: Round, rate: float) -> Round:
         """Return the round after another one."""
         number, end_before, rate_before = last
-        follows_rule = 0 < rate <= rate_before
-        seldom = math.floor(min(self.alpha / rate, GREATEST) ** 2) if follows_rule else 0
-        end = end_before + max(self.sync_interval, seldom)
+        length = self.sync_interval
+        # A rate that has risen is a warm-up's.
+        if 0 < rate <= rate_before:
+            by_rule = math.floor(min(self.alpha / rate, GREATEST) ** 2)
+            length = max(length, by_rule)
+        end = end_before + length
         if self.total_steps is not None and end_before < self.total_steps:
             end = min(end, self.total_steps)
         return number + 1, end, rate

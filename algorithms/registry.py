@@ -23,15 +23,16 @@ T = TypeVar("T")
 @cache
 def algorithms() -> dict[str, type[DistributedOptimizer]]:
     """All algorithms by the name that specs use, sorted."""
-    found = _classes("cser_bench.algorithms", DistributedOptimizer)  # type: ignore[type-abstract]
-    return _by_name([(item.name, item) for item in found])
+    classes = _classes("cser_bench.algorithms", DistributedOptimizer)  # type: ignore[type-abstract]
+    return _by_name([(method.name, method) for method in classes])
 
 
 @cache
 def baselines() -> dict[str, type[DistributedOptimizer]]:
     """All baselines, whose workers must be processes, by the name that specs use, sorted."""
-    found = _classes("cser_bench.algorithms.baselines", DistributedOptimizer)  # type: ignore[type-abstract]
-    return _by_name([(item.name, item) for item in found])
+    package = "cser_bench.algorithms.baselines"
+    classes = _classes(package, DistributedOptimizer)  # type: ignore[type-abstract]
+    return _by_name([(method.name, method) for method in classes])
 
 
 def methods() -> dict[str, type[DistributedOptimizer]]:
@@ -42,9 +43,10 @@ def methods() -> dict[str, type[DistributedOptimizer]]:
 @cache
 def compressors() -> dict[str, type[Compressor]]:
     """All compressors by the name that specs use, sorted."""
-    own = _classes("cser_bench.algorithms.compressors", Compressor)  # type: ignore[type-abstract]
-    found: list[type[Compressor]] = [Identity, Zero, *own]
-    return _by_name([(item.kind, item) for item in found])
+    package = "cser_bench.algorithms.compressors"
+    in_files = _classes(package, Compressor)  # type: ignore[type-abstract]
+    classes: list[type[Compressor]] = [Identity, Zero, *in_files]
+    return _by_name([(compressor.kind, compressor) for compressor in classes])
 
 
 def _classes(package: str, base: type[T]) -> Iterator[type[T]]:
@@ -58,10 +60,10 @@ def _classes(package: str, base: type[T]) -> Iterator[type[T]]:
                 yield item
 
 
-def _by_name(found: Sequence[tuple[str, type[T]]]) -> dict[str, type[T]]:
+def _by_name(classes: Sequence[tuple[str, type[T]]]) -> dict[str, type[T]]:
     """Raise ValueError where two have the same name."""
     named: dict[str, type[T]] = {}
-    for name, item in found:
+    for name, item in classes:
         if name in named:
             raise ValueError(
                 f"two classes are named {name!r}: {named[name]} and {item}; rename one, or, if its "

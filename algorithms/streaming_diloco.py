@@ -27,11 +27,7 @@ Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F step
 32 with b bits.
 """
 
-from typing import (
-    Any,
-    ClassVar,
-    Literal,
-)
+from typing import Any, ClassVar, Literal
 
 from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks
 from cser_bench.algorithms.core import (

@@ -27,11 +27,7 @@ from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defi
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from cser_bench.algorithms.core import (
-    Layout,
-    Purpose,
-    Replica,
-)
+from cser_bench.algorithms.core import Layout, Purpose, Replica
 from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
 from cser_bench.algorithms.sgd import SGD
 
@@ -105,14 +101,16 @@ class DDP(SGD):
         return wrapper
 
     def _communicate(self, state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        """Call the hook and counts what it sends; with NCCL it goes on by itself."""
+        """Call the hook and count what it sends; with NCCL it goes on by itself."""
         with translated_errors():
             result = self._hook(self.hook_state, bucket)
             if dist.get_backend(self._group) == "gloo":
                 result.wait()
         numel, calls = self._handed_on(bucket)
         self._bits += self.bits_per_number * numel
-        self._calls += calls if bucket.is_last() else 0
+        # All buckets' calls are one, however many there are.
+        if bucket.is_last():
+            self._calls += calls
         return result
 
     def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:

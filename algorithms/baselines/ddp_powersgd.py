@@ -61,30 +61,35 @@ class DDPPowerSGD(DDP):
 
     def _set_up(self, replica: Replica) -> None:
         super()._set_up(replica)
-        if not all(each.shape and _is_contiguous(each) for each in replica.flat.layout.tensors):
+        tensors = replica.flat.layout.tensors
+        if not all(tensor.shape and _is_contiguous(tensor) for tensor in tensors):
             raise ValueError(
                 f"{self.name}: PyTorch's hook takes parameters of one axis or more that are "
                 "contiguous; make the model so, or take powersgd"
             )
         self._counted = 0
-        tensors = replica.flat.layout.tensors
-        self._sent_numel = sum(sent_numel(each.shape, self.rank) for each in tensors)
-        compressed = [each for each in tensors if sent_numel(each.shape, self.rank) < each.numel]
-        self.hook_numel = replica.flat.layout.numel + sum(
-            sent_numel(each.shape, self.rank) for each in compressed
-        )
+        self._sent_numel = 0
+        self.hook_numel = replica.flat.layout.numel
+        for tensor in tensors:
+            numel = sent_numel(tensor.shape, self.rank)
+            self._sent_numel += numel
+            if numel < tensor.numel:  # compressed, so that its factors are kept
+                self.hook_numel += numel
 
     @classmethod
     def hook(cls, group: ProcessGroup | None, settings: Mapping[str, Any]) -> tuple[Any, Hook]:
         # The hook counts steps from 0.
-        return PowerSGDState(
-            group, settings["rank"], start_powerSGD_iter=EARLIEST - 1
-        ), powerSGD_hook
+        first = EARLIEST - 1
+        state = PowerSGDState(group, settings["rank"], start_powerSGD_iter=first)
+        return state, powerSGD_hook
 
     def _handed_on(self, bucket: GradBucket) -> tuple[int, int]:
         """Return PyTorch's own count, which adds up what is left after compression."""
-        before, self._counted = self._counted, self.hook_state.total_numel_after_compression
-        return (self._counted - before, 3) if self._counted > before else super()._handed_on(bucket)
+        before = self._counted
+        self._counted = self.hook_state.total_numel_after_compression
+        if self._counted == before:  # not compressed yet
+            return super()._handed_on(bucket)
+        return self._counted - before, 3
 
     @property
     def error(self) -> Tensor | None:
@@ -128,11 +133,11 @@ class DDPPowerSGD(DDP):
         held = state_dict["hook"]
         self.hook_state.iter = held["steps"]
         for key, name in BY_BUCKET.items():
-            own = {
+            values = {
                 bucket: value.to(self.flat.parameters, copy=True)
                 for bucket, value in held[key].items()
             }
-            setattr(self.hook_state, name, own)
+            setattr(self.hook_state, name, values)
 
 
 def _is_contiguous(window: Window) -> bool:
@@ -140,8 +145,10 @@ def _is_contiguous(window: Window) -> bool:
 
 
 def sent_numel(shape: tuple[int, ...], rank: int) -> int:
-    """Numbers that the hook sends of a gradient of this shape."""
+    """Return how many numbers the hook sends of a gradient of this shape."""
     rows = shape[0]
     columns = torch.Size(shape[1:]).numel()
     factors = min(rows, columns, rank) * (rows + columns)
-    return factors if 2 * factors < rows * columns else rows * columns
+    if 2 * factors < rows * columns:
+        return factors
+    return rows * columns

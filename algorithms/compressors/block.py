@@ -1,14 +1,7 @@
-"""Block sparsifiers.
-
-Of the flat vector (the paper's GRBS), and tensor by tensor, as in its authors' released code.
-"""
+"""Block sparsifiers: of the flat vector (the paper's GRBS), and tensor by tensor, as released."""
 
 import math
-from collections.abc import (
-    Callable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -87,13 +87,13 @@ def consensus_checkpoint(
     kept: dict[str, object] = {}
     for key, value in others.items():
         kept[key] = value.state_dict() if isinstance(value, Stateful) else value
-    own = {
+    worker = {
         "model": {key: value for key, value in model.state_dict().items() if key not in parameters},
         "optimizer": optimizer.state_dict(),
         "generators": _generators(),
         "others": kept,
     }
-    _write_workers(folder, own, collectives)
+    _write_workers(folder, worker, collectives)
     state = {"model": _of_one_worker(average, collectives)}
     with _checkpointing(folder, collectives) as talking:
         save(state, checkpoint_id=folder, **talking)
@@ -135,12 +135,13 @@ def load_checkpoint(
         )
     average = _read_average(folder, model, collectives)
     goes_on = optimizer is not None and manifest["world_size"] == collectives.world_size
-    own = _read_worker(folder, collectives.rank if goes_on else 0, manifest)
+    rank = collectives.rank if goes_on else 0
+    worker = _read_worker(folder, rank, manifest)
     if goes_on:
-        average |= own["model"]
+        average |= worker["model"]
     model.load_state_dict(average)
     if optimizer is not None:
-        state = own["optimizer"]
+        state = worker["optimizer"]
         if not goes_on:
             ranks = range(len(manifest["sha256"]))
             state = common_state(
@@ -148,12 +149,12 @@ def load_checkpoint(
             )
         optimizer.load_state_dict(state)
     for key, target in others.items():
-        if key not in own["others"]:
-            raise ValueError(f"{folder} holds no {key!r}, but {sorted(own['others'])}")
-        target.load_state_dict(own["others"].pop(key))
+        if key not in worker["others"]:
+            raise ValueError(f"{folder} holds no {key!r}, but {sorted(worker['others'])}")
+        target.load_state_dict(worker["others"].pop(key))
     if goes_on:
-        _set_generators(*own["generators"])
-    return dict(own["others"])
+        _set_generators(*worker["generators"])
+    return dict(worker["others"])
 
 
 def newest_checkpoint(parent: str | Path) -> Path | None:
@@ -169,7 +170,7 @@ def _numbers_of(folder: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", folder.name)]
 
 
-def _write_workers(folder: Path, own: dict[str, Any], collectives: Collectives) -> None:
+def _write_workers(folder: Path, worker: dict[str, Any], collectives: Collectives) -> None:
     """Write each worker's file and their manifest; before, the folder ceases to be whole."""
     if isinstance(collectives, StackedCollectives):
         savers: Collectives = SoloCollectives()  # one process, with a file for all
@@ -182,7 +183,7 @@ def _write_workers(folder: Path, own: dict[str, Any], collectives: Collectives) 
     digest = NOT_WRITTEN
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        digest = write_own(folder, savers.rank, own)
+        digest = write_own(folder, savers.rank, worker)
     except OSError as error:
         failure = error
     digests = gathered_digests(digest, savers)
@@ -196,15 +197,15 @@ def _write_workers(folder: Path, own: dict[str, Any], collectives: Collectives) 
 
 def _read_worker(folder: Path, rank: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a worker saved as its own, on the CPU."""
-    own = read_file(
+    worker = read_file(
         folder,
         rank,
         manifest["sha256"][rank],
         weights_only=False,
     )
-    if own is None:
+    if worker is None:
         raise ValueError(f"the file of rank {rank} in {folder} is missing or damaged")
-    return own
+    return worker
 
 
 def _read_average(folder: Path, model: nn.Module, collectives: Collectives) -> dict[str, Any]:

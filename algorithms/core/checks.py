@@ -4,11 +4,7 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import (
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -101,9 +97,11 @@ def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> N
         ValueError: on every worker, naming the first field that differs, its values and the ranks
             that have them.
     """
+    # A digest first, as it is short: the texts themselves are sent only where it differs.
     texts = json.dumps([f"{name} = {value}" for name, value in fields.items()]).encode()
     if len(set(_gathered(collectives, hashlib.sha256(texts).digest()[:DIGEST_BYTES]))) == 1:
         return
+    # All messages of an all-gather are of one length.
     length = max(int(text) for text in _gathered(collectives, b"%12d" % len(texts)))
     everyones = [json.loads(row) for row in _gathered(collectives, texts.ljust(length))]
     values = next(values for values in zip_longest(*everyones) if len(set(values)) > 1)
@@ -160,8 +158,9 @@ def check_frozen(collectives: Collectives, frozen: Sequence[Sequence[int]]) -> N
 
 
 def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
-    own: Tensor = torch.frombuffer(bytearray(message), dtype=torch.uint8).unsqueeze(0)
-    return [bytes(row) for row in collectives.all_gather(own, Purpose.CONTROL).tolist()]
+    row: Tensor = torch.frombuffer(bytearray(message), dtype=torch.uint8).unsqueeze(0)
+    rows = collectives.all_gather(row, Purpose.CONTROL)
+    return [bytes(codes) for codes in rows.tolist()]
 
 
 @torch.no_grad()
@@ -243,6 +242,8 @@ class FirstStep:
 
         Exact in any order.
         """
+        # Integers add up to the same in any order, and tell any two bit patterns apart that differ
+        # in one number; sums of floats would do neither.
         sums = []
         for flat, vector in zip(self._flats, vectors, strict=True):
             integers = _integers(vector)
@@ -314,6 +315,7 @@ class FirstStep:
         """
         gradients = self._sums(flat.gradients for flat in self._flats)
         parameters = self._sums(flat.parameters for flat in self._flats)
+        # One message for all five: the first step waits for the others once.
         steps = torch.full_like(gradients, num_steps)
         sums = torch.stack(
             [self._own.expand_as(gradients), gradients, self._start, parameters, steps], dim=1

@@ -2,11 +2,7 @@
 
 import copy
 import math
-from collections.abc import (
-    Callable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import (
     AbstractContextManager,
     contextmanager,
@@ -203,7 +199,7 @@ class Collectives:
         """Count a collective with this message, once it has taken place, and its time."""
         started = self._mark(tensor)
         bits = 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
-        yield
+        yield  # if it raises, nothing took place, and nothing is counted
         straight = bits * to_neighbours
         self.traffic.add(
             purpose,
@@ -291,6 +287,7 @@ def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
 
     So the bits depend on nothing else.
     """
+    # No torch.sum: its order depends on shapes, threads and devices.
     total = rows[0].clone()
     for row in rows[1:]:
         total += row

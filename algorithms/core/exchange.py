@@ -87,6 +87,7 @@ class Sending:
         """
         self.look_at(payload)
         message, own = self._rounded(payload)
+        # The mean takes the message's place, and the payload must stay.
         if message is payload:
             message = message.clone()
         if payload.numel():

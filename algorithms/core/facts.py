@@ -1,11 +1,7 @@
 """What a method says of itself, and what it and its parameters' replicas both look at."""
 
 from collections.abc import Callable, Mapping
-from typing import (
-    Any,
-    ClassVar,
-    dataclass_transform,
-)
+from typing import Any, ClassVar, dataclass_transform
 
 from cser_bench.algorithms.core.collectives import Collectives
 from cser_bench.algorithms.core.settings import (

@@ -96,9 +96,9 @@ class FiniteWatch:
     ) -> None:
         """Find out who was first, now that the message of this number is not finite."""
         self._is_over = True
-        own = f"{number} {step} {named_workers(seen, self._collectives)}"
-        first = self._collectives.first_to_say(f"{self._key}, {self._num_times}", own)
-        earlier = own
+        noticed = f"{number} {step} {named_workers(seen, self._collectives)}"
+        first = self._collectives.first_to_say(f"{self._key}, {self._num_times}", noticed)
+        earlier = noticed
         if int(first.split()[0]) < number:
             earlier = first
         _, sent_at, workers = earlier.split(" ", 2)

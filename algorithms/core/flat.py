@@ -7,11 +7,7 @@ all.
 """
 
 import operator
-from collections.abc import (
-    Iterable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -48,7 +44,7 @@ class FlatBuffers:
         self._shape = (num_workers, stop)
         self.parameters = torch.zeros(self._shape, dtype=first.dtype, device=first.device)
         self._move_in(self._new_layout())
-        # Now that the parameters' own memory is free.
+        # Only now that the parameters' own memory is free, so that the peak is lower.
         self.gradients = self.new_buffer()
         self._view_gradients()
 
@@ -59,6 +55,7 @@ class FlatBuffers:
 
     @torch.no_grad()
     def _move_in(self, layout: Layout) -> None:
+        # From here on p.data is a view: who writes the parameter writes the vector.
         for parameter, window in zip(self.tensors, layout.tensors, strict=True):
             view = self._view(self.parameters, window)
             view.copy_(parameter)
@@ -76,6 +73,7 @@ class FlatBuffers:
         self._gradient_views = [
             self._view(self.gradients, window) for window in self.layout.tensors
         ]
+        # A view can be moved elsewhere, too: model.to() sets p.grad.data.
         self._gradient_homes = _addresses(self._gradient_views)
         self._attach()
 
@@ -158,15 +156,18 @@ class FlatBuffers:
 
         A gradient that is missing is zero, and so is one that a frozen tensor still has.
         """
+        # Autograd adds to the views in place, so that usually nothing is to be done.
         if not self._attached():
             for number in range(len(self.tensors)):
                 self.collect_gradient(number)
+        # A tensor frozen after its backward pass has a gradient that must not be sent.
         for here in self.frozen_slices():
             self.gradients[:, here] = 0.0
 
     def collect_gradient(self, number: int) -> None:
         """Do as `collect_gradients`, for tensor `number` alone."""
-        parameter, view = self.tensors[number], self._gradient_views[number]
+        parameter = self.tensors[number]
+        view = self._gradient_views[number]
         if parameter.grad is None:
             view.zero_()
         elif parameter.grad is not view:
@@ -211,6 +212,7 @@ class FlatBuffers:
         return _addresses([self.tensors[number]]) == [self._homes[number]]
 
     def _attached(self) -> bool:
+        # Is, not equals: where p.grad was None, autograd has put a tensor of its own there.
         gradients = map(operator.attrgetter("grad"), self.tensors)
         return all(map(operator.is_, gradients, self._gradient_views))
 

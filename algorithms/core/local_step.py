@@ -351,8 +351,8 @@ class AdamW(LocalStep):
         if target is not None:
             # The kernel subtracts, and its weight decay would be the target's, not x's own.
             if decay:
-                for own, parameters in zip(changed, x, strict=True):
-                    own.add_(parameters, alpha=lr * decay)
+                for row, parameters in zip(changed, x, strict=True):
+                    row.add_(parameters, alpha=lr * decay)
                 decay = 0.0
             lr = -lr
         fused = fused_is_right(changed)
@@ -533,10 +533,10 @@ def muon_groups(
     for module in (*embeddings, *output):
         if module.weight.shape in shapes:
             apart.add(id(module.weight))
-    own = list(model.parameters())
-    trained = own if parameters is None else list(parameters)
+    held = list(model.parameters())
+    trained = held if parameters is None else list(parameters)
     groups: list[dict[str, Any]] = []
-    for parameter, replacement in zip(own, trained, strict=True):
+    for parameter, replacement in zip(held, trained, strict=True):
         is_hidden = id(parameter) not in apart
         if not groups or groups[-1]["muon"] != is_hidden:
             groups.append({"params": [], "muon": is_hidden})

@@ -11,11 +11,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import (
-    InitVar,
-    astuple,
-    replace,
-)
+from dataclasses import InitVar, astuple, replace
 from typing import Any
 
 import numpy as np
@@ -146,11 +142,13 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         for key, setting in self.declared.items():
             setting.check(f"{self.name}: {key}", arguments[key])
             setattr(self, key, arguments[key])
+        # As given: a script may change the attributes, and a state says what the start was.
         self.settings = {key: arguments[key] for key in self.declared}
         self.seed = arguments["seed"]
         self.local_step = arguments["local_step"]
         self.skip_nonfinite = arguments["skip_nonfinite"]
         self.num_steps = 0
+        # Empty as long as torch's constructor adds the groups; see add_param_group.
         self.replicas: list[Replica] = []
         """The parameters of each type, first that of the most numbers."""
         self._communication_dtype: torch.dtype | None = arguments["communication_dtype"]
@@ -178,18 +176,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 f"{self.name}: parameters must have one type, and here are {dtypes[1]} besides"
             )
         self._watch = FiniteWatch(self.name, self.collectives)
-        self.replicas = [
-            _replica(
-                self,
-                dtype,
-                dtypes[0],
-                self._watch,
-            )
-            for dtype in dtypes
-        ]
+        self.replicas = [_replica(self, dtype, dtypes[0]) for dtype in dtypes]
         first = self.replicas[0]
         self.flat = first.flat
         """The parameters and gradients of the first type."""
+        # Before anything is copied from the parameters, as anchors are in _set_up.
         _make_equal(self)
         flats = [replica.flat for replica in self.replicas]
         self._frozen = [flat.frozen for flat in flats]
@@ -336,6 +327,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if frozen != self._frozen:
             check_frozen(self.collectives, frozen)
             self._frozen = frozen
+        # Passed, so that from now on a script may change what a state has put there.
         for replica in self.replicas:
             replica.loaded = None
         if _is_left_out(self, self._reducer):
@@ -384,8 +376,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 "not depend on when one came; add it at the start, frozen (requires_grad_(False)) "
                 "until it is to be trained"
             )
+        # All that is made below is put in place of these, or these are put back.
         before = dict(self.__dict__)
-        first_step, groups = self._first_step, list(self.param_groups)
+        first_step = self._first_step
+        groups = list(self.param_groups)
         try:
             super().add_param_group(param_group)
             check_options(self.param_groups, self.local_step)
@@ -464,6 +458,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     @property
     def traffic(self) -> Traffic:
         """The exact payload bits and collectives of this worker so far, by purpose."""
+        # A message under way is counted when it has arrived.
         for replica in self.replicas:
             self._settle(replica)
         return self.collectives.traffic
@@ -559,7 +554,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             ValueError: no settings reach that ratio.
         """
         FROM_1_UP.check(f"{cls.name}: ratio", ratio)
-        return cls._at_ratio(ratio, None if params is None else Layout.of(params))
+        layout = None if params is None else Layout.of(params)
+        return cls._at_ratio(ratio, layout)
 
     def overall_ratio(self) -> float:
         """Return how many times as much SGD sends in the long run (32 d bits a step).
@@ -671,7 +667,6 @@ def _replica(
     optimizer: DistributedOptimizer,
     dtype: torch.dtype,
     first: torch.dtype,
-    watch: FiniteWatch,
 ) -> Replica:
     """Return the replica of the parameters of one type.
 
@@ -691,7 +686,7 @@ def _replica(
         collectives,
         seed,
         optimizer._communication_dtype,
-        watch,
+        optimizer._watch,
         is_first=dtype == first,
     )
 

@@ -10,11 +10,7 @@ goes on beside them in the same way.
 import warnings
 import weakref
 from collections import deque
-from collections.abc import (
-    Callable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -43,6 +39,7 @@ class EarlyMeans:
         self._mean_ = mean_
         self._begun: dict[Purpose, tuple[Tensor, Callable[[], tuple[Tensor, Tensor | None]]]] = {}
         """By purpose the message, and what waits for its mean and for what rounding that left."""
+        # One thread: means must begin in the order of calls, which is the same on all workers.
         self._helper = ThreadPoolExecutor(1, "early_means")
         self._stream: torch.cuda.Stream | None = None
 
@@ -59,6 +56,7 @@ class EarlyMeans:
                 "two optimisers send early through one ProcessGroupCollectives(overlap=True); give "
                 "each its own"
             )
+        # The message itself is kept, to be compared with what step() asks for.
         mean = message.clone()
         self._begun[purpose] = message, self.beside(lambda: (mean, self._mean_(mean)), mean)
 
@@ -78,6 +76,7 @@ class EarlyMeans:
         with torch.cuda.stream(stream):
             made = do()
             done = stream.record_event()
+        # The allocator must not give the memory away before this stream has read it.
         like.record_stream(stream)
 
         def wait() -> T:
@@ -102,6 +101,7 @@ class EarlyMeans:
         if purpose not in self._begun:
             return False, None
         message, wait = self._begun.pop(purpose)
+        # To the bit: a script that clips, say, would else go on with messages of other gradients.
         same = tensor.shape == message.shape and torch.allclose(
             tensor,
             message,
@@ -109,6 +109,7 @@ class EarlyMeans:
             0,
             equal_nan=True,
         )
+        # Waited for in any case, as the other workers' collective is under way.
         mean, rest = wait()
         if not same:
             raise RuntimeError(
@@ -174,6 +175,7 @@ class Reducer:
         self._stopped = early is None
         for number, parameter in enumerate(flat.tensors):
             if parameter.requires_grad and early is not None:
+                # Weakly: a parameter that outlives its optimiser must not keep it, or feed it.
                 hook = partial(_gradient_done, weakref.ref(self), number)
                 parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
@@ -182,6 +184,7 @@ class Reducer:
         """Begin what can be, now that tensor `number` has its gradient of this backward pass."""
         if self._stopped or not self._flat.holds(number):
             return
+        # A second gradient in one step: what was sent of the first is not the whole.
         if self._paused or number in self._finished:
             self.drop()
         if self._paused:
@@ -189,6 +192,8 @@ class Reducer:
         self._flat.collect_gradient(number)
         waiting = self._listed()
         self._finished.add(number)
+        # Only ever the next in line, also if a later one is ready: workers' backward passes may
+        # end in other orders, and their collectives must not.
         while waiting and self._finished.issuperset(waiting[0].tensors):
             self._begin(waiting.popleft())
 

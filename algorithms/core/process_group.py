@@ -37,9 +37,10 @@ _all_gather: Callable[..., object] = (
     getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 )
 
-FIRST_FAILURE, WORDS_LENGTH = "algorithms: first failure", 500
-"""The key in the group's store of what ended the first process that failed, and how much of that is
-kept."""
+FIRST_FAILURE = "algorithms: first failure"
+"""The key in the group's store of what ended the first process that failed."""
+WORDS_LENGTH = 500
+"""How much of that is kept: an error may hold a whole tensor, and the store is for short values."""
 _NUM_KEYS = Counter[str]()
 """How many keys have been made for each group, by its name."""
 
@@ -72,10 +73,10 @@ class ProcessGroupCollectives(Collectives):
         _tell_others_at_the_end()
         self.group = group
         backend = dist.get_backend(group)
-        self.device = (
-            torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
-        )
+        self.device: torch.device | None = None
         """The device that tensors must be on to be sent; None if any will do."""
+        if backend == "nccl":
+            self.device = torch.device("cuda", torch.cuda.current_device())
         if overlap:
             self.twin = ProcessGroupCollectives(_twin(group), observer=observer)
             self.early = EarlyMeans(self.twin._mean_)
@@ -126,52 +127,51 @@ class ProcessGroupCollectives(Collectives):
             dist.all_reduce(message, group=self.group)
 
     def _short_mean_(self, tensor: Tensor) -> Tensor:
-        """Each worker adds a share of all messages in 32 bits, and sends its mean to all.
-
-        As much as in a ring.
-        """
+        # Each worker adds a share of all messages in 32 bits, in the order of ranks, and sends its
+        # mean to all: as much as in a ring, where a backend would add in 16 bits.
         with translated_errors(), self._sendable(tensor) as message:
-            shares = torch.nn.functional.pad(
-                message.reshape(-1), (0, -message.numel() % self.world_size)
-            )
-            received, means = torch.empty_like(shares), torch.empty_like(shares)
+            missing = -message.numel() % self.world_size
+            shares = torch.nn.functional.pad(message.reshape(-1), (0, missing))
+            received = torch.empty_like(shares)
+            means = torch.empty_like(shares)
             # As bytes: not every backend knows each type.
             dist.all_to_all_single(
                 received.view(torch.uint8), shares.view(torch.uint8), group=self.group
             )
             exact = mean_in_rank_order(received.view(self.world_size, -1))
-            own = exact.to(message.dtype)
-            _all_gather(means.view(torch.uint8), own.view(torch.uint8), group=self.group)
+            share = exact.to(message.dtype)
+            _all_gather(means.view(torch.uint8), share.view(torch.uint8), group=self.group)
             message.copy_(means[: message.numel()].view_as(message))
-            rest = torch.zeros(self.world_size, own.numel(), device=message.device)
-            rest[self.rank] = (own.float() - exact).mul_(self.world_size)
+            rest = torch.zeros(self.world_size, share.numel(), device=message.device)
+            rest[self.rank] = (share.float() - exact).mul_(self.world_size)
         return rest.view(-1)[: message.numel()].view_as(message).to(tensor.device)
 
     def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
         (message,) = blocks.to(self.device)
-        (num_blocks, num_bytes), n = message.shape, self.world_size
+        num_blocks, num_bytes = message.shape
+        n = self.world_size
         shares = [share_of(range(rank, rank + 1), num_blocks, n) for rank in range(n)]
         counts = [share.stop - share.start for share in shares]
-        own = counts[self.rank]
-        received, reduced = message.new_empty(n * own, num_bytes), torch.empty_like(message)
+        count = counts[self.rank]
+        received = message.new_empty(n * count, num_bytes)
+        reduced = torch.empty_like(message)
         with translated_errors():
             dist.all_to_all_single(
                 received,
                 message,
-                [own] * n,
+                [count] * n,
                 counts,
                 group=self.group,
             )
-        to_all, rest = add(received.view(n, own, num_bytes).to(blocks.device))
-        with (
-            translated_errors()
-        ):  # shares need not be equal, so this is no all-gather in the backend's sense
+        to_all, rest = add(received.view(n, count, num_bytes).to(blocks.device))
+        # Shares need not be equal, so this is no all-gather in the backend's sense.
+        with translated_errors():
             copies = to_all.to(message.device).repeat(n, 1)
             dist.all_to_all_single(
                 reduced,
                 copies,
                 counts,
-                [own] * n,
+                [count] * n,
                 group=self.group,
             )
         return reduced.to(blocks.device), rest
@@ -203,15 +203,17 @@ class ProcessGroupCollectives(Collectives):
         operations += [(dist.irecv, buffer, sender) for sender, buffer in received.items()]
         if not operations:  # a worker that nobody meets; torch refuses an empty batch
             return {}
-        at_once = [
-            dist.P2POp(
-                act,
-                each,
-                group=self.group,
-                group_peer=peer,
+        # At once, as in a ring of sends and receives one after another each would wait for the next.
+        at_once = []
+        for act, buffer, peer in operations:
+            at_once.append(
+                dist.P2POp(
+                    act,
+                    buffer,
+                    group=self.group,
+                    group_peer=peer,
+                )
             )
-            for act, each, peer in operations
-        ]
         with translated_errors():
             for work in dist.batch_isend_irecv(at_once):
                 work.wait()
@@ -241,9 +243,13 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
 
 def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     """Return a new group of the same workers, backend and time-out."""
-    parent, backend = group or dist.group.WORLD, dist.get_backend(group)
+    parent = group or dist.group.WORLD
     assert parent is not None
-    end = parent._get_backend(torch.device("cuda" if backend == "nccl" else "cpu"))
+    backend = dist.get_backend(group)
+    # A new group has the default time-out, whatever its parent's is; that is in the backend's
+    # options, for which there is no public name.
+    device = torch.device("cuda" if backend == "nccl" else "cpu")
+    end = parent._get_backend(device)
     with translated_errors():
         twin = dist.new_group(
             dist.get_process_group_ranks(parent),
@@ -303,5 +309,5 @@ def translated_errors() -> Iterator[None]:
     # Backends raise plain RuntimeErrors; Python's own sockets and pipes, under a store, have errors
     # of their own.
     except (RuntimeError, ConnectionError, TimeoutError, EOFError) as error:
-        said = _first_failure() or str(error) or type(error).__name__
-        raise CollectiveError(f"a collective failed: {said}") from error
+        reason = _first_failure() or str(error) or type(error).__name__
+        raise CollectiveError(f"a collective failed: {reason}") from error

@@ -99,6 +99,7 @@ class Replica:
         """Those of the buffers that began as the parameters."""
         self._fitted: dict[Compressor, Compressor] = {}
         self.local = LOCAL_STEPS[method.local_step](self.flat, self.buffers)
+        # Asked for once, so that the state is complete before the first step.
         self.local.buffers(method.param_groups)
 
     # The state.
@@ -178,6 +179,7 @@ class Replica:
         """Go on from a saved state that fits."""
         self.seed = state["seed"]
         self.local.restore(state)
+        # A schedule had switched it on.
         if "momentum" in state and "momentum" not in self.buffers:
             self.new_buffer("momentum")
         for key, buffer in (self.buffers | self.common).items():

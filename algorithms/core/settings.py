@@ -36,6 +36,7 @@ _ADAM = {
     "eps": 1e-8,
     "weight_decay": 0.0,
 }
+# As torch.optim has them, but for AdamW's weight decay, which is 0.01 there.
 NUMBERS: dict[str, dict[str, Any]] = {
     "sgd": {
         "lr": REQUIRED,
@@ -88,32 +89,39 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: no such local step, one that the method cannot have, or numbers of another one.
     """
-    name, local_step, without_momentum = method.name, method.local_step, method.without_momentum
+    name = method.name
+    local_step = method.local_step
+    without_momentum = method.without_momentum
     if local_step not in get_args(LocalStepName):
         raise ValueError(
             f"{name}: local_step must be one of {', '.join(NUMBERS)}, not {local_step!r}"
         )
-    if local_step != "sgd" and (reason := method.sgd_alone) is not None:
+    if local_step != "sgd" and method.sgd_alone is not None:
         raise ValueError(
-            f"{name}: local_step = {local_step!r} cannot be, since {reason}; leave local_step out"
+            f"{name}: local_step = {local_step!r} cannot be, since {method.sgd_alone}; leave "
+            "local_step out"
         )
     chosen = {key: value for key, value in given.items() if value is not None}
     _refuse_foreign(name, chosen, local_step)
-    usual = {"momentum": 0.9} if local_step == "sgd" and without_momentum is not None else {}
-    chosen = NUMBERS[local_step] | usual | chosen
+    usual = dict(NUMBERS[local_step])
+    if local_step == "sgd" and without_momentum is not None:
+        usual["momentum"] = 0.9
+    chosen = usual | chosen
     if chosen.get("momentum") == 0 and without_momentum is not None:
         raise ValueError(
             f"{name}: the momentum must not be 0; without momentum the method is {without_momentum}"
         )
-    return {**chosen, "muon": True} if local_step == "muon" else chosen
+    if local_step == "muon":
+        chosen["muon"] = True
+    return chosen
 
 
-def _refuse_foreign(where: str, given: Iterable[str], own: str) -> None:
+def _refuse_foreign(where: str, given: Iterable[str], local_step: str) -> None:
     for owner, numbers in NUMBERS.items():
         for key in given:
-            if key in numbers and key not in NUMBERS[own]:
+            if key in numbers and key not in NUMBERS[local_step]:
                 raise ValueError(
-                    f"{where}: {key} belongs to local_step = {owner!r}, not {own!r}; leave {key} "
+                    f"{where}: {key} belongs to local_step = {owner!r}, not {local_step!r}; leave {key} "
                     "out"
                 )
 
@@ -242,7 +250,7 @@ class Setting:
     def admits(self, kind: type[Any]) -> bool:
         """Return whether its type is of this kind, or a union with one that is."""
         kinds = (self.declared, *get_args(self.declared))
-        return any(isinstance(each, type) and issubclass(each, kind) for each in kinds)
+        return any(isinstance(other, type) and issubclass(other, kind) for other in kinds)
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError where a number is out of range, or a value is not listed."""
@@ -308,5 +316,7 @@ def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
 
 def nearest_factors(product: int) -> tuple[int, int]:
     """Return the two integers of this product that are nearest to each other, smaller first."""
-    smaller = next(each for each in range(math.isqrt(product), 0, -1) if product % each == 0)
+    smaller = math.isqrt(product)
+    while product % smaller:
+        smaller -= 1
     return smaller, product // smaller

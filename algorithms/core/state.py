@@ -50,6 +50,7 @@ def check_state(
     if state.get("method") != own["method"]:
         raise ValueError(f"{refused}: its method is {state.get('method')!r}")
     settings = own["settings"]
+    # By their words: a state is plain data, and holds no objects of ours.
     saved = {key: repr(value) for key, value in defaults.items()}
     for key, value in state["settings"].items():
         if FORMER_SETTINGS.get(key) != value:
@@ -118,7 +119,7 @@ def averaged(
     for tensor in others:
         if tensor.is_floating_point():
             tensors.append(tensor.detach().unsqueeze(0))
-    own = [tensor.clone() for tensor in tensors]
+    before = [tensor.clone() for tensor in tensors]
     # A sum of the least numbers that there are, as in a mask, would be infinite. A power of two
     # changes no other bit.
     scale = 2.0 ** (collectives.world_size - 1).bit_length()
@@ -134,7 +135,7 @@ def averaged(
         yield
     finally:
         with torch.no_grad():
-            for tensor, values in zip(tensors, own, strict=True):
+            for tensor, values in zip(tensors, before, strict=True):
                 tensor.copy_(values)
 
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from dataclasses import (
-    astuple,
-    dataclass,
-    field,
-)
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 
 import torch
