@@ -1,5 +1,4 @@
-"""The networks: what a spec calls each, and the module that has the function of that name which
-builds it."""
+"""The networks: what a spec calls each, and the module whose function of that name builds it."""
 
 NETWORKS = {
     "mlp": "small_networks",

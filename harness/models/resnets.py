@@ -1,5 +1,4 @@
-"""Residual networks: torchvision's ResNet-50, and with pre-activation GluonCV's ResNet-50 v2 and
-Wide ResNet.
+"""Residual networks: torchvision's ResNet-50, and GluonCV's ResNet-50 v2 and Wide ResNet.
 
 Sources: He et al., "Deep Residual Learning for Image Recognition" (2016), with the stride in the 3
 x 3 convolution of a block ("version 1.5"); He et al., "Identity Mappings in Deep Residual Networks"
@@ -39,12 +38,14 @@ from torchvision import models
 from cser_bench.harness.spec.values import Count, Positive
 
 SMALL_SIDE = 64
+"""Sides of the largest images for which the stem of ResNet-50 v2 is a bare convolution."""
+
 EXPANSION = 4
 """Channels of a bottleneck's output for each channel of its 3 x 3 convolution."""
 
 
 def resnet50(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """torchvision's, for colour images of any size."""
+    """Build torchvision's ResNet-50, for colour images of any size."""
     if input_shape[0] != 3:
         raise ValueError(
             f"resnet50 takes colour images, not samples of shape {input_shape}; give resnet50_v2"
@@ -54,28 +55,35 @@ def resnet50(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) -> nn.Module:
-    """Four stages of 3, 4, 6 and 3 bottlenecks.
+    """Build four stages of 3, 4, 6 and 3 bottlenecks.
 
-    `width`: channels of the stem, and of the 3 x 3 convolutions in the first stage; all other
-        widths follow it.
+    Args:
+        width: channels of the stem, and of the 3 x 3 convolutions in the first stage; all other
+            widths follow it.
     """
     channels, *sides = input_shape
     stem: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)]
     if max(sides) <= SMALL_SIDE:
         stem += [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
     else:
-        stem += [nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)]
-        stem += [nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)]
-    stages, entering = [], width
-    for number, num_blocks in enumerate((3, 4, 6, 3)):
-        leaving = EXPANSION * width * 2**number
-        stages.append(_stage(_bottleneck, entering, leaving, num_blocks, stride=2 if number else 1))
-        entering = leaving
-    model = nn.Sequential(*stem, *stages, *_head(entering, num_classes))
+        stem += [
+            nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        ]
+    last = 4 * EXPANSION * width * 2
+    stages = [
+        _stage(_bottleneck, width, EXPANSION * width, 3, stride=1),
+        _stage(_bottleneck, EXPANSION * width, 2 * EXPANSION * width, 4, stride=2),
+        _stage(_bottleneck, 2 * EXPANSION * width, 4 * EXPANSION * width, 6, stride=2),
+        _stage(_bottleneck, 4 * EXPANSION * width, last, 3, stride=2),
+    ]
+    model = nn.Sequential(*stem, *stages, *_head(last, num_classes))
+    # MXNet's MSRAPrelu() reckons with a slope of 1/4 below 0.
     gain = math.sqrt(2 / (1 + 0.25**2))
-    return model.apply(
-        partial(_initialise, lambda weight: nn.init.xavier_normal_(weight, gain=gain))
-    )
+    draw = partial(nn.init.xavier_normal_, gain=gain)
+    return model.apply(partial(_initialise, draw))
 
 
 def wide_resnet(
@@ -85,8 +93,9 @@ def wide_resnet(
     width: Positive,
     stem_stride: Count = 1,
 ) -> nn.Module:
-    """Three stages of n blocks, each but the first at half the resolution of the one before; images
-    are about 32 x 32.
+    """Build three stages of n blocks, each but the first at half the resolution of the one before.
+
+    Images are about 32 x 32.
 
     Args:
         depth: 6n + 4, for n blocks in each of three stages.
@@ -97,7 +106,8 @@ def wide_resnet(
         raise ValueError(f"depth must be 6n + 4 (10, 16, 22, 28, 34, 40, ...), not {depth}")
     if 16 * width % 1:
         raise ValueError(f"width must be a multiple of 1/16, not {width}")
-    num_blocks, least = (depth - 4) // 6, int(16 * width)
+    num_blocks = (depth - 4) // 6
+    least = int(16 * width)
     model = nn.Sequential(
         nn.BatchNorm2d(input_shape[0], affine=False),
         nn.Conv2d(input_shape[0], 16, 3, stride=stem_stride, padding=1, bias=False),
@@ -111,11 +121,10 @@ def wide_resnet(
 
 
 class PreActivationBlock(nn.Module):
-    """Convolutions, of which one may have a stride, each after batch norm and ReLU, added to the
-    input.
+    """Convolutions, each after batch norm and ReLU, added to the input.
 
-    Where channels change, the shortcut is a convolution of 1 x 1 and starts from the activated
-    input.
+    One of them may have a stride. Where channels change, the shortcut is a convolution of 1 x 1 and
+    starts from the activated input.
     """
 
     def __init__(self, convolutions: Sequence[nn.Conv2d]) -> None:
@@ -123,21 +132,24 @@ class PreActivationBlock(nn.Module):
         first, *others = convolutions
         self.activate = nn.Sequential(nn.BatchNorm2d(first.in_channels), nn.ReLU(inplace=True))
         layers: list[nn.Module] = [first]
-        for each in others:
-            layers += [nn.BatchNorm2d(each.in_channels), nn.ReLU(inplace=True), each]
+        for convolution in others:
+            layers.append(nn.BatchNorm2d(convolution.in_channels))
+            layers.append(nn.ReLU(inplace=True))
+            layers.append(convolution)
         self.convolve = nn.Sequential(*layers)
-        entering, leaving = first.in_channels, convolutions[-1].out_channels
-        stride = math.prod(each.stride[0] for each in convolutions)
-        self.shortcut = (
-            nn.Conv2d(entering, leaving, 1, stride=stride, bias=False)
-            if leaving != entering
-            else None
-        )
+        entering = first.in_channels
+        leaving = convolutions[-1].out_channels
+        self.shortcut = None
+        if leaving != entering:
+            stride = math.prod(convolution.stride[0] for convolution in convolutions)
+            self.shortcut = nn.Conv2d(entering, leaving, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.activate(x)
         branch: Tensor = self.convolve(activated)
-        return branch + (x if self.shortcut is None else self.shortcut(activated))
+        if self.shortcut is None:
+            return branch + x
+        return branch + self.shortcut(activated)  # type: ignore[no-any-return]
 
 
 def _bottleneck(in_channels: int, channels: int, stride: int) -> PreActivationBlock:
@@ -167,7 +179,7 @@ def _stage(
     num_blocks: int,
     stride: int,
 ) -> nn.Sequential:
-    """So many blocks, of which the first has the stride."""
+    """Put so many blocks one after the other, of which the first has the stride."""
     first = block(in_channels, channels, stride)
     return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(num_blocks - 1)))
 

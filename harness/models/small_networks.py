@@ -19,8 +19,11 @@ from cser_bench.harness.spec.values import Count
 
 
 def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: Count) -> nn.Module:
-    """Two linear layers with a ReLU between; `hidden` is the width there. Samples of any shape are
-    flattened."""
+    """Build two linear layers with a ReLU between, for samples of any shape, which are flattened.
+
+    Args:
+        hidden: the width between the two.
+    """
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(math.prod(input_shape), hidden),
@@ -35,11 +38,13 @@ def small_cnn(
     widths: Annotated[list[Count], Field(min_length=2, max_length=2)],
     group_norm: Annotated[int, Field(ge=0)] = 0,
 ) -> nn.Module:
-    """A 5 x 5 convolution of stride 3, a 3 x 3 of stride 2, each with batch norm and ReLU, and a
-    linear classifier.
+    """Build two convolutions, each with a norm and ReLU, and a linear classifier.
 
-    `widths`: channels of the two; `group_norm`: groups of a group norm in place of batch norm, 0
-        for batch norm.
+    The first is of 5 x 5 with stride 3, the second of 3 x 3 with stride 2.
+
+    Args:
+        widths: channels of the two.
+        group_norm: groups of a group norm in place of batch norm; 0 for batch norm.
     """
     channels, height, width = input_shape
     first, second = widths
@@ -62,11 +67,13 @@ def small_densenet(
     growth_rate: Count,
     blocks: Annotated[list[Count], Field(min_length=1)],
 ) -> nn.Module:
-    """Dense blocks with a transition, which halves the image, between each two; bottlenecks of
-    twice the growth rate.
+    """Build dense blocks, with a transition that halves the image between each two.
 
-    `growth_rate`: channels that each layer adds, and of the stem; `blocks`: layers of each dense
-        block.
+    Bottlenecks have twice the growth rate.
+
+    Args:
+        growth_rate: channels that each layer adds, and of the stem.
+        blocks: layers of each dense block.
     """
     smallest = 3 * 2 ** (len(blocks) - 1)
     if min(input_shape[1:]) < smallest:
@@ -94,17 +101,17 @@ def small_shufflenet(
     units: Annotated[list[Count], Field(min_length=3, max_length=3)],
     widths: Annotated[list[Count], Field(min_length=5, max_length=5)],
 ) -> nn.Module:
-    """Three stages of so many units, each of which halves the image.
+    """Build three stages of so many units, each of which halves the image.
 
-    `widths`: channels of the stem, the three stages and the last convolution.
+    Args:
+        widths: channels of the stem, the three stages and the last convolution.
     """
     if any(width % 2 for width in widths[1:4]):
         raise ValueError(
             f"widths must be even in the three stages, which split them, not {widths!r}"
         )
     network: nn.Module = models.ShuffleNetV2(units, widths, num_classes=num_classes)
+    stem = nn.Conv2d(input_shape[0], widths[0], 3, stride=2, padding=1, bias=False)
     network.set_submodule("maxpool", nn.Identity())
-    network.set_submodule(
-        "conv1.0", nn.Conv2d(input_shape[0], widths[0], 3, stride=2, padding=1, bias=False)
-    )
+    network.set_submodule("conv1.0", stem)
     return network

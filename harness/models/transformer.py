@@ -1,6 +1,6 @@
-"""Transformers with layer norm before each part: one that translates (Vaswani et al., NeurIPS
-2017), one that goes on.
+"""Transformers with layer norm before each part: one that translates, one that goes on.
 
+The first is that of Vaswani et al. (NeurIPS 2017), the second is as GPT-2.
 Norms come first, as in Xiong et al. (ICML 2020), so that training needs no long warm-up. Positions
 are the fixed sines of section 3.5. There is no dropout: its masks would have to come from a
 generator of each worker and step.
@@ -31,11 +31,13 @@ def transformer(
     num_layers: Count,
     feedforward: Count,
 ) -> nn.Module:
-    """Encoder and decoder of `num_layers` each; one matrix embeds source and target and,
-    transposed, is the output.
+    """Build an encoder and a decoder of `num_layers` each.
 
-    `width` is an embedding's, `feedforward` the hidden one of the part that looks at one position
-    alone.
+    One matrix embeds source and target and, transposed, is the output.
+
+    Args:
+        width: of an embedding.
+        feedforward: the hidden width of the part that looks at one position alone.
     """
     if len(input_shape) != 2 or input_shape[0] != 2:
         raise ValueError(
@@ -64,12 +66,9 @@ class DecoderState:
     past: tuple[Past, ...]
 
     def of(self, rows: Tensor) -> DecoderState:
-        """The state of these rows of the batch, in this order: for beams, of which some go on and
-        some end."""
-        memory, past = (
-            tuple((keys[rows], values[rows]) for keys, values in each)
-            for each in (self.memory, self.past)
-        )
+        """Pick these rows of the batch, in this order: of beams some go on and some end."""
+        memory = tuple((keys[rows], values[rows]) for keys, values in self.memory)
+        past = tuple((keys[rows], values[rows]) for keys, values in self.past)
         return DecoderState(memory, self.visible[rows], past)
 
 
@@ -103,8 +102,14 @@ class Transformer(nn.Module):
         self.register_buffer("positions", sines(length, width), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Scores, of shape (batch, num_tokens, length), of inputs of shape (batch, 2, length):
-        source and target."""
+        """Score each next token of the target.
+
+        Args:
+            inputs: source and target, of shape (batch, 2, length).
+
+        Returns:
+            Shape (batch, num_tokens, length).
+        """
         source, target = inputs.long().unbind(1)
         memory, visible = self._encode(source)
         hidden = self._embedded(target, 0)
@@ -116,17 +121,27 @@ class Transformer(nn.Module):
     def begin(self, source: Tensor) -> DecoderState:
         """Read sources of shape (batch, length)."""
         memory, visible = self._encode(source)
-        empty = memory[0][0].new_zeros(*memory[0][0].shape[:2], 0, memory[0][0].shape[3])
+        keys, _ = memory[0]
+        batch, num_heads, _, width_of_head = keys.shape
+        empty = keys.new_zeros(batch, num_heads, 0, width_of_head)
         return DecoderState(memory, visible, ((empty, empty),) * len(memory))
 
     def next_scores(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Scores, of shape (batch, num_tokens), of what follows the newest tokens of the target, of
-        shape (batch,)."""
-        hidden = self._embedded(tokens.unsqueeze(1), state.past[0][0].shape[2])
+        """Score what follows the newest tokens of the target.
+
+        Args:
+            tokens: the newest, of shape (batch,).
+
+        Returns:
+            Scores of shape (batch, num_tokens), and what decoding has seen then.
+        """
+        keys, _ = state.past[0]
+        num_positions = keys.shape[2]
+        hidden = self._embedded(tokens.unsqueeze(1), num_positions)
         pasts = []
         for layer, seen, past in zip(self.decoder, state.memory, state.past, strict=True):
-            hidden, own = layer(hidden, seen, state.visible, past)
-            pasts.append(own)
+            hidden, longer_past = layer(hidden, seen, state.visible, past)
+            pasts.append(longer_past)
         scores: Tensor = self.output(self.decoder_norm(hidden.squeeze(1)))
         return scores, DecoderState(state.memory, state.visible, tuple(pasts))
 
@@ -151,10 +166,13 @@ def gpt(
     num_layers: Count,
     feedforward: Count,
 ) -> nn.Module:
-    """A decoder alone, as in GPT-2: learned positions, and one matrix for embeddings and output.
+    """Build a decoder alone, as in GPT-2.
 
-    `width` is an embedding's, `feedforward` the hidden one of the part that looks at one position
-    alone.
+    Positions are learned, and one matrix is for embeddings and output.
+
+    Args:
+        width: of an embedding.
+        feedforward: the hidden width of the part that looks at one position alone.
     """
     if len(input_shape) != 1:
         raise ValueError(
@@ -181,10 +199,9 @@ class GPT(nn.Module):
         feedforward: int,
     ) -> None:
         super().__init__()
-        self.embedding, self.positions = (
-            nn.Embedding(num_symbols, width),
-            nn.Embedding(length, width),
-        )
+        # Initial values are drawn in the order in which modules are made.
+        self.embedding = nn.Embedding(num_symbols, width)
+        self.positions = nn.Embedding(length, width)
         self.layers = nn.ModuleList(
             EncoderLayer(width, num_heads, feedforward) for _ in range(num_layers)
         )
@@ -193,7 +210,7 @@ class GPT(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Scores, of shape (batch, num_symbols, length), of inputs of shape (batch, length)."""
+        """Score, in shape (batch, num_symbols, length), what follows inputs of (batch, length)."""
         hidden = self.embedding(inputs.long()) + self.positions.weight[: inputs.shape[1]]
         for layer in self.layers:
             hidden = layer(hidden, None, is_causal=True)
@@ -231,25 +248,34 @@ class DecoderLayer(nn.Module):
     def forward(
         self, hidden: Tensor, memory: Past, visible: Tensor, past: Past | None
     ) -> tuple[Tensor, Past]:
-        """`past`: None where `hidden` is a whole target, else what was before the one position that
-        it is."""
+        """Give the target's new values, and what has been seen of it by then.
+
+        Args:
+            past: None where `hidden` is a whole target, else what was before the one position that
+                it is.
+        """
         normed = self.attention_norm(hidden)
         seen = self.attention.keys_and_values(normed)
         if past is not None:
-            seen = torch.cat([past[0], seen[0]], 2), torch.cat([past[1], seen[1]], 2)
+            keys, values = seen
+            past_keys, past_values = past
+            seen = torch.cat([past_keys, keys], 2), torch.cat([past_values, values], 2)
         hidden = hidden + self.attention(normed, seen, None, is_causal=past is None)
         hidden = hidden + self.cross(self.cross_norm(hidden), memory, visible)
         return hidden + self.feedforward(hidden), seen
 
 
 class Attention(nn.Module):
-    """Attention of several heads; queries come from one place, keys and values from another, or
-    from the same."""
+    """Attention of several heads.
+
+    Queries come from one place, keys and values from another, or from the same.
+    """
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
 
     def keys_and_values(self, hidden: Tensor) -> Past:
@@ -274,8 +300,10 @@ class Attention(nn.Module):
 
 
 def _causal(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention to positions up to one's own, written out: PyTorch's fused one is slow backward on
-    a CPU in bf16."""
+    """Attend to positions up to one's own, written out.
+
+    PyTorch's fused form is slow backward on a CPU in bf16.
+    """
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
     later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
     mixed: Tensor = scores.masked_fill(later, -math.inf).softmax(-1) @ values
@@ -289,8 +317,10 @@ def _feedforward(width: int, hidden: int) -> nn.Sequential:
 
 
 def sines(length: int, width: int) -> Tensor:
-    """Section 3.5: of each position sines, then cosines, of wavelengths from 2 pi to 10000 * 2
-    pi."""
+    """Make each position's sines, then cosines, of section 3.5.
+
+    Wavelengths are from 2 pi to 10000 * 2 pi.
+    """
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
     angles = torch.arange(length).unsqueeze(1) * rates
     return torch.cat([angles.sin(), angles.cos()], 1)

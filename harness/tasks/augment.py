@@ -35,7 +35,8 @@ CROP_ATTEMPTS = 10
 """After so many boxes that do not fit, the largest central box of a permitted shape is taken, as
 torchvision does."""
 
-CONTRAST, SATURATION = 1, 2
+CONTRAST = 1
+SATURATION = 2
 """Changes by number; brightness is 0."""
 
 EVALUATION_BATCH = 1000
@@ -45,16 +46,20 @@ PADDING = 4
 
 @functools.cache
 def _per_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """The numbers, shape (channels, 1, 1); made once, since the host would wait for a GPU to have
-    them."""
+    """Put the numbers on the device, shape (channels, 1, 1).
+
+    It is done once, since the host would wait for a GPU to have them.
+    """
     return torch.tensor(numbers, device=device)[:, None, None]
 
 
 def normalised(
     images: Tensor, mean: Sequence[float], standard_deviation: Sequence[float]
 ) -> Tensor:
-    """Copies of images of 0 to 255, shape (batch, channels, ...), scaled to [0, 1] and normalised
-    per channel."""
+    """Scale copies of images of 0 to 255 to [0, 1], and normalise them per channel.
+
+    Their shape is (batch, channels, ...).
+    """
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     scale = tuple(1 / (255 * deviation) for deviation in standard_deviation)
     shift = tuple(
@@ -64,33 +69,41 @@ def normalised(
 
 
 def draw_shifts(random: torch.Generator, batch_size: int, padding: int) -> Tensor:
-    """Draws for padded crops, int64 of shape (batch, 3): offsets down and right, in 0 to 2
-    `padding`, and flips."""
+    """Draw padded crops, int64 of shape (batch, 3).
+
+    These are offsets down and right, in 0 to 2 `padding`, and flips.
+    """
     offsets = torch.randint(2 * padding + 1, (batch_size, 2), generator=random)
     return torch.cat([offsets, torch.randint(2, (batch_size, 1), generator=random)], dim=1)
 
 
 def shifted_crops(padded: Tensor, index: Tensor, shifts: Tensor, side: int) -> Tensor:
-    """Crops of `side` x `side` out of padded images, mirrored where the draws say so, in one gather
-    for the batch.
+    """Crop padded images to `side` x `side`, mirrored where the draws say so.
+
+    It is one gather for the batch.
 
     Args:
-        padded: shape (num_images, channels, height, width); the result's is (batch, channels, side,
-        side). index, shifts: the images to take, int64 of shape (batch,), and their draws, on the
-        device of `padded`.
+        padded: shape (num_images, channels, height, width).
+        index: the images to take, int64 of shape (batch,), on the device of `padded`.
+        shifts: their draws, see `draw_shifts`, there too.
+
+    Returns:
+        Shape (batch, channels, side, side).
     """
     along = torch.arange(side, device=padded.device)
     down, right, flips = shifts[:, :, None].unbind(1)
-    rows, columns = down + along, right + torch.where(flips.bool(), side - 1 - along, along)
-    return padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
+    rows = down + along
+    columns = right + torch.where(flips.bool(), side - 1 - along, along)
+    # An index on both sides of the channels puts these last.
+    crops = padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return crops.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
 class CroppedSamples:
-    """Images in memory, bytes on the device; those trained on are shifted by up to PADDING pixels
-    and mirrored.
+    """Images in memory, bytes on the device.
+
+    Those trained on are shifted by up to PADDING pixels and mirrored.
 
     Attributes:
         padded: training images with a border of zeros, shape (n, channels, side + 2 PADDING, ...).
@@ -114,35 +127,41 @@ class CroppedSamples:
         device: torch.device,
         *statistics: Sequence[float],
     ) -> CroppedSamples:
-        """Bytes and labels as `subset` divides them; `statistics` are mean and standard
-        deviation."""
-        own = subset(train, spec, test)
-        padded = torch.nn.functional.pad(own.train_inputs, [PADDING] * 4).to(device)
-        scored = own.evaluation_inputs.to(device), own.evaluation_labels.to(device)
-        return cls(padded, own.train_labels.to(device), *scored, *statistics)
+        """Hold bytes and labels as `subset` divides them.
+
+        Args:
+            statistics: mean and standard deviation.
+        """
+        samples = subset(train, spec, test)
+        padded = torch.nn.functional.pad(samples.train_inputs, [PADDING] * 4)
+        return cls(
+            padded.to(device),
+            samples.train_labels.to(device),
+            samples.evaluation_inputs.to(device),
+            samples.evaluation_labels.to(device),
+            *statistics,
+        )
 
     def training_batches(
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
     ) -> Iterator[Batch]:
-        side, device = self.evaluation_images.shape[-1], self.padded.device
+        side = self.evaluation_images.shape[-1]
         padding = (self.padded.shape[-1] - side) // 2
         for step, index in enumerate(indices, first_step):
             shifts = draw_shifts(generator(seed, "augmentation", rank, step), len(index), padding)
-            chosen = to_device(torch.cat([index[:, None], shifts], dim=1), device)
-            crops = shifted_crops(self.padded, chosen[:, 0], chosen[:, 1:], side)
-            yield (
-                normalised(crops, self.mean, self.standard_deviation),
-                self.train_labels[chosen[:, 0]],
-            )
+            # Both go to the device in one transfer.
+            chosen = to_device(torch.cat([index[:, None], shifts], dim=1), self.padded.device)
+            there = chosen[:, 0]
+            crops = shifted_crops(self.padded, there, chosen[:, 1:], side)
+            images = normalised(crops, self.mean, self.standard_deviation)
+            yield images, self.train_labels[there]
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         for index in torch.split(indices.to(self.padded.device), EVALUATION_BATCH):
             if len(index):
                 images = self.evaluation_images[index]
-                yield (
-                    normalised(images, self.mean, self.standard_deviation),
-                    self.evaluation_labels[index],
-                )
+                pixels = normalised(images, self.mean, self.standard_deviation)
+                yield pixels, self.evaluation_labels[index]
 
 
 @dataclass(frozen=True)
@@ -168,8 +187,11 @@ class Draws:
 
 
 def draw(random: torch.Generator, batch_size: int, jitter: float, lighting: float) -> Draws:
-    """Factors are uniform in 1 +- `jitter`, lighting's weights normal with standard deviation
-    `lighting`."""
+    """Draw a batch's augmentation.
+
+    Factors are uniform in 1 +- `jitter`, lighting's weights normal with standard deviation
+    `lighting`.
+    """
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand((batch_size, *shape), generator=random)
@@ -188,16 +210,21 @@ def draw(random: torch.Generator, batch_size: int, jitter: float, lighting: floa
 def crop_box(
     height: int, width: int, attempts: Sequence[Sequence[float]], place: Sequence[float]
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random resized crop: its area's share uniform, its aspect's
-    logarithm uniform.
+    """Find top, left, height and width of a random resized crop.
 
-    `attempts` and `place` are a row of `Draws.attempts` and of `Draws.places`.
+    Its area's share is uniform, and so is its aspect's logarithm.
+
+    Args:
+        attempts: a row of `Draws.attempts`.
+        place: a row of `Draws.places`.
     """
-    low, high = math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])
+    low = math.log(CROP_ASPECT[0])
+    high = math.log(CROP_ASPECT[1])
     for area_draw, aspect_draw in attempts:
         area = width * height * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area_draw)
         aspect = math.exp(low + (high - low) * aspect_draw)
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        w = round(math.sqrt(area * aspect))
+        h = round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int((height - h + 1) * place[0]), int((width - w + 1) * place[1]), h, w
     w = min(width, round(height * CROP_ASPECT[1]))
@@ -206,8 +233,9 @@ def crop_box(
 
 
 def jittered(images: Tensor, orders: Tensor, factors: Tensor, lighting: Tensor) -> Tensor:
-    """Brightness, contrast and saturation changed in the drawn orders, then lighting added; a new
-    float32 tensor.
+    """Change brightness, contrast and saturation in the drawn orders, then add lighting.
+
+    The result is a new float32 tensor.
 
     Each change blends the image with something darker or greyer: x <- f x + (1 - f) target, where
     the target is black for brightness, the mean of the grey image for contrast, and the grey image
@@ -215,19 +243,19 @@ def jittered(images: Tensor, orders: Tensor, factors: Tensor, lighting: Tensor) 
     not rounded.
 
     Args:
-        images: pixels of 0 to 255, shape (batch, 3, height, width), on any device. orders, factors,
-        lighting: see `Draws`; on the CPU, from where they go to the device in one transfer.
+        images: pixels of 0 to 255, shape (batch, 3, height, width), on any device.
+        orders: see `Draws`, as the next two; on the CPU, from where they go to the device in one
+            transfer.
     """
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    drawn = to_device(
-        torch.cat([orders, factors.gather(1, orders), lighting], dim=1), pixels.device
-    )
-    for change, factor in zip(
-        drawn[:, :3, None, None, None].unbind(1), drawn[:, 3:6].unbind(1), strict=True
-    ):
+    together = torch.cat([orders, factors.gather(1, orders), lighting], dim=1)
+    drawn = to_device(together, pixels.device)
+    changes = drawn[:, :3, None, None, None].unbind(1)
+    factors_in_order = drawn[:, 3:6, None, None, None].unbind(1)
+    for change, factor in zip(changes, factors_in_order, strict=True):
         grey = functional.rgb_to_grayscale(pixels)
-        target = torch.where(
-            change == SATURATION, grey, grey.mean((2, 3), keepdim=True) * (change == CONTRAST)
-        )
-        pixels.lerp_(target, 1 - factor[:, None, None, None]).clamp_(0, 255)
+        # Each image of the batch has a change of its own, so all targets are made.
+        flat = grey.mean((2, 3), keepdim=True) * (change == CONTRAST)
+        target = torch.where(change == SATURATION, grey, flat)
+        pixels.lerp_(target, 1 - factor).clamp_(0, 255)
     return pixels.add_(drawn[:, 6:, None, None]).clamp_(0, 255)

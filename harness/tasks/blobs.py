@@ -1,5 +1,7 @@
-"""A made-up task for trying things and for tests: noisy copies of ten fixed patterns of 8 x 8; it
-needs no data."""
+"""A made-up task for trying things and for tests: noisy copies of ten fixed patterns.
+
+It needs no data.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,8 @@ from cser_bench.harness.tasks.task import TensorSamples, subset
 
 @dataclass(frozen=True)
 class Blobs:
+    """Images of 8 x 8, a pattern for each class."""
+
     num_train: int = 1_600
     num_test: int = 500
     num_classes: int = 10

@@ -1,5 +1,7 @@
-"""CIFAR-100: 50,000 + 10,000 colour images of 32 x 32, 100 classes, in memory, augmented on the
-device."""
+"""CIFAR-100: 50,000 + 10,000 colour images of 32 x 32, 100 classes.
+
+They are in memory, and are augmented on the device.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,17 @@ from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.augment import CroppedSamples
 from cser_bench.harness.tasks.task import cache_folder
 
-MEAN, STANDARD_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+MEAN = (0.4914, 0.4822, 0.4465)
+STANDARD_DEVIATION = (0.2023, 0.1994, 0.2010)
 """Per channel, of pixels scaled to [0, 1]; those of the paper's released scripts."""
 
 
 @dataclass(frozen=True)
 class CIFAR100:
-    """The official release, as torchvision reads and verifies it; `release` is another one in tests
-    alone."""
+    """The official release, as torchvision reads and verifies it.
+
+    `release` is another one in tests alone.
+    """
 
     num_train: int = 50_000
     num_test: int = 10_000
@@ -40,8 +45,13 @@ class CIFAR100:
         )
 
     def _read(self, data: Path | None, split: str) -> tuple[Tensor, Tensor]:
-        """Images, bytes of shape (n, 3, 32, 32), and labels; fetched where no folder is given.
-        Raises DataError."""
+        """Read images, bytes of shape (n, 3, 32, 32), and labels.
+
+        They are fetched where no folder is given.
+
+        Raises:
+            DataError: the folder holds no undamaged release.
+        """
         root = cache_folder("cifar100") if data is None else data.expanduser()
         names = f"the folder {self.release.base_folder}/ or {self.release.filename}"
         try:
@@ -55,9 +65,8 @@ class CIFAR100:
                 f"{names} from {self.release.url} there, or name the folder that has it with "
                 "DATA=FOLDER"
             ) from None
-        return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(
-            dataset.targets
-        )
+        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+        return images, torch.tensor(dataset.targets)
 
 
 TASK = CIFAR100()

@@ -1,6 +1,6 @@
-"""Letters to phones: 126,051 English words with one pronunciation each (CMUdict, Carnegie Mellon,
-BSD licence).
+"""Letters to phones: 126,051 English words with one pronunciation each.
 
+The source is CMUdict (Carnegie Mellon, BSD licence).
 The words come with the package `cmudict`. Of a word with several pronunciations the first counts,
 and stress is left out, as is usual for this task. One word, of 28 letters, is too long. Words are
 split at random, once for all runs, and stay in that order, so that stretches of them are random
@@ -41,6 +41,8 @@ Words = list[tuple[str, list[str]]]
 
 @dataclass(frozen=True)
 class CMUDict:
+    """Words to be pronounced; inputs have 24 positions, of which two are BEGIN's and END's."""
+
     num_train: int = 122_051
     num_test: int = 4_000
     num_classes: int = NUM_SPECIAL + len(SYMBOLS)
@@ -56,21 +58,29 @@ class CMUDict:
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
         words, sha256 = self._split()
-        test, train = _encoded(words[: self.num_test]), _encoded(words[self.num_test :])
+        test = _encoded(words[: self.num_test])
+        train = _encoded(words[self.num_test :])
         pairs = chosen_pairs(train, test, spec, device)
         return PairSamples(*pairs, PhoneErrors(), self.input_shape[1], sha256)
 
     def _split(self) -> tuple[Words, str]:
-        """All words, those of the test set first, and their digest. Raises DataError: they are not
-        the known ones."""
-        longest, first, expected = (
-            self.input_shape[1] - 2,
-            dict[str, list[str]](),
-            self.num_train + self.num_test,
-        )
+        """Read all words, those of the test set first, and their digest.
+
+        Raises:
+            DataError: they are not the known ones.
+        """
+        longest = self.input_shape[1] - 2
+        expected = self.num_train + self.num_test
+        phones_by_word: dict[str, list[str]] = {}
         for word, phones in self.entries():
-            first.setdefault(word, [phone.rstrip("012") for phone in phones])
-        fitting = sorted(each for each in first.items() if max(map(len, each)) <= longest)
+            if word not in phones_by_word:
+                # The digit at a vowel's end is its stress.
+                phones_by_word[word] = [phone.rstrip("012") for phone in phones]
+        fitting = sorted(
+            (word, phones)
+            for word, phones in phones_by_word.items()
+            if max(len(word), len(phones)) <= longest
+        )
         words = [fitting[number] for number in shuffled(len(fitting), seed=0)]
         sha256 = digest(f"{word} {' '.join(phones)}" for word, phones in words)
         if len(words) != expected or self.sha256 not in (None, sha256):
@@ -83,10 +93,10 @@ class CMUDict:
 
 
 def _encoded(words: Words) -> Encoded:
-    sources, targets = (
-        [[IDS[symbol] for symbol in side] for side in sides] for sides in zip(*words, strict=True)
-    )
-    return list(sources), list(targets), [source[0] - NUM_SPECIAL for source in sources]
+    sources = [[IDS[letter] for letter in word] for word, _ in words]
+    targets = [[IDS[phone] for phone in phones] for _, phones in words]
+    groups = [source[0] - NUM_SPECIAL for source in sources]
+    return list(sources), list(targets), groups
 
 
 TASK = CMUDict()

@@ -1,5 +1,4 @@
-"""How many cores fall to a process for reading and decoding, beside the other workers of its
-host."""
+"""How many cores fall to a process for reading, beside the other workers of its host."""
 
 from __future__ import annotations
 
@@ -17,11 +16,13 @@ def note_others(masks: Iterable[Set[int]]) -> None:
 
 
 def own_cores() -> int:
-    """Return how many cores fall to this process: a k-th part of a core that k workers may run on;
-    at least 1.
+    """Return how many cores fall to this process: at least 1.
 
-    So a task that Slurm has bound to its CPUs has all of them, and processes of torchrun share
-    those of the machine.
+    Of a core that k workers may run on it has a k-th part. So a task that Slurm has bound to its
+    CPUs has all of them, and processes of torchrun share those of the machine.
     """
-    mine = os.sched_getaffinity(0)
-    return max(1, int(sum(Fraction(1, 1 + sum(core in mask for mask in _others)) for core in mine)))
+    share = Fraction(0)
+    for core in os.sched_getaffinity(0):
+        num_others = sum(core in mask for mask in _others)
+        share += Fraction(1, 1 + num_others)
+    return max(1, int(share))

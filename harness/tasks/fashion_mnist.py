@@ -1,5 +1,7 @@
-"""Fashion-MNIST at full size: 60,000 + 10,000 grey images of 28 x 28, ten classes (Xiao et al.,
-arXiv 1708.07747)."""
+"""Fashion-MNIST at full size: 60,000 + 10,000 grey images of 28 x 28, ten classes.
+
+Source: Xiao et al., arXiv 1708.07747.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,13 @@ from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.task import TensorSamples, cache_folder, subset
 
-MEAN, STANDARD_DEVIATION = 0.2860, 0.3530
+MEAN = 0.2860
+STANDARD_DEVIATION = 0.3530
 """Statistics of the training set's pixels, scaled to [0, 1]."""
 
 PUBLISHED = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
-PACKAGE, PACKAGE_FOLDER = "dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist")
+PACKAGE = "dataset-fashion-mnist"
+PACKAGE_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Debian's and Ubuntu's package of the four files, and where it puts them."""
 
 FILES = {
@@ -43,6 +47,8 @@ authors'."""
 
 @dataclass(frozen=True)
 class FashionMNIST:
+    """The images as they are, normalised."""
+
     num_train: int = 60_000
     num_test: int = 10_000
     num_classes: int = 10
@@ -58,36 +64,43 @@ class FashionMNIST:
 
 
 def as_tensors(images: bytes, labels: bytes) -> tuple[Tensor, Tensor]:
-    """Pixels as bytes, of shape (n, 1, 28, 28), and labels, which come after headers of 16 and 8
-    bytes."""
-    pixels, classes = (
-        torch.from_numpy(np.frombuffer(each, np.uint8).copy()) for each in (images, labels)
-    )
-    return pixels[16:].view(-1, 1, 28, 28), classes[8:].to(torch.int64)
+    """Take pixels, bytes of shape (n, 1, 28, 28), and labels out of the files' contents."""
+    # What the files hold comes after headers of 16 and 8 bytes.
+    pixels = torch.from_numpy(np.frombuffer(images, np.uint8, offset=16).copy())
+    classes = torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).copy())
+    return pixels.view(-1, 1, 28, 28), classes.to(torch.int64)
 
 
 def _normalised(images: bytes, labels: bytes, device: torch.device) -> tuple[Tensor, Tensor]:
-    pixels, classes = (each.to(device) for each in as_tensors(images, labels))
-    return pixels.to(torch.float32).div_(255).sub_(MEAN).div_(STANDARD_DEVIATION), classes
+    pixels, classes = as_tensors(images, labels)
+    numbers = pixels.to(device).to(torch.float32)
+    return numbers.div_(255).sub_(MEAN).div_(STANDARD_DEVIATION), classes.to(device)
 
 
 def contents(data: Path | None) -> list[bytes]:
-    """What the four verified files hold, in the order of `FILES`. Raises DataError where no place
-    has them whole.
+    """Read what the four files hold, verified, in the order of `FILES`.
 
-    `data`, where given, is the only place looked at. Otherwise, in this order: the folder of
-    Debian's package, the user's cache, and then the authors' server and Debian's package, from
-    which the cache is filled.
+    Args:
+        data: where given, the only place looked at. Otherwise these are, in this order: the folder
+            of Debian's package, the user's cache, and then the authors' server and Debian's
+            package, from which the cache is filled.
+
+    Raises:
+        DataError: no place has them whole.
     """
     if data is not None:
-        layout = data.expanduser() / "FashionMNIST" / "raw"  # torchvision's
+        folder = data.expanduser()
+        of_torchvision = folder / "FashionMNIST" / "raw"
+        if of_torchvision.is_dir():
+            folder = of_torchvision
         try:
-            return verified(layout if layout.is_dir() else data.expanduser())
+            return verified(folder)
         except DataError as error:
             raise DataError(
                 f"{error}; put an undamaged copy there, or name another folder with DATA=FOLDER"
             ) from None
-    cache, tried = cache_folder("fashion-mnist"), []
+    cache = cache_folder("fashion-mnist")
+    tried = []
     attempts: list[tuple[str, Path, Callable[[Path], None] | None]] = [
         ("", PACKAGE_FOLDER, None),
         ("", cache, None),
@@ -111,23 +124,27 @@ def contents(data: Path | None) -> list[bytes]:
 
 
 def verified(folder: Path) -> list[bytes]:
-    """What the files in the folder hold. Raises DataError for the first that is missing or
-    damaged."""
-    found = []
+    """Read what the files in the folder hold.
+
+    Raises:
+        DataError: for the first that is missing or damaged.
+    """
+    verified_files = []
     for name, expected in FILES.items():
         try:
-            found.append(gzip.decompress((folder / name).read_bytes()))
+            content = gzip.decompress((folder / name).read_bytes())
         except FileNotFoundError:
             raise DataError(f"{folder / name} is missing") from None
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{folder / name} is damaged or unreadable ({error})") from None
-        digest = hashlib.sha256(found[-1]).hexdigest()
+        digest = hashlib.sha256(content).hexdigest()
         if digest != expected:
             raise DataError(
                 f"{folder / name} is damaged: its contents have sha256 {digest}, expected "
                 f"{expected}"
             )
-    return found
+        verified_files.append(content)
+    return verified_files
 
 
 def _fetch_published(cache: Path) -> None:
@@ -140,8 +157,10 @@ def _fetch_published(cache: Path) -> None:
 
 
 def _fetch_packaged(cache: Path) -> None:
-    """Debian's package, downloaded and unpacked without root, by lists of its own, since a machine
-    may have none."""
+    """Download Debian's package and unpack it, without root.
+
+    Lists of packages are fetched too, since a machine may have none.
+    """
     with tempfile.TemporaryDirectory() as temporary:
 
         def run(*command: str, check: bool = True) -> None:
@@ -165,11 +184,10 @@ def _fetch_packaged(cache: Path) -> None:
             "-oAcquire::http::Timeout=20",
             f"-oDir::State={folder}",
             f"-oDir::Cache={folder}",
+            "-oDir::State::status=/var/lib/dpkg/status",
         ]
-        apt.append("-oDir::State::status=/var/lib/dpkg/status")
-        run(
-            *apt, "update", check=False
-        )  # may fail in a hook that needs root and yet renew the lists
+        # It may fail in a hook that needs root, and yet renew the lists.
+        run(*apt, "update", check=False)
         run(*apt, "download", PACKAGE)
         run("dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "root")
         for name in FILES:

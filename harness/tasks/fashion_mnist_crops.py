@@ -20,12 +20,13 @@ from cser_bench.harness.tasks.fashion_mnist import (
 
 @dataclass(frozen=True)
 class FashionMNISTCrops(FashionMNIST):
+    """The same images, shifted and mirrored as they are trained on."""
+
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CroppedSamples:  # type: ignore[override]
-        files = contents(data)
-        test = None if spec.held_out else as_tensors(*files[2:])
-        return CroppedSamples.of(
-            as_tensors(*files[:2]), test, spec, device, (MEAN,), (STANDARD_DEVIATION,)
-        )
+        train_images, train_labels, test_images, test_labels = contents(data)
+        train = as_tensors(train_images, train_labels)
+        test = None if spec.held_out else as_tensors(test_images, test_labels)
+        return CroppedSamples.of(train, test, spec, device, (MEAN,), (STANDARD_DEVIATION,))
 
 
 TASK = FashionMNISTCrops()

@@ -1,8 +1,7 @@
-"""ImageNet (ILSVRC-2012): 1,281,167 + 50,000 JPEGs in a thousand class folders, read and augmented
-as they are used.
+"""ImageNet (ILSVRC-2012): 1,281,167 + 50,000 JPEGs in a thousand class folders.
 
-Threads read, decode and crop batches ahead of their use: decoding and resizing hold no lock of
-Python's.
+They are read and augmented as they are used. Threads read, decode and crop batches ahead of their
+use: decoding and resizing hold no lock of Python's.
 """
 
 from __future__ import annotations
@@ -29,10 +28,13 @@ from cser_bench.harness.tasks.augment import Draws, crop_box, draw, jittered, no
 from cser_bench.harness.tasks.cores import own_cores
 from cser_bench.harness.tasks.task import Batch, cache_folder, held_out_indices, to_device
 
-MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 """Per channel, of pixels scaled to [0, 1]; those of GluonCV and torchvision."""
 
-JITTER, LIGHTING = 0.4, 0.1
+JITTER = 0.4
+LIGHTING = 0.1
+"""Of the paper's augmentation, see `augment.draw`."""
 
 EVALUATION_BATCH = 100
 SAMPLED = 32
@@ -43,10 +45,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageNet:
-    """The folders train/ and val/ of class folders, in DATA or in
-    $XDG_CACHE_HOME/cser-bench/imagenet.
+    """The folders train/ and val/ of class folders.
 
-    Crops have sides of `side`; before a central one the shorter side is resized to `resize`.
+    They are in DATA or in $XDG_CACHE_HOME/cser-bench/imagenet. Crops have sides of `side`; before a
+    central one the shorter side is resized to `resize`.
     """
 
     num_train: int = 1_281_167
@@ -67,21 +69,20 @@ class ImageNet:
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> ImageNetSamples:
         train, val = self._splits(data)
         kept, held_out = held_out_indices(self.num_train, spec.held_out, spec.num_train)
-        scored = (
-            Images.of(train, held_out)
-            if spec.held_out
-            else Images.of(val, torch.arange(self.num_test))
-        )
-        return ImageNetSamples(self, Images.of(train, kept), scored, device)
+        trained = Images.of(train, kept)
+        if spec.held_out:
+            return ImageNetSamples(self, trained, Images.of(train, held_out), device)
+        return ImageNetSamples(self, trained, Images.of(val, torch.arange(self.num_test)), device)
 
     def _splits(self, data: Path | None) -> tuple[DatasetFolder, DatasetFolder]:
-        """Both folders, as torchvision's `ImageFolder` looks through them. Raises DataError if they
-        are not whole."""
+        """Look through both folders, as torchvision's `ImageFolder` does.
+
+        Raises:
+            DataError: they are not whole.
+        """
         root = cache_folder("imagenet") if data is None else data.expanduser()
-        train, val = (
-            self._split(root / "train", self.num_train),
-            self._split(root / "val", self.num_test),
-        )
+        train = self._split(root / "train", self.num_train)
+        val = self._split(root / "val", self.num_test)
         if odd := set(train.classes) ^ set(val.classes):
             raise DataError(
                 f"class {min(odd)} is in only one of {train.root} and {val.root}; extract both "
@@ -97,27 +98,26 @@ class ImageNet:
                 "class folders, and name their folder with DATA=FOLDER"
             )
         try:
-            found = DatasetFolder(str(root), decode_image, (".jpeg", ".jpg"))
+            folder = DatasetFolder(str(root), decode_image, (".jpeg", ".jpg"))
         except OSError as error:
             advice = f"it must hold one folder per class, as in {root.name}/n01440764/NAME.JPEG"
             raise DataError(
                 f"{root} cannot be used ({error.strerror or error}); {advice}"
             ) from None
-        if len(found.classes) != self.num_classes:
+        if len(folder.classes) != self.num_classes:
             raise DataError(
-                f"{root} holds {len(found.classes):,} class folders where {self.num_classes:,} are "
+                f"{root} holds {len(folder.classes):,} class folders where {self.num_classes:,} are "
                 "expected; extract ILSVRC-2012 again, and keep other folders out of it"
             )
-        if len(found) != num_images:
-            fewest, label = torch.bincount(
-                torch.tensor(found.targets), minlength=self.num_classes
-            ).min(0)
+        if len(folder) != num_images:
+            labels = torch.tensor(folder.targets)
+            fewest, label = torch.bincount(labels, minlength=self.num_classes).min(0)
             raise DataError(
-                f"{root} holds {len(found):,} images where {num_images:,} are expected (the "
-                f"fewest, {int(fewest):,} of {found.classes[int(label)]}); extract ILSVRC-2012 "
+                f"{root} holds {len(folder):,} images where {num_images:,} are expected (the "
+                f"fewest, {int(fewest):,} of {folder.classes[int(label)]}); extract ILSVRC-2012 "
                 "again"
             )
-        return found
+        return folder
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ class Images:
 
     @classmethod
     def of(cls, folder: DatasetFolder, numbers: Tensor) -> Images:
-        """These images of the folder, in this order."""
+        """Take these images of the folder, in this order."""
         chosen = [folder.samples[number] for number in numbers.tolist()]
         return cls([path for path, _ in chosen], torch.tensor([label for _, label in chosen]))
 
     def chosen(self, places: Tensor) -> list[str]:
-        """The paths of the images at these places."""
+        """List the paths of the images at these places."""
         return [self.paths[place] for place in places.tolist()]
 
 
@@ -158,26 +158,25 @@ class ImageNetSamples:
 
         def calls() -> Iterator[Callable[[], Tensor]]:
             for step, places in enumerate(indices, first_step):
-                draws = draw(
-                    generator(seed, "augmentation", rank, step), len(places), JITTER, LIGHTING
-                )
+                random = generator(seed, "augmentation", rank, step)
+                draws = draw(random, len(places), JITTER, LIGHTING)
                 pending.append((self.train.labels[places], draws))
-                yield partial(
-                    read_images, self.train.chosen(places), self.task.side, self.task.resize, draws
-                )
+                paths = self.train.chosen(places)
+                yield partial(read_images, paths, self.task.side, self.task.resize, draws)
 
         # Bytes go to the device, where the arithmetic on pixels is done.
         for images in in_order(calls()):
             labels, draws = pending.popleft()
-            pixels = jittered(
-                to_device(images, self.device), draws.orders, draws.factors, draws.lighting
-            )
+            there = to_device(images, self.device)
+            pixels = jittered(there, draws.orders, draws.factors, draws.lighting)
             yield normalised(pixels, MEAN, STANDARD_DEVIATION), to_device(labels, self.device)
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
         batches = [places for places in torch.split(indices.cpu(), EVALUATION_BATCH) if len(places)]
-        paths = map(self.evaluated.chosen, batches)
-        calls = (partial(read_images, each, self.task.side, self.task.resize) for each in paths)
+        calls = (
+            partial(read_images, self.evaluated.chosen(places), self.task.side, self.task.resize)
+            for places in batches
+        )
         for places, images in zip(batches, in_order(calls), strict=True):
             pixels = normalised(to_device(images, self.device), MEAN, STANDARD_DEVIATION)
             yield pixels, to_device(self.evaluated.labels[places], self.device)
@@ -192,21 +191,23 @@ class Readers(NamedTuple):
 
 @cache
 def readers() -> Readers:
-    """The reading threads of this process: one for each core that falls to it."""
+    """Start the reading threads of this process: one for each core that falls to it."""
     number = own_cores()
     return Readers(number, ThreadPoolExecutor(number, "reader", lambda: torch.set_num_threads(1)))
 
 
 def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """What the calls return, in their order, made ahead by `readers` so that every one of these has
-    work."""
-    waiting, ahead = iter(calls), deque[Future[T]]()
+    """Yield what the calls return, in their order.
+
+    They are made ahead by `readers`, so that every one of these has work.
+    """
+    waiting = iter(calls)
+    ahead: deque[Future[T]] = deque()
     number, pool = readers()
     try:
         while True:
-            ahead.extend(
-                pool.submit(call) for call in itertools.islice(waiting, number + 1 - len(ahead))
-            )
+            for call in itertools.islice(waiting, number + 1 - len(ahead)):
+                ahead.append(pool.submit(call))
             if not ahead:
                 return
             yield ahead.popleft().result()
@@ -216,10 +217,12 @@ def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
 
 
 def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | None = None) -> Tensor:
-    """Random resized crops by these draws, or else central ones after resizing: uint8 of shape
-    (batch, 3, side, side).
+    """Read images as uint8 of shape (batch, 3, side, side).
 
-    Raises DataError: a file cannot be read or decoded.
+    They are random resized crops by these draws, or else central ones after resizing.
+
+    Raises:
+        DataError: a file cannot be read or decoded.
     """
     images = torch.empty((len(paths), 3, side, side), dtype=torch.uint8)
     for position, path in enumerate(paths):
@@ -232,9 +235,8 @@ def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | Non
         try:
             pixels = decoded(raw)
             if draws is None:
-                images[position] = functional.center_crop(
-                    functional.resize(pixels, [resize]), [side]
-                )
+                resized = functional.resize(pixels, [resize])
+                images[position] = functional.center_crop(resized, [side])
             else:
                 images[position] = random_crop(pixels, side, draws, position)
         except (RuntimeError, ValueError) as error:
@@ -244,21 +246,24 @@ def read_images(paths: Sequence[str], side: int, resize: int, draws: Draws | Non
 
 
 def decoded(raw: bytes) -> Tensor:
-    """All pixels of an image as red, green and blue, uint8 of shape (3, height, width)."""
+    """Decode an image to red, green and blue, uint8 of shape (3, height, width)."""
     # A bytearray, since torch warns about memory that is read-only.
-    pixels: Tensor = decode_image(
-        torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB
-    )
+    encoded = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    pixels: Tensor = decode_image(encoded, ImageReadMode.RGB)
     return pixels
 
 
 def random_crop(pixels: Tensor, side: int, draws: Draws, row: int) -> Tensor:
-    """A random resized crop by a row of the draws, mirrored where it says so; uint8 of shape (3,
-    side, side)."""
+    """Crop by a row of the draws and resize, mirrored where it says so.
+
+    The result is uint8 of shape (3, side, side).
+    """
     height, width = pixels.shape[1:]
     box = crop_box(height, width, draws.attempts[row].tolist(), draws.places[row].tolist())
     crop: Tensor = functional.resized_crop(pixels, *box, [side, side])
-    return crop.flip(-1) if draws.flips[row] else crop
+    if draws.flips[row]:
+        return crop.flip(-1)
+    return crop
 
 
 TASK = ImageNet()

@@ -1,12 +1,12 @@
-"""English to Spanish by the verses of the King James Bible (1769) and the Reina-Valera (1909), both
-public domain.
+"""English to Spanish by the verses of the King James Bible and the Reina-Valera.
 
-The texts are Debian's packages sword-text-kjv and sword-text-sparv. Both have the same
-versification, so verses are pairs by their place. Pairs of which a side is empty or longer than 25
-words are left out, and so are those of which one side has more than twice the words of the other:
-in psalms and elsewhere verses can be shifted. Passages repeat within a book, so whole chapters are
-scored or trained on. A pair's group is its book. Chapters to train on are in an order drawn at
-random once for all runs, so that stretches of them are of all books.
+They are of 1769 and 1909, both in the public domain. The texts are Debian's packages sword-text-kjv
+and sword-text-sparv. Both have the same versification, so verses are pairs by their place. Pairs of
+which a side is empty or longer than 25 words are left out, and so are those of which one side has
+more than twice the words of the other: in psalms and elsewhere verses can be shifted. Passages
+repeat within a book, so whole chapters are scored or trained on. A pair's group is its book.
+Chapters to train on are in an order drawn at random once for all runs, so that stretches of them
+are of all books.
 
 The packages keep texts as the SWORD project does: in blocks of zlib, a slot for each verse of a
 versification.
@@ -49,14 +49,19 @@ SPECIAL = ["<pad>", "<begin>", "<end>"]
 LEAST = NUM_SPECIAL + 256
 """Any text is made of bytes, so no token is ever unknown."""
 
-BLOCK, VERSE = struct.Struct("<III"), struct.Struct("<IIH")
-SHARE, MODULES = Path("/usr/share/sword"), Path("modules/texts/ztext")
-ENGLISH, SPANISH = "engKJV2006eb", "spaRV1909eb"
+BLOCK = struct.Struct("<III")
+VERSE = struct.Struct("<IIH")
+SHARE = Path("/usr/share/sword")
+MODULES = Path("modules/texts/ztext")
+ENGLISH = "engKJV2006eb"
+SPANISH = "spaRV1909eb"
 PACKAGES = {ENGLISH: "sword-text-kjv", SPANISH: "sword-text-sparv"}
 """The Debian package of each text."""
 NUM_SLOTS = 32_361
 """A versification's, which both texts have."""
-MAX_WORDS, MAX_RATIO = 25, 2.0
+MAX_WORDS = 25
+MAX_RATIO = 2.0
+"""Of a pair's longer side, and of its longer to its shorter."""
 
 
 class TextPair(NamedTuple):
@@ -102,42 +107,44 @@ class BibleVerses:
         self._read(data)
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
-        """Raises DataError as `prepare`, or where the vocabulary or `positions` do not fit the
-        texts."""
+        """Read and encode the texts.
+
+        Raises:
+            DataError: as `prepare`, or where the vocabulary or `positions` do not fit the texts.
+        """
         train, test, sha256 = self._read(data)
-        subwords = Subwords([text for pair in train for text in pair[:2]], self.vocabulary)
-        encoded_train, encoded_test = _encoded(train, subwords), _encoded(test, subwords)
-        longest = max(
-            len(own)
-            for encoded in (encoded_train, encoded_test)
-            for side in encoded[:2]
-            for own in side
-        )
+        texts = []
+        for pair in train:
+            texts += [pair.source, pair.target]
+        subwords = Subwords(texts, self.vocabulary)
+        encoded_train = _encoded(train, subwords)
+        encoded_test = _encoded(test, subwords)
+        longest = max(_longest(encoded_train), _longest(encoded_test))
         if longest >= self.positions:
             raise DataError(
                 f"a sentence has {longest} subwords, more than the {self.positions - 1} that the "
                 "model has positions for beside the end; give more positions"
             )
         pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
-        return PairSamples(
-            *pairs, BleuAndChrf(subwords.decode), self.positions, sha256, subwords.sha256
-        )
+        measure = BleuAndChrf(subwords.decode)
+        return PairSamples(*pairs, measure, self.positions, sha256, subwords.sha256)
 
     def _read(self, data: Path | None) -> tuple[Chapter, Chapter, str]:
-        """Pairs to train on, pairs to score, and their digest. Raises DataError where they are
-        other ones."""
+        """Read pairs to train on, pairs to score, and their digest.
+
+        Raises:
+            DataError: they are other ones.
+        """
         share = data or SHARE
-        chapters = chapters_of(*(read_module(name, share, self.num_slots) for name in PACKAGES))
-        order = shuffled(len(chapters), seed=0)
-        parts = order[self.num_test_chapters :], order[: self.num_test_chapters]
-        train, test = (
-            [pair for number in part for pair in chapters[number] if fits(pair)] for part in parts
-        )
+        english = read_module(ENGLISH, share, self.num_slots)
+        spanish = read_module(SPANISH, share, self.num_slots)
+        chapters = chapters_of(english, spanish)
+        order = [chapters[number] for number in shuffled(len(chapters), seed=0)]
+        train = _fitting(order[self.num_test_chapters :])
+        test = _fitting(order[: self.num_test_chapters])
         sha256 = digest(f"{pair.source}\t{pair.target}" for pair in (*test, *train))
-        if (len(train), len(test)) != (self.num_train, self.num_test) or self.sha256 not in (
-            None,
-            sha256,
-        ):
+        are_as_many = (len(train), len(test)) == (self.num_train, self.num_test)
+        if not are_as_many or self.sha256 not in (None, sha256):
             raise DataError(
                 f"the texts in {share} are other ones than they should be ({len(train):,} pairs to "
                 f"train on and {len(test):,} to score, expected {self.num_train:,} and "
@@ -146,37 +153,50 @@ class BibleVerses:
         return train, test, sha256
 
 
+def _fitting(chapters: list[Chapter]) -> Chapter:
+    """Put the chapters' pairs one after the other, but those that do not fit."""
+    return [pair for chapter in chapters for pair in chapter if fits(pair)]
+
+
 def fits(pair: TextPair) -> bool:
-    """Whether a verse is neither empty, nor long, nor of odd length."""
+    """Say whether a verse is neither empty, nor long, nor of odd length."""
     shorter, longer = sorted((len(pair.source.split()), len(pair.target.split())))
     return shorter > 0 and longer <= min(MAX_WORDS, MAX_RATIO * shorter)
 
 
 def chapters_of(english: list[str], spanish: list[str]) -> list[Chapter]:
-    """Verses by chapter: a chapter's heading is a slot without text, and a book's is another one
-    before it."""
+    """Divide verses into chapters.
+
+    A chapter's heading is a slot without text, and a book's is another one before it.
+    """
     chapters: list[Chapter] = []
-    book, empty = -1, 2
+    book = -1
+    num_empty = 2
     for pair in zip(english, spanish, strict=True):
         if not any(pair):
-            empty += 1
+            num_empty += 1
             continue
-        if empty:
-            book += empty > 1
+        if num_empty > 1:
+            book += 1
+        if num_empty:
             chapters.append([])
         chapters[-1].append(TextPair(*pair, book))
-        empty = 0
+        num_empty = 0
     return chapters
 
 
 def read_module(name: str, share: Path, num_slots: int) -> list[str]:
-    """The plain text of each slot of one of `PACKAGES`, in order; of headings it is empty.
+    """Read the plain text of each slot of one of `PACKAGES`, in order; of headings it is empty.
 
-    `share` is the folder `sword`, as /usr/share/sword. Raises DataError: missing, damaged, or of
-    another versification.
+    Args:
+        share: the folder `sword`, as /usr/share/sword.
+
+    Raises:
+        DataError: missing, damaged, or of another versification.
     """
-    folder, package = share / MODULES / name, PACKAGES[name]
-    slots = [text for testament in ("ot", "nt") for text in _testament(folder, testament, package)]
+    folder = share / MODULES / name
+    package = PACKAGES[name]
+    slots = [*_testament(folder, "ot", package), *_testament(folder, "nt", package)]
     if len(slots) != num_slots:
         raise DataError(
             f"{folder} has {len(slots):,} slots where there should be {num_slots:,}: another "
@@ -187,9 +207,9 @@ def read_module(name: str, share: Path, num_slots: int) -> list[str]:
 
 def _testament(folder: Path, testament: str, package: str) -> list[str]:
     try:
-        blocks, verses, packed = (
-            (folder / f"{testament}.{end}").read_bytes() for end in ("bzs", "bzv", "bzz")
-        )
+        blocks = (folder / f"{testament}.bzs").read_bytes()
+        verses = (folder / f"{testament}.bzv").read_bytes()
+        packed = (folder / f"{testament}.bzz").read_bytes()
     except FileNotFoundError as error:
         raise DataError(
             f"{error.filename} is missing; apt-get install {package}, or give as DATA the folder "
@@ -202,9 +222,9 @@ def _testament(folder: Path, testament: str, package: str) -> list[str]:
         ]
         slots = []
         for slot, (block, start, length) in enumerate(VERSE.iter_unpack(verses)):
-            text = (
-                unpacked[block][start : start + length] if length and block < len(unpacked) else b""
-            )
+            text = b""
+            if length and block < len(unpacked):
+                text = unpacked[block][start : start + length]
             if len(text) != length:
                 raise ValueError(f"slot {slot} lies outside of its block")
             slots.append(plain_text(text.decode()))
@@ -216,11 +236,10 @@ def _testament(folder: Path, testament: str, package: str) -> list[str]:
 
 
 def plain_text(osis: str) -> str:
-    """The words of a verse in OSIS: without notes, titles, tags and signs of paragraphs."""
+    """Take the words of a verse in OSIS: without notes, titles, tags and signs of paragraphs."""
     text = re.sub(r"<(note|title)\b[^>]*(?<!/)>.*?</\1>", " ", osis, flags=re.DOTALL)
-    text = re.sub(
-        r"</?(div|l|lb|lg|p|chapter|milestone)\b[^>]*>|¶", " ", text
-    )  # where a line ends, a word does
+    # Where a line ends, a word does.
+    text = re.sub(r"</?(div|l|lb|lg|p|chapter|milestone)\b[^>]*>|¶", " ", text)
     return " ".join(re.sub(r"<[^>]*>", "", text).split())
 
 
@@ -229,12 +248,20 @@ def _encoded(pairs: Chapter, subwords: Subwords) -> Encoded:
     return subwords.encode(sources), subwords.encode(targets), list(groups)
 
 
-class Subwords:
-    """One vocabulary for both languages, by byte-pair encoding (Sennrich et al., ACL 2016), as
-    `tokenizers` learns it.
+def _longest(encoded: Encoded) -> int:
+    """Give the length of the longest side of a pair."""
+    sources, targets, _ = encoded
+    return max(len(tokens) for tokens in (*sources, *targets))
 
-    Of its `size` the first tokens are those of `harness.tasks.pairs`. Raises DataError: the texts
-    have too few.
+
+class Subwords:
+    """One vocabulary for both languages, by byte-pair encoding, as `tokenizers` learns it.
+
+    The method is that of Sennrich et al. (ACL 2016). Of its `size` the first tokens are those of
+    `harness.tasks.pairs`.
+
+    Raises:
+        DataError: the texts have too few subwords.
     """
 
     def __init__(self, texts: Sequence[str], size: int) -> None:
@@ -251,23 +278,23 @@ class Subwords:
             vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
         )
         self._tokenizer.train_from_iterator(texts, trainer)
-        found = self._tokenizer.get_vocab_size()
-        if found != size:
+        largest = self._tokenizer.get_vocab_size()
+        if largest != size:
             raise DataError(
                 f"a vocabulary of {size:,} is larger than the training texts allow, which have "
-                f"{found:,} subwords; lower it"
+                f"{largest:,} subwords; lower it"
             )
         self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of each text, int32."""
+        """Encode each text as int32."""
         return [
             numpy.array(encoding.ids, dtype=numpy.int32)  # type: ignore[misc]
             for encoding in self._tokenizer.encode_batch(list(texts))
         ]
 
     def decode(self, tokens: Tokens) -> str:
-        """The text; bytes that are none become a question mark in a diamond."""
+        """Give the text; bytes that are none become a question mark in a diamond."""
         return self._tokenizer.decode([int(token) for token in tokens]).strip()
 
 

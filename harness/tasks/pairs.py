@@ -1,5 +1,7 @@
-"""Text as a task: pairs of a source and a target, each a sequence of tokens, their batches, and
-what answers score."""
+"""Text as a task: pairs of a source and a target, their batches, and what answers score.
+
+A source and a target are a sequence of tokens each.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from torch import Tensor
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.task import Batch, held_out_indices, to_device
 
-PAD, BEGIN, END = 0, 1, 2
+PAD = 0
+BEGIN = 1
+END = 2
 """Tokens that every vocabulary begins with: what fills up a batch's shorter sentences, and stands
 around each."""
 NUM_SPECIAL = 3
@@ -35,35 +39,38 @@ Encoded = tuple[list[Tokens], list[Tokens], list[int]]
 
 
 def digest(texts: Iterable[str]) -> str:
-    """The sha256 of lines in their order."""
+    """Give the sha256 of lines in their order."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def shuffled(count: int, seed: int) -> list[int]:
-    """An order of `count` things that depends on the seed alone, whatever the version of the
-    libraries."""
-    return list(numpy.random.Generator(numpy.random.Philox(key=seed)).permutation(count).tolist())
+    """Draw an order of `count` things.
+
+    It depends on the seed alone, whatever the version of the libraries.
+    """
+    random = numpy.random.Generator(numpy.random.Philox(key=seed))
+    return list(random.permutation(count).tolist())
 
 
 def plain(tokens: Iterable[int]) -> list[int]:
-    """What stands before the first END, without BEGIN."""
-    own: list[int] = []
+    """Take what stands before the first END, without BEGIN."""
+    sentence: list[int] = []
     for token in tokens:
         if token == END:
             break
         if token != BEGIN:
-            own.append(token)
-    return own
+            sentence.append(token)
+    return sentence
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Sources and targets on the device, and the group that each pair belongs to (for shards by
-    group), int64.
+    """Sources and targets, on the device.
 
     Attributes:
         tokens: int32 of shape (pairs, 2, length): the source, and the target with BEGIN before it,
             each with END after it, filled up with PAD.
+        groups: int64, which group each pair belongs to, for shards by group.
     """
 
     tokens: Tensor
@@ -71,25 +78,25 @@ class Pairs:
 
     @classmethod
     def of(cls, encoded: Encoded, index: Sequence[int], device: torch.device) -> Pairs:
-        """The pairs of these numbers, in this order."""
+        """Put the pairs of these numbers on the device, in this order."""
         sources, targets, groups = encoded
-        longest = max(max(len(sources[number]) + 1, len(targets[number]) + 2) for number in index)
-        tokens = numpy.full((len(index), 2, longest + 1), PAD, numpy.int32)
-        for (source, target), number in zip(tokens, index, strict=True):
-            own, following = sources[number], targets[number]
-            source[: len(own)], source[len(own)] = own, END
-            target[0], target[1 : len(following) + 1], target[len(following) + 1] = (
-                BEGIN,
-                following,
-                END,
-            )
-        chosen = torch.tensor([groups[number] for number in index], dtype=torch.int64)
-        return cls(torch.from_numpy(tokens).to(device), chosen)
+        longest_source = max(len(sources[number]) for number in index)
+        longest_target = max(len(targets[number]) for number in index)
+        # With END behind a source, and BEGIN and END around a target; and one place more, so that
+        # what follows the last token of the longest is PAD.
+        length = max(longest_source + 1, longest_target + 2) + 1
+        tokens = numpy.full((len(index), 2, length), PAD, numpy.int32)
+        for row, number in enumerate(index):
+            source = [*sources[number], END]
+            target = [BEGIN, *targets[number], END]
+            tokens[row, 0, : len(source)] = source
+            tokens[row, 1, : len(target)] = target
+        chosen_groups = torch.tensor([groups[number] for number in index], dtype=torch.int64)
+        return cls(torch.from_numpy(tokens).to(device), chosen_groups)
 
     @cached_property
     def num_tokens(self) -> Tensor:
-        """Tokens that a model is to predict of each pair: those of the target, and END; on the
-        CPU."""
+        """Tokens that a model is to predict of each pair, END among them; on the CPU."""
         return (self.tokens[:, 1] != PAD).sum(1).cpu() - 1
 
     @cached_property
@@ -98,34 +105,43 @@ class Pairs:
         return torch.maximum((self.tokens[:, 0] != PAD).sum(1).cpu(), self.num_tokens)
 
     def batch(self, index: Tensor) -> Batch:
-        """Inputs, int64 of shape (batch, 2, length): the source, and the target with BEGIN before
-        it.
+        """Make a batch of these pairs, no longer than the longest of them.
 
-        Labels, int64 of shape (batch, length), are the target with END after it, and IGNORED
-        beyond.
+        Returns:
+            Inputs, int64 of shape (batch, 2, length): the source, and the target with BEGIN before
+            it. Labels, int64 of shape (batch, length): the target with END after it, and IGNORED
+            beyond.
         """
-        chosen = self.tokens[
-            to_device(index, self.tokens.device), :, : int(self.lengths[index].max()) + 1
-        ].long()
+        length = int(self.lengths[index].max())
+        rows = to_device(index, self.tokens.device)
+        chosen = self.tokens[rows, :, : length + 1].long()
         following = chosen[:, 1, 1:]
         return chosen[:, :, :-1], following.masked_fill(following == PAD, IGNORED)
 
     def sentences(self, side: int, index: Tensor) -> list[list[int]]:
-        """The sources (side 0) or targets (1) of these pairs, without BEGIN and END."""
-        return [plain(row) for row in self.tokens[index.to(self.tokens.device), side].tolist()]
+        """List the sources (side 0) or targets (1) of these pairs, without BEGIN and END."""
+        rows = self.tokens[index.to(self.tokens.device), side]
+        return [plain(row) for row in rows.tolist()]
 
 
 def chosen_pairs(
     train: Encoded, test: Encoded, spec: TaskSpec, device: torch.device
 ) -> tuple[Pairs, Pairs]:
-    """The pairs to train on, and those to score: the test set or those held out, shortest first.
+    """Choose the pairs to train on, and those to score: the test set or those held out.
 
-    So batches that are scored hold sentences of like length, and fewer positions are filled up.
+    Those to score are shortest first. So batches hold sentences of like length, and fewer positions
+    are filled up.
     """
     kept, held_out = held_out_indices(len(train[0]), spec.held_out, spec.num_train)
-    scored, index = (train, held_out.tolist()) if spec.held_out else (test, range(len(test[0])))
-    shortest_first = sorted(index, key=lambda each: (len(scored[1][each]), len(scored[0][each])))
-    return Pairs.of(train, kept.tolist(), device), Pairs.of(scored, shortest_first, device)
+    if spec.held_out:
+        scored = train
+        index = held_out.tolist()
+    else:
+        scored = test
+        index = list(range(len(test[0])))
+    sources, targets, _ = scored
+    index.sort(key=lambda number: (len(targets[number]), len(sources[number])))
+    return Pairs.of(train, kept.tolist(), device), Pairs.of(scored, index, device)
 
 
 @dataclass(frozen=True)
@@ -166,12 +182,10 @@ class PairSamples:
         return map(self.evaluation.batch, self.parts(indices))
 
     def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The indices by batches that are scored at once."""
-        return (
-            torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length))
-            if len(indices)
-            else ()
-        )
+        """Divide the indices into batches that are scored at once."""
+        if not len(indices):
+            return ()
+        return torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length))
 
 
 class PhoneErrors:
@@ -180,24 +194,28 @@ class PhoneErrors:
     num_sums = 2
 
     def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
-        """The sums over these sentences, which are without BEGIN and END; so workers may each score
-        a share."""
+        """Sum over these sentences, which are without BEGIN and END.
+
+        As it is sums, workers may each score a share.
+        """
         errors = sum(map(Levenshtein.distance, predicted, expected))
         return [float(errors), float(sum(map(len, expected)))]
 
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
-        """The metrics by name, as shares (a BLEU of 30 is 0.3)."""
+        """Make the metrics of sums, by name, as shares (a BLEU of 30 is 0.3)."""
         errors, phones = sums
         return {"phone_error_rate": errors / phones}
 
     def signatures(self) -> dict[str, str]:
-        """How each metric was computed, where that has a standard form."""
+        """Say how each metric was computed, where that has a standard form."""
         return {}
 
 
 class BleuAndChrf:
-    """BLEU (Papineni et al., ACL 2002) and chrF (Popović, WMT 2015) of a whole split, by sacreBLEU
-    (Post, 2018)."""
+    """BLEU and chrF of a whole split, by sacreBLEU (Post, 2018).
+
+    Sources: Papineni et al., ACL 2002; Popović, WMT 2015.
+    """
 
     def __init__(self, text: Callable[[Tokens], str]) -> None:
         from sacrebleu.metrics.bleu import BLEU
@@ -207,24 +225,29 @@ class BleuAndChrf:
         # Sentences are passed to a corpus's score as if tokenised, which only silences a warning.
         self._metrics: dict[str, Any] = {"bleu": BLEU(force=True), "chrf": CHRF()}
         for metric in self._metrics.values():
-            metric.corpus_score(
-                ["a"], [["a"]]
-            )  # says how many references there are, which signatures tell
+            # A first score tells it how many references there are, which signatures say.
+            metric.corpus_score(["a"], [["a"]])
         self._lengths = [len(self._statistics(name, ["a"], ["a"])[0]) for name in self._metrics]
         self.num_sums = sum(self._lengths)
 
     def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
-        texts = [[self.text(tokens) for tokens in sentences] for sentences in (predicted, expected)]
-        statistics = [self._statistics(name, *texts) for name in self._metrics]
-        return [float(sum(column)) for metric in statistics for column in zip(*metric, strict=True)]
+        predicted_texts = [self.text(tokens) for tokens in predicted]
+        expected_texts = [self.text(tokens) for tokens in expected]
+        sums: list[float] = []
+        for name in self._metrics:
+            rows = self._statistics(name, predicted_texts, expected_texts)
+            sums += [float(sum(column)) for column in zip(*rows, strict=True)]
+        return sums
 
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
-        left, found = iter(map(int, sums)), {}
+        numbers = [int(value) for value in sums]
+        scores = {}
+        first = 0
         for (name, metric), length in zip(self._metrics.items(), self._lengths, strict=True):
-            found[name] = (
-                metric._compute_score_from_stats([next(left) for _ in range(length)]).score / 100
-            )
-        return found
+            score = metric._compute_score_from_stats(numbers[first : first + length])
+            scores[name] = score.score / 100
+            first += length
+        return scores
 
     def signatures(self) -> dict[str, str]:
         return {name: str(metric.get_signature()) for name, metric in self._metrics.items()}
@@ -232,12 +255,13 @@ class BleuAndChrf:
     def _statistics(
         self, name: str, predicted: list[str], expected: list[str]
     ) -> list[list[float]]:
-        """Statistics of each sentence; the library adds such up itself, and offers no public way
-        to."""
-        found: list[list[float]] = self._metrics[name]._extract_corpus_statistics(
-            predicted, [expected]
-        )
-        return found
+        """Extract the statistics of each sentence.
+
+        The library adds such up itself, and offers no public way to.
+        """
+        metric = self._metrics[name]
+        rows: list[list[float]] = metric._extract_corpus_statistics(predicted, [expected])
+        return rows
 
 
 Measure = PhoneErrors | BleuAndChrf

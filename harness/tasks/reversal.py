@@ -1,5 +1,7 @@
-"""A made-up text task for trying things and for tests: words to be spelt backwards; it needs no
-data."""
+"""A made-up text task for trying things and for tests: words to be spelt backwards.
+
+It needs no data.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,14 @@ from cser_bench.harness.tasks.pairs import (
 )
 
 ALPHABET = "abcdefgh"
-SHORTEST, LONGEST = 2, 7
+SHORTEST = 2
+LONGEST = 7
 
 
 @dataclass(frozen=True)
 class Reversal:
+    """Words of `SHORTEST` to `LONGEST` letters, of which the first is the group."""
+
     num_train: int = 1_600
     num_test: int = 100
     num_classes: int = NUM_SPECIAL + len(ALPHABET)
@@ -36,26 +41,25 @@ class Reversal:
         pass
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> PairSamples:
-        train, test = self._made_up("train", self.num_train), self._made_up("test", self.num_test)
-        words = (
-            [ALPHABET[token - NUM_SPECIAL] for token in source] for source in (*test[0], *train[0])
-        )
-        sha256 = digest(map("".join, words))
+        train = self._made_up("train", self.num_train)
+        test = self._made_up("test", self.num_test)
+        sha256 = digest(map(_word, (*test[0], *train[0])))
         pairs = chosen_pairs(train, test, spec, device)
         return PairSamples(*pairs, PhoneErrors(), self.input_shape[1], sha256)
 
     def _made_up(self, split: str, count: int) -> Encoded:
         random = generator("reversal", split)
         lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=random).tolist()
-        letters = torch.randint(
-            NUM_SPECIAL, self.num_classes, (count, LONGEST), generator=random
-        ).tolist()
-        sources: list[Tokens] = [own[:length] for own, length in zip(letters, lengths, strict=True)]
-        return (
-            sources,
-            [source[::-1] for source in sources],
-            [source[0] - NUM_SPECIAL for source in sources],
-        )
+        shape = (count, LONGEST)
+        letters = torch.randint(NUM_SPECIAL, self.num_classes, shape, generator=random).tolist()
+        sources: list[Tokens] = [row[:length] for row, length in zip(letters, lengths, strict=True)]
+        targets = [source[::-1] for source in sources]
+        groups = [source[0] - NUM_SPECIAL for source in sources]
+        return sources, targets, groups
+
+
+def _word(tokens: Tokens) -> str:
+    return "".join(ALPHABET[token - NUM_SPECIAL] for token in tokens)
 
 
 TASK = Reversal()

@@ -24,8 +24,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Check(NamedTuple):
-    """One line of a preflight: what was looked at, whether it is well, and what was seen or is to
-    be done."""
+    """One line of a preflight.
+
+    It says what was looked at, whether it is well, and what was seen or is to be done.
+    """
 
     what: str
     passed: bool
@@ -42,11 +44,13 @@ class Samples(Protocol):
     def training_batches(
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
     ) -> Iterator[Batch]:
-        """The batches of these indices, augmented by randomness that depends on (seed, rank, step)
-        alone."""
+        """Yield the batches of these indices, augmented.
+
+        Randomness depends on (seed, rank, step) alone.
+        """
 
     def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        """These samples of the evaluated split, each once and in order."""
+        """Yield these samples of the evaluated split, each once and in order."""
 
 
 class Task(Protocol):
@@ -61,8 +65,11 @@ class Task(Protocol):
         """Find, fetch if need be, and verify the data; `load` is then quick. Raises as `load`."""
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> Samples:
-        """Read the data from the folder `data`, or where it is known to lie, and verify it, else
-        raise DataError."""
+        """Read the data from the folder `data`, or where it is known to lie, and verify it.
+
+        Raises:
+            DataError: missing, damaged, or other data.
+        """
 
 
 EVALUATION_BATCH = 250
@@ -72,8 +79,10 @@ long."""
 
 @dataclass(frozen=True)
 class TensorSamples:
-    """A small data set held on the device, without augmentation; `batch` is what is made of chosen
-    samples."""
+    """A small data set held on the device, without augmentation.
+
+    `batch` is what is made of chosen samples.
+    """
 
     train_inputs: Tensor
     train_labels: Tensor
@@ -99,8 +108,11 @@ class TensorSamples:
 
 
 def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
-    """Number of samples trained on, and evaluated. Raises SpecError: more samples are asked for
-    than there are."""
+    """Count the samples trained on, and those evaluated.
+
+    Raises:
+        SpecError: more samples are asked for than there are.
+    """
     if spec.held_out >= task.num_train:
         raise SpecError(
             f"task {spec.name}: held_out = {spec.held_out} leaves nothing of {task.num_train} to "
@@ -116,60 +128,61 @@ def split_sizes(task: Task, spec: TaskSpec) -> tuple[int, int]:
 
 
 def held_out_indices(num_samples: int, held_out: int, num_train: int = 0) -> tuple[Tensor, Tensor]:
-    """Indices to train on (`num_train`, 0 for all that are left) and to hold out: the same whatever
-    the run's seed.
+    """Choose indices to train on and to hold out: the same whatever the run's seed.
 
     The two are taken from the two ends of one order, so neither choice depends on how large the
     other is.
+
+    Args:
+        num_train: how many to train on; 0 for all that are left.
     """
     order = torch.randperm(num_samples, generator=generator("held out", num_samples))
-    return order[held_out if not num_train else -num_train :].sort().values, order[
-        :held_out
-    ].sort().values
+    first = -num_train if num_train else held_out
+    return order[first:].sort().values, order[:held_out].sort().values
 
 
 def subset(train: Batch, spec: TaskSpec, test: Batch | None = None) -> TensorSamples:
-    """The training samples to train on and, to score, the test set, or those held out where there
-    is none."""
-    kept, held_out = held_out_indices(len(train[1]), spec.held_out, spec.num_train)
+    """Choose the samples to train on and, where there is no test set, those to score."""
     inputs, labels = train
-    return TensorSamples(
-        inputs[kept], labels[kept], *(test or (inputs[held_out], labels[held_out]))
-    )
+    kept, held_out = held_out_indices(len(labels), spec.held_out, spec.num_train)
+    if test is None:
+        test = inputs[held_out], labels[held_out]
+    return TensorSamples(inputs[kept], labels[kept], *test)
 
 
 def cache_folder(name: str) -> Path:
-    """The place of data that nobody named a place for: $XDG_CACHE_HOME/cser-bench/`name`, or the
-    same in ~/.cache."""
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-        / "cser-bench"
-        / name
-    )
+    """Name the folder of data that nobody named a place for.
+
+    It is $XDG_CACHE_HOME/cser-bench/`name`, or the same in ~/.cache.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches) / "cser-bench" / name
 
 
 def find_task(name: str) -> Task:
-    """The task of that name. Raises SpecError: there is none; the message names those there are."""
-    known = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
-    found = (
-        getattr(importlib.import_module(f"cser_bench.harness.tasks.{name}"), "TASK", None)
-        if name in known
-        else None
-    )
-    if found is None:
-        there = [
-            each
-            for each in known
-            if hasattr(importlib.import_module(f"cser_bench.harness.tasks.{each}"), "TASK")
-        ]
-        raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(there)}")
-    task: Task = found
-    return task
+    """Find the task of that name.
+
+    Raises:
+        SpecError: there is none; the message names those there are.
+    """
+    modules = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
+    if name in modules:
+        task = _task_in(name)
+        if task is not None:
+            return task
+    known = [module for module in modules if _task_in(module) is not None]
+    raise SpecError(f"unknown task {name!r}; the tasks are {', '.join(known)}")
+
+
+def _task_in(module: str) -> Task | None:
+    return getattr(importlib.import_module(f"cser_bench.harness.tasks.{module}"), "TASK", None)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device. The host waits for no GPU: what it does there next comes after the
-    transfer."""
+    """Put the tensor on the device.
+
+    The host waits for no GPU: what it does there next comes after the transfer.
+    """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,2 +1,1 @@
-"""The network lab, and what is timed: steps on emulated links and on real ones, and what is
-compared."""
+"""The network lab, and what is timed: steps on emulated links and on real ones."""

@@ -1,5 +1,7 @@
-"""A lab: namespaces of one machine that stand for machines, on links of a chosen rate. Linux,
-root."""
+"""A lab: namespaces of one machine that stand for machines, on links of a chosen rate.
+
+It needs Linux, and root.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ PREFIX = "cserlab"
 """Of the names of a lab's namespaces; all that are called so are the lab's."""
 INTERFACE = "eth0"
 """Every machine's link, in its namespace."""
-SWITCH, BRIDGE = "switch", "bridge"
+SWITCH = "switch"
+BRIDGE = "bridge"
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
 LOCKS = Path("/run/cserlab")
 """A file for each prefix, which a lab's owner keeps locked. /run does not outlive a boot, and
@@ -49,7 +52,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def why_not() -> str | None:
-    """Why this machine can have no lab, in a sentence; None where it can."""
+    """Say why this machine can have no lab, in a sentence; None where it can."""
     if not sys.platform.startswith("linux"):
         return "a network lab needs Linux, for its network namespaces"
     if os.geteuid() != 0:
@@ -57,17 +60,15 @@ def why_not() -> str | None:
     for program in ("ip", "tc"):
         if shutil.which(program) is None:
             return f"a network lab needs the program {program}: install iproute2"
-    effective = re.search(
-        r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE
-    )
-    missing = [
-        name
-        for bit, name in CAPABILITIES.items()
-        if effective and not int(effective[1], 16) >> bit & 1
-    ]
-    return (
-        f"a network lab needs {' and '.join(missing)}, which root has not here" if missing else None
-    )
+    status = Path("/proc/self/status").read_text()
+    effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    if effective is None:
+        return None
+    bits = int(effective[1], 16)
+    missing = [name for bit, name in CAPABILITIES.items() if not bits >> bit & 1]
+    if missing:
+        return f"a network lab needs {' and '.join(missing)}, which root has not here"
+    return None
 
 
 class Lab:
@@ -84,21 +85,21 @@ class Lab:
     interface = INTERFACE
 
     def __init__(self, topology: LabTopology, prefix: str) -> None:
-        self.topology, self._prefix = topology, prefix
+        self.topology = topology
+        self._prefix = prefix
         self._machines = [f"{prefix}-m{index}" for index in range(topology.num_machines)]
         self._relay: subprocess.Popen[str] | None = None
 
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
-        """The command that runs `argv` on the rank's machine, as the same process."""
+        """Make the command that runs `argv` on the rank's machine, as the same process."""
         return ["ip", "netns", "exec", self.namespace(rank).name, *argv]
 
     def namespace(self, rank: int) -> Path:
-        """The file of the namespace of the rank's machine, for setns."""
+        """Name the file of the namespace of the rank's machine, for setns."""
         return NAMESPACES / self._machines[rank // self.topology.workers_per_machine]
 
     def sent(self) -> list[tuple[int, int]]:
-        """Bytes of Ethernet frames, and number of frames, that each machine's link has sent to the
-        switch so far.
+        """Count bytes of frames, and frames, that each machine's link has sent to the switch so far.
 
         It is the counter of the limit at the machine's end: the interface's own counts a train of
         segments that TCP hands down in one piece with one header.
@@ -106,17 +107,21 @@ class Lab:
         return [_counted(machine) for machine in self._machines]
 
     def set_rate(self, bits_per_second: float) -> None:
-        """Change the links in place, both ways. Raises LabError: a rate that no lab can have."""
+        """Change the links in place, both ways.
+
+        Raises:
+            LabError: a rate that no lab can have.
+        """
         self.topology = replace(self.topology, bits_per_second=bits_per_second)
-        rate, burst = round(bits_per_second), burst_bytes(bits_per_second)
+        rate = round(bits_per_second)
+        burst = burst_bytes(bits_per_second)
         limit = f"root tbf rate {rate}bit burst {burst} limit {QUEUE_BYTES}"
         # TCP hands a link at most a burst in one piece: the limit would cut a larger one into
         # frames, which takes much more CPU. Sockets look the number up with their route, so that is
         # forgotten.
         frames = f"link set {INTERFACE} gso_max_segs {burst // FRAME_BYTES}"
-        if (
-            self._relay is not None
-        ):  # the first to be told, since without it there are no interfaces
+        if self._relay is not None:
+            # It is the first to be told, since without it there are no interfaces.
             self._tell_relay(f"{bits_per_second}\n")
             frames = f"link set {INTERFACE} mtu {unit_bytes(bits_per_second)}"
         for machine in self._machines:
@@ -125,27 +130,27 @@ class Lab:
         if self._relay is not None:
             return
         ports = range(self.topology.num_machines)
-        _batch(
-            "tc",
-            [f"qdisc replace dev m{index} {limit}" for index in ports],
-            f"{self._prefix}-{SWITCH}",
-        )
+        lines = [f"qdisc replace dev m{index} {limit}" for index in ports]
+        _batch("tc", lines, f"{self._prefix}-{SWITCH}")
 
     def lay_out(self) -> None:
-        """Make the namespaces and the links between them. IPv6 stays off and bridges do not chat:
-        nothing but workers send."""
+        """Make the namespaces and the links between them.
+
+        IPv6 stays off and bridges do not chat: nothing but workers send.
+        """
         _batch("ip", [f"netns add {name}" for name in self._machines])
         if self.topology.latency_seconds:
             self._start_relay()
         else:
             self._add_switch()
         for index, machine in enumerate(self._machines):
-            own, how = _address(index), f"src {_address(index)} congctl {CONGESTION_CONTROL}"
+            address = _address(index)
+            how = f"src {address} congctl {CONGESTION_CONTROL}"
             lines = [
-                f"addr add {own}/24 dev {INTERFACE} noprefixroute",
+                f"addr add {address}/24 dev {INTERFACE} noprefixroute",
                 f"route add {_address(-1)}/24 dev {INTERFACE} {how}",
                 # between the machine's own workers
-                f"route replace local {own} dev {INTERFACE} table local {how}",
+                f"route replace local {address} dev {INTERFACE} table local {how}",
             ]
             _batch("ip", [*_up("lo"), *_up(INTERFACE), *lines], machine)
         self.set_rate(self.topology.bits_per_second)
@@ -153,22 +158,23 @@ class Lab:
     def _add_switch(self) -> None:
         switch = f"{self._prefix}-{SWITCH}"
         _batch("ip", [f"netns add {switch}"])
-        pair = "link add {} netns {} type veth peer name m{} netns {}"
-        _batch(
-            "ip",
-            [
-                pair.format(INTERFACE, name, index, switch)
-                for index, name in enumerate(self._machines)
-            ],
-        )
+        links = [
+            f"link add {INTERFACE} netns {name} type veth peer name m{index} netns {switch}"
+            for index, name in enumerate(self._machines)
+        ]
+        _batch("ip", links)
         ports = [f"m{index}" for index in range(len(self._machines))]
         lines = [f"link add {BRIDGE} type bridge stp_state 0 mcast_snooping 0"]
         lines += [f"link set {port} master {BRIDGE}" for port in ports]
-        _batch("ip", [*lines, *(line for each in (BRIDGE, *ports) for line in _up(each))], switch)
+        for interface in (BRIDGE, *ports):
+            lines += _up(interface)
+        _batch("ip", lines, switch)
 
     def _start_relay(self) -> None:
-        """The relay makes the machines' interfaces, and lives in the last one's namespace, with
-        which it is ended."""
+        """Start the relay, which makes the machines' interfaces.
+
+        It lives in the last machine's namespace, with which it is ended.
+        """
         namespaces = [str(NAMESPACES / name) for name in self._machines]
         latency = [str(self.topology.latency_seconds), str(self.topology.jitter_seconds)]
         arguments = [sys.executable, "-m", "cser_bench.harness.timing.links", INTERFACE, *latency]
@@ -179,26 +185,26 @@ class Lab:
         self._tell_relay("")
 
     def _tell_relay(self, order: str) -> None:
-        """Send the relay a line, and wait for its answer. Raises LabError where it has ended."""
+        """Send the relay a line, and wait for its answer.
+
+        Raises:
+            LabError: it has ended.
+        """
         relay = self._relay
-        assert (
-            relay is not None
-            and relay.stdin is not None
-            and relay.stdout is not None
-            and relay.stderr is not None
-        )
+        assert relay is not None
+        assert relay.stdin is not None and relay.stdout is not None and relay.stderr is not None
         with suppress(BrokenPipeError):
             relay.stdin.write(order)
             relay.stdin.flush()
         if not relay.stdout.readline():
-            said = relay.stderr.read().strip().rpartition("\n")[2]
+            last_line = relay.stderr.read().strip().rpartition("\n")[2]
             raise LabError(
-                f"the relay between the lab's machines ended: {said or 'without a word'}"
+                f"the relay between the lab's machines ended: {last_line or 'without a word'}"
             )
 
 
 def _address(machine: int) -> str:
-    """The machine's address; of -1, their network's."""
+    """Give the machine's address; of -1, their network's."""
     return f"10.83.0.{machine + 1}"
 
 
@@ -208,20 +214,25 @@ def _up(interface: str) -> list[str]:
 
 @contextmanager
 def lab(topology: LabTopology) -> Iterator[Lab]:
-    """Inside, the lab is up. At the end, also by an exception, SIGINT, SIGTERM or SIGHUP, all of it
-    is gone, and so is every process in its namespaces; what a lab that was killed has left, the
-    next one removes. Raises LabError where no lab is possible, and BusyError where one is up
-    already.
+    """Have a lab up inside.
+
+    At the end, also by an exception, SIGINT, SIGTERM or SIGHUP, all of it is gone, and so is every
+    process in its namespaces. What a lab that was killed has left, the next one removes.
+
+    Raises:
+        LabError: no lab is possible.
+        BusyError: one is up already.
     """
     if reason := why_not():
         raise LabError(reason)
-    made = Lab(topology, PREFIX)
+    network = Lab(topology, PREFIX)
     with _signals_as_exceptions(), locked(LOCKS / PREFIX, 0.0, ALREADY):
         remove_namespaces(PREFIX)
         try:
-            made.lay_out()
-            yield made
+            network.lay_out()
+            yield network
         finally:
+            # A second Ctrl-C waits until all is gone.
             waiting = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
             try:
                 remove_namespaces(PREFIX)
@@ -230,25 +241,26 @@ def lab(topology: LabTopology) -> Iterator[Lab]:
 
 
 def remove_namespaces(prefix: str) -> None:
-    """End what lives in the namespaces of this prefix, and delete them. Raises LabError where one
-    stays."""
+    """End what lives in the namespaces of this prefix, and delete them.
+
+    Raises:
+        LabError: one stays.
+    """
     for path in sorted(NAMESPACES.glob(f"{prefix}-*")):
         _empty(path.name)
-        done = subprocess.run(
-            ["ip", "netns", "delete", path.name], capture_output=True, text=True, check=False
-        )
+        command = ["ip", "netns", "delete", path.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode and path.exists():
             raise LabError(f"the namespace {path.name} cannot be deleted: {done.stderr.strip()}")
 
 
 def _empty(name: str) -> None:
-    """Kill what lives in a namespace. Of a file alone, without a mount, where its maker was killed,
-    nothing does."""
+    """Kill what lives in a namespace.
+
+    Nothing lives in a file without a mount, which stays where its maker was killed.
+    """
     deadline = time.monotonic() + KILLING_SECONDS
-    listing = ["ip", "netns", "pids", name]
-    while pids := subprocess.run(
-        listing, capture_output=True, text=True, check=False
-    ).stdout.split():
+    while pids := _processes_in(name):
         if str(os.getpid()) in pids:
             raise LabError(
                 f"{NAMESPACES / name} is this program's own network namespace: remove that file"
@@ -263,38 +275,45 @@ def _empty(name: str) -> None:
         time.sleep(0.01)
 
 
+def _processes_in(namespace: str) -> list[str]:
+    command = ["ip", "netns", "pids", namespace]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    return listed.stdout.split()
+
+
 def _batch(program: str, lines: Sequence[str], namespace: str | None = None) -> None:
+    """Have `ip` or `tc` do these lines, in a namespace where one is given."""
     where = [] if namespace is None else ["-n", namespace]
+    command = [program, *where, "-batch", "-"]
     text = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run(
-        [program, *where, "-batch", "-"], input=text, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise LabError(f"this machine's kernel cannot have the lab: {program} says: {said}")
+        reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise LabError(f"this machine's kernel cannot have the lab: {program} says: {reason}")
 
 
 def _counted(namespace: str) -> tuple[int, int]:
     command = ["tc", "-n", namespace, "-s", "-j", "qdisc", "show", "dev", INTERFACE, "root"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)[0]
-    return int(found["bytes"]), int(found["packets"])
+    [limit] = json.loads(done.stdout)[:1]
+    return int(limit["bytes"]), int(limit["packets"])
 
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack, as SIGINT does, unless the program has a use of its own
-    for them."""
-    is_main = threading.current_thread() is threading.main_thread()
-    mine = [
-        number for number in ENDING[1:] if is_main and signal.getsignal(number) is signal.SIG_DFL
-    ]
-    for number in mine:
+    """Let SIGTERM and SIGHUP unwind the stack, as SIGINT does.
+
+    They do not where the program has a use of its own for them.
+    """
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        taken = [number for number in ENDING[1:] if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        for number in mine:
+        for number in taken:
             signal.signal(number, signal.SIG_DFL)
 
 
@@ -305,11 +324,11 @@ def start_inside(
 
     Pipes are no part of the network, nor is the file by which workers meet.
     """
-    whole = [
-        (network.namespace(rank), network.interface, work, *own)
-        for rank, own in enumerate(arguments)
+    with_places = [
+        (network.namespace(rank), network.interface, work, *arguments_of_rank)
+        for rank, arguments_of_rank in enumerate(arguments)
     ]
-    return start_workers(_inside, whole, preload=(work.__module__,))
+    return start_workers(_inside, with_places, preload=(work.__module__,))
 
 
 def _inside(

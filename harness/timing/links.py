@@ -1,6 +1,6 @@
-"""What a lab can be: machines and the rate of their links, on one switch, or far apart on a relay
-in its place.
+"""What a lab can be: machines and the rate of their links, on one switch or far apart.
 
+Far apart, a relay stands in the switch's place.
 The relay holds every packet back, as a long way does (Linux, root). It is a process of its own,
 which a lab starts and ends. Each machine's interface is a TUN device whose other end is here, so
 the kernel cuts and sums what leaves a machine as for a real link. A machine's end limits what it
@@ -40,8 +40,11 @@ QUEUE_BYTES = 1 << 20
 LARGEST_UNIT_BYTES = 60_000
 """Of a link with latency: in larger packets the relay has fewer to pass on."""
 
-TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+TUNSETIFF = 0x400454CA
+IFF_TUN = 0x0001
+IFF_NO_PI = 0x1000
 CLONE_NEWNET = 0x40000000
+"""Of Linux's headers if_tun.h and sched.h."""
 LARGEST_PACKET = 1 << 16
 DESTINATION = 19
 """Where a packet of IPv4 has the last byte of the address that it goes to."""
@@ -53,12 +56,13 @@ class LabError(SpecError):
 
 @dataclass(frozen=True)
 class LabTopology:
-    """Machines on one switch, each with as many workers. Links inside a machine are as fast as they
-    can be.
+    """Machines on one switch, each with as many workers.
+
+    Links inside a machine are as fast as they can be.
 
     Args:
-        num_machines, workers_per_machine: their product is the world size; ranks are contiguous
-        within a machine.
+        num_machines: times workers_per_machine, that is the world size; ranks are contiguous within
+            a machine.
         bits_per_second: what each machine's link carries, each way, headers included.
         latency_seconds: from one machine to another, one way, beside what this machine takes; above
             0 by a relay.
@@ -73,10 +77,8 @@ class LabTopology:
     jitter_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for what, count in (
-            ("machines", self.num_machines),
-            ("workers a machine", self.workers_per_machine),
-        ):
+        counts = {"machines": self.num_machines, "workers a machine": self.workers_per_machine}
+        for what, count in counts.items():
             if not 1 <= count <= MOST:
                 raise LabError(f"a lab has 1 to {MOST} {what}, not {count}")
         if not (math.isfinite(self.bits_per_second) and self.bits_per_second >= LOWEST_RATE):
@@ -94,17 +96,17 @@ class LabTopology:
         return self.num_machines * self.workers_per_machine
 
     def __str__(self) -> str:
-        workers = f"{self.workers_per_machine} x " if self.workers_per_machine > 1 else ""
-        far = (
-            f", {latency_text(self.latency_seconds, self.jitter_seconds)} one way"
-            if self.latency_seconds
-            else ""
-        )
-        return f"{self.num_machines} x {workers}{rate_text(self.bits_per_second)}{far}"
+        text = f"{self.num_machines} x "
+        if self.workers_per_machine > 1:
+            text += f"{self.workers_per_machine} x "
+        text += rate_text(self.bits_per_second)
+        if self.latency_seconds:
+            text += f", {latency_text(self.latency_seconds, self.jitter_seconds)} one way"
+        return text
 
 
 def rate_text(bits_per_second: float) -> str:
-    """A rate for people: 200 Mb/s, 2.5 Gb/s."""
+    """Write a rate for people: 200 Mb/s, 2.5 Gb/s."""
     for unit, size in (("Gb/s", 1e9), ("Mb/s", 1e6)):
         if bits_per_second >= size:
             return f"{bits_per_second / size:.4g} {unit}"
@@ -112,19 +114,23 @@ def rate_text(bits_per_second: float) -> str:
 
 
 def burst_bytes(bits_per_second: float) -> int:
-    """Two frames, or what the rate carries in BURST_SECONDS: no small message gets through on an
-    idle time's tokens."""
+    """Size a link's burst: two frames, or what the rate carries in BURST_SECONDS.
+
+    So no small message gets through on an idle time's tokens.
+    """
     return max(2 * FRAME_BYTES, round(bits_per_second * BURST_SECONDS / 8))
 
 
 def unit_bytes(bits_per_second: float) -> int:
-    """The largest packet on a link with latency: what its rate carries in BURST_SECONDS, as far as
-    packets go."""
+    """Size the largest packet on a link with latency.
+
+    It is what the rate carries in BURST_SECONDS, as far as packets go.
+    """
     return min(burst_bytes(bits_per_second) - FRAME_BYTES + 1500, LARGEST_UNIT_BYTES)
 
 
 def enter(namespace: str) -> None:
-    """Moves this thread into a network namespace. os.setns would do, from Python 3.12 on."""
+    """Move this thread into a network namespace. os.setns would do, from Python 3.12 on."""
     with open(namespace) as file:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.setns(file.fileno(), CLONE_NEWNET):
@@ -132,7 +138,7 @@ def enter(namespace: str) -> None:
 
 
 def open_tun(namespace: str, interface: str) -> int:
-    """Returns the file that is the other end of a new TUN device in the namespace."""
+    """Return the file that is the other end of a new TUN device in the namespace."""
     enter(namespace)
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH", interface.encode(), IFF_TUN | IFF_NO_PI))
@@ -142,20 +148,28 @@ def open_tun(namespace: str, interface: str) -> int:
 def relay(
     devices: Sequence[int], latency_seconds: float, jitter_seconds: float, orders: int
 ) -> None:
-    """Passes packets on until `orders` is closed, from where each line gives the rate of all links,
-    in bits a second.
+    """Pass packets on until `orders` is closed.
 
     A packet leaves for the machine whose address it has, after those before it at the link's rate,
     and arrives `latency_seconds` later, and a drawn part of `jitter_seconds` more. One that would
     wait behind more than QUEUE_BYTES is dropped.
+
+    Args:
+        devices: files, see `open_tun`, of the machines in their order.
+        orders: a file, each line of which gives the rate of all links, in bits a second.
     """
-    rate, number, draws = 1e12, 0, random.Random(0)
-    free, last = [0.0] * len(devices), [0.0] * len(devices)
-    """When the link to a machine will have sent what was given to it, and when the last of that
-    arrives."""
+    rate = 1e12
+    number = 0
+    draws = random.Random(0)
+    # When the link to a machine will have sent what was given to it, and when the last arrives.
+    free = [0.0] * len(devices)
+    last = [0.0] * len(devices)
+    # By when they arrive; the number, which no two have, is there so that nothing else is compared.
     flying: list[tuple[float, int, int, bytes]] = []
     while True:
-        wait = max(0.0, flying[0][0] - time.monotonic()) if flying else None
+        wait = None
+        if flying:
+            wait = max(0.0, flying[0][0] - time.monotonic())
         ready, _, _ = select.select([orders, *devices], [], [], wait)
         if orders in ready:
             lines = os.read(orders, LARGEST_PACKET).split()
@@ -166,7 +180,8 @@ def relay(
             ready.remove(orders)
         for device in ready:
             packet = os.read(device, LARGEST_PACKET)
-            machine, now = packet[DESTINATION] - 1, time.monotonic()
+            machine = packet[DESTINATION] - 1
+            now = time.monotonic()
             is_ours = packet[0] >> 4 == 4 and 0 <= machine < len(devices)
             if is_ours and (free[machine] - now) * rate <= 8 * QUEUE_BYTES:
                 free[machine] = max(free[machine], now) + 8 * len(packet) / rate
@@ -180,8 +195,10 @@ def relay(
 
 
 def main(interface: str, latency_seconds: str, jitter_seconds: str, *namespaces: str) -> None:
-    """Makes the devices, says so, and relays; it ends in the last machine's namespace, with which
-    it is ended."""
+    """Make the devices, say so, and relay.
+
+    The process is in the last machine's namespace by then, with which it is ended.
+    """
     devices = [open_tun(namespace, interface) for namespace in namespaces]
     os.write(1, b"made\n")
     relay(devices, float(latency_seconds), float(jitter_seconds), 0)

@@ -42,41 +42,51 @@ def method(
     local_step: LocalStep = "sgd",
     num_steps: int = 0,
 ) -> TimedMethod:
-    """A method with a spec's settings, besides those that it has at a ratio; nothing is known yet
-    that a session finds.
+    """Describe a method, of which nothing is known yet that a session finds.
 
-    `num_steps` are of the run that it is of, where a setting is said as the run's end.
+    Args:
+        settings: a spec's, besides those that the method has at `ratio`.
+        num_steps: of the run that it is of, where a setting is said as the run's end.
     """
-    settings = (table_at_ratio(algorithm, ratio) if ratio is not None else {}) | dict(settings)
-    intervals = [settings[key] for key in INTERVALS if key in settings]
-    period = (
-        num_steps
-        if "end" in intervals
-        else math.lcm(*intervals) // settings.get("num_fragments", 1)
-    )
+    all_settings: dict[str, Any] = {}
+    if ratio is not None:
+        all_settings |= table_at_ratio(algorithm, ratio)
+    all_settings |= settings
     return TimedMethod(
         name=name,
         label=label,
         algorithm=algorithm,
-        settings=settings,
+        settings=all_settings,
         momentum=momentum,
         local_step=local_step,
         rows=[],
         messages=[],
         baseline=algorithm in baselines() or algorithm == "sgd",
         overlap=overlap,
-        period=period,
+        period=period_of(all_settings, num_steps),
     )
 
 
-METHODS = {each["name"]: method(**each) for each in DATA["methods"]}
+def period_of(settings: Mapping[str, Any], num_steps: int) -> int:
+    """Say after how many steps what a method sends repeats."""
+    intervals = [settings[key] for key in INTERVALS if key in settings]
+    if "end" in intervals:
+        return num_steps
+    return math.lcm(*intervals) // settings.get("num_fragments", 1)  # type: ignore[no-any-return]
+
+
+METHODS = {fields["name"]: method(**fields) for fields in DATA["methods"]}
 """Methods by name, in the order of tables."""
-CONSECUTIVE = {each["name"]: method(**each) for each in DATA["in_a_row"]}
+CONSECUTIVE = {fields["name"]: method(**fields) for fields in DATA["in_a_row"]}
 """The methods of consecutive steps."""
 
 
 def named(known: Mapping[str, TimedMethod], names: Sequence[str]) -> list[TimedMethod]:
-    """The methods of these names, all if none is given. Raises SpecError: one is unknown."""
+    """Pick the methods of these names, all if none is given.
+
+    Raises:
+        SpecError: one is unknown.
+    """
     if unknown := [name for name in names if name not in known]:
         raise SpecError(f"unknown method {unknown[0]!r}; the methods are {', '.join(known)}")
     return [known[name] for name in names or known]
@@ -85,21 +95,23 @@ def named(known: Mapping[str, TimedMethod], names: Sequence[str]) -> list[TimedM
 def scored_methods(
     results: Path, experiments: Sequence[str] = EXPERIMENTS, overlap: bool = False
 ) -> dict[str, TimedMethod]:
-    """The baselines, then each configuration that the experiments score: settings as their tuning
-    chose them.
+    """List the baselines, then each configuration that the experiments score.
 
-    Of a row that is there at several ratios, in `MAIN`, that of the experiment's main ratio is
-    taken; rows of the other experiments are all taken. DDP computes what SGD does, so SGD's rows
-    are DDP's too. `results` may have the experiments' own tunings. `overlap`: whether what can be
-    sent during the backward pass is; no result changes.
+    Settings are as their tuning chose them. Of a row that is there at several ratios, in `MAIN`,
+    that of the experiment's main ratio is taken; rows of the other experiments are all taken. DDP
+    computes what SGD does, so SGD's rows are DDP's too.
+
+    Args:
+        results: a folder that may have the experiments' own tunings.
+        overlap: whether what can be sent during the backward pass is; no result changes.
     """
-    found: list[TimedMethod] = []
+    scored: list[TimedMethod] = []
     for experiment in experiments:
         plan = plan_experiment(experiment, results)
         rows = {row.row: row for row in plan.experiment.rows if row.base is None}
-        main = (
-            load_spec(find_spec(experiment)).statistics.main_ratio if experiment == MAIN else None
-        )
+        main = None
+        if experiment == MAIN:
+            main = load_spec(find_spec(experiment)).statistics.main_ratio
         at_main = {row.label for row in rows.values() if row.ratio == main}
         configs = {run.row: run.config for run in reversed(plan.runs) if run.row in rows}
         for name, row in rows.items():
@@ -116,14 +128,14 @@ def scored_methods(
                 local_step=config.local_step,
                 num_steps=row.num_steps,
             )
-            known = next((each for each in found if each.key == new.key), new)
+            known = next((other for other in scored if other.key == new.key), new)
             if known is new:
-                found.append(new)
+                scored.append(new)
             known.rows.append(f"{experiment}/{name}")
-    of_sgd = next(each for each in found if each.algorithm == "sgd")
+    of_sgd = next(timed for timed in scored if timed.algorithm == "sgd")
     rivals = [
         METHODS["ddp"].model_copy(update={"rows": of_sgd.rows, "local_step": of_sgd.local_step}),
         METHODS["ddp_fp16"],
         METHODS["powersgd_1"].model_copy(update={"name": "ddp_powersgd_1"}),
     ]
-    return {each.name: each for each in [*rivals, *found]}
+    return {timed.name: timed for timed in [*rivals, *scored]}

@@ -25,8 +25,8 @@ from cser_bench.harness.timing.worker import Do, TimingWorker
 from cser_bench.harness.timing.workloads import Gradients
 
 WANTED = {False: (1.0, 28.0), True: (3.0, 64.0)}
-"""Seconds of a slowed step, beside which a message's latency, some 20 ms here, is little, and the
-highest dilation.
+"""Seconds of a slowed step, and the highest dilation. Beside so many seconds a message's latency,
+some 20 ms here, is little.
 
 True: where a method encodes behind its backward pass. This host's cores take long, and a slow pass
     hides it.
@@ -72,13 +72,13 @@ class Session:
 
 
 def cells_of(session: Session, method: TimedMethod) -> list[Cell]:
-    """What is timed of a method whose messages are known, without steps: each kind of its steps on
-    each link.
+    """Plan what is timed of a method whose messages are known: each kind of its steps on each link.
 
-    Where dilations are by cell, steps that send nothing are timed once; and the dilation is large
-    where messages are small, since it divides latency.
+    The cells have no steps yet. Where dilations are by cell, steps that send nothing are timed
+    once; and the dilation is large where messages are small, since it divides latency.
     """
-    always, period = [message for message in method.messages if message.every == 1], method.period
+    always = [message for message in method.messages if message.every == 1]
+    period = method.period
     kinds: list[tuple[StepKind, float, list[Message]]] = [("every", 1.0, always)]
     if session.in_a_row:
         kinds = [("consecutive", 1.0, method.messages)]
@@ -93,11 +93,9 @@ def cells_of(session: Session, method: TimedMethod) -> list[Cell]:
             cells.append(_cell(method, kind, share, None, SILENT_DILATION))
             continue
         for link in session.links:
-            dilation = (
-                _dilation(session, method, messages, link)
-                if session.by_cell
-                else session.fabric.dilation
-            )
+            dilation = session.fabric.dilation
+            if session.by_cell:
+                dilation = _dilation(session, method, messages, link)
             cells.append(_cell(method, kind, share, link, dilation))
     return cells
 
@@ -123,51 +121,49 @@ def _cell(
 def _dilation(
     session: Session, method: TimedMethod, messages: Sequence[Message], link: float | None
 ) -> float:
-    """How many times slower these messages are sent and passes are: a step takes as long as is
-    wanted."""
+    """Choose how many times slower passes and messages are: a step takes as long as is wanted."""
     assert link is not None, "links without a rate cannot be slowed down"
     wanted, highest = WANTED[method.overlap and method.algorithm != "ddp"]
-    sent = sum(
-        ring_bytes(each.collective, each.payload_bytes, session.fabric.num_workers)
-        for each in messages
+    num_bytes = sum(
+        ring_bytes(message.collective, message.payload_bytes, session.fabric.num_workers)
+        for message in messages
     )
-    step = session.workload.compute_seconds + 8 * sent / link
-    return max(min(wanted / step, highest), link / session.fastest, 1.0)
+    step_seconds = session.workload.compute_seconds + 8 * num_bytes / link
+    return max(min(wanted / step_seconds, highest), link / session.fastest, 1.0)
 
 
 def time_session(
     session: Session, do: Do, attempt: Attempt, set_rate: Callable[[float], object] | None
 ) -> Timing:
-    """Give the workers the orders of a session, in which methods take turns, and make its record of
-    what they return.
+    """Give the workers the orders of a session, and record what they return.
+
+    Methods take turns.
 
     Args:
         set_rate: has a lab's links carry so many bits a second; None: they are as they are. In a
             lab workers are of one host, and share its clock.
     """
-    told = (
+    begun = do(
+        TimingWorker.begin,
         session.workload,
         session.gradients,
         session.trains,
         session.fabric.num_workers,
         list(session.methods),
     )
-    methods: list[TimedMethod] = do(TimingWorker.begin, *told)[0]
+    methods: list[TimedMethod] = begun[0]
     cells = {method.name: cells_of(session, method) for method in methods}
     for visit, method in there_and_back(methods, session.num_visits):
         if set_rate is not None:  # On a slow network most of a session would be the warm-up.
             set_rate(session.fastest)
         do(TimingWorker.build, method)
+        first = visit * session.steps_per_visit
         for cell in cells[method.name]:
             if set_rate is not None and cell.bits_per_second is not None:
                 set_rate(cell.bits_per_second / cell.dilation)
-            for number in range(
-                visit * session.steps_per_visit, (visit + 1) * session.steps_per_visit
-            ):
+            for number in range(first, first + session.steps_per_visit):
                 if session.in_a_row:
-                    order = (TimingWorker.stretch, number, cell.dilation, session.stragglers)
-                    seconds, passes = zip(*do(*order), strict=True)
-                    parts = Parts(max(seconds), mean(passes), 0.0, 0.0, max(seconds) - mean(passes))
+                    parts = _time_stretch(session, do, number, cell)
                 else:
                     steps = do(TimingWorker.step, number, cell.kind != "ordinary", cell.dilation)
                     parts = parts_of(steps, share_clock=set_rate is not None)
@@ -181,23 +177,39 @@ def time_session(
         stragglers=session.stragglers,
         num_warmup_steps=NUM_WARMUP_STEPS,
         methods=methods,
-        cells=[cell for own in cells.values() for cell in own],
+        cells=[cell for cells_of_method in cells.values() for cell in cells_of_method],
     )
 
 
+def _time_stretch(session: Session, do: Do, number: int, cell: Cell) -> Parts:
+    """Time consecutive steps, of which what is not compute is transfer."""
+    times = do(TimingWorker.stretch, number, cell.dilation, session.stragglers)
+    seconds, passes = zip(*times, strict=True)
+    total = max(seconds)
+    compute = mean(passes)
+    return Parts(total, compute, codec=0.0, waiting=0.0, transfer=total - compute)
+
+
 def there_and_back(things: Sequence[T], num_rounds: int) -> Iterator[tuple[int, T]]:
-    """Number of the round and thing: A B C, C B A, A B C, ... so that what disturbs the machine
-    disturbs all alike."""
+    """Yield the round's number and the thing: A B C, C B A, A B C, ...
+
+    So what disturbs the machine disturbs all alike.
+    """
     for number in range(num_rounds):
         for thing in things if number % 2 == 0 else reversed(things):
             yield number, thing
 
 
 def add_step(cell: Cell, visit: int, parts: Parts, trains: bool) -> None:
-    """Add a step to its cell: the dilation undone in all but the codec, which is left out where
-    passes are waits."""
+    """Add a step to its cell, with the dilation undone in all but the codec.
+
+    The codec is left out of the whole where passes are waits.
+    """
     cell.visits.append(visit)
-    cell.seconds.append(parts.total if trains else (parts.total - parts.codec) / cell.dilation)
+    if trains:
+        cell.seconds.append(parts.total)
+    else:
+        cell.seconds.append((parts.total - parts.codec) / cell.dilation)
     cell.compute_seconds.append(parts.compute / cell.dilation)
     cell.codec_seconds.append(parts.codec)
     cell.waiting_seconds.append(parts.waiting / cell.dilation)

@@ -1,5 +1,7 @@
-"""Which sessions are timed, and in which order: on networks of this machine's own, and by torchrun
-on those at hand."""
+"""Which sessions are timed, and in which order.
+
+They are on networks of this machine's own, and by torchrun on those at hand.
+"""
 
 from __future__ import annotations
 
@@ -54,12 +56,12 @@ SCORED_SHARE_OF_CEILING = 0.5
 
 
 class TimingJob(NamedTuple):
-    """A workload on machines whose links stand for such a rate, slowed down `dilation` times; and
-    groups of methods.
+    """A workload on machines whose links stand for such a rate, and groups of methods.
 
-    The cores here do the codecs of all workers, at their own speed. Where the passes are slow
-    enough, those of a method that encodes behind its backward pass, as PowerSGD, fit in as they
-    would on a GPU; and so does the network's latency, which is that of this machine's scheduler.
+    All is slowed down `dilation` times. The cores here do the codecs of all workers, at their own
+    speed. Where the passes are slow enough, those of a method that encodes behind its backward
+    pass, as PowerSGD, fit in as they would on a GPU; and so does the network's latency, which is
+    that of this machine's scheduler.
     """
 
     workload: str
@@ -70,15 +72,14 @@ class TimingJob(NamedTuple):
     methods: Sequence[str]
 
     def fabric(self, most_bits_per_second: float) -> Fabric:
-        """The network here; where links would be faster than it can carry in all, all is slowed
-        down further."""
-        dilation = max(
-            self.dilation,
-            self.machines * self.workers * self.bits_per_second / most_bits_per_second,
-        )
-        return fabric(
-            LabTopology(self.machines, self.workers, self.bits_per_second / dilation), dilation
-        )
+        """Give the network here.
+
+        Where links would be faster than it can carry in all, all is slowed down further.
+        """
+        in_all = self.machines * self.workers * self.bits_per_second
+        dilation = max(self.dilation, in_all / most_bits_per_second)
+        topology = LabTopology(self.machines, self.workers, self.bits_per_second / dilation)
+        return fabric(topology, dilation)
 
 
 JOBS = [TimingJob(**job) for job in DATA["jobs"]]
@@ -86,8 +87,12 @@ GROUPS: dict[str, list[str]] = DATA["groups"] | {"all": list(METHODS)}
 
 
 def record(session: Session, folder: Path) -> None:
-    """Time the session in a lab, and write its record into the folder. Raises LabError or
-    WorkerError."""
+    """Time the session in a lab, and write its record into the folder.
+
+    Raises:
+        LabError: no lab is possible.
+        WorkerError: a worker failed.
+    """
     place = session.fabric
     topology = LabTopology(
         *place.layout, session.fastest, place.latency_seconds, place.jitter_seconds
@@ -95,25 +100,23 @@ def record(session: Session, folder: Path) -> None:
     print(f"speedups: {session.name}, {len(session.methods)} methods on {topology}", flush=True)
     attempt = new_attempt("processes", "gloo", torch.device("cpu"))
     with lab(topology) as network, connected(network) as do:
-        write_record(
-            folder / f"{session.name}.json", time_session(session, do, attempt, network.set_rate)
-        )
+        timing = time_session(session, do, attempt, network.set_rate)
+        write_record(folder / f"{session.name}.json", timing)
 
 
 def run_study(output: Path, minutes: float) -> TimingStudy:
-    """Sweeps of the jobs' links, to which the cost model is fitted, then the jobs; writes their
-    records and study.json.
+    """Sweep the jobs' links, to which the cost model is fitted, then time the jobs.
 
-    A timing that would be begun after so many minutes is left out.
+    All records and study.json are written into the folder. A timing that would be begun after so
+    many minutes is left out.
     """
     ends = time.monotonic() + 60 * minutes
-    most = SHARE_OF_CEILING * ceiling_bits_per_second(
-        max(job.machines * job.workers for job in JOBS)
-    )
+    most_workers = max(job.machines * job.workers for job in JOBS)
+    most = SHARE_OF_CEILING * ceiling_bits_per_second(most_workers)
     print(f"speedups: this machine's links are used up to {rate_text(most)} in all", flush=True)
     fabrics = [job.fabric(most) for job in JOBS]
-    rates = {(*each.layout, each.bits_per_second or 0.0) for each in fabrics}
-    topologies = [LabTopology(*each) for each in sorted(rates, key=lambda each: each[-1])]
+    links = {(*place.layout, place.bits_per_second or 0.0) for place in fabrics}
+    topologies = [LabTopology(*link) for link in sorted(links, key=lambda link: link[-1])]
     for topology in topologies:
         print(f"speedups: sweep of {topology}", flush=True)
         with lab(topology) as network, connected(network) as do:
@@ -122,8 +125,11 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
     timings: list[str] = []
     left_out: list[LeftOut] = []
     for job, place in zip(JOBS, fabrics, strict=True):
-        load, layout = loads[job.workload], f"{job.machines}x{job.workers}"
-        why = "the minutes given to the study were over" if time.monotonic() > ends else None
+        load = loads[job.workload]
+        layout = f"{job.machines}x{job.workers}"
+        why = ""
+        if time.monotonic() > ends:
+            why = "the minutes given to the study were over"
         if (compute := place.dilation * load.compute_seconds) > MOST_COMPUTE_SECONDS:
             why = (
                 f"slowed down {place.dilation:.0f} times, as its links need here, a step would "
@@ -134,16 +140,19 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
             left_out.append(LeftOut(what=what, why=why))
             continue
         name = f"timing-{job.workload}-{layout}-{job.bits_per_second / 1e6:g}mbps"
-        name += f"-slowed-{place.dilation:g}" if f"{name}.json" in timings else ""
+        if f"{name}.json" in timings:
+            name += f"-slowed-{place.dilation:g}"
         timings.append(f"{name}.json")
-        methods = named(METHODS, [each for group in job.methods for each in GROUPS[group]])
-        fastest = most / place.num_workers
-        record(
-            Session(
-                name, load, gradients_of(load.name), methods, place, (job.bits_per_second,), fastest
-            ),
-            output,
+        session = Session(
+            name=name,
+            workload=load,
+            gradients=gradients_of(load.name),
+            methods=named(METHODS, [known for group in job.methods for known in GROUPS[group]]),
+            fabric=place,
+            links=(job.bits_per_second,),
+            fastest=most / place.num_workers,
         )
+        record(session, output)
     sweeps = [record_name(topology) for topology in topologies]
     study = TimingStudy(version=VERSION, sweeps=sweeps, timings=timings, left_out=left_out)
     write_record(output / "study.json", study)
@@ -151,61 +160,71 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
 
 
 def scored(folder: Path, names: Sequence[str]) -> Iterator[Session]:
-    """Exactly what the experiments score, on links of several rates in one session; another call is
-    another session."""
-    told, methods = DATA["scored"], named(scored_methods(Path("results")), names)
-    load, num_workers = workload(told["workload"], "cpu"), told["num_workers"]
+    """Time exactly what the experiments score, on links of several rates in one session.
+
+    Another call is another session.
+    """
+    data = DATA["scored"]
+    load = workload(data["workload"], "cpu")
+    num_workers = data["num_workers"]
+    methods = named(scored_methods(Path("results")), names)
     fastest = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(num_workers) / num_workers
-    several = fabric(LabTopology(num_workers, 1, fastest)).model_copy(
-        update={"bits_per_second": None}
+    network = fabric(LabTopology(num_workers, 1, fastest))
+    number = 1 + len(list(folder.glob("scored-*.json")))
+    yield Session(
+        name=f"scored-{number}",
+        workload=load,
+        gradients=gradients_of(load.name),
+        methods=methods,
+        fabric=network.model_copy(update={"bits_per_second": None}),
+        links=data["links"],
+        fastest=fastest,
+        by_cell=True,
     )
-    name, gradients = (
-        f"scored-{1 + len(list(folder.glob('scored-*.json')))}",
-        gradients_of(load.name),
-    )
-    yield Session(name, load, gradients, methods, several, told["links"], fastest, by_cell=True)
 
 
 def wide(folder: Path, names: Sequence[str]) -> Iterator[Session]:
-    """Links of one rate and several latencies, each a session in real time."""
-    told = DATA["wide"]
-    for latency, jitter in [*((each, 0.0) for each in told["latencies"]), *told["with_jitter"]]:
-        yield _in_real_time(
-            "wide", latency, named(METHODS, names or told["methods"]), jitter=jitter
-        )
+    """Time links of one rate and several latencies, each a session in real time."""
+    data = DATA["wide"]
+    methods = named(METHODS, names or data["methods"])
+    for latency in data["latencies"]:
+        yield _in_real_time("wide", latency, methods)
+    for latency, jitter in data["with_jitter"]:
+        yield _in_real_time("wide", latency, methods, jitter=jitter)
 
 
 def consecutive(folder: Path, names: Sequence[str]) -> Iterator[Session]:
-    """Consecutive steps, with nobody slow and with stragglers, each a session in real time."""
-    told = DATA["consecutive"]
-    slow = [Stragglers(**each) for each in told["stragglers"]]
-    for latency, who in [
-        (0.0, None),
-        *((0.0, each) for each in slow),
-        *((far, None) for far in told["far"]),
-    ]:
-        usual = [name for name in CONSECUTIVE if not latency or name not in told["not_far"]]
-        methods = named(CONSECUTIVE, names or usual)
-        session = replace(
-            _in_real_time("consecutive", latency, methods), in_a_row=True, steps_per_visit=2
-        )
-        name = (
-            session.name
-            if who is None
-            else f"{session.name}-{who.who.replace(' ', '-')}-{who.factor:g}"
-        )
+    """Time consecutive steps, with nobody slow and with stragglers, each in real time."""
+    data = DATA["consecutive"]
+    near = named(CONSECUTIVE, names or list(CONSECUTIVE))
+    yield _in_a_row(0.0, near)
+    for fields in data["stragglers"]:
+        who = Stragglers(**fields)
+        session = _in_a_row(0.0, near)
+        name = f"{session.name}-{who.who.replace(' ', '-')}-{who.factor:g}"
         yield replace(session, name=name, stragglers=who)
+    usual_far = [name for name in CONSECUTIVE if name not in data["not_far"]]
+    for latency in data["far"]:
+        yield _in_a_row(latency, named(CONSECUTIVE, names or usual_far))
+
+
+def _in_a_row(latency: float, methods: Sequence[TimedMethod]) -> Session:
+    session = _in_real_time("consecutive", latency, methods)
+    return replace(session, in_a_row=True, steps_per_visit=2)
 
 
 def text(folder: Path, names: Sequence[str]) -> Iterator[Session]:
-    """What the experiment on text scores: steps in a row, in which all that can be sent early
-    is."""
-    told = DATA["text"]
-    scores = scored_methods(Path("results"), [told["experiment"]], overlap=True)
-    methods = named(scores, names or [name for name in scores if name not in told["left_out"]])
-    for latency in told["latencies"]:
-        session = _in_real_time("text", latency, methods, told["workload"])
-        yield replace(session, in_a_row=True, steps_per_visit=told["steps_per_visit"])
+    """Time what the experiment on text scores.
+
+    Steps are in a row, and all that can be sent early in them is.
+    """
+    data = DATA["text"]
+    scores = scored_methods(Path("results"), [data["experiment"]], overlap=True)
+    usual = [name for name in scores if name not in data["left_out"]]
+    methods = named(scores, names or usual)
+    for latency in data["latencies"]:
+        session = _in_real_time("text", latency, methods, data["workload"])
+        yield replace(session, in_a_row=True, steps_per_visit=data["steps_per_visit"])
 
 
 SESSIONS = {"scored": scored, "wide": wide, "consecutive": consecutive, "text": text}
@@ -223,11 +242,18 @@ def _in_real_time(
     name: str = DATA["wide"]["workload"],
     jitter: float = 0.0,
 ) -> Session:
-    told = DATA["wide"]
-    load, link = workload(name, "cpu"), told["bits_per_second"]
-    place = fabric(LabTopology(told["num_workers"], 1, link, latency, jitter))
-    name = f"{kind}-{link / 1e6:g}mbps-{place.latency.replace(' ', '')}"
-    return Session(name, load, gradients_of(load.name), methods, place, [link], link)
+    data = DATA["wide"]
+    link = data["bits_per_second"]
+    place = fabric(LabTopology(data["num_workers"], 1, link, latency, jitter))
+    return Session(
+        name=f"{kind}-{link / 1e6:g}mbps-{place.latency.replace(' ', '')}",
+        workload=workload(name, "cpu"),
+        gradients=gradients_of(name),
+        methods=methods,
+        fabric=place,
+        links=[link],
+        fastest=link,
+    )
 
 
 # The network at hand: the command `time`, as one of torchrun's processes.
@@ -236,27 +262,37 @@ def _in_real_time(
 def time_here(
     name: str, methods: list[str], num_visits: int, steps_per_visit: int, output: Path
 ) -> None:
-    """Sweep the network, and time the methods (all if none is named) on the workload; rank 0 writes
-    both records.
+    """Sweep the network, and time the methods on the workload; rank 0 writes both records.
 
     A workload with published times is emulated by waiting, over gloo; others are trained, on GPUs
-    where there are some. The folder `output` is made a study of; timings of other workloads that
-    are in it stay. Raises SpecError: not started by torchrun, or an unknown name.
+    where there are some.
+
+    Args:
+        methods: their names; all if none is given.
+        output: a folder that is made a study of; timings of other workloads that are in it stay.
+
+    Raises:
+        SpecError: not started by torchrun, or an unknown name.
     """
     if "RANK" not in os.environ:
         raise SpecError("timing needs several workers: start it with torchrun")
-    here, wanted, gradients = launched(), named(METHODS, methods), gradients_of(name)
+    here = launched()
+    wanted = named(METHODS, methods)
+    gradients = gradients_of(name)
     trains = problem_of(name).emulated is None
-    cuda = torch.cuda.is_available() and trains
-    network = fabric_here("nccl" if cuda else "gloo", here)
-    device = own_gpu(here.local_rank, torch.cuda.device_count()) if cuda else "cpu"
+    backend = "gloo"
+    device = "cpu"
+    if torch.cuda.is_available() and trains:
+        backend = "nccl"
+        device = own_gpu(here.local_rank, torch.cuda.device_count())
+    network = fabric_here(backend, here)
     prepare_thread(device)
     session = Session(
-        f"timing-{name}",
-        workload(name, device),
-        gradients,
-        wanted,
-        network,
+        name=f"timing-{name}",
+        workload=workload(name, device),
+        gradients=gradients,
+        methods=wanted,
+        fabric=network,
         links=(None,),
         fastest=math.inf,
         trains=trains,
@@ -265,7 +301,8 @@ def time_here(
     )
     place = torch.device(device)
     with joined(device, TIMEOUT_SECONDS, "env://"):
-        attempt, rank = new_attempt("torchrun", network.backend, place), dist.get_rank()
+        attempt = new_attempt("torchrun", network.backend, place)
+        rank = dist.get_rank()
         do = partial(as_one_of, TimingWorker(place))
         swept = sweep(attempt, network, do)
         timing = time_session(session, do, attempt, set_rate=None)
@@ -274,21 +311,24 @@ def time_here(
 
 
 def add_to_study(folder: Path, swept: Sweep, timing: Timing) -> None:
-    """Make the folder a study of this sweep, with this timing beside those of other workloads that
-    it has."""
-    file, name = folder / "study.json", f"timing-{timing.workload.name}.json"
-    timings = read_record(file, TimingStudy).timings if file.exists() else []
-    timings = list(dict.fromkeys([*timings, name]))
+    """Make the folder a study of this sweep and timing, beside timings of other workloads."""
+    file = folder / "study.json"
+    name = f"timing-{timing.workload.name}.json"
+    timings = []
+    if file.exists():
+        timings = read_record(file, TimingStudy).timings
+    if name not in timings:
+        timings = [*timings, name]
     write_record(folder / "sweep.json", swept)
     write_record(folder / name, timing)
-    write_record(
-        file, TimingStudy(version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[])
-    )
+    study = TimingStudy(version=VERSION, sweeps=["sweep.json"], timings=timings, left_out=[])
+    write_record(file, study)
 
 
 def fabric_here(backend: str, here: Launched) -> Fabric:
-    """The network between the workers that were started; nobody knows its rates."""
-    world_size, local = here.world_size, here.local_world_size
+    """Describe the network between the workers that were started; nobody knows its rates."""
+    world_size = here.world_size
+    local = here.local_world_size
     if world_size % local:
         raise SpecError(
             f"{world_size} workers, {local} of them on a host: start equally many on every host"

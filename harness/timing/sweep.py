@@ -1,5 +1,7 @@
-"""Sweeps: what collectives take on a network, by size, and what its links sent; and the command
-`netlab`, which sweeps at each of some rates that this machine can emulate."""
+"""Sweeps: what collectives take on a network, by size, and what its links sent.
+
+The command `netlab` sweeps at each of some rates that this machine can emulate.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,10 @@ PAYLOADS: dict[Collective, tuple[int, ...]] = {
     "exchange": SIZES,
 }
 """Payload of one worker, in bytes; of an exchange on a ring, both messages together."""
-POINT_SECONDS, LONGEST_POINT_SECONDS = 0.5, 8.0
-MOST_REPETITIONS, LEAST_REPETITIONS = 20, 3
+POINT_SECONDS = 0.5
+LONGEST_POINT_SECONDS = 8.0
+MOST_REPETITIONS = 20
+LEAST_REPETITIONS = 3
 LEAD_SECONDS = 3e-3
 """Time from an order to the moment at which all workers start; it must have reached them all by
 then."""
@@ -41,13 +45,15 @@ emulate it."""
 CEILING_PAYLOAD_BYTES = 10_000_000
 BEYOND_BITS_PER_SECOND = 100e9
 """A link's rate that is no limit."""
-STEP, MOST_STEPS = 0.8, 12
+STEP = 0.8
+MOST_STEPS = 12
+"""Of the search for the ceiling: from one rate to the next, and how many are tried."""
 
 Sent = Sequence[tuple[int, int]]
 
 
 def seconds_of(do: Do, network: Fabric, collective: Collective, payload_bytes: int) -> float:
-    """One collective of all workers, from when the last has begun until the last is done.
+    """Time one collective of all workers, from when the last begins until the last is done.
 
     A lab's processes read one clock, so an agreed moment is a barrier that sends nothing. That some
     are late, as they contend for cores, is no part of the time. Links have their burst to give at
@@ -55,12 +61,8 @@ def seconds_of(do: Do, network: Fabric, collective: Collective, payload_bytes: i
     is the slowest worker's.
     """
     if network.kind == "host":
-        return float(
-            max(
-                done - began
-                for began, done in do(TimingWorker.collective, collective, payload_bytes, None)
-            )
-        )
+        times = do(TimingWorker.collective, collective, payload_bytes, None)
+        return float(max(done - began for began, done in times))
     assert network.bits_per_second is not None
     burst_seconds = 8 * burst_bytes(network.bits_per_second) / network.bits_per_second
     start = time.monotonic() + max(LEAD_SECONDS, burst_seconds)
@@ -69,29 +71,29 @@ def seconds_of(do: Do, network: Fabric, collective: Collective, payload_bytes: i
 
 
 def fabric(topology: LabTopology, dilation: float = 1.0) -> Fabric:
-    """A lab as records know it."""
+    """Describe a lab as records know it."""
     return Fabric(kind="netlab", backend="gloo", dilation=dilation, **asdict(topology))
 
 
 def sweep_lab(network: Lab, do: Do) -> Sweep:
     """Sweep the lab at the rate that its links have now."""
-    return sweep(
-        new_attempt("netlab", "gloo", torch.device("cpu")),
-        fabric(network.topology),
-        do,
-        network.sent,
-    )
+    attempt = new_attempt("netlab", "gloo", torch.device("cpu"))
+    return sweep(attempt, fabric(network.topology), do, network.sent)
 
 
 def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = list) -> Sweep:
-    """Time each collective at each size, small ones first; a size that would take more than some
-    seconds is left out, and so are larger ones. `sent` has bytes and frames that each machine's
-    link sent so far; empty: nobody counts.
+    """Time each collective at each size, small ones first.
+
+    A size that would take more than some seconds is left out, and so are larger ones.
+
+    Args:
+        sent: counts bytes and frames that each machine's link sent so far; empty: nobody counts.
     """
     points: list[SweepPoint] = []
     pace = network.bits_per_second or math.inf
     for collective, payloads in PAYLOADS.items():
-        known, expected = 0.0, 0.0
+        known = 0.0
+        expected = 0.0
         for payload in payloads:
             formula = ring_bytes(collective, payload, network.num_workers)
             expected += 8 * (formula - known) / pace
@@ -99,17 +101,15 @@ def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = 
                 break
             once = partial(seconds_of, do, network, collective, payload)
             # A repetition that is left out, then as many as fit.
-            repetitions = min(
-                MOST_REPETITIONS, max(LEAST_REPETITIONS, round(POINT_SECONDS / once()))
-            )
+            fitting = round(POINT_SECONDS / once())
+            repetitions = min(MOST_REPETITIONS, max(LEAST_REPETITIONS, fitting))
             before = sent()
             seconds = [once() for _ in range(repetitions)]
-            wire = (
-                (np.subtract(sent(), before).mean(axis=0) / repetitions).tolist()
-                if before
-                else (None, None)
-            )
-            known, expected = formula, min(seconds)
+            wire = [None, None]
+            if before:
+                wire = (np.subtract(sent(), before).mean(axis=0) / repetitions).tolist()
+            known = formula
+            expected = min(seconds)
             points.append(
                 SweepPoint(
                     collective=collective,
@@ -124,10 +124,15 @@ def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = 
 
 
 def netlab(num_workers: int, num_machines: int | None, rates: list[float], output: Path) -> None:
-    """Sweep at each rate (bits a second of a machine's link) that this machine can emulate;
-    LabError if none.
+    """Sweep at each rate that this machine can emulate.
 
     What each rate's largest messages reached is printed, acknowledgements and headers included.
+
+    Args:
+        rates: bits a second of a machine's link.
+
+    Raises:
+        LabError: it can emulate none.
     """
     num_machines = num_machines or num_workers
     if num_machines < 2 or num_workers % num_machines:
@@ -140,7 +145,9 @@ def netlab(num_workers: int, num_machines: int | None, rates: list[float], outpu
         for rate in sorted(rates, reverse=True)
     ]
     ceiling = ceiling_bits_per_second(num_workers)
-    possible = [each for each in topologies if num_workers * each.bits_per_second <= ceiling]
+    possible = [
+        topology for topology in topologies if num_workers * topology.bits_per_second <= ceiling
+    ]
     for topology in topologies[: len(topologies) - len(possible)]:
         wanted = rate_text(num_workers * topology.bits_per_second)
         reached = f"its links reach {rate_text(ceiling)} in all, as measured, of {wanted}"
@@ -154,38 +161,44 @@ def netlab(num_workers: int, num_machines: int | None, rates: list[float], outpu
         for topology in possible:
             network.set_rate(topology.bits_per_second)
             print(f"netlab: {topology}", flush=True)
-            found = sweep_lab(network, do)
-            write_record(output / record_name(topology), found)
-            for point in {point.collective: point for point in found.points}.values():
-                taken, sent = median(point.seconds), point.wire_bytes or 0.0
-                size = f"{point.payload_bytes / 1e3:,.0f} kB took {1e3 * taken:.2f} ms"
-                share = f"{100 * 8 * sent / taken / topology.bits_per_second:.1f} % of the rate"
-                print(
-                    f"netlab:   {point.collective} of {size}, at {rate_text(8 * sent / taken)}, "
-                    f"{share}",
-                    flush=True,
-                )
+            swept = sweep_lab(network, do)
+            write_record(output / record_name(topology), swept)
+            largest = {point.collective: point for point in swept.points}
+            for point in largest.values():
+                _print_point(point, topology.bits_per_second)
     print(f"netlab: all sizes, and what links sent, are in {output}")
 
 
+def _print_point(point: SweepPoint, bits_per_second: float) -> None:
+    seconds = median(point.seconds)
+    reached = 8 * (point.wire_bytes or 0.0) / seconds
+    print(
+        f"netlab:   {point.collective} of {point.payload_bytes / 1e3:,.0f} kB took "
+        f"{1e3 * seconds:.2f} ms, at {rate_text(reached)}, "
+        f"{100 * reached / bits_per_second:.1f} % of the rate",
+        flush=True,
+    )
+
+
 def record_name(topology: LabTopology) -> str:
-    """The file of a sweep's record."""
-    return f"sweep-{topology.num_machines}x{topology.workers_per_machine}-{topology.bits_per_second / 1e6:g}mbps.json"
+    """Name the file of a sweep's record."""
+    layout = f"{topology.num_machines}x{topology.workers_per_machine}"
+    return f"sweep-{layout}-{topology.bits_per_second / 1e6:g}mbps.json"
 
 
 @cache
 def ceiling_bits_per_second(num_workers: int) -> float:
-    """The highest rate of all workers' links together that an all-reduce over gloo reaches to 90 %,
-    each way.
+    """Find the highest rate of all workers' links together, each way.
 
-    It is measured with one worker a machine, once in a process. More of them on one machine cost no
-    more, since all workers of a ring send at one pace. Raises LabError: no lab is possible here, or
-    no rate is reached.
+    It is one that an all-reduce over gloo reaches to 90 %, measured with one worker a machine, once
+    in a process. More of them on one machine cost no more, since all workers of a ring send at one
+    pace.
+
+    Raises:
+        LabError: no lab is possible here, or no rate is reached.
     """
-    with (
-        lab(LabTopology(num_workers, 1, BEYOND_BITS_PER_SECOND)) as network,
-        connected(network) as do,
-    ):
+    topology = LabTopology(num_workers, 1, BEYOND_BITS_PER_SECOND)
+    with lab(topology) as network, connected(network) as do:
         rate = _reached(network, do)
         for _ in range(MOST_STEPS):
             network.set_rate(rate)
@@ -198,15 +211,16 @@ def ceiling_bits_per_second(num_workers: int) -> float:
 
 
 def _reached(network: Lab, do: Do) -> float:
-    """Bits a second that a machine's link sends during a large all-reduce, headers included; mean
-    over machines.
+    """Measure the bits a second that links send during a large all-reduce, headers included.
 
-    The better of two tries: a pause of the machine's is not its ceiling.
+    It is the mean over machines, and the better of two tries: a pause of the machine's is not its
+    ceiling.
     """
-    found = []
+    tries = []
     for _ in range(2):
         before = network.sent()
-        taken = seconds_of(do, fabric(network.topology), "all_reduce", CEILING_PAYLOAD_BYTES)
-        sent = [now - then for (now, _), (then, _) in zip(network.sent(), before, strict=True)]
-        found.append(8 * sum(sent) / len(sent) / taken)
-    return max(found)
+        seconds = seconds_of(do, fabric(network.topology), "all_reduce", CEILING_PAYLOAD_BYTES)
+        after = network.sent()
+        sent = [now - then for (now, _), (then, _) in zip(after, before, strict=True)]
+        tries.append(8 * sum(sent) / len(sent) / seconds)
+    return max(tries)

@@ -1,9 +1,8 @@
-"""What a step consists of: which collectives are seen in it, and how much is compute, codec,
-waiting and transfer."""
+"""What a step consists of: its collectives, and how much is compute, codec and waiting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import mean
@@ -139,8 +138,10 @@ class RankStep:
 
 @dataclass(frozen=True)
 class Parts:
-    """A step's parts in seconds; `total` is the slowest worker's, the others are means over
-    workers."""
+    """A step's parts in seconds.
+
+    `total` is the slowest worker's, the others are means over workers.
+    """
 
     total: float
     compute: float
@@ -160,26 +161,24 @@ def parts_of(workers: Sequence[RankStep], share_clock: bool) -> Parts:
     counted as codec.
     """
     compute = [
-        min(each.last_gradient - each.passes_began, each.scheduled_seconds) for each in workers
+        min(worker.last_gradient - worker.passes_began, worker.scheduled_seconds)
+        for worker in workers
     ]
-    sending = [_exposed(each.collectives.values(), each) for each in workers]
+    sending = [_exposed(worker.collectives.values(), worker) for worker in workers]
     codec = [
-        each.ended - each.began - own - sent
-        for each, own, sent in zip(workers, compute, sending, strict=True)
+        worker.ended - worker.began - computed - sent
+        for worker, computed, sent in zip(workers, compute, sending, strict=True)
     ]
     waiting = [0.0] * len(workers)
     if share_clock:
-        last = {
+        last_begun = {
             key: max(worker.collectives[key][0] for worker in workers)
             for key in workers[0].collectives
         }
-        until = [
-            [(lo, min(hi, last[key])) for key, (lo, hi) in worker.collectives.items()]
-            for worker in workers
-        ]
-        waiting = [_exposed(own, worker) for own, worker in zip(until, workers, strict=True)]
+        waiting = [_waiting(worker, last_begun) for worker in workers]
     for rank, worker in enumerate(workers):
         if worker.scheduled_seconds < float("inf"):
+            # Compute is scheduled: who waits does so for another's codec.
             shift = min(waiting[rank], max(codec) - codec[rank])
             waiting[rank] -= shift
             codec[rank] += shift
@@ -193,11 +192,20 @@ def parts_of(workers: Sequence[RankStep], share_clock: bool) -> Parts:
     )
 
 
+def _waiting(worker: RankStep, last_begun: Mapping[tuple[str, int], float]) -> float:
+    """Measure how long the worker has begun a collective that others have not, see `_exposed`."""
+    intervals = []
+    for key, (began, ended) in worker.collectives.items():
+        intervals.append((began, min(ended, last_begun[key])))
+    return _exposed(intervals, worker)
+
+
 def _exposed(intervals: Iterable[Interval], worker: RankStep) -> float:
-    """Length of the intervals' union between the worker's last gradient and its end."""
-    total, reached = 0.0, worker.last_gradient
-    for lo, hi in sorted(intervals):
-        until = min(hi, worker.ended)
-        total += max(0.0, until - max(lo, reached))
+    """Measure the intervals' union between the worker's last gradient and its end."""
+    total = 0.0
+    reached = worker.last_gradient
+    for began, ended in sorted(intervals):
+        until = min(ended, worker.ended)
+        total += max(0.0, until - max(began, reached))
         reached = max(reached, until)
     return total

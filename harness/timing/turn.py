@@ -1,5 +1,4 @@
-"""A turn of a method in a session: built around a worker's passes, warmed up, its steps noted, and
-what they send."""
+"""A turn of a method in a session: built around a worker's passes, warmed up, its steps noted."""
 
 # No "from __future__ import annotations": DDP looks at the hooks' annotations, which must be types.
 
@@ -40,9 +39,10 @@ from cser_bench.harness.train.local_workers import seconds_to_idle
 NUM_WARMUP_STEPS = 3
 """DDP settles its buckets in the second step, and its PowerSGD hook compresses from the third
 on."""
-NUM_DRAWS, NUM_KEPT_DRAWS = 1000, 50
-"""Steps over which an overlapped method's early messages are averaged; of the first of them a
-record holds each one."""
+NUM_DRAWS = 1000
+"""Steps over which an overlapped method's early messages are averaged."""
+NUM_KEPT_DRAWS = 50
+"""Of so many of them, the first, a record holds each one."""
 NUM_CODEC_STEPS = 3
 Groups = Sequence[ProcessGroup | None]
 """Process groups of the same workers, as many as DDP can need; None is the world."""
@@ -51,9 +51,9 @@ Groups = Sequence[ProcessGroup | None]
 def make_groups(num_parameters: int) -> tuple[Groups, Groups]:
     """Make the groups of all workers together, and of worker 0 alone; all workers must call it."""
     num_buckets = math.ceil(4 * num_parameters / BUCKET_BYTES) + 2
-    return [None, *(dist.new_group() for _ in range(num_buckets - 1))], [
-        dist.new_group([0])
-    ] * num_buckets
+    together = [None, *(dist.new_group() for _ in range(num_buckets - 1))]
+    alone = [dist.new_group([0])] * num_buckets
+    return together, alone
 
 
 class Turn:
@@ -75,33 +75,30 @@ class Turn:
         groups: Groups,
         visible: bool = False,
     ) -> None:
-        self.trainee, self.method, self.num_workers = trainee, method, num_workers
-        module, baseline = trainee.module, baselines().get(method.algorithm)
+        self.trainee = trainee
+        self.method = method
+        self.num_workers = num_workers
         self._observer = Observer(lambda: trainee.share_done, trainee.device)
+        self._model = trainee.module
+        self._hides = False
         self.optimizer: Optimizer
+        baseline = baselines().get(method.algorithm)
         if baseline is None:
-            self._model, self._hides = module, False
             self.optimizer = _own(trainee, method, num_workers, groups[0], self._observer)
         else:
             assert issubclass(baseline, DDP)
             self._model, self._hides = _in_ddp(
-                baseline, module, method, groups, self._observer, visible
+                baseline, trainee.module, method, groups, self._observer, visible
             )
-            given = module.parameters()
-            if method.local_step == "adamw":
-                self.optimizer = torch.optim.AdamW(
-                    given, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
-                )
-            else:
-                self.optimizer = torch.optim.SGD(
-                    given, LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True, fused=True
-                )
+            self.optimizer = _torchs(trainee.module, method)
         for _ in range(NUM_WARMUP_STEPS):
             self.step()
 
     def close(self) -> None:
-        """Give back the method's own process group, where it has one; all workers of the turn must
-        call it."""
+        """Give back the method's own process group, where it has one.
+
+        All workers of the turn must call it.
+        """
         collectives = getattr(self.optimizer, "collectives", None)
         if isinstance(collectives, ProcessGroupCollectives):
             collectives.close()
@@ -113,36 +110,40 @@ class Turn:
         self.optimizer.step()
 
     def go_to(self, period: int, synchronises: bool) -> None:
-        """Let the next step be the last of the period of this number, which synchronises, or the
-        one before it.
+        """Let the next step be the last of the period of this number, or the one before it.
 
-        Another period has other blocks. Step 1 is left out, in which methods may send more than
-        ever after.
+        The last one synchronises. Another period has other blocks. Step 1 is left out, in which
+        methods may send more than ever after.
         """
         if isinstance(self.optimizer, DistributedOptimizer):
-            self.optimizer.num_steps = self.method.period * (period + 2) - (
-                1 if synchronises else 2
-            )
+            step = self.method.period * (period + 2)
+            if not synchronises:
+                step -= 1
+            self.optimizer.num_steps = step - 1
 
     def timed_step(self) -> tuple[RankStep, list[Recorded]]:
-        """Take a step; its times on this worker, and what it sent."""
-        device, trainee = self.trainee.device, self.trainee
+        """Take a step; return its times on this worker, and what it sent."""
+        trainee = self.trainee
+        device = trainee.device
         with self._observer.recording() as seen:
             began = mark(device)
             self.step()
             ended = mark(device)
             if isinstance(self.optimizer, DistributedOptimizer):
-                _ = (
-                    self.optimizer.traffic
-                )  # What travels beside the steps that follow is seen to its end.
-        while device.type == "cpu" and any(each.ended is None for each in seen):
+                # Asking for it, what travels beside the steps that follow is seen to its end.
+                _ = self.optimizer.traffic
+        while device.type == "cpu" and any(collective.ended is None for collective in seen):
             time.sleep(1e-3)  # DDP can go on before the end of its all-reduce is noted.
-        intervals = {each.key: (each.began, each.ended) for each in seen if each.ended is not None}
+        intervals = {
+            collective.key: (collective.began, collective.ended)
+            for collective in seen
+            if collective.ended is not None
+        }
         if self._hides or len(intervals) < len(seen):
             intervals = {("backward", 0): (trainee.last_gradient, trainee.returned)}
 
         def at(moment: Mark) -> float:
-            """Seconds of the host's clock; on a GPU since the step began."""
+            """Read seconds of the host's clock; on a GPU since the step began."""
             if isinstance(moment, float):
                 return moment
             moment.synchronize()
@@ -157,6 +158,21 @@ class Turn:
             scheduled_seconds=trainee.scheduled_seconds,
         )
         return step, seen
+
+
+def _torchs(module: nn.Module, method: TimedMethod) -> Optimizer:
+    """Build what updates the parameters where DDP averages gradients."""
+    parameters = module.parameters()
+    if method.local_step == "adamw":
+        return torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    return torch.optim.SGD(
+        parameters,
+        LEARNING_RATE,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=True,
+        fused=True,
+    )
 
 
 def _own(
@@ -175,16 +191,21 @@ def _own(
         collectives.observer = observer
     else:
         collectives = _EqualFromTheStart(group, method.overlap, observer)
-    momentum, local_step = method.momentum, method.local_step
     config = short_run(
-        trainee.problem, method.algorithm, method.settings, momentum=momentum, local_step=local_step
+        trainee.problem,
+        method.algorithm,
+        method.settings,
+        momentum=method.momentum,
+        local_step=method.local_step,
     )
     return build_optimizer(config, trainee.module, collectives, method.period)
 
 
 class _EqualFromTheStart(ProcessGroupCollectives):
-    """All workers are built with the same parameters, so nobody need send them; on a slow network
-    that takes long."""
+    """A group whose workers are built with the same parameters, so that nobody need send them.
+
+    On a slow network that takes long.
+    """
 
     def _broadcast_(self, tensor: Tensor) -> None:
         pass
@@ -198,8 +219,10 @@ def _in_ddp(
     observer: Observer,
     visible: bool,
 ) -> tuple[nn.Module, bool]:
-    """In DDP as fast as that can be, buckets in the order of gradients; and whether its all-reduces
-    are hidden.
+    """Wrap the module in DDP as fast as that can be, buckets in the order of gradients.
+
+    Returns:
+        The model, and whether its all-reduces are hidden.
 
     PowerSGD's second and third all-reduces are begun by whichever thread finds the one before done;
     on one group of gloo's, those of two buckets could have another order on another worker. So each
@@ -232,18 +255,23 @@ def _in_ddp(
 
 
 def described(turn: Turn, bare_seconds: float) -> TimedMethod:
-    """The turn's method with its messages and the time of its codec, beside passes that take so
-    long by themselves."""
-    codec = max(0.0, _seconds(turn) - bare_seconds)
-    return turn.method.model_copy(
-        update={"messages": messages_of(turn), "codec_alone_seconds": codec}
-    )
+    """Return the turn's method with its messages and the time of its codec.
+
+    Args:
+        bare_seconds: what the passes take by themselves.
+    """
+    codec_seconds = max(0.0, _seconds(turn) - bare_seconds)
+    known = {"messages": messages_of(turn), "codec_alone_seconds": codec_seconds}
+    return turn.method.model_copy(update=known)
 
 
 def messages_of(turn: Turn) -> list[Message]:
-    """Say what a worker sends in a period: in every step, and what the synchronising step sends
-    besides."""
-    method, optimizer = turn.method, turn.optimizer
+    """Say what a worker sends in a period.
+
+    That is what it sends in every step, and what the synchronising step sends besides.
+    """
+    method = turn.method
+    optimizer = turn.optimizer
     messages = _messages_once(turn)
     if "topology" in method.settings:
         # Those of worker 0; each other worker's neighbours are as many ranks further on.
@@ -256,47 +284,63 @@ def messages_of(turn: Turn) -> list[Message]:
     draws = [
         early_begins(optimizer.early_messages(step), turn.trainee.gradients.done) for step in steps
     ]
-    ready = [[draw.get(8 * message.payload_bytes, 1.0) for draw in draws] for message in messages]
-    return [
-        message.model_copy(update={"ready": mean(own), "ready_draws": tuple(own[:NUM_KEPT_DRAWS])})
-        for message, own in zip(messages, ready, strict=True)
-    ]
+    with_draws = []
+    for message in messages:
+        ready = [draw.get(8 * message.payload_bytes, 1.0) for draw in draws]
+        known = {"ready": mean(ready), "ready_draws": tuple(ready[:NUM_KEPT_DRAWS])}
+        with_draws.append(message.model_copy(update=known))
+    return with_draws
 
 
 def early_begins(messages: Sequence[EarlyMessage], done: Mapping[int, float]) -> dict[int, float]:
-    """When a step's early messages may begin, one after the other, by payload in bits.
+    """Say when a step's early messages may begin, one after the other, by payload in bits.
 
-    `done` is by tensor the share of the backward pass that is over when its gradient is there.
+    Args:
+        done: by tensor the share of the backward pass that is over when its gradient is there.
     """
-    begun, reached = {}, 0.0
-    for message in sorted(messages, key=lambda each: -each.tensors[0]):
+    begun = {}
+    reached = 0.0
+    # Gradients come from the last tensor to the first.
+    for message in sorted(messages, key=lambda message: -message.tensors[0]):
         reached = max(reached, *(done[number] for number in message.tensors))
         begun[message.payload_bits] = reached
     return begun
 
 
 def _messages_once(turn: Turn) -> list[Message]:
-    """What ordinary steps send too is sent in each step, the rest of a synchronising step's once in
-    a period."""
-    period, often, messages = turn.method.period, list[int](), []
+    """Note what a synchronising step sends, and how often each of that is sent.
+
+    What ordinary steps send too is sent in each step, the rest once in a period.
+    """
+    period = turn.method.period
+    in_each_step: list[int] = []
     if period > 1:
         turn.go_to(0, False)
-        often = [each.payload_bytes for each in turn.timed_step()[1]]
+        _, collectives = turn.timed_step()
+        in_each_step = [collective.payload_bytes for collective in collectives]
     turn.go_to(0, True)
-    for each in turn.timed_step()[1]:
-        if (
-            not each.payload_bytes
-        ):  # PowerSGD reduces what is no matrix also where there is nothing.
+    _, collectives = turn.timed_step()
+    messages = []
+    for collective in collectives:
+        num_bytes = collective.payload_bytes
+        if not num_bytes:  # PowerSGD reduces what is no matrix also where there is nothing.
             continue
-        if is_often := each.payload_bytes in often:
-            often.remove(each.payload_bytes)
-        known = {"collective": each.collective, "payload_bytes": each.payload_bytes}
-        messages.append(Message(**known, every=1 if is_often else period, ready=each.ready))
+        every = period
+        if num_bytes in in_each_step:
+            in_each_step.remove(num_bytes)
+            every = 1
+        message = Message(
+            collective=collective.collective,
+            payload_bytes=num_bytes,
+            every=every,
+            ready=collective.ready,
+        )
+        messages.append(message)
     return messages
 
 
 def _seconds(turn: Turn) -> float:
-    """Seconds of a step: the mean over the period of its kinds' medians."""
+    """Time a step: the mean over the period of its kinds' medians."""
 
     def seconds(synchronises: bool) -> float:
         taken = []
@@ -305,15 +349,19 @@ def _seconds(turn: Turn) -> float:
             taken.append(seconds_to_idle(turn.step, turn.trainee.device))
         return median(taken)
 
-    others = turn.method.period - 1
-    return ((others * seconds(False) if others else 0.0) + seconds(True)) / turn.method.period
+    num_ordinary = turn.method.period - 1
+    ordinary_seconds = 0.0
+    if num_ordinary:
+        ordinary_seconds = num_ordinary * seconds(False)
+    return (ordinary_seconds + seconds(True)) / turn.method.period
 
 
 def bare_seconds(trainee: Trainee) -> float:
-    """Seconds of the passes alone; gradients are added to what is there, as where a method has flat
-    buffers."""
+    """Time the passes alone.
+
+    Gradients are added to what is there, as where a method has flat buffers.
+    """
     for parameter in trainee.module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    return median(
-        [seconds_to_idle(trainee.passes, trainee.device) for _ in range(1 + NUM_CODEC_STEPS)][1:]
-    )
+    taken = [seconds_to_idle(trainee.passes, trainee.device) for _ in range(1 + NUM_CODEC_STEPS)]
+    return median(taken[1:])  # the first one warms up

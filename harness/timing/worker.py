@@ -1,5 +1,7 @@
-"""A worker of a timing, and how all of them are given orders at once: in a lab by pipes, or as
-torchrun's processes."""
+"""A worker of a timing, and how all of them are given orders at once.
+
+In a lab they are given by pipes. As torchrun's processes, workers give them to themselves.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ rank."""
 
 @contextmanager
 def connected(network: Lab) -> Iterator[Do]:
-    """Inside, the lab has gloo workers that are connected. Their processes start and end here."""
+    """Start the lab's gloo workers, and end them at the end; inside, they are connected."""
     with start_inside(network, _obey, [()] * network.topology.num_workers) as processes:
 
         def do(order: Callable[..., Any], *arguments: object) -> list[Any]:
@@ -52,17 +54,18 @@ def _obey(worker: Worker) -> None:
     prepare_thread()
     with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
         worker.pipe.send("connected")
-        own = TimingWorker(torch.device("cpu"))
+        timing_worker = TimingWorker(torch.device("cpu"))
         while True:
             order, arguments = worker.pipe.recv()
-            worker.pipe.send(order(own, *arguments))
+            worker.pipe.send(order(timing_worker, *arguments))
 
 
-def as_one_of(own: TimingWorker, order: Callable[..., Any], *arguments: object) -> list[Any]:
-    """What `Do` does where each worker's process gives itself the same orders, as torchrun's do."""
-    found: list[Any] = [order(own, *arguments)] * dist.get_world_size()
-    dist.all_gather_object(found, found[0])
-    return found
+def as_one_of(worker: TimingWorker, order: Callable[..., Any], *arguments: object) -> list[Any]:
+    """Do what `Do` does where each worker's process gives itself the same orders."""
+    result = order(worker, *arguments)
+    results: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(results, result)
+    return results
 
 
 class TimingWorker:
@@ -76,8 +79,15 @@ class TimingWorker:
     def collective(
         self, name: Collective, payload_bytes: int, start: float | None
     ) -> tuple[float, float]:
-        """Do a collective once, at a moment of this host's monotonic clock or (None) after a
-        barrier; when it was begun and done."""
+        """Do a collective once.
+
+        Args:
+            start: the moment of this host's monotonic clock at which to begin; None: after a
+                barrier.
+
+        Returns:
+            When it was begun, and when it was done.
+        """
         once = self._prepared(name, payload_bytes)
         if start is None:
             dist.barrier()
@@ -97,32 +107,35 @@ class TimingWorker:
         num_workers: int,
         methods: list[TimedMethod],
     ) -> list[TimedMethod]:
-        """Have a session's groups and trainees from now on; on rank 0 its methods with what is
-        found out of them, by a worker alone."""
+        """Have a session's groups and trainees from now on.
+
+        Returns:
+            The methods; on rank 0 with what a worker alone finds out of them.
+        """
+        rank = dist.get_rank()
+        schedule = None if trains else load
         self._num_workers = num_workers
         self._together, alone = make_groups(load.num_parameters)
-        self._trainee = partial(
-            Trainee, load.name, gradients, self.device, None if trains else load, dist.get_rank()
-        )
-        if dist.get_rank() > 0:
+        self._trainee = partial(Trainee, load.name, gradients, self.device, schedule, rank)
+        if rank > 0:
             return methods
         bare = bare_seconds(self._trainee())
         return [self._described(method, alone, bare) for method in methods]
 
     def _described(self, method: TimedMethod, alone: Groups, bare: float) -> TimedMethod:
         turn = self._turn_of(method, alone, visible=True)
-        found = described(turn, bare)
+        method = described(turn, bare)
         turn.close()
-        return found
+        return method
 
     def _turn_of(self, method: TimedMethod, groups: Groups, visible: bool = False) -> Turn:
         return Turn(self._trainee(), method, self._num_workers, groups, visible)
 
     def build(self, method: TimedMethod) -> None:
-        """Begin a turn of the method, which is built anew, so that the memory of one at a time is
-        needed."""
+        """Begin a turn of the method, which is built anew."""
         if self._turn is not None:
             self._turn.close()
+        # The last turn goes first, so that the memory of one at a time is needed.
         self._turn = None
         self._turn = self._turn_of(method, self._together)
         gc.collect()
@@ -138,28 +151,39 @@ class TimingWorker:
     def stretch(
         self, number: int, dilation: float, stragglers: Stragglers | None
     ) -> tuple[float, float]:
-        """Take steps of whole periods, between which nobody waits but for what a method waits for;
-        seconds a step of the whole and of the passes."""
-        turn, rank, world_size = self._turn, dist.get_rank(), dist.get_world_size()
+        """Take steps of whole periods, between which nobody waits but where a method does.
+
+        Returns:
+            Seconds a step, of the whole and of the passes.
+        """
+        turn = self._turn
         assert turn is not None
-        num_steps = turn.method.period * math.ceil(LEAST_STRETCH / turn.method.period)
-        turn.go_to(number * num_steps // turn.method.period, True)
-        compute = 0.0
+        period = turn.method.period
+        num_steps = period * math.ceil(LEAST_STRETCH / period)
+        turn.go_to(number * num_steps // period, True)
+        passes_seconds = 0.0
         dist.barrier()
         began = time.perf_counter()
         for step in range(num_steps):
-            turn.trainee.dilation = dilation
-            if stragglers is not None and rank == (
-                0 if stragglers.who == "one" else step % world_size
-            ):
-                turn.trainee.dilation *= stragglers.factor
+            turn.trainee.dilation = dilation * _slowness(stragglers, step)
             turn.step()
-            compute += turn.trainee.scheduled_seconds
-        return (time.perf_counter() - began) / num_steps, compute / num_steps
+            passes_seconds += turn.trainee.scheduled_seconds
+        whole_seconds = time.perf_counter() - began
+        return whole_seconds / num_steps, passes_seconds / num_steps
+
+
+def _slowness(stragglers: Stragglers | None, step: int) -> float:
+    """Say how many times slower this worker is in a step: worker 0 always, or each in turn."""
+    if stragglers is None:
+        return 1.0
+    slow_rank = 0 if stragglers.who == "one" else step % dist.get_world_size()
+    if dist.get_rank() != slow_rank:
+        return 1.0
+    return stragglers.factor
 
 
 def _prepared(device: torch.device, name: Collective, payload_bytes: int) -> Callable[[], object]:
-    """A function that does the collective once, with so large a payload."""
+    """Make a function that does the collective once, with so large a payload."""
     payload = torch.zeros(1, payload_bytes, dtype=torch.uint8, device=device)
     if payload_bytes % 4 == 0:
         payload = payload.view(torch.float32)

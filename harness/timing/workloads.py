@@ -1,5 +1,7 @@
-"""Workloads: a model and its batch, what a device takes for them, and a trainee that takes both
-passes or waits."""
+"""Workloads: a model and its batch, what a device takes for them, and a trainee.
+
+A trainee takes both passes, or waits as long.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,14 @@ from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, trainable
 from cser_bench.harness.train.local_workers import MixedPrecision, random_batch, seconds_to_idle
 
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
+LEARNING_RATE = 1e-3
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
 ASSUMPTION = "forward to backward as 1 to 2 (an assumption)"
 """What is said of times of which `FORWARD_SHARE` divides the sum."""
-MIN_STEPS, MAX_STEPS, MAX_SECONDS = 5, 200, 3.0
+MIN_STEPS = 5
+MAX_STEPS = 200
+MAX_SECONDS = 3.0
 """Bounds of a calibration."""
 
 
@@ -46,9 +52,13 @@ DATA: dict[str, Any] = tomllib.loads((Path(__file__).parent / "sessions.toml").r
 
 
 class Problem(NamedTuple):
-    """A model, the task whose images or sentences it takes, how many of them one worker has in a
-    step, and the precision that its experiment trains in on GPUs; or, where a V100 is emulated,
-    that of what is published of it."""
+    """A model and the task whose images or sentences it takes.
+
+    Attributes:
+        batch_size: how many of them one worker has in a step.
+        precision: what its experiment trains in on GPUs.
+        emulated: where a V100 is emulated, the precision of what is published of it.
+    """
 
     task: str
     model: ModelSpec
@@ -58,19 +68,26 @@ class Problem(NamedTuple):
 
 
 def problem_of(name: str) -> Problem:
-    """The problem of a workload. Raises SpecError: there is no such workload; the message names
-    those there are."""
+    """Look a workload's problem up.
+
+    Raises:
+        SpecError: there is no such workload; the message names those there are.
+    """
     known = DATA["workloads"]
     if name not in known:
         raise SpecError(f"unknown workload {name!r}; the workloads are {', '.join(known)}")
-    return Problem(**known[name] | {"model": ModelSpec(**known[name]["model"])})
+    fields = known[name]
+    return Problem(**fields | {"model": ModelSpec(**fields["model"])})
 
 
 def short_run(
     problem: Problem, algorithm: str = "sgd", settings: dict[str, Any] | None = None, **more: Any
 ) -> RunConfig:
-    """A run for its steps alone: what a plan would say of data and epochs does not matter; `more`
-    are other fields."""
+    """Describe a run for its steps alone: what a plan would say of data and epochs is made up.
+
+    Args:
+        more: other fields of the run.
+    """
     usual = {
         "num_workers": 1,
         "learning_rate": LEARNING_RATE,
@@ -93,50 +110,67 @@ def short_run(
 
 @cache
 def workload(name: str, device: str) -> Workload:
-    """The workload with its times: those of a published device where it has one, else measured on
-    `device` now, of one worker alone on one core or GPU, on random images, by the median.
+    """Describe the workload with its times.
+
+    They are those of a published device where it has one, else measured on `device` now.
     """
-    problem, gradients, place = problem_of(name), gradients_of(name), torch.device(device)
+    problem = problem_of(name)
     if problem.emulated is not None:
-        rate = published_rate(problem.emulated)
-        where, source = f"{rate.device}, {rate.precision}", rate.source
-        seconds = problem.batch_size / rate.images_per_second
-        if problem.model.name != "resnet50":
-            source = f"modelled: scaled by arithmetic from {source}"
-            seconds = forward_flops(short_run(problem)) / (
-                RESNET50_FORWARD_FLOPS * rate.images_per_second
-            )
+        times = _published_times(problem, problem.emulated)
     else:
-        torch.set_num_threads(1)
-        trainee, taken = Trainee(name, gradients, place), list[float]()
-        while len(taken) < MIN_STEPS or (len(taken) < MAX_STEPS and sum(taken) < MAX_SECONDS):
-            trainee.module.zero_grad()
-            taken.append(seconds_to_idle(trainee.passes, place))
-        where, seconds = (
-            torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU core",
-            median(taken[1:]),
-        )
-        source = (
-            f"measured here: median of {len(taken) - 1} steps of one worker alone, on random "
-            "images, "
-        )
-        source += trainee.computes_in
+        times = _measured_times(name, torch.device(device))
     return Workload(
         name=name,
         model=problem.model.name,
         batch_size=problem.batch_size,
-        num_parameters=sum(map(math.prod, gradients.shapes)),
-        device=where,
-        forward_seconds=FORWARD_SHARE * seconds,
-        backward_seconds=(1 - FORWARD_SHARE) * seconds,
-        source=f"{source}; {ASSUMPTION}",
+        num_parameters=sum(map(math.prod, gradients_of(name).shapes)),
+        device=times.device,
+        forward_seconds=FORWARD_SHARE * times.seconds,
+        backward_seconds=(1 - FORWARD_SHARE) * times.seconds,
+        source=f"{times.source}; {ASSUMPTION}",
     )
+
+
+class _Times(NamedTuple):
+    """What both passes take together, on which device, and how that is known."""
+
+    seconds: float
+    device: str
+    source: str
+
+
+def _published_times(problem: Problem, precision: str) -> _Times:
+    """Take the times of ResNet-50 that are published, scaled by arithmetic for other models."""
+    rate = published_rate(precision)
+    device = f"{rate.device}, {rate.precision}"
+    if problem.model.name == "resnet50":
+        return _Times(problem.batch_size / rate.images_per_second, device, rate.source)
+    flops = forward_flops(short_run(problem))
+    seconds = flops / (RESNET50_FORWARD_FLOPS * rate.images_per_second)
+    return _Times(seconds, device, f"modelled: scaled by arithmetic from {rate.source}")
+
+
+def _measured_times(name: str, device: torch.device) -> _Times:
+    """Time one worker alone on one core or GPU, on random images; the first step is left out."""
+    torch.set_num_threads(1)
+    trainee = Trainee(name, gradients_of(name), device)
+    taken: list[float] = []
+    while len(taken) < MIN_STEPS or (len(taken) < MAX_STEPS and sum(taken) < MAX_SECONDS):
+        trainee.module.zero_grad()
+        taken.append(seconds_to_idle(trainee.passes, device))
+    device_name = "CPU core"
+    if device.type == "cuda":
+        device_name = torch.cuda.get_device_name(device)
+    source = (
+        f"measured here: median of {len(taken) - 1} steps of one worker alone, on random images, "
+        f"{trainee.computes_in}"
+    )
+    return _Times(median(taken[1:]), device_name, source)
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """All that an emulation needs of a model: its parameters, and when each gets its gradient in a
-    backward pass.
+    """All that an emulation needs of a model.
 
     Attributes:
         shapes: of the parameters, in the order of `model.parameters()`.
@@ -151,17 +185,17 @@ class Gradients:
 
 @cache
 def gradients_of(workload: str) -> Gradients:
-    """The gradients of the workload's model, which is run once without memory."""
+    """Find the gradients of the workload's model, which is run once without memory."""
     problem = problem_of(workload)
     task = find_task(problem.task)
-    return gradients_of_model(
-        build_model(problem.model, task, 0, torch.device("meta")), (2, *task.input_shape)
-    )
+    model = build_model(problem.model, task, 0, torch.device("meta"))
+    return gradients_of_model(model, (2, *task.input_shape))
 
 
 def gradients_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Gradients:
-    """The same of a model on the device "meta"."""
-    parameters, operations = list(model.parameters()), dict[int, int]()
+    """Find the gradients of a model on the device "meta"."""
+    parameters = list(model.parameters())
+    operations: dict[int, int] = {}
     with FlopCounterMode(display=False) as counter:
         loss = model(torch.zeros(input_shape, device="meta")).sum()
         forward = counter.get_total_flops()
@@ -178,11 +212,13 @@ def gradients_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Gradie
 
 
 class Trainee:
-    """A model that takes its passes, and notes when its gradients are there, before anybody uses
-    them.
+    """A model that takes its passes, and notes when its gradients are there.
+
+    It notes it before anybody uses them.
 
     Args:
-        name, gradients: of the workload.
+        name: of the workload.
+        gradients: of the workload's model.
         schedule: has the times that passes wait for, in place of a model's arithmetic; None: the
             workload's model takes them, on a random batch of this rank.
 
@@ -192,10 +228,10 @@ class Trainee:
             scaled: an overflow would leave a step out.
         dilation: how many times the schedule's times waits take; at first nothing waits, which is
             enough to warm up.
-        share_done: the part of the backward pass that is over, by the model's arithmetic. began,
-        last_gradient, returned: when the passes began, when the last gradient was there, and when
-        the backward
-            pass gave back control, whatever was waited for in it.
+        share_done: the part of the backward pass that is over, by the model's arithmetic.
+        began: when the passes began.
+        last_gradient: when the last gradient was there.
+        returned: when the backward pass gave back control, whatever was waited for in it.
     """
 
     def __init__(
@@ -206,26 +242,27 @@ class Trainee:
         schedule: Workload | None = None,
         rank: int = 0,
     ) -> None:
-        self.problem, self.gradients, self.device, self._schedule = (
-            problem_of(name),
-            gradients,
-            device,
-            schedule,
-        )
+        self.problem = problem_of(name)
+        self.gradients = gradients
+        self.device = device
+        self._schedule = schedule
         self.computes_in: Precision = self.problem.precision if device.type == "cuda" else "fp32"
-        self.dilation, self.share_done = 0.0, 0.0
-        self.began = self.last_gradient = self.returned = mark(device)
+        self.dilation = 0.0
+        self.share_done = 0.0
+        self.began = mark(device)
+        self.last_gradient = self.began
+        self.returned = self.began
         self.module: nn.Module
         self._loss: Callable[[nn.Module], Tensor]
         if schedule is not None:
             self.module = _Waiting(gradients, self._wait)
             self._loss = lambda model: model(torch.ones(1, requires_grad=True))
         else:
-            task, generator = find_task(self.problem.task), torch.Generator().manual_seed(rank)
+            task = find_task(self.problem.task)
+            generator = torch.Generator().manual_seed(rank)
             precision = MixedPrecision(self.computes_in, device)
-            batch = random_batch(
-                task, self.problem.batch_size, generator, torch.empty(0, device=device)
-            )
+            on_device = torch.empty(0, device=device)
+            batch = random_batch(task, self.problem.batch_size, generator, on_device)
             self.module = trainable(short_run(self.problem), device)
             self._loss = lambda model: precision.loss(model, *batch)
         for number, parameter in enumerate(self.module.parameters()):
@@ -237,8 +274,10 @@ class Trainee:
         self.last_gradient = mark(self.device)
 
     def _wait(self, done: float) -> None:
-        """Sleep until so much of the backward pass is over by the schedule; not at all if that is
-        past."""
+        """Sleep until so much of the backward pass is over by the schedule.
+
+        Where that is past, do not sleep at all.
+        """
         assert self._schedule is not None and isinstance(self.began, float)
         passed = self._schedule.forward_seconds + self._schedule.backward_seconds * done
         remaining = self.began + self.dilation * passed - time.perf_counter()
@@ -247,15 +286,17 @@ class Trainee:
 
     @property
     def scheduled_seconds(self) -> float:
-        """What the two passes take where they are waits; infinite where they take what they
-        take."""
-        return (
-            math.inf if self._schedule is None else self.dilation * self._schedule.compute_seconds
-        )
+        """What the two passes take where they are waits; infinite where they take their time."""
+        if self._schedule is None:
+            return math.inf
+        return self.dilation * self._schedule.compute_seconds
 
     def passes(self, wrapped: nn.Module | None = None) -> None:
-        """The forward pass through `wrapped`, which contains `module` (or through that), and the
-        backward pass."""
+        """Take the forward pass and the backward pass.
+
+        Args:
+            wrapped: what to go through; it contains `module`. None: that itself.
+        """
         self.share_done = 0.0
         self.began = mark(self.device)
         self._loss(wrapped or self.module).backward()  # type: ignore[no-untyped-call]
@@ -263,8 +304,7 @@ class Trainee:
 
 
 class _Waiting(nn.Module):
-    """Parameters in the model's own order; in the backward pass each waits until its gradient would
-    be there.
+    """Parameters in the model's own order, each of which waits until its gradient would be there.
 
     Waits end at times that are set when the passes begin, so errors do not add up, and what hooks
     cost this host is hidden in them as far as they are long enough. Gradients are views of one
@@ -279,7 +319,8 @@ class _Waiting(nn.Module):
         largest = max(map(math.prod, gradients.shapes))
         pattern = 1e-3 * torch.randn(largest, generator=torch.Generator().manual_seed(1))
         self._gradients = [pattern[: math.prod(shape)].view(shape) for shape in gradients.shapes]
-        self._done, self._wait = gradients.done, wait
+        self._done = gradients.done
+        self._wait = wait
 
     def forward(self, x: Tensor) -> Tensor:
         for number in reversed(self._done):
@@ -287,19 +328,19 @@ class _Waiting(nn.Module):
         return x
 
     def gradient(self, number: int) -> Tensor:
-        """The parameter's gradient, when it is there."""
+        """Wait for the parameter's gradient, and return it."""
         self._wait(self._done[number])
         # A new view: autograd may keep what it is given.
         return self._gradients[number].view_as(self._gradients[number])
 
 
 class _Wait(torch.autograd.Function):
-    """Passes its input on; in the backward pass its parameter is given the gradient that was made
-    before."""
+    """The identity, whose backward pass gives a parameter the gradient that was made before."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, model: _Waiting, number: int, weight: Tensor) -> Tensor:
-        ctx.model, ctx.number = model, number
+        ctx.model = model
+        ctx.number = number
         return x.clone()
 
     @staticmethod
