@@ -38,18 +38,31 @@ def array_text(profile: Profile, num_runs: int) -> str:
     return sbatch_text(profile, PLACE, array_parameters(profile, "imagenet", PLACE), num_runs)
 
 
-FILES = {"template": CLUSTERS.parent / "template.toml", "full": STORED / "full.toml"}
-"""The file for people to copy, and one that has every field."""
+TEMPLATE = str(CLUSTERS.parent / "template.toml")
+"""The file for people to copy."""
+STORED_OF = {
+    "full": str(STORED / "full.toml"),
+    "local": "local",
+    "v100": "v100",
+    "v100-2x4": "v100:2x4",
+}
+"""By script, the profile: one that has every field, those that ship, and a variant."""
 
 
-@pytest.mark.parametrize(
-    "name", ["local", "v100", "v100:2x4", "v100:1x8", "template", "template:2x4", "full"]
-)
-def test_text_for_sbatch_is_the_stored_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("script", STORED_OF)
+def test_text_for_sbatch_is_the_stored_one(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/python/bin/python")
-    stem, colon, variant = name.partition(":")
-    profile = load_profile(f"{FILES.get(stem, stem)}{colon}{variant}")
-    assert array_text(profile, 80) + "\n" == (STORED / f"{name.replace(':', '-')}.sh").read_text()
+    profile = load_profile(STORED_OF[script])
+    assert array_text(profile, 80) + "\n" == (STORED / f"{script}.sh").read_text()
+
+
+@pytest.mark.parametrize("name", [TEMPLATE, f"{TEMPLATE}:2x4", "v100:1x8"])
+def test_other_profiles_ask_for_the_eight_workers_of_the_experiments(name: str) -> None:
+    profile = load_profile(name)
+    lines = array_text(profile, 1).splitlines()
+    assert profile.num_workers == 8
+    assert f"#SBATCH --nodes={profile.nodes}" in lines
+    assert f"#SBATCH --ntasks-per-node={profile.workers_per_node}" in lines
 
 
 @pytest.mark.parametrize(
