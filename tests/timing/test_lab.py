@@ -218,7 +218,7 @@ def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: f
             received, seconds = map(float, listener.stdout.readline().split())
         sent = network.sent()[0][0]
     least, most = 2 * latency_seconds, 2 * (latency_seconds + jitter_seconds)
-    assert least <= there_and_back < most + 0.1
+    assert least <= there_and_back < most + 0.5  # which a busy machine adds
     assert received == num_bytes and num_bytes < sent < 1.1 * num_bytes
     share = (
         0.2 if jitter_seconds else 0.5
