@@ -275,7 +275,9 @@ def test_curves_through_three_loads_of_a_gpt_foretell_a_fourth(
     assert main(["advise", *words.split()]) == 0
     printed = capsys.readouterr().out
     methods = [line.split("  ")[0] for line in printed.splitlines()]
-    assert {"local AdamW", "PowerSGD with AdamW", "DiLoCo with Muon"} <= {*methods}
+    assert {"local AdamW", "PowerSGD with AdamW", "DiLoCo with Muon, outer momentum 0.9"} <= {
+        *methods
+    }
     assert not {"local SGD", "AdamW", "Muon"} & {*methods}
     assert "Its kind is a GPT" in printed and "hundredth of a nat" in printed
 
