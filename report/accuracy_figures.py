@@ -57,7 +57,9 @@ def main_load(frames: Frames) -> float:
     if experiment.baseline is None or experiment.main_ratio is None:
         return math.nan
     load = frames.row(experiment.baseline)["link_models"]
-    return math.nan if load is None else float(load) / experiment.main_ratio
+    if load is None:
+        return math.nan
+    return float(load) / experiment.main_ratio
 
 
 def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
@@ -66,12 +68,9 @@ def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
 
     Where too few of the methods have one, all rows.
     """
-    fitting = accuracy[accuracy["link_models"] <= SAME_LOAD * load]
-    best = (
-        fitting.loc[fitting.groupby("label", sort=False)["link_models"].idxmax()]
-        if len(fitting)
-        else fitting
-    )
+    best = accuracy[accuracy["link_models"] <= SAME_LOAD * load]
+    if len(best):
+        best = best.loc[best.groupby("label", sort=False)["link_models"].idxmax()]
     if len(best) < _MOST_OF_THEM * accuracy["label"].nunique():
         best = accuracy  # rows that load a link alike are too few to say anything
     return best.sort_values("difference", ascending=False, kind="stable")
@@ -86,7 +85,8 @@ def loss_at_one_load(
     It counts the verdicts on those rows, or if none was declared the means within the margin. No
     load: all are taken.
     """
-    experiment, load = frames.experiment, main_load(frames)
+    experiment = frames.experiment
+    load = main_load(frames)
     own = accuracy[
         accuracy["is_own"]
         & (accuracy["row"] != experiment.baseline)
@@ -96,7 +96,8 @@ def loss_at_one_load(
     at = amount(load) if len(shown) < len(own) else None
     if experiment.margin is None:
         return shown, "Points against all sent", at
-    margin, contrasts = counted(round(100 * experiment.margin, 6), "point"), contrasts_frame(frames)
+    margin = counted(round(100 * experiment.margin, 6), "point")
+    contrasts = contrasts_frame(frames)
     is_drawn = contrasts["row"].isin(shown["row"])
     asked = contrasts[(contrasts["kind"] == "non-inferiority") & is_drawn]
     if len(asked) and tells(frames):
@@ -108,7 +109,8 @@ def loss_at_one_load(
         )
     drawn = shown[~shown["is_bound"]]
     within = int((drawn["difference"] > -experiment.margin).sum())
-    means = f"{within} of {counted(len(drawn), 'mean')} {'is' if within == 1 else 'are'}"
+    verb = "is" if 1 in (within, len(drawn)) else "are"
+    means = f"{within} of {counted(len(drawn), 'mean')} {verb}"
     return shown, f"{means} less than {margin} below all sent", at
 
 
@@ -130,10 +132,8 @@ def loss_figure(
             _dot(axes, place, line, end, colour_of(line["algorithm"], families))
         if margin is not None:
             axes.axvspan(-100 * margin, 0, color=_MARGIN, zorder=0)
-        axes.set_xlabel(
-            "points against all sent (bars: 95 "
-            f"%{'' if margin is None else '; green: within the margin'})"
-        )
+        shaded = "" if margin is None else "; green: within the margin"
+        axes.set_xlabel(f"points against all sent (bars: 95 %{shaded})")
         axes.axvline(0, **GREY)
         axes.set_yticks(range(len(lines)), [plain(_name(line)) for line in lines])
         colours = [colour_of(line["algorithm"], families) for line in lines]
@@ -155,39 +155,41 @@ def loss_figure(
 def _end(lines: list[dict[Hashable, Any]]) -> float:
     """Where the axis ends at the left: behind the last interval, but for rows that are far worse
     than the others."""
-    known = sorted((100 * float(line["difference"]) for line in lines), reverse=True)
-    usual = 2 * min(known[(3 * (len(known) - 1)) // 4], -0.5) if known else -1.0
-    ends = [
-        100 * float(line["difference_low"]) for line in lines if 100 * line["difference"] >= usual
-    ]
-    return 1.12 * min([-1.0, *(max(end, 1.5 * usual) for end in ends if not math.isnan(end))])
+    differences = sorted((100 * float(line["difference"]) for line in lines), reverse=True)
+    usual = -1.0
+    if differences:
+        # Three quarters of the rows are better than this one; twice as far is far worse.
+        usual = 2 * min(differences[(3 * (len(differences) - 1)) // 4], -0.5)
+    end = -1.0
+    for line in lines:
+        low = 100 * float(line["difference_low"])
+        if 100 * line["difference"] >= usual and not math.isnan(low):
+            end = min(end, max(low, 1.5 * usual))
+    return 1.12 * end
 
 
 def _dot(axes: Axes, place: int, line: dict[Hashable, Any], end: float, colour: str) -> None:
-    middle, low, high = (
-        100 * float(line[key]) for key in ("difference", "difference_low", "difference_high")
-    )
+    """Draw a row's difference with its interval, or an arrow where it lies beyond the axis."""
+    middle = 100 * float(line["difference"])
     if middle < end:
-        axes.annotate(
-            f"← {points(middle / 100)}", (0.99 * end, place), ha="left", va="center", color=colour
-        )
+        text = f"← {points(middle / 100)}"
+        axes.annotate(text, (0.99 * end, place), ha="left", va="center", color=colour)
         return
+    low = 100 * float(line["difference_low"])
+    high = 100 * float(line["difference_high"])
     axes.plot([low, high], [place, place], color=colour, linewidth=1.2, solid_capstyle="butt")
     axes.plot([middle], [place], "o", color=colour)
 
 
 def _name(line: dict[Hashable, Any]) -> str:
-    link, ratio = (
-        math.nan if line[key] is None else float(line[key]) for key in ("link_models", "ratio")
-    )
-    known = (
-        f"({amount(link)})"
-        if not math.isnan(link)
-        else f"(ratio {amount(ratio)})"
-        if ratio < math.inf
-        else ""
-    )
-    return f"{line['label']}  {known}".strip()
+    """A row's label with its load of a link; with its ratio where that is not known."""
+    label = str(line["label"])
+    link = line["link_models"]
+    if link is not None and not math.isnan(link):
+        return f"{label}  ({amount(link)})"
+    if line["ratio"] is not None and line["ratio"] < math.inf:
+        return f"{label}  (ratio {amount(line['ratio'])})"
+    return label
 
 
 def drawn_methods(accuracy: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
@@ -204,9 +206,13 @@ def link_figure(
     """Points against the baseline over the load of a worker's link, a panel a family, its methods
     named below it."""
     known = drawn_methods(accuracy, families)
-    groups = {name: known[known["algorithm"].map(families) == name] for name in PANELS}
-    groups = {name: group for name, group in groups.items() if len(group)}
-    low, high = known["link_models"].min() / 1.6, known["link_models"].max() * 1.6
+    groups = {}
+    for name in PANELS:
+        group = known[known["algorithm"].map(families) == name]
+        if len(group):
+            groups[name] = group
+    low = known["link_models"].min() / 1.6
+    high = known["link_models"].max() * 1.6
     with style():
         figure, panels = new_figure(3.4, len(groups))
         for axes, (name, group) in zip(panels, groups.items(), strict=True):

@@ -101,10 +101,13 @@ def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
 
 def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure], dict[str, str]]:
     """The figures that there are numbers for, and what is said under them."""
-    margin, figures, captions = frames.experiment.margin, {}, {}
+    margin = frames.experiment.margin
     families = frames.experiment.families
-    shown, captions["loss"], load = loss_at_one_load(frames, accuracy)
-    captions |= {"load": load} if load else {}
+    shown, title, load = loss_at_one_load(frames, accuracy)
+    figures = {}
+    captions = {"loss": title}
+    if load:
+        captions["load"] = load
     if len(shown):
         figures["loss"] = loss_figure(shown, margin, captions["loss"], families)
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != frames.experiment.baseline)]
@@ -115,28 +118,28 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
 
 
 def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    experiment, accuracy, rows = frames.experiment, tables["accuracy"], frames.rows
-    shown, columns = _accuracy_table(frames, accuracy)
-    needs, lost, contrasts = tables["needs"], tables["lost"], tables["contrasts"]
+    experiment = frames.experiment
+    rows = frames.rows
+    accuracy = tables["accuracy"]
+    contrasts = tables["contrasts"]
+    shown = _shown_rows(frames, accuracy)
+    lengths = tables["lengths"].to_dict("records")
+    statuses = {"done": 0, "diverged": 0, "planned": len(frames.runs)}
     verdicts = contrasts["verdict"].value_counts()
     return {
         **tables,
         "experiment": experiment,
         "frames": frames,
-        "status": {"done": 0, "diverged": 0, "planned": len(frames.runs)}
-        | frames.runs["status"].value_counts().to_dict(),
+        "status": statuses | frames.runs["status"].value_counts().to_dict(),
         "heading": frames.metric.label[:1].upper() + frames.metric.label[1:],
         "again": _asks_again(frames),
         "is_quoted": frames.has_role("reference"),
         "margin": counted(round(100 * (experiment.margin or 0.0), 6), "point"),
-        "baseline": frames.by_row.loc[experiment.baseline, "label"]
-        if experiment.baseline
-        else "the baseline",
+        "baseline": _baseline_label(frames),
         "has_difference": bool(accuracy["difference"].notna().any()),
-        "assay": {"reason": "it has no rows"}
-        | next(iter(tables["lengths"].to_dict("records")), {}),
+        "assay": lengths[0] if lengths else {"reason": "it has no rows"},
         "accuracy": shown,
-        "columns": columns,
+        "columns": _columns(frames, shown),
         "written": _written(frames),
         "left_out": 0 if frames.is_tuning else int(accuracy["is_own"].sum()) - len(shown),
         "has_links": bool(accuracy["models_sent"].notna().any()),
@@ -151,10 +154,8 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "compared": _losses_of_compared(frames, accuracy, contrasts),
         "num_seen": Counter(seen and seen.num_rows for seen in seen_when_declared(frames)),
         "num_kept": sum(contrast.is_verdict_kept for contrast in frames.contrasts),
-        "needs": needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"])
-        if len(needs)
-        else needs,
-        "noise": noise_share(lost) if len(lost) else math.nan,
+        "needs": _needs_table(tables["needs"]),
+        "noise": noise_share(tables["lost"]),
         "rates": _rate_table(frames, tables["rates"]),
         **_provenance(frames),
     }
@@ -168,33 +169,58 @@ def _asks_again(frames: Frames) -> str | None:
     return evidence.asks_again
 
 
-def _accuracy_table(
-    frames: Frames, accuracy: pd.DataFrame
-) -> tuple[pd.DataFrame, dict[str, tuple[str, str]]]:
-    experiment, own = frames.experiment, accuracy[accuracy["is_own"]]
+def _baseline_label(frames: Frames) -> str:
+    if frames.experiment.baseline is None:
+        return "the baseline"
+    return str(frames.row(frames.experiment.baseline)["label"])
+
+
+def _needs_table(needs: pd.DataFrame) -> pd.DataFrame:
+    """What methods need, of those tried at more than one ratio."""
+    if needs.empty:
+        return needs
+    return needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"])
+
+
+def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """The rows that the page shows: the baseline first, a worker alone last, others by ratio."""
+    experiment = frames.experiment
+    rows = accuracy[accuracy["is_own"]]
     if frames.is_tuning:
-        tuned = own["row"].map(frames.by_row["tunes"])
-        own = own.loc[own["mean"].fillna(-math.inf).groupby(tuned, sort=False).idxmax()]
-    if len(own) > MOST_ROWS:
-        own = own[own["ratio"].isin([1.0, experiment.main_ratio, math.inf]) | own["is_bound"]]
-    own = own.assign(order=own["row"].map({experiment.baseline: 0, experiment.floor: 2}).fillna(1))
-    own = own.sort_values(
+        tuned = rows["row"].map(frames.by_row["tunes"])
+        rows = rows.loc[rows["mean"].fillna(-math.inf).groupby(tuned, sort=False).idxmax()]
+    if len(rows) > MOST_ROWS:
+        is_main = rows["ratio"].isin([1.0, experiment.main_ratio, math.inf])
+        rows = rows[is_main | rows["is_bound"]]
+    places = {experiment.baseline: 0, experiment.floor: 2}
+    rows = rows.assign(order=rows["row"].map(places).fillna(1))
+    rows = rows.sort_values(
         ["order", "ratio", "difference"], ascending=[True, True, False], kind="stable"
     )
-    own["runs"] = [_runs(line) for line in own.to_dict("records")]
-    unit = "%" if frames.metric.unit == "percent" else frames.metric.unit
+    return rows.assign(runs=[_runs(line) for line in rows.to_dict("records")])
+
+
+def _columns(frames: Frames, rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """The columns of the table of rows, each with its head and format."""
+    metric = frames.metric
+    unit = "%" if metric.unit == "percent" else metric.unit
     columns = {
         "label": ("method", "text"),
         "ratio": ("ratio", "amount"),
         "learning_rate": ("rate", "short"),
+        "models_sent": ("models", "amount"),
+        "link_models": ("link", "amount"),
+        "runs": ("runs", "text"),
+        "mean": (f"{metric.score_label}, {unit}", _written(frames)),
+        "difference": ("difference", "points"),
+        "difference_low, difference_high": ("95 % interval", "interval"),
     }
-    columns |= {"models_sent": ("models", "amount"), "link_models": ("link", "amount")}
-    columns |= {"runs": ("runs", "count" if own["runs"].str.isdigit().all() else "text")}
-    columns |= {"mean": (f"{frames.metric.score_label}, {unit}", _written(frames))}
-    columns |= {"difference": ("difference", "points")}
-    columns |= {"difference_low, difference_high": ("95 % interval", "interval")}
-    empty = {name for name in ("models_sent", "link_models") if own[name].isna().all()}
-    return own, {name: said for name, said in columns.items() if name not in empty}
+    if rows["runs"].str.isdigit().all():
+        columns["runs"] = ("runs", "count")
+    for name in ("models_sent", "link_models"):
+        if rows[name].isna().all():
+            del columns[name]
+    return columns
 
 
 def _num_tests(frames: Frames) -> int:
@@ -209,25 +235,36 @@ def _written(frames: Frames) -> str:
 
 
 def _runs(line: Mapping[Any, Any]) -> str:
-    done, planned, diverged = line["num_runs"], line["num_planned"], line["num_diverged"]
-    said = str(done) if done == planned else f"{done} of {planned}"
-    return f"{said}, {diverged} diverged" if diverged else said
+    """How many runs are done, in words where that is not all."""
+    text = str(line["num_runs"])
+    if line["num_runs"] != line["num_planned"]:
+        text = f"{line['num_runs']} of {line['num_planned']}"
+    if line["num_diverged"]:
+        text = f"{text}, {line['num_diverged']} diverged"
+    return text
 
 
 def _verdict_table(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
     """One line a verdict: the contrasts that have it, each with its estimate."""
-    found: dict[str, list[str]] = {word: [] for word in VERDICTS}
+    by_verdict: dict[str, list[str]] = {word: [] for word in VERDICTS}
     for line in contrasts.to_dict("records"):
-        joined = (
-            " less "
-            if line["verdict"] in (BETTER_BY_MARGIN, WORSE_BY_MARGIN)
-            else _JOINED[line["kind"]]
-        )
-        said = _name(frames, line["row"]) + (joined and joined + _name(frames, line["reference"]))
-        known = "" if math.isnan(line["estimate"]) else f" ({points(line['estimate'])})"
-        found[line["verdict"]].append(said + known)
-    lines = [(word, "; ".join(which)) for word, which in found.items() if which]
+        text = _compared(frames, line)
+        if not math.isnan(line["estimate"]):
+            text = f"{text} ({points(line['estimate'])})"
+        by_verdict[line["verdict"]].append(text)
+    lines = [(word, "; ".join(texts)) for word, texts in by_verdict.items() if texts]
     return pd.DataFrame(lines, columns=["verdict", "which"])
+
+
+def _compared(frames: Frames, line: Mapping[Any, Any]) -> str:
+    """The names of a contrast's rows; of one with the baseline that of the row alone."""
+    joined = _JOINED[line["kind"]]
+    if line["verdict"] in (BETTER_BY_MARGIN, WORSE_BY_MARGIN):
+        joined = " less "
+    name = _name(frames, line["row"])
+    if not joined:
+        return name
+    return name + joined + _name(frames, line["reference"])
 
 
 def _asked_by_load(accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> list[dict[str, Any]]:
@@ -278,129 +315,137 @@ def _losses_of_compared(
 
 
 def _name(frames: Frames, row: str) -> str:
-    line, rows = frames.row(row), frames.rows
-    is_only = (
-        rows.loc[(rows["label"] == line["label"]) & rows["base"].isna(), "ratio"].nunique() < 2
-    )
-    is_main = frames.experiment.main_ratio is not None and line["ratio"] in (
-        1.0,
-        frames.experiment.main_ratio,
-    )
-    return (
-        str(line["label"])
-        if is_only or is_main
-        else f"{line['label']} at ratio {amount(line['ratio'])}"
-    )
+    """A row's label, with its ratio where the label alone would not tell which row it is."""
+    line = frames.row(row)
+    rows = frames.rows
+    alike = rows[(rows["label"] == line["label"]) & rows["base"].isna()]
+    main_ratio = frames.experiment.main_ratio
+    is_main = main_ratio is not None and line["ratio"] in (1.0, main_ratio)
+    if is_main or alike["ratio"].nunique() < 2:
+        return str(line["label"])
+    return f"{line['label']} at ratio {amount(line['ratio'])}"
 
 
 def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
     """One line a row: the chosen rate with its score, all scores by rate, and how much better the
     best rate is."""
     kind = "test" if (rates["kind"] == "test").any() else "held out"
+    write = FORMATS[_written(frames)]
     lines = []
     for row, group in rates[rates["kind"] == kind].groupby("row", sort=False):
+        rate = score = math.nan
         chosen = group[group["is_chosen"]]
-        rate, score = (
-            chosen[["learning_rate", "score"]].iloc[0] if len(chosen) else (math.nan, math.nan)
-        )
-        pairs = zip(group["score"], group["learning_rate"], strict=True)
-        said = ", ".join(
-            f"{FORMATS[_written(frames)](score)} at {short(rate)}" for score, rate in pairs
-        )
-        better = float(group["score"].max()) - score
+        if len(chosen):
+            rate, score = chosen[["learning_rate", "score"]].iloc[0]
+        by_rate = [
+            f"{write(line['score'])} at {short(line['learning_rate'])}"
+            for line in group.to_dict("records")
+        ]
         lines.append(
-            (_name(frames, str(row)), rate, score, said, better, kind, group["num_runs"].max())
+            {
+                "label": _name(frames, str(row)),
+                "rate": rate,
+                "score": score,
+                "said": ", ".join(by_rate),
+                "better": float(group["score"].max()) - score,
+                "kind": kind,
+                "num_runs": group["num_runs"].max(),
+            }
         )
-    return pd.DataFrame(
-        lines, columns=["label", "rate", "score", "said", "better", "kind", "num_runs"]
-    )
+    columns = ["label", "rate", "score", "said", "better", "kind", "num_runs"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _provenance(frames: Frames) -> dict[str, Any]:
-    config, baseline = (
-        frames.experiment.config | {"seeds": frames.experiment.seeds},
-        frames.experiment.baseline,
-    )
-    own = sorted(frames.runs.loc[frames.runs["row"] == baseline, "seed"].unique().tolist())
-    config |= (
-        {f"seeds of {_name(frames, baseline)}": own}
-        if baseline and own != frames.experiment.seeds
-        else {}
-    )
-    names = {"wire": "communication dtype"}
-    settings = [
-        f"{names.get(key, key).replace('_', ' ')}: {_value(value)}"
-        for key, value in config.items()
-        if _value(value)
-    ]
+    """What all rows have in common, and who ran them where and with what code."""
     attempts = frames.attempts
-    named = attempts.assign(
-        commit=[str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]],
-        changed=attempts["git_diff_sha256"].notna().map({True: "yes", False: "no"}),
-        cpu=[
-            f"{cpu}, {num} CPUs"
-            for cpu, num in zip(attempts["cpu"], attempts["num_cpus"], strict=True)
-        ],
-    )
-    groups = named.groupby(["commit", "changed", "device", "cpu"], dropna=False)["run_id"].nunique()
-    states = (
-        groups.rename("num_runs")
-        .reset_index()
-        .sort_values("num_runs", ascending=False, kind="stable")
-    )
-    without = (
-        frames.runs.loc[frames.runs["status"].isin(("failed", "missing")), "status"]
-        .value_counts()
-        .sort_index()
-    )
+    states = _states_of_code(attempts)
+    statuses = frames.runs["status"]
+    without = statuses[statuses.isin(("failed", "missing"))].value_counts().sort_index()
+    seconds = frames.runs.drop_duplicates("run_id")["wall_seconds"].fillna(0).astype(float)
+    packages = ""
+    if len(attempts):
+        packages = attempts["packages"].value_counts().index[0]
     return {
-        "settings": "; ".join(settings),
+        "settings": "; ".join(_settings(frames)),
         "failures": listed([f"{number} {status}" for status, number in without.items()]),
         "attempts": states.iloc[:_MOST_STATES],
         "more_states": max(0, len(states) - _MOST_STATES),
         "num_attempts": len(attempts),
         "num_changed": int(attempts["git_diff_sha256"].notna().sum()),
-        "hours": float(
-            frames.runs.drop_duplicates("run_id")["wall_seconds"].fillna(0).astype(float).sum()
-        )
-        / 3600,
-        "packages": attempts["packages"].value_counts().index[0] if len(attempts) else "",
+        "hours": float(seconds.sum()) / 3600,
+        "packages": packages,
     }
+
+
+def _settings(frames: Frames) -> list[str]:
+    """What all rows have in common, a setting each."""
+    experiment = frames.experiment
+    config = experiment.config | {"seeds": experiment.seeds}
+    baseline = experiment.baseline
+    if baseline:
+        seeds = frames.runs.loc[frames.runs["row"] == baseline, "seed"].unique().tolist()
+        if sorted(seeds) != experiment.seeds:
+            config |= {f"seeds of {_name(frames, baseline)}": sorted(seeds)}
+    # Records keep the name that runs' ids are made of.
+    names = {"wire": "communication dtype"}
+    settings = []
+    for key, value in config.items():
+        text = _value(value)
+        if text:
+            settings.append(f"{names.get(key, key).replace('_', ' ')}: {text}")
+    return settings
+
+
+def _states_of_code(attempts: pd.DataFrame) -> pd.DataFrame:
+    """How many runs each state of the code and each machine had, the most first."""
+    processors = zip(attempts["cpu"], attempts["num_cpus"], strict=True)
+    named = attempts.assign(
+        commit=[str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]],
+        changed=attempts["git_diff_sha256"].notna().map({True: "yes", False: "no"}),
+        cpu=[f"{cpu}, {num_cpus} CPUs" for cpu, num_cpus in processors],
+    )
+    groups = named.groupby(["commit", "changed", "device", "cpu"], dropna=False)
+    states = groups["run_id"].nunique().rename("num_runs").reset_index()
+    return states.sort_values("num_runs", ascending=False, kind="stable")
 
 
 def _value(value: Any) -> str:
     """A setting as text: of a table its entries, without those that are nothing."""
     if isinstance(value, Mapping):
-        told = ((key, each) for key, each in value.items() if each not in (0, [], None, {}, False))
-        return ", ".join(f"{key.replace('_', ' ')} {_value(each)}" for key, each in told)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        entries = []
+        for key, entry in value.items():
+            if entry not in (0, [], None, {}, False):
+                entries.append(f"{key.replace('_', ' ')} {_value(entry)}")
+        return ", ".join(entries)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
 
 
 def tuning_frame(frames: Frames) -> pd.DataFrame:
     """What the search cost by method: label, num_rows, num_trials, num_runs, num_epochs, rates,
     num_at_end."""
     named = frames.experiment.tuning
-    choices, selected = (named.choices, named.selected) if named else ({}, {})
-    tried = (
-        frames.tuning[frames.tuning["row"].isin(frames.by_row.index)] if selected else frames.tuning
-    )
+    choices = named.choices if named else {}
+    selected = named.selected if named else {}
+    trials = frames.tuning
+    if selected:
+        trials = trials[trials["row"].isin(frames.by_row.index)]
     lines = []
-    for label, group in tried.groupby("label", sort=False):
-        mine = list(group["row"].unique())
-        rates = sorted({selected[row] for row in mine if row in selected})
-        at_end = sum(choices[row].at_end for row in mine if row in choices)
-        epochs = group.drop_duplicates("run_id")["num_epochs"].sum()
-        said = ", ".join(short(rate) for rate in rates) or None
+    for label, group in trials.groupby("label", sort=False):
+        rows = list(group["row"].unique())
+        rates = sorted({selected[row] for row in rows if row in selected})
         lines.append(
-            (
-                label,
-                len(mine),
-                group["trial"].nunique(),
-                group["run_id"].nunique(),
-                epochs,
-                said,
-                at_end,
-            )
+            {
+                "label": label,
+                "num_rows": len(rows),
+                "num_trials": group["trial"].nunique(),
+                "num_runs": group["run_id"].nunique(),
+                "num_epochs": group.drop_duplicates("run_id")["num_epochs"].sum(),
+                "rates": ", ".join(map(short, rates)) or None,
+                "num_at_end": sum(choices[row].at_end for row in rows if row in choices),
+            }
         )
     columns = ["label", "num_rows", "num_trials", "num_runs", "num_epochs", "rates", "num_at_end"]
     return pd.DataFrame(lines, columns=columns)

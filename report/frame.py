@@ -190,7 +190,8 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
         RecordError: a record is damaged or of another version; the message names the file.
     """
     experiment = _experiment(folder)
-    metric, found = metric_of(experiment.metric), read_runs(folder)
+    metric = metric_of(experiment.metric)
+    found = read_runs(folder)
     planned = _planned(folder, experiment, found)
     # Where the experiment is a tuning itself, its own runs are the trials.
     trials = [each for each in planned if each.row.tunes] or _trials(folder, experiment, tuning)
@@ -235,7 +236,8 @@ def sharing_baseline(frames: Frames) -> list[str]:
 
     Those that cannot be read are left out: they stop their own report, not this one.
     """
-    own, names = baseline_runs(frames.experiment), set()
+    own = baseline_runs(frames.experiment)
+    names = set()
     places = (frames.folder.parent, frames.folder.parent / "reference", frames.folder.parent.parent)
     for path in (path for place in places for path in place.glob("*/experiment.json")):
         with suppress(RecordError):
@@ -265,18 +267,24 @@ class _Planned(NamedTuple):
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        return [vars(event) for event in self.run.events] if self.run else []
+        if self.run is None:
+            return []
+        return [vars(event) for event in self.run.events]
 
     @property
     def status(self) -> Status:
-        if self.run is None or self.run.result is None:
-            return "failed" if self.run is not None and self.run.failure else "missing"
-        return status_of(self.run.result)
+        if self.run is None:
+            return "missing"
+        if self.run.result is not None:
+            return status_of(self.run.result)
+        return "failed" if self.run.failure else "missing"
 
 
 def _frame(lines: Iterable[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    found = list(lines)
-    return pd.DataFrame(found) if found else pd.DataFrame(columns=columns)
+    records = list(lines)
+    if not records:
+        return pd.DataFrame(columns=columns)
+    return pd.DataFrame(records)
 
 
 def _experiment(folder: Path) -> Experiment:
@@ -309,11 +317,11 @@ def _planned(
                 f"{path} names a seed in row {row.row!r} that is no whole number; plan again"
             ) from None
         planned += [_Planned(row, seed, run_id, found.get(run_id)) for seed, run_id in seeds]
-    for each in planned:
-        if each.run and each.run.run.run_id != each.run_id:
-            where = folder / each.run_id / "run.json"
+    for run in planned:
+        if run.run and run.run.run.run_id != run.run_id:
+            path = folder / run.run_id / "run.json"
             raise RecordError(
-                f"{where} belongs to run {each.run.run.run_id}; delete the folder and run again"
+                f"{path} belongs to run {run.run.run.run_id}; delete the folder and run again"
             )
     return planned
 
@@ -322,20 +330,26 @@ def _trials(folder: Path, experiment: Experiment, tuning: Path | None) -> list[_
     """The runs of the tuning in a folder: the one given, or that which the experiment names, where
     it is at hand."""
     if tuning is None and experiment.tuning is not None:
-        places = [
-            place / experiment.tuning.experiment for place in (folder.parent, folder.parent.parent)
-        ]
-        tuning = next((place for place in places if (place / "experiment.json").exists()), None)
-    return [] if tuning is None else _planned(tuning, _experiment(tuning), read_runs(tuning))
+        for place in (folder.parent, folder.parent.parent):
+            beside = place / experiment.tuning.experiment
+            if (beside / "experiment.json").exists():
+                tuning = beside
+                break
+    if tuning is None:
+        return []
+    return _planned(tuning, _experiment(tuning), read_runs(tuning))
 
 
 def _row_line(row: Row) -> dict[str, Any]:
     line: dict[str, Any] = row.model_dump(
         exclude={"settings", "restart", "betas", "runs", "held_back"}
     )
-    lost = {} if row.restart is None else {"restart": row.restart}
-    held_back = {"held_back": True} if row.held_back else {}
-    return line | dict(_paths(row.settings)) | dict(_paths(lost)) | held_back
+    line |= dict(_paths(row.settings))
+    if row.restart is not None:
+        line |= dict(_paths({"restart": row.restart}))
+    if row.held_back:
+        line["held_back"] = True
+    return line
 
 
 def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -343,36 +357,38 @@ def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _paths(value, f"{above}{key}.")
+        elif isinstance(value, list):
+            yield f"{above}{key}", str(value)
         else:
-            yield f"{above}{key}", str(value) if isinstance(value, list) else value
+            yield f"{above}{key}", value
 
 
 def _run_line(folder: Path, planned: _Planned, metric: Metric) -> dict[str, Any]:
-    row, seed, run_id, run = planned
     line: dict[str, Any] = dict.fromkeys(_RUN) | {
-        "row": row.row,
-        "seed": seed,
-        "run_id": run_id,
+        "row": planned.row.row,
+        "seed": planned.seed,
+        "run_id": planned.run_id,
         "score": math.nan,
+        "status": planned.status,
     }
-    line["status"] = planned.status
-    if run is None or run.result is None:
+    if planned.run is None or planned.run.result is None:
         return line
-    result = run.result
-    line |= {"train_loss": result.train_loss, "test_loss": result.test_loss}
+    result = planned.run.result
+    traffic = [result.traffic[purpose] for purpose in TRAINING if purpose in result.traffic]
     line |= {
-        "bits": sum(
-            result.traffic[purpose].bits for purpose in TRAINING if purpose in result.traffic
-        )
+        "train_loss": result.train_loss,
+        "test_loss": result.test_loss,
+        "bits": sum(entry.bits for entry in traffic),
+        "wall_seconds": result.wall_seconds,
+        "diverged_at_step": result.diverged_at_step,
     }
-    line |= {"wall_seconds": result.wall_seconds, "diverged_at_step": result.diverged_at_step}
     line |= {f"metrics.{name}": value for name, value in (result.metrics or {}).items()}
     if result.worker_accuracy:
         line["worker_accuracy"] = math.fsum(result.worker_accuracy) / len(result.worker_accuracy)
     for purpose, entry in result.traffic.items():
         line |= {f"{purpose}.{key}": value for key, value in vars(entry).items()}
     if planned.status == "done":
-        line["score"] = _score(f"{folder}/{run_id}/result.json", result, metric)
+        line["score"] = _score(f"{folder}/{planned.run_id}/result.json", result, metric)
     return line
 
 
@@ -388,7 +404,9 @@ def _score(path: str, result: Result, metric: Metric) -> float:
 def status_of(result: Result) -> Literal["done", "diverged"]:
     """Diverged also where a loss at the end is not finite, or beyond 1,000 times that of a constant
     guess."""
-    num_classes = len(result.class_counts[0]) if result.class_counts else MOST_CLASSES
+    num_classes = MOST_CLASSES
+    if result.class_counts:
+        num_classes = len(result.class_counts[0])
     limit = DIVERGED_FACTOR * math.log(max(num_classes, 2))
     losses = [loss for loss in (result.train_loss, result.test_loss) if loss is not None]
     is_beyond = any(not math.isfinite(loss) or loss > limit for loss in losses)
@@ -403,7 +421,9 @@ def _score_lines(planned: _Planned, metric: Metric) -> Iterator[tuple[Any, ...]]
 
 
 def _attempt_lines(planned: _Planned) -> Iterator[dict[str, Any]]:
-    for attempt in planned.run.run.attempts if planned.run else ():
+    if planned.run is None:
+        return
+    for attempt in planned.run.run.attempts:
         packages = " ".join(f"{name} {version}" for name, version in attempt.packages.items())
         plain = {
             key: value for key, value in vars(attempt).items() if key not in ("slurm", "packages")
@@ -412,23 +432,24 @@ def _attempt_lines(planned: _Planned) -> Iterator[dict[str, Any]]:
 
 
 def _trial_line(planned: _Planned, metric: Metric) -> dict[str, Any]:
-    row, seed, run_id, run = planned
-    result = run.result if run else None
+    row = planned.row
+    result = planned.run.result if planned.run else None
     losses = [event["train_loss"] for event in planned.events]
-    losses += [result.train_loss] if result is not None and result.train_loss is not None else []
-    own = {key: getattr(row, key) for key in ("candidate", "learning_rate", "num_epochs")}
-    line = {
+    score: float | None = math.nan
+    if result is not None:
+        losses += [loss for loss in [result.train_loss] if loss is not None]
+        if planned.status == "done":
+            score = score_in(result, metric)
+    return {
         "row": row.tunes,
         "label": row.label,
         "trial": row.row,
-        **own,
-        "seed": seed,
-        "run_id": run_id,
-    }
-    return line | {
+        "candidate": row.candidate,
+        "learning_rate": row.learning_rate,
+        "num_epochs": row.num_epochs,
+        "seed": planned.seed,
+        "run_id": planned.run_id,
         "status": planned.status,
-        "score": score_in(result, metric)
-        if result is not None and planned.status == "done"
-        else math.nan,
+        "score": score,
         "train_loss": min((loss for loss in losses if math.isfinite(loss)), default=None),
     }

@@ -100,10 +100,14 @@ def save(figure: Figure, path: Path) -> None:
 def decades(axis: Axis) -> None:
     """Ticks of a log axis at powers of ten, with "k" for thousands."""
     axis.set_major_locator(LogLocator(numticks=12))
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value / 1000:,g}k" if value >= 1000 else f"{value:g}")
-    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _in_thousands(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _in_thousands(value: float) -> str:
+    if value < 1000:
+        return f"{value:g}"
+    return f"{value / 1000:,g}k"
 
 
 def plain(text: str) -> str:
@@ -113,9 +117,9 @@ def plain(text: str) -> str:
 
 def headline(figure: Figure, title: str) -> None:
     """The finding, over the whole width, in as many lines as it needs."""
-    width = (
-        84 if len(title) <= 84 else len(title) // 2 + 10
-    )  # two lines of like length, not one and a word
+    width = 84
+    if len(title) > width:
+        width = len(title) // 2 + 10  # two lines of like length, not one and a word
     figure.suptitle(
         plain(textwrap.fill(title, width)), fontsize=9.5, fontweight="bold", x=0.012, ha="left"
     )
@@ -137,16 +141,14 @@ def end_labels(
     height = 1.3 * SIZE * figure.dpi / 72
     box = axes.get_window_extent()
     pixels = [axes.transData.transform((x, y)).tolist() for x, y, *_ in ends]
-    found = sorted(zip(pixels, ends, strict=True), key=lambda each: float(each[0][1]))
-    places = spread(
-        [low for (_, low), _ in found], height, box.y0 + height / 2, box.y1 - height / 2
-    )
+    from_below = sorted(zip(pixels, ends, strict=True), key=lambda pair: float(pair[0][1]))
+    lows = [low for (_, low), _ in from_below]
+    places = spread(lows, height, box.y0 + height / 2, box.y1 - height / 2)
     right = max(left for left, _ in pixels)
-    for ((left, low), (x, y, name, colour)), place in zip(found, places, strict=True):
-        across, up = (
-            (right - left) * 72 / figure.dpi + (20 if leaders else 6),
-            (place - low) * 72 / figure.dpi,
-        )
+    gap = 20 if leaders else 6
+    for ((left, low), (x, y, name, colour)), place in zip(from_below, places, strict=True):
+        across = (right - left) * 72 / figure.dpi + gap
+        up = (place - low) * 72 / figure.dpi
         text = axes.annotate(
             plain(name),
             (x, y),
@@ -174,8 +176,10 @@ def spread(places: list[float], gap: float, low: float, high: float) -> list[flo
     """Sorted places moved apart to at least `gap`, upwards and then, where they pass `high`, down
     again."""
     moved: list[float] = []
+    bottom = low
     for place in places:
-        moved.append(max(place, moved[-1] + gap if moved else low))
+        moved.append(max(place, bottom))
+        bottom = moved[-1] + gap
     top = high
     for number in range(len(moved) - 1, -1, -1):
         moved[number] = min(moved[number], top)

@@ -49,23 +49,31 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
     deviation (between seeds, of the bound that spreads more), reason (why a loss could not be told;
     None where it could).
     """
-    experiment, rows = frames.experiment, frames.rows
-    bounds = [rows_by_length(frames, name) for name in (experiment.baseline, experiment.floor)]
-    lines = []
+    experiment = frames.experiment
+    rows = frames.rows
+    ceilings = rows_by_length(frames, experiment.baseline)
+    floors = rows_by_length(frames, experiment.floor)
     here = rows[(rows["rule"] == "held_out") & rows["tunes"].isna()]
     here = here[here["num_parameters"] == rows["num_parameters"].iloc[0]]
     lengths = [int(steps) for steps in here["num_steps"].unique()]
-    own = {row: steps for steps, row in bounds[0].items()}.get(str(experiment.baseline))
-    for steps in sorted(lengths, key=lambda steps: (steps != own, -steps)):
-        ceiling, floor = (frames.done(each.get(steps, "")) for each in bounds)
-        high, low = ceiling.mean(), floor.mean()
-        deviation = (
-            max(ceiling.std(ddof=1), floor.std(ddof=1))
-            if min(len(ceiling), len(floor)) > 1
-            else math.nan
-        )
-        reason = _reason(experiment.margin, high - low, deviation)
-        lines.append((steps, high, low, high - low, deviation, reason))
+    own_length = {row: steps for steps, row in ceilings.items()}.get(str(experiment.baseline))
+    lines = []
+    for steps in sorted(lengths, key=lambda steps: (steps != own_length, -steps)):
+        ceiling = frames.done(ceilings.get(steps, ""))
+        floor = frames.done(floors.get(steps, ""))
+        gap = ceiling.mean() - floor.mean()
+        deviation = math.nan
+        if min(len(ceiling), len(floor)) > 1:
+            deviation = max(ceiling.std(ddof=1), floor.std(ddof=1))
+        line = {
+            "num_steps": steps,
+            "ceiling": ceiling.mean(),
+            "floor": floor.mean(),
+            "gap": gap,
+            "deviation": deviation,
+            "reason": _reason(experiment.margin, gap, deviation),
+        }
+        lines.append(line)
     return pd.DataFrame(
         lines, columns=["num_steps", "ceiling", "floor", "gap", "deviation", "reason"]
     )
@@ -75,7 +83,9 @@ def claimed_contrasts(frames: Frames) -> pd.DataFrame:
     """`contrasts_frame`, without a verdict where the experiment cannot tell a loss: it claims
     nothing."""
     lines = contrasts_frame(frames)
-    return lines if tells(frames) else lines.assign(verdict=NOT_CLAIMED)
+    if tells(frames):
+        return lines
+    return lines.assign(verdict=NOT_CLAIMED)
 
 
 def tells(frames: Frames) -> bool:
@@ -132,36 +142,48 @@ def needs_frame(frames: Frames) -> pd.DataFrame:
 
 
 def _need(tried: pd.DataFrame, margin: float) -> dict[str, object]:
+    """What one method needs, of its rows from the fewest models sent."""
     models = tried["models_sent"].to_numpy(dtype=float)
-    estimates = tried["estimate"].to_numpy(dtype=float)
-    more = np.flatnonzero(tried["high_one_sided"].to_numpy(dtype=float) < -margin)
-    less = np.flatnonzero(tried["low_one_sided"].to_numpy(dtype=float) > -margin)
-    last = int(more[-1]) if len(more) else None
-    first = next((int(index) for index in less if last is None or index > last), None)
-    start, end = 0 if last is None else last, len(models) - 1 if first is None else first
-    ups = [n for n in range(start, end) if estimates[n] < -margin <= estimates[n + 1]]
-    return {
+    need = {
         "num_tried": len(tried),
         "fewest_tried": models[0],
         "most_tried": models[-1],
-        "shown_more": math.nan if last is None else models[last],
-        "shown_more_row": None if last is None else tried["row"].iloc[last],
-        "shown_less": math.nan if first is None else models[first],
-        "shown_less_row": None if first is None else tried["row"].iloc[first],
-        "shown_less_link": math.nan if first is None else tried["link_models"].iloc[first],
-        "crossing": _crossing(
-            models[ups[-1] : ups[-1] + 2], estimates[ups[-1] : ups[-1] + 2], margin
-        )
-        if ups
-        else math.nan,
+        "shown_more": math.nan,
+        "shown_more_row": None,
+        "shown_less": math.nan,
+        "shown_less_row": None,
+        "shown_less_link": math.nan,
+        "crossing": math.nan,
     }
+    more = np.flatnonzero(tried["high_one_sided"].to_numpy(dtype=float) < -margin)
+    less = np.flatnonzero(tried["low_one_sided"].to_numpy(dtype=float) > -margin)
+    start = 0
+    if len(more):
+        start = int(more[-1])
+        less = less[less > start]
+        need |= {"shown_more": models[start], "shown_more_row": tried["row"].iloc[start]}
+    end = len(models) - 1
+    if len(less):
+        end = int(less[0])
+        need |= {
+            "shown_less": models[end],
+            "shown_less_row": tried["row"].iloc[end],
+            "shown_less_link": tried["link_models"].iloc[end],
+        }
+    estimates = tried["estimate"].to_numpy(dtype=float)
+    for first in range(start, end):
+        pair = slice(first, first + 2)
+        if estimates[first] < -margin <= estimates[first + 1]:
+            need["crossing"] = _crossing(models[pair], estimates[pair], margin)
+    return need
 
 
 def _crossing(models: Vector, estimates: Vector, margin: float) -> float:
+    """Models at which a line between two points, by the logarithm of models, crosses the margin."""
     share = (-margin - estimates[0]) / (estimates[1] - estimates[0])
-    return float(
-        math.exp(math.log(models[0]) + share * (math.log(models[1]) - math.log(models[0])))
-    )
+    log_first = math.log(models[0])
+    log_second = math.log(models[1])
+    return math.exp(log_first + share * (log_second - log_first))
 
 
 def lost_frame(frames: Frames) -> pd.DataFrame:
@@ -200,27 +222,23 @@ def lost_rows(frames: Frames) -> pd.DataFrame:
     """
     telling = _telling(frames)
     bounds = {frames.experiment.baseline, frames.experiment.floor}
+    rows = frames.rows
+    rows = rows[rows["num_parameters"] == rows["num_parameters"].iloc[0]]
+    rows = rows[(rows["rule"] == "held_out") & ~rows["row"].isin(bounds)]
     lines = []
-    for row in frames.rows.to_dict("records"):
-        steps, scores = int(row["num_steps"]), frames.done(row["row"]).to_numpy(dtype=float)
-        is_bound = bool({row["row"], row["base"]} & bounds)
-        if row["num_parameters"] != frames.rows["num_parameters"].iloc[0]:
-            continue
-        if (
-            row["rule"] != "held_out"
-            or is_bound
-            or not row["models_sent"]
-            or steps not in telling
-            or not len(scores)
-        ):
+    for row in rows[~rows["base"].isin(bounds)].to_dict("records"):
+        steps = int(row["num_steps"])
+        scores = frames.done(row["row"]).to_numpy(dtype=float)
+        if not row["models_sent"] or steps not in telling or not len(scores):
             continue
         ceiling, ceiling_noise, gap = telling[steps]
         shares = np.minimum((ceiling - scores) / gap, 1.0)
-        lost, noise = (
-            float(shares.mean()),
-            float(shares.var(ddof=1)) / len(shares) if len(shares) > 1 else math.nan,
-        )
-        noise += ceiling_noise if lost < 1 else 0.0
+        lost = float(shares.mean())
+        noise = math.nan
+        if len(shares) > 1:
+            noise = float(shares.var(ddof=1)) / len(shares)
+        if lost < 1:  # what is capped does not move with the ceiling
+            noise += ceiling_noise
         models = float(row["models_sent"])
         lines.append((row["row"], row["label"], steps, models, steps / models, lost, noise))
     columns = ["row", "label", "num_steps", "models_sent", "ratio_sent", "lost", "noise"]
@@ -230,7 +248,8 @@ def lost_rows(frames: Frames) -> pd.DataFrame:
 def _telling(frames: Frames) -> dict[int, tuple[float, float, float]]:
     """By a length that can tell: the ceiling's mean, the variance of that mean in shares of the
     gap, the gap."""
-    found, baselines = {}, rows_by_length(frames, frames.experiment.baseline)
+    baselines = rows_by_length(frames, frames.experiment.baseline)
+    found = {}
     for line in assay_frame(frames).to_dict("records"):
         if line["reason"] is None:
             scores = frames.done(baselines[line["num_steps"]]).to_numpy(dtype=float)

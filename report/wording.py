@@ -15,12 +15,15 @@ word, others one."""
 
 
 def _format(write: Callable[[Any], str]) -> Callable[[Any], str]:
-    """A way to write a cell, which shows a dash for None and for what is not finite."""
+    """Return a way to write a cell, which shows a dash for None and for what is not finite."""
 
     @wraps(write)
     def written(value: Any) -> str:
-        is_known = value is not None and not (isinstance(value, float) and not math.isfinite(value))
-        return write(value) if is_known else NONE
+        if value is None:
+            return NONE
+        if isinstance(value, float) and not math.isfinite(value):
+            return NONE
+        return write(value)
 
     FORMATS[write.__name__] = written
     return written
@@ -41,9 +44,11 @@ def loss(score: float) -> str:
 @_format
 def points(value: float) -> str:
     """A difference of shares in percentage points, with its sign: -0.0012 is "−0.12"."""
-    # so that one difference, summed in two orders, is printed alike
-    said = f"{round(100 * value, 9):+.2f}"
-    return "0.00" if float(said) == 0 else said.replace("-", MINUS)
+    # One difference may be summed in two orders, and is to be printed alike.
+    digits = f"{round(100 * value, 9):+.2f}"
+    if float(digits) == 0:
+        return "0.00"
+    return digits.replace("-", MINUS)
 
 
 @_format
@@ -55,7 +60,10 @@ def signed(value: float) -> str:
 @_format
 def interval(ends: tuple[float, float]) -> str:
     """An interval of differences, in points: "−0.27 to +0.03"."""
-    return NONE if math.isnan(ends[0]) else f"{points(ends[0])} to {points(ends[1])}"
+    low, high = ends
+    if math.isnan(low):
+        return NONE
+    return f"{points(low)} to {points(high)}"
 
 
 @_format
@@ -63,14 +71,18 @@ def amount(value: float) -> str:
     """Models, ratios, factors: three digits, whole where it is whole and from 100 on: 28,050, 292,
     96, 18.3, 4.00."""
     is_whole = abs(value) >= 99.95 or value == round(value)
-    return (f"{value:,.0f}" if is_whole else f"{value:#.3g}").replace("-", MINUS)
+    digits = f"{value:,.0f}" if is_whole else f"{value:#.3g}"
+    return digits.replace("-", MINUS)
 
 
 @_format
 def span(ends: tuple[float, float]) -> str:
     """From the least to the most, as amounts: "19.2 to 2,337", or one where they are equal."""
-    least, most = amount(ends[0]), amount(ends[1])
-    return least if least == most else f"{least} to {most}"
+    least = amount(ends[0])
+    most = amount(ends[1])
+    if least == most:
+        return least
+    return f"{least} to {most}"
 
 
 @_format
@@ -88,7 +100,9 @@ def count(value: float) -> str:
 @_format
 def probability(value: float) -> str:
     """A p value: 0.031, or "below 0.001"."""
-    return "below 0.001" if value < 0.001 else f"{value:.3f}"
+    if value < 0.001:
+        return "below 0.001"
+    return f"{value:.3f}"
 
 
 @_format
@@ -106,9 +120,10 @@ def code(value: Any) -> str:
 @_format
 def rate(bits_per_second: float) -> str:
     """A rate in three digits: "1 Mb/s", "2.5 Gb/s"."""
-    units = ((9, "Gb/s"), (6, "Mb/s"), (3, "kb/s"))
-    power, unit = next(pair for pair in units if bits_per_second >= 0.9995 * 10 ** pair[0])
-    return f"{_digits(bits_per_second / 10**power)} {unit}"
+    for power, unit in ((9, "Gb/s"), (6, "Mb/s"), (3, "kb/s")):
+        if bits_per_second >= 0.9995 * 10**power:  # which rounds to a whole unit
+            return f"{_digits(bits_per_second / 10**power)} {unit}"
+    return f"{_digits(bits_per_second)} b/s"
 
 
 @_format
@@ -120,9 +135,12 @@ def milliseconds(seconds: float) -> str:
 @_format
 def factor(value: float) -> str:
     """A speed-up: "1.25x", "12.3x", "123x"."""
-    return (
-        f"{value:.2f}x" if value < 9.95 else f"{value:.1f}x" if value < 99.5 else f"{value:,.0f}x"
-    )
+    # The limits are those at which rounding would give a fourth digit.
+    if value < 9.95:
+        return f"{value:.2f}x"
+    if value < 99.5:
+        return f"{value:.1f}x"
+    return f"{value:,.0f}x"
 
 
 @_format
@@ -140,15 +158,17 @@ def dollars(value: float) -> str:
 
 def listed(items: Sequence[str]) -> str:
     """ "a, b and c"."""
-    return (
-        items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
-    )
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def counted(number: float, noun: str) -> str:
     """ "1 run", "2 runs", "0.5 points"."""
-    said = f"{number:,g}" if isinstance(number, float) else f"{number:,}"
-    return f"{said} {noun if number == 1 else noun + 's'}"
+    digits = f"{number:,g}" if isinstance(number, float) else f"{number:,}"
+    if number == 1:
+        return f"{digits} {noun}"
+    return f"{digits} {noun}s"
 
 
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -156,7 +176,9 @@ NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 def in_words(number: int) -> str:
     """Write a small number as a word: "two"; a larger one in digits."""
-    return NUMBERS[number] if 0 <= number < len(NUMBERS) else f"{number:,}"
+    if 0 <= number < len(NUMBERS):
+        return NUMBERS[number]
+    return f"{number:,}"
 
 
 def margin_of(line: Mapping[str, Any]) -> str:
@@ -170,6 +192,10 @@ def margin_of(line: Mapping[str, Any]) -> str:
 
 def _digits(value: float) -> str:
     """Three digits, without zeros at the end: 1.5, 0.00687, 1,527."""
-    decimals = max(2 - math.floor(math.log10(abs(value))), 0) if value else 0
-    said = f"{value:,.{decimals}f}"
-    return said.rstrip("0").rstrip(".") if "." in said else said
+    if not value:
+        return "0"
+    decimals = max(2 - math.floor(math.log10(abs(value))), 0)
+    digits = f"{value:,.{decimals}f}"
+    if "." in digits:
+        digits = digits.rstrip("0").rstrip(".")
+    return digits
