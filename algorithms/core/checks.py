@@ -49,19 +49,12 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
         warnings.warn(
             f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, "
             "yet they are sent; give only those that will be trained at some time",
-            stacklevel=3,
+            stacklevel=4,
         )
     addresses: dict[int, int] = {}
     numels: Counter[torch.dtype] = Counter()
     for number, parameter in enumerate(tensors):
-        for attribute, who in _SHARDED.items():
-            if getattr(parameter, attribute, None):
-                raise ValueError(
-                    f"a parameter of shape {tuple(parameter.shape)} is a shard by {who}; these "
-                    "optimisers average whole models: give them the module as it was before, or "
-                    "keep torch's own optimiser, whose gradients "
-                    "examples/fsdp2_compressed_gradients.py compresses under fully_shard"
-                )
+        _refuse_shard(parameter)
         if parameter.device != tensors[0].device:
             raise ValueError(
                 f"parameter {number} is on {parameter.device}, parameter 0 on {tensors[0].device}; "
@@ -72,20 +65,35 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
                 f"parameter {number} is {parameter.dtype}; an optimiser takes real floating-point "
                 "numbers"
             )
-        if parameter.numel() and not parameter.is_meta and not isinstance(parameter, FakeTensor):
+        has_memory = not parameter.is_meta and not isinstance(parameter, FakeTensor)
+        if has_memory and parameter.numel():
             other = addresses.setdefault(parameter.data_ptr(), number)
-            if other != number and tensors[other] is parameter:
-                raise ValueError(
-                    f"parameters {other} and {number} are one and the same Parameter; give each "
-                    "once"
-                )
             if other != number:
-                raise ValueError(
-                    f"parameters {other} and {number} share memory, which they could not do any "
-                    "more; make them one Parameter that both modules hold"
-                )
+                _refuse_same_memory(tensors, other, number)
         numels[parameter.dtype] += parameter.numel()
     return [dtype for dtype, _ in numels.most_common()]
+
+
+def _refuse_shard(parameter: Tensor) -> None:
+    for attribute, who in _SHARDED.items():
+        if getattr(parameter, attribute, None):
+            raise ValueError(
+                f"a parameter of shape {tuple(parameter.shape)} is a shard by {who}; these "
+                "optimisers average whole models: give them the module as it was before, or "
+                "keep torch's own optimiser, whose gradients "
+                "examples/fsdp2_compressed_gradients.py compresses under fully_shard"
+            )
+
+
+def _refuse_same_memory(tensors: Sequence[Tensor], first: int, second: int) -> None:
+    if tensors[first] is tensors[second]:
+        raise ValueError(
+            f"parameters {first} and {second} are one and the same Parameter; give each once"
+        )
+    raise ValueError(
+        f"parameters {first} and {second} share memory, which they could not do any more; make "
+        "them one Parameter that both modules hold"
+    )
 
 
 def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> None:
