@@ -344,7 +344,13 @@ def time(options: argparse.Namespace) -> int:
     from cser_bench.harness.timing.study import time_here
 
     try:
-        time_here(options.workload, options.methods, options.visits, options.steps, options.output)
+        time_here(
+            options.workload,
+            options.methods,
+            options.visits,
+            options.steps,
+            options.output,
+        )
     except RuntimeError as error:
         return complain(error, FAILURE)
     return 0

@@ -48,7 +48,14 @@ _above_0 = _number(math.ulp(0), "a number above 0")
 _at_least_0 = _number(0, "a number of at least 0")
 
 
-_PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+_PREFIXES = {
+    "": 1.0,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "B": 1e9,
+    "T": 1e12,
+}
 
 
 def _whole_amount(text: str) -> int:
@@ -93,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     import shtab
 
     parser = argparse.ArgumentParser(
-        prog=exits.program(), description=DESCRIPTION, allow_abbrev=False
+        prog=exits.program(),
+        description=DESCRIPTION,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion")
@@ -104,7 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         name = command.__name__
         sub = subparsers.add_parser(
-            name, help=what, description=what, allow_abbrev=False, **options
+            name,
+            help=what,
+            description=what,
+            allow_abbrev=False,
+            **options,
         )
         sub.set_defaults(command=command)
         return sub
@@ -126,7 +139,12 @@ def _parser() -> argparse.ArgumentParser:
             "--tuning", action="store_true", help="the experiment's tuning instead of itself"
         )
         what = "folder of records (default: results)"
-        sub.add_argument("--results", type=folder, default=Path("results"), help=what)
+        sub.add_argument(
+            "--results",
+            type=folder,
+            default=Path("results"),
+            help=what,
+        )
         sub.set_defaults(rows=[], seeds=[])
     for sub in (preflight, run):
         _add_run_options(sub)
@@ -156,13 +174,22 @@ def _parser() -> argparse.ArgumentParser:
         "say which contrasts were declared after runs; those without a date get git's",
     )
     declared.add_argument(
-        "folders", type=Path, nargs="+", metavar="FOLDER", help="of an experiment"
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="of an experiment",
     )
     what = "of contrasts dated now that came too late for one, whose verdicts were published before"
     declared.add_argument("--keep-verdicts", action="store_true", help=what)
     answers = add(commands.answers, "answer the readers' questions from records; trains nothing")
     what = "your own records; the rest is taken from those that ship (default: results)"
-    answers.add_argument("--results", type=folder, default=Path("results"), help=what)
+    answers.add_argument(
+        "--results",
+        type=folder,
+        default=Path("results"),
+        help=what,
+    )
     answers.add_argument(
         "--output", type=folder, help="folder to write into (default: answers/ in the results)"
     )
@@ -185,10 +212,17 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
         "--data", type=Path, help="folder with the data set; by default the places where it may lie"
     )
     sub.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="the runs of these rows alone (default: all)"
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help="the runs of these rows alone (default: all)",
     )
     sub.add_argument(
-        "--seeds", nargs="+", type=_whole, metavar="SEED", help="the runs of these seeds alone"
+        "--seeds",
+        nargs="+",
+        type=_whole,
+        metavar="SEED",
+        help="the runs of these seeds alone",
     )
     sub.add_argument(
         "--jobs", type=_count, help="runs at once (default: the cores, or what there are GPUs for)"
@@ -198,16 +232,36 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
         "else a row"
     )
     choices = ("stacked", "processes", "auto")
-    sub.add_argument("--workers", choices=choices, default="auto", help=f"what a worker is: {what}")
+    sub.add_argument(
+        "--workers",
+        choices=choices,
+        default="auto",
+        help=f"what a worker is: {what}",
+    )
     what = (
         "cuda gives each process the GPU of its local rank, of those in CUDA_VISIBLE_DEVICES "
         "(default: cpu)"
     )
-    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=what)
+    sub.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help=what,
+    )
     what = "time between checkpoints (default: 5)"
-    sub.add_argument("--checkpoint-minutes", type=_at_least_0, default=5.0, help=what)
+    sub.add_argument(
+        "--checkpoint-minutes",
+        type=_at_least_0,
+        default=5.0,
+        help=what,
+    )
     what = "how long a collective waits (default: 300)"
-    sub.add_argument("--timeout-seconds", type=_above_0, default=300.0, help=what)
+    sub.add_argument(
+        "--timeout-seconds",
+        type=_above_0,
+        default=300.0,
+        help=what,
+    )
 
 
 def _add_submit_options(submit: argparse.ArgumentParser) -> None:
@@ -235,10 +289,27 @@ def _add_submit_options(submit: argparse.ArgumentParser) -> None:
 
 def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     add = partial(advise.add_argument, metavar="NUMBER")
-    add("--parameters", type=_whole_amount, required=True, help="of the network, as 25.6M")
-    add("--steps", type=_whole_amount, required=True, help="of the whole job, as 450000")
+    add(
+        "--parameters",
+        type=_whole_amount,
+        required=True,
+        help="of the network, as 25.6M",
+    )
+    add(
+        "--steps",
+        type=_whole_amount,
+        required=True,
+        help="of the whole job, as 450000",
+    )
     what = "one a machine, as 8, or machines x workers a machine, as 2x4"
-    add("--workers", "--layout", dest="layout", type=_layout, required=True, help=what)
+    add(
+        "--workers",
+        "--layout",
+        dest="layout",
+        type=_layout,
+        required=True,
+        help=what,
+    )
     add(
         "--compute-ms",
         type=_above_0,
@@ -257,7 +328,12 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
         default=0.0,
         help="of a worker's link inside its machine (default: no limit)",
     )
-    add("--latency-us", type=_above_0, default=50.0, help="of a hop (default: 50)")
+    add(
+        "--latency-us",
+        type=_above_0,
+        default=50.0,
+        help="of a hop (default: 50)",
+    )
     add(
         "--margin",
         type=_above_0,
@@ -275,7 +351,13 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
         help="nearest to the job's, as perceptron (the default), residual or gpt",
     )
     what = "folder of your own experiment, or of several, in place of that network's"
-    maps.add_argument("--map", type=Path, nargs="+", metavar="FOLDER", help=what)
+    maps.add_argument(
+        "--map",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help=what,
+    )
 
 
 def _add_timing_options(
@@ -285,7 +367,10 @@ def _add_timing_options(
 ) -> None:
     for sub, name in ((speedups, "speedups"), (netlab, "netlab"), (time, "speedups_here")):
         sub.add_argument(
-            "--output", type=folder, default=Path("results", name), help=f"default: results/{name}"
+            "--output",
+            type=folder,
+            default=Path("results", name),
+            help=f"default: results/{name}",
         )
     speedups.add_argument(
         "--minutes",
@@ -304,19 +389,43 @@ def _add_timing_options(
     )
     what = "of --only or `time`, by name (default: all)"
     for sub in (speedups, time):
-        sub.add_argument("--methods", nargs="*", default=[], help=what)
-    netlab.add_argument("--workers", type=_count, default=8, help="gloo processes (default: 8)")
+        sub.add_argument(
+            "--methods",
+            nargs="*",
+            default=[],
+            help=what,
+        )
+    netlab.add_argument(
+        "--workers",
+        type=_count,
+        default=8,
+        help="gloo processes (default: 8)",
+    )
     netlab.add_argument(
         "--machines", type=_count, help="machines they are on, as many on each (default: one each)"
     )
     what = "Mb/s of a machine's link (default: 10,50,100)"
-    netlab.add_argument("--rates", type=_rates, default="10,50,100", metavar="LIST", help=what)
+    netlab.add_argument(
+        "--rates",
+        type=_rates,
+        default="10,50,100",
+        metavar="LIST",
+        help=what,
+    )
     time.add_argument(
         "--workload", default="resnet50", help="what is trained, or emulated (default: resnet50)"
     )
-    time.add_argument("--visits", type=_count, default=4, help="turns of each method (default: 4)")
     time.add_argument(
-        "--steps", type=_count, default=5, help="timed steps of a kind in each turn (default: 5)"
+        "--visits",
+        type=_count,
+        default=4,
+        help="turns of each method (default: 4)",
+    )
+    time.add_argument(
+        "--steps",
+        type=_count,
+        default=5,
+        help="timed steps of a kind in each turn (default: 5)",
     )
 
 

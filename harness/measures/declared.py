@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cser_bench.harness.records import packs, store
 from cser_bench.harness.records.experiment import Contrast, Experiment, Row
@@ -55,7 +55,9 @@ def in_words(seen: Seen | None) -> str:
     if not seen.num_begun:
         return "before its runs"
     words = f"after {seen.num_begun} of {seen.num_planned} runs"
-    return f"{words}, one row's" if seen.num_rows == 1 else words
+    if seen.num_rows == 1:
+        words += ", one row's"
+    return words
 
 
 def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
@@ -74,16 +76,14 @@ def run_files(folder: Path) -> dict[str, RunFile]:
 
     Raises RecordError: the pack is damaged.
     """
-    here = {
-        path.name: store.read_if_whole(path / "run.json", RunFile)
-        for path in store.run_folders(folder)
-    }
-    found = {run: record for run, record in here.items() if record is not None}
-    pack = packs.read_pack(folder)
-    return found | {
-        run: store.parse_record(files["run"], folder / packs.NAME, RunFile)
-        for run, files in pack.items()
-    }
+    runs: dict[str, RunFile] = {}
+    for path in store.run_folders(folder):
+        record = store.read_if_whole(path / "run.json", RunFile)
+        if record is not None:
+            runs[path.name] = record
+    for run, files in packs.read_pack(folder).items():
+        runs[run] = store.parse_record(files["run"], folder / packs.NAME, RunFile)
+    return runs
 
 
 def starts_of(runs: Mapping[str, RunFile]) -> dict[str, str]:
@@ -106,10 +106,11 @@ def with_dates(planned: Experiment, written: Experiment | None, now: str) -> Exp
         return planned
     dated = []
     for contrast in planned.contrasts:
-        before = None if written is None else _recorded(contrast, planned, written)
-        if before is None:
-            dates = {"declared_at": now}
-        else:
+        before = None
+        if written is not None:
+            before = _recorded(contrast, planned, written)
+        dates: dict[str, Any] = {"declared_at": now}
+        if before is not None:
             dates = before.model_dump(include={"declared_at", "declared_in", "is_verdict_kept"})
         dated.append(contrast.model_copy(update=dates))
     return planned.model_copy(update={"contrasts": dated})
@@ -119,11 +120,10 @@ def _recorded(contrast: Contrast, planned: Experiment, written: Experiment) -> C
     rows = {row.row: row for row in planned.rows}
     rows_before = {row.row: row for row in written.rows}
     for before in written.contrasts or []:
-        pairs = ((contrast.row, before.row), (contrast.reference, before.reference))
-        same_rows = all(
-            _is_same_row(rows[name], rows_before[name_before]) for name, name_before in pairs
-        )
-        if same_rows and (contrast.kind, contrast.margin) == (before.kind, before.margin):
+        if (contrast.kind, contrast.margin) != (before.kind, before.margin):
+            continue
+        same_row = _is_same_row(rows[contrast.row], rows_before[before.row])
+        if same_row and _is_same_row(rows[contrast.reference], rows_before[before.reference]):
             return before
     return None
 

@@ -26,9 +26,9 @@ class Metric(NamedTuple):
     @property
     def score_label(self) -> str:
         """What `score_in` gives, or of a loss what is shown in its place."""
-        return (
-            self.label if self.higher_is_better or not self.is_share else f"100 % less {self.label}"
-        )
+        if self.is_share and not self.higher_is_better:
+            return f"100 % less {self.label}"
+        return self.label
 
 
 ACCURACY = Metric("accuracy", "accuracy", "percent", True)
@@ -40,8 +40,20 @@ METRICS = {
         Metric("phone_error_rate", "phone error rate", "percent", False),
         Metric("bleu", "BLEU", "points", True),
         Metric("chrf", "chrF", "points", True),
-        Metric("loss", "test loss", "nats", False, is_share=False),
-        Metric("perplexity", "perplexity", "", False, is_share=False),
+        Metric(
+            "loss",
+            "test loss",
+            "nats",
+            False,
+            is_share=False,
+        ),
+        Metric(
+            "perplexity",
+            "perplexity",
+            "",
+            False,
+            is_share=False,
+        ),
     )
 }
 
@@ -52,19 +64,25 @@ def metric_of(name: str | None) -> Metric:
 
 
 def score_of(
-    accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
+    accuracy: float | None,
+    loss: float | None,
+    others: Mapping[str, float] | None,
+    metric: Metric,
 ) -> float | None:
     """The metric such that more is better: of an error rate 1 less it, of a loss its negative.
 
     None where it was not recorded, or the run diverged.
     """
-    perplexity = None if loss is None else math.exp(min(loss, 700.0))
-    value = {"accuracy": accuracy, "loss": loss, "perplexity": perplexity, **(others or {})}.get(
-        metric.name
-    )
-    return (
-        value if value is None or metric.higher_is_better else (1 if metric.is_share else 0) - value
-    )
+    values = {"accuracy": accuracy, "loss": loss}
+    if loss is not None:
+        values["perplexity"] = math.exp(min(loss, 700.0))  # of more there is no float
+    values |= others or {}
+    value = values.get(metric.name)
+    if value is None or metric.higher_is_better:
+        return value
+    if metric.is_share:
+        return 1 - value
+    return 0 - value
 
 
 def score_in(record: Event | Result, metric: Metric) -> float | None:

@@ -299,7 +299,12 @@ def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, flo
     return results
 
 
-def _power(contrast: Contrast, deviation: float, seeds: tuple[int, int], level: float) -> float:
+def _power(
+    contrast: Contrast,
+    deviation: float,
+    seeds: tuple[int, int],
+    level: float,
+) -> float:
     """By Welch's t, of a mean that is normal, averaged over quantiles of the two variances that are
     estimated."""
     # Most of a second to import.

@@ -51,24 +51,27 @@ def date_contrasts(folder: Path, keep_verdicts: bool) -> Experiment:
 
     Raises RecordError: a record is damaged; SpecError: there is no spec or no history of it.
     """
-    experiment, runs = read_experiment(folder), run_files(folder)
+    experiment = read_experiment(folder)
+    runs = run_files(folder)
     undated = [contrast for contrast in experiment.contrasts or [] if contrast.declared_at is None]
     if not undated:
         return experiment
     versions = versions_of(find_spec(shlex.split(experiment.commands[0])[-1]))
     names = {row.row: _names(row.row, row.runs.values(), runs) for row in experiment.rows}
-    run_ids, starts = {row.row: row.runs.values() for row in experiment.rows}, starts_of(runs)
+    run_ids = {row.row: row.runs.values() for row in experiment.rows}
+    starts = starts_of(runs)
     path = folder / "experiment.json"
     fields = json.loads(path.read_text())
     for contrast, written in zip(experiment.contrasts or [], fields["contrasts"], strict=True):
-        version = declaring_version(contrast, names, versions) if contrast in undated else None
+        if contrast not in undated:
+            continue
+        version = declaring_version(contrast, names, versions)
         if version is None:
             continue
         written |= {"declared_at": version.at, "declared_in": version.commit}
-        seen = seen_runs(
-            Contrast(**written), run_ids[contrast.row], run_ids[contrast.reference], starts
-        )
-        if keep_verdicts and is_without_verdict(Contrast(**written), seen):
+        dated = Contrast(**written)
+        seen = seen_runs(dated, run_ids[contrast.row], run_ids[contrast.reference], starts)
+        if keep_verdicts and is_without_verdict(dated, seen):
             written["is_verdict_kept"] = True
     store.write_text_atomically(path, store.record_text(fields))
     return read_experiment(folder)
@@ -102,18 +105,23 @@ def declaring_version(
 
 
 def _is_same(
-    contrast: Contrast, asked: Asked, names: Mapping[str, Collection[str]], version: Version
+    contrast: Contrast,
+    asked: Asked,
+    names: Mapping[str, Collection[str]],
+    version: Version,
 ) -> bool:
     if (asked.kind, asked.margin) != (contrast.kind, contrast.margin):
         return False
-    used = {name for other in version.contrasts for name in (other.row, other.reference)}
-    pairs = ((contrast.row, asked.row), (contrast.reference, asked.reference))
-    # An old name counts only in versions that do not use the present one: there it may be another
-    # row's.
-    return all(
-        name_asked == row or (row not in used and name_asked in names[row])
-        for row, name_asked in pairs
-    )
+    used = set()
+    for other in version.contrasts:
+        used |= {other.row, other.reference}
+
+    def is_named(row: str, name: str) -> bool:
+        # An old name counts only in versions that do not use the present one: there it may be
+        # another row's.
+        return name == row or (row not in used and name in names[row])
+
+    return is_named(contrast.row, asked.row) and is_named(contrast.reference, asked.reference)
 
 
 def versions_of(path: Path) -> list[Version]:
@@ -140,7 +148,9 @@ def versions_of(path: Path) -> list[Version]:
             f"{path} stands in no commit, so that git history says of no contrast when it was "
             "declared"
         )
-    versions, commit, at = list[Version](), "", ""
+    versions: list[Version] = []
+    commit = ""
+    at = ""
     for line in filter(None, log.splitlines()):
         status, *paths = line.split("\t")
         if not paths:
@@ -171,14 +181,23 @@ def _contrasts_at(root: Path, commit: str, path: str) -> list[Asked]:
     ]
 
 
-def _base_at(root: Path, commit: str, path: str, like: str) -> dict[str, Any]:
+def _base_at(
+    root: Path,
+    commit: str,
+    path: str,
+    like: str,
+) -> dict[str, Any]:
     """The spec that one is like: beside it, or among those that ship, as they were in that
     commit."""
     places = [str(PurePosixPath(path).parent / f"{like}.toml")]
     shipped = EXPERIMENTS.resolve() / f"{like}.toml"
     if shipped.is_relative_to(root):
         places.append(shipped.relative_to(root).as_posix())
-    return next((spec for place in places if (spec := _spec_at(root, commit, place))), {})
+    for place in places:
+        spec = _spec_at(root, commit, place)
+        if spec:
+            return spec
+    return {}
 
 
 def _spec_at(root: Path, commit: str, path: str) -> dict[str, Any]:

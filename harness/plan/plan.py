@@ -109,7 +109,12 @@ def plan_experiment(name_or_path: str, results: Path, tuning: bool = False) -> P
     return replace(plan, inherited=file.inherited)
 
 
-def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | None = None) -> Plan:
+def make_plan(
+    spec: Spec,
+    results: Path,
+    tuning: bool = False,
+    given_as: str | None = None,
+) -> Plan:
     """Expand `spec`, or its tuning experiment as far as the records of it say what comes next.
 
     Args:
@@ -195,7 +200,10 @@ def _judged(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None) -> dict[s
 
 
 def _experiment(
-    spec: Spec, rows: list[PlannedRow], argument: str, judged: dict[str, Any]
+    spec: Spec,
+    rows: list[PlannedRow],
+    argument: str,
+    judged: dict[str, Any],
 ) -> Experiment:
     """The record of the plan; `argument` is what commands call it by."""
     config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)

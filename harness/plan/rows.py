@@ -43,6 +43,14 @@ _FROM_FOOTPRINT = (
 """Fields of a row's record that are those of its footprint."""
 
 
+NUMBERS_OF = {
+    "sgd": ("momentum",),
+    "adamw": ("betas", "eps"),
+    "muon": ("momentum", "betas", "eps"),
+}
+"""By local step, what its rule reads."""
+
+
 @dataclass(frozen=True)
 class PlannedRow:
     """A row of the plan with its runs, and what each of these sends and holds."""
@@ -78,12 +86,22 @@ def plan_row(
     Raises SpecError: a setting that cannot be used; TooShortError.
     """
     name = name or row.row
-    configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
+    configs = [
+        config_of(
+            spec,
+            row,
+            seed,
+            num_epochs,
+            tuning,
+        )
+        for seed in seeds
+    ]
     try:
         footprint = footprint_of(configs[0])
     except SpecError as error:
         raise SpecError(f"row {name}: {error}") from None
-    if why := why_too_short(row, footprint):
+    why = why_too_short(row, footprint)
+    if why is not None:
         raise TooShortError(name, why)
     runs = [
         PlannedRun(run_id(config), name, seed, config)
@@ -108,7 +126,9 @@ def plan_row(
 def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
     """Why a run of so few steps says nothing of the row, in words; None where it does."""
     for key, value in row.settings.items():
-        if key.endswith(("_interval", "_steps")) and value != "end" and value > footprint.num_steps:
+        if not key.endswith(("_interval", "_steps")) or value == "end":
+            continue
+        if value > footprint.num_steps:
             return f"its {key} of {value:,} is more than the run's {footprint.num_steps:,} steps"
     if footprint.averages_models and footprint.models_in_training < 1:
         return (
@@ -119,15 +139,22 @@ def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
 
 
 def config_of(
-    spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, tuning: bool = False
+    spec: Spec,
+    row: RowSpec,
+    seed: int,
+    num_epochs: int | None = None,
+    tuning: bool = False,
 ) -> RunConfig:
     """The run of a row with settings and a rate at a seed; as long as the experiment if no length
     is given."""
-    task, schedule, same_seed = spec.task, spec.schedule, spec.statistics.same_seed
+    task = spec.task
+    schedule = spec.schedule
+    same_seed = spec.statistics.same_seed
     cell = row.cell or CellSpec(cell="own")
     if tuning and spec.tuning:
         task = task.model_copy(update={"held_out": spec.tuning.held_out})
-        num_epochs, same_seed = spec.tuning.num_epochs, None
+        num_epochs = spec.tuning.num_epochs
+        same_seed = None
     if row.warmup_epochs is not None:
         schedule = schedule.model_copy(
             update={"warmup_epochs": row.warmup_epochs, "warmup_share": 0.0}
@@ -160,16 +187,13 @@ def _local_step(training: TrainingSpec, row: RowSpec) -> dict[str, Any]:
     defaults."""
     local_step = row.local_step or training.local_step
     numbers: dict[str, Any] = {"momentum": 0.0, "betas": [0.9, 0.999], "eps": 1e-8}
-    own = {"sgd": ("momentum",), "adamw": ("betas", "eps"), "muon": ("momentum", "betas", "eps")}[
-        local_step
-    ]
     for key in numbers:
         given = getattr(row, key)
-        if given is not None and key not in own:
+        if given is not None and key not in NUMBERS_OF[local_step]:
             raise SpecError(
                 f"row {row.row}: its local step is {local_step}, which has no {key}; leave {key} "
                 "out"
             )
-        if key in own:
+        if key in NUMBERS_OF[local_step]:
             numbers[key] = getattr(training, key) if given is None else given
     return {"local_step": local_step, **numbers}

@@ -132,7 +132,10 @@ def _ranking(
 
 
 def _best(
-    ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]
+    ranking: list[Trial],
+    count: int | None,
+    outcomes: Outcomes,
+    seeds: list[int],
 ) -> list[Trial]:
     """The first `count` of the ranking; one that diverged at another seed has been tried, but takes
     no place."""

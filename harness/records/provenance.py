@@ -39,9 +39,15 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
     """An attempt that begins now, here; its step is filled in when it is known."""
     import torch  # here, as what Slurm calls between two starts has no time to load it
 
-    cuda = device.type == "cuda"
-    nccl: Callable[[], tuple[int, ...]] = torch.cuda.nccl.version
-    commit, diff = _code_version()
+    commit, diff_sha256 = _code_version()
+    accelerator = None
+    if device.type == "cuda":
+        accelerator = torch.cuda.get_device_name(device)
+    nccl = None
+    if backend == "nccl":
+        version: Callable[[], tuple[int, ...]] = torch.cuda.nccl.version
+        nccl = ".".join(map(str, version()))
+    of_slurm = {key: os.environ[key] for key in sorted(os.environ) if key.startswith("SLURM_JOB")}
     return Attempt(
         attempt=uuid.uuid4().hex[:8],
         started_at=now(),
@@ -52,15 +58,14 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
         backend=backend,
         device=str(device),
         git_commit=commit,
-        git_diff_sha256=diff,
+        git_diff_sha256=diff_sha256,
         python=platform.python_version(),
         packages=_packages(),
         cpu=_cpu_name(),
         num_cpus=len(os.sched_getaffinity(0)),
-        accelerator=torch.cuda.get_device_name(device) if cuda else None,
-        nccl=".".join(map(str, nccl())) if backend == "nccl" else None,
-        slurm={key: os.environ[key] for key in sorted(os.environ) if key.startswith("SLURM_JOB")}
-        or None,
+        accelerator=accelerator,
+        nccl=nccl,
+        slurm=of_slurm or None,
     )
 
 
@@ -71,12 +76,10 @@ def now() -> str:
 
 def _command_line() -> str:
     """The command as a user would type it."""
-    program = Path(sys.argv[0])
-    words = (
-        ["python", "-m", "harness"]
-        if program.name in ("__main__.py", "cser-harness")
-        else [program.name]
-    )
+    program = Path(sys.argv[0]).name
+    words = [program]
+    if program in ("__main__.py", "cser-harness"):
+        words = ["python", "-m", "harness"]
     return shlex.join([*words, *sys.argv[1:]])
 
 
@@ -85,7 +88,12 @@ def output_of(*command: str, cwd: Path | None = None) -> str | None:
     answer."""
     try:
         done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, timeout=20, check=True
+            command,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -97,7 +105,15 @@ def _code_version() -> tuple[str | None, str | None]:
     """Commit of the code in use, and digest of what the tree has besides; None where there is no
     git, or nothing."""
     folder = Path(__file__).parent
-    diff = output_of("git", "diff", "HEAD", "--", ":(top)*.py", ":(top)*.toml", cwd=folder)
+    diff = output_of(
+        "git",
+        "diff",
+        "HEAD",
+        "--",
+        ":(top)*.py",
+        ":(top)*.toml",
+        cwd=folder,
+    )
     digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
     return output_of("git", "rev-parse", "HEAD", cwd=folder), digest
 

@@ -1,5 +1,5 @@
-"""Writes one attempt's records, of which rank 0 alone has a writer; and tells what ended it without
-a word."""
+"""Writes one attempt's records, of which rank 0 alone has a writer; and tells from a log what ended
+a process that recorded nothing."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ class Recorder:
 
     def __init__(self, folder: Path, run: RunFile, attempt: Attempt) -> None:
         self.folder = folder
-        self._run, self._attempt = run, attempt
-        self.run_id, self.attempt = run.run_id, attempt.attempt
+        self.run_id = run.run_id
+        self.attempt = attempt.attempt
+        self._run = run
+        self._attempt = attempt
         self._beaten = 0.0
 
     def enter(self, resumed_from_step: int) -> None:
@@ -56,7 +58,7 @@ class Recorder:
         already."""
         path = self.folder / "run.json"
         before = store.read_record(path, RunFile).attempts if path.exists() else []
-        if self.attempt in [each.attempt for each in before]:
+        if self.attempt in [earlier.attempt for earlier in before]:
             self.check_is_newest()
             before.pop()
         attempt = self._attempt.model_copy(update={"resumed_from_step": resumed_from_step})
@@ -117,44 +119,44 @@ def write_failure(
     back at the attempt, over all of these.
     """
     run = store.read_if_whole(folder / "run.json", RunFile)
-    if run is not None and attempt in [each.attempt for each in run.attempts[:-1]]:
+    if run is not None and attempt in [earlier.attempt for earlier in run.attempts[:-1]]:
         return
     path = folder / "failure.json"
-    fields = {
-        "run_id": run_id,
-        "attempt": attempt,
-        "kind": kind,
-        "message": message,
-        "traceback": trace,
-    }
+    failure = Failure(
+        version=store.VERSION,
+        run_id=run_id,
+        attempt=attempt,
+        kind=kind,
+        message=message,
+        traceback=trace,
+        step=None,
+    )
     # Workers that are processes may fail together, and must not write between each other's look and
     # write.
     with locked(folder / "failure.lock"):
         before = store.read_if_whole(path, Failure)
-        known = (
-            before.kind
-            if before is not None and before.attempt == attempt and not is_last_word
-            else None
-        )
-        if known is not None and (kind == "communication" or known != "communication"):
-            return
-        store.write_record(path, Failure(version=store.VERSION, step=None, **fields))
+        if before is not None and before.attempt == attempt and not is_last_word:
+            gives_way = before.kind == "communication" and kind != "communication"
+            if not gives_way:
+                return
+        store.write_record(path, failure)
 
 
 def read_failure(folder: Path, attempt: str) -> Failure | None:
     """What there is on how this attempt failed. Raises RecordError: the record is damaged, or of
     another version."""
     failure = store.read_optional(folder / "failure.json", Failure)
-    return failure if failure is not None and failure.attempt == attempt else None
+    if failure is None or failure.attempt != attempt:
+        return None
+    return failure
 
 
 def truncate_events(path: Path, last_step: int) -> None:
     """Keep the whole lines of events up to `last_step`: a resumed run repeats the rest."""
     if path.exists():
         kept = [event for event in store.read_events(path) if event.step <= last_step]
-        store.write_text_atomically(
-            path, "".join(store.event_line(event.json_fields()) for event in kept)
-        )
+        lines = [store.event_line(event.json_fields()) for event in kept]
+        store.write_text_atomically(path, "".join(lines))
 
 
 def append_event(path: Path, event: Event) -> None:

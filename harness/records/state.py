@@ -185,7 +185,12 @@ def _why_missing(job: Submitted | None) -> str:
     return "squeue does not answer"
 
 
-def status_of(folder: Path, row: str, seed: int, job: Submitted | None = None) -> RunStatus:
+def status_of(
+    folder: Path,
+    row: str,
+    seed: int,
+    job: Submitted | None = None,
+) -> RunStatus:
     """What is shown of the run in this folder; see `judge`. Raises RecordError as `look`."""
     seen = look(folder)
     state, detail = judge(seen, job)

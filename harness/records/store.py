@@ -42,7 +42,10 @@ class Record(BaseModel):
     """Strict, frozen border type: an unknown or missing key is an error."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants"
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=True,
+        ser_json_inf_nan="constants",
     )
 
     def json_fields(self) -> dict[str, Any]:
@@ -101,7 +104,9 @@ class RunFile(Record):
 def check_accuracy(accuracy: float | None, correct: int | None, count: int | None) -> None:
     """Raises ValueError where the two ways in which a record says one score differ; no record was
     written so."""
-    counted = correct / count if correct is not None and count else None
+    counted = None
+    if correct is not None and count:
+        counted = correct / count
     if accuracy != counted:
         raise ValueError(
             f"test_accuracy is {accuracy} beside {correct} of {count} correct, so the record was "
@@ -344,9 +349,12 @@ def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
     one is bad."""
 
     def parsed(kind: type[R], name: str) -> R | None:
-        return parse_record(files[name], f"{folder}/{name}.json", kind) if name in files else None
+        if name not in files:
+            return None
+        return parse_record(files[name], f"{folder}/{name}.json", kind)
 
-    run, result = parsed(RunFile, "run"), parsed(Result, "result")
+    run = parsed(RunFile, "run")
+    result = parsed(Result, "result")
     if run is None:
         raise _missing(folder / "run.json")
     if result is not None and result.run_id != run.run_id:
@@ -354,15 +362,22 @@ def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
             f"{folder / 'result.json'} belongs to run {result.run_id}, not {run.run_id}; delete it"
         )
     events = _parse_events(files.get("events", []), f"{folder}/events.jsonl")
-    return RunRecord(folder, run, events, result, parsed(Failure, "failure"))
+    return RunRecord(
+        folder,
+        run,
+        events,
+        result,
+        parsed(Failure, "failure"),
+    )
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
     """The folders of an experiment that hold a run, in the order of their names."""
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        if not name.startswith(".") and os.path.exists(
-            f"{folder}/{name}/run.json"
-        ):  # of thousands: no Path for each
+    if not folder.is_dir():
+        return
+    for name in sorted(os.listdir(folder)):
+        # A Path for each of thousands takes as long as looking.
+        if not name.startswith(".") and os.path.exists(f"{folder}/{name}/run.json"):
             yield folder / name
 
 
@@ -385,9 +400,8 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     if durable:
-        with suppress(
-            OSError
-        ):  # a file's new name survives the machine's end too, where the file system can
+        # A file's new name survives the machine's end too, where the file system can.
+        with suppress(OSError):
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)

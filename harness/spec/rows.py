@@ -58,9 +58,12 @@ class RestartSpec(Strict):
     def name(self) -> str:
         """For the name of a row: what is lost, and by whom and when where that is not all and half
         of the run."""
-        worker = "" if self.worker is None else f"-worker{self.worker}"
-        lost = "everything_sent" if self.everything_sent else "+".join(self.without)
-        return lost + worker + ("" if self.at == HALF else f"-at{self.at:g}")
+        name = "everything_sent" if self.everything_sent else "+".join(self.without)
+        if self.worker is not None:
+            name += f"-worker{self.worker}"
+        if self.at != HALF:
+            name += f"-at{self.at:g}"
+        return name
 
     def is_due(self, step: int, num_steps: int) -> bool:
         """Whether it comes after this many steps of the run."""
@@ -135,7 +138,9 @@ class RowSpec(Strict):
     @property
     def base(self) -> str | None:
         """The row that this one repeats in a cell."""
-        return self.row.removesuffix(f"@{self.cell.cell}") if self.cell else None
+        if self.cell is None:
+            return None
+        return self.row.removesuffix(f"@{self.cell.cell}")
 
     def at(self, cell: CellSpec) -> RowSpec:
         """The row once more, in this cell."""
@@ -146,16 +151,23 @@ class RowSpec(Strict):
 
     def restarted(self, restart: RestartOf) -> RowSpec:
         """The row once more, under another name, with this restart."""
-        own = RestartSpec(**restart.model_dump(exclude={"row"}))
-        label = f"{self.label} without {' and '.join(own.without).replace('_', ' ')}"
-        if own.everything_sent:
-            label = f"{self.label}, tail of {100 * (1 - own.at):g} %"
-        label += "" if own.worker is None else f" of worker {own.worker}"
-        if not own.everything_sent and own.at != HALF:
-            label += f" at {100 * own.at:g} %"
-        ratio = None if own.everything_sent else self.ratio
-        row = f"{self.row}~{own.name}"
-        return self.model_copy(update={"row": row, "label": label, "restart": own, "ratio": ratio})
+        lost = " and ".join(restart.without).replace("_", " ")
+        label = f"{self.label} without {lost}"
+        if restart.everything_sent:
+            label = f"{self.label}, tail of {100 * (1 - restart.at):g} %"
+        if restart.worker is not None:
+            label += f" of worker {restart.worker}"
+        if not restart.everything_sent and restart.at != HALF:
+            label += f" at {100 * restart.at:g} %"
+        return self.model_copy(
+            update={
+                "row": f"{self.row}~{restart.name}",
+                "label": label,
+                "restart": RestartSpec(**restart.model_dump(exclude={"row"})),
+                # A tail changes how much is sent.
+                "ratio": None if restart.everything_sent else self.ratio,
+            }
+        )
 
     @property
     def tables(self) -> list[dict[str, Any]]:
@@ -223,13 +235,10 @@ class GridSpec(Strict):
             raise ValueError(
                 f"the case {wrong[0]} must have a number for each of the columns {self.columns}"
             )
-        unknown = [
-            column
-            for column in (self.warmup.columns if self.warmup else ())
-            if column not in self.columns
-        ]
-        if unknown:
-            raise ValueError(f"warmup.columns names {unknown[0]!r}, which is no column")
+        if self.warmup is not None:
+            unknown = [column for column in self.warmup.columns if column not in self.columns]
+            if unknown:
+                raise ValueError(f"warmup.columns names {unknown[0]!r}, which is no column")
         return self
 
     def rows(self) -> list[RowSpec]:
@@ -237,19 +246,23 @@ class GridSpec(Strict):
         return [self._row(case, rate) for case in self.cases for rate in self.learning_rates]
 
     def _row(self, case: list[float], rate: float) -> RowSpec:
-        numbers = {
-            key: int(each) if each == int(each) else each
-            for key, each in zip(self.columns, case, strict=True)
-        }
-        parts = [self.grid, *(f"{key}{value:g}" for key, value in numbers.items())]
-        parts += [f"lr{rate:g}"] if len(self.learning_rates) > 1 else []
+        numbers: dict[str, float] = {}
+        for column, number in zip(self.columns, case, strict=True):
+            # A whole number is one in settings, too.
+            numbers[column] = int(number) if number == int(number) else number
+        parts = [self.grid, *(f"{column}{number:g}" for column, number in numbers.items())]
+        if len(self.learning_rates) > 1:
+            parts.append(f"lr{rate:g}")
+        warmup_epochs = None
+        if self.warmup is not None:
+            warmup_epochs = self.warmup.num_epochs(numbers, rate)
         return RowSpec(
             row="-".join(parts).lower().replace("+", ""),  # of a million, 1e+06
             label=self.label,
             algorithm=self.algorithm,
             settings=_filled_in(self.settings, numbers),
             learning_rate=rate,
-            warmup_epochs=self.warmup.num_epochs(numbers, rate) if self.warmup else None,
+            warmup_epochs=warmup_epochs,
         )
 
 
@@ -258,6 +271,8 @@ def _filled_in(settings: dict[str, Any], numbers: dict[str, float]) -> dict[str,
     for key, value in settings.items():
         if isinstance(value, dict):
             filled[key] = _filled_in(value, numbers)
+        elif isinstance(value, str):
+            filled[key] = numbers.get(value, value)
         else:
-            filled[key] = numbers.get(value, value) if isinstance(value, str) else value
+            filled[key] = value
     return filled

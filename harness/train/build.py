@@ -25,7 +25,12 @@ from cser_bench.harness.tasks.task import Task, find_task, split_sizes
 from cser_bench.harness.train.order import learning_rate_factor, shard_size
 
 
-def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
+def build_model(
+    spec: ModelSpec,
+    task: Task,
+    seed: int,
+    device: torch.device,
+) -> nn.Module:
     """A model whose initial parameters depend on the seed alone; the global generator is left as it
     was.
 
@@ -190,7 +195,12 @@ def _settings(
     return values
 
 
-def _setting_of(where: str, value: Any, declared: Any, num_steps: int) -> Any:
+def _setting_of(
+    where: str,
+    value: Any,
+    declared: Any,
+    num_steps: int,
+) -> Any:
     """What a value of a spec stands for, where a setting is declared so: a compressor, the run's
     length, or itself."""
     choices = (declared, *typing.get_args(declared))
@@ -257,7 +267,12 @@ def _check_options(where: str, given: dict[str, Any], function: Callable[..., An
     _check(where, given, types, required)
 
 
-def _check(where: str, given: dict[str, Any], types: dict[str, Any], required: list[str]) -> None:
+def _check(
+    where: str,
+    given: dict[str, Any],
+    types: dict[str, Any],
+    required: list[str],
+) -> None:
     """Raises SpecError for a name that is none of these, one that lacks, or a value that is not of
     its type."""
     unknown = [key for key in given if key not in types]

@@ -77,12 +77,25 @@ def evaluate(
     def scores_now() -> list[Tensor]:
         with scoring(models):
             return [
-                _score(model, share, precision, samples, config.evaluation.beam)
+                _score(
+                    model,
+                    share,
+                    precision,
+                    samples,
+                    config.evaluation.beam,
+                )
                 for model, share in zip(models, shares, strict=True)
             ]
 
     scores: list[Tensor] = []
-    batch_norm = _batch_norm(config, models, precision, samples, collectives, num_train)
+    batch_norm = _batch_norm(
+        config,
+        models,
+        precision,
+        samples,
+        collectives,
+        num_train,
+    )
     with optimizer.consensus(), batch_norm:
         distance_squares = _squares(parameters_before - optimizer.flat.parameters)
         if optimizer.averages_models:
@@ -174,7 +187,13 @@ def _score(
     """One model on these samples: correct answers, samples, summed loss, and of text more; float64,
     one dimension."""
     if isinstance(samples, PairSamples):
-        return translation_sums(model, indices, precision, samples, num_beams)
+        return translation_sums(
+            model,
+            indices,
+            precision,
+            samples,
+            num_beams,
+        )
     # On the model's device throughout, since a look from the CPU would wait for every batch.
     totals = torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
     for inputs, labels in samples.evaluation_batches(indices):
@@ -259,7 +278,12 @@ def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
     return torch.stack(tokens, 1)
 
 
-def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) -> Tensor:
+def beam(
+    model: Transformer,
+    source: Tensor,
+    max_length: int,
+    num_beams: int,
+) -> Tensor:
     """The best of `num_beams` beams by log-probability per token, int64 of shape (batch, at most
     max_length).
 

@@ -27,7 +27,10 @@ AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def local_workers(
-    config: RunConfig, model: nn.Module, collectives: Collectives, num_steps: int
+    config: RunConfig,
+    model: nn.Module,
+    collectives: Collectives,
+    num_steps: int,
 ) -> tuple[list[nn.Module], DistributedOptimizer]:
     """A model of each worker at this end, see `Collectives.own_ranks`, and the optimiser of all of
     them.
@@ -41,7 +44,13 @@ def local_workers(
     num_workers = collectives.world_size
     models = [copy.deepcopy(model) for _ in range(num_workers)]
     stacked = [_rows_of(parameter.detach(), num_workers) for parameter in model.parameters()]
-    optimizer = build_optimizer(config, model, collectives, num_steps, stacked)
+    optimizer = build_optimizer(
+        config,
+        model,
+        collectives,
+        num_steps,
+        stacked,
+    )
     bind_rows(models, optimizer)
     return models, optimizer
 
@@ -196,7 +205,11 @@ class MixedPrecision:
         return nn.functional.cross_entropy(outputs, labels, label_smoothing=self._label_smoothing)
 
     def both_passes(
-        self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        weight: float | None = None,
     ) -> Tensor:
         """One worker's, of its loss times `weight`, which is returned; scaled gradients are added
         to what there is."""
@@ -234,7 +247,10 @@ class MixedPrecision:
 
 
 def random_batch(
-    task: Task, batch_size: int, generator: torch.Generator, like: Tensor
+    task: Task,
+    batch_size: int,
+    generator: torch.Generator,
+    like: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Standard normal images of the task's shape, of the type and on the device of `like`, and
     labels for them.

@@ -67,7 +67,12 @@ def worker_batches(
         yield order[start : start + batch_size]
 
 
-def by_length(order: Tensor, lengths: Tensor, batch_size: int, random: torch.Generator) -> Tensor:
+def by_length(
+    order: Tensor,
+    lengths: Tensor,
+    batch_size: int,
+    random: torch.Generator,
+) -> Tensor:
     """The full batches of an order, made anew of samples of like length, and the batches shuffled.
 
     Samples that fill no batch are left out: the last of the order. Within a batch samples stay in
@@ -88,7 +93,10 @@ def shard_size(spec: PartitionSpec, num_train: int, num_workers: int) -> int:
 
 
 def worker_shards(
-    spec: PartitionSpec, labels: Tensor, num_workers: int, seed: int
+    spec: PartitionSpec,
+    labels: Tensor,
+    num_workers: int,
+    seed: int,
 ) -> list[Tensor] | None:
     """The sample indices of each worker, all of the same number, or None where every epoch is dealt
     out anew.
@@ -119,7 +127,10 @@ def worker_shards(
 
 
 def _class_shards(
-    labels: Labels, num_workers: int, shards_per_worker: int, random: numpy.random.Generator
+    labels: Labels,
+    num_workers: int,
+    shards_per_worker: int,
+    random: numpy.random.Generator,
 ) -> list[Labels]:
     num_shards = num_workers * shards_per_worker
     size = len(labels) // num_shards
@@ -130,7 +141,10 @@ def _class_shards(
 
 
 def _dirichlet_shards(
-    labels: Labels, num_workers: int, alpha: float, random: numpy.random.Generator
+    labels: Labels,
+    num_workers: int,
+    alpha: float,
+    random: numpy.random.Generator,
 ) -> list[Labels]:
     classes, sizes = numpy.unique(labels, return_counts=True)
     pools = [random.permutation(numpy.flatnonzero(labels == number)) for number in classes]
@@ -148,7 +162,10 @@ def _dirichlet_shards(
 
 
 def _take(
-    count: int, shares: npt.NDArray[numpy.float64], left: Labels, random: numpy.random.Generator
+    count: int,
+    shares: npt.NDArray[numpy.float64],
+    left: Labels,
+    random: numpy.random.Generator,
 ) -> Labels:
     """How many of each class: by its share, but no more than is left of it; what is lacking comes
     from the others."""
@@ -190,7 +207,10 @@ def token_weights(
 
 
 def learning_rate_factor(
-    schedule: ScheduleSpec, step: int, steps_per_epoch: int, num_epochs: int
+    schedule: ScheduleSpec,
+    step: int,
+    steps_per_epoch: int,
+    num_epochs: int,
 ) -> float:
     """What the peak learning rate is multiplied with at `step`, counted from 0.
 

@@ -19,7 +19,10 @@ PARAMETERS = "parameters"
 
 
 def check_restart(
-    restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int, num_workers: int
+    restart: RestartSpec,
+    optimizer: DistributedOptimizer,
+    num_steps: int,
+    num_workers: int,
 ) -> None:
     """Raises SpecError where the method has no such state, or where nobody would lose it."""
     own, common = state_of(optimizer)
@@ -61,7 +64,10 @@ def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[s
 
 
 def tail_of(
-    config: RunConfig, tensors: Iterable[Tensor], collectives: Collectives, num_steps: int
+    config: RunConfig,
+    tensors: Iterable[Tensor],
+    collectives: Collectives,
+    num_steps: int,
 ) -> DistributedOptimizer:
     """The optimiser of a synchronous tail: the same local step, and every gradient sent whole."""
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
@@ -93,7 +99,10 @@ def planned_traffic(config: RunConfig, optimizer: DistributedOptimizer, num_step
 
 
 def lose_state(
-    config: RunConfig, restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int
+    config: RunConfig,
+    restart: RestartSpec,
+    optimizer: DistributedOptimizer,
+    num_steps: int,
 ) -> None:
     """Give the optimiser, for what is lost, what one holds that is made anew on the present
     parameters.
@@ -119,7 +128,12 @@ def lose_state(
     optimizer.load_state_dict(state)
 
 
-def _of_worker(rank: int, optimizer: DistributedOptimizer, held: Tensor, new: Tensor) -> Tensor:
+def _of_worker(
+    rank: int,
+    optimizer: DistributedOptimizer,
+    held: Tensor,
+    new: Tensor,
+) -> Tensor:
     """What the workers' new vectors are where only one has lost its own."""
     own_ranks = torch.tensor(optimizer.collectives.own_ranks, device=held.device)
     return torch.where((own_ranks == rank).unsqueeze(1), new, held)

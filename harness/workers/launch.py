@@ -205,12 +205,28 @@ def _verdict(run: PlannedRun, unfinished: Unfinished | None) -> str:
     return f"{name}: {unfinished}"
 
 
-def _started(run: PlannedRun, place: Resources, plan: Plan, options: Options) -> ActiveRun:
+def _started(
+    run: PlannedRun,
+    place: Resources,
+    plan: Plan,
+    options: Options,
+) -> ActiveRun:
     workers = workers_of(run.config, options)
     device = place.devices[0]
     backend = backend_for(device) if workers == "processes" else workers
     attempt = new_attempt(workers, backend, torch.device(device))
-    return start(_job(run, attempt, device, place.cores, plan, options), workers, place)
+    return start(
+        _job(
+            run,
+            attempt,
+            device,
+            place.cores,
+            plan,
+            options,
+        ),
+        workers,
+        place,
+    )
 
 
 def _job(
@@ -267,7 +283,14 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
         # Rank 0 says what is missing: others may see its records later.
         missing_ids = done_by_rank_0(lambda: [run.run_id for run in prepare(plan, options.results)])
         for run_id in missing_ids:
-            job = _job(runs[run_id], attempt, device, (), plan, options)
+            job = _job(
+                runs[run_id],
+                attempt,
+                device,
+                (),
+                plan,
+                options,
+            )
             with ExitStack() as lock:
                 if not done_by_rank_0(partial(_taken, job.folder, lock)):
                     continue

@@ -170,7 +170,13 @@ def start_workers(
     folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
     ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
     given = work, f"file://{folder.name}/rendezvous", theirs, arguments
-    context = start_processes(_be, given, len(arguments), join=False, start_method="forkserver")  # type: ignore[no-untyped-call]
+    context = start_processes(
+        _be,
+        given,
+        len(arguments),
+        join=False,
+        start_method="forkserver",
+    )  # type: ignore[no-untyped-call]
     for pipe in theirs:
         pipe.close()
     return WorkerProcesses(context, ours, folder)
@@ -204,7 +210,11 @@ def _be(
     it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(
+        target=_die_with,
+        args=(parent,),
+        daemon=True,
+    ).start()
     flag = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, flag.note)
@@ -214,7 +224,13 @@ def _be(
         os.dup2(nowhere.fileno(), 1)  # gloo prints there
     try:
         last = work(
-            Worker(rank, len(pipes), init_method, pipes[rank], flag.stop_requested),
+            Worker(
+                rank,
+                len(pipes),
+                init_method,
+                pipes[rank],
+                flag.stop_requested,
+            ),
             *arguments[rank],
         )
     except Exception as error:
