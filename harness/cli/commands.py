@@ -50,8 +50,10 @@ def _launch_options(options: argparse.Namespace) -> Options:
 
 
 def preflight(options: argparse.Namespace) -> int:
-    """Say whether what a long experiment needs is there, and then how long it takes; 1 where
-    something is not."""
+    """Say whether what a long experiment needs is there, and then how long it takes.
+
+    Exits with 1 where something is not.
+    """
     from cser_bench.harness.plan.forecast import cost_sentences, effort_of
     from cser_bench.harness.workers.preflight import checks, line_of
 
@@ -67,8 +69,7 @@ def preflight(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do the runs that are missing; 1 where one failed, or a process of torchrun lost the
-    others."""
+    """Do the runs that are missing; 1 where one failed, or a process of torchrun lost the others."""
     if os.environ.get("RANK", "0") == "0":
         print(
             f"{options.experiment}: planning", flush=True
@@ -108,8 +109,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def submit(options: argparse.Namespace) -> int:
-    """Submit the runs that are missing to a Slurm cluster; 1 where the command waits, and some have
-    no result then."""
+    """Submit the runs that are missing to a Slurm cluster.
+
+    Exits with 1 where the command waits, and some have no result then.
+    """
     from cser_bench.slurm.campaign import Request, read_campaign
     from cser_bench.slurm.profile import load_profile
     from cser_bench.slurm.submit import check, left_to_submit, sbatch_texts, show
@@ -203,7 +206,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _shipped(results: Path, name: str) -> Path | None:
-    """The folder of an experiment's runs that ship with the project, where there is one."""
+    """Return the folder of an experiment's runs that ship with the project, where there is one."""
     from cser_bench.harness.spec.spec_file import is_file
 
     folders = (results / "reference" / name, results / name)
@@ -232,7 +235,8 @@ def unpack(options: argparse.Namespace) -> int:
 
 def declared(options: argparse.Namespace) -> int:
     """Date the contrasts of records by git history where they have no date, and say which came
-    after runs."""
+    after runs.
+    """
     from cser_bench.harness.cli.show import declared_text
     from cser_bench.harness.measures.declared import run_files
     from cser_bench.harness.plan.history import date_contrasts
@@ -244,8 +248,9 @@ def declared(options: argparse.Namespace) -> int:
 
 
 def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The folder of records that is meant, and that of the tuning where it is neither beside nor
-    above."""
+    """Return the folder of records that is meant, and that of the tuning where it is neither
+    beside nor above.
+    """
     from cser_bench.harness.plan.tuning import tuning_folder
     from cser_bench.harness.spec.spec_file import find_spec, is_file, load_spec
 

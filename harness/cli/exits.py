@@ -1,5 +1,6 @@
 """How a command begins, away from the current folder, and ends: its exit code, and what went wrong
-in one sentence."""
+in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -88,15 +89,18 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def program() -> str:
-    """What was typed to start this command: the installed one's name, or else `python -m
-    harness`."""
+    """Return what was typed to start this command: the installed one's name, or else `python -m
+    harness`.
+    """
     name = Path(sys.argv[0]).name
     return name if name.startswith("cser-") else "python -m harness"
 
 
 def leave_out_current_folder() -> None:
-    """Take the current folder off the path, unless our packages lie there; those that we start
-    never look there."""
+    """Take the current folder off the path, unless our packages lie there.
+
+    Those that we start never look there.
+    """
     if (
         sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path.cwd()
     ):  # put there by `python -m`

@@ -20,15 +20,18 @@ DESCRIPTION = (
 
 
 def do(arguments: list[str] | None) -> int:
-    """Read the words of one command, or of the command line where none are given, and do it;
-    returns its exit code."""
+    """Read the words of one command, or of the command line where none are given, and do it.
+
+    Returns its exit code.
+    """
     options = _parser().parse_args(arguments)
     return int(options.command(options))
 
 
 def _number(least: float, wanted: str, kind: type[float] = float) -> Callable[[str], Any]:
-    """What reads a word as a number, of at most a thousand million: a larger one is a slip, or
-    overflows."""
+    """Return what reads a word as a number, of at most a thousand million: a larger one is a
+    slip, or overflows.
+    """
 
     def read(text: str) -> float:
         try:
@@ -59,7 +62,7 @@ _PREFIXES = {
 
 
 def _whole_amount(text: str) -> int:
-    """What 25.6M stands for, of things that are counted."""
+    """Return what 25.6M stands for, of things that are counted."""
     prefix = text[-1:] if text[-1:] in _PREFIXES else ""
     number = _number(math.ulp(0), "a number as 25.6M")(text.removesuffix(prefix))
     value = round(_PREFIXES[prefix] * number, 6)

@@ -10,8 +10,9 @@ from cser_bench.harness.errors import UsageError
 
 
 def folder(text: str) -> Path:
-    """A folder, or one that can be made, as a word of the command line gives it: there is no file
-    in its way."""
+    """Return a folder, or one that can be made, as a word of the command line gives it: there
+    is no file in its way.
+    """
     path = Path(text)
     places = (path, *path.absolute().parents)
     if not text or not _is_so(lambda: next(place for place in places if place.exists()).is_dir()):
@@ -20,21 +21,21 @@ def folder(text: str) -> Path:
 
 
 def known_folder(path: Path) -> Path:
-    """A folder that is there. Raises UsageError."""
+    """Return a folder that is there. Raises UsageError."""
     if not _is_so(path.expanduser().is_dir):
         raise UsageError(f"there is no folder {path}; give one that is there")
     return path
 
 
 def known_file(path: Path) -> Path:
-    """A file that is there. Raises UsageError."""
+    """Return a file that is there. Raises UsageError."""
     if not _is_so(path.is_file):
         raise UsageError(f"there is no file {path}; give one that is there")
     return path
 
 
 def _is_so(look: Callable[[], bool]) -> bool:
-    """What a look at a path says; no for what can be no path, as it is too long."""
+    """Return what a look at a path says; no for what can be no path, as it is too long."""
     try:
         return look()
     except (OSError, RuntimeError, ValueError):

@@ -16,8 +16,9 @@ from cser_bench.harness.records.store import RunFile
 
 
 def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
-    """Runs of each row by state, a line for each run that there is something to say of, and what
-    they take in sum."""
+    """Return runs of each row by state, a line for each run that there is something to say of,
+    and what they take in sum.
+    """
     totals = Counter(run.state for run in runs)
     columns = [state for state in get_args(State) if totals[state] or state in ("done", "missing")]
     by_row: dict[str, Counter[str]] = {}
@@ -45,7 +46,8 @@ def totals_text(runs: Sequence[RunStatus]) -> str:
 
 def worker_hours(runs: Sequence[RunStatus], num_workers: int) -> tuple[float, float | None]:
     """Hours of one worker, a GPU or a process: of the runs that are done, and of the others if they
-    are as long."""
+    are as long.
+    """
     seconds = [run.seen.result.wall_seconds for run in runs if run.seen.result]
     spent = sum(seconds) * num_workers / 3600
     if not seconds:
@@ -55,7 +57,7 @@ def worker_hours(runs: Sequence[RunStatus], num_workers: int) -> tuple[float, fl
 
 
 def status_fields(runs: Sequence[RunStatus]) -> list[dict[str, Any]]:
-    """The same for machines: of each run what is known, with its newest heartbeat."""
+    """Return the same for machines: of each run what is known, with its newest heartbeat."""
     return [_fields_of(run) for run in runs]
 
 
@@ -77,7 +79,8 @@ def _fields_of(run: RunStatus) -> dict[str, Any]:
 
 def _remark(run: RunStatus) -> str:
     """How far the run is, where the newest heartbeat says so, what there is to say of it, and where
-    to look."""
+    to look.
+    """
     parts = [run.job or ""]
     beat = run.seen.heartbeat
     if beat is not None and run.state in ("running", "stale"):
@@ -95,8 +98,10 @@ def _remark(run: RunStatus) -> str:
 
 
 def declared_text(folder: Path, experiment: Experiment, runs: Mapping[str, RunFile]) -> str:
-    """How many runs had begun when contrasts were declared, a line for each after the first; and of
-    what code."""
+    """How many runs had begun when contrasts were declared, a line for each after the first.
+
+    The code that ran is named where it stood in no commit.
+    """
     run_ids = {row.row: row.runs.values() for row in experiment.rows}
     starts = starts_of(runs)
     contrasts = experiment.contrasts or []

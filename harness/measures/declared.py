@@ -19,7 +19,8 @@ NOT_KNOWN = "not known"
 
 class Seen(NamedTuple):
     """How many of the planned runs of a contrast's two rows had begun when it was declared, and in
-    how many rows."""
+    how many rows.
+    """
 
     num_begun: int
     num_planned: int
@@ -32,7 +33,9 @@ def seen_runs(
     reference_runs: Collection[str],
     starts: Mapping[str, str],
 ) -> Seen | None:
-    """What could be seen of a contrast when it was declared; None where that time is not recorded.
+    """Return what could be seen of a contrast when it was declared.
+
+    None where that time is not recorded.
 
     Args:
         row_runs, reference_runs: ids of the runs that are planned of each.
@@ -71,8 +74,9 @@ def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
 
 
 def run_files(folder: Path) -> dict[str, RunFile]:
-    """Return run.json of each run in an experiment's folder, packed or not, by id; a damaged one is
-    left out.
+    """Return run.json of each run in an experiment's folder, packed or not, by id.
+
+    A damaged one is left out.
 
     Raises RecordError: the pack is damaged.
     """

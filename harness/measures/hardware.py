@@ -1,5 +1,6 @@
 """Hardware as others published it: what training on it takes, its memory, its links and its price,
-with sources."""
+with sources.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from cser_bench.harness.records.store import Record
 
 
 class TrainingRate(Record):
-    """Images a second of ResNet-50 training on `gpus` devices together. `precision`: "mixed" is
-    fp16 with fp32.
+    """Images a second of ResNet-50 training on `gpus` devices together.
+
+    `precision`: "mixed" is fp16 with fp32.
 
     `batch_size`: images a GPU, where they are too many for the rate to be that of an experiment's
         smaller batches.
@@ -35,8 +37,9 @@ class Memory(Record):
 
 
 class Machine(Record):
-    """A machine that can be rented, with its links' rates in one direction; inside it 0 where it
-    has one GPU.
+    """A machine that can be rented, with its links' rates in one direction.
+
+    Inside it 0 where it has one GPU.
 
     `device` is a part of its GPUs' name as torch gives it.
     """

@@ -69,7 +69,8 @@ def score_of(
     others: Mapping[str, float] | None,
     metric: Metric,
 ) -> float | None:
-    """The metric such that more is better: of an error rate 1 less it, of a loss its negative.
+    """Return the metric such that more is better: of an error rate 1 less it, of a loss its
+    negative.
 
     None where it was not recorded, or the run diverged.
     """
@@ -86,5 +87,5 @@ def score_of(
 
 
 def score_in(record: Event | Result, metric: Metric) -> float | None:
-    """The score of a record."""
+    """Return the score of a record."""
     return score_of(record.test_accuracy, record.test_loss, record.metrics, metric)

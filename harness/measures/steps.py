@@ -12,8 +12,9 @@ BUCKET_BYTES = 25 << 20
 
 
 def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) -> tuple[int, float]:
-    """Hops of a flat ring, and the bytes that a worker sends in each; of an exchange on a ring its
-    one hop.
+    """Hops of a flat ring, and the bytes that a worker sends in each.
+
+    Of an exchange on a ring its one hop.
 
     A link of a machine with several of the workers carries as much: a ring over the ranks enters
     and leaves it once.

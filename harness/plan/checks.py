@@ -69,8 +69,9 @@ def _check_margins(spec: Spec) -> None:
 
 
 def _check_rows_differ(spec: Spec) -> None:
-    """Raises SpecError where two rows are one: the same method, settings and rate, or the same
-    choice of these."""
+    """Raise SpecError where two rows are one: the same method, settings and rate, or the same
+    choice of these.
+    """
     rows = {row.row: row for row in spec.all_rows()}
     for restart in spec.restarts:
         restarted = rows[restart.row].restarted(restart)
@@ -87,8 +88,9 @@ def _check_rows_differ(spec: Spec) -> None:
 
 
 def _science(spec: Spec, row: RowSpec) -> str:
-    """A text that two rows share if their runs do: settings at their defaults are left out, and 8
-    is 8.0."""
+    """Return a text that two rows share if their runs do: settings at their defaults are left
+    out, and 8 is 8.0.
+    """
     tables = [_without_defaults(row.algorithm, table) for table in row.tables]
     with_rate = row.model_copy(update={"settings": {}, "learning_rate": row.learning_rate or 1.0})
     config = config_of(spec, with_rate, 0).model_dump(mode="json")
@@ -108,7 +110,7 @@ def _without_defaults(algorithm: str, settings: dict[str, Any]) -> dict[str, Any
 
 
 def _check_main_ratio(main_ratio: float | None, ratios: list[float | None]) -> None:
-    """Raises SpecError where no row has it.
+    """Raise SpecError where no row has it.
 
     A ratio that is neither given nor planned, as that of a row that is not tuned yet, may be it.
     """
@@ -122,7 +124,7 @@ def _check_main_ratio(main_ratio: float | None, ratios: list[float | None]) -> N
 
 
 def _check_labels(spec: Spec, ratios: dict[str, float | None]) -> None:
-    """Raises SpecError where two rows have one label and a report could not tell them apart."""
+    """Raise SpecError where two rows have one label and a report could not tell them apart."""
     by_label: dict[str, RowSpec] = {}
     for row in spec.all_rows():
         first = by_label.setdefault(row.label, row)

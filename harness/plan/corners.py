@@ -25,8 +25,8 @@ DIGITS = 3
 
 
 def between_corners(spec: Spec, chosen: Mapping[str, RowSpec]) -> dict[str, RowSpec]:
-    """The rows that are tuned in corners alone, each with its rate, and with the settings of the
-    nearest corner.
+    """Return the rows that are tuned in corners alone, each with its rate, and with the
+    settings of the nearest corner.
 
     Args:
         chosen: the rows in corners as the tuning settled them, by name; a row that has not all of
@@ -51,7 +51,7 @@ def between_corners(spec: Spec, chosen: Mapping[str, RowSpec]) -> dict[str, RowS
 def _settled_between(
     row: RowSpec, chosen_at: Mapping[Place, RowSpec], shares: Mapping[Place, float]
 ) -> RowSpec:
-    """The row with a rate between those of its corners, and the nearest one's settings."""
+    """Return the row with a rate between those of its corners, and the nearest one's settings."""
     powers = []
     for place, share in shares.items():
         rate_there = chosen_at[place].learning_rate
@@ -75,8 +75,10 @@ def place_of(spec: Spec, row: RowSpec) -> Place:
 
 
 def shares_of(where: str, place: Place, corners: list[Place]) -> dict[Place, float]:
-    """What each corner counts at a place; the shares add up to 1. Raises SpecError: the corners are
-    not a grid's."""
+    """Return what each corner counts at a place; the shares add up to 1.
+
+    Raises SpecError: the corners are not a grid's.
+    """
     size, length = place
     by_size = _along(size, [corner_size for corner_size, _ in corners])
     by_length = _along(length, [corner_length for _, corner_length in corners])
@@ -91,8 +93,10 @@ def shares_of(where: str, place: Place, corners: list[Place]) -> dict[Place, flo
 
 
 def _along(value: int, ends: list[int]) -> dict[int, float]:
-    """The share of either end by the distance from the other, as logarithms; none where there are
-    more than two."""
+    """Return the share of either end by the distance from the other, as logarithms.
+
+    None where there are more than two.
+    """
     low = min(ends, default=1)
     high = max(ends, default=1)
     if not set(ends) <= {low, high}:

@@ -1,5 +1,6 @@
 """The rows of an experiment as they are run: once chosen, by the other rule, after restarts, at other
-rates and lengths."""
+rates and lengths.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def expand(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list[str]]:
 
 
 def _rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
-    """The rows themselves, those in cells among them."""
+    """Return the rows themselves, those in cells among them."""
     for row in chosen.rows.values():
         if row.learning_rate is not None:
             held_back = row.cell is not None and row.cell.held_back
@@ -42,7 +43,7 @@ def _rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
 
 
 def _seeds_of(spec: Spec, row: RowSpec) -> list[int]:
-    """The seeds of a row: its cell's, or the baseline's own, or else the experiment's."""
+    """Return the seeds of a row: its cell's, or the baseline's own, or else the experiment's."""
     if row.cell is not None and row.cell.seeds:
         return row.cell.seeds
     if row.row == spec.statistics.baseline and spec.statistics.baseline_seeds:
@@ -51,7 +52,9 @@ def _seeds_of(spec: Spec, row: RowSpec) -> list[int]:
 
 
 def _rows_by_training_loss(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
-    """The rows that the rule of least training loss chooses otherwise, where they are asked for."""
+    """Return the rows that the rule of least training loss chooses otherwise, where they are
+    asked for.
+    """
     if spec.tuning is None or not spec.tuning.both_rules:
         return
     seeds = spec.tuning.both_rules_seeds or spec.statistics.seeds
@@ -74,7 +77,9 @@ def _restarted_rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
 
 
 def _rows_at_other_rates(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
-    """The rows at the main ratio, and those without one, at the rates below and above theirs."""
+    """Return the rows at the main ratio, and those without one, at the rates below and above
+    theirs.
+    """
     if spec.sensitivity is None:
         return
     for row in chosen.rows.values():

@@ -1,5 +1,6 @@
 """What a run will send and hold, from its settings alone: the optimiser is made on a model without
-memory."""
+memory.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +28,10 @@ from cser_bench.harness.train.restarts import check_restart, planned_traffic
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one worker sends and holds in a whole run; `gathered_bits` of its payload bits go by
-    all-gathers."""
+    """What one worker sends and holds in a whole run.
+
+    `gathered_bits` of its payload bits go by all-gathers.
+    """
 
     formula: str
     num_parameters: int
@@ -87,8 +90,10 @@ class Footprint:
 
 
 def footprint_of(config: RunConfig) -> Footprint:
-    """Check the settings, and count; rates and seeds change nothing here. Raises SpecError: a
-    setting is of no use."""
+    """Check the settings, and count; rates and seeds change nothing here.
+
+    Raises SpecError: a setting is of no use.
+    """
     update: dict[str, Any] = {"seed": 0, "repeat": 0}
     if not getattr(methods().get(config.algorithm), "traffic_follows_rate", False):
         update["learning_rate"] = 1.0
@@ -152,7 +157,7 @@ def _has_final_exchange(config: RunConfig, optimizer: DistributedOptimizer, num_
 
 
 def _check_scores(config: RunConfig, num_steps: int) -> None:
-    """Raises SpecError for more scores than steps, of which there would silently be fewer."""
+    """Raise SpecError for more scores than steps, of which there would silently be fewer."""
     evaluation = config.evaluation
     per_epoch = num_steps // config.num_schedule_epochs
     if evaluation.num_scores is not None and evaluation.num_scores > num_steps:
@@ -194,7 +199,8 @@ def num_parameters_of(model: ModelSpec, task: str) -> int:
 
 @cache
 def model_without_memory(model: str, task: str) -> nn.Module:
-    """The model on the meta device, built once for all the rows that it is checked with, which
-    leave it as it is."""
+    """Return the model on the meta device, built once for all the rows that it is checked with,
+    which leave it as it is.
+    """
     spec = ModelSpec.model_validate_json(model)
     return build_model(spec, find_task(task), seed=0, device=torch.device("meta"))

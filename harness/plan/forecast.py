@@ -59,15 +59,16 @@ class StepTime:
 
 
 def published_rate(precision: str) -> TrainingRate:
-    """What one V100 takes for ResNet-50: "mixed", or "fp32"."""
+    """Return what one V100 takes for ResNet-50: "mixed", or "fp32"."""
     return next(
         rate for rate in hardware().training if rate.gpus == 1 and rate.precision == precision
     )
 
 
 def step_times(config: RunConfig) -> tuple[StepTime, ...]:
-    """A worker's step, measured, or by each rate published of eight GPUs together, the fastest
-    first; without data."""
+    """Return a worker's step, measured, or by each rate published of eight GPUs together, the
+    fastest first; without data.
+    """
     key = (config.model.model_dump_json(), config.task.name, config.batch_size, config.precision)
     if key not in _KNOWN_TIMES:
         _KNOWN_TIMES[key] = _step_times(config)
@@ -109,7 +110,8 @@ def forward_flops(config: RunConfig) -> float:
 
 def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
     """Take steps of the config's model, batch and precision, with plain SGD, as training takes them
-    on the device."""
+    on the device.
+    """
     torch.set_num_threads(1)
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
     training = DryTraining(plain, trainable(plain, device), SoloCollectives())
@@ -148,7 +150,8 @@ class Effort:
 
     def hours(self, link_bits_per_second: float) -> tuple[float, float]:
         """At the fastest that is known with all communication hidden, and at the slowest with none
-        hidden."""
+        hidden.
+        """
         _, least = self.compute[0]
         _, most = self.compute[-1]
         return least, most + hours_on(self.link_bits, link_bits_per_second)
@@ -191,7 +194,7 @@ def _usual_link(device: str) -> float:
 
 
 def link_bits_of(row: Row) -> float:
-    """What crosses a worker's link in a run of the row."""
+    """Return what crosses a worker's link in a run of the row."""
     return (row.link_models or 0.0) * 32 * row.num_parameters
 
 
@@ -203,12 +206,12 @@ def hours_on(bits: float, link_bits_per_second: float) -> float:
 
 
 def _with(device: str) -> list[Machine]:
-    """The machines of the price table that have such GPUs."""
+    """Return the machines of the price table that have such GPUs."""
     return [machine for machine in hardware().machines if machine.device in device]
 
 
 def cost_sentences(effort: Effort) -> list[str]:
-    """Runs, memory, and hours and dollars of all runs."""
+    """Return runs, memory, and hours and dollars of all runs."""
     time, hours = effort.compute[0]
     config = effort.configs[0]
     activations = "without activations (a GPU would measure them)"
@@ -280,8 +283,8 @@ def _in_words(hours: float) -> str:
 
 
 def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, float, float]]:
-    """The chance that a declared contrast's claim is shown: were it alone, and at the first step of
-    Holm's procedure.
+    """Return the chance that a declared contrast's claim is shown: were it alone, and at the
+    first step of Holm's procedure.
 
     It is the chance of two rows that are equal, and for superiority of two that are the margin
     apart, where scores have this standard deviation between seeds in every row. As in reports each
@@ -306,7 +309,8 @@ def _power(
     level: float,
 ) -> float:
     """By Welch's t, of a mean that is normal, averaged over quantiles of the two variances that are
-    estimated."""
+    estimated.
+    """
     # Most of a second to import.
     from scipy.stats import chi2, norm, t
 

@@ -22,8 +22,10 @@ from cser_bench.harness.spec.spec_file import find_spec
 
 
 class Asked(NamedTuple):
-    """A contrast as a version of a spec has it; `margin` is the experiment's where it gives none of
-    its own."""
+    """A contrast as a version of a spec has it.
+
+    `margin` is the experiment's where it gives none of its own.
+    """
 
     row: str
     reference: str
@@ -78,16 +80,18 @@ def date_contrasts(folder: Path, keep_verdicts: bool) -> Experiment:
 
 
 def _names(row: str, run_ids: Collection[str], runs: Mapping[str, RunFile]) -> set[str]:
-    """The row's name, and those under which its runs were made: a row may have been renamed
-    since."""
+    """Return the row's name, and those under which its runs were made: a row may have been
+    renamed since.
+    """
     return {row} | {runs[run_id].row for run_id in run_ids if run_id in runs}
 
 
 def declaring_version(
     contrast: Contrast, names: Mapping[str, Collection[str]], versions: Collection[Version]
 ) -> Version | None:
-    """Return the version since which the spec had the contrast without a break; None where none has
-    it.
+    """Return the version since which the spec had the contrast without a break.
+
+    None where none has it.
 
     A contrast that was withdrawn and declared again counts from then: what it was judged by was
     declared then.
@@ -169,8 +173,10 @@ def _in_utc(time: str) -> str:
 
 
 def _contrasts_at(root: Path, commit: str, path: str) -> list[Asked]:
-    """The contrasts of the spec at this path in a commit; they are never taken over by `like`,
-    margins are."""
+    """Return the contrasts of the spec at this path in a commit.
+
+    They are never taken over by `like`, margins are.
+    """
     spec = _spec_at(root, commit, path)
     margin = spec.get("statistics", {}).get("margin")
     if margin is None and "like" in spec:
@@ -187,8 +193,9 @@ def _base_at(
     path: str,
     like: str,
 ) -> dict[str, Any]:
-    """The spec that one is like: beside it, or among those that ship, as they were in that
-    commit."""
+    """Return the spec that one is like: beside it, or among those that ship, as they were in
+    that commit.
+    """
     places = [str(PurePosixPath(path).parent / f"{like}.toml")]
     shipped = EXPERIMENTS.resolve() / f"{like}.toml"
     if shipped.is_relative_to(root):
@@ -201,7 +208,7 @@ def _base_at(
 
 
 def _spec_at(root: Path, commit: str, path: str) -> dict[str, Any]:
-    """The tables of a file in a commit; none where it was not there, or was no TOML."""
+    """Return the tables of a file in a commit; none where it was not there, or was no TOML."""
     text = output_of("git", "show", f"{commit}:{path}", cwd=root)
     try:
         return tomllib.loads(text or "")

@@ -20,7 +20,8 @@ from cser_bench.harness.train.build import build_optimizer
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that operations inside allocate: those that are there now, and the most so
-    far."""
+    far.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -62,7 +63,7 @@ def _key(tensor: Tensor) -> int:
 
 @torch.no_grad()
 def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
-    """The most numbers that a worker holds in a step that synchronises, in models.
+    """Return the most numbers that a worker holds in a step that synchronises, in models.
 
     Parameters, gradients and state, and what the step allocates for a while, messages among it;
     activations are left out.
@@ -89,8 +90,9 @@ def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
 
 
 def _telling_steps(optimizer: DistributedOptimizer, num_steps: int) -> list[int]:
-    """The first step, one in which all that is sent at intervals is sent, and that in which what is
-    late arrives."""
+    """Return the first step, one in which all that is sent at intervals is sent, and that in
+    which what is late arrives.
+    """
     (replica,) = optimizer.replicas
     intervals = [stage.every for stage in optimizer.stages(replica)]
     together = min(math.lcm(*intervals), num_steps)

@@ -70,8 +70,9 @@ class Plan:
         return {run.run_id: run for run in self.runs}
 
     def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
-        """The plan with the runs of these rows and seeds alone; none stands for all. The record
-        stays whole.
+        """Return the plan with the runs of these rows and seeds alone; none stands for all.
+
+        The record stays whole.
 
         `*` in a name stands for anything: `local-8@*` is a row in all cells, and in a tuning all
         trials of it.
@@ -96,7 +97,7 @@ class Plan:
 
 
 def plan_experiment(name_or_path: str, results: Path, tuning: bool = False) -> Plan:
-    """The plan of a shipped experiment by its name, of a TOML file, or of its tuning.
+    """Return the plan of a shipped experiment by its name, of a TOML file, or of its tuning.
 
     Raises SpecError, whose message names the file.
     """
@@ -158,7 +159,7 @@ def _footprints_of(rows: list[PlannedRow]) -> dict[str, Footprint]:
 
 
 def _of_tuning(spec: Spec) -> dict[str, Any]:
-    """What the record of a tuning says besides its rows: they are not compared."""
+    """Return what the record of a tuning says besides its rows: they are not compared."""
     assert spec.tuning is not None, "it has rows"
     return {
         "name": tuning_name(spec),
@@ -169,8 +170,9 @@ def _of_tuning(spec: Spec) -> dict[str, Any]:
 
 
 def _judged(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None) -> dict[str, Any]:
-    """What the record of an experiment says besides its rows: how they were chosen and are
-    compared."""
+    """Return what the record of an experiment says besides its rows: how they were chosen and
+    are compared.
+    """
     statistics = spec.statistics
     contrasts = [
         Contrast(
@@ -205,7 +207,7 @@ def _experiment(
     argument: str,
     judged: dict[str, Any],
 ) -> Experiment:
-    """The record of the plan; `argument` is what commands call it by."""
+    """Return the record of the plan; `argument` is what commands call it by."""
     config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
     # A row may have its own of these.
     config["schedule"] = spec.schedule.model_dump(mode="json")

@@ -1,5 +1,6 @@
 """One row of a plan: its settings checked, its runs with their ids, and what each of them will
-send."""
+send.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ def plan_row(
     tuning: bool = False,
     **own: Any,
 ) -> PlannedRow:
-    """A row with settings and a rate at these seeds.
+    """Return a row with settings and a rate at these seeds.
 
     Args:
         name: the planned row's, where it is not the row itself.
@@ -145,8 +146,10 @@ def config_of(
     num_epochs: int | None = None,
     tuning: bool = False,
 ) -> RunConfig:
-    """The run of a row with settings and a rate at a seed; as long as the experiment if no length
-    is given."""
+    """Return the run of a row with settings and a rate at a seed.
+
+    As long as the experiment if no length is given.
+    """
     task = spec.task
     schedule = spec.schedule
     same_seed = spec.statistics.same_seed
@@ -183,8 +186,10 @@ def config_of(
 
 
 def _local_step(training: TrainingSpec, row: RowSpec) -> dict[str, Any]:
-    """The rule that a row's workers step by, and its numbers; those of the other rule are at their
-    defaults."""
+    """Return the rule that a row's workers step by, and its numbers.
+
+    Those of the other rule are at their defaults.
+    """
     local_step = row.local_step or training.local_step
     numbers: dict[str, Any] = {"momentum": 0.0, "betas": [0.9, 0.999], "eps": 1e-8}
     for key in numbers:

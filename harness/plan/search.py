@@ -98,7 +98,7 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
 
 
 def _missing(tried_at: dict[Trial, list[int]], outcomes: Outcomes) -> list[tuple[Trial, int]]:
-    """The runs without a result."""
+    """Return the runs without a result."""
     missing = []
     for trial, seeds in tried_at.items():
         missing += [(trial, seed) for seed in seeds if outcomes(trial, seed) is None]
@@ -107,7 +107,8 @@ def _missing(tried_at: dict[Trial, list[int]], outcomes: Outcomes) -> list[tuple
 
 def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:
     """As they were begun with, and what the search added after it, each table of settings for
-    itself."""
+    itself.
+    """
     return dict(sorted(tried_at.items(), key=lambda item: item[0].candidate))
 
 
@@ -137,8 +138,10 @@ def _best(
     outcomes: Outcomes,
     seeds: list[int],
 ) -> list[Trial]:
-    """The first `count` of the ranking; one that diverged at another seed has been tried, but takes
-    no place."""
+    """Return the first `count` of the ranking.
+
+    One that diverged at another seed has been tried, but takes no place.
+    """
     places = len(ranking) if count is None else count
     best = []
     for trial in ranking:
@@ -158,8 +161,10 @@ def _diverged(trial: Trial, seeds: Sequence[int], outcomes: Outcomes) -> bool:
 def _extend_beyond_best(
     rates_by_candidate: list[list[float]], ranking: list[Trial], tuning: TuningSpec
 ) -> bool:
-    """Go on beyond the best trial's rates, or beyond all where every trial diverged; whether any
-    rate was added."""
+    """Go on beyond the best trial's rates, or beyond all where every trial diverged.
+
+    Whether any rate was added.
+    """
     if ranking:
         best = ranking[0]
         return _extend(rates_by_candidate[best.candidate], best.learning_rate, tuning)
@@ -168,8 +173,10 @@ def _extend_beyond_best(
 
 
 def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
-    """Add the rate beyond the best (None: all diverged), where that is the last and may be; whether
-    one was added."""
+    """Add the rate beyond the best (None: all diverged), where that is the last and may be.
+
+    Whether one was added.
+    """
     if len(rates) < 2:  # one has no neighbour to take a step from
         return False
     if best == max(rates) and tuning.highest is not None:
@@ -185,16 +192,20 @@ def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
 
 
 def next_rate(rates: list[float]) -> float:
-    """What follows a geometric row of rates; of three or more the last two steps are repeated:
-    0.01, 0.03, 0.1, 0.3."""
+    """Return what follows a geometric row of rates.
+
+    Of three or more the last two steps are repeated: 0.01, 0.03, 0.1, 0.3.
+    """
     before, last = rates[-2:]
     rate = before * last / rates[-3] if len(rates) > 2 else last * last / before
     return float(f"{rate:.6g}")
 
 
 def neighbouring_rates(rate: float) -> tuple[float, float]:
-    """The rates below and above in the row 1, 3, 10, 30, ...; of one that is not in it a third and
-    three times."""
+    """Return the rates below and above in the row 1, 3, 10, 30, ....
+
+    Of one that is not in it a third and three times.
+    """
     leading = f"{rate:e}"[0]
     below = rate * (0.3 if leading == "1" else 1 / 3)
     above = rate * (10 / 3 if leading == "3" else 3)

@@ -42,7 +42,7 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
 
 
 def _show_common(experiment: Experiment, config: RunConfig) -> None:
-    """What all rows have in common."""
+    """Print what all rows have in common."""
     shown = {key: getattr(config, key) for key in (*COMMON, "num_epochs", "weight_decay")}
     # Records and specs have the old name.
     shown["communication_dtype"] = shown.pop("wire")
@@ -59,7 +59,7 @@ def _show_common(experiment: Experiment, config: RunConfig) -> None:
 
 
 def _table_line(plan: Plan, row: Row, link_bits_per_second: float) -> dict[str, str | int]:
-    """A row's cells, by their heads."""
+    """Return a row's cells, by their heads."""
     line: dict[str, str | int] = {
         "row": row.row,
         "algorithm": row.algorithm,
@@ -82,7 +82,7 @@ def _table_line(plan: Plan, row: Row, link_bits_per_second: float) -> dict[str, 
 
 
 def _show_remarks(plan: Plan, config: RunConfig) -> None:
-    """What is to be known of single rows: topologies, cautions, rows left out, lost rounding."""
+    """Print what is to be known of single rows: topologies, cautions, rows left out, lost rounding."""
     for name, footprint in plan.footprints.items():
         if footprint.spectral_gap is not None:
             over = "" if footprint.num_rounds == 1 else f" over {footprint.num_rounds} steps"
@@ -102,7 +102,7 @@ def _show_remarks(plan: Plan, config: RunConfig) -> None:
 
 
 def _settings(row: Row) -> str:
-    """A row's settings in words."""
+    """Return a row's settings in words."""
     parts = [f"{key.replace('_', ' ')}: {_in_words(value)}" for key, value in row.settings.items()]
     parts.append(_local_step(row))
     if row.warmup_epochs is not None:
@@ -120,7 +120,7 @@ def _settings(row: Row) -> str:
 
 
 def _local_step(row: Row) -> str:
-    """The rule that workers step by, and its numbers."""
+    """Return the rule that workers step by, and its numbers."""
     adamw = f"AdamW with betas {_in_words(row.betas)}, eps {row.eps:g}"
     if row.local_step == "adamw":
         return adamw
@@ -132,7 +132,9 @@ def _local_step(row: Row) -> str:
 
 
 def _in_words(value: Any) -> str:
-    """A setting for people: a table by its kind or name, with what else it says in parentheses."""
+    """Return a setting for people: a table by its kind or name, with what else it says in
+    parentheses.
+    """
     if isinstance(value, BaseModel):
         value = value.model_dump(include={"kind", "name"}) | value.model_dump(exclude_defaults=True)
     if isinstance(value, dict):
@@ -149,8 +151,9 @@ def _in_words(value: Any) -> str:
 
 
 def _show_power(plan: Plan) -> None:
-    """What the declared contrasts can show, where the spec says by how much scores of a row differ
-    between seeds."""
+    """Print what the declared contrasts can show, where the spec says by how much scores of a row differ
+    between seeds.
+    """
     if plan.seed_deviation is None:
         print("declared contrasts: give statistics.seed_deviation to have their power\n")
         return

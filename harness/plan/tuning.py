@@ -81,7 +81,7 @@ def choose(spec: Spec, results: Path, given_as: str) -> Chosen:
 
 
 def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
-    """The rows of the tuning, as far as its records say what comes next.
+    """Return the rows of the tuning, as far as its records say what comes next.
 
     Raises SpecError: there is nothing to tune.
     """
@@ -119,8 +119,9 @@ def tuning_name(spec: Spec) -> str:
 
 
 def tuning_folder(spec: Spec, results: Path) -> Path:
-    """The folder of the tuning's records: under `results`, or where none was begun there, those
-    that ship."""
+    """Return the folder of the tuning's records: under `results`, or where none was begun
+    there, those that ship.
+    """
     ours = results / tuning_name(spec)
     shipped = SHIPPED_TUNINGS / tuning_name(spec)
     if (ours / "experiment.json").exists() or not (shipped / "experiment.json").exists():
@@ -129,7 +130,7 @@ def tuning_folder(spec: Spec, results: Path) -> Path:
 
 
 def settled(row: RowSpec, trial: Trial) -> RowSpec:
-    """The row with the trial's settings and rate."""
+    """Return the row with the trial's settings and rate."""
     return row.model_copy(
         update={
             "settings": row.tables[trial.candidate],
@@ -142,7 +143,7 @@ def settled(row: RowSpec, trial: Trial) -> RowSpec:
 def _finished_searches(
     spec: Spec, results: Path, command: str
 ) -> tuple[dict[str, SearchState], list[str]]:
-    """The finished search of each row that is tuned, and a sentence on each that is not yet.
+    """Return the finished search of each row that is tuned, and a sentence on each that is not yet.
 
     Where rows are tuned in corners, those that no contrast names may follow later. Raises
     NotTunedError for others; `command` makes the tuning.

@@ -1,2 +1,4 @@
-"""What runs and timings leave on disk, and the one truth about a run's state; nothing here imports
-torch."""
+"""What runs and timings leave on disk, and the one truth about a run's state.
+
+Nothing here imports torch.
+"""

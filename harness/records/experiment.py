@@ -1,5 +1,6 @@
 """experiment.json: the resolved plan of an experiment, its rows, where their settings came from,
-and its metric."""
+and its metric.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +17,16 @@ __all__ = ["CompressorSpec", "PairSpec", "Role", "RowRole"]  # for reports, whic
 
 
 class Planned(Record):
-    """A part of the plan. Keys that are unknown are left out: older versions wrote settings as
-    words too."""
+    """A part of the plan.
+
+    Keys that are unknown are left out: older versions wrote settings as words too.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Row(Planned):
-    """One line of the accuracy table: a method at a ratio and a learning rate, with a run per
-    seed."""
+    """One line of the accuracy table: a method at a ratio and a learning rate, with a run per seed."""
 
     row: str
     label: str
@@ -101,8 +103,10 @@ class Contrast(ContrastSpec):
 
     @property
     def num_tests(self) -> int:
-        """Its one-sided tests: less or more is lost than the margin; better or worse; equal, or
-        beyond either side."""
+        """Its one-sided tests: less or more is lost than the margin.
+
+        Better or worse; equal, or beyond either side.
+        """
         return 3 if self.kind == "equivalence" else 2
 
 

@@ -46,8 +46,10 @@ Files = dict[str, Any]
 
 
 def read_pack(folder: Path) -> Mapping[str, Files]:
-    """The files of each run in the folder's pack, by id; nothing where there is none. Raises
-    RecordError if bad."""
+    """Return the files of each run in the folder's pack, by id; nothing where there is none.
+
+    Raises RecordError if bad.
+    """
     path = folder / NAME
     try:
         status = path.stat()
@@ -58,8 +60,10 @@ def read_pack(folder: Path) -> Mapping[str, Files]:
 
 @lru_cache(maxsize=8)
 def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
-    """The pack in a file; states are asked of run by run. A file that was replaced has another
-    `stamp`."""
+    """Return the pack in a file; states are asked of run by run.
+
+    A file that was replaced has another `stamp`.
+    """
     text = path.read_bytes().decode(errors="replace")
     first, *lines = text.splitlines(keepends=True) or [""]
     runs: dict[str, Files] = {}
@@ -95,7 +99,7 @@ def _damaged(path: Path, number: int) -> RecordError:
 
 
 def render_pack(experiment: str, runs: Mapping[str, Files]) -> str:
-    """The pack of these runs by their ids: the same runs give the same bytes."""
+    """Return the pack of these runs by their ids: the same runs give the same bytes."""
     lines = [_line(_inside({"run_id": run, **runs[run]})) for run in sorted(runs)]
     digests = "".join(line[DIGEST] for line in lines)
     header = _inside({"format": FORMAT, "experiment": experiment, "runs": len(lines)})
@@ -103,19 +107,21 @@ def render_pack(experiment: str, runs: Mapping[str, Files]) -> str:
 
 
 def _line(text: str, more: str = "") -> str:
-    """The object whose inside is `text`, after the digest of it and of `more`."""
+    """Return the object whose inside is `text`, after the digest of it and of `more`."""
     digest = hashlib.sha256((text + more).encode()).hexdigest()
     return f'{{"sha256":"{digest}",{text}}}\n'
 
 
 def _inside(fields: Files) -> str:
-    """An object in JSON without its braces."""
+    """Return an object in JSON without its braces."""
     return json.dumps(fields, separators=(",", ":"))[1:-1]
 
 
 def _finished_run(files: Files, folder: Path, where: object) -> RunRecord:
-    """The run in the files of this folder, packed or not. Raises RecordError: damaged, not done, or
-    another run."""
+    """Return the run in the files of this folder, packed or not.
+
+    Raises RecordError: damaged, not done, or another run.
+    """
     record = store.parse_run(files, folder)
     config = _config_of(record, where)
     id_of_config = run_id(config)
@@ -140,8 +146,9 @@ def _config_of(record: RunRecord, where: object) -> RunConfig:
 
 
 def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
-    """Raises RecordError where a run that is over lacks scores on its way, or its last one is not
-    the result's."""
+    """Raise RecordError where a run that is over lacks scores on its way, or its last one is
+    not the result's.
+    """
     folder = record.folder
     known = {event.step for event in record.events}
     missing = _scored_steps(record, result, config) - known
@@ -164,8 +171,9 @@ def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
 
 
 def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[int]:
-    """The steps after which a run that is over was scored, as far as its records say how long an
-    epoch was."""
+    """Return the steps after which a run that is over was scored, as far as its records say how
+    long an epoch was.
+    """
     num_epochs = config.num_schedule_epochs
     if result.status == "done":
         return config.evaluation.steps(num_epochs, result.num_steps // num_epochs)
@@ -185,7 +193,7 @@ def _steps_per_epoch(record: RunRecord) -> int | None:
 
 
 def _packed_run(folder: Path, files: Files) -> RunRecord:
-    """The run of this folder in the experiment's pack, which has these files of it."""
+    """Return the run of this folder in the experiment's pack, which has these files of it."""
     return _finished_run(files, folder, f"{folder.parent / NAME}, the line of run {folder.name},")
 
 
@@ -208,8 +216,10 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of the run of this folder, in it or packed; None if it is not done. Raises
-    RecordError if bad."""
+    """Return the result of the run of this folder, in it or packed; None if it is not done.
+
+    Raises RecordError if bad.
+    """
     # A result whose run.json is gone says of no run that it is done.
     if (folder / "run.json").exists():
         result = store.read_optional(folder / "result.json", Result)
@@ -255,7 +265,7 @@ def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
 
 
 def _checked_pack(folder: Path) -> dict[str, Files]:
-    """The pack, whose every run can be read."""
+    """Return the pack, whose every run can be read."""
     return {
         run: files for run, files in read_pack(folder).items() if _packed_run(folder / run, files)
     }
@@ -263,7 +273,8 @@ def _checked_pack(folder: Path) -> dict[str, Files]:
 
 def _remove_packed(folder: Path, finished: list[str]) -> None:
     """Take away the folders of these runs that are what the pack on the disk has, and what is left
-    of such."""
+    of such.
+    """
     packed = read_pack(folder)
     for run in finished:
         # As text, in which nan is nan.

@@ -36,7 +36,7 @@ PACKAGES = (
 
 
 def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
-    """An attempt that begins now, here; its step is filled in when it is known."""
+    """Return an attempt that begins now, here; its step is filled in when it is known."""
     import torch  # here, as what Slurm calls between two starts has no time to load it
 
     commit, diff_sha256 = _code_version()
@@ -70,12 +70,12 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
 
 
 def now() -> str:
-    """The present moment as records have it: ISO 8601, UTC."""
+    """Return the present moment as records have it: ISO 8601, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _command_line() -> str:
-    """The command as a user would type it."""
+    """Return the command as a user would type it."""
     program = Path(sys.argv[0]).name
     words = [program]
     if program in ("__main__.py", "cser-harness"):
@@ -84,8 +84,10 @@ def _command_line() -> str:
 
 
 def output_of(*command: str, cwd: Path | None = None) -> str | None:
-    """What a command says; None where it fails, is not there, or takes too long, which is no empty
-    answer."""
+    """Return what a command says.
+
+    None where it fails, is not there, or takes too long, which is no empty answer.
+    """
     try:
         done = subprocess.run(
             command,
@@ -102,8 +104,10 @@ def output_of(*command: str, cwd: Path | None = None) -> str | None:
 
 @cache
 def _code_version() -> tuple[str | None, str | None]:
-    """Commit of the code in use, and digest of what the tree has besides; None where there is no
-    git, or nothing."""
+    """Commit of the code in use, and digest of what the tree has besides.
+
+    None where there is no git, or nothing.
+    """
     folder = Path(__file__).parent
     diff = output_of(
         "git",

@@ -1,5 +1,7 @@
-"""Writes one attempt's records, of which rank 0 alone has a writer; and tells from a log what ended
-a process that recorded nothing."""
+"""Writes one attempt's records, of which rank 0 alone has a writer.
+
+It also tells from a log what ended a process that recorded nothing.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,9 @@ class SupersededError(RuntimeError):
 
 
 class Recorder:
-    """One attempt at one run, in the run's folder. Once it has begun it writes only while no newer
-    one has.
+    """One attempt at one run, in the run's folder.
+
+    Once it has begun it writes only while no newer one has.
 
     A lock would not do: a job that was thought dead can outlive its successor's start, on another
     machine. So all methods that write after `begin` raise SupersededError where run.json names a
@@ -54,8 +57,10 @@ class Recorder:
         self._beaten = 0.0
 
     def enter(self, resumed_from_step: int) -> None:
-        """Write the attempt to run.json, after those of before; once more where it is the newest
-        already."""
+        """Write the attempt to run.json, after those of before.
+
+        Once more where it is the newest already.
+        """
         path = self.folder / "run.json"
         before = store.read_record(path, RunFile).attempts if path.exists() else []
         if self.attempt in [earlier.attempt for earlier in before]:
@@ -66,7 +71,8 @@ class Recorder:
 
     def begin(self, resumed_from_step: int) -> None:
         """Enter the attempt with the step that it goes on from, and forget evaluations that it will
-        do again."""
+        do again.
+        """
         for name in ("run.json", "events.jsonl", "heartbeat.json", "result.json"):
             for torn in self.folder.glob(f".{name}.*"):  # an attempt was killed while it wrote
                 torn.unlink(missing_ok=True)
@@ -74,7 +80,7 @@ class Recorder:
         truncate_events(self.folder / "events.jsonl", resumed_from_step)
 
     def check_is_newest(self) -> None:
-        """Raises SupersededError where run.json names a newer attempt."""
+        """Raise SupersededError where run.json names a newer attempt."""
         newest = store.read_record(self.folder / "run.json", RunFile).attempts[-1].attempt
         if newest != self.attempt:
             raise SupersededError(
@@ -143,8 +149,10 @@ def write_failure(
 
 
 def read_failure(folder: Path, attempt: str) -> Failure | None:
-    """What there is on how this attempt failed. Raises RecordError: the record is damaged, or of
-    another version."""
+    """Return what there is on how this attempt failed.
+
+    Raises RecordError: the record is damaged, or of another version.
+    """
     failure = store.read_optional(folder / "failure.json", Failure)
     if failure is None or failure.attempt != attempt:
         return None
@@ -161,7 +169,8 @@ def truncate_events(path: Path, last_step: int) -> None:
 
 def append_event(path: Path, event: Event) -> None:
     """Add one line to events.jsonl, whose torn last line, if there is one, `Recorder.begin` has
-    taken away."""
+    taken away.
+    """
     with store.errors_naming(path), open(path, "ab") as file:
         file.write(store.event_line(event.json_fields()).encode())
         file.flush()
@@ -169,8 +178,9 @@ def append_event(path: Path, event: Event) -> None:
 
 
 def end_by_watchdog(said: str) -> tuple[FailureKind, str] | None:
-    """Kind and words of an end by NCCL's watchdog, from what the processes said; None if it says
-    nothing of one.
+    """Kind and words of an end by NCCL's watchdog, from what the processes said.
+
+    None if it says nothing of one.
 
     The watchdog ends a process that waits in vain by SIGABRT, past every handler of exceptions.
     That one worker's kernel failed comes before what the others, who lost it, say of it.
@@ -188,7 +198,7 @@ def end_by_watchdog(said: str) -> tuple[FailureKind, str] | None:
 
 
 def tail_of(log: Path, start: int = 0) -> str:
-    """The end of what a log has from byte `start` on; nothing where there is no such file."""
+    """Return the end of what a log has from byte `start` on; nothing where there is no such file."""
     try:
         with open(log, "rb") as file:
             size = file.seek(0, 2)

@@ -1,5 +1,6 @@
 """Locks of files: one process at a time works at a run, packs runs or notes a failure, and anybody
-can see it."""
+can see it.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +48,10 @@ def locked(path: Path, patience_seconds: float = math.inf, busy: str = "") -> It
 
 @contextmanager
 def owned(folder: Path, rank: int = 0) -> Iterator[None]:
-    """Hold the run's lock; rank 0 does so for all its workers. Raises BusyError: another process is
-    at this run."""
+    """Hold the run's lock; rank 0 does so for all its workers.
+
+    Raises BusyError: another process is at this run.
+    """
     if rank:
         yield
         return
@@ -57,8 +60,10 @@ def owned(folder: Path, rank: int = 0) -> Iterator[None]:
 
 
 def is_owned(folder: Path) -> bool | None:
-    """Whether a process holds the run's lock, as far as this machine can see; None where there is
-    no lock to see."""
+    """Whether a process holds the run's lock, as far as this machine can see.
+
+    None where there is no lock to see.
+    """
     try:
         with open(folder / NAME) as file:
             could_lock = _try_lock(file, fcntl.LOCK_SH)

@@ -1,5 +1,6 @@
 """The state of a run: the one place where it is told, from its records, its lock, and what a queue
-says of its job."""
+says of its job.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +51,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What is known of the job that a run was submitted as; its name and log are None before it has
-    them.
+    """What is known of the job that a run was submitted as.
+
+    Its name and log are None before it has them.
 
     `queue`: None where the queue does not answer, so that records are all there is; "nameless"
     where sbatch has not answered yet, or never did, so that nobody can ask for the job.
@@ -64,8 +66,10 @@ class Submitted:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run, as it is shown. `job` and `log`: of the newest job that it was submitted as to a
-    cluster."""
+    """One run, as it is shown.
+
+    `job` and `log`: of the newest job that it was submitted as to a cluster.
+    """
 
     folder: Path
     row: str
@@ -78,13 +82,15 @@ class RunStatus:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the run of this folder has a valid result, in the folder or packed. Raises
-    RecordError for a bad one."""
+    """Whether the run of this folder has a valid result, in the folder or packed.
+
+    Raises RecordError for a bad one.
+    """
     return packs.read_result(folder) is not None
 
 
 def saved_step(folder: Path) -> int | None:
-    """The step of the newest checkpoint of the run in this folder; None where there is none."""
+    """Return the step of the newest checkpoint of the run in this folder; None where there is none."""
     try:
         return int((folder / "checkpoint" / "latest").read_text().strip().removeprefix("step-"))
     except (OSError, ValueError):
@@ -92,8 +98,10 @@ def saved_step(folder: Path) -> int | None:
 
 
 def look(folder: Path) -> Seen:
-    """Read what there is on the run in this folder. Raises RecordError: the result or the failure
-    is damaged."""
+    """Read what there is on the run in this folder.
+
+    Raises RecordError: the result or the failure is damaged.
+    """
     result = packs.read_result(folder)
     if result is not None:
         return Seen(result, None, None, None)
@@ -114,7 +122,7 @@ def look(folder: Path) -> Seen:
 
 
 def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) -> tuple[State, str]:
-    """The run's state, and what there is to say of it.
+    """Return the run's state, and what there is to say of it.
 
     Args:
         job: where it was submitted to a cluster.
@@ -177,7 +185,7 @@ def _state_after_failure(failure: Failure, job: Submitted | None) -> tuple[State
 
 
 def _why_missing(job: Submitted | None) -> str:
-    """What there is to say of a run that nobody has begun."""
+    """Return what there is to say of a run that nobody has begun."""
     if job is None:
         return ""
     if job.queue == "nameless":
@@ -191,7 +199,7 @@ def status_of(
     seed: int,
     job: Submitted | None = None,
 ) -> RunStatus:
-    """What is shown of the run in this folder; see `judge`. Raises RecordError as `look`."""
+    """Return what is shown of the run in this folder; see `judge`. Raises RecordError as `look`."""
     seen = look(folder)
     state, detail = judge(seen, job)
     return RunStatus(

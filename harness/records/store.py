@@ -1,5 +1,6 @@
 """The record store: what a run leaves on disk, read strictly and written atomically (no torch
-here)."""
+here).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class Record(BaseModel):
     )
 
     def json_fields(self) -> dict[str, Any]:
-        """What is written of it: fields at their default are left out."""
+        """Return what is written of it: fields at their default are left out."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -102,8 +103,10 @@ class RunFile(Record):
 
 
 def check_accuracy(accuracy: float | None, correct: int | None, count: int | None) -> None:
-    """Raises ValueError where the two ways in which a record says one score differ; no record was
-    written so."""
+    """Raise ValueError where the two ways in which a record says one score differ.
+
+    No record was written so.
+    """
     counted = None
     if correct is not None and count:
         counted = correct / count
@@ -237,8 +240,10 @@ R = TypeVar("R", bound=Record)
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Read one JSON record. Raises RecordError: absent, torn, of another version or of another
-    shape."""
+    """Read one JSON record.
+
+    Raises RecordError: absent, torn, of another version or of another shape.
+    """
     return parse_record(_read_json(path), path, kind)
 
 
@@ -249,14 +254,15 @@ def read_optional(path: Path, kind: type[R]) -> R | None:
 
 def read_if_whole(path: Path, kind: type[R]) -> R | None:
     """As `read_record`, but None where there is no file or a damaged one, which the run's next
-    attempt will tell."""
+    attempt will tell.
+    """
     with suppress(RecordError):
         return read_record(path, kind)
     return None
 
 
 def _read_json(path: Path | str) -> Any:
-    """The JSON in a file; in a file of lines that of each line, without a torn last one."""
+    """Return the JSON in a file; in a file of lines that of each line, without a torn last one."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -287,7 +293,10 @@ def _missing(path: Path | str) -> RecordError:
 
 
 def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
-    """The record in a file's JSON. Raises RecordError: of another version or of another shape."""
+    """Return the record in a file's JSON.
+
+    Raises RecordError: of another version or of another shape.
+    """
     if (
         isinstance(fields, dict)
         and "version" in kind.model_fields
@@ -313,8 +322,10 @@ def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Read events.jsonl: the last line of a step counts, as a resumed run repeats steps; a torn
-    last one is dropped."""
+    """Read events.jsonl: the last line of a step counts, as a resumed run repeats steps.
+
+    A torn last one is dropped.
+    """
     return _parse_events(_read_json(path), path) if path.exists() else []
 
 
@@ -327,14 +338,14 @@ def _parse_events(lines: Iterable[object], path: Path | str) -> list[Event]:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read one run's folder. Raises RecordError: a record in it is damaged or of another
-    version."""
+    """Read one run's folder. Raises RecordError: a record in it is damaged or of another version."""
     return parse_run(read_run_files(folder), folder)
 
 
 def read_run_files(folder: Path) -> dict[str, Any]:
-    """The JSON of what is kept of the run in this folder, by the names of its files without their
-    endings."""
+    """Return the JSON of what is kept of the run in this folder, by the names of its files
+    without their endings.
+    """
     files: dict[str, Any] = {}
     for file in RUN_FILES:
         # a Path for each of ten thousand runs' files takes as long as reading them
@@ -345,8 +356,10 @@ def read_run_files(folder: Path) -> dict[str, Any]:
 
 
 def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
-    """The run in the JSON of its files, by their names without endings. Raises RecordError where
-    one is bad."""
+    """Return the run in the JSON of its files, by their names without endings.
+
+    Raises RecordError where one is bad.
+    """
 
     def parsed(kind: type[R], name: str) -> R | None:
         if name not in files:
@@ -372,7 +385,7 @@ def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
-    """The folders of an experiment that hold a run, in the order of their names."""
+    """Return the folders of an experiment that hold a run, in the order of their names."""
     if not folder.is_dir():
         return
     for name in sorted(os.listdir(folder)):
@@ -412,7 +425,8 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
 @contextmanager
 def errors_naming(path: Path) -> Iterator[None]:
     """Have errors of the system name the file: that of a full disk, which comes from a write, names
-    none."""
+    none.
+    """
     try:
         yield
     except OSError as error:
@@ -422,7 +436,8 @@ def errors_naming(path: Path) -> Iterator[None]:
 
 def write_record(path: Path, record: Record, durable: bool = True) -> None:
     """Write one JSON record atomically, keys in the order of their fields, so that git shows small
-    differences."""
+    differences.
+    """
     write_text_atomically(path, record_text(record.json_fields()), durable)
 
 

@@ -1,5 +1,6 @@
 """Records of timing: what was timed, on which network, and every step (no torch here: the report
-reads them)."""
+reads them).
+"""
 
 from __future__ import annotations
 
@@ -23,13 +24,14 @@ circle: a tuple for each step until it begins anew."""
 
 
 def latency_text(latency_seconds: float, jitter_seconds: float) -> str:
-    """A latency for people: 20 ms, or 5 to 10 ms."""
+    """Return a latency for people: 20 ms, or 5 to 10 ms."""
     most = f" to {1e3 * (latency_seconds + jitter_seconds):g}" if jitter_seconds else ""
     return f"{1e3 * latency_seconds:g}{most} ms"
 
 
 class Fabric(Record):
-    """The network between the workers, at rates of one direction before any dilation is undone;
+    """The network between the workers, at rates of one direction before any dilation is undone.
+
     None: no known limit.
 
     `netlab` is namespaces with rate limits, `host` whatever network the workers' hosts have. Rates
@@ -158,15 +160,17 @@ stretch's mean over its steps."""
 
 class Stragglers(Record):
     """Workers whose passes take `factor` times as long: worker 0 in every step, or each in its
-    turn, one a step."""
+    turn, one a step.
+    """
 
     who: Literal["one", "in turn"]
     factor: float
 
 
 class Cell(Record):
-    """Timed steps of one kind, of one method, on links of one rate; all lists are by step, in the
-    order of timing.
+    """Timed steps of one kind, of one method, on links of one rate.
+
+    All lists are by step, in the order of timing.
 
     `share` is the part of the method's steps that are of this kind; on one link shares sum to 1.
     The rate is of the emulated links; None: none was set, or such steps send nothing and are alike
@@ -231,8 +235,10 @@ class SweepPoint(Record):
 
 
 class Sweep(Record):
-    """sweep-*.json: what the collectives take on a fabric, over sizes; the cost model is fitted to
-    it."""
+    """sweep-*.json: what the collectives take on a fabric, over sizes.
+
+    The cost model is fitted to it.
+    """
 
     version: int
     attempt: Attempt
@@ -248,8 +254,7 @@ class LeftOut(Record):
 
 
 class TimingStudy(Record):
-    """study.json: what belongs together in one report, by file name. All of it is from one
-    machine."""
+    """study.json: what belongs together in one report, by file name. All of it is from one machine."""
 
     version: int
     sweeps: list[str]

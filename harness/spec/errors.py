@@ -14,12 +14,13 @@ class SpecError(ValueError):
 
 def first_complaint(error: ValidationError) -> ErrorDetails:
     """One of pydantic's complaints: an unknown key before others, since what is missing may be
-    there misspelt."""
+    there misspelt.
+    """
     return min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
 
 
 def explain(error: ValidationError) -> str:
-    """The first complaint as a sentence."""
+    """Return the first complaint as a sentence."""
     first = first_complaint(error)
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

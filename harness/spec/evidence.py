@@ -1,5 +1,6 @@
 """What an experiment is evidence for: the table [evidence] of a spec, which reports read and no run
-does."""
+does.
+"""
 
 from __future__ import annotations
 

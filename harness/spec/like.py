@@ -65,7 +65,7 @@ def resolve(base: Table, own: Table) -> Table:
 
 
 def refuse_records(own: Table) -> None:
-    """Raises SpecError where a file says itself what only `like` may say."""
+    """Raise SpecError where a file says itself what only `like` may say."""
     if "records" in table_of(own, "tuning"):
         raise SpecError(OWN_RECORDS)
 
@@ -89,7 +89,7 @@ def inherited_words(data: Table, own: Table) -> str:
 
 
 def _inherited(base: Table, tunes_itself: bool) -> Table:
-    """What may be taken of the base's data, in tables of its own."""
+    """Return what may be taken of the base's data, in tables of its own."""
     data = {}
     for key in INHERITED:
         if key not in base:
@@ -104,7 +104,7 @@ def _inherited(base: Table, tunes_itself: bool) -> Table:
 
 
 def _merged(inherited: Table, own: Table) -> Table:
-    """The inherited data with the file's own in its place, key by key within a table."""
+    """Return the inherited data with the file's own in its place, key by key within a table."""
     data = dict(inherited)
     for key, value in own.items():
         if isinstance(value, dict):
@@ -183,13 +183,15 @@ def _idle_keys(data: Table, own: Table) -> list[tuple[str, str]]:
 
 
 def _local_steps(data: Table) -> list[object]:
-    """The local steps that are named, or else SGD's, of the experiment, its rows and its grids."""
+    """Return the local steps that are named, or else SGD's, of the experiment, its rows and its
+    grids.
+    """
     tables = [table_of(data, "training"), *list_of(data, "rows"), *list_of(data, "grids")]
     return [table.get("local_step", "sgd") for table in tables if isinstance(table, dict)]
 
 
 def _rows_by_name(base: Table) -> dict[str, Table]:
-    """The [[rows]] of a base, which was validated."""
+    """Return the [[rows]] of a base, which was validated."""
     return {row["row"]: row for row in base.get("rows", [])}
 
 
@@ -198,12 +200,12 @@ def _row_tables(data: Table) -> list[Table]:
 
 
 def list_of(data: Table, key: str) -> list[Any]:
-    """The list of that name; empty where there is none, or it is none."""
+    """Return the list of that name; empty where there is none, or it is none."""
     value = data.get(key)
     return value if isinstance(value, list) else []
 
 
 def table_of(data: Table, key: str) -> Table:
-    """The table of that name; empty where there is none, or it is none."""
+    """Return the table of that name; empty where there is none, or it is none."""
     value = data.get(key)
     return value if isinstance(value, dict) else {}

@@ -57,7 +57,8 @@ class RestartSpec(Strict):
     @property
     def name(self) -> str:
         """For the name of a row: what is lost, and by whom and when where that is not all and half
-        of the run."""
+        of the run.
+        """
         name = "everything_sent" if self.everything_sent else "+".join(self.without)
         if self.worker is not None:
             name += f"-worker{self.worker}"
@@ -143,14 +144,14 @@ class RowSpec(Strict):
         return self.row.removesuffix(f"@{self.cell.cell}")
 
     def at(self, cell: CellSpec) -> RowSpec:
-        """The row once more, in this cell."""
+        """Return the row once more, in this cell."""
         rates = self.learning_rates or cell.learning_rates
         return self.model_copy(
             update={"row": f"{self.row}@{cell.cell}", "cell": cell, "learning_rates": rates}
         )
 
     def restarted(self, restart: RestartOf) -> RowSpec:
-        """The row once more, under another name, with this restart."""
+        """Return the row once more, under another name, with this restart."""
         lost = " and ".join(restart.without).replace("_", " ")
         label = f"{self.label} without {lost}"
         if restart.everything_sent:
@@ -195,7 +196,8 @@ class RowSpec(Strict):
 
 class GrowingWarmup(Strict):
     """A warm-up of `epochs` times the product of these columns and the rate, rounded, and of
-    `least` at the least."""
+    `least` at the least.
+    """
 
     columns: Annotated[list[str], Field(min_length=1)]
     epochs: Positive
@@ -242,7 +244,7 @@ class GridSpec(Strict):
         return self
 
     def rows(self) -> list[RowSpec]:
-        """The rows that the grid stands for, named by their numbers."""
+        """Return the rows that the grid stands for, named by their numbers."""
         return [self._row(case, rate) for case in self.cases for rate in self.learning_rates]
 
     def _row(self, case: list[float], rate: float) -> RowSpec:

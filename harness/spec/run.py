@@ -35,8 +35,9 @@ ID_DIGITS = 12
 
 
 class TaskSpec(Strict):
-    """`name` is a module of harness/tasks; `held_out` training samples are scored instead of the
-    test set if not 0.
+    """`name` is a module of harness/tasks.
+
+    `held_out` training samples are scored instead of the test set if not 0.
 
     `max_undecodable` is always 0: records of before name it.
     `num_train`: train on so many samples, always the same ones, that are never among those held
@@ -50,8 +51,10 @@ class TaskSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """`name` is one of `harness.models.NETWORKS`; `options` are those of the function that builds
-    it."""
+    """`name` is one of `harness.models.NETWORKS`.
+
+    `options` are those of the function that builds it.
+    """
 
     name: Name
     options: Settings = {}
@@ -85,8 +88,9 @@ class ScheduleSpec(Strict):
 
 
 class EvaluationSpec(Strict):
-    """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run; one of
-    `num_steps` is one epoch.
+    """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run.
+
+    One of `num_steps` is one epoch.
 
     `batch_norm`: the running statistics that the workers' average model is scored with. "average":
     the workers' mean; "recalibrate": estimated anew by the average model on training batches;
@@ -101,8 +105,10 @@ class EvaluationSpec(Strict):
     beam: Annotated[int, Field(ge=1, le=64)] = 1
 
     def steps(self, num_epochs: int, per_epoch: int) -> set[int]:
-        """The steps of a run, counted from 1, after which the average is scored; the last one is
-        always among them."""
+        """Return the steps of a run, counted from 1, after which the average is scored.
+
+        The last one is always among them.
+        """
         scores = self.num_scores or self.per_epoch * num_epochs
         return {
             round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)
@@ -160,15 +166,18 @@ class RunConfig(TrainingSpec):
 
 
 def run_id(config: RunConfig) -> str:
-    """Hash of the scientific fields alone; fields at their default are left out, so that new ones
-    change no old id."""
+    """Hash of the scientific fields alone.
+
+    Fields at their default are left out, so that new ones change no old id.
+    """
     canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
 
 
 def is_run_id(text: object) -> bool:
     """Whether it has the form of a run's id, and so names a folder in its experiment's and no other
-    place."""
+    place.
+    """
     return isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", text) is not None
 
 

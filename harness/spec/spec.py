@@ -43,8 +43,9 @@ ADAM_ONLY = ("betas", "eps")
 
 
 class StatisticsSpec(Strict):
-    """`margin`: non-inferiority margin in accuracy or the metric; `confidence` of intervals and
-    one-sided bounds.
+    """`margin`: non-inferiority margin in accuracy or the metric.
+
+    `confidence` of intervals and one-sided bounds.
 
     `floor`: the row that sends nothing, a worker alone on its shard. `margin_reason`: why the
         margin is what it is.
@@ -105,8 +106,9 @@ class TuningSpec(Strict):
 
 
 class ContrastSpec(Strict):
-    """A comparison of two rows that was decided on before its runs; all their one-sided tests share
-    5 %.
+    """A comparison of two rows that was decided on before its runs.
+
+    All their one-sided tests share 5 %.
 
     `kind` names what is to be shown of row minus reference. "non-inferiority": it is above minus
     the margin. "superiority": it is not 0, in either direction. "equivalence": it lies within the
@@ -137,14 +139,16 @@ class ExponentSpec(Strict):
 
 class SensitivitySpec(Strict):
     """The rows at the main ratio, and those without one, again at the learning rates next to the
-    chosen one."""
+    chosen one.
+    """
 
     seeds: Annotated[Seeds, Field(min_length=1)]
 
 
 class LengthsSpec(Strict):
     """All rows again at these lengths, with the settings and rates that were chosen for the rows
-    themselves."""
+    themselves.
+    """
 
     num_epochs: Annotated[list[Count], Field(min_length=1), AfterValidator(once)]
     seeds: Annotated[Seeds, Field(min_length=1)]
@@ -179,8 +183,9 @@ class Spec(Strict):
     evidence: EvidenceSpec | None = None
 
     def all_rows(self) -> list[RowSpec]:
-        """The rows written out, those that grids stand for, and then all of these in each cell that
-        has them."""
+        """Return the rows written out, those that grids stand for, and then all of these in
+        each cell that has them.
+        """
         rows = [*self.rows, *(row for grid in self.grids for row in grid.rows())]
         return rows + [
             row.at(cell)
@@ -190,19 +195,22 @@ class Spec(Strict):
         ]
 
     def corners_of(self, row: RowSpec) -> list[str]:
-        """The cells in which a row is tuned for all others; none where each row is tuned for
-        itself."""
+        """Return the cells in which a row is tuned for all others.
+
+        None where each row is tuned for itself.
+        """
         return row.corners or (self.tuning.corners if self.tuning else [])
 
     def is_tuned(self, row: RowSpec) -> bool:
         """Whether the tuning has trials of this row: it has no learning rate, nor one between those
-        of its corners."""
+        of its corners.
+        """
         corners = self.corners_of(row)
         in_corner = row.cell is not None and row.cell.cell in corners
         return row.learning_rate is None and (in_corner or not corners)
 
     def rows_to_tune(self) -> list[RowSpec]:
-        """The rows that the tuning has trials of."""
+        """Return the rows that the tuning has trials of."""
         return [row for row in self.all_rows() if self.is_tuned(row)]
 
     @model_validator(mode="after")
@@ -275,7 +283,8 @@ class Spec(Strict):
 
     def _check_contrasts(self) -> None:
         """Each is a question of its own: all tests share 5 %, so one that is none takes from the
-        others."""
+        others.
+        """
         asked = Counter(
             (contrast.row, contrast.reference, contrast.kind) for contrast in self.contrasts
         )
@@ -300,8 +309,9 @@ class Spec(Strict):
                 )
 
     def _check_idle(self) -> None:
-        """What is written in a spec does something, or whoever wrote it believes in an experiment
-        that is not this."""
+        """Check that what is written does something, or whoever wrote it believes in an experiment
+        that is not this.
+        """
         rows = self.all_rows()
         parts: list[tuple[str, str, ScheduleSpec | PartitionSpec]] = [
             ("schedule", "schedule", self.schedule)

@@ -1,5 +1,6 @@
 """Reads experiment files: TOML, with what they take from the experiment that they are like put in
-its place."""
+its place.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ class SpecFile(NamedTuple):
 
 
 def find_spec(name_or_path: str) -> Path:
-    """The file of a shipped experiment by its name or that of its file, or of any other by its
-    path."""
+    """Return the file of a shipped experiment by its name or that of its file, or of any other
+    by its path.
+    """
     for candidate in (Path(name_or_path), EXPERIMENTS / f"{name_or_path}.toml"):
         if is_file(candidate):
             return candidate
@@ -71,8 +73,10 @@ def read_spec(path: Path) -> SpecFile:
 
 
 def _base(path: Path, like: str) -> dict[str, Any]:
-    """The data of what the file at `path` is like. Raises SpecError: it is no experiment, or itself
-    like another."""
+    """Return the data of what the file at `path` is like.
+
+    Raises SpecError: it is no experiment, or itself like another.
+    """
     beside = path.parent / f"{like}.toml"
     place = beside if is_file(beside) else find_spec(like)
     data = read_toml(place)
@@ -92,7 +96,7 @@ def _validated(path: Path, data: dict[str, Any]) -> Spec:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a file. Raises SpecError: it is no TOML, or cannot be read."""
+    """Return the tables of a file. Raises SpecError: it is no TOML, or cannot be read."""
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -103,7 +107,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def _row_of(error: ValidationError, data: dict[str, Any]) -> str:
     """Whose mistake it is, where it is one in a row or a grid: these have names, and pydantic
-    counts them from 0."""
+    counts them from 0.
+    """
     match first_complaint(error)["loc"]:
         case ("rows" | "grids" as many, int(number), *_):
             kind = many.removesuffix("s")

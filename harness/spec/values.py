@@ -34,8 +34,10 @@ Betas = Annotated[list[ShareBelowOne], Field(min_length=2, max_length=2)]
 
 
 def once(values: list[Any]) -> list[Any]:
-    """Refuse a list that holds a value twice; rates are compared as the names of rows have them,
-    with six digits."""
+    """Refuse a list that holds a value twice.
+
+    Rates are compared as the names of rows have them, with six digits.
+    """
     if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
         raise ValueError("holds a value twice")
     return values
@@ -59,7 +61,8 @@ Text = Annotated[str, AfterValidator(not_blank)]
 
 def finite(table: dict[str, Any]) -> dict[str, Any]:
     """Refuse nan and infinities, which JSON has no word for, and whole numbers that no counter
-    holds."""
+    holds.
+    """
     for number in _numbers(table):
         if not abs(number) < math.inf or (isinstance(number, int) and abs(number) > MOST):
             raise ValueError(

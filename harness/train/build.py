@@ -31,8 +31,9 @@ def build_model(
     seed: int,
     device: torch.device,
 ) -> nn.Module:
-    """A model whose initial parameters depend on the seed alone; the global generator is left as it
-    was.
+    """Return a model whose initial parameters depend on the seed alone.
+
+    The global generator is left as it was.
 
     Raises SpecError: unknown model or options.
     """
@@ -77,7 +78,7 @@ def lay_out(model: nn.Module, keep_contiguous: bool = False) -> None:
 
 
 def format_of(model: nn.Module) -> MemoryFormat:
-    """The format that a model is in."""
+    """Return the format that a model is in."""
     filters = [parameter for parameter in model.parameters() if parameter.dim() == 4]
     if all(parameter.is_contiguous() for parameter in filters):
         return "contiguous"
@@ -98,8 +99,9 @@ def use_device(device: str) -> None:
 
 
 def trainable(config: RunConfig, device: torch.device) -> nn.Module:
-    """The run's model as training has it on the device: its numbers in the format that is chosen
-    there."""
+    """Return the run's model as training has it on the device: its numbers in the format that
+    is chosen there.
+    """
     use_device(str(device))
     model = build_model(config.model, find_task(config.task.name), config.seed, device)
     lay_out(model, methods()[config.algorithm].needs_contiguous)
@@ -113,7 +115,9 @@ def build_optimizer(
     num_steps: int,
     stacked: Sequence[nn.Parameter] | None = None,
 ) -> DistributedOptimizer:
-    """The run's optimiser; on a meta model this is how a plan checks settings and counts bits.
+    """Return the run's optimiser.
+
+    On a meta model this is how a plan checks settings and counts bits.
 
     `stacked` are the parameters of all workers, in the model's order, which are then trained in
     place of the model's. Raises SpecError: an unknown algorithm, setting or compressor, or values
@@ -164,14 +168,16 @@ def build_optimizer(
 
 
 def _learning_rate(config: RunConfig, steps_per_epoch: int, step: int) -> float:
-    """The learning rate of a step, counted from 1 as optimisers do."""
+    """Return the learning rate of a step, counted from 1 as optimisers do."""
     num_epochs = config.num_schedule_epochs
     factor = learning_rate_factor(config.schedule, step - 1, steps_per_epoch, num_epochs)
     return config.learning_rate * factor
 
 
 def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Module:
-    """What forward passes in training go through: the model, or what a baseline puts around it."""
+    """Return what forward passes in training go through: the model, or what a baseline puts
+    around it.
+    """
     if not isinstance(optimizer, DDP):
         return model
     try:
@@ -183,7 +189,7 @@ def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Mod
 def _settings(
     algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int
 ) -> dict[str, Any]:
-    """The settings of a spec's table as the algorithm takes them. Raises SpecError."""
+    """Return the settings of a spec's table as the algorithm takes them. Raises SpecError."""
     declared = algorithm.declared
     types = {key: setting.declared for key, setting in declared.items()}
     required = [key for key, setting in declared.items() if setting.is_required]
@@ -201,8 +207,9 @@ def _setting_of(
     declared: Any,
     num_steps: int,
 ) -> Any:
-    """What a value of a spec stands for, where a setting is declared so: a compressor, the run's
-    length, or itself."""
+    """Return what a value of a spec stands for, where a setting is declared so: a compressor,
+    the run's length, or itself.
+    """
     choices = (declared, *typing.get_args(declared))
     kinds = tuple(
         choice for choice in choices if isinstance(choice, type) and issubclass(choice, Compressor)
@@ -219,8 +226,10 @@ def _setting_of(
 
 
 def build_compressor(where: str, table: Any) -> Compressor:
-    """A compressor from its table in a spec, for instance {kind = "block", ratio = 512}; else
-    raises SpecError."""
+    """Return a compressor from its table in a spec, for instance {kind = "block", ratio = 512}.
+
+    Else raises SpecError.
+    """
     known = compressors()
     name = table.get("kind") if isinstance(table, dict) else None
     if not isinstance(name, str) or name not in known:
@@ -236,8 +245,10 @@ def build_compressor(where: str, table: Any) -> Compressor:
 
 
 def table_at_ratio(algorithm: str, ratio: int) -> dict[str, Any]:
-    """A method's settings at an overall ratio, as a spec has them; see
-    `DistributedOptimizer.at_ratio`."""
+    """Return a method's settings at an overall ratio, as a spec has them.
+
+    See `DistributedOptimizer.at_ratio`.
+    """
     table = dict(methods()[algorithm].at_ratio(ratio))
     for key, value in table.items():
         if isinstance(value, Compressor):
@@ -246,7 +257,7 @@ def table_at_ratio(algorithm: str, ratio: int) -> dict[str, Any]:
 
 
 def _table(compressor: Compressor) -> dict[str, Any]:
-    """What `build_compressor` makes this compressor of, defaults left out."""
+    """Return what `build_compressor` makes this compressor of, defaults left out."""
     table = {"kind": compressor.kind}
     for parameter in inspect.signature(type(compressor)).parameters.values():
         value = getattr(compressor, parameter.name)
@@ -257,7 +268,8 @@ def _table(compressor: Compressor) -> dict[str, Any]:
 
 def _check_options(where: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
     """Check the options of a model's `build`, after the task's shape and classes, or of a
-    compressor."""
+    compressor.
+    """
     options = list(inspect.signature(function).parameters.values())
     if not inspect.isclass(function):
         options = options[2:]
@@ -273,8 +285,9 @@ def _check(
     types: dict[str, Any],
     required: list[str],
 ) -> None:
-    """Raises SpecError for a name that is none of these, one that lacks, or a value that is not of
-    its type."""
+    """Raise SpecError for a name that is none of these, one that lacks, or a value that is not
+    of its type.
+    """
     unknown = [key for key in given if key not in types]
     if unknown:
         raise SpecError(
@@ -294,8 +307,10 @@ def _check(
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:
-    """Steps per epoch, and in all. Raises SpecError: more samples or steps are asked for than there
-    are."""
+    """Return steps per epoch, and in all.
+
+    Raises SpecError: more samples or steps are asked for than there are.
+    """
     num_train, _ = split_sizes(find_task(config.task.name), config.task)
     per_epoch = shard_size(config.partition, num_train, config.num_workers) // config.batch_size
     if per_epoch == 0:

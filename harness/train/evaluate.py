@@ -56,8 +56,9 @@ def evaluate(
     num_evaluation: int,
     num_train: int,
 ) -> Score:
-    """Score the average model in the run's precision; models, optimiser and generators are then
-    what they were.
+    """Score the average model in the run's precision.
+
+    Models, optimiser and generators are then what they were.
 
     Every sample counts once, or a RuntimeError is raised; with the batch-norm policy "local", and
     for a method that never averages, whose result is each worker's own model, once per worker, so
@@ -135,7 +136,8 @@ def evaluate(
 
 def labels_per_sample(samples: Samples) -> int:
     """Answers that a sample asks for, each of which counts: one, or of a window of a text one a
-    symbol."""
+    symbol.
+    """
     return getattr(samples, "labels_per_sample", 1)
 
 
@@ -184,8 +186,10 @@ def _score(
     samples: Samples,
     num_beams: int = 1,
 ) -> Tensor:
-    """One model on these samples: correct answers, samples, summed loss, and of text more; float64,
-    one dimension."""
+    """One model on these samples: correct answers, samples, summed loss, and of text more.
+
+    Float64, one dimension.
+    """
     if isinstance(samples, PairSamples):
         return translation_sums(
             model,
@@ -213,8 +217,10 @@ def _batch_norm(
     collectives: Collectives,
     num_train: int,
 ) -> Iterator[None]:
-    """Inside, batch norm's running statistics follow the policy; afterwards they are the worker's
-    own again."""
+    """Inside, batch norm's running statistics follow the policy.
+
+    Afterwards they are the worker's own again.
+    """
     buffers_by_model = [_batch_norm_buffers(model) for model in models]
     if not buffers_by_model[0] or config.evaluation.batch_norm == "local":
         yield
@@ -264,7 +270,10 @@ def _flattened(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
-    """The likeliest token each time, int64 of shape (batch, at most max_length); PAD after END."""
+    """Return the likeliest token each time, int64 of shape (batch, at most max_length).
+
+    PAD after END.
+    """
     state = model.begin(source)
     newest = source.new_full(source.shape[:1], BEGIN)
     ended = torch.zeros_like(newest, dtype=torch.bool)
@@ -284,8 +293,8 @@ def beam(
     max_length: int,
     num_beams: int,
 ) -> Tensor:
-    """The best of `num_beams` beams by log-probability per token, int64 of shape (batch, at most
-    max_length).
+    """Return the best of `num_beams` beams by log-probability per token, int64 of shape (batch,
+    at most max_length).
 
     A beam that has ended stays among the best while its log-probability does.
     """

@@ -32,8 +32,8 @@ def local_workers(
     collectives: Collectives,
     num_steps: int,
 ) -> tuple[list[nn.Module], DistributedOptimizer]:
-    """A model of each worker at this end, see `Collectives.own_ranks`, and the optimiser of all of
-    them.
+    """Return a model of each worker at this end, see `Collectives.own_ranks`, and the optimiser
+    of all of them.
 
     Stacked workers have copies of the model, with buffers of their own. Their parameters and
     gradients are rows of the optimiser's: `optimizer.flat.tensors[k][rank]` is parameter k of
@@ -65,7 +65,7 @@ def bind_rows(models: Sequence[nn.Module], optimizer: DistributedOptimizer) -> N
 
 
 def _rows_of(tensor: Tensor, num_rows: int) -> nn.Parameter:
-    """Copies along a new first axis, each in the tensor's own order in memory."""
+    """Return copies along a new first axis, each in the tensor's own order in memory."""
     rows = torch.empty_strided(
         (num_rows, *tensor.shape),
         (tensor.numel(), *tensor.stride()),
@@ -117,7 +117,7 @@ StackedLayer = tuple[Tensor, Tensor] | None
 
 
 def _stacked_layers(model: nn.Sequential, stacked: Sequence[Tensor]) -> list[StackedLayer]:
-    """The layers that compute; their parameters come as a weight and a bias each."""
+    """Return the layers that compute; their parameters come as a weight and a bias each."""
     pairs = iter(zip(stacked[::2], stacked[1::2], strict=True))
     layers: list[StackedLayer] = []
     for layer in model:
@@ -129,7 +129,7 @@ def _stacked_layers(model: nn.Sequential, stacked: Sequence[Tensor]) -> list[Sta
 
 
 def _forward(layers: Sequence[StackedLayer], inputs: Tensor) -> list[Tensor]:
-    """The input of each layer, and at last what comes out."""
+    """Return the input of each layer, and at last what comes out."""
     hidden = [inputs]
     for layer in layers:
         before = hidden[-1]
@@ -167,14 +167,16 @@ def _has_batched_form(layer: nn.Module) -> bool:
 
 def _of_mean_loss(scores: Tensor, labels: Tensor, batch: int) -> Tensor:
     """Gradient of the mean cross-entropy of `batch` samples by the outputs whose log-softmax is
-    `scores`."""
+    `scores`.
+    """
     of_scores = torch.zeros_like(scores).scatter_(1, labels.unsqueeze(1), -1 / batch)
     return torch.ops.aten._log_softmax_backward_data(of_scores, scores, 1, scores.dtype)  # type: ignore[no-any-return]
 
 
 class MixedPrecision:
-    """A worker's passes: autocast, and loss scaling for fp16. Parameters and optimiser state stay
-    fp32.
+    """A worker's passes: autocast, and loss scaling for fp16.
+
+    Parameters and optimiser state stay fp32.
 
     Each worker has a loss scale of its own and takes it out of its own gradients; whether a step is
     skipped is decided by all workers together, in the optimiser, which then changes nothing of its
@@ -194,7 +196,10 @@ class MixedPrecision:
         return torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """The network's, in training and evaluation alike; in fp32 where it computed in less."""
+        """Return the network's, in training and evaluation alike.
+
+        In fp32 where it computed in less.
+        """
         with self.autocast():
             outputs: Tensor = model(inputs)
         return outputs if self._dtype is None else outputs.float()
@@ -211,8 +216,10 @@ class MixedPrecision:
         labels: Tensor,
         weight: float | None = None,
     ) -> Tensor:
-        """One worker's, of its loss times `weight`, which is returned; scaled gradients are added
-        to what there is."""
+        """One worker's, of its loss times `weight`, which is returned.
+
+        Scaled gradients are added to what there is.
+        """
         loss = self.loss(model, inputs, labels)
         if weight is not None:
             loss = weight * loss
@@ -220,13 +227,13 @@ class MixedPrecision:
         return loss.detach()
 
     def step(self, optimizer: DistributedOptimizer) -> None:
-        """The step; skipped on all workers where any worker's gradients are not finite."""
+        """Take the step; skipped on all workers where any worker's gradients are not finite."""
         self.scaler.step(optimizer)
         self.scaler.update()
 
     def tally(self, loss: Tensor) -> Tensor:
-        """What a step adds to the sum of losses and to their number: float64, of the loss's shape
-        and then 2.
+        """Return what a step adds to the sum of losses and to their number: float64, of the
+        loss's shape and then 2.
 
         A loss that is not finite makes the run diverge, unless loss scaling is on, which skips such
         steps.
@@ -252,8 +259,8 @@ def random_batch(
     generator: torch.Generator,
     like: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Standard normal images of the task's shape, of the type and on the device of `like`, and
-    labels for them.
+    """Return standard normal images of the task's shape, of the type and on the device of
+    `like`, and labels for them.
 
     They are drawn on the CPU, so they are the same on every device. Of a text task they are
     windows, or pairs of full length, as `harness.tasks.pairs.Pairs.batch` gives them.
@@ -292,8 +299,10 @@ class DryTraining:
         ]
 
     def step(self) -> Tensor:
-        """Train once, each worker on its batch; the workers' losses before, of shape (local
-        workers,)."""
+        """Train once, each worker on its batch.
+
+        The workers' losses before, of shape (local workers,).
+        """
         self.optimizer.zero_grad()
         losses = [
             self.precision.both_passes(model, *batch)

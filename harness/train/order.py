@@ -32,8 +32,8 @@ def worker_batches(
     shard: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """The int64 indices, of shape (batch_size,), that worker `rank` trains on at each of `steps`,
-    counted from 0.
+    """Return the int64 indices, of shape (batch_size,), that worker `rank` trains on at each of
+    `steps`, counted from 0.
 
     Every epoch is shuffled anew: over all samples, which are dealt out to the workers batch by
     batch, or, where the worker has a `shard` of its own, over that. Where samples have `lengths`,
@@ -73,7 +73,8 @@ def by_length(
     batch_size: int,
     random: torch.Generator,
 ) -> Tensor:
-    """The full batches of an order, made anew of samples of like length, and the batches shuffled.
+    """Return the full batches of an order, made anew of samples of like length, and the batches
+    shuffled.
 
     Samples that fill no batch are left out: the last of the order. Within a batch samples stay in
     the order that they had.
@@ -87,7 +88,7 @@ def by_length(
 
 
 def shard_size(spec: PartitionSpec, num_train: int, num_workers: int) -> int:
-    """Samples that each worker has for an epoch."""
+    """Return samples that each worker has for an epoch."""
     stretches = spec.shards_per_worker if spec.kind == "class_shards" else 1
     return stretches * (num_train // (num_workers * stretches))
 
@@ -98,8 +99,8 @@ def worker_shards(
     num_workers: int,
     seed: int,
 ) -> list[Tensor] | None:
-    """The sample indices of each worker, all of the same number, or None where every epoch is dealt
-    out anew.
+    """Return the sample indices of each worker, all of the same number, or None where every
+    epoch is dealt out anew.
 
     "contiguous": the i-th stretch of the data set (as released). "dirichlet": the shares of a
     worker's classes are drawn from a Dirichlet distribution, with parameter `alpha` for each of
@@ -167,8 +168,10 @@ def _take(
     left: Labels,
     random: numpy.random.Generator,
 ) -> Labels:
-    """How many of each class: by its share, but no more than is left of it; what is lacking comes
-    from the others."""
+    """How many of each class: by its share, but no more than is left of it.
+
+    What is lacking comes from the others.
+    """
     taken = numpy.zeros_like(left)
     lacking = count
     while lacking > 0:
@@ -183,15 +186,15 @@ def _take(
 
 
 def class_counts(shards: list[Tensor], labels: Tensor, num_classes: int) -> list[list[int]]:
-    """Samples of each class that each worker holds."""
+    """Return samples of each class that each worker holds."""
     return [torch.bincount(labels[shard].cpu(), minlength=num_classes).tolist() for shard in shards]
 
 
 def token_weights(
     num_tokens: Tensor, batches: Sequence[Iterator[Tensor]], ranks: Sequence[int]
 ) -> Iterator[list[float]]:
-    """What the mean losses of workers `ranks` are multiplied with, step by step: n times their
-    share of all tokens.
+    """Return what the mean losses of workers `ranks` are multiplied with, step by step: n times
+    their share of all tokens.
 
     The mean over workers of what comes of it is the sum over all tokens by their number. Nothing is
     sent for that, since everyone knows what everyone sees: it follows from the seed.
@@ -212,7 +215,7 @@ def learning_rate_factor(
     steps_per_epoch: int,
     num_epochs: int,
 ) -> float:
-    """What the peak learning rate is multiplied with at `step`, counted from 0.
+    """Return what the peak learning rate is multiplied with at `step`, counted from 0.
 
     Linear warm-up from 0, at the step's end, so that the first step is not lost; then 1, or 1/2 (1
     + cos(pi t)) with t the share of the steps after the warm-up that are done, or `factor` for each

@@ -1,5 +1,6 @@
 """What happens in the middle of a run: workers lose a part of their state, or everything is sent
-from then on."""
+from then on.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def check_restart(
     num_steps: int,
     num_workers: int,
 ) -> None:
-    """Raises SpecError where the method has no such state, or where nobody would lose it."""
+    """Raise SpecError where the method has no such state, or where nobody would lose it."""
     own, common = state_of(optimizer)
     method = optimizer.name
     known = [*own, *common]
@@ -53,8 +54,10 @@ def check_restart(
 
 
 def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Vectors of the parameters' shape by name, themselves among them; and what all workers have in
-    common."""
+    """Vectors of the parameters' shape by name, themselves among them.
+
+    Second is what all workers have in common.
+    """
     parameters = optimizer.flat.parameters
     saved = {PARAMETERS: parameters, **optimizer.state_dict()["param_groups"][0]["flat"]}
     state = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
@@ -69,7 +72,9 @@ def tail_of(
     collectives: Collectives,
     num_steps: int,
 ) -> DistributedOptimizer:
-    """The optimiser of a synchronous tail: the same local step, and every gradient sent whole."""
+    """Return the optimiser of a synchronous tail: the same local step, and every gradient sent
+    whole.
+    """
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
     return build_optimizer(plain, nn.ParameterList(tensors), collectives, num_steps)
 
@@ -77,8 +82,9 @@ def tail_of(
 def traffic_before_tail(
     config: RunConfig, optimizer: DistributedOptimizer, num_steps: int
 ) -> Traffic:
-    """The closed form of what a method sends until its synchronous tail, the average that this
-    starts from included."""
+    """Return the closed form of what a method sends until its synchronous tail, the average
+    that this starts from included.
+    """
     assert config.restart is not None
     num_before = round(config.restart.at * num_steps)
     traffic = optimizer.expected_traffic(num_before)
@@ -89,8 +95,10 @@ def traffic_before_tail(
 
 
 def planned_traffic(config: RunConfig, optimizer: DistributedOptimizer, num_steps: int) -> Traffic:
-    """The closed form of what a worker sends in the whole run; `optimizer` is on the meta
-    device."""
+    """Return the closed form of what a worker sends in the whole run.
+
+    `optimizer` is on the meta device.
+    """
     if config.restart is None or not config.restart.everything_sent:
         return optimizer.expected_traffic(num_steps)
     tail = tail_of(config, optimizer.flat.tensors, optimizer.collectives, num_steps)
@@ -134,6 +142,6 @@ def _of_worker(
     held: Tensor,
     new: Tensor,
 ) -> Tensor:
-    """What the workers' new vectors are where only one has lost its own."""
+    """Return what the workers' new vectors are where only one has lost its own."""
     own_ranks = torch.tensor(optimizer.collectives.own_ranks, device=held.device)
     return torch.where((own_ranks == rank).unsqueeze(1), new, held)

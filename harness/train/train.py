@@ -1,5 +1,6 @@
 """The training loop, the same for all kinds of workers: steps, looks between them, and what is
-recorded of a run."""
+recorded of a run.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +71,10 @@ class Monitor:
         self._looked = now
 
     def after_step(self, scored: bool) -> None:
-        """Look, where it is time or the average is about to be scored; else ask at times whether to
-        stop."""
+        """Look, where it is time or the average is about to be scored.
+
+        Else ask at times whether to stop.
+        """
         training = self._training
         save_wanted = False
         if scored or training.step % CHECK_EVERY == 0:
@@ -87,8 +90,10 @@ class Monitor:
             recorder.heartbeat(self._heartbeat(recorder))
 
     def _look(self) -> bool:
-        """Look at the mean loss over workers, and whether one of them is to stop; whether one means
-        to save."""
+        """Look at the mean loss over workers, and whether one of them is to stop.
+
+        Whether one means to save.
+        """
         training = self._training
         collectives = training.collectives
         now = time.monotonic()
@@ -111,13 +116,15 @@ class Monitor:
         return bool(savers > 0)
 
     def _of_each_worker(self, values: list[float]) -> Tensor:
-        """These values for each worker at this end, float64, of shape (local workers, values)."""
+        """Return these values for each worker at this end, float64, of shape (local
+        workers, values).
+        """
         losses = self._training.losses
         row = to_device(torch.tensor(values, dtype=torch.float64), losses.device)
         return row.expand(*losses.shape[:-1], -1).clone()
 
     def _total(self, values: Tensor) -> Tensor:
-        """The sum over all workers of each one's row of `values`, which is replaced by it."""
+        """Return the sum over all workers of each one's row of `values`, which is replaced by it."""
         self._training.collectives.all_reduce_sum_(values, Purpose.CONTROL)
         return values[0]
 
@@ -132,8 +139,10 @@ class Monitor:
         return stop_requested is not None and stop_requested()
 
     def save_if_due(self) -> None:
-        """Save, after the score of the same step: a resumed run would not make it. Then raise
-        Preempted if asked."""
+        """Save, after the score of the same step: a resumed run would not make it.
+
+        Then raise Preempted if asked.
+        """
         training = self._training
         if not self._save_due or training.diverged_at is not None:
             return
@@ -192,7 +201,7 @@ def record_score(training: Training) -> None:
 
 
 def _scores(train_loss: float | None, score: Score | None) -> dict[str, Any]:
-    """What an event and a result say alike; nothing of a run that diverged."""
+    """Return what an event and a result say alike; nothing of a run that diverged."""
     if score is None:
         keys = ("test_loss", "test_correct", "test_count", "test_accuracy")
         return dict.fromkeys((*keys, "train_loss", "metrics"))
@@ -208,7 +217,8 @@ def _scores(train_loss: float | None, score: Score | None) -> dict[str, Any]:
 
 def record_result(training: Training) -> None:
     """Check every worker's bits against the closed form, else raise RuntimeError, and record the
-    result."""
+    result.
+    """
     optimizer = training.optimizer
     collectives = training.collectives
     expected = training.expected_traffic.training()
@@ -242,7 +252,7 @@ def _result(
     digest: str,
     accuracies: list[float],
 ) -> Result:
-    """The run's result; `accuracies` are each worker's own."""
+    """Return the run's result; `accuracies` are each worker's own."""
     score = training.score if training.diverged_at is None else None
     samples = training.samples
     sent = {purpose.value: entry for purpose, entry in training.collectives.traffic.entries.items()}

@@ -1,5 +1,6 @@
 """The training of the workers at one end: what changes from step to step, how a step is taken,
-timed and saved."""
+timed and saved.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +55,10 @@ class Preempted(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """An attempt at a run and all that it needs; plain data, so that it can be sent to another
-    process."""
+    """An attempt at a run and all that it needs.
+
+    Plain data, so that it can be sent to another process.
+    """
 
     experiment: str
     folder: Path
@@ -75,7 +78,7 @@ class Job:
         return self.folder / checkpoint.FOLDER
 
     def recorder(self, memory_format: MemoryFormat = "contiguous") -> Recorder:
-        """The writer of this attempt's records, with its model in that format."""
+        """Return the writer of this attempt's records, with its model in that format."""
         run = RunFile(
             version=VERSION,
             run_id=self.run.run_id,
@@ -151,8 +154,7 @@ class Training:
             trained.train()
 
     def _find_passes(self) -> None:
-        """Find what forward and backward passes go through: all workers' at once, or each
-        worker's."""
+        """Find what forward and backward passes go through: all workers' at once, or each worker's."""
         config = self.config
         optimizer = self.optimizer
         self._trained = [module_to_train(optimizer, model) for model in self.models]
@@ -173,7 +175,8 @@ class Training:
 
     def _send_everything(self) -> None:
         """Go on from the workers' average model, with every gradient sent and an optimiser made
-        anew."""
+        anew.
+        """
         config = self.config
         before = self.optimizer
         self._sent_before = traffic_before_tail(config, before, self.num_steps)
@@ -209,8 +212,7 @@ class Training:
         return self.step > round(restart.at * self.num_steps)
 
     def _check_state(self, state: dict[str, Any]) -> None:
-        """Raises CheckpointError for a state of other workers, or with its numbers in another
-        order."""
+        """Raise CheckpointError for a state of other workers, or with its numbers in another order."""
         folder = self.job.checkpoints
         num_here = len(self.models)
         num_saved = len(state["models"])
@@ -249,14 +251,17 @@ class Training:
     @property
     def _savers(self) -> Collectives:
         """Who writes checkpoints together: workers that are stacked are one process, and write one
-        file."""
+        file.
+        """
         if isinstance(self.collectives, StackedCollectives):
             return SoloCollectives()
         return self.collectives
 
     def _all_batches(self) -> Iterator[list[Batch]]:
-        """The batches of the workers at this end, step by step; a joint one where they go through
-        all at once."""
+        """Return the batches of the workers at this end, step by step.
+
+        A joint one where they go through all at once.
+        """
         seed = self.config.seed
         samples = self.samples
         ranks = self.collectives.own_ranks
@@ -276,7 +281,7 @@ class Training:
         return (list(batches) for batches in zip(*sources, strict=True))
 
     def _indices(self, rank: int) -> Iterator[Tensor]:
-        """What a worker trains on from this step on."""
+        """Return what a worker trains on from this step on."""
         config = self.config
         samples = self.samples
         return worker_batches(
@@ -319,8 +324,10 @@ class Training:
         self.step += 1
 
     def _backward(self, batches: list[Batch]) -> Tensor:
-        """Forward and backward passes of the workers at this end; their mean losses, of shape
-        (local workers,)."""
+        """Forward and backward passes of the workers at this end.
+
+        Their mean losses, of shape (local workers,).
+        """
         if self._batched is not None:
             return self._batched(*batches[0])
         weights: Sequence[float | None] = [None] * len(batches)
@@ -369,8 +376,10 @@ class Clock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase, of phases that have ended and of earlier attempts; waits until a GPU
-        has ended them."""
+        """Seconds by phase, of phases that have ended and of earlier attempts.
+
+        Waits until a GPU has ended them.
+        """
         phases = self._phases.seconds()
         talks = self._talks.seconds()
         seconds = dict(self._before)

@@ -1,5 +1,6 @@
 """One attempt at one run, in a process or a group of them: begun, asked to stop, ended, and why it
-has no result."""
+has no result.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +59,10 @@ GRACE_SECONDS = 15.0
 
 
 def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers stacked in this thread; True if it has a result. Raises BusyError
-    as `owned`."""
+    """Do the run with all workers stacked in this thread; True if it has a result.
+
+    Raises BusyError as `owned`.
+    """
 
     def work() -> None:
         if not is_done(job.folder):  # by another command, while this one waited
@@ -77,8 +80,10 @@ def attempt_as_rank(
     init_method: str,
     stop_requested: StopRequested | None = None,
 ) -> bool:
-    """Do the run as worker `rank` of a new group; True if it has a result. Raises BusyError as
-    `owned`."""
+    """Do the run as worker `rank` of a new group; True if it has a result.
+
+    Raises BusyError as `owned`.
+    """
 
     def work() -> None:
         prepare_thread(job.device)
@@ -99,8 +104,10 @@ def attempt_as_rank(
 
 
 def prepare_thread(device: str = "cpu") -> None:
-    """One thread of arithmetic per worker, so that sums do not depend on the number of cores; no
-    denormal numbers."""
+    """One thread of arithmetic per worker, so that sums do not depend on the number of cores.
+
+    No denormal numbers.
+    """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     use_device(device)
@@ -127,7 +134,7 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
 
 
 def failure_kind(error: BaseException) -> FailureKind:
-    """What kind of failure an exception is, for records and for the decision to try again."""
+    """Return what kind of failure an exception is, for records and for the decision to try again."""
     no_memory = any(words in str(error) for words in NO_MEMORY)
     if no_memory or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "oom"
@@ -144,7 +151,7 @@ def failure_kind(error: BaseException) -> FailureKind:
 
 
 def sentence(error: BaseException) -> str:
-    """What an exception says, and what to do where that is known."""
+    """Return what an exception says, and what to do where that is known."""
     kind = failure_kind(error)
     if kind == "disk" and isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}; make room or give permission, and call again"
@@ -162,8 +169,10 @@ class Resources:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Why a run that was on has no result. It was `stopped`, and saved its state, or another
-    command is at it."""
+    """Why a run that was on has no result.
+
+    It was `stopped`, and saved its state, or another command is at it.
+    """
 
     kind: FailureKind | Literal["stopped", "skipped"]
     message: str
@@ -216,7 +225,7 @@ def start(job: Job, workers: Workers, place: Resources) -> ActiveRun:
 
 
 def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
-    """What a run's process does; everything it prints goes to the run's log."""
+    """Do what a run's process does; everything it prints goes to the run's log."""
     try:
         with open(job.folder / LOG, "a", buffering=1) as log:
             os.dup2(log.fileno(), 1)

@@ -1,5 +1,6 @@
 """Does the runs of a plan that are missing: several at once in processes of their own, or as
-torchrun's processes."""
+torchrun's processes.
+"""
 
 from __future__ import annotations
 
@@ -76,8 +77,10 @@ class Options:
 
 
 def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
-    """The runs without a result, seeds first, so that early reports cover all rows; those of the
-    second rule last."""
+    """Return the runs without a result, seeds first, so that early reports cover all rows.
+
+    Those of the second rule last.
+    """
     packs.read_pack(folder)  # A damaged one is said, also where no run is asked for.
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
     missing = [run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)]
@@ -87,7 +90,8 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
 
 def prepare(plan: Plan, results: Path) -> list[PlannedRun]:
     """Write experiment.json, clear up after processes that were killed just after a result, and say
-    what is missing."""
+    what is missing.
+    """
     folder = write_experiment(plan, results)
     missing = missing_runs(plan, folder)
     for run_id in plan.by_id.keys() - {run.run_id for run in missing}:
@@ -123,7 +127,8 @@ def write_experiment(plan: Plan, results: Path) -> Path:
 
 def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path) -> None:
     """Print the contrasts declared at this time that get no verdict, as runs of both rows had
-    begun."""
+    begun.
+    """
     new = [
         contrast for contrast in experiment.contrasts or [] if contrast.declared_at == declared_at
     ]
@@ -142,15 +147,17 @@ def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path)
 
 def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
     """Whether it was planned from another file and has other runs: a spec may change, or be found
-    by two names."""
+    by two names.
+    """
     if not written.commands or written.commands[0] == planned.commands[0]:
         return False
     return [row.runs for row in written.rows] != [row.runs for row in planned.rows]
 
 
 def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> int:
-    """Do what is missing, but for runs that another command is at; return how many failed in this
-    launch.
+    """Do what is missing, but for runs that another command is at.
+
+    Return how many failed in this launch.
 
     How each run ended is said at once. An interrupted launch leaves every run done, or ready to go
     on from its checkpoint, and raises Interrupted.
@@ -304,15 +311,18 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
 
 
 def _taken(folder: Path, lock: ExitStack) -> bool:
-    """Hold the run's lock until `lock` ends; whether the run is still to do. Raises BusyError as
-    `owned`."""
+    """Hold the run's lock until `lock` ends; whether the run is still to do.
+
+    Raises BusyError as `owned`.
+    """
     lock.enter_context(owned(folder))
     return not is_done(folder)
 
 
 def places(plan: Plan, options: Options) -> list[Resources]:
-    """A place for each of the runs that go at once; GPUs are shared only where the user wants more
-    runs than they give.
+    """Return a place for each of the runs that go at once.
+
+    GPUs are shared only where the user wants more runs than they give.
 
     Raises SpecError where the machine has too few GPUs for one run.
     """
@@ -333,8 +343,10 @@ def places(plan: Plan, options: Options) -> list[Resources]:
 
 
 def workers_of(config: RunConfig, options: Options) -> Workers:
-    """How the run's workers go: a baseline's as processes; "auto" stands for processes where each
-    can have a GPU."""
+    """How the run's workers go: a baseline's as processes.
+
+    "auto" stands for processes where each can have a GPU.
+    """
     if config.algorithm in baselines():
         return "processes"
     if options.workers != "auto":

@@ -32,8 +32,10 @@ REPEATS = 5
 
 
 def checks(plan: Plan, options: Options) -> Iterator[Check]:
-    """The checks before a launch with these options, as they are made; touches nothing but a
-    temporary folder."""
+    """Return the checks before a launch with these options, as they are made.
+
+    Touches nothing but a temporary folder.
+    """
     yield check_data(find_task(plan.runs[0].config.task.name), options.data)
     try:
         jobs = len(places(plan, options))
@@ -54,7 +56,7 @@ def _use_of_gpus(plan: Plan, options: Options, jobs: int) -> str:
 
 
 def line_of(check: Check, where: str = "") -> str:
-    """A check for people; `where` it was made is said of one that failed."""
+    """Return a check for people; `where` it was made is said of one that failed."""
     if check.passed:
         return f"ok   {check.what}: {check.detail}"
     return f"FAIL {check.what}: {check.detail}{where}"
@@ -62,7 +64,8 @@ def line_of(check: Check, where: str = "") -> str:
 
 def check_data(task: Task, data: Path | None) -> Check:
     """Whether the task finds its data whole: sums or counts of each split, and that samples of
-    images decode."""
+    images decode.
+    """
     try:
         task.prepare(data)
     except DataError as error:
@@ -73,7 +76,7 @@ def check_data(task: Task, data: Path | None) -> Check:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or its name."""
+    """Return what an error says first, or its name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -116,7 +119,7 @@ def check_results(plan: Plan, results: Path, jobs: int) -> Check:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or where it is not there yet the nearest one above it."""
+    """Return the folder, or where it is not there yet the nearest one above it."""
     return next(path for path in (folder, *folder.resolve().parents) if path.exists())
 
 
@@ -145,8 +148,8 @@ def check_gpus() -> Iterator[Check]:
 
 
 def all_reduce_bits_per_second(device: str) -> float:
-    """What one link carries while all workers of the group reduce a vector: 2 (n - 1) / n of it, as
-    in a ring.
+    """Return what one link carries while all workers of the group reduce a vector: 2 (n - 1) /
+    n of it, as in a ring.
 
     All must call it. A tree, which NCCL may take for few bytes, would carry another share.
     """

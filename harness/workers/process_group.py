@@ -1,5 +1,6 @@
 """Which device each process of a run has, its own GPU where there are GPUs, and how it joins the
-workers' group."""
+workers' group.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ Workers = Literal["stacked", "processes"]
 
 
 def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:
-    """The devices of each run that the machine has GPUs for at the same time: its processes', by
-    local rank.
+    """Return the devices of each run that the machine has GPUs for at the same time: its
+    processes', by local rank.
 
     A run whose workers are stacked is one process; "cpu" is one group, which any number of runs may
     share.
@@ -52,7 +53,8 @@ def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[
 
 class Launched(NamedTuple):
     """Where this process stands among those that torchrun, or what sets the same variables, has
-    started."""
+    started.
+    """
 
     rank: int
     world_size: int
@@ -61,7 +63,7 @@ class Launched(NamedTuple):
 
 
 def launched() -> Launched:
-    """What the environment says. Raises SpecError for what no launcher says."""
+    """Return what the environment says. Raises SpecError for what no launcher says."""
     said = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "0"} | dict(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         if not said.get(name, "").isdecimal():
@@ -83,7 +85,7 @@ def launched() -> Launched:
 
 
 def own_gpu(local_rank: int, num_gpus: int) -> str:
-    """The GPU of a process that something else has started, as torchrun or Slurm.
+    """Return the GPU of a process that something else has started, as torchrun or Slurm.
 
     They show a process all of its host's GPUs, or its own alone. That two have the same one is told
     by `joined`.
@@ -92,8 +94,9 @@ def own_gpu(local_rank: int, num_gpus: int) -> str:
 
 
 def identity(device: str) -> str:
-    """What this process must have to itself, told from all others on any host: its GPU, or else the
-    process."""
+    """Return what this process must have to itself, told from all others on any host: its GPU,
+    or else the process.
+    """
     if device == "cpu":
         return (
             uuid.uuid4().hex
@@ -102,8 +105,7 @@ def identity(device: str) -> str:
 
 
 def require_own_devices(identities: Sequence[str]) -> None:
-    """Raises SpecError where two ranks, by which `identities` are in order, have the same
-    device."""
+    """Raise SpecError where two ranks, by which `identities` are in order, have the same device."""
     for rank, own in enumerate(identities):
         first = identities.index(own)
         if first < rank:
@@ -123,8 +125,9 @@ def joined(
     world_size: int = -1,
     key: str = "",
 ) -> Iterator[None]:
-    """Inside, this process is one of the group's workers; `init_method` is PyTorch's, "env://"
-    knows rank and size.
+    """Inside, this process is one of the group's workers.
+
+    `init_method` is PyTorch's, "env://" knows rank and size.
 
     The group is destroyed after success alone. NCCL's end waits for collectives that are under way,
     and the peers of a worker that failed wait in one for that worker: it would hang before it could
@@ -164,7 +167,8 @@ def joined(
 
 def _share_cores(store: PrefixStore, rank: int, world_size: int) -> None:
     """Note which cores the other workers of this host may run on: whoever starts workers binds
-    them, or does not."""
+    them, or does not.
+    """
     store.set(f"cores of {rank}", json.dumps([platform.node(), *os.sched_getaffinity(0)]))
     others = [
         json.loads(store.get(f"cores of {other}")) for other in range(world_size) if other != rank
@@ -173,8 +177,10 @@ def _share_cores(store: PrefixStore, rank: int, world_size: int) -> None:
 
 
 def from_rank_0(value: T) -> T:
-    """Rank 0's value, on every rank of the group. Raises CollectiveError: another worker did not
-    come, or went."""
+    """Rank 0's value, on every rank of the group.
+
+    Raises CollectiveError: another worker did not come, or went.
+    """
     box: list[T] = [value]
     with translated_errors():
         dist.broadcast_object_list(box)

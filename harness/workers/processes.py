@@ -66,8 +66,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class WorkerProcesses:
-    """The processes of one start, the pipe to each, by rank, and where they meet; used by `with`,
-    they end after it."""
+    """The processes of one start, the pipe to each, by rank, and where they meet.
+
+    Used by `with`, they end after it.
+    """
 
     context: ProcessContext
     pipes: Sequence[Connection]
@@ -87,7 +89,7 @@ class WorkerProcesses:
         return [process.exitcode for process in self.context.processes]
 
     def ask_to_stop(self) -> None:
-        """A process that has just been made does not hear yet: it must be asked again."""
+        """Ask each to stop; one that has just been made does not hear yet, and must be asked again."""
         for process in self.context.processes:
             if process.exitcode is None:
                 process.terminate()
@@ -112,8 +114,10 @@ class WorkerProcesses:
             self.pipes[rank].send(what)
 
     def hear(self, rank: int, timeout_seconds: float = math.inf) -> Any:
-        """What the worker says next, at last what its work returned. Raises WorkerError: one
-        failed, or is silent."""
+        """Return what the worker says next, at last what its work returned.
+
+        Raises WorkerError: one failed, or is silent.
+        """
         deadline = time.monotonic() + timeout_seconds
         while not self.pipes[rank].poll(POLL_SECONDS):
             self._raise_if_failed()
@@ -141,7 +145,7 @@ class WorkerProcesses:
             raise WorkerError(f"worker {error.error_index} failed: {words}") from None
 
     def hear_all(self) -> list[Any]:
-        """What each says next, by rank; see `hear`."""
+        """Return what each says next, by rank; see `hear`."""
         return [self.hear(rank) for rank in range(len(self.pipes))]
 
 
@@ -183,8 +187,9 @@ def start_workers(
 
 
 def _start_fork_server(preload: Sequence[str]) -> None:
-    """Start the process that workers are forked from, unless it is there; Ctrl-C, which goes to it
-    too, never ends it.
+    """Start the process that workers are forked from, unless it is there.
+
+    Ctrl-C, which goes to it too, never ends it.
 
     It inherits that signals are kept from it, until `fork_server`, the first module that it loads,
     ignores them.
@@ -206,8 +211,10 @@ def _be(
     pipes: Sequence[Connection],
     arguments: Sequence[tuple[Any, ...]],
 ) -> None:
-    """What a worker's process does: its work, whose result it says last. It dies with who started
-    it."""
+    """Do what a worker's process does: its work, whose result it says last.
+
+    It dies with who started it.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(
@@ -257,8 +264,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopFlag:
-    """Whether a signal to stop has come. `second_ends`: whether another one raises Interrupted at
-    once."""
+    """Whether a signal to stop has come.
+
+    `second_ends`: whether another one raises Interrupted at once.
+    """
 
     def __init__(self, second_ends: bool = False) -> None:
         self.number: int | None = None
@@ -274,15 +283,16 @@ class StopFlag:
         self.number = self.number or number
 
     def raise_if_asked(self) -> None:
-        """Raises Interrupted where a signal has come."""
+        """Raise Interrupted where a signal has come."""
         if self.number is not None:
             raise Interrupted(self.number)
 
 
 @contextmanager
 def noticed(second_ends: bool = True) -> Iterator[StopFlag]:
-    """Inside, the main thread only notes the first Ctrl-C or SIGTERM; the second raises
-    Interrupted.
+    """Inside, the main thread only notes the first Ctrl-C or SIGTERM.
+
+    The second raises Interrupted.
 
     Not under torchrun, where one Ctrl-C comes twice: from the terminal and from torchrun, which
     ends those that stay.
