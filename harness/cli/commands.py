@@ -30,7 +30,9 @@ def _planned(options: argparse.Namespace) -> Plan:
         from cser_bench.harness.plan.plan import plan_experiment
 
         planned = plan_experiment(options.experiment, options.results, options.tuning)
-    return planned.only(options.rows, options.seeds) if options.rows or options.seeds else planned
+    if options.rows or options.seeds:
+        return planned.only(options.rows, options.seeds)
+    return planned
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -172,7 +174,8 @@ def _wait(planned: Plan, folder: Path) -> int:
     from cser_bench.harness.cli.show import status_text, totals_text
     from cser_bench.slurm.campaign import statuses
 
-    runs, said = statuses(folder, planned.runs), ""
+    runs = statuses(folder, planned.runs)
+    said = ""
     while {"queued", "running"} & {run.state for run in runs}:
         if totals_text(runs) != said:
             said = totals_text(runs)
