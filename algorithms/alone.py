@@ -12,11 +12,7 @@ Cost: 0 bits.
 
 from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import (
-    DistributedOptimizer,
-    Layout,
-    Replica,
-)
+from cser_bench.algorithms.core import DistributedOptimizer, Layout, Replica
 
 
 class Alone(DistributedOptimizer):

@@ -12,11 +12,7 @@ Cost: 32 d / R1 bits per step for a sparsifier of ratio R1, one collective.
 from typing import Any, ClassVar
 
 from cser_bench.algorithms.compressors.block import BlockSparsifier
-from cser_bench.algorithms.core import (
-    Compressor,
-    Identity,
-    Layout,
-)
+from cser_bench.algorithms.core import Compressor, Identity, Layout
 from cser_bench.algorithms.core.compressors import Zero
 from cser_bench.algorithms.core.settings import fixed
 from cser_bench.algorithms.cser import CSER

@@ -15,11 +15,7 @@ steps.
 from typing import Any, ClassVar
 
 from cser_bench.algorithms.compressors.block import BlockSparsifier
-from cser_bench.algorithms.core import (
-    Compressor,
-    Identity,
-    Layout,
-)
+from cser_bench.algorithms.core import Compressor, Identity, Layout
 from cser_bench.algorithms.core.compressors import Zero
 from cser_bench.algorithms.core.settings import fixed, nearest_factors
 from cser_bench.algorithms.cser import CSER

@@ -17,13 +17,7 @@ Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_pee
 
 from typing import Any, ClassVar, Literal
 
-from cser_bench.algorithms.core import (
-    DistributedOptimizer,
-    Layout,
-    Purpose,
-    Replica,
-    Stage,
-)
+from cser_bench.algorithms.core import DistributedOptimizer, Layout, Purpose, Replica, Stage
 from cser_bench.algorithms.core.topology import Topology, mixing_at
 
 Order = Literal["combine_while_adapt", "adapt_then_combine"]

@@ -22,13 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core import (
-    Count,
-    DistributedOptimizer,
-    Purpose,
-    Replica,
-    Stage,
-)
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Replica, Stage
 
 
 class LocalSGD(DistributedOptimizer):

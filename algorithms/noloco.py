@@ -29,13 +29,7 @@ from typing import ClassVar
 import numpy
 import torch
 
-from cser_bench.algorithms.core import (
-    Count,
-    DistributedOptimizer,
-    Purpose,
-    Replica,
-    Stage,
-)
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Replica, Stage
 from cser_bench.algorithms.core.settings import BelowOne, Positive
 from cser_bench.algorithms.core.topology import Mixing
 

@@ -33,14 +33,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core import (
-    Count,
-    DistributedOptimizer,
-    Layout,
-    Purpose,
-    Replica,
-    Stage,
-)
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
 from cser_bench.algorithms.core.low_rank import LowRank
 
 

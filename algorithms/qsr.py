@@ -20,15 +20,7 @@ Cost: 32 d bits a round, an all-reduce.
 import math
 from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import (
-    Count,
-    Layout,
-    Purpose,
-    Replica,
-    Stage,
-    Traffic,
-    fixed,
-)
+from cser_bench.algorithms.core import Count, Layout, Purpose, Replica, Stage, Traffic, fixed
 from cser_bench.algorithms.core.settings import NotNegative
 from cser_bench.algorithms.local_sgd import LocalSGD
 

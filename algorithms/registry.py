@@ -10,11 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TypeVar
 
-from cser_bench.algorithms.core.compressors import (
-    Compressor,
-    Identity,
-    Zero,
-)
+from cser_bench.algorithms.core.compressors import Compressor, Identity, Zero
 from cser_bench.algorithms.core.optimizer import DistributedOptimizer
 
 T = TypeVar("T")

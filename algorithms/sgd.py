@@ -13,14 +13,7 @@ Cost: 32 d bits per step, one all-reduce.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import (
-    Count,
-    DistributedOptimizer,
-    Layout,
-    Purpose,
-    Replica,
-    Stage,
-)
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
 
 
 class SGD(DistributedOptimizer):

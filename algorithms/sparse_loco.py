@@ -30,13 +30,7 @@ Cost: what C sends, every H steps, by one all-gather.
 
 from typing import ClassVar
 
-from cser_bench.algorithms.core import (
-    Identity,
-    Purpose,
-    Replica,
-    Stage,
-    fixed,
-)
+from cser_bench.algorithms.core import Identity, Purpose, Replica, Stage, fixed
 from cser_bench.algorithms.core.settings import Positive, Share
 from cser_bench.algorithms.qsparse_local_sgd import QSparseLocalSGD
 

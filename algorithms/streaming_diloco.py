@@ -30,12 +30,7 @@ Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F step
 from typing import Any, ClassVar, Literal
 
 from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks
-from cser_bench.algorithms.core import (
-    Layout,
-    Purpose,
-    Replica,
-    fixed,
-)
+from cser_bench.algorithms.core import Layout, Purpose, Replica, fixed
 from cser_bench.algorithms.core.settings import Share
 from cser_bench.algorithms.diloco import DiLoCo, outer_buffers
 

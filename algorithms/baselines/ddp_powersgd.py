@@ -26,12 +26,7 @@ from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defi
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from cser_bench.algorithms.baselines.ddp import DDP, Hook
-from cser_bench.algorithms.core import (
-    Count,
-    Purpose,
-    Replica,
-    Traffic,
-)
+from cser_bench.algorithms.core import Count, Purpose, Replica, Traffic
 from cser_bench.algorithms.core.layout import Window
 
 EARLIEST = 3

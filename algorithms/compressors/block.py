@@ -5,16 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cser_bench.algorithms.core.compressors import (
-    FLOAT_BITS,
-    Draw,
-    SharedSupport,
-)
-from cser_bench.algorithms.core.layout import (
-    Layout,
-    Window,
-    Windows,
-)
+from cser_bench.algorithms.core.compressors import FLOAT_BITS, Draw, SharedSupport
+from cser_bench.algorithms.core.layout import Layout, Window, Windows
 from cser_bench.algorithms.core.settings import Count, Ratio
 from cser_bench.algorithms.core.traffic import Entry
 

@@ -18,11 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cser_bench.algorithms.core.collectives import (
-    Collectives,
-    SoloCollectives,
-    StackedCollectives,
-)
+from cser_bench.algorithms.core.collectives import Collectives, SoloCollectives, StackedCollectives
 from cser_bench.algorithms.core.optimizer import DistributedOptimizer
 from cser_bench.algorithms.core.process_group import ProcessGroupCollectives, translated_errors
 from cser_bench.algorithms.core.state import common_state

@@ -13,11 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
-from cser_bench.algorithms.core.collectives import (
-    CollectiveError,
-    Collectives,
-    StackedCollectives,
-)
+from cser_bench.algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
 from cser_bench.algorithms.core.flat import FlatBuffers, dense
 from cser_bench.algorithms.core.process_group import ProcessGroupCollectives
 from cser_bench.algorithms.core.traffic import Purpose

@@ -3,11 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import (
-    AbstractContextManager,
-    contextmanager,
-    nullcontext,
-)
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, Self
 
 import torch
@@ -15,13 +11,7 @@ from torch import Tensor
 
 from cser_bench.algorithms.core.overlap import EarlyMeans
 from cser_bench.algorithms.core.topology import Mixing
-from cser_bench.algorithms.core.traffic import (
-    Elapsed,
-    Mark,
-    Purpose,
-    Traffic,
-    mark,
-)
+from cser_bench.algorithms.core.traffic import Elapsed, Mark, Purpose, Traffic, mark
 
 Add = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From all workers' messages of some blocks: the message that goes to all in their place, and what

@@ -14,12 +14,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core.layout import (
-    Layout,
-    Support,
-    Windows,
-    whole,
-)
+from cser_bench.algorithms.core.layout import Layout, Support, Windows, whole
 from cser_bench.algorithms.core.settings import declared_settings
 from cser_bench.algorithms.core.traffic import Entry
 

@@ -10,11 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core.collectives import (
-    Collectives,
-    share_of,
-    sum_in_rank_order,
-)
+from cser_bench.algorithms.core.collectives import Collectives, share_of, sum_in_rank_order
 from cser_bench.algorithms.core.compressors import (
     Compressor,
     Draw,
@@ -24,17 +20,9 @@ from cser_bench.algorithms.core.compressors import (
     SharedSupport,
 )
 from cser_bench.algorithms.core.finite import FiniteWatch
-from cser_bench.algorithms.core.layout import (
-    Layout,
-    Support,
-    whole,
-)
+from cser_bench.algorithms.core.layout import Layout, Support, whole
 from cser_bench.algorithms.core.topology import Mixing
-from cser_bench.algorithms.core.traffic import (
-    Elapsed,
-    Purpose,
-    Traffic,
-)
+from cser_bench.algorithms.core.traffic import Elapsed, Purpose, Traffic
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, dataclass_transform
 
 from cser_bench.algorithms.core.collectives import Collectives
-from cser_bench.algorithms.core.settings import (
-    LocalStepName,
-    Setting,
-    argument,
-    fixed,
-)
+from cser_bench.algorithms.core.settings import LocalStepName, Setting, argument, fixed
 from cser_bench.algorithms.core.topology import Mixing
 
 

@@ -9,11 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms.core.layout import (
-    Layout,
-    Window,
-    Windows,
-)
+from cser_bench.algorithms.core.layout import Layout, Window, Windows
 
 Side = Literal["rows", "columns"]
 

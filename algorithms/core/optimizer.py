@@ -4,12 +4,7 @@ import inspect
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import InitVar, astuple, replace
 from typing import Any
@@ -29,18 +24,9 @@ from cser_bench.algorithms.core.checks import (
     types_of,
 )
 from cser_bench.algorithms.core.collectives import Collectives, StackedCollectives
-from cser_bench.algorithms.core.compressors import (
-    FLOAT_BITS,
-    Compressor,
-    Draw,
-    digest_of_draws,
-)
+from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, digest_of_draws
 from cser_bench.algorithms.core.facts import MethodFacts
-from cser_bench.algorithms.core.finite import (
-    FiniteWatch,
-    named_workers,
-    rows_not_finite,
-)
+from cser_bench.algorithms.core.finite import FiniteWatch, named_workers, rows_not_finite
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.overlap import Reducer
 from cser_bench.algorithms.core.process_group import default_collectives
@@ -58,17 +44,8 @@ from cser_bench.algorithms.core.settings import (
     declared_settings,
     group_defaults,
 )
-from cser_bench.algorithms.core.stages import (
-    EarlyMessage,
-    Stage,
-    early_messages,
-    equalises,
-)
-from cser_bench.algorithms.core.state import (
-    OTHER_TYPES,
-    averaged,
-    check_still_loaded,
-)
+from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
+from cser_bench.algorithms.core.state import OTHER_TYPES, averaged, check_still_loaded
 from cser_bench.algorithms.core.topology import Topology, rounds_of
 from cser_bench.algorithms.core.traffic import Purpose, Traffic
 
@@ -293,7 +270,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Do one step, and returns the closure's loss. All workers must call it equally often.
+        """Do one step, and return the closure's loss. All workers must call it equally often.
 
         A gradient that is missing is zero: weight decay and momentum go on. A frozen parameter
         (`requires_grad` False) is left where it is, with what is held for it, but for averages of
@@ -356,14 +333,14 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._reducer.drop()
 
     def _adopt_moved(self) -> None:
-        """Take back parameters that someone moved, or raises RuntimeError where that cannot be."""
+        """Take back parameters that someone moved, or raise RuntimeError where that cannot be."""
         for replica in self.replicas:
             if replica.flat.moved():
                 self._drop_early()
                 replica.flat.adopt(replica.buffers.values())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group before the first step, and begins anew with it. All workers must call it.
+        """Add a group before the first step, and begin anew with it. All workers must call it.
 
         Raises:
             ValueError: a step was done, or a state loaded; and as the constructor.
@@ -701,7 +678,7 @@ def _check_compressors(optimizer: DistributedOptimizer, replica: Replica) -> Non
 
 
 def _make_equal(optimizer: DistributedOptimizer) -> None:
-    """Compare the workers' optimisers, and sends worker 0's parameters to all."""
+    """Compare the workers' optimisers, and send worker 0's parameters to all."""
     if optimizer.collectives.world_size == 1:
         return
     if not isinstance(optimizer.collectives, StackedCollectives):
@@ -787,7 +764,7 @@ def _is_left_out(optimizer: DistributedOptimizer, reducer: Reducer) -> bool:
 
 
 def _says_not_finite(optimizer: DistributedOptimizer) -> bool:
-    """Return whether any worker's gradients are not finite, and warns of whose."""
+    """Return whether any worker's gradients are not finite, and warn of whose."""
     rows = [rows_not_finite(replica.flat.gradients) for replica in optimizer.replicas]
     flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)
     if len(flags) < optimizer.collectives.world_size:

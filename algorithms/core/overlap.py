@@ -132,7 +132,7 @@ class EarlyMeans:
         return bits
 
     def close(self) -> None:
-        """Wait until nothing is under way, and ends the thread that did it."""
+        """Wait until nothing is under way, and end the thread that did it."""
         self._helper.shutdown()
         if self._stream is not None:
             self._stream.synchronize()

@@ -17,21 +17,12 @@ from cser_bench.algorithms.core.compressors import (
     Identity,
     Scaled,
 )
-from cser_bench.algorithms.core.exchange import (
-    Exchanged,
-    Mixed,
-    Sending,
-)
+from cser_bench.algorithms.core.exchange import Exchanged, Mixed, Sending
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.flat import FlatBuffers
 from cser_bench.algorithms.core.layout import Windows
-from cser_bench.algorithms.core.local_step import (
-    AdamW,
-    LocalStep,
-    Muon,
-    Nesterov,
-)
+from cser_bench.algorithms.core.local_step import AdamW, LocalStep, Muon, Nesterov
 from cser_bench.algorithms.core.stages import Stage
 from cser_bench.algorithms.core.state import UNSENT, check_state
 from cser_bench.algorithms.core.topology import Mixing

@@ -6,25 +6,12 @@ The numbers of its parameter groups, the settings of its own, and their checks.
 import difflib
 import inspect
 import math
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Mapping,
-)
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from numbers import Real
 from types import SimpleNamespace
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 LocalStepName = Literal["sgd", "adamw", "muon"]
 

@@ -18,11 +18,7 @@ from cser_bench.algorithms.core.compressors import (
     SharedSupport,
 )
 from cser_bench.algorithms.core.flat import FlatBuffers
-from cser_bench.algorithms.core.layout import (
-    Layout,
-    Support,
-    Windows,
-)
+from cser_bench.algorithms.core.layout import Layout, Support, Windows
 from cser_bench.algorithms.core.traffic import Purpose
 
 EVERYTHING = Identity()

@@ -1,11 +1,6 @@
 """Saved states: which worker may go on from one, and the workers' average that fits them all."""
 
-from collections.abc import (
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
