@@ -129,9 +129,20 @@ def loss_figure(
         figure, (axes,) = new_figure(1.2 + 0.19 * max(len(lines), 3))
         end = _end(lines)
         for place, line in enumerate(lines):
-            _dot(axes, place, line, end, colour_of(line["algorithm"], families))
+            _dot(
+                axes,
+                place,
+                line,
+                end,
+                colour_of(line["algorithm"], families),
+            )
         if margin is not None:
-            axes.axvspan(-100 * margin, 0, color=_MARGIN, zorder=0)
+            axes.axvspan(
+                -100 * margin,
+                0,
+                color=_MARGIN,
+                zorder=0,
+            )
         shaded = "" if margin is None else "; green: within the margin"
         axes.set_xlabel(f"points against all sent (bars: 95 %{shaded})")
         axes.axvline(0, **GREY)
@@ -145,9 +156,21 @@ def loss_figure(
         drawn = dict.fromkeys(families.get(line["algorithm"], "") for line in lines)
         names = [name for name in drawn if name in FAMILIES]
         dots = [
-            Line2D([], [], marker="o", linestyle="None", color=FAMILIES[name]) for name in names
+            Line2D(
+                [],
+                [],
+                marker="o",
+                linestyle="None",
+                color=FAMILIES[name],
+            )
+            for name in names
         ]
-        figure.legend(dots, names, loc="outside lower right", ncols=max(len(dots), 1))
+        figure.legend(
+            dots,
+            names,
+            loc="outside lower right",
+            ncols=max(len(dots), 1),
+        )
         headline(figure, title)
     return figure
 
@@ -173,12 +196,29 @@ def _dot(axes: Axes, place: int, line: dict[Hashable, Any], end: float, colour: 
     middle = 100 * float(line["difference"])
     if middle < end:
         text = f"← {points(middle / 100)}"
-        axes.annotate(text, (0.99 * end, place), ha="left", va="center", color=colour)
+        axes.annotate(
+            text,
+            (0.99 * end, place),
+            ha="left",
+            va="center",
+            color=colour,
+        )
         return
     low = 100 * float(line["difference_low"])
     high = 100 * float(line["difference_high"])
-    axes.plot([low, high], [place, place], color=colour, linewidth=1.2, solid_capstyle="butt")
-    axes.plot([middle], [place], "o", color=colour)
+    axes.plot(
+        [low, high],
+        [place, place],
+        color=colour,
+        linewidth=1.2,
+        solid_capstyle="butt",
+    )
+    axes.plot(
+        [middle],
+        [place],
+        "o",
+        color=colour,
+    )
 
 
 def _name(line: dict[Hashable, Any]) -> str:
@@ -242,7 +282,12 @@ def _panel(axes: Axes, group: pd.DataFrame, margin: float | None) -> None:
     axes.set_ylim(1.15 * worst, max(0.15, float(differences.max()) + 0.1))
     decades(axes.xaxis)
     if margin is not None:
-        axes.axhspan(-100 * margin, 0, color=_MARGIN, zorder=0)
+        axes.axhspan(
+            -100 * margin,
+            0,
+            color=_MARGIN,
+            zorder=0,
+        )
     for number, (label, line) in enumerate(group.groupby("label", sort=False)):
         rows = line.sort_values("link_models")
         marker, colour = _MARKERS[number % len(_MARKERS)], _COLOURS[number % len(_COLOURS)]

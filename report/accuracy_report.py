@@ -46,7 +46,11 @@ _MOST_STATES = 6
 SAME_LOAD = 1.5
 """Rows whose links carry numbers of models nearer than this factor count as one load."""
 
-_JOINED = {"non-inferiority": "", "equivalence": " and ", "superiority": " against "}
+_JOINED = {
+    "non-inferiority": "",
+    "equivalence": " and ",
+    "superiority": " against ",
+}
 
 
 def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = True) -> Path:
@@ -65,7 +69,10 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     """
     tables = tables_of(frames)
     figures, captions = _figures(frames, tables["accuracy"])
-    context = _context(frames, tables) | {"captions": captions, "figures": figures}
+    context = _context(frames, tables) | {
+        "captions": captions,
+        "figures": figures,
+    }
     csv = tables | _told_apart(frames)
     return write_report(
         output or frames.folder, "report", "accuracy.md.j2", context, csv, figures, with_pdf
@@ -96,7 +103,11 @@ def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
         frames.runs[["run_id", *timed]].drop_duplicates("run_id"), on="run_id", how="left"
     )
     scores = frames.scores.drop(columns="wall_seconds")
-    return frames.tables | {"runs": runs, "scores": scores, "attempts": attempts}
+    return frames.tables | {
+        "runs": runs,
+        "scores": scores,
+        "attempts": attempts,
+    }
 
 
 def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure], dict[str, str]]:
@@ -109,11 +120,21 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
     if load:
         captions["load"] = load
     if len(shown):
-        figures["loss"] = loss_figure(shown, margin, captions["loss"], families)
+        figures["loss"] = loss_figure(
+            shown,
+            margin,
+            captions["loss"],
+            families,
+        )
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != frames.experiment.baseline)]
     if len(drawn_methods(own, families)):
         captions["links"] = "Differences over what a link carries"
-        figures["links"] = link_figure(own, margin, captions["links"], families)
+        figures["links"] = link_figure(
+            own,
+            margin,
+            captions["links"],
+            families,
+        )
     return figures, captions
 
 
@@ -124,7 +145,11 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
     contrasts = tables["contrasts"]
     shown = _shown_rows(frames, accuracy)
     lengths = tables["lengths"].to_dict("records")
-    statuses = {"done": 0, "diverged": 0, "planned": len(frames.runs)}
+    statuses = {
+        "done": 0,
+        "diverged": 0,
+        "planned": len(frames.runs),
+    }
     verdicts = contrasts["verdict"].value_counts()
     return {
         **tables,
@@ -192,7 +217,10 @@ def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
     if len(rows) > MOST_ROWS:
         is_main = rows["ratio"].isin([1.0, experiment.main_ratio, math.inf])
         rows = rows[is_main | rows["is_bound"]]
-    places = {experiment.baseline: 0, experiment.floor: 2}
+    places = {
+        experiment.baseline: 0,
+        experiment.floor: 2,
+    }
     rows = rows.assign(order=rows["row"].map(places).fillna(1))
     rows = rows.sort_values(
         ["order", "ratio", "difference"], ascending=[True, True, False], kind="stable"
@@ -352,7 +380,15 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
                 "num_runs": group["num_runs"].max(),
             }
         )
-    columns = ["label", "rate", "score", "said", "better", "kind", "num_runs"]
+    columns = [
+        "label",
+        "rate",
+        "score",
+        "said",
+        "better",
+        "kind",
+        "num_runs",
+    ]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -402,7 +438,14 @@ def _states_of_code(attempts: pd.DataFrame) -> pd.DataFrame:
     processors = zip(attempts["cpu"], attempts["num_cpus"], strict=True)
     named = attempts.assign(
         commit=[str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]],
-        changed=attempts["git_diff_sha256"].notna().map({True: "yes", False: "no"}),
+        changed=attempts["git_diff_sha256"]
+        .notna()
+        .map(
+            {
+                True: "yes",
+                False: "no",
+            }
+        ),
         cpu=[f"{cpu}, {num_cpus} CPUs" for cpu, num_cpus in processors],
     )
     groups = named.groupby(["commit", "changed", "device", "cpu"], dropna=False)
@@ -447,5 +490,13 @@ def tuning_frame(frames: Frames) -> pd.DataFrame:
                 "num_at_end": sum(choices[row].at_end for row in rows if row in choices),
             }
         )
-    columns = ["label", "num_rows", "num_trials", "num_runs", "num_epochs", "rates", "num_at_end"]
+    columns = [
+        "label",
+        "num_rows",
+        "num_trials",
+        "num_runs",
+        "num_epochs",
+        "rates",
+        "num_at_end",
+    ]
     return pd.DataFrame(lines, columns=columns)

@@ -34,7 +34,10 @@ FAMILIES = {
 OTHER = "#7B4B2A"
 """Colour of a method of no family."""
 
-GREY: dict[str, Any] = {"color": "#555555", "linewidth": 0.8}
+GREY: dict[str, Any] = {
+    "color": "#555555",
+    "linewidth": 0.8,
+}
 """A line at what others are compared with."""
 
 _STYLE: dict[RcKeyType, Any] = {
@@ -93,7 +96,11 @@ def save(figure: Figure, path: Path) -> None:
     with style():
         figure.savefig(path, format="png", metadata={"Software": None})
         figure.set_layout_engine("none")  # which has placed all by now
-        nobody = {"Creator": None, "Producer": None, "CreationDate": None}
+        nobody = {
+            "Creator": None,
+            "Producer": None,
+            "CreationDate": None,
+        }
         figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata=nobody)
 
 
@@ -143,7 +150,12 @@ def end_labels(
     pixels = [axes.transData.transform((x, y)).tolist() for x, y, *_ in ends]
     from_below = sorted(zip(pixels, ends, strict=True), key=lambda pair: float(pair[0][1]))
     lows = [low for (_, low), _ in from_below]
-    places = spread(lows, height, box.y0 + height / 2, box.y1 - height / 2)
+    places = spread(
+        lows,
+        height,
+        box.y0 + height / 2,
+        box.y1 - height / 2,
+    )
     right = max(left for left, _ in pixels)
     gap = 20 if leaders else 6
     for ((left, low), (x, y, name, colour)), place in zip(from_below, places, strict=True):

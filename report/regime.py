@@ -75,7 +75,15 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
         }
         lines.append(line)
     return pd.DataFrame(
-        lines, columns=["num_steps", "ceiling", "floor", "gap", "deviation", "reason"]
+        lines,
+        columns=[
+            "num_steps",
+            "ceiling",
+            "floor",
+            "gap",
+            "deviation",
+            "reason",
+        ],
     )
 
 
@@ -161,7 +169,10 @@ def _need(tried: pd.DataFrame, margin: float) -> dict[str, object]:
     if len(more):
         start = int(more[-1])
         less = less[less > start]
-        need |= {"shown_more": models[start], "shown_more_row": tried["row"].iloc[start]}
+        need |= {
+            "shown_more": models[start],
+            "shown_more_row": tried["row"].iloc[start],
+        }
     end = len(models) - 1
     if len(less):
         end = int(less[0])
@@ -241,7 +252,15 @@ def lost_rows(frames: Frames) -> pd.DataFrame:
             noise += ceiling_noise
         models = float(row["models_sent"])
         lines.append((row["row"], row["label"], steps, models, steps / models, lost, noise))
-    columns = ["row", "label", "num_steps", "models_sent", "ratio_sent", "lost", "noise"]
+    columns = [
+        "row",
+        "label",
+        "num_steps",
+        "models_sent",
+        "ratio_sent",
+        "lost",
+        "noise",
+    ]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -330,5 +349,11 @@ def fitted_values(logs: Vector, lost: Vector, at: Vector) -> Vector:
 
     mean = float(np.clip(lost.mean(), 0.01, 0.99))
     start = np.array([math.log(mean / (1 - mean)), *[-0.5] * logs.shape[1]])
-    found = least_squares(misses, start, jac=slopes, bounds=(-limits, limits), method="dogbox")
+    found = least_squares(
+        misses,
+        start,
+        jac=slopes,
+        bounds=(-limits, limits),
+        method="dogbox",
+    )
     return np.asarray(expit(wanted @ found.x), dtype=np.float64)

@@ -118,7 +118,12 @@ def combined(
     """
     effects = np.asarray(estimates, dtype=float)
     variances = np.asarray(standard_errors, dtype=float) ** 2
-    found = combine_effects(effects, variances, method_re="dl", use_t=True)
+    found = combine_effects(
+        effects,
+        variances,
+        method_re="dl",
+        use_t=True,
+    )
     low, high = found.conf_int(alpha=1 - confidence)[
         3
     ]  # the fourth: random effects by Hartung and Knapp

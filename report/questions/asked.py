@@ -73,7 +73,13 @@ class Question:
         answer = computed(evidence) if computed else studies.compared_pairs(needed[0])
         if answer is None or not needed:
             return answer
-        return replace(answer, numbers={"regime": needed[0].regime, **answer.numbers})
+        return replace(
+            answer,
+            numbers={
+                "regime": needed[0].regime,
+                **answer.numbers,
+            },
+        )
 
 
 def _questions() -> list[Question]:

@@ -52,7 +52,14 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         "names": sorted(known.name for known in _read(evidence) if known.is_whole),
         "sharing": _sharing(evidence),
     }
-    path = write_report(output or results / NAME, NAME, "answers.md.j2", context, frames, figures)
+    path = write_report(
+        output or results / NAME,
+        NAME,
+        "answers.md.j2",
+        context,
+        frames,
+        figures,
+    )
     if readme:
         template = environment().get_template("cards.md.j2")
         put_into(readme, template.render(cards_of(evidence, answers)).strip())
@@ -66,7 +73,11 @@ def _read(evidence: Evidence) -> list[Compared]:
 
 def _section(question: Question, answer: Answer | None) -> dict[str, Any]:
     """A question, and what its template says; that is empty where nothing was run."""
-    section = {"number": question.number, "asked": question.asked, "command": question.command}
+    section = {
+        "number": question.number,
+        "asked": question.asked,
+        "command": question.command,
+    }
     if answer is None:
         return section | {"text": ""}
     template = environment().get_template(f"questions/{question.number}.md.j2")
@@ -98,7 +109,10 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     quoted = evidence.first("reference")
     if quoted and quoted.speaks_for("topk", "baseline"):
         [topk] = quoted.pairs(("topk", "baseline"))
-        cards |= {"accuracy": quoted.contrast(*topk), "regime": quoted.regime}
+        cards |= {
+            "accuracy": quoted.contrast(*topk),
+            "regime": quoted.regime,
+        }
     if 9 in answers:
         cards |= {key: answers[9].numbers[key] for key in ("order", "apart")}
     in_readme = [known for known in evidence.other_networks if known.about.in_readme]
@@ -112,14 +126,20 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
 def _speed_of(evidence: Evidence, answer: Answer | None) -> dict[str, Any]:
     """What M-CSER's timed step gains over the best baseline and over DDP; None where one of them
     was not timed."""
-    nothing = {"over_best": None, "over_ddp": None}
+    nothing = {
+        "over_best": None,
+        "over_ddp": None,
+    }
     scored = scored_method(evidence)
     if answer is None or scored is None:
         return nothing
     cells: pd.DataFrame = answer.frame[answer.frame["gbits"] == AT / 1e9].set_index("method")
     if not {scored, DDP, RIVAL} <= set(cells.index):
         return nothing
-    return {"over_best": gain(cells, scored, RIVAL), "over_ddp": gain(cells, scored, DDP)}
+    return {
+        "over_best": gain(cells, scored, RIVAL),
+        "over_ddp": gain(cells, scored, DDP),
+    }
 
 
 def put_into(readme: Path, cards: str) -> None:

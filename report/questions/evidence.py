@@ -198,7 +198,8 @@ class Compared:
     @property
     def regime(self) -> dict[str, Any]:
         """Where its numbers were seen, for the templates."""
-        experiment, rows = self.frames.experiment, self.frames.rows
+        experiment = self.frames.experiment
+        rows = self.frames.rows
         num_seeds = [len(self.frames.done(row)) for row in rows["row"][rows["base"].isna()]]
         return {
             "name": experiment.name,
@@ -305,7 +306,10 @@ class Evidence:
         parameters."""
         parts: list[Part] = []
         for known in experiments:
-            columns = {"network": known.about.network, "num_parameters": known.num_parameters}
+            columns = {
+                "network": known.about.network,
+                "num_parameters": known.num_parameters,
+            }
             parts.append((known, known.pairs(*pairs), columns))
         return self.contrasts(parts).to_dict("records")
 

@@ -67,7 +67,14 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
 
 def _of(known: Compared, *pairs: tuple[str, str], network: str | None = None) -> Part:
     """Pairs of an experiment, with the network that the table names."""
-    return known, pairs, {"network": network or known.network, "experiment": known.name}
+    return (
+        known,
+        pairs,
+        {
+            "network": network or known.network,
+            "experiment": known.name,
+        },
+    )
 
 
 def _pairs_asked_first(quoted: Compared) -> list[tuple[str, str]]:

@@ -48,7 +48,10 @@ def tied(evidence: Evidence, *pairs: tuple[Speaker, Speaker]) -> pd.DataFrame:
     parts = []
     for known in evidence.all_of("ties"):
         if known.is_whole:
-            columns = {"network": f"{known.network}, other rates", "experiment": known.name}
+            columns = {
+                "network": f"{known.network}, other rates",
+                "experiment": known.name,
+            }
             parts.append((known, known.pairs(*pairs), columns))
     return evidence.contrasts(parts)
 

@@ -65,7 +65,14 @@ def shares_lost(evidence: Evidence) -> pd.DataFrame:
         The columns network, experiment, tells, method, label, models_sent, share, low and high (95
         %).
     """
-    columns = ["network", "experiment", "tells", "method", "label", "models_sent"]
+    columns = [
+        "network",
+        "experiment",
+        "tells",
+        "method",
+        "label",
+        "models_sent",
+    ]
     columns += ["share", "low", "high"]
     tables = [pd.DataFrame(columns=columns)]
     for known in kinds_of(evidence):
@@ -109,7 +116,12 @@ def other_networks(evidence: Evidence) -> Answer | None:
     missing: list[Compared] = []
     for known in kinds_of(evidence):
         if known.row("reset") and known.row("local"):
-            ran = known.speaks_for("baseline", "floor", "reset", "local")
+            ran = known.speaks_for(
+                "baseline",
+                "floor",
+                "reset",
+                "local",
+            )
             (kinds if ran else missing).append(known)
     if len(kinds) < 2:
         return None
@@ -132,7 +144,12 @@ def other_networks(evidence: Evidence) -> Answer | None:
         **_norms(evidence),
     }
     frame = pd.concat([losses, locals_]).sort_index(kind="stable").reset_index(drop=True)
-    return Answer(frame, numbers, _by_kind(shares), rows=shown)
+    return Answer(
+        frame,
+        numbers,
+        _by_kind(shares),
+        rows=shown,
+    )
 
 
 def asked_of_local(known: Compared) -> tuple[str, str]:
@@ -155,7 +172,11 @@ def _with_form(
     parts: list[Part] = []
     for known, pairs in asked:
         form = str(known.value(pairs[0][0], "error_compressor.kind"))
-        columns = {"network": known.kind, "experiment": known.name, "form": form}
+        columns = {
+            "network": known.kind,
+            "experiment": known.name,
+            "form": form,
+        }
         parts.append((known, pairs, columns))
     return evidence.contrasts(parts)
 
@@ -202,13 +223,20 @@ def _order_on(known: Compared) -> dict[str, Any]:
     """The order of the three methods' losses on one network, and the load."""
     [line] = losses_at_one_load([known]).to_dict("records")
     order = sorted(ORDERED.values(), key=lambda name: float(line[name]))
-    return {"network": known.the_network, "link_models": line["link_models"], "order": order}
+    return {
+        "network": known.the_network,
+        "link_models": line["link_models"],
+        "order": order,
+    }
 
 
 def _norms(evidence: Evidence) -> dict[str, Any]:
     """What a network loses with another normalisation: the most that statistics move it, and with
     group norm."""
-    numbers: dict[str, Any] = {"moved": math.nan, "grouped": None}
+    numbers: dict[str, Any] = {
+        "moved": math.nan,
+        "grouped": None,
+    }
     pairs: list[tuple[Speaker, Speaker]] = [("reset", "baseline"), ("local", "baseline")]
     for known in evidence.all_of("batch_norm", "group_norm"):
         usual = evidence.first("network", network=known.about.network)
@@ -256,7 +284,12 @@ def _by_kind(shares: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.axvline(0, **GREY)
-    axes.axvline(1, color="#777777", linewidth=0.8, linestyle="--")
+    axes.axvline(
+        1,
+        color="#777777",
+        linewidth=0.8,
+        linestyle="--",
+    )
     axes.set_xlabel("share lost of what can be lost: 0 is everything sent, 1 a worker alone")
     legend_beside(axes)
     return figure

@@ -110,9 +110,18 @@ def losses_at_one_load(experiments: Sequence[Compared]) -> pd.DataFrame:
     for known in experiments:
         lost = _lost(known, rows_at_one_load(known))
         if lost is not None:
-            named = {"network": known.network, "experiment": known.name}
+            named = {
+                "network": known.network,
+                "experiment": known.name,
+            }
             lines.append(named | {"parameters": known.num_parameters} | lost)
-    columns = ["network", "experiment", "parameters", "link_models", *ORDERED.values()]
+    columns = [
+        "network",
+        "experiment",
+        "parameters",
+        "link_models",
+        *ORDERED.values(),
+    ]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -149,7 +158,11 @@ def orders_at_other_loads(
             load = lost.pop("link_models")
             if abs(load / told.get(known.about.network, load * 10) - 1) > LOAD_TOLERANCE:
                 order = sorted(lost, key=lambda name: lost[name])
-                yield {"network": known.the_network, "load": load, "order": order}
+                yield {
+                    "network": known.the_network,
+                    "load": load,
+                    "order": order,
+                }
 
 
 def resets_against_local(experiments: Sequence[Compared]) -> pd.DataFrame:
@@ -176,5 +189,12 @@ def resets_against_local(experiments: Sequence[Compared]) -> pd.DataFrame:
                     "standard_error": apart.standard_error,
                 }
             )
-    columns = ["network", "experiment", "estimate", "low", "high", "standard_error"]
+    columns = [
+        "network",
+        "experiment",
+        "estimate",
+        "low",
+        "high",
+        "standard_error",
+    ]
     return pd.DataFrame(lines, columns=columns)

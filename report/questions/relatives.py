@@ -15,7 +15,8 @@ MOST_TIMED = 3
 def the_relatives(evidence: Evidence) -> Answer:
     """Question 23: the relatives' differences to SGD; DiLoCo's is a contrast, and so are those on
     other networks."""
-    search, quoted = evidence["search"], evidence["reference"]
+    search = evidence["search"]
+    quoted = evidence["reference"]
     frame = search.contrasts_of((row, search.baseline) for row in search.about.shown)
     frame = frame.sort_values("estimate", ascending=False)
     frame = frame.drop(columns=["kind", "p_holm", "verdict", "declared"])

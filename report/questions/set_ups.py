@@ -34,7 +34,8 @@ class Place(NamedTuple):
 def place_of(known: Compared, changed: Role) -> Place:
     """Return where an experiment stands on the axis of what changes."""
     config = known.frames.experiment.config
-    workers, batch = config["num_workers"], config["batch_size"]
+    workers = config["num_workers"]
+    batch = config["batch_size"]
     if changed == "width":
         return Place((known.num_parameters,), f"{known.num_parameters:,}")
     if changed == "workers":
@@ -53,7 +54,8 @@ def place_of(known: Compared, changed: Role) -> Place:
 def axis_of(known: Compared, changed: Role) -> str:
     """Return what the axis says, given any experiment on it."""
     config = known.frames.experiment.config
-    workers, batch = config["num_workers"], config["batch_size"]
+    workers = config["num_workers"]
+    batch = config["batch_size"]
     if changed == "width":
         return "parameters of the network"
     if changed == "workers":
@@ -125,7 +127,12 @@ def _panels(frame: pd.DataFrame, axes_of: Sequence[Axis]) -> Figure:
     for panel in panels[1:]:
         panel.sharey(panels[0])
     for panel, axis in zip(panels, axes_of, strict=True):
-        _panel(panel, frame, axis, is_last=panel is panels[-1])
+        _panel(
+            panel,
+            frame,
+            axis,
+            is_last=panel is panels[-1],
+        )
     panels[0].set_ylabel("points against SGD")
     return figure
 
@@ -144,7 +151,13 @@ def _panel(panel: Axes, frame: pd.DataFrame, axis: Axis, is_last: bool) -> None:
         places = np.array([names.index(at) for at in lines["at"]], dtype=float)
         middle = 100 * lines["estimate"].to_numpy()
         half = 50 * (lines["high"] - lines["low"]).to_numpy()
-        panel.errorbar(places + 0.07 * (number - 1), middle, half, fmt="o-", color=colour)
+        panel.errorbar(
+            places + 0.07 * (number - 1),
+            middle,
+            half,
+            fmt="o-",
+            color=colour,
+        )
         ends.append((len(names) - 0.9, float(middle[-1]), name, colour))
     panel.axhline(0, **GREY)
     if is_last:
@@ -231,4 +244,10 @@ def over_workers(evidence: Evidence) -> Answer:
     answer = _over(evidence, "workers", "samples")
     levels = evidence["levels"].frames.experiment.config
     samples = levels["task"]["num_train"] // levels["num_workers"]
-    return replace(answer, numbers={**answer.numbers, "samples": samples})
+    return replace(
+        answer,
+        numbers={
+            **answer.numbers,
+            "samples": samples,
+        },
+    )

@@ -59,8 +59,12 @@ def timed(study: SpeedStudy, machines: int) -> pd.DataFrame:
 def gain(cells: pd.DataFrame, method: str, baseline: str) -> dict[str, Any]:
     """Timed step of the baseline over that of the method; the ends divide end by end, so they are
     the widest."""
-    own, base = cells.loc[method], cells.loc[baseline]
-    ends = {"low": base["low"] / own["high"], "high": base["high"] / own["low"]}
+    own = cells.loc[method]
+    base = cells.loc[baseline]
+    ends = {
+        "low": base["low"] / own["high"],
+        "high": base["high"] / own["low"],
+    }
     return {"factor": base["seconds"] / own["seconds"]} | ends
 
 
@@ -81,7 +85,13 @@ def which_baseline(evidence: Evidence) -> Answer | None:
     over = {}
     if scored is not None and scored in seconds:
         over = (seconds / seconds[scored]).to_dict()
-    return replace(answer, numbers={**answer.numbers, "scored": over})
+    return replace(
+        answer,
+        numbers={
+            **answer.numbers,
+            "scored": over,
+        },
+    )
 
 
 @of_model
@@ -92,12 +102,19 @@ def _over_every_baseline(study: SpeedStudy, _: WorkloadModel) -> Answer | None:
         return None
     bases = cells[cells["baseline"]]
     lines = [
-        {"method": name, "label": line["label"], "ms": 1e3 * line["seconds"]}
+        {
+            "method": name,
+            "label": line["label"],
+            "ms": 1e3 * line["seconds"],
+        }
         | gain(cells, PROPOSED, str(name))
         for name, line in bases.iterrows()
     ]
     frame = pd.DataFrame(lines)
-    numbers = {"over": frame.set_index("method")["factor"], "own": cells.loc[PROPOSED]}
+    numbers = {
+        "over": frame.set_index("method")["factor"],
+        "own": cells.loc[PROPOSED],
+    }
     return Answer(
         frame,
         numbers,
@@ -128,7 +145,15 @@ def which_layout(study: SpeedStudy, model: WorkloadModel) -> Answer:
         )
         lines.append((f"{machines} x {workers}", machines, *numbers))
     frame = pd.DataFrame(
-        lines, columns=["layout", "machines", "timed", "timed_ms", "modelled", "ddp_ms"]
+        lines,
+        columns=[
+            "layout",
+            "machines",
+            "timed",
+            "timed_ms",
+            "modelled",
+            "ddp_ms",
+        ],
     )
     by_machines = frame.set_index("machines")
     numbers_of_all = {
@@ -147,7 +172,13 @@ def which_bandwidth(_: SpeedStudy, model: WorkloadModel) -> Answer:
     grid = comparisons.speedups_frame(model, comparisons.log_grid(1e9, 100e9))
     over_best = grid.loc[grid["method"] == PROPOSED, "over_best"]
     below = comparisons.highest_rate(
-        partial(comparisons.speedup, model, PROPOSED, DDP), comparisons.CLEARLY
+        partial(
+            comparisons.speedup,
+            model,
+            PROPOSED,
+            DDP,
+        ),
+        comparisons.CLEARLY,
     )
     over_ddp = grid.pivot(index="bits_per_second", columns="method", values="over_ddp")
     older = [name for name in OLDER if name in over_ddp]
@@ -185,7 +216,18 @@ def _bandwidth(grid: pd.DataFrame) -> Figure:
                 )
         axes.axhline(1, **GREY)
         axes.set_title(f"over {title}", fontsize=7.5)
-        axes.set(xlabel="link, Gb/s", xlim=(0, 102), xticks=[1, 25, 50, 75, 100], ylim=limits)
+        axes.set(
+            xlabel="link, Gb/s",
+            xlim=(0, 102),
+            xticks=[
+                1,
+                25,
+                50,
+                75,
+                100,
+            ],
+            ylim=limits,
+        )
     panels[0].set_ylabel("times as fast")
     panels[0].legend()
     return figure
@@ -244,7 +286,15 @@ def what_headlines_ask(study: SpeedStudy, model: WorkloadModel) -> Answer | None
         [imagenet[imagenet["ms"].isin([20, 30, 40, 50])], cifar[cifar["ms"].isin([30, 50])]]
     )
     near, slow = nearest(imagenet, model.workload.compute_seconds), nearest(imagenet, 0.050)
-    return Answer(frame, {"near": near, "slow": slow, "ten": nearest(cifar, 0.050)}, rows=shown)
+    return Answer(
+        frame,
+        {
+            "near": near,
+            "slow": slow,
+            "ten": nearest(cifar, 0.050),
+        },
+        rows=shown,
+    )
 
 
 def does_it_save_money(evidence: Evidence) -> Answer | None:
@@ -258,7 +308,13 @@ def does_it_save_money(evidence: Evidence) -> Answer | None:
     over_best = None
     if scored is not None and {scored, RIVAL} <= set(cells.index):
         over_best = gain(cells, scored, RIVAL)
-    return replace(answer, numbers={**answer.numbers, "scored_over_best": over_best})
+    return replace(
+        answer,
+        numbers={
+            **answer.numbers,
+            "scored_over_best": over_best,
+        },
+    )
 
 
 @of_model
@@ -298,10 +354,20 @@ def which_ratio_is_needed(_: SpeedStudy, model: WorkloadModel) -> Answer:
         return math.log(1e6 if math.isnan(ratio) else ratio) - math.log(LARGE)
 
     bits = math.exp(
-        brentq(beyond, math.log(comparisons.LOWEST), math.log(comparisons.HIGHEST), xtol=1e-6)
+        brentq(
+            beyond,
+            math.log(comparisons.LOWEST),
+            math.log(comparisons.HIGHEST),
+            xtol=1e-6,
+        )
     )
     frame = comparisons.needed_ratios_frame(model, SOME_RATES)
     frame["gbits"] = frame["bits_per_second"] / 1e9
     return Answer(
-        frame, {"bits": bits, "at_10": frame.set_index("gbits")["ratio"][10.0], "large": LARGE}
+        frame,
+        {
+            "bits": bits,
+            "at_10": frame.set_index("gbits")["ratio"][10.0],
+            "large": LARGE,
+        },
     )

@@ -9,10 +9,19 @@ from cser_bench.report.plotting import GREY, legend_beside, new_figure
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence
 from cser_bench.report.questions.losses import MOST_ROWS
 
-RULES = {"dropped": "dropped", "feedback": "error feedback", "reset": "error reset"}
+RULES = {
+    "dropped": "dropped",
+    "feedback": "error feedback",
+    "reset": "error reset",
+}
 """What is done with what a compressor does not send, as tables name it."""
 
-SHARES = {0.0: "nothing", 0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
+SHARES = {
+    0.0: "nothing",
+    0.25: "a quarter",
+    0.5: "half",
+    0.75: "three quarters",
+}
 """Shares of a budget that compressed updates have, in words."""
 
 COLOURS = ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0")
@@ -30,7 +39,13 @@ def compared_pairs(known: Compared) -> Answer:
         for pair, line in zip(pairs, frame.to_dict("records"), strict=True)
         if pair.headline
     ]
-    return Answer(frame, {"headlines": lines, "note": known.about.note})
+    return Answer(
+        frame,
+        {
+            "headlines": lines,
+            "note": known.about.note,
+        },
+    )
 
 
 def how_to_share_a_budget(evidence: Evidence) -> Answer:
@@ -48,7 +63,8 @@ def how_to_share_a_budget(evidence: Evidence) -> Answer:
     frame["reset_interval"] = intervals.to_numpy()
     frame["update_share"] = (ratio / settings["gradient_compressor.ratio"]).fillna(0.0).to_numpy()
     splits = frame[frame["update_share"] < 1]
-    best, worst = frame["estimate"].max(), splits["estimate"].min()
+    best = frame["estimate"].max()
+    worst = splits["estimate"].min()
     without_resets = (settings["error_compressor.kind"] == "zero").to_numpy()
     numbers = {
         "splits": len(splits),
@@ -74,7 +90,22 @@ def _splits(frame: pd.DataFrame) -> Figure:
             label=name,
         )
     axes.set_xscale("log", base=2)
-    axes.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
+    axes.set_xticks(
+        [
+            1,
+            4,
+            16,
+            64,
+            256,
+        ],
+        [
+            "1",
+            "4",
+            "16",
+            "64",
+            "256",
+        ],
+    )
     axes.set(xlabel="steps between resets, H", ylabel="points against SGD")
     axes.axhline(0, **GREY)
     legend_beside(axes, "of the budget, for C2")
@@ -84,7 +115,8 @@ def _splits(frame: pd.DataFrame) -> Figure:
 def why_resets_help(evidence: Evidence) -> Answer:
     """Question 15: the declared contrasts by blocks and top-k; beside them the study that changed
     only the rule."""
-    quoted, study = evidence["reference"], evidence["rules"]
+    quoted = evidence["reference"]
+    study = evidence["rules"]
     compressors = study.about.compressors
     frame = study.contrasts_of((each.reset, each.feedback) for each in compressors)
     frame["label"] = frame["row"].map({each.reset: each.compressor for each in compressors})
@@ -151,7 +183,12 @@ def _distances(means: pd.DataFrame, names: dict[str, str]) -> Figure:
         names.items(), ("#999999", "#C23B00", "#1A5FD0", "#1C8C4B"), strict=False
     ):
         lines = means[means["row"] == row].sort_values("step")
-        axes.plot(lines["step"], lines["worker_distance"], color=colour, label=name)
+        axes.plot(
+            lines["step"],
+            lines["worker_distance"],
+            color=colour,
+            label=name,
+        )
     axes.set(xlabel="step", ylabel="distance", ylim=(0, None))
     legend_beside(axes)
     return figure
@@ -174,7 +211,10 @@ def which_compressors_work(evidence: Evidence) -> Answer:
     numbers = {
         "best": by_loss.iloc[-1],
         "worst": by_loss.iloc[0],
-        "feedback": {"compressor": first, "estimate": wide.loc[first, RULES["feedback"]]},
+        "feedback": {
+            "compressor": first,
+            "estimate": wide.loc[first, RULES["feedback"]],
+        },
         "baseline": study.value(study.baseline, "label"),
     }
     return Answer(frame, numbers, rows=shown.reset_index().head(MOST_ROWS))

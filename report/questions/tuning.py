@@ -145,7 +145,14 @@ def what_tuning_costs(evidence: Evidence) -> Answer | None:
         needed=("needed", "median"),
         spread=("spread", "median"),
     )
-    return Answer(frame, {"runs": frames.tuning["run_id"].nunique(), "near": NEAR}, rows=shown)
+    return Answer(
+        frame,
+        {
+            "runs": frames.tuning["run_id"].nunique(),
+            "near": NEAR,
+        },
+        rows=shown,
+    )
 
 
 def _decade(group: pd.DataFrame) -> dict[str, float]:
@@ -209,9 +216,20 @@ def _rates(search: Compared, trials: pd.DataFrame) -> Figure:
             continue
         best = trials[trials["row"] == row].groupby("learning_rate")["score"].max()
         name = search.value(row, "label")
-        axes.plot(best.index, 100 * best, "o-", color=colour, label=name)
+        axes.plot(
+            best.index,
+            100 * best,
+            "o-",
+            color=colour,
+            label=name,
+        )
         diverged = best.index[best.isna()]
-        axes.plot(diverged, np.full(len(diverged), 71.0), "x", color=colour)
+        axes.plot(
+            diverged,
+            np.full(len(diverged), 71.0),
+            "x",
+            color=colour,
+        )
     axes.set(
         xscale="log",
         ylim=(70, 90),
