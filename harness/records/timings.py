@@ -115,8 +115,7 @@ class TimedMethod(Record):
 
     Attributes:
         algorithm, settings, momentum, local_step: a row of an accuracy experiment is of this method
-        where its four are
-            equal.
+            where its four are equal.
         rows: "experiment/row" of each that is so; of DDP, which computes what SGD does, SGD's;
             other baselines' none.
         overlap: whether collectives begin during the backward pass.
