@@ -105,17 +105,12 @@ def _sharing(evidence: Evidence) -> list[list[str]]:
 
 def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     """Return the numbers of the cards; None for a card whose runs are missing."""
-    cards: dict[str, Any] = dict.fromkeys(("accuracy", "regime", "order", "apart"))
-    quoted = evidence.first("reference")
-    if quoted and quoted.speaks_for("topk", "baseline"):
-        [topk] = quoted.pairs(("topk", "baseline"))
-        cards |= {
-            "accuracy": quoted.contrast(*topk),
-            "regime": quoted.regime,
-        }
+    cards: dict[str, Any] = dict.fromkeys(("order", "apart"))
     if 9 in answers:
         cards |= {key: answers[9].numbers[key] for key in ("order", "apart")}
-    in_readme = [known for known in evidence.other_networks if known.about.in_readme]
+    in_readme = [known for known in evidence.all_of("network", "loads") if known.about.in_readme]
+    # The largest network first: it is nearest to what people train.
+    in_readme.sort(key=lambda known: -known.num_parameters)
     return cards | {
         "elsewhere": evidence.elsewhere(in_readme, ("reset", "baseline")),
         "gbits": AT / 1e9,
