@@ -1,5 +1,7 @@
-"""Builds what the records in a folder call for: the report of an experiment, or of a study of step
-times."""
+"""Builds what the records in a folder call for.
+
+That is the report of an experiment, or that of a study of step times.
+"""
 
 from pathlib import Path
 

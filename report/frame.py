@@ -1,5 +1,7 @@
-"""Frames: the folder of an experiment as tidy pandas tables, from which everything else in a report
-starts."""
+"""Frames: the folder of an experiment as tidy pandas tables.
+
+Everything else in a report starts from them.
+"""
 
 from __future__ import annotations
 
@@ -107,8 +109,9 @@ _ATTEMPT += [
 
 @dataclass(frozen=True)
 class Frames:
-    """An experiment and its runs. Scores are shares (0.8738 is 87.38 %); more is better, also of an
-    error rate.
+    """An experiment and its runs.
+
+    Scores are shares (0.8738 is 87.38 %); more is better, also of an error rate.
 
     rows: one line a planned row. Its settings are columns named by their path (`compressor.kind`,
         `reset_interval`).
@@ -118,7 +121,7 @@ class Frames:
     tuning: one line a trial's run of the search that chose the rows' settings and rates; empty
         where none is at hand.
     attempts: one line an attempt at a run: who, where, with what code.
-    unplanned: runs in the folder that no row names.
+    unplanned: number of runs in the folder that no row names.
     """
 
     folder: Path
@@ -142,8 +145,10 @@ class Frames:
 
     @property
     def is_tuning(self) -> bool:
-        """Whether it is a search for settings and rates: then of every tuned row the best trial is
-        shown."""
+        """Whether the experiment is a search for settings and rates.
+
+        Then of every tuned row the best trial is shown.
+        """
         return bool(self.rows["tunes"].notna().any())
 
     @property
@@ -164,7 +169,7 @@ class Frames:
         return self.rows.set_index("row", drop=False)
 
     def row(self, name: str) -> dict[str, Any]:
-        """A row's line, as plain values."""
+        """Return a row's line, as plain values."""
         return {str(key): value for key, value in self.by_row.loc[name].items()}
 
     @cached_property
@@ -176,11 +181,11 @@ class Frames:
         }
 
     def done(self, row: str) -> pd.Series[float]:
-        """Scores of a row's finished runs, by seed."""
+        """Return the scores of a row's finished runs, by seed."""
         return self._done.get(row, pd.Series(dtype=float))
 
     def count(self, row: str, status: Status) -> int:
-        """How many of a row's planned runs are so."""
+        """Count a row's planned runs that have this status."""
         return int(((self.runs["row"] == row) & (self.runs["status"] == status)).sum())
 
 
@@ -237,10 +242,10 @@ def evidence_in(places: Iterable[Path]) -> dict[str, PlannedEvidence]:
 
 
 def sharing_baseline(frames: Frames) -> list[str]:
-    """Names of other experiments with contrasts, beside the folder or one above, that have a
-    baseline's run in common.
+    """Return the names of other experiments that share a run of the baseline with this one.
 
-    Those that cannot be read are left out: they stop their own report, not this one.
+    They have contrasts, and lie beside the folder or one above. Those that cannot be read are left
+    out: they stop their own report, not this one.
     """
     own = baseline_runs(frames.experiment)
     names = set()
@@ -254,7 +259,7 @@ def sharing_baseline(frames: Frames) -> list[str]:
 
 
 def baseline_runs(experiment: Experiment) -> set[str]:
-    """Ids of the baseline's runs."""
+    """Return the ids of the baseline's runs."""
     return {
         run_id
         for row in experiment.rows
@@ -283,6 +288,7 @@ class _Planned(NamedTuple):
             return "missing"
         if self.run.result is not None:
             return status_of(self.run.result)
+        # Without a result or a failure it was interrupted, or goes on: its result is missing.
         return "failed" if self.run.failure else "missing"
 
 
@@ -312,7 +318,7 @@ def _experiment(folder: Path) -> Experiment:
 def _planned(
     folder: Path, experiment: Experiment, found: Mapping[str, RunRecord]
 ) -> list[_Planned]:
-    """Every planned run, in the order of rows and seeds."""
+    """List every planned run, in the order of rows and seeds."""
     planned = []
     for row in experiment.rows:
         try:
@@ -341,8 +347,10 @@ def _planned(
 
 
 def _trials(folder: Path, experiment: Experiment, tuning: Path | None) -> list[_Planned]:
-    """The runs of the tuning in a folder: the one given, or that which the experiment names, where
-    it is at hand."""
+    """Read the runs of the tuning: of the folder given, or of that which the experiment names.
+
+    No runs where neither is at hand.
+    """
     if tuning is None and experiment.tuning is not None:
         for place in (folder.parent, folder.parent.parent):
             beside = place / experiment.tuning.experiment
@@ -367,7 +375,7 @@ def _row_line(row: Row) -> dict[str, Any]:
 
 
 def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by path; a list, as the matrix of a topology, as the text of it."""
+    """Yield settings by path; a list, as the matrix of a topology, as the text of it."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _paths(value, f"{above}{key}.")
@@ -378,6 +386,7 @@ def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
 
 
 def _run_line(folder: Path, planned: _Planned, metric: Metric) -> dict[str, Any]:
+    # All columns are there, in one order, also where nothing was recorded.
     line: dict[str, Any] = dict.fromkeys(_RUN) | {
         "row": planned.row.row,
         "seed": planned.seed,
@@ -416,11 +425,15 @@ def _score(path: str, result: Result, metric: Metric) -> float:
 
 
 def status_of(result: Result) -> Literal["done", "diverged"]:
-    """Diverged also where a loss at the end is not finite, or beyond 1,000 times that of a constant
-    guess."""
+    """Tell whether a run is done or diverged, which its own record may not know.
+
+    It diverged also where a loss at the end is not finite, or beyond 1,000 times that of a constant
+    guess.
+    """
     num_classes = MOST_CLASSES
     if result.class_counts:
         num_classes = len(result.class_counts[0])
+    # To guess all classes alike costs the logarithm of their number, in nats.
     limit = DIVERGED_FACTOR * math.log(max(num_classes, 2))
     losses = [loss for loss in (result.train_loss, result.test_loss) if loss is not None]
     is_beyond = any(not math.isfinite(loss) or loss > limit for loss in losses)
@@ -428,7 +441,7 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
 
 
 def _score_lines(planned: _Planned, metric: Metric) -> Iterator[tuple[Any, ...]]:
-    """Lines of `_SCORE`: as tuples, since there are the most of them."""
+    """Yield lines of `_SCORE`: as tuples, since there are the most of them."""
     for event in planned.events:
         score = score_of(
             event["test_accuracy"],

@@ -1,5 +1,7 @@
-"""How figures are made: one style, type of 7 points and more, a colour a family of methods, bytes
-that repeat."""
+"""How figures are made: one style, and bytes that repeat.
+
+Type has 7 points and more; each family of methods has its colour.
+"""
 
 import textwrap
 from collections.abc import Mapping
@@ -64,7 +66,7 @@ _STYLE: dict[RcKeyType, Any] = {
 
 
 def style() -> AbstractContextManager[None]:
-    """Everything about a figure is made inside this context."""
+    """Return the context inside which everything about a figure is made."""
     return rc_context(_STYLE)
 
 
@@ -74,20 +76,24 @@ def colour_of(algorithm: str | None, families: Mapping[str, str]) -> str:
 
 
 def new_figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of page width and so many inches high, with axes side by side. No global state:
-    figures do not touch."""
+    """Make a figure of page width and so many inches high, with axes side by side.
+
+    No global state: figures do not touch.
+    """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def legend_beside(axes: Axes, title: str | None = None) -> None:
-    """The legend, right of the axes."""
+    """Put the legend right of the axes."""
     axes.legend(title=title, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG at `path` and a PDF beside it, without a word of who wrote them and when.
+
+    So the same figure gives the same bytes.
 
     Raises:
         OSError: the folder cannot be written.
@@ -105,7 +111,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def decades(axis: Axis) -> None:
-    """Ticks of a log axis at powers of ten, with "k" for thousands."""
+    """Set the ticks of a log axis at powers of ten, with "k" for thousands."""
     axis.set_major_locator(LogLocator(numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _in_thousands(value)))
     axis.set_minor_formatter(NullFormatter())
@@ -118,12 +124,15 @@ def _in_thousands(value: float) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that matplotlib draws as it is: between two dollars it would else read a formula."""
+    """Make a text that matplotlib draws as it is.
+
+    Between two dollars it would else read a formula.
+    """
     return text.replace("$", r"\$")
 
 
 def headline(figure: Figure, title: str) -> None:
-    """The finding, over the whole width, in as many lines as it needs."""
+    """Write the finding over the whole width, in as many lines as it needs."""
     width = 84
     if len(title) > width:
         width = len(title) // 2 + 10  # two lines of like length, not one and a word
@@ -135,17 +144,18 @@ def headline(figure: Figure, title: str) -> None:
 def end_labels(
     axes: Axes, ends: list[tuple[float, float, str, str]], leaders: bool = False
 ) -> None:
-    """Names in a column right of points (x, y, name, colour), in their order, moved apart so that
-    none touches another.
+    """Write names in a column right of points, in the points' order, none touching another.
 
-    With `leaders` a thin line joins each name to its point.
+    Args:
+        ends: the points, each with its name: (x, y, name, colour).
+        leaders: whether a thin line joins each name to its point.
 
     The figure must have its final limits: names are placed by where the axes then are.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None, "axes are made with their figure"
     figure.draw_without_rendering()
-    height = 1.3 * SIZE * figure.dpi / 72
+    height = 1.3 * SIZE * figure.dpi / 72  # of a name in pixels, with room above and below
     box = axes.get_window_extent()
     pixels = [axes.transData.transform((x, y)).tolist() for x, y, *_ in ends]
     from_below = sorted(zip(pixels, ends, strict=True), key=lambda pair: float(pair[0][1]))
@@ -159,6 +169,7 @@ def end_labels(
     right = max(left for left, _ in pixels)
     gap = 20 if leaders else 6
     for ((left, low), (x, y, name, colour)), place in zip(from_below, places, strict=True):
+        # Offsets are in points, 72 to an inch, so that they hold at every resolution.
         across = (right - left) * 72 / figure.dpi + gap
         up = (place - low) * 72 / figure.dpi
         text = axes.annotate(
@@ -185,8 +196,10 @@ def end_labels(
 
 
 def spread(places: list[float], gap: float, low: float, high: float) -> list[float]:
-    """Sorted places moved apart to at least `gap`, upwards and then, where they pass `high`, down
-    again."""
+    """Move sorted places apart to at least `gap`.
+
+    They move upwards from `low` and then, where they pass `high`, down again.
+    """
     moved: list[float] = []
     bottom = low
     for place in places:

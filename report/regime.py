@@ -1,5 +1,7 @@
-"""The regime: whether an experiment can tell a loss, how many models a method needs, what predicts
-what it loses."""
+"""The regime: whether an experiment can tell a loss, and what it tells of losses.
+
+How many models a method needs, and what predicts what it loses.
+"""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +34,8 @@ _LEAST_LOADS = 3
 """Loads that a method needs for a curve where all runs have one length."""
 
 _LIMITS = (10.0, 4.0)
-"""Bounds of a curve's middle value and of its slopes, either way."""
+"""Bounds of a curve's middle value and of its slopes, either way. Without them, a curve through a
+jump would grow ever steeper."""
 
 Vector = NDArray[np.float64]
 
@@ -42,18 +45,20 @@ NOT_CLAIMED = "not claimed"
 
 
 def assay_frame(frames: Frames) -> pd.DataFrame:
-    """The gap between everything sent and a worker alone, at each length, first the experiment's
-    own, then the longest.
+    """Return the gap between everything sent and a worker alone, at each length.
 
-    Sizes other than its own are left out. Columns: num_steps, ceiling, floor, gap (shares),
-    deviation (between seeds, of the bound that spreads more), reason (why a loss could not be told;
-    None where it could).
+    First the experiment's own length, then from the longest down. Sizes other than its own are left
+    out.
+
+    Columns: num_steps, ceiling, floor, gap (shares), deviation (between seeds, of the bound that
+    spreads more), reason (why a loss could not be told; None where it could).
     """
     experiment = frames.experiment
     rows = frames.rows
     ceilings = rows_by_length(frames, experiment.baseline)
     floors = rows_by_length(frames, experiment.floor)
     here = rows[(rows["rule"] == "held_out") & rows["tunes"].isna()]
+    # The first row has the experiment's own size.
     here = here[here["num_parameters"] == rows["num_parameters"].iloc[0]]
     lengths = [int(steps) for steps in here["num_steps"].unique()]
     own_length = {row: steps for steps, row in ceilings.items()}.get(str(experiment.baseline))
@@ -88,8 +93,10 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
 
 
 def claimed_contrasts(frames: Frames) -> pd.DataFrame:
-    """`contrasts_frame`, without a verdict where the experiment cannot tell a loss: it claims
-    nothing."""
+    """Return `contrasts_frame`, without its verdicts where the experiment cannot tell a loss.
+
+    Such an experiment claims nothing.
+    """
     lines = contrasts_frame(frames)
     if tells(frames):
         return lines
@@ -97,7 +104,7 @@ def claimed_contrasts(frames: Frames) -> pd.DataFrame:
 
 
 def tells(frames: Frames) -> bool:
-    """Whether an experiment can tell a loss at its own length."""
+    """Tell whether an experiment can tell a loss at its own length."""
     return bool(assay_frame(frames)["reason"].head(1).isna().any())
 
 
@@ -117,16 +124,17 @@ def _reason(margin: float | None, gap: float, deviation: float) -> str | None:
 
 
 def needs_frame(frames: Frames) -> pd.DataFrame:
-    """What a method needs, at the experiment's own length alone: one line a method with a row that
-    sends anything.
+    """Return what each method needs, at the experiment's own length alone.
 
-    Each row is judged alone, by a one-sided bound of 95 % and without a correction. Columns: label,
-    algorithm, num_tried, fewest_tried, most_tried (models sent by one worker), shown_more (the most
-    models at which it is shown to lose more than the margin), shown_less (the fewest above those at
-    which it is shown to lose less) with the rows, and
-    `crossing`: the models at which a line between two neighbouring measured points, by the
-    logarithm of models, crosses the margin; it exists only between such points. NaN where there is
-    none.
+    One line a method with a row that sends anything; none where the experiment sets no margin or
+    has no baseline. Each row is judged alone, by a one-sided bound of 95 % without a correction.
+
+    Columns: label, algorithm, num_tried, fewest_tried, most_tried (models sent by one worker),
+    shown_more (the most models at which it is shown to lose more than the margin), shown_less (the
+    fewest above those at which it is shown to lose less) with the rows, shown_less_link (the models
+    that a link then carries), and `crossing`: the models at which a line between two neighbouring
+    measured points, by the logarithm of models, crosses the margin; it exists only between such
+    points. NaN where there is none.
     """
     experiment = frames.experiment
     if experiment.margin is None or experiment.baseline is None:
@@ -150,7 +158,7 @@ def needs_frame(frames: Frames) -> pd.DataFrame:
 
 
 def _need(tried: pd.DataFrame, margin: float) -> dict[str, object]:
-    """What one method needs, of its rows from the fewest models sent."""
+    """Return what one method needs, given its rows from the fewest models sent to the most."""
     models = tried["models_sent"].to_numpy(dtype=float)
     need = {
         "num_tried": len(tried),
@@ -165,6 +173,8 @@ def _need(tried: pd.DataFrame, margin: float) -> dict[str, object]:
     }
     more = np.flatnonzero(tried["high_one_sided"].to_numpy(dtype=float) < -margin)
     less = np.flatnonzero(tried["low_one_sided"].to_numpy(dtype=float) > -margin)
+    # The margin is crossed between the last row that is shown to lose more and the first after it
+    # that is shown to lose less; without such a row, up to the end of what was tried.
     start = 0
     if len(more):
         start = int(more[-1])
@@ -190,7 +200,10 @@ def _need(tried: pd.DataFrame, margin: float) -> dict[str, object]:
 
 
 def _crossing(models: Vector, estimates: Vector, margin: float) -> float:
-    """Models at which a line between two points, by the logarithm of models, crosses the margin."""
+    """Return the models at which a line between two points crosses the margin.
+
+    The line is straight over the logarithm of models.
+    """
     share = (-margin - estimates[0]) / (estimates[1] - estimates[0])
     log_first = math.log(models[0])
     log_second = math.log(models[1])
@@ -198,14 +211,18 @@ def _crossing(models: Vector, estimates: Vector, margin: float) -> float:
 
 
 def lost_frame(frames: Frames) -> pd.DataFrame:
-    """The lines of `lost_rows` of methods with runs at two lengths or more and at least five
-    rows."""
+    """Return the lines of `lost_rows` of methods with runs at two lengths or more.
+
+    Such a method must have at least five rows.
+    """
     return _of_several_lengths(lost_rows(frames))
 
 
 def losses_of(maps: Sequence[Frames]) -> pd.DataFrame:
-    """The lines of `lost_rows` of methods with a curve: through lengths, or where one was run
-    through loads."""
+    """Return the lines of `lost_rows` of methods that a curve can be fitted to.
+
+    The curve goes through lengths, or where only one was run through loads.
+    """
     lost = pd.concat([lost_rows(each) for each in maps], ignore_index=True)
     if lost["num_steps"].nunique() > 1:
         return _of_several_lengths(lost)
@@ -223,13 +240,14 @@ def _of_several_lengths(lost: pd.DataFrame) -> pd.DataFrame:
 
 
 def lost_rows(frames: Frames) -> pd.DataFrame:
-    """The share of the gap that each row of each length loses: 0 is as good as all sent, 1 as a
-    worker alone.
+    """Return the share of the gap that each row of each length loses.
 
-    Sizes other than the experiment's own are left out. What loses more than all counts as 1, seed
-    by seed and in the mean, so that both can be compared. Columns: row, label, num_steps,
-    models_sent, ratio_sent, lost, noise (variance of `lost` between seeds, the ceiling's with it).
-    Lengths that cannot tell are left out.
+    0 is as good as all sent, 1 as a worker alone. What loses more than all counts as 1, seed by
+    seed and in the mean, so that both can be compared. Sizes other than the experiment's own are
+    left out, and so are lengths that cannot tell.
+
+    Columns: row, label, num_steps, models_sent, ratio_sent, lost, noise (variance of `lost` between
+    seeds, the ceiling's with it).
     """
     telling = _telling(frames)
     bounds = {frames.experiment.baseline, frames.experiment.floor}
@@ -265,8 +283,10 @@ def lost_rows(frames: Frames) -> pd.DataFrame:
 
 
 def _telling(frames: Frames) -> dict[int, tuple[float, float, float]]:
-    """By a length that can tell: the ceiling's mean, the variance of that mean in shares of the
-    gap, the gap."""
+    """Return, by each length that can tell a loss: the ceiling's mean, its variance, the gap.
+
+    The variance is that of the mean, in shares of the gap.
+    """
     baselines = rows_by_length(frames, frames.experiment.baseline)
     found = {}
     for line in assay_frame(frames).to_dict("records"):
@@ -278,12 +298,13 @@ def _telling(frames: Frames) -> dict[int, tuple[float, float, float]]:
 
 
 def predictors_frame(lost: pd.DataFrame) -> pd.DataFrame:
-    """How much of the variance of `lost_frame`, about each method's mean, a curve a method
-    explains.
+    """Return how much of the variance of what is lost a curve a method explains, by each predictor.
+
+    The variance is that of `lost_frame`, about each method's mean. To six digits, as fits differ
+    beyond them between machines.
 
     Columns: predictor, num_rows, fitted (by curves through all rows), left_out (each length from
-    the other lengths alone; below 0 is worse than the method's mean). To six digits, as fits differ
-    beyond them between machines.
+    the other lengths alone; below 0 is worse than the method's mean).
     """
     if lost.empty:
         return pd.DataFrame(columns=["predictor", "num_rows", "fitted", "left_out"])
@@ -300,16 +321,21 @@ def predictors_frame(lost: pd.DataFrame) -> pd.DataFrame:
 
 
 def noise_share(lost: pd.DataFrame) -> float:
-    """Share of the variance that predictors are held against which is the seeds' own, capped as the
-    shares lost are."""
+    """Return the share of the variance of what is lost that is the seeds' own.
+
+    The variance is that which predictors are held against, of rows whose noise is known; the noise
+    is capped as the shares lost are. NaN where nothing varies.
+    """
     known = lost.dropna(subset="noise")
     total = float(((known["lost"] - known.groupby("label")["lost"].transform("mean")) ** 2).sum())
     return float(known["noise"].sum()) / total if total else math.nan
 
 
 def _misses(group: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
-    """Squared misses of the curve through all of a method's rows, and of those that have not seen a
-    row's length."""
+    """Return the squared misses of a method's curves, with each row's length seen and unseen.
+
+    Seen by the curve through all rows; unseen by a curve through the rows of other lengths alone.
+    """
     logs, lost = (
         np.log(group[list(columns)].to_numpy(dtype=float)),
         group["lost"].to_numpy(dtype=float),
@@ -321,8 +347,10 @@ def _misses(group: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
 
 
 def left_out_values(logs: Vector, lost: Vector, groups: Vector) -> Vector:
-    """What a method's rows of each group, as of a length, lose as its rows of the other groups
-    alone predict it."""
+    """Predict what a method's rows of each group lose, from its rows of the other groups alone.
+
+    A group has one length, say.
+    """
     left_out = np.empty(len(lost))
     for each in np.unique(groups):
         there = groups == each
@@ -331,7 +359,7 @@ def left_out_values(logs: Vector, lost: Vector, groups: Vector) -> Vector:
 
 
 def fitted_values(logs: Vector, lost: Vector, at: Vector) -> Vector:
-    """Values at `at` of the logistic curve that is nearest to `lost` by least squares."""
+    """Return the values at `at` of the logistic curve nearest to `lost` by least squares."""
     from scipy.optimize import (
         least_squares,
     )  # a quarter of a second, and few experiments have several lengths
@@ -347,6 +375,7 @@ def fitted_values(logs: Vector, lost: Vector, at: Vector) -> Vector:
         values = expit(design @ parameters)
         return np.asarray((values * (1 - values))[:, None] * design, dtype=np.float64)
 
+    # At a mean of 0 or 1 the curve would have to start at infinity.
     mean = float(np.clip(lost.mean(), 0.01, 0.99))
     start = np.array([math.log(mean / (1 - mean)), *[-0.5] * logs.shape[1]])
     found = least_squares(

@@ -10,12 +10,15 @@ NONE = "\u2013"
 """Shown where there is no number."""
 
 FORMATS: dict[str, Callable[[Any], str]] = {}
-"""Ways to write a cell of a table, by name: `interval` and `span` two numbers, `text` and `code` a
-word, others one."""
+"""Ways to write a cell of a table, by name: `interval` and `span` write two numbers, `text` and
+`code` a word, others one number."""
 
 
 def _format(write: Callable[[Any], str]) -> Callable[[Any], str]:
-    """Return a way to write a cell, which shows a dash for None and for what is not finite."""
+    """Return a way to write a cell, which shows a dash for None and for what is not finite.
+
+    It is one of `FORMATS` from then on.
+    """
 
     @wraps(write)
     def written(value: Any) -> str:
@@ -31,19 +34,20 @@ def _format(write: Callable[[Any], str]) -> Callable[[Any], str]:
 
 @_format
 def percent(value: float) -> str:
-    """A share in percent with two decimals, without the sign: 0.91234 is "91.23"."""
+    """Write a share in percent with two decimals, without the sign: 0.91234 is "91.23"."""
+    # Rounded first, as sums in two orders differ in the last bits and are to be printed alike.
     return f"{round(100 * value, 9):.2f}".replace("-", MINUS)
 
 
 @_format
 def loss(score: float) -> str:
-    """The loss whose negative is the score, in nats: -1.23456 is "1.2346"."""
+    """Write the loss whose negative is the score, in nats: -1.23456 is "1.2346"."""
     return f"{-score:.4f}".replace("-", MINUS)
 
 
 @_format
 def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign: -0.0012 is "−0.12"."""
+    """Write a difference of shares in percentage points, with its sign: -0.0012 is "−0.12"."""
     # One difference may be summed in two orders, and is to be printed alike.
     digits = f"{round(100 * value, 9):+.2f}"
     if float(digits) == 0:
@@ -53,13 +57,13 @@ def points(value: float) -> str:
 
 @_format
 def signed(value: float) -> str:
-    """A number with its sign in two decimals, as a correlation: "+0.55"."""
+    """Write a number with its sign in two decimals, as a correlation: "+0.55"."""
     return f"{value:+.2f}".replace("-", MINUS)
 
 
 @_format
 def interval(ends: tuple[float, float]) -> str:
-    """An interval of differences, in points: "−0.27 to +0.03"."""
+    """Write an interval of differences, in points: "−0.27 to +0.03"."""
     low, high = ends
     if math.isnan(low):
         return NONE
@@ -68,8 +72,10 @@ def interval(ends: tuple[float, float]) -> str:
 
 @_format
 def amount(value: float) -> str:
-    """Models, ratios, factors: three digits, whole where it is whole and from 100 on: 28,050, 292,
-    96, 18.3, 4.00."""
+    """Write a number of models, a ratio or a factor in three digits: 18.3, 4.00.
+
+    A whole number, and any from 100 on, has no decimals: 96, 292, 28,050.
+    """
     is_whole = abs(value) >= 99.95 or value == round(value)
     digits = f"{value:,.0f}" if is_whole else f"{value:#.3g}"
     return digits.replace("-", MINUS)
@@ -77,7 +83,7 @@ def amount(value: float) -> str:
 
 @_format
 def span(ends: tuple[float, float]) -> str:
-    """From the least to the most, as amounts: "19.2 to 2,337", or one where they are equal."""
+    """Write from the least to the most, as amounts: "19.2 to 2,337"; one where they are equal."""
     least = amount(ends[0])
     most = amount(ends[1])
     if least == most:
@@ -87,19 +93,19 @@ def span(ends: tuple[float, float]) -> str:
 
 @_format
 def short(value: float) -> str:
-    """A number in at most four digits: 0.1, 256, 2.5e−05."""
+    """Write a number in at most four digits: 0.1, 256, 2.5e−05."""
     return f"{value:.4g}".replace("-", MINUS)
 
 
 @_format
 def count(value: float) -> str:
-    """A count with its thousands set apart: 12,345,678."""
+    """Write a count with its thousands set apart: 12,345,678."""
     return f"{int(value):,}"
 
 
 @_format
 def probability(value: float) -> str:
-    """A p value: 0.031, or "below 0.001"."""
+    """Write a p value: 0.031, or "below 0.001"."""
     if value < 0.001:
         return "below 0.001"
     return f"{value:.3f}"
@@ -107,19 +113,19 @@ def probability(value: float) -> str:
 
 @_format
 def text(value: Any) -> str:
-    """A word as it is."""
+    """Write a word as it is."""
     return str(value)
 
 
 @_format
 def code(value: Any) -> str:
-    """A name, as a row's or a run's, in type of a fixed width."""
+    """Write a name, as a row's or a run's, in type of a fixed width."""
     return f"`{value}`"
 
 
 @_format
 def rate(bits_per_second: float) -> str:
-    """A rate in three digits: "1 Mb/s", "2.5 Gb/s"."""
+    """Write a rate in three digits: "1 Mb/s", "2.5 Gb/s"."""
     for power, unit in ((9, "Gb/s"), (6, "Mb/s"), (3, "kb/s")):
         if bits_per_second >= 0.9995 * 10**power:  # which rounds to a whole unit
             return f"{_digits(bits_per_second / 10**power)} {unit}"
@@ -128,13 +134,13 @@ def rate(bits_per_second: float) -> str:
 
 @_format
 def milliseconds(seconds: float) -> str:
-    """Seconds as milliseconds in three digits, without the unit."""
+    """Write seconds as milliseconds in three digits, without the unit."""
     return _digits(1e3 * seconds)
 
 
 @_format
 def factor(value: float) -> str:
-    """A speed-up: "1.25x", "12.3x", "123x"."""
+    """Write a speed-up: "1.25x", "12.3x", "123x"."""
     # The limits are those at which rounding would give a fourth digit.
     if value < 9.95:
         return f"{value:.2f}x"
@@ -145,26 +151,28 @@ def factor(value: float) -> str:
 
 @_format
 def share(value: float) -> str:
-    """A share in percent with one decimal, without the sign, as of a relative error: 0.0416 is
-    "4.2"."""
+    """Write a share in percent with one decimal, without the sign: 0.0416 is "4.2".
+
+    Relative errors are written so.
+    """
     return f"{100 * value:.1f}".replace("-", MINUS)
 
 
 @_format
 def dollars(value: float) -> str:
-    """An amount of money below a hundred: "0.190"."""
+    """Write an amount of money below a hundred: "0.190"."""
     return f"{value:.3f}"
 
 
 def listed(items: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """Join items as a sentence has them: "a, b and c"."""
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def counted(number: float, noun: str) -> str:
-    """ "1 run", "2 runs", "0.5 points"."""
+    """Write a number with its noun, a plural unless it is 1: "1 run", "2 runs", "0.5 points"."""
     digits = f"{number:,g}" if isinstance(number, float) else f"{number:,}"
     if number == 1:
         return f"{digits} {noun}"
@@ -191,7 +199,7 @@ def margin_of(line: Mapping[str, Any]) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three digits, without zeros at the end: 1.5, 0.00687, 1,527."""
+    """Write three digits, without zeros at the end: 1.5, 0.00687, 1,527."""
     if not value:
         return "0"
     decimals = max(2 - math.floor(math.log10(abs(value))), 0)
