@@ -228,7 +228,7 @@ def seed_correlation(frames: Frames) -> SeedCorrelation | None:
     within = float((residuals**2).to_numpy().sum()) / residual_degrees
     if within == 0:
         return None
-    # The ratio of mean squares follows F: its interval is that over, and times, a quantile.
+    # Mean squares are F-distributed: the ratio's interval is ratio / F(a, b) to ratio * F(b, a).
     ratio = between / within
     tail = (1 + COVERAGE) / 2
     lowest = ratio / float(special.fdtri(seed_degrees, residual_degrees, tail))
@@ -296,7 +296,8 @@ def rows_by_place(frames: Frames, name: str | None) -> dict[tuple[int, int], str
     """Return a row and those that repeat it at another size or length, by parameters and steps."""
     rows = frames.rows
     is_repeat = (rows["row"] == name) | (rows["base"] == name)
-    # A row of "sensitivity" repeats the base at another rate, which is no repetition.
+    # Rows of the rule "sensitivity" also name a base, but run it at another rate: they are not the
+    # same row at another place.
     repeats = rows[is_repeat & (rows["rule"] == "held_out")]
     places = {}
     for row, size, steps in zip(
@@ -431,8 +432,9 @@ def at_equal_rate(
 ) -> float:
     """Return row minus reference with one learning rate for both.
 
-    It is the nearest to zero of those at each one's chosen rate. Zero where their signs differ; NaN
-    where neither rate was run at full length by both.
+    The difference is taken at the row's chosen rate and at the reference's, where both were run at
+    full length, and the one nearer to zero is returned. It is 0 where their signs differ, and NaN
+    where both were run at neither rate.
     """
     rate = float(frames.row(row)["learning_rate"])
     reference_rate = float(frames.row(reference)["learning_rate"])
@@ -457,11 +459,11 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
 
     Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high
     (two-sided 95 %, of this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared.
-    `claim` is that of the contrast's one-sided tests with the least `p`, which `p_holm` adjusts for
-    all tests of the experiment (`claims_of`). A contrast whose runs are not there, or of which a
-    row has a run that diverged, counts with a p of 1 in each. What says that one method is better
-    needs the same sign `at_equal_rate`. A contrast that was declared too late for a verdict has no
-    test and no p. `declared`: how many of its runs had begun by then, in words.
+    Of a contrast's one-sided tests (`claims_of`), `claim` is the one with the least `p`, and
+    `p_holm` is that p adjusted for all tests of the experiment. A contrast without its runs, or
+    with one that diverged, enters with a p of 1. A claim that one method is better also needs
+    `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
+    verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
     """
     rates = rates_frame(frames)
     too_late = are_without_verdict(frames)
@@ -480,6 +482,7 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
             )
         lines.append(
             (
+                # In the order of Contrast.model_fields, which name these columns below.
                 *contrast.model_dump().values(),
                 estimated.estimate,
                 estimated.standard_error,

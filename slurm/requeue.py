@@ -55,8 +55,8 @@ class Allocation:
     """One start of one job, as one of its processes sees it.
 
     Attributes:
-        job: as the campaign's record has it, 7_2 of an array: Slurm's own number of an array's last
-            task names them all.
+        job: as in the campaign's record, such as 7_2 for a task of an array. It is not
+            SLURM_JOB_ID: for an array's last task that is the number of the whole array.
         restart: how often the job was requeued before.
         task: the index in the array; 0 where there is none.
     """
@@ -164,9 +164,9 @@ def recorded_end(folder: Path, attempt: str) -> FailureKind:
 
 
 def num_in_vain(folder: Path, starts: Sequence[Attempt]) -> int:
-    """Count the starts of one job that began where the run still is.
+    """Count the starts of one job that began at what is still the newest checkpoint.
 
-    None did in vain where the last one was told to stop.
+    They saved nothing. It is 0 where the last start was told to stop, which is no failure.
     """
     if starts and recorded_end(folder, starts[-1].attempt) in ALWAYS:
         return 0
@@ -175,7 +175,7 @@ def num_in_vain(folder: Path, starts: Sequence[Attempt]) -> int:
 
 
 def goes_on(folder: Path, starts: Sequence[Attempt], max_retries: int) -> bool:
-    """Say whether the job of these starts goes on; another job of the run begins to count anew."""
+    """Say whether this job is to be requeued after its last start; only its own starts count."""
     ended = recorded_end(folder, starts[-1].attempt)
     return ended in (*ALWAYS, *RETRIED) and num_in_vain(folder, starts) <= max_retries
 
@@ -225,7 +225,7 @@ def begin_attempt(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Decide on this job; the exit code is its own.
+    """Decide whether this job is requeued, and return the exit code that it is to end with.
 
     Args:
         arguments: campaign.json, the submission's number in it, the retries a job may have, and
@@ -268,15 +268,19 @@ def decide(
         attempt = here[-1].attempt
     by_slurm = _ended_by_slurm(allocation)
     if (here or code) and (by_slurm or read_failure(folder, attempt) is None):
-        # What a worker has said stands, but for "communication", which is no cause.
+        # Where an attempt began or srun failed, and no worker has said why. Slurm's own reason is
+        # offered even then: it takes the place of "communication", which is never the cause, and
+        # of nothing else.
         log = submission.log_of(allocation.job)
         kind, why = by_slurm or _unsaid_end(log, attempt, code)
         message = f"{why}; srun ended with code {code}, see {log}"
         write_failure(folder, folder.name, attempt, kind, message, "")
 
     if not here:
-        lost = allocation.restart - len(ours)
-        if by_slurm is None and code == TOLD_TO_STOP and lost < max_retries:
+        # Earlier starts that ended before a worker began: without a bound a job could be requeued
+        # for ever.
+        num_without_attempt = allocation.restart - len(ours)
+        if by_slurm is None and code == TOLD_TO_STOP and num_without_attempt < max_retries:
             return _requeue(allocation, "told to stop before a worker began")
         return code
     how = f"ended with {recorded_end(folder, attempt)}"
