@@ -42,11 +42,11 @@ from cser_bench.algorithms.core.settings import nearest_factors
 
 
 class CSER(DistributedOptimizer):
-    """CSER.
+    """CSER: C2 compresses each step's update, and C1 the accumulated error at each reset.
 
     Args:
-        gradient_compressor: C2, any.
-        error_compressor: C1, any.
+        gradient_compressor: C2, of any kind.
+        error_compressor: C1, of any kind.
         reset_interval: H, in steps.
         explicit_error: hold the error even where it is not needed, for instance to look at its
             norm.
@@ -74,9 +74,10 @@ class CSER(DistributedOptimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Half of what is sent for each stage.
+        """Spend half of the bits on each stage: R2 = R1 H = 2 ratio.
 
-        R1 is at most H, and at 32 and 1024 as the paper has it.
+        R1 is the paper's at ratios 32 and 1024. Elsewhere R1 <= H, and the two are as close to each
+        other as whole factors allow.
         """
         error_ratio = {32: 4, 1024: 8}.get(ratio, nearest_factors(2 * ratio)[0])
         return {
@@ -134,7 +135,8 @@ class CSER(DistributedOptimizer):
         taken = before - support.gather(x)
         own, mean = replica.average(taken, Purpose.GRADIENT)
         if own is not taken:
-            # What rounding took from the message stays in the worker's own parameters.
+            # Then x = x_after + own - mean: what rounding kept out of the message stays in the
+            # worker's own parameters, as its error.
             before.sub_(taken).add_(own)
         support.copy_(x, before.sub_(mean))
 
@@ -157,8 +159,8 @@ class CSER(DistributedOptimizer):
             step,
             Purpose.GRADIENT,
         )
-        # A compressor may make something of the nothing that is left of a frozen parameter's
-        # update, as signs do.
+        # A frozen parameter's update is zero, but a compressor may decode zeros to something else:
+        # signs become +1 or -1. Set aside, the parameter and its error stay as they are.
         with replica.flat.frozen_aside(x, e):
             sent.support.add_(x, sent.own - sent.mean)
             sent.support.add_(e, sent.own)
@@ -185,7 +187,7 @@ class CSER(DistributedOptimizer):
 
 
 def _update_to_send(replica: Replica, support: Windows) -> Tensor:
-    """Return (x before) - (x after) of the local step, before it is done."""
+    """Predict (x before) - (x after) of the local step, so that it can be sent before the step."""
     return support.gather(replica.flat.parameters).sub_(replica.after_local_step(support))
 
 
