@@ -1,5 +1,7 @@
-"""The command line. Nothing is imported here before Ctrl-C is heard, as what commands need takes
-its time to load."""
+"""The command line.
+
+Nothing is imported here before Ctrl-C is heard, as what commands need takes its time to load.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import sys
 
 
 def command_line() -> int:
-    """What `python -m harness` and the installed command do."""
+    """Do what `python -m harness` and the installed command do."""
     try:
         from cser_bench.harness.cli.exits import leave_out_current_folder
 
@@ -20,8 +22,10 @@ def command_line() -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 2 for a user's mistake, 1 for a failure, 130 when
-    interrupted."""
+    """Run one command and return its exit code.
+
+    It is 2 for a user's mistake, 1 for a failure, 130 when interrupted.
+    """
     from cser_bench.harness.cli import exits
 
     with exits.loading():

@@ -36,7 +36,7 @@ def _planned(options: argparse.Namespace) -> Plan:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print the runs; nothing is read or written besides the specification and the records."""
+    """Print the runs; read and write nothing besides the specification and the records."""
     from cser_bench.harness.plan.show import show_plan
 
     show_plan(_planned(options))
@@ -54,7 +54,7 @@ def _launch_options(options: argparse.Namespace) -> Options:
 def preflight(options: argparse.Namespace) -> int:
     """Say whether what a long experiment needs is there, and then how long it takes.
 
-    Exits with 1 where something is not.
+    Returns 1 where something is not there.
     """
     from cser_bench.harness.plan.forecast import cost_sentences, effort_of
     from cser_bench.harness.workers.preflight import checks, line_of
@@ -71,7 +71,10 @@ def preflight(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do the runs that are missing; 1 where one failed, or a process of torchrun lost the others."""
+    """Do the runs that are missing.
+
+    Returns 1 where one failed, or where a process of torchrun lost the others.
+    """
     if os.environ.get("RANK", "0") == "0":
         print(
             f"{options.experiment}: planning", flush=True
@@ -113,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
 def submit(options: argparse.Namespace) -> int:
     """Submit the runs that are missing to a Slurm cluster.
 
-    Exits with 1 where the command waits, and some have no result then.
+    Returns 1 where the command waits, and some have no result then.
     """
     from cser_bench.slurm.campaign import Request, read_campaign
     from cser_bench.slurm.profile import load_profile
@@ -170,7 +173,10 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def _wait(planned: Plan, folder: Path) -> int:
-    """Until nothing is queued or running; 1 where runs are left then."""
+    """Wait until nothing is queued or running.
+
+    Returns 1 where runs are left then.
+    """
     from cser_bench.harness.cli.show import status_text, totals_text
     from cser_bench.slurm.campaign import statuses
 
@@ -237,8 +243,9 @@ def unpack(options: argparse.Namespace) -> int:
 
 
 def declared(options: argparse.Namespace) -> int:
-    """Date the contrasts of records by git history where they have no date, and say which came
-    after runs.
+    """Date the contrasts of records by git history, and say which came after runs.
+
+    Those that have a date keep it.
     """
     from cser_bench.harness.cli.show import declared_text
     from cser_bench.harness.measures.declared import run_files
@@ -251,8 +258,9 @@ def declared(options: argparse.Namespace) -> int:
 
 
 def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
-    """Return the folder of records that is meant, and that of the tuning where it is neither
-    beside nor above.
+    """Return the folder of records that is meant, and that of the tuning.
+
+    The second is None where the tuning lies beside the records or above them.
     """
     from cser_bench.harness.plan.tuning import tuning_folder
     from cser_bench.harness.spec.spec_file import find_spec, is_file, load_spec
@@ -286,7 +294,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def advise(options: argparse.Namespace) -> int:
-    """Advice for a job: a recommendation, the table, and what it rests on."""
+    """Print advice for a job: a recommendation, the table, and what it rests on."""
     from cser_bench.report.advise import advice_from, folders_for
     from cser_bench.report.speed.job import TrainingJob
 
@@ -311,7 +319,7 @@ def advise(options: argparse.Namespace) -> int:
 
 
 def answers(options: argparse.Namespace) -> int:
-    """Answer the readers' questions from records; nothing is trained."""
+    """Answer the readers' questions from records, without training."""
     from cser_bench.report.questions.build import build_answers
 
     if options.readme is not None:
@@ -322,7 +330,10 @@ def answers(options: argparse.Namespace) -> int:
 
 
 def speedups(options: argparse.Namespace) -> int:
-    """Do the study of speed-ups and build its report; 1 where a worker failed."""
+    """Do the study of speed-ups and build its report.
+
+    Returns 1 where a worker failed.
+    """
     from cser_bench.harness.timing.study import SESSIONS, record, run_study
     from cser_bench.report.build import build
 
@@ -340,7 +351,10 @@ def speedups(options: argparse.Namespace) -> int:
 
 
 def netlab(options: argparse.Namespace) -> int:
-    """Sweep networks of the rates asked for; 1 where a worker failed."""
+    """Sweep networks of the rates asked for.
+
+    Returns 1 where a worker failed.
+    """
     from cser_bench.harness.timing.sweep import netlab
 
     netlab(options.workers, options.machines, options.rates, options.output)
@@ -348,7 +362,10 @@ def netlab(options: argparse.Namespace) -> int:
 
 
 def time(options: argparse.Namespace) -> int:
-    """Be one of the workers that time steps; 1 where a collective failed."""
+    """Be one of the workers that time steps.
+
+    Returns 1 where a collective failed.
+    """
     from cser_bench.harness.timing.study import time_here
 
     try:

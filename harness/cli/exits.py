@@ -1,5 +1,6 @@
-"""How a command begins, away from the current folder, and ends: its exit code, and what went wrong
-in one sentence.
+"""How a command begins and ends: away from the current folder, and with an exit code.
+
+What went wrong is said in one sentence.
 """
 
 from __future__ import annotations
@@ -20,18 +21,17 @@ INTERRUPTION = "interrupted: what was recorded is kept; the same command goes on
 
 
 def complain(error: object, code: int) -> int:
-    """Say it, and return the exit code."""
+    """Print what is wrong, and return the exit code."""
     print(f"error: {error}", file=sys.stderr)
     return code
 
 
 def end_of(command: Callable[[], int]) -> int:
-    """Do the command and return its exit code: 2 for a user's mistake, 1 for a failure, 128 + n for
-    a signal.
+    """Do the command and return its exit code.
 
-    An exception whose class has an `exit_code` says in a sentence what people need to know; any
-    other is a bug. The command imports what it needs itself, so that Ctrl-C is heard from the first
-    moment.
+    It is 2 for a user's mistake, 1 for a failure, 128 + n for signal n. An exception whose class
+    has an `exit_code` says in a sentence what people need to know; any other is a bug. The command
+    imports what it needs itself, so that Ctrl-C is heard from the first moment.
     """
     try:
         code = command()
@@ -60,14 +60,14 @@ def end_of(command: Callable[[], int]) -> int:
 
 
 def interrupted(stop: KeyboardInterrupt) -> int:
-    """Say so, and return the exit code."""
+    """Say that the command was interrupted, and return the exit code."""
     print(INTERRUPTION, file=sys.stderr)
     return int(getattr(stop, "exit_code", INTERRUPTED))
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Inside, where modules are loaded and nothing is written, Ctrl-C ends the process at once.
+    """Have Ctrl-C end the process at once while modules are loaded and nothing is written.
 
     Some libraries drop every exception that comes while they are loaded, KeyboardInterrupt too, and
     all would go on.
@@ -89,8 +89,9 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def program() -> str:
-    """Return what was typed to start this command: the installed one's name, or else `python -m
-    harness`.
+    """Return what was typed to start this command.
+
+    That is the installed command's name, or else `python -m harness`.
     """
     name = Path(sys.argv[0]).name
     return name if name.startswith("cser-") else "python -m harness"
@@ -99,7 +100,7 @@ def program() -> str:
 def leave_out_current_folder() -> None:
     """Take the current folder off the path, unless our packages lie there.
 
-    Those that we start never look there.
+    Processes that we start never look there.
     """
     if (
         sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path.cwd()

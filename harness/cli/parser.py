@@ -20,17 +20,19 @@ DESCRIPTION = (
 
 
 def do(arguments: list[str] | None) -> int:
-    """Read the words of one command, or of the command line where none are given, and do it.
+    """Read the words of one command and do it; return its exit code.
 
-    Returns its exit code.
+    The words are those of the command line where none are given.
     """
     options = _parser().parse_args(arguments)
     return int(options.command(options))
 
 
 def _number(least: float, wanted: str, kind: type[float] = float) -> Callable[[str], Any]:
-    """Return what reads a word as a number, of at most a thousand million: a larger one is a
-    slip, or overflows.
+    """Return a function that reads a word as a number, from `least` to a thousand million.
+
+    A larger number is a slip, or overflows. `wanted` says in the error message what the word must
+    be.
     """
 
     def read(text: str) -> float:
@@ -62,7 +64,7 @@ _PREFIXES = {
 
 
 def _whole_amount(text: str) -> int:
-    """Return what 25.6M stands for, of things that are counted."""
+    """Return the number of things that a word such as 25.6M stands for."""
     prefix = text[-1:] if text[-1:] in _PREFIXES else ""
     number = _number(math.ulp(0), "a number as 25.6M")(text.removesuffix(prefix))
     value = round(_PREFIXES[prefix] * number, 6)
@@ -89,13 +91,13 @@ def _link_rate(text: str) -> float:
 
 
 def _layout(text: str) -> tuple[int, int]:
-    """Machines, and workers on each of them."""
+    """Return the machines, and the workers on each of them."""
     machines, times, each = text.partition("x")
     return _count(machines), _count(each) if times else 1
 
 
 def _rates(text: str) -> list[float]:
-    """In bits a second, of a list in Mb/s."""
+    """Return rates in bits a second, from a list in Mb/s."""
     return [1e6 * _above_0(rate) for rate in text.split(",")]
 
 

@@ -16,8 +16,10 @@ from cser_bench.harness.records.store import RunFile
 
 
 def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
-    """Return runs of each row by state, a line for each run that there is something to say of,
-    and what they take in sum.
+    """Return the runs of each row by state, remarks on single runs, and the sums.
+
+    A run has a line where there is something to say of it. The sums are the runs in each state and
+    the hours that they take.
     """
     totals = Counter(run.state for run in runs)
     columns = [state for state in get_args(State) if totals[state] or state in ("done", "missing")]
@@ -39,14 +41,16 @@ def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
 
 
 def totals_text(runs: Sequence[RunStatus]) -> str:
-    """How many runs are in each state."""
+    """Say how many runs are in each state."""
     totals = Counter(run.state for run in runs)
     return ", ".join(f"{count} {state}" for state, count in totals.items())
 
 
 def worker_hours(runs: Sequence[RunStatus], num_workers: int) -> tuple[float, float | None]:
-    """Hours of one worker, a GPU or a process: of the runs that are done, and of the others if they
-    are as long.
+    """Return the hours that one worker spent in runs that are done, and those that are left.
+
+    A worker is a GPU or a process. The hours left are what the other runs take if they are as long;
+    None where no run shows that.
     """
     seconds = [run.seen.result.wall_seconds for run in runs if run.seen.result]
     spent = sum(seconds) * num_workers / 3600
@@ -57,7 +61,7 @@ def worker_hours(runs: Sequence[RunStatus], num_workers: int) -> tuple[float, fl
 
 
 def status_fields(runs: Sequence[RunStatus]) -> list[dict[str, Any]]:
-    """Return the same for machines: of each run what is known, with its newest heartbeat."""
+    """Return the same for machines: what is known of each run, with its newest heartbeat."""
     return [_fields_of(run) for run in runs]
 
 
@@ -78,8 +82,9 @@ def _fields_of(run: RunStatus) -> dict[str, Any]:
 
 
 def _remark(run: RunStatus) -> str:
-    """How far the run is, where the newest heartbeat says so, what there is to say of it, and where
-    to look.
+    """Return what there is to say of a run, and where to look.
+
+    Before it stands how far the run is, where the newest heartbeat says so.
     """
     parts = [run.job or ""]
     beat = run.seen.heartbeat
@@ -98,9 +103,11 @@ def _remark(run: RunStatus) -> str:
 
 
 def declared_text(folder: Path, experiment: Experiment, runs: Mapping[str, RunFile]) -> str:
-    """How many runs had begun when contrasts were declared, a line for each after the first.
+    """Say how many runs had begun when contrasts were declared.
 
-    The code that ran is named where it stood in no commit.
+    The first line is on all contrasts; then comes a line for each that was declared after runs of
+    its rows had begun, or at a time that is not known. The code that ran is named where it stood in
+    no commit.
     """
     run_ids = {row.row: row.runs.values() for row in experiment.rows}
     starts = starts_of(runs)
@@ -125,7 +132,7 @@ def declared_text(folder: Path, experiment: Experiment, runs: Mapping[str, RunFi
 
 
 def _declaration(contrast: Contrast, seen: Seen | None) -> str:
-    """After how many runs a contrast was declared, when, and in which commit."""
+    """Say after how many runs a contrast was declared, when, and in which commit."""
     words = (
         f"{contrast.row} against {contrast.reference}, {contrast.kind}: {in_words(seen)}, declared "
         f"{contrast.declared_at or 'in no commit'}"

@@ -18,8 +18,9 @@ NOT_KNOWN = "not known"
 
 
 class Seen(NamedTuple):
-    """How many of the planned runs of a contrast's two rows had begun when it was declared, and in
-    how many rows.
+    """How many planned runs of a contrast's two rows had begun when it was declared.
+
+    It also says in how many of the two rows.
     """
 
     num_begun: int
@@ -64,8 +65,9 @@ def in_words(seen: Seen | None) -> str:
 
 
 def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
-    """Whether a contrast came too late to be judged: after runs of both rows, when their difference
-    could be seen.
+    """Say whether a contrast came too late to be judged.
+
+    It did where runs of both rows had begun before, so that their difference could be seen.
 
     Where runs of one row alone had begun, as of a baseline that an older experiment ran, nothing
     showed how the other would stand to it.
@@ -76,7 +78,7 @@ def is_without_verdict(contrast: Contrast, seen: Seen | None) -> bool:
 def run_files(folder: Path) -> dict[str, RunFile]:
     """Return run.json of each run in an experiment's folder, packed or not, by id.
 
-    A damaged one is left out.
+    A damaged run.json is left out.
 
     Raises RecordError: the pack is damaged.
     """
@@ -91,7 +93,7 @@ def run_files(folder: Path) -> dict[str, RunFile]:
 
 
 def starts_of(runs: Mapping[str, RunFile]) -> dict[str, str]:
-    """When the first attempt at each run began, by the run's id."""
+    """Return when the first attempt at each run began, by the run's id."""
     return {
         name: min(attempt.started_at for attempt in run.attempts)
         for name, run in runs.items()

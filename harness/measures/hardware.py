@@ -1,5 +1,6 @@
-"""Hardware as others published it: what training on it takes, its memory, its links and its price,
-with sources.
+"""Hardware as others published it, with sources.
+
+What training on it takes, its memory, its links and its price.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ class Memory(Record):
 class Machine(Record):
     """A machine that can be rented, with its links' rates in one direction.
 
-    Inside it 0 where it has one GPU.
-
-    `device` is a part of its GPUs' name as torch gives it.
+    The rate inside it is 0 where it has one GPU. `device` is a part of its GPUs' name as torch
+    gives it.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Machine(Record):
 
 
 class Hardware(Record):
-    """hardware.toml."""
+    """What hardware.toml holds."""
 
     training: list[TrainingRate]
     memory: list[Memory]
@@ -63,7 +63,7 @@ class Hardware(Record):
 
 @cache
 def hardware() -> Hardware:
-    """All that is known."""
+    """Return all that is known of hardware."""
     return Hardware.model_validate(
         tomllib.loads((Path(__file__).parent / "hardware.toml").read_text())
     )

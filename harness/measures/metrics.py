@@ -10,7 +10,9 @@ from cser_bench.harness.records.store import Event, Result
 
 
 class Metric(NamedTuple):
-    """`is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of
+    """What runs are scored by, and how it is shown.
+
+    `is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of
     100.
 
     Differences of what is no share are shown in points too: of a loss a point is a hundredth of a
@@ -59,7 +61,10 @@ METRICS = {
 
 
 def metric_of(name: str | None) -> Metric:
-    """By its name in a record; None is accuracy."""
+    """Return a metric by its name in a record.
+
+    None is accuracy.
+    """
     return ACCURACY if name is None else METRICS[name]
 
 
@@ -69,8 +74,9 @@ def score_of(
     others: Mapping[str, float] | None,
     metric: Metric,
 ) -> float | None:
-    """Return the metric such that more is better: of an error rate 1 less it, of a loss its
-    negative.
+    """Return the metric such that more is better.
+
+    Of an error rate that is 1 less it, of a loss its negative.
 
     None where it was not recorded, or the run diverged.
     """

@@ -1,4 +1,7 @@
-"""What a step of data-parallel training is made of: its passes, DDP's buckets, and what a ring carries."""
+"""What a step of data-parallel training is made of.
+
+It has its passes, DDP's buckets, and what a ring carries.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ BUCKET_BYTES = 25 << 20
 
 
 def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) -> tuple[int, float]:
-    """Hops of a flat ring, and the bytes that a worker sends in each.
+    """Return the hops of a flat ring, and the bytes that a worker sends in each.
 
-    Of an exchange on a ring its one hop.
+    Of an exchange on a ring it is its one hop.
 
     A link of a machine with several of the workers carries as much: a ring over the ranks enters
     and leaves it once.
@@ -27,6 +30,6 @@ def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) ->
 
 
 def ring_bytes(collective: Collective, payload_bytes: float, num_workers: int) -> float:
-    """Bytes that one worker sends in a ring, without headers."""
+    """Return the bytes that one worker sends in a ring, without headers."""
     hops, hop_bytes = ring_hops(collective, payload_bytes, num_workers)
     return hops * hop_bytes

@@ -1,3 +1,4 @@
-"""From a spec to runs: settings checked, bits, expected memory and time, and the search for
-settings.
+"""From a spec to runs.
+
+Settings are checked, bits, memory and time forecast, and settings searched for.
 """

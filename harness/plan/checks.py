@@ -21,7 +21,7 @@ differ by at most."""
 
 
 def check_spec(spec: Spec) -> None:
-    """Look at what is known before any record is read.
+    """Check what is known before any record is read.
 
     Raises SpecError: a task, model, metric, margin or beam that cannot be, or two rows that are
     one.
@@ -43,7 +43,7 @@ def check_spec(spec: Spec) -> None:
 
 
 def check_rows(spec: Spec, planned: Iterable[PlannedRow]) -> None:
-    """Look at rows whose ratios are known.
+    """Check rows whose ratios are known.
 
     Raises SpecError: a main ratio that no row has, or a label by which a report could not tell two
     rows apart.
@@ -69,8 +69,9 @@ def _check_margins(spec: Spec) -> None:
 
 
 def _check_rows_differ(spec: Spec) -> None:
-    """Raise SpecError where two rows are one: the same method, settings and rate, or the same
-    choice of these.
+    """Raise SpecError where two rows are the same.
+
+    They are where they have one method and the same settings and rate, or the same choice of these.
     """
     rows = {row.row: row for row in spec.all_rows()}
     for restart in spec.restarts:
@@ -88,8 +89,9 @@ def _check_rows_differ(spec: Spec) -> None:
 
 
 def _science(spec: Spec, row: RowSpec) -> str:
-    """Return a text that two rows share if their runs do: settings at their defaults are left
-    out, and 8 is 8.0.
+    """Return a text that two rows share if their runs do.
+
+    Settings at their defaults are left out of it, and 8 is 8.0.
     """
     tables = [_without_defaults(row.algorithm, table) for table in row.tables]
     with_rate = row.model_copy(update={"settings": {}, "learning_rate": row.learning_rate or 1.0})
@@ -110,7 +112,7 @@ def _without_defaults(algorithm: str, settings: dict[str, Any]) -> dict[str, Any
 
 
 def _check_main_ratio(main_ratio: float | None, ratios: list[float | None]) -> None:
-    """Raise SpecError where no row has it.
+    """Raise SpecError where no row has the main ratio.
 
     A ratio that is neither given nor planned, as that of a row that is not tuned yet, may be it.
     """

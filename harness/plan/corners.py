@@ -25,8 +25,9 @@ DIGITS = 3
 
 
 def between_corners(spec: Spec, chosen: Mapping[str, RowSpec]) -> dict[str, RowSpec]:
-    """Return the rows that are tuned in corners alone, each with its rate, and with the
-    settings of the nearest corner.
+    """Return the rows that are tuned in corners alone, with a rate and settings each.
+
+    The rate lies between those of the corners; the settings are those of the nearest corner.
 
     Args:
         chosen: the rows in corners as the tuning settled them, by name; a row that has not all of
@@ -69,13 +70,13 @@ def _settled_between(
 
 
 def place_of(spec: Spec, row: RowSpec) -> Place:
-    """Where on the grid a row is run."""
+    """Return where on the grid a row is run."""
     config = config_of(spec, row.model_copy(update={"learning_rate": 1.0}), seed=0)
     return num_parameters_of(config.model, config.task.name), num_steps_of(config)[1]
 
 
 def shares_of(where: str, place: Place, corners: list[Place]) -> dict[Place, float]:
-    """Return what each corner counts at a place; the shares add up to 1.
+    """Return the weight of each corner at a place; the weights add up to 1.
 
     Raises SpecError: the corners are not a grid's.
     """
@@ -95,7 +96,7 @@ def shares_of(where: str, place: Place, corners: list[Place]) -> dict[Place, flo
 def _along(value: int, ends: list[int]) -> dict[int, float]:
     """Return the share of either end by the distance from the other, as logarithms.
 
-    None where there are more than two.
+    There are no shares where there are more than two ends.
     """
     low = min(ends, default=1)
     high = max(ends, default=1)

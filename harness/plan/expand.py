@@ -1,4 +1,6 @@
-"""The rows of an experiment as they are run: once chosen, by the other rule, after restarts, at other
+"""The rows of an experiment as they are run.
+
+They are the rows once chosen, those by the other rule, those after restarts, and those at other
 rates and lengths.
 """
 
@@ -14,7 +16,7 @@ from cser_bench.harness.spec.spec import Spec
 
 
 def expand(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list[str]]:
-    """All rows of the experiment, and a sentence on each that would be too short at another length.
+    """Return all rows, and a sentence on each that would be too short at another length.
 
     Raises SpecError: a setting that cannot be used.
     """
@@ -52,8 +54,9 @@ def _seeds_of(spec: Spec, row: RowSpec) -> list[int]:
 
 
 def _rows_by_training_loss(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
-    """Return the rows that the rule of least training loss chooses otherwise, where they are
-    asked for.
+    """Return the rows for which the rule of least training loss chooses otherwise.
+
+    There are none where the spec does not ask for them.
     """
     if spec.tuning is None or not spec.tuning.both_rules:
         return
@@ -70,15 +73,16 @@ def _rows_by_training_loss(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
 
 
 def _restarted_rows(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
-    """Rows whose workers lose a part of their state."""
+    """Return the rows whose workers lose a part of their state."""
     for restart in spec.restarts:
         row = chosen.rows[restart.row].restarted(restart)
         yield plan_row(spec, row, spec.statistics.seeds)
 
 
 def _rows_at_other_rates(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
-    """Return the rows at the main ratio, and those without one, at the rates below and above
-    theirs.
+    """Return rows again at the rates below and above theirs.
+
+    They are those at the main ratio, and those without a ratio.
     """
     if spec.sensitivity is None:
         return
@@ -98,7 +102,7 @@ def _rows_at_other_rates(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
 
 
 def _rows_at_lengths(spec: Spec, chosen: Chosen) -> tuple[list[PlannedRow], list[str]]:
-    """All rows at other lengths, and a sentence on each that is too short there."""
+    """Return all rows at other lengths, and a sentence on each that is too short there."""
     rows: list[PlannedRow] = []
     left_out: list[str] = []
     if spec.lengths is None:

@@ -1,5 +1,6 @@
-"""What a run will send and hold, from its settings alone: the optimiser is made on a model without
-memory.
+"""What a run will send and hold, from its settings alone.
+
+The optimiser is made on a model without memory.
 """
 
 from __future__ import annotations
@@ -66,17 +67,17 @@ class Footprint:
 
     @property
     def models_in_training(self) -> float:
-        """In models of 32 d bits, as the next two."""
+        """What one worker sends in training, in models of 32 d bits, as the next two are."""
         return self.bits / (32 * self.num_parameters)
 
     @property
     def models_sent(self) -> float:
-        """The final exchange included."""
+        """What one worker sends in a whole run, in models, the final exchange included."""
         return self.models_in_training + self.final_exchange
 
     @property
     def link_models(self) -> float:
-        """What one worker's link carries for that.
+        """What one worker's link carries for `models_sent`, in models.
 
         Of a ring all-reduce 2 (n-1)/n times the payload, of an all-gather n-1 times; what goes to
         neighbours once.
@@ -90,7 +91,9 @@ class Footprint:
 
 
 def footprint_of(config: RunConfig) -> Footprint:
-    """Check the settings, and count; rates and seeds change nothing here.
+    """Check a run's settings, and return what it sends and holds.
+
+    Rates and seeds change nothing here.
 
     Raises SpecError: a setting is of no use.
     """
@@ -106,7 +109,10 @@ def footprint_of(config: RunConfig) -> Footprint:
 
 @cache
 def _footprint(config_json: str) -> Footprint:
-    """See `footprint_of`; in JSON, since rows that differ in rates and seeds alone share it."""
+    """Return what `footprint_of` does, of a config in JSON.
+
+    So rows that differ in rates and seeds alone share it.
+    """
     config = RunConfig.model_validate_json(config_json)
     _, num_steps = num_steps_of(config)
     _check_scores(config, num_steps)
@@ -157,7 +163,10 @@ def _has_final_exchange(config: RunConfig, optimizer: DistributedOptimizer, num_
 
 
 def _check_scores(config: RunConfig, num_steps: int) -> None:
-    """Raise SpecError for more scores than steps, of which there would silently be fewer."""
+    """Raise SpecError for more scores than steps.
+
+    Else there would silently be fewer.
+    """
     evaluation = config.evaluation
     per_epoch = num_steps // config.num_schedule_epochs
     if evaluation.num_scores is not None and evaluation.num_scores > num_steps:
@@ -173,7 +182,7 @@ def _check_scores(config: RunConfig, num_steps: int) -> None:
 
 
 def _worker_bytes(optimizer: DistributedOptimizer) -> int:
-    """Of the state that one worker saves, where all of them are stacked."""
+    """Return the bytes of the state that one worker saves, where all of them are stacked."""
     stacked_shape = optimizer.flat.parameters.shape
     state = []
     for value in optimizer.state_dict()["param_groups"][0]["flat"].values():
@@ -192,15 +201,16 @@ def _bytes_of(tensors: Iterable[object]) -> int:
 
 
 def num_parameters_of(model: ModelSpec, task: str) -> int:
-    """Numbers that a model is trained in."""
+    """Return how many numbers of a model are trained."""
     empty = model_without_memory(model.model_dump_json(), task)
     return sum(parameter.numel() for parameter in empty.parameters())
 
 
 @cache
 def model_without_memory(model: str, task: str) -> nn.Module:
-    """Return the model on the meta device, built once for all the rows that it is checked with,
-    which leave it as it is.
+    """Return the model on the meta device, built once for all rows that it is checked with.
+
+    Those checks leave it as it is.
     """
     spec = ModelSpec.model_validate_json(model)
     return build_model(spec, find_task(task), seed=0, device=torch.device("meta"))

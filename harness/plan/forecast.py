@@ -1,5 +1,6 @@
-"""What a plan's runs will take, and what its contrasts can show: hours, dollars and power, before
-any run.
+"""What a plan's runs will take, and what its contrasts can show, before any run.
+
+It is told in hours, dollars and statistical power.
 
 A step's arithmetic is measured on dry steps on a GPU, or where that is quick, else reckoned from
 published rates. In a dry step one worker trains on random images, alone and without data.
@@ -66,8 +67,9 @@ def published_rate(precision: str) -> TrainingRate:
 
 
 def step_times(config: RunConfig) -> tuple[StepTime, ...]:
-    """Return a worker's step, measured, or by each rate published of eight GPUs together, the
-    fastest first; without data.
+    """Return the times of a worker's step without data, the fastest first.
+
+    It is the measured one, or one by each published rate of eight GPUs together.
     """
     key = (config.model.model_dump_json(), config.task.name, config.batch_size, config.precision)
     if key not in _KNOWN_TIMES:
@@ -99,7 +101,10 @@ def _step_times(config: RunConfig) -> tuple[StepTime, ...]:
 
 
 def forward_flops(config: RunConfig) -> float:
-    """Floating-point operations of one worker's forward pass, counted on a model without memory."""
+    """Return the floating-point operations of one worker's forward pass.
+
+    They are counted on a model without memory.
+    """
     task = find_task(config.task.name)
     model = build_model(config.model, task, 0, torch.device("meta"))
     inputs = torch.zeros((config.batch_size, *task.input_shape), device="meta")
@@ -109,8 +114,9 @@ def forward_flops(config: RunConfig) -> float:
 
 
 def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
-    """Take steps of the config's model, batch and precision, with plain SGD, as training takes them
-    on the device.
+    """Take steps on the device as training takes them there, and return their time.
+
+    They are of the config's model, batch and precision, with plain SGD.
     """
     torch.set_num_threads(1)
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
@@ -149,8 +155,10 @@ class Effort:
     link_bits_per_second: float
 
     def hours(self, link_bits_per_second: float) -> tuple[float, float]:
-        """At the fastest that is known with all communication hidden, and at the slowest with none
-        hidden.
+        """Return the fewest and the most hours on such a link.
+
+        The fewest are at the fastest step known with all communication hidden, the most at the
+        slowest with none hidden.
         """
         _, least = self.compute[0]
         _, most = self.compute[-1]
@@ -158,7 +166,7 @@ class Effort:
 
 
 def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
-    """Reckon; where there is a GPU or the network is small, by dry steps.
+    """Return what the plan's runs take; where there is a GPU or the network is small, by dry steps.
 
     Args:
         link_bits_per_second: of a node, 0 where nothing passes one or nobody knows; None for such
@@ -186,7 +194,10 @@ def effort_of(plan: Plan, link_bits_per_second: float | None = None) -> Effort:
 
 
 def _usual_link(device: str) -> float:
-    """Of machines with one such GPU; 0 where none is known."""
+    """Return the usual link of machines with one such GPU, in bits a second.
+
+    It is 0 where none is known.
+    """
     for machine in _with(device):
         if machine.gpus == 1:
             return machine.bits_per_second
@@ -199,7 +210,10 @@ def link_bits_of(row: Row) -> float:
 
 
 def hours_on(bits: float, link_bits_per_second: float) -> float:
-    """Hours that bits take on a link at its full rate; none where there is no link."""
+    """Return the hours that bits take on a link at its full rate.
+
+    There are none where there is no link.
+    """
     if not link_bits_per_second:
         return 0.0
     return bits / link_bits_per_second / 3600
@@ -211,7 +225,7 @@ def _with(device: str) -> list[Machine]:
 
 
 def cost_sentences(effort: Effort) -> list[str]:
-    """Return runs, memory, and hours and dollars of all runs."""
+    """Return sentences on runs, memory, and hours and dollars of all runs."""
     time, hours = effort.compute[0]
     config = effort.configs[0]
     activations = "without activations (a GPU would measure them)"
@@ -283,12 +297,12 @@ def _in_words(hours: float) -> str:
 
 
 def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, float, float]]:
-    """Return the chance that a declared contrast's claim is shown: were it alone, and at the
-    first step of Holm's procedure.
+    """Return each declared contrast with two chances that its claim is shown.
 
-    It is the chance of two rows that are equal, and for superiority of two that are the margin
-    apart, where scores have this standard deviation between seeds in every row. As in reports each
-    row has its own variance, and all one-sided tests of the experiment share `LEVEL`.
+    The first is the chance were it alone, the second that at the first step of Holm's procedure.
+    Each is of two rows that are equal, and for superiority of two that are the margin apart, where
+    scores have this standard deviation between seeds in every row. As in reports each row has its
+    own variance, and all one-sided tests of the experiment share `LEVEL`.
     """
     contrasts = experiment.contrasts or []
     num_tests = sum(contrast.num_tests for contrast in contrasts)
@@ -308,8 +322,9 @@ def _power(
     seeds: tuple[int, int],
     level: float,
 ) -> float:
-    """By Welch's t, of a mean that is normal, averaged over quantiles of the two variances that are
-    estimated.
+    """Return the power of Welch's t-test, for a mean that is normal.
+
+    It is averaged over quantiles of the two variances, which are estimated.
     """
     # Most of a second to import.
     from scipy.stats import chi2, norm, t

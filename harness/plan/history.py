@@ -34,7 +34,7 @@ class Asked(NamedTuple):
 
 
 class Version(NamedTuple):
-    """A spec in a commit. `at`: when that was committed, as records write times."""
+    """A spec in a commit; `at` is when that was committed, as records write times."""
 
     commit: str
     at: str
@@ -42,8 +42,9 @@ class Version(NamedTuple):
 
 
 def date_contrasts(folder: Path, keep_verdicts: bool) -> Experiment:
-    """Write into the experiment of a folder when each contrast without a date was declared, and
-    return it.
+    """Write when each contrast of a folder's experiment was declared, and return it.
+
+    Contrasts that have a date keep it.
 
     No other field of the file is changed. A contrast that stands in no commit stays without a date.
 
@@ -80,8 +81,9 @@ def date_contrasts(folder: Path, keep_verdicts: bool) -> Experiment:
 
 
 def _names(row: str, run_ids: Collection[str], runs: Mapping[str, RunFile]) -> set[str]:
-    """Return the row's name, and those under which its runs were made: a row may have been
-    renamed since.
+    """Return the row's name, and those under which its runs were made.
+
+    A row may have been renamed since.
     """
     return {row} | {runs[run_id].row for run_id in run_ids if run_id in runs}
 
@@ -129,7 +131,7 @@ def _is_same(
 
 
 def versions_of(path: Path) -> list[Version]:
-    """All versions of a spec in git history, the newest first.
+    """Return all versions of a spec in git history, the newest first.
 
     A file that was renamed is followed. One that began as a copy of another begins there.
 
@@ -175,7 +177,7 @@ def _in_utc(time: str) -> str:
 def _contrasts_at(root: Path, commit: str, path: str) -> list[Asked]:
     """Return the contrasts of the spec at this path in a commit.
 
-    They are never taken over by `like`, margins are.
+    Contrasts are never taken over by `like`; margins are.
     """
     spec = _spec_at(root, commit, path)
     margin = spec.get("statistics", {}).get("margin")
@@ -193,8 +195,9 @@ def _base_at(
     path: str,
     like: str,
 ) -> dict[str, Any]:
-    """Return the spec that one is like: beside it, or among those that ship, as they were in
-    that commit.
+    """Return the spec that one is like, as it was in that commit.
+
+    It lies beside that one, or among those that ship.
     """
     places = [str(PurePosixPath(path).parent / f"{like}.toml")]
     shipped = EXPERIMENTS.resolve() / f"{like}.toml"
@@ -208,7 +211,10 @@ def _base_at(
 
 
 def _spec_at(root: Path, commit: str, path: str) -> dict[str, Any]:
-    """Return the tables of a file in a commit; none where it was not there, or was no TOML."""
+    """Return the tables of a file in a commit.
+
+    There are none where it was not there, or was no TOML.
+    """
     text = output_of("git", "show", f"{commit}:{path}", cwd=root)
     try:
         return tomllib.loads(text or "")

@@ -19,9 +19,7 @@ from cser_bench.harness.train.build import build_optimizer
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes that operations inside allocate: those that are there now, and the most so
-    far.
-    """
+    """The bytes that operations inside allocate: those that are there now, and the most so far."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -90,7 +88,9 @@ def peak_models(config: RunConfig, model: nn.Module, num_steps: int) -> float:
 
 
 def _telling_steps(optimizer: DistributedOptimizer, num_steps: int) -> list[int]:
-    """Return the first step, one in which all that is sent at intervals is sent, and that in
+    """Return the steps that show the most memory, counted from 1.
+
+    They are the first step, one in which all that is sent at intervals is sent, and the one in
     which what is late arrives.
     """
     (replica,) = optimizer.replicas

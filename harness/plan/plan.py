@@ -72,10 +72,8 @@ class Plan:
     def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
         """Return the plan with the runs of these rows and seeds alone; none stands for all.
 
-        The record stays whole.
-
-        `*` in a name stands for anything: `local-8@*` is a row in all cells, and in a tuning all
-        trials of it.
+        The record stays whole. `*` in a name stands for anything: `local-8@*` is a row in all
+        cells, and in a tuning all trials of it.
         """
         known = [row.row for row in self.experiment.rows]
         if unknown := [name for name in rows if not fnmatch.filter(known, name)]:
@@ -170,8 +168,9 @@ def _of_tuning(spec: Spec) -> dict[str, Any]:
 
 
 def _judged(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None) -> dict[str, Any]:
-    """Return what the record of an experiment says besides its rows: how they were chosen and
-    are compared.
+    """Return what the record of an experiment says besides its rows.
+
+    That is how the rows were chosen and how they are compared.
     """
     statistics = spec.statistics
     contrasts = [

@@ -1,5 +1,6 @@
-"""One row of a plan: its settings checked, its runs with their ids, and what each of them will
-send.
+"""One row of a plan.
+
+Its settings are checked, its runs have their ids, and what each of them will send is known.
 """
 
 from __future__ import annotations
@@ -125,7 +126,10 @@ def plan_row(
 
 
 def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
-    """Why a run of so few steps says nothing of the row, in words; None where it does."""
+    """Say why a run of so few steps says nothing of the row.
+
+    None where it does.
+    """
     for key, value in row.settings.items():
         if not key.endswith(("_interval", "_steps")) or value == "end":
             continue
@@ -148,7 +152,7 @@ def config_of(
 ) -> RunConfig:
     """Return the run of a row with settings and a rate at a seed.
 
-    As long as the experiment if no length is given.
+    It is as long as the experiment's runs if no length is given.
     """
     task = spec.task
     schedule = spec.schedule

@@ -53,13 +53,13 @@ class SearchState:
     by_training_loss: Trial | None = None
 
     def at_end(self, trial: Trial) -> bool:
-        """Whether the trial's rate is the smallest or largest tried with its settings."""
+        """Say whether the trial's rate is the smallest or largest tried with its settings."""
         rates = [other.learning_rate for other in self.wanted if other.candidate == trial.candidate]
         return trial.learning_rate in (min(rates), max(rates))
 
 
 def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
-    """Where the row's search stands."""
+    """Say where the row's search stands."""
     rates_by_candidate = [list(row.learning_rates or tuning.grid) for _ in row.tables]
     screening = tuning.seeds if tuning.finalists is None else tuning.seeds[:1]
     tried_at: dict[Trial, list[int]] = {}
@@ -106,8 +106,9 @@ def _missing(tried_at: dict[Trial, list[int]], outcomes: Outcomes) -> list[tuple
 
 
 def _in_order(tried_at: dict[Trial, list[int]]) -> dict[Trial, list[int]]:
-    """As they were begun with, and what the search added after it, each table of settings for
-    itself.
+    """Return the trials table of settings by table of settings.
+
+    Each table has the trials that it began with, and then those that the search added.
     """
     return dict(sorted(tried_at.items(), key=lambda item: item[0].candidate))
 
@@ -118,7 +119,7 @@ def _ranking(
     outcomes: Outcomes,
     number: Literal["accuracy", "train_loss"] = "accuracy",
 ) -> list[Trial]:
-    """From the best mean of a number over these seeds to the worst.
+    """Return the trials from the best mean of a number over these seeds to the worst.
 
     Trials that diverged at one of them are left out.
     """
@@ -163,7 +164,7 @@ def _extend_beyond_best(
 ) -> bool:
     """Go on beyond the best trial's rates, or beyond all where every trial diverged.
 
-    Whether any rate was added.
+    Returns whether any rate was added.
     """
     if ranking:
         best = ranking[0]
@@ -173,9 +174,9 @@ def _extend_beyond_best(
 
 
 def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
-    """Add the rate beyond the best (None: all diverged), where that is the last and may be.
+    """Add the rate beyond the best, where that is the last and may be added.
 
-    Whether one was added.
+    The best is None where all diverged. Returns whether a rate was added.
     """
     if len(rates) < 2:  # one has no neighbour to take a step from
         return False
@@ -192,7 +193,7 @@ def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
 
 
 def next_rate(rates: list[float]) -> float:
-    """Return what follows a geometric row of rates.
+    """Return the rate that follows a geometric row of rates.
 
     Of three or more the last two steps are repeated: 0.01, 0.03, 0.1, 0.3.
     """
@@ -204,7 +205,7 @@ def next_rate(rates: list[float]) -> float:
 def neighbouring_rates(rate: float) -> tuple[float, float]:
     """Return the rates below and above in the row 1, 3, 10, 30, ....
 
-    Of one that is not in it a third and three times.
+    Of a rate that is not in the row they are a third and three times.
     """
     leading = f"{rate:e}"[0]
     below = rate * (0.3 if leading == "1" else 1 / 3)

@@ -22,9 +22,9 @@ from cser_bench.harness.spec.run import RunConfig
 
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
-    """Print runs, settings, bits and memory of each row, and what all of them take on such a link.
+    """Print runs, settings, bits and memory of each row, and what all of them take on a link.
 
-    See `effort_of`.
+    See `effort_of` for the link.
     """
     experiment = plan.experiment
     effort = effort_of(plan, link_bits_per_second)
@@ -82,7 +82,10 @@ def _table_line(plan: Plan, row: Row, link_bits_per_second: float) -> dict[str, 
 
 
 def _show_remarks(plan: Plan, config: RunConfig) -> None:
-    """Print what is to be known of single rows: topologies, cautions, rows left out, lost rounding."""
+    """Print what is to be known of single rows.
+
+    That is topologies, cautions, rows left out, and lost rounding.
+    """
     for name, footprint in plan.footprints.items():
         if footprint.spectral_gap is not None:
             over = "" if footprint.num_rounds == 1 else f" over {footprint.num_rounds} steps"
@@ -132,8 +135,9 @@ def _local_step(row: Row) -> str:
 
 
 def _in_words(value: Any) -> str:
-    """Return a setting for people: a table by its kind or name, with what else it says in
-    parentheses.
+    """Return a setting for people.
+
+    A table is called by its kind or name, with what else it says in parentheses.
     """
     if isinstance(value, BaseModel):
         value = value.model_dump(include={"kind", "name"}) | value.model_dump(exclude_defaults=True)
@@ -151,8 +155,9 @@ def _in_words(value: Any) -> str:
 
 
 def _show_power(plan: Plan) -> None:
-    """Print what the declared contrasts can show, where the spec says by how much scores of a row differ
-    between seeds.
+    """Print what the declared contrasts can show.
+
+    The spec must say by how much scores of a row differ between seeds; else nothing is printed.
     """
     if plan.seed_deviation is None:
         print("declared contrasts: give statistics.seed_deviation to have their power\n")

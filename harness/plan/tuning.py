@@ -114,13 +114,14 @@ def trial_rows(spec: Spec, results: Path) -> Iterator[PlannedRow]:
 
 
 def tuning_name(spec: Spec) -> str:
-    """Name of the spec's tuning experiment, and of its folder under results/."""
+    """Return the name of the spec's tuning experiment, and of its folder under results/."""
     return f"{(spec.tuning and spec.tuning.records) or spec.name}_tuning"
 
 
 def tuning_folder(spec: Spec, results: Path) -> Path:
-    """Return the folder of the tuning's records: under `results`, or where none was begun
-    there, those that ship.
+    """Return the folder of the tuning's records.
+
+    It lies under `results`; where no tuning was begun there, it is that of the records that ship.
     """
     ours = results / tuning_name(spec)
     shipped = SHIPPED_TUNINGS / tuning_name(spec)
@@ -218,7 +219,10 @@ def _trial_name(row: RowSpec, trial: Trial) -> str:
 
 
 def _record(spec: Spec, searches: Mapping[str, SearchState]) -> Tuning | None:
-    """Where the rows' settings and rates came from; None where there is no tuning."""
+    """Return where the rows' settings and rates came from.
+
+    None where there is no tuning.
+    """
     if spec.tuning is None:
         return None
     rows = {row.row: row for row in spec.all_rows()}

@@ -1,5 +1,6 @@
-"""experiment.json: the resolved plan of an experiment, its rows, where their settings came from,
-and its metric.
+"""experiment.json: the resolved plan of an experiment.
+
+It has the rows, where their settings came from, and the metric.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ class Planned(Record):
 
 
 class Row(Planned):
-    """One line of the accuracy table: a method at a ratio and a learning rate, with a run per seed."""
+    """One line of the accuracy table.
+
+    It is a method at a ratio and a learning rate, with a run per seed.
+    """
 
     row: str
     label: str
@@ -103,9 +107,10 @@ class Contrast(ContrastSpec):
 
     @property
     def num_tests(self) -> int:
-        """Its one-sided tests: less or more is lost than the margin.
+        """How many one-sided tests the contrast takes.
 
-        Better or worse; equal, or beyond either side.
+        Of non-inferiority: less or more is lost than the margin. Of superiority: better or worse.
+        Of equivalence: equal, or beyond either side.
         """
         return 3 if self.kind == "equivalence" else 2
 

@@ -1,5 +1,6 @@
-"""Packed records: the finished runs of an experiment in one file, results/<experiment>/runs.jsonl,
-a JSON line a run.
+"""Packed records: the finished runs of an experiment in one file.
+
+The file is results/<experiment>/runs.jsonl, with a JSON line for each run.
 
 A run's line has its files as plain JSON: `run`, `events`, `result`, and `failure` where an attempt
 before failed. It begins with the sha256 of the rest of the line. The first line is a header, with
@@ -48,7 +49,7 @@ Files = dict[str, Any]
 def read_pack(folder: Path) -> Mapping[str, Files]:
     """Return the files of each run in the folder's pack, by id; nothing where there is none.
 
-    Raises RecordError if bad.
+    Raises RecordError: the pack is bad.
     """
     path = folder / NAME
     try:
@@ -60,9 +61,9 @@ def read_pack(folder: Path) -> Mapping[str, Files]:
 
 @lru_cache(maxsize=8)
 def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
-    """Return the pack in a file; states are asked of run by run.
+    """Return the pack in a file, which is read once.
 
-    A file that was replaced has another `stamp`.
+    States are asked of run by run. A file that was replaced has another `stamp`.
     """
     text = path.read_bytes().decode(errors="replace")
     first, *lines = text.splitlines(keepends=True) or [""]
@@ -120,7 +121,7 @@ def _inside(fields: Files) -> str:
 def _finished_run(files: Files, folder: Path, where: object) -> RunRecord:
     """Return the run in the files of this folder, packed or not.
 
-    Raises RecordError: damaged, not done, or another run.
+    Raises RecordError: it is damaged, not done, or another run.
     """
     record = store.parse_run(files, folder)
     config = _config_of(record, where)
@@ -146,8 +147,9 @@ def _config_of(record: RunRecord, where: object) -> RunConfig:
 
 
 def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
-    """Raise RecordError where a run that is over lacks scores on its way, or its last one is
-    not the result's.
+    """Raise RecordError where the scores of a run that is over cannot be.
+
+    It lacks scores on its way, or its last one is not the result's.
     """
     folder = record.folder
     known = {event.step for event in record.events}
@@ -171,8 +173,9 @@ def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
 
 
 def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[int]:
-    """Return the steps after which a run that is over was scored, as far as its records say how
-    long an epoch was.
+    """Return the steps after which a run that is over was scored.
+
+    They are known as far as its records say how long an epoch was.
     """
     num_epochs = config.num_schedule_epochs
     if result.status == "done":
@@ -185,7 +188,10 @@ def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[i
 
 
 def _steps_per_epoch(record: RunRecord) -> int | None:
-    """By the first score; None where the run diverged before it, so that nobody can tell."""
+    """Return the steps per epoch by the first score.
+
+    None where the run diverged before it, so that nobody can tell.
+    """
     if not record.events or not record.events[0].epoch:
         return None
     first = record.events[0]
@@ -193,12 +199,15 @@ def _steps_per_epoch(record: RunRecord) -> int | None:
 
 
 def _packed_run(folder: Path, files: Files) -> RunRecord:
-    """Return the run of this folder in the experiment's pack, which has these files of it."""
+    """Return the run of this folder in the experiment's pack.
+
+    The pack has these files of it.
+    """
     return _finished_run(files, folder, f"{folder.parent / NAME}, the line of run {folder.name},")
 
 
 def read_runs(folder: Path) -> dict[str, RunRecord]:
-    """All runs of an experiment's folder, finished or not, packed ones and folders, by id.
+    """Return all runs of an experiment's folder, finished or not, packed or folders, by id.
 
     Where both have a run, a folder with a result wins: it is what was written last here, and a pack
     that it should go into is made from it. A folder without one is a try at a run that the pack has
@@ -218,7 +227,7 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
 def read_result(folder: Path) -> Result | None:
     """Return the result of the run of this folder, in it or packed; None if it is not done.
 
-    Raises RecordError if bad.
+    Raises RecordError: the result or the pack is bad.
     """
     # A result whose run.json is gone says of no run that it is done.
     if (folder / "run.json").exists():
@@ -232,16 +241,18 @@ def read_result(folder: Path) -> Result | None:
 
 
 def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:
-    """Add the finished runs that are folders to the experiment's pack, and make it where there is
-    none.
+    """Add the finished runs that are folders to the experiment's pack.
 
-    Wherever this is stopped, nothing is lost, and the same call goes on. Returns how many runs the
-    pack has, and how many of them are folders. Raises RecordError where a record or the pack is
-    bad; nothing was changed then.
+    The pack is made where there is none. Wherever this is stopped, nothing is lost, and the same
+    call goes on.
 
     Args:
         remove_folders: afterwards take away the folders of runs that the pack, read again from the
             disk, has; with them go their logs, checkpoints and locks.
+
+    Returns how many runs the pack has, and how many of them are folders.
+
+    Raises RecordError: a record or the pack is bad; nothing was changed then.
     """
     experiment = read_experiment(folder)
     with _alone(folder):
@@ -272,8 +283,9 @@ def _checked_pack(folder: Path) -> dict[str, Files]:
 
 
 def _remove_packed(folder: Path, finished: list[str]) -> None:
-    """Take away the folders of these runs that are what the pack on the disk has, and what is left
-    of such.
+    """Take away the folders of these runs that the pack on the disk has as they are.
+
+    What is left of such folders goes too.
     """
     packed = read_pack(folder)
     for run in finished:
@@ -304,7 +316,10 @@ def unpack_runs(folder: Path) -> int:
 
 
 def _write_files(folder: Path, files: Files) -> None:
-    """Write a run's files into its folder; run.json last, since a folder without one is no run."""
+    """Write a run's files into its folder.
+
+    run.json comes last, since a folder without one is no run.
+    """
     for name in reversed(store.RUN_FILES):
         stem, _, ending = name.partition(".")
         if stem not in files:
@@ -318,7 +333,10 @@ def _write_files(folder: Path, files: Files) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Two that pack at once could each leave out what the other took away."""
+    """Hold the lock of the folder's pack.
+
+    Two that pack at once could each leave out what the other took away.
+    """
     with locked(folder / "pack.lock"):
         for torn in folder.glob(f".{NAME}.*"):  # by one that was killed
             torn.unlink()

@@ -84,7 +84,7 @@ def _command_line() -> str:
 
 
 def output_of(*command: str, cwd: Path | None = None) -> str | None:
-    """Return what a command says.
+    """Return what a command prints.
 
     None where it fails, is not there, or takes too long, which is no empty answer.
     """
@@ -104,9 +104,9 @@ def output_of(*command: str, cwd: Path | None = None) -> str | None:
 
 @cache
 def _code_version() -> tuple[str | None, str | None]:
-    """Commit of the code in use, and digest of what the tree has besides.
+    """Return the commit of the code in use, and a digest of what the tree has besides.
 
-    None where there is no git, or nothing.
+    None where there is no git, or nothing besides.
     """
     folder = Path(__file__).parent
     diff = output_of(

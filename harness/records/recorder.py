@@ -57,9 +57,9 @@ class Recorder:
         self._beaten = 0.0
 
     def enter(self, resumed_from_step: int) -> None:
-        """Write the attempt to run.json, after those of before.
+        """Write the attempt to run.json, after the attempts before it.
 
-        Once more where it is the newest already.
+        It is written once more where it is the newest already.
         """
         path = self.folder / "run.json"
         before = store.read_record(path, RunFile).attempts if path.exists() else []
@@ -70,8 +70,9 @@ class Recorder:
         store.write_record(path, self._run.model_copy(update={"attempts": [*before, attempt]}))
 
     def begin(self, resumed_from_step: int) -> None:
-        """Enter the attempt with the step that it goes on from, and forget evaluations that it will
-        do again.
+        """Enter the attempt with the step that it goes on from.
+
+        Evaluations that it will do again are forgotten.
         """
         for name in ("run.json", "events.jsonl", "heartbeat.json", "result.json"):
             for torn in self.folder.glob(f".{name}.*"):  # an attempt was killed while it wrote
@@ -117,12 +118,16 @@ def write_failure(
     trace: str,
     is_last_word: bool = False,
 ) -> None:
-    """Record why an attempt ended without a result, unless a newer one has begun, whose folder this
-    is then.
+    """Record why an attempt ended without a result.
+
+    Nothing is written where a newer attempt has begun, whose folder this is then.
 
     Of the attempt's workers the first one's failure stands, and not what comes of it in the others;
-    but "communication" is no cause, and gives way to any other. `is_last_word`: said by who looks
-    back at the attempt, over all of these.
+    but "communication" is no cause, and gives way to any other.
+
+    Args:
+        is_last_word: whether the failure is told by one that looks back at the attempt; it then
+            stands over all of these.
     """
     run = store.read_if_whole(folder / "run.json", RunFile)
     if run is not None and attempt in [earlier.attempt for earlier in run.attempts[:-1]]:
@@ -168,8 +173,9 @@ def truncate_events(path: Path, last_step: int) -> None:
 
 
 def append_event(path: Path, event: Event) -> None:
-    """Add one line to events.jsonl, whose torn last line, if there is one, `Recorder.begin` has
-    taken away.
+    """Add one line to events.jsonl.
+
+    `Recorder.begin` has taken away a torn last line, if there was one.
     """
     with store.errors_naming(path), open(path, "ab") as file:
         file.write(store.event_line(event.json_fields()).encode())
@@ -178,9 +184,9 @@ def append_event(path: Path, event: Event) -> None:
 
 
 def end_by_watchdog(said: str) -> tuple[FailureKind, str] | None:
-    """Kind and words of an end by NCCL's watchdog, from what the processes said.
+    """Return kind and words of an end by NCCL's watchdog, from what the processes said.
 
-    None if it says nothing of one.
+    None if that says nothing of one.
 
     The watchdog ends a process that waits in vain by SIGABRT, past every handler of exceptions.
     That one worker's kernel failed comes before what the others, who lost it, say of it.
@@ -198,7 +204,10 @@ def end_by_watchdog(said: str) -> tuple[FailureKind, str] | None:
 
 
 def tail_of(log: Path, start: int = 0) -> str:
-    """Return the end of what a log has from byte `start` on; nothing where there is no such file."""
+    """Return the end of what a log has from byte `start` on.
+
+    There is nothing where there is no such file.
+    """
     try:
         with open(log, "rb") as file:
             size = file.seek(0, 2)

@@ -1,5 +1,6 @@
-"""Locks of files: one process at a time works at a run, packs runs or notes a failure, and anybody
-can see it.
+"""Locks of files: one process at a time works at a run, packs runs or notes a failure.
+
+Anybody can see who holds one.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def locked(path: Path, patience_seconds: float = math.inf, busy: str = "") -> It
 
 @contextmanager
 def owned(folder: Path, rank: int = 0) -> Iterator[None]:
-    """Hold the run's lock; rank 0 does so for all its workers.
+    """Hold the run's lock; rank 0 holds it for all its workers.
 
     Raises BusyError: another process is at this run.
     """
@@ -60,7 +61,7 @@ def owned(folder: Path, rank: int = 0) -> Iterator[None]:
 
 
 def is_owned(folder: Path) -> bool | None:
-    """Whether a process holds the run's lock, as far as this machine can see.
+    """Say whether a process holds the run's lock, as far as this machine can see.
 
     None where there is no lock to see.
     """
@@ -73,7 +74,10 @@ def is_owned(folder: Path) -> bool | None:
 
 
 def _try_lock(file: IO[Any], how: int = fcntl.LOCK_EX) -> bool | None:
-    """Whether the file could be locked; None where its file system has no locks."""
+    """Try to lock the file, and say whether it could be locked.
+
+    None where its file system has no locks.
+    """
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,5 +1,6 @@
-"""The state of a run: the one place where it is told, from its records, its lock, and what a queue
-says of its job.
+"""The state of a run, and the one place where it is told.
+
+It follows from the run's records, its lock, and what a queue says of its job.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Seen:
 class Submitted:
     """What is known of the job that a run was submitted as.
 
-    Its name and log are None before it has them.
+    The job's name and log are None before it has them.
 
     `queue`: None where the queue does not answer, so that records are all there is; "nameless"
     where sbatch has not answered yet, or never did, so that nobody can ask for the job.
@@ -82,15 +83,18 @@ class RunStatus:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the run of this folder has a valid result, in the folder or packed.
+    """Say whether the run of this folder has a valid result, in the folder or packed.
 
-    Raises RecordError for a bad one.
+    Raises RecordError: the result is bad.
     """
     return packs.read_result(folder) is not None
 
 
 def saved_step(folder: Path) -> int | None:
-    """Return the step of the newest checkpoint of the run in this folder; None where there is none."""
+    """Return the step of the newest checkpoint of the run in this folder.
+
+    None where there is none.
+    """
     try:
         return int((folder / "checkpoint" / "latest").read_text().strip().removeprefix("step-"))
     except (OSError, ValueError):
@@ -165,7 +169,10 @@ def _how_done(result: Result) -> str:
 
 
 def _silent_seconds(seen: Seen, now: float) -> float | None:
-    """How old the newest heartbeat is; None where there is none, or its attempt has failed since."""
+    """Return how old the newest heartbeat is, in seconds.
+
+    None where there is none, or its attempt has failed since.
+    """
     if seen.heartbeat is None:
         return None
     if seen.failure is not None and seen.failure.attempt == seen.heartbeat.attempt:
@@ -174,7 +181,7 @@ def _silent_seconds(seen: Seen, now: float) -> float | None:
 
 
 def _state_after_failure(failure: Failure, job: Submitted | None) -> tuple[State, str]:
-    """Of a run whose last attempt failed."""
+    """Return the state of a run whose last attempt failed, and what there is to say of it."""
     if job is not None and job.queue is None and failure.kind in (*ALWAYS, *RETRIED):
         return "queued", (
             f"again, after {failure.kind}, if it was requeued: squeue does not answer"
@@ -199,7 +206,10 @@ def status_of(
     seed: int,
     job: Submitted | None = None,
 ) -> RunStatus:
-    """Return what is shown of the run in this folder; see `judge`. Raises RecordError as `look`."""
+    """Return what is shown of the run in this folder; see `judge`.
+
+    Raises RecordError as `look` does.
+    """
     seen = look(folder)
     state, detail = judge(seen, job)
     return RunStatus(

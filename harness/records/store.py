@@ -1,5 +1,6 @@
-"""The record store: what a run leaves on disk, read strictly and written atomically (no torch
-here).
+"""The record store: what a run leaves on disk, read strictly and written atomically.
+
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -91,7 +92,10 @@ class Attempt(Record):
 
 
 class RunFile(Record):
-    """run.json. `config` holds the scientific fields alone; `run_id` is their hash."""
+    """What run.json holds.
+
+    `config` holds the scientific fields alone; `run_id` is their hash.
+    """
 
     version: int
     run_id: str
@@ -227,7 +231,7 @@ class Heartbeat(Record):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that is known of one run. `result` None means it is not done."""
+    """All that is known of one run; `result` is None where it is not done."""
 
     folder: Path
     run: RunFile
@@ -242,19 +246,20 @@ R = TypeVar("R", bound=Record)
 def read_record(path: Path, kind: type[R]) -> R:
     """Read one JSON record.
 
-    Raises RecordError: absent, torn, of another version or of another shape.
+    Raises RecordError: it is absent, torn, of another version or of another shape.
     """
     return parse_record(_read_json(path), path, kind)
 
 
 def read_optional(path: Path, kind: type[R]) -> R | None:
-    """As `read_record`, but None where there is no file."""
+    """Read one JSON record, or return None where there is no file."""
     return read_record(path, kind) if path.exists() else None
 
 
 def read_if_whole(path: Path, kind: type[R]) -> R | None:
-    """As `read_record`, but None where there is no file or a damaged one, which the run's next
-    attempt will tell.
+    """Read one JSON record, or return None where the file is absent or damaged.
+
+    The run's next attempt will tell of a damaged one.
     """
     with suppress(RecordError):
         return read_record(path, kind)
@@ -262,7 +267,10 @@ def read_if_whole(path: Path, kind: type[R]) -> R | None:
 
 
 def _read_json(path: Path | str) -> Any:
-    """Return the JSON in a file; in a file of lines that of each line, without a torn last one."""
+    """Return the JSON in a file.
+
+    In a file of lines it is that of each line, without a torn last one.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -295,7 +303,7 @@ def _missing(path: Path | str) -> RecordError:
 def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
     """Return the record in a file's JSON.
 
-    Raises RecordError: of another version or of another shape.
+    Raises RecordError: it is of another version or of another shape.
     """
     if (
         isinstance(fields, dict)
@@ -324,7 +332,7 @@ def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
 def read_events(path: Path) -> list[Event]:
     """Read events.jsonl: the last line of a step counts, as a resumed run repeats steps.
 
-    A torn last one is dropped.
+    A torn last line is dropped.
     """
     return _parse_events(_read_json(path), path) if path.exists() else []
 
@@ -338,13 +346,17 @@ def _parse_events(lines: Iterable[object], path: Path | str) -> list[Event]:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read one run's folder. Raises RecordError: a record in it is damaged or of another version."""
+    """Read one run's folder.
+
+    Raises RecordError: a record in it is damaged or of another version.
+    """
     return parse_run(read_run_files(folder), folder)
 
 
 def read_run_files(folder: Path) -> dict[str, Any]:
-    """Return the JSON of what is kept of the run in this folder, by the names of its files
-    without their endings.
+    """Return the JSON of what is kept of the run in this folder.
+
+    It is by the names of the files without their endings.
     """
     files: dict[str, Any] = {}
     for file in RUN_FILES:
@@ -358,7 +370,7 @@ def read_run_files(folder: Path) -> dict[str, Any]:
 def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
     """Return the run in the JSON of its files, by their names without endings.
 
-    Raises RecordError where one is bad.
+    Raises RecordError: one of them is bad.
     """
 
     def parsed(kind: type[R], name: str) -> R | None:
@@ -424,8 +436,9 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
 
 @contextmanager
 def errors_naming(path: Path) -> Iterator[None]:
-    """Have errors of the system name the file: that of a full disk, which comes from a write, names
-    none.
+    """Have errors of the system name the file.
+
+    That of a full disk, which comes from a write, names none.
     """
     try:
         yield
@@ -435,8 +448,9 @@ def errors_naming(path: Path) -> Iterator[None]:
 
 
 def write_record(path: Path, record: Record, durable: bool = True) -> None:
-    """Write one JSON record atomically, keys in the order of their fields, so that git shows small
-    differences.
+    """Write one JSON record atomically.
+
+    Keys are in the order of their fields, so that git shows small differences.
     """
     write_text_atomically(path, record_text(record.json_fields()), durable)
 

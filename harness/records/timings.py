@@ -1,5 +1,6 @@
-"""Records of timing: what was timed, on which network, and every step (no torch here: the report
-reads them).
+"""Records of timing: what was timed, on which network, and every step.
+
+Nothing here imports torch: the report reads them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def latency_text(latency_seconds: float, jitter_seconds: float) -> str:
 class Fabric(Record):
     """The network between the workers, at rates of one direction before any dilation is undone.
 
-    None: no known limit.
+    A rate is None where no limit is known.
 
     `netlab` is namespaces with rate limits, `host` whatever network the workers' hosts have. Rates
     are those of each machine's link, and of each worker's inside its machine. The latency is set
@@ -110,8 +111,9 @@ class Message(Record):
 
 
 class TimedMethod(Record):
-    """A method or baseline with the settings that a spec gives, and what a session found out about
-    it.
+    """A method or baseline as a session timed it.
+
+    It has the settings that a spec gives, and what the session found out about it.
 
     Attributes:
         algorithm, settings, momentum, local_step: a row of an accuracy experiment is of this method
@@ -143,7 +145,10 @@ class TimedMethod(Record):
         return self.algorithm, self.settings, self.momentum, self.local_step
 
     def payload_ratio(self, num_parameters: int) -> float:
-        """32-bit gradient over payload, on average over steps; infinite where nothing is sent."""
+        """Return the 32-bit gradient over the payload, on average over steps.
+
+        It is infinite where nothing is sent.
+        """
         sent = sum(message.payload_bytes / message.every for message in self.messages)
         return 4 * num_parameters / sent if sent else math.inf
 
@@ -158,8 +163,9 @@ stretch's mean over its steps."""
 
 
 class Stragglers(Record):
-    """Workers whose passes take `factor` times as long: worker 0 in every step, or each in its
-    turn, one a step.
+    """Workers whose passes take `factor` times as long.
+
+    It is worker 0 in every step, or each worker in its turn, one a step.
     """
 
     who: Literal["one", "in turn"]
@@ -197,12 +203,13 @@ class Cell(Record):
 
 
 class Timing(Record):
-    """timing-*.json, scored-*.json: steps of methods that took turns in one session, in one
-    allocation.
+    """timing-*.json, scored-*.json: steps of methods that took turns in one session.
+
+    The session ran in one allocation.
 
     A method's mean step on a link is the sum of share times mean over its cells there
-    (`report.speed.timed.mean_step`). Sessions of the same commit and machine are repetitions. The fabric's rate is
-    None where cells are of several.
+    (`report.speed.timed.mean_step`). Sessions of the same commit and machine are repetitions. The
+    fabric's rate is None where cells are of several.
     """
 
     version: int
@@ -217,8 +224,9 @@ class Timing(Record):
 
 
 class SweepPoint(Record):
-    """One collective at one size: the slowest worker's seconds, one per repetition, the first left
-    out.
+    """One collective at one size, as a sweep timed it.
+
+    It has the slowest worker's seconds, one per repetition, the first left out.
 
     Bytes and frames are what one machine's link sent per repetition by the interface's counter,
     acknowledgements included, mean over machines; `formula_bytes` are by the algorithm of the
@@ -253,7 +261,10 @@ class LeftOut(Record):
 
 
 class TimingStudy(Record):
-    """study.json: what belongs together in one report, by file name. All of it is from one machine."""
+    """study.json: what belongs together in one report, by file name.
+
+    All of it is from one machine.
+    """
 
     version: int
     sweeps: list[str]

@@ -1,1 +1,4 @@
-"""What an experiment says: files, the spec in them, its rows and runs; nothing here imports torch."""
+"""What an experiment says: files, the spec in them, its rows and runs.
+
+Nothing here imports torch.
+"""

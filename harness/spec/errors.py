@@ -13,8 +13,9 @@ class SpecError(ValueError):
 
 
 def first_complaint(error: ValidationError) -> ErrorDetails:
-    """One of pydantic's complaints: an unknown key before others, since what is missing may be
-    there misspelt.
+    """Return one of pydantic's complaints.
+
+    An unknown key comes before others, since what is missing may be there misspelt.
     """
     return min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
 

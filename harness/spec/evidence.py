@@ -1,5 +1,6 @@
-"""What an experiment is evidence for: the table [evidence] of a spec, which reports read and no run
-does.
+"""What an experiment is evidence for: the table [evidence] of a spec.
+
+Reports read it, and no run does.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class EvidenceSpec(Strict):
     compressors: list[CompressorSpec] = []
 
     def named_rows(self) -> Iterator[str]:
-        """Every row that is named somewhere in the table."""
+        """Return every row that is named somewhere in the table."""
         yield from self.rows.values()
         yield from self.shown
         for pair in self.pairs:

@@ -71,7 +71,10 @@ def refuse_records(own: Table) -> None:
 
 
 def inherited_words(data: Table, own: Table) -> str:
-    """Say what a resolved experiment has from its base: tables, and keys of those that it changes."""
+    """Say what a resolved experiment has from its base.
+
+    That is tables, and keys of those that it changes.
+    """
     parts = []
     for key in INHERITED:
         if key not in data or key == "format":
@@ -139,7 +142,10 @@ def _put_rows_in(
 
 
 def _share_tuning(data: Table, base: Table, like: str) -> None:
-    """Have the choices of the base's tuning. Raises SpecError: it has none of a row without a rate."""
+    """Take over the choices of the base's tuning.
+
+    Raises SpecError: it has none of a row without a rate.
+    """
     known = list(_rows_by_name(base))
     for row in _row_tables(data):
         # A name that is none, as a number, is looked for too, and refused later.
@@ -167,7 +173,7 @@ def _leave_out_idle(data: Table, own: Table) -> None:
 
 
 def _idle_keys(data: Table, own: Table) -> list[tuple[str, str]]:
-    """Tables, and keys in them that mean nothing in the resolved data."""
+    """Return tables, and keys in them that mean nothing in the resolved data."""
     idle = []
     for table, kinds in OF_KIND.items():
         kind = table_of(data, table).get("kind")
@@ -183,8 +189,9 @@ def _idle_keys(data: Table, own: Table) -> list[tuple[str, str]]:
 
 
 def _local_steps(data: Table) -> list[object]:
-    """Return the local steps that are named, or else SGD's, of the experiment, its rows and its
-    grids.
+    """Return the local steps of the experiment, its rows and its grids.
+
+    One that names none has SGD's.
     """
     tables = [table_of(data, "training"), *list_of(data, "rows"), *list_of(data, "grids")]
     return [table.get("local_step", "sgd") for table in tables if isinstance(table, dict)]
@@ -200,12 +207,18 @@ def _row_tables(data: Table) -> list[Table]:
 
 
 def list_of(data: Table, key: str) -> list[Any]:
-    """Return the list of that name; empty where there is none, or it is none."""
+    """Return the list of that name.
+
+    It is empty where there is no such name, or what it names is no list.
+    """
     value = data.get(key)
     return value if isinstance(value, list) else []
 
 
 def table_of(data: Table, key: str) -> Table:
-    """Return the table of that name; empty where there is none, or it is none."""
+    """Return the table of that name.
+
+    It is empty where there is no such name, or what it names is no table.
+    """
     value = data.get(key)
     return value if isinstance(value, dict) else {}

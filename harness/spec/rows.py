@@ -38,15 +38,15 @@ class PartitionSpec(Strict):
 
 
 class RestartSpec(Strict):
-    """At a share of the run, workers go on without a part of their state, as from a checkpoint that
-    lacks it.
+    """A restart at a share of the run: workers go on without a part of their state.
+
+    They go on as from a checkpoint that lacks that part.
 
     `without`: names of the method's own vectors, or "parameters", in whose place worker 0's are
     taken; what they hold next is what an optimiser holds that is made anew. `at`: the share of the
-    run's steps after which this is so.
-    `worker`: the rank of the only one who loses it; None for all workers. `everything_sent`:
-    instead of a loss, all go on from their average model and send every gradient whole, with a new
-    optimiser: a synchronous tail.
+    run's steps after which this is so. `worker`: the rank of the only one who loses it; None for
+    all workers. `everything_sent`: instead of a loss, all go on from their average model and send
+    every gradient whole, with a new optimiser: a synchronous tail.
     """
 
     without: Annotated[list[Name], AfterValidator(once)] = []
@@ -56,8 +56,9 @@ class RestartSpec(Strict):
 
     @property
     def name(self) -> str:
-        """For the name of a row: what is lost, and by whom and when where that is not all and half
-        of the run.
+        """Return what the name of a row says of its restart: what is lost, and by whom and when.
+
+        By whom is left out where it is all workers, and when where it is half of the run.
         """
         name = "everything_sent" if self.everything_sent else "+".join(self.without)
         if self.worker is not None:
@@ -67,7 +68,7 @@ class RestartSpec(Strict):
         return name
 
     def is_due(self, step: int, num_steps: int) -> bool:
-        """Whether it comes after this many steps of the run."""
+        """Say whether the restart comes after this many steps of the run."""
         return step == round(self.at * num_steps)
 
     @model_validator(mode="after")
@@ -195,8 +196,9 @@ class RowSpec(Strict):
 
 
 class GrowingWarmup(Strict):
-    """A warm-up of `epochs` times the product of these columns and the rate, rounded, and of
-    `least` at the least.
+    """A warm-up in proportion to these columns and the rate.
+
+    It is `epochs` times their product, rounded, and never less than `least`, in epochs.
     """
 
     columns: Annotated[list[str], Field(min_length=1)]
@@ -204,7 +206,7 @@ class GrowingWarmup(Strict):
     least: NonNegative = 0.0
 
     def num_epochs(self, numbers: dict[str, float], rate: float) -> float:
-        """Of the case with these numbers."""
+        """Return the length of the warm-up in epochs, of the case with these numbers."""
         exact = self.epochs * math.prod(numbers[column] for column in self.columns) * rate
         if not math.isfinite(exact):
             raise ValueError(

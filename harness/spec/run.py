@@ -35,13 +35,15 @@ ID_DIGITS = 12
 
 
 class TaskSpec(Strict):
-    """`name` is a module of harness/tasks.
+    """The task of a run.
 
-    `held_out` training samples are scored instead of the test set if not 0.
+    `name` is a module of harness/tasks. `held_out` training samples are scored instead of the test
+    set if not 0.
 
     `max_undecodable` is always 0: records of before name it.
+
     `num_train`: train on so many samples, always the same ones, that are never among those held
-        out; 0 for all.
+    out; 0 for all.
     """
 
     name: Name
@@ -51,9 +53,9 @@ class TaskSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """`name` is one of `harness.models.NETWORKS`.
+    """The model of a run.
 
-    `options` are those of the function that builds it.
+    `name` is one of `harness.models.NETWORKS`. `options` are those of the function that builds it.
     """
 
     name: Name
@@ -61,14 +63,17 @@ class ModelSpec(Strict):
 
 
 class ScheduleSpec(Strict):
-    """Learning rate over time, in epochs: linear warm-up from 0, then cosine to 0 or steps at
-    milestones.
+    """Learning rate over time, in epochs.
 
-    A run of `num_steps` counts as one epoch here, so that what is given in epochs is a share of it.
+    It rises linearly from 0 in the warm-up, and then stays, falls in a cosine to 0, or falls in
+    steps at milestones. A run of `num_steps` counts as one epoch here, so that what is given in
+    epochs is a share of it.
+
     `staircase_warmup`, as released for CIFAR-100: the warm-up rises once an epoch, to (epoch + 1) /
     warmup_epochs.
+
     `warmup_share`: so much of the run is added to `warmup_epochs`, in proportion for runs of other
-        lengths.
+    lengths.
     """
 
     kind: Literal["constant", "cosine", "milestones"]
@@ -88,14 +93,16 @@ class ScheduleSpec(Strict):
 
 
 class EvaluationSpec(Strict):
-    """`per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run.
+    """How often and how the average is scored.
 
-    One of `num_steps` is one epoch.
+    `per_epoch` scores an epoch, evenly spaced, or `num_scores` in the whole run. A run of
+    `num_steps` is one epoch.
 
     `batch_norm`: the running statistics that the workers' average model is scored with. "average":
     the workers' mean; "recalibrate": estimated anew by the average model on training batches;
     "local", as released: every worker's own, each worker scoring all samples, and the scores
     averaged.
+
     `beam`: how many beams a text task's sentences are decoded with; 1 is greedy.
     """
 
@@ -166,7 +173,7 @@ class RunConfig(TrainingSpec):
 
 
 def run_id(config: RunConfig) -> str:
-    """Hash of the scientific fields alone.
+    """Return the hash of the scientific fields alone.
 
     Fields at their default are left out, so that new ones change no old id.
     """
@@ -175,8 +182,9 @@ def run_id(config: RunConfig) -> str:
 
 
 def is_run_id(text: object) -> bool:
-    """Whether it has the form of a run's id, and so names a folder in its experiment's and no other
-    place.
+    """Say whether a text has the form of a run's id.
+
+    Such an id names a folder in its experiment's and no other place.
     """
     return isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", text) is not None
 

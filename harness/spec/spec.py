@@ -43,14 +43,16 @@ ADAM_ONLY = ("betas", "eps")
 
 
 class StatisticsSpec(Strict):
-    """`margin`: non-inferiority margin in accuracy or the metric.
+    """How rows are compared.
 
-    `confidence` of intervals and one-sided bounds.
+    `margin`: non-inferiority margin in accuracy or the metric. `confidence` of intervals and
+    one-sided bounds.
 
     `floor`: the row that sends nothing, a worker alone on its shard. `margin_reason`: why the
-        margin is what it is.
+    margin is what it is.
+
     `main_ratio`: the ratio at which a report gives its first answers. `metric`: what rows are
-        compared and tuned by.
+    compared and tuned by.
     """
 
     baseline: Name
@@ -74,8 +76,9 @@ class StatisticsSpec(Strict):
 
 
 class TuningSpec(Strict):
-    """Its own experiment: every row's settings at every rate of `grid`, scored on held-out training
-    samples.
+    """An experiment of its own that tunes: every row's settings at every rate of `grid`.
+
+    They are scored on held-out training samples.
 
     `finalists`: so many trials of a row, the best at the first seed, are tried at the other seeds
         too; None for all.
@@ -138,16 +141,18 @@ class ExponentSpec(Strict):
 
 
 class SensitivitySpec(Strict):
-    """The rows at the main ratio, and those without one, again at the learning rates next to the
-    chosen one.
+    """The rows at the main ratio, and those without one, again at neighbouring learning rates.
+
+    These are the rates next to the chosen one.
     """
 
     seeds: Annotated[Seeds, Field(min_length=1)]
 
 
 class LengthsSpec(Strict):
-    """All rows again at these lengths, with the settings and rates that were chosen for the rows
-    themselves.
+    """All rows again at these lengths.
+
+    Settings and rates are those that were chosen for the rows themselves.
     """
 
     num_epochs: Annotated[list[Count], Field(min_length=1), AfterValidator(once)]
@@ -183,7 +188,9 @@ class Spec(Strict):
     evidence: EvidenceSpec | None = None
 
     def all_rows(self) -> list[RowSpec]:
-        """Return the rows written out, those that grids stand for, and then all of these in
+        """Return all rows, in their order.
+
+        First those that are written out, then those that grids stand for, and then all of these in
         each cell that has them.
         """
         rows = [*self.rows, *(row for grid in self.grids for row in grid.rows())]
@@ -202,8 +209,9 @@ class Spec(Strict):
         return row.corners or (self.tuning.corners if self.tuning else [])
 
     def is_tuned(self, row: RowSpec) -> bool:
-        """Whether the tuning has trials of this row: it has no learning rate, nor one between those
-        of its corners.
+        """Say whether the tuning has trials of this row.
+
+        It has where the row has no learning rate, nor one between those of its corners.
         """
         corners = self.corners_of(row)
         in_corner = row.cell is not None and row.cell.cell in corners
@@ -282,8 +290,9 @@ class Spec(Strict):
         return self.training.num_steps is not None or any(cell.num_steps for cell in self.cells)
 
     def _check_contrasts(self) -> None:
-        """Each is a question of its own: all tests share 5 %, so one that is none takes from the
-        others.
+        """Check that each contrast is a question of its own.
+
+        All tests share 5 %, so one that is none takes from the others.
         """
         asked = Counter(
             (contrast.row, contrast.reference, contrast.kind) for contrast in self.contrasts
@@ -309,8 +318,9 @@ class Spec(Strict):
                 )
 
     def _check_idle(self) -> None:
-        """Check that what is written does something, or whoever wrote it believes in an experiment
-        that is not this.
+        """Check that what is written does something.
+
+        Else whoever wrote it believes in an experiment that is not this one.
         """
         rows = self.all_rows()
         parts: list[tuple[str, str, ScheduleSpec | PartitionSpec]] = [
@@ -360,7 +370,10 @@ class Spec(Strict):
             )
 
     def _check_warmup(self) -> None:
-        """Not of grids whose warm-up grows: the released rule makes some that no run outlasts."""
+        """Check that warm-ups end within their runs, but for grids whose warm-up grows.
+
+        Of these the released rule makes some that no run outlasts.
+        """
         lengths = [
             self.training.num_schedule_epochs,
             *(self.lengths.num_epochs if self.lengths else []),

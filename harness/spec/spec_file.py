@@ -1,5 +1,6 @@
-"""Reads experiment files: TOML, with what they take from the experiment that they are like put in
-its place.
+"""Reads experiment files.
+
+They are TOML; what they take from the experiment that they are like is put in its place.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from cser_bench.harness.spec.spec import Spec
 
 
 class SpecFile(NamedTuple):
-    """A file that was read: the spec that it makes with what it is like, and what it has of that."""
+    """A file that was read.
+
+    It has the spec that the file makes with what it is like, and what it has of that.
+    """
 
     spec: Spec
     inherited: str | None
@@ -26,8 +30,9 @@ class SpecFile(NamedTuple):
 
 
 def find_spec(name_or_path: str) -> Path:
-    """Return the file of a shipped experiment by its name or that of its file, or of any other
-    by its path.
+    """Return the file of an experiment.
+
+    A shipped one is found by its name or that of its file, any other by its path.
     """
     for candidate in (Path(name_or_path), EXPERIMENTS / f"{name_or_path}.toml"):
         if is_file(candidate):
@@ -44,7 +49,10 @@ def find_spec(name_or_path: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; no for what can be no path, as one that is too long."""
+    """Say whether there is a file.
+
+    The answer is no for what can be no path, as one that is too long.
+    """
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -52,12 +60,18 @@ def is_file(path: Path) -> bool:
 
 
 def load_spec(path: Path) -> Spec:
-    """Read and validate an experiment file. Raises SpecError, in one sentence."""
+    """Read and validate an experiment file.
+
+    Raises SpecError, in one sentence.
+    """
     return read_spec(path).spec
 
 
 def read_spec(path: Path) -> SpecFile:
-    """Parse a file, put what it is like in its place, and validate. Raises SpecError as `load_spec`."""
+    """Parse a file, put what it is like in its place, and validate.
+
+    Raises SpecError as `load_spec` does.
+    """
     own = read_toml(path)
     try:
         if "like" not in own:
@@ -96,7 +110,10 @@ def _validated(path: Path, data: dict[str, Any]) -> Spec:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the tables of a file. Raises SpecError: it is no TOML, or cannot be read."""
+    """Return the tables of a file.
+
+    Raises SpecError: it is no TOML, or cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -106,8 +123,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _row_of(error: ValidationError, data: dict[str, Any]) -> str:
-    """Whose mistake it is, where it is one in a row or a grid: these have names, and pydantic
-    counts them from 0.
+    """Return whose mistake it is, where it is one in a row or a grid.
+
+    These have names, and pydantic counts them from 0.
     """
     match first_complaint(error)["loc"]:
         case ("rows" | "grids" as many, int(number), *_):

@@ -60,7 +60,9 @@ Text = Annotated[str, AfterValidator(not_blank)]
 
 
 def finite(table: dict[str, Any]) -> dict[str, Any]:
-    """Refuse nan and infinities, which JSON has no word for, and whole numbers that no counter
+    """Refuse numbers in a table that cannot be written or counted.
+
+    They are nan and infinities, which JSON has no word for, and whole numbers that no counter
     holds.
     """
     for number in _numbers(table):
@@ -72,7 +74,7 @@ def finite(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """All numbers in a table, those of inner tables and lists too."""
+    """Return all numbers in a table, those of inner tables and lists too."""
     if isinstance(value, int | float):
         yield value
     elif isinstance(value, dict | list):

@@ -55,7 +55,7 @@ def build_model(
 
 @contextmanager
 def _refusals(where: str) -> Iterator[None]:
-    """Have what a value of a spec was refused by said as the spec's mistake."""
+    """Have what a value of a spec was refused by told as the spec's mistake."""
     try:
         yield
     except (TypeError, ValueError, RuntimeError) as error:
@@ -66,8 +66,9 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 
 
 def lay_out(model: nn.Module, keep_contiguous: bool = False) -> None:
-    """Bring a model with convolutions of images that is on a GPU into the order channels last, as
-    tensor cores want it.
+    """Bring an image model on a GPU into the order channels last, as tensor cores want it.
+
+    Only models with convolutions of images are changed.
 
     Call it before an optimiser is made of the model. Layers' inputs come along by themselves, since
     a convolution computes in the format of its weights.
@@ -86,7 +87,9 @@ def format_of(model: nn.Module) -> MemoryFormat:
 
 
 def use_device(device: str) -> None:
-    """Make a GPU this thread's own, and fp32 on it fp32, where cuDNN would round to 10 bits (TF32).
+    """Make a GPU this thread's own, and have it reckon fp32 in full.
+
+    Else cuDNN would round to 10 bits (TF32).
 
     Batches of a run are of one shape, so cuDNN may try its algorithms on it once and keep the
     fastest.
@@ -99,8 +102,9 @@ def use_device(device: str) -> None:
 
 
 def trainable(config: RunConfig, device: torch.device) -> nn.Module:
-    """Return the run's model as training has it on the device: its numbers in the format that
-    is chosen there.
+    """Return the run's model as training has it on the device.
+
+    Its numbers are in the format that is chosen there.
     """
     use_device(str(device))
     model = build_model(config.model, find_task(config.task.name), config.seed, device)
@@ -175,8 +179,9 @@ def _learning_rate(config: RunConfig, steps_per_epoch: int, step: int) -> float:
 
 
 def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Module:
-    """Return what forward passes in training go through: the model, or what a baseline puts
-    around it.
+    """Return what forward passes in training go through.
+
+    It is the model, or what a baseline puts around it.
     """
     if not isinstance(optimizer, DDP):
         return model
@@ -189,7 +194,10 @@ def module_to_train(optimizer: DistributedOptimizer, model: nn.Module) -> nn.Mod
 def _settings(
     algorithm: type[DistributedOptimizer], table: dict[str, Any], num_steps: int
 ) -> dict[str, Any]:
-    """Return the settings of a spec's table as the algorithm takes them. Raises SpecError."""
+    """Return the settings of a spec's table as the algorithm takes them.
+
+    Raises SpecError: one of them cannot be taken.
+    """
     declared = algorithm.declared
     types = {key: setting.declared for key, setting in declared.items()}
     required = [key for key, setting in declared.items() if setting.is_required]
@@ -207,8 +215,9 @@ def _setting_of(
     declared: Any,
     num_steps: int,
 ) -> Any:
-    """Return what a value of a spec stands for, where a setting is declared so: a compressor,
-    the run's length, or itself.
+    """Return what a value of a spec stands for, by how its setting is declared.
+
+    It stands for a compressor, for the run's length, or for itself.
     """
     choices = (declared, *typing.get_args(declared))
     kinds = tuple(
@@ -228,7 +237,7 @@ def _setting_of(
 def build_compressor(where: str, table: Any) -> Compressor:
     """Return a compressor from its table in a spec, for instance {kind = "block", ratio = 512}.
 
-    Else raises SpecError.
+    Raises SpecError: the table is none of a compressor.
     """
     known = compressors()
     name = table.get("kind") if isinstance(table, dict) else None
@@ -267,8 +276,9 @@ def _table(compressor: Compressor) -> dict[str, Any]:
 
 
 def _check_options(where: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
-    """Check the options of a model's `build`, after the task's shape and classes, or of a
-    compressor.
+    """Check the options of a function that a spec names.
+
+    It is a model's `build`, where they follow the task's shape and classes, or a compressor.
     """
     options = list(inspect.signature(function).parameters.values())
     if not inspect.isclass(function):
@@ -285,8 +295,9 @@ def _check(
     types: dict[str, Any],
     required: list[str],
 ) -> None:
-    """Raise SpecError for a name that is none of these, one that lacks, or a value that is not
-    of its type.
+    """Raise SpecError where given values do not fit what is declared.
+
+    A name is none of these, one lacks, or a value is not of its type.
     """
     unknown = [key for key in given if key not in types]
     if unknown:
@@ -307,7 +318,7 @@ def _check(
 
 
 def num_steps_of(config: RunConfig) -> tuple[int, int]:
-    """Return steps per epoch, and in all.
+    """Return the steps per epoch, and the steps in all.
 
     Raises SpecError: more samples or steps are asked for than there are.
     """

@@ -112,9 +112,9 @@ def discard(folder: Path) -> None:
 
 
 def _published(folder: Path) -> list[str]:
-    """Names of the whole generations, newest first, from the one that the pointer names.
+    """Return the names of the whole generations, newest first, from the one that the pointer names.
 
-    All where there is none.
+    All of them where there is no pointer.
     """
     names = sorted((path.name for path in folder.glob("step-*[0-9]")), reverse=True)
     try:
@@ -145,7 +145,10 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
 
 
 def _agreed(names: list[str], collectives: Collectives) -> list[str]:
-    """Rank 0's list of generations: on a network file system others may see them later."""
+    """Return rank 0's list of generations.
+
+    On a network file system others may see them later.
+    """
     steps = torch.full((1, 4), -1, dtype=torch.int64)
     for place, name in enumerate(names[:4]):
         steps[0, place] = int(name.removeprefix("step-"))
@@ -154,7 +157,7 @@ def _agreed(names: list[str], collectives: Collectives) -> list[str]:
 
 
 def of_others(path: Path, num_saved: int, num_workers: int) -> str:
-    """Why a checkpoint of another number of workers, at each end, is not continued from."""
+    """Say why a checkpoint of another number of workers, at each end, is not continued from."""
     return (
         f"{path} was written by {num_saved} workers and cannot be continued by {num_workers}: "
         "error, momentum and order belong to a worker; use as many workers, started in the same "

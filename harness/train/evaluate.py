@@ -28,9 +28,10 @@ LENGTH_POWER = 1.0
 
 @dataclass(frozen=True)
 class Score:
-    """`loss` is the mean over samples, of text over tokens.
+    """The score of an average model.
 
-    The two norms are roots of means over workers of squared 2-norms.
+    `loss` is the mean over samples, of text over tokens. The two norms are roots of means over
+    workers of squared 2-norms.
     """
 
     correct: int
@@ -135,8 +136,9 @@ def evaluate(
 
 
 def labels_per_sample(samples: Samples) -> int:
-    """Answers that a sample asks for, each of which counts: one, or of a window of a text one a
-    symbol.
+    """Return how many answers a sample asks for, each of which counts.
+
+    It is one, or of a window of a text one for each symbol.
     """
     return getattr(samples, "labels_per_sample", 1)
 
@@ -149,8 +151,9 @@ def worker_accuracies(
     samples: Samples,
     num_evaluation: int,
 ) -> list[float]:
-    """Accuracy of each worker's own model, with its own batch-norm statistics, on all samples, by
-    rank.
+    """Return the accuracy of each worker's own model on all samples, by rank.
+
+    The model has its own batch-norm statistics.
 
     Sentences are decoded greedily here, whatever the number of beams.
     """
@@ -165,7 +168,7 @@ def worker_accuracies(
 
 @contextmanager
 def scoring(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside, models are in their mode for evaluation; afterwards in the one before."""
+    """Put models in their mode for evaluation, and afterwards in the one before."""
     modes = [model.training for model in models]
     for model in models:
         model.eval()
@@ -175,7 +178,7 @@ def scoring(models: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _squares(vectors: Tensor) -> list[Tensor]:
-    """Squared 2-norm of each worker's vector at this end, float64."""
+    """Return the squared 2-norm of each worker's vector at this end, float64."""
     return [row.double().square().sum() for row in vectors]
 
 
@@ -186,9 +189,9 @@ def _score(
     samples: Samples,
     num_beams: int = 1,
 ) -> Tensor:
-    """One model on these samples: correct answers, samples, summed loss, and of text more.
+    """Return the sums that one model's score on these samples is made of.
 
-    Float64, one dimension.
+    They are correct answers, samples, summed loss, and of text more: float64, of one dimension.
     """
     if isinstance(samples, PairSamples):
         return translation_sums(
@@ -217,7 +220,7 @@ def _batch_norm(
     collectives: Collectives,
     num_train: int,
 ) -> Iterator[None]:
-    """Inside, batch norm's running statistics follow the policy.
+    """Have batch norm's running statistics follow the policy.
 
     Afterwards they are the worker's own again.
     """
@@ -272,7 +275,7 @@ def _flattened(tensors: Sequence[Tensor]) -> Tensor:
 def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
     """Return the likeliest token each time, int64 of shape (batch, at most max_length).
 
-    PAD after END.
+    After END comes PAD.
     """
     state = model.begin(source)
     newest = source.new_full(source.shape[:1], BEGIN)
@@ -293,10 +296,10 @@ def beam(
     max_length: int,
     num_beams: int,
 ) -> Tensor:
-    """Return the best of `num_beams` beams by log-probability per token, int64 of shape (batch,
-    at most max_length).
+    """Return the best of `num_beams` beams by log-probability per token.
 
-    A beam that has ended stays among the best while its log-probability does.
+    It is int64 of shape (batch, at most max_length). A beam that has ended stays among the best
+    while its log-probability does.
     """
     batch = len(source)
     first = torch.arange(batch, device=source.device).unsqueeze(1) * num_beams
@@ -331,9 +334,11 @@ def translation_sums(
     samples: PairSamples,
     num_beams: int,
 ) -> Tensor:
-    """Sentences answered word for word, sentences, summed loss of tokens, tokens, and the sums of
-    the measure: float64, of shape (4 + samples.measure.num_sums,), on the model's device. The model
-    must be in its mode for evaluation.
+    """Return the sums that a translation is scored by.
+
+    They are sentences answered word for word, sentences, summed loss of tokens, tokens, and the
+    sums of the measure: float64, of shape (4 + samples.measure.num_sums,), on the model's device.
+    The model must be in its mode for evaluation.
     """
     assert isinstance(model, Transformer), "no other network translates"
     totals = torch.zeros(4 + samples.measure.num_sums, dtype=torch.float64)

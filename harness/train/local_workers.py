@@ -1,5 +1,6 @@
-"""The workers at this end: one in a process of its own, or all of a run as rows of the same
-tensors; and their passes.
+"""The workers at this end, and their passes.
+
+There is one in a process of its own, or all of a run as rows of the same tensors.
 
 A `DryTraining` has random batches: it is what is timed, estimated and checked where no data set is
 wanted.
@@ -32,8 +33,9 @@ def local_workers(
     collectives: Collectives,
     num_steps: int,
 ) -> tuple[list[nn.Module], DistributedOptimizer]:
-    """Return a model of each worker at this end, see `Collectives.own_ranks`, and the optimiser
-    of all of them.
+    """Return a model of each worker at this end, and the optimiser of all of them.
+
+    See `Collectives.own_ranks` for which these are.
 
     Stacked workers have copies of the model, with buffers of their own. Their parameters and
     gradients are rows of the optimiser's: `optimizer.flat.tensors[k][rank]` is parameter k of
@@ -78,7 +80,7 @@ def _rows_of(tensor: Tensor, num_rows: int) -> nn.Parameter:
 def batched_backward(
     model: nn.Module, stacked: Sequence[Tensor]
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Forward and backward pass of all workers at once, with the bits of one after the other.
+    """Return what does both passes of all workers at once, with the bits of one after the other.
 
     None where a layer is neither linear, with a bias, nor a ReLU nor flattens. The function takes
     inputs of shape (num_workers * batch, ...) and labels of shape (num_workers * batch,), adds to
@@ -166,8 +168,9 @@ def _has_batched_form(layer: nn.Module) -> bool:
 
 
 def _of_mean_loss(scores: Tensor, labels: Tensor, batch: int) -> Tensor:
-    """Gradient of the mean cross-entropy of `batch` samples by the outputs whose log-softmax is
-    `scores`.
+    """Return the gradient of the mean cross-entropy by the outputs.
+
+    The mean is over `batch` samples; `scores` are the log-softmax of the outputs.
     """
     of_scores = torch.zeros_like(scores).scatter_(1, labels.unsqueeze(1), -1 / batch)
     return torch.ops.aten._log_softmax_backward_data(of_scores, scores, 1, scores.dtype)  # type: ignore[no-any-return]
@@ -192,20 +195,20 @@ class MixedPrecision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def autocast(self) -> torch.autocast:
-        """Inside, a network computes in the run's precision."""
+        """Have a network compute in the run's precision."""
         return torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None)
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """Return the network's, in training and evaluation alike.
+        """Return the network's outputs, in training and evaluation alike.
 
-        In fp32 where it computed in less.
+        They are in fp32 where it computed in less.
         """
         with self.autocast():
             outputs: Tensor = model(inputs)
         return outputs if self._dtype is None else outputs.float()
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over the labels that count, from `outputs`."""
+        """Return the mean cross-entropy over the labels that count, from `outputs`."""
         outputs = self.outputs(model, inputs)
         return nn.functional.cross_entropy(outputs, labels, label_smoothing=self._label_smoothing)
 
@@ -216,7 +219,7 @@ class MixedPrecision:
         labels: Tensor,
         weight: float | None = None,
     ) -> Tensor:
-        """One worker's, of its loss times `weight`, which is returned.
+        """Do both passes of one worker, of its loss times `weight`, and return that loss.
 
         Scaled gradients are added to what there is.
         """
@@ -232,8 +235,9 @@ class MixedPrecision:
         self.scaler.update()
 
     def tally(self, loss: Tensor) -> Tensor:
-        """Return what a step adds to the sum of losses and to their number: float64, of the
-        loss's shape and then 2.
+        """Return what a step adds to the sum of losses and to their number.
+
+        It is float64, of the loss's shape and then 2.
 
         A loss that is not finite makes the run diverge, unless loss scaling is on, which skips such
         steps.
@@ -259,10 +263,10 @@ def random_batch(
     generator: torch.Generator,
     like: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return standard normal images of the task's shape, of the type and on the device of
-    `like`, and labels for them.
+    """Return random images, or windows or pairs of a text task, and labels for them.
 
-    They are drawn on the CPU, so they are the same on every device. Of a text task they are
+    Images are standard normal, of the task's shape; they are of the type and on the device of
+    `like`. They are drawn on the CPU, so they are the same on every device. Of a text task they are
     windows, or pairs of full length, as `harness.tasks.pairs.Pairs.batch` gives them.
     """
     if len(task.input_shape) == 1:
@@ -301,7 +305,7 @@ class DryTraining:
     def step(self) -> Tensor:
         """Train once, each worker on its batch.
 
-        The workers' losses before, of shape (local workers,).
+        Returns the workers' losses before, of shape (local workers,).
         """
         self.optimizer.zero_grad()
         losses = [
@@ -313,7 +317,7 @@ class DryTraining:
 
 
 def seconds_to_idle(work: Callable[[], object], device: torch.device) -> float:
-    """Do the work; how long until the device had done what was asked of it."""
+    """Do the work, and return how long until the device had done what was asked of it."""
     started = time.perf_counter()
     work()
     if device.type == "cuda":

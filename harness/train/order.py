@@ -1,5 +1,6 @@
-"""What each step has: the samples of each worker, the learning rate, and whether the average is
-scored after it.
+"""What each step has: its samples, its learning rate, and whether it is scored.
+
+The samples are those of each worker; what is scored after the step is the workers' average.
 
 All of it is a stateless function of seed and step, so resuming needs no position. Samples are
 shuffled over all workers, or each worker has a fixed shard, alike or not.
@@ -32,8 +33,9 @@ def worker_batches(
     shard: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Return the int64 indices, of shape (batch_size,), that worker `rank` trains on at each of
-    `steps`, counted from 0.
+    """Return the samples that worker `rank` trains on at each of `steps`.
+
+    They are int64 indices of shape (batch_size,); steps are counted from 0.
 
     Every epoch is shuffled anew: over all samples, which are dealt out to the workers batch by
     batch, or, where the worker has a `shard` of its own, over that. Where samples have `lengths`,
@@ -73,8 +75,9 @@ def by_length(
     batch_size: int,
     random: torch.Generator,
 ) -> Tensor:
-    """Return the full batches of an order, made anew of samples of like length, and the batches
-    shuffled.
+    """Return the full batches of an order, made anew of samples of like length.
+
+    The batches are shuffled.
 
     Samples that fill no batch are left out: the last of the order. Within a batch samples stay in
     the order that they had.
@@ -88,7 +91,7 @@ def by_length(
 
 
 def shard_size(spec: PartitionSpec, num_train: int, num_workers: int) -> int:
-    """Return samples that each worker has for an epoch."""
+    """Return how many samples each worker has for an epoch."""
     stretches = spec.shards_per_worker if spec.kind == "class_shards" else 1
     return stretches * (num_train // (num_workers * stretches))
 
@@ -99,8 +102,9 @@ def worker_shards(
     num_workers: int,
     seed: int,
 ) -> list[Tensor] | None:
-    """Return the sample indices of each worker, all of the same number, or None where every
-    epoch is dealt out anew.
+    """Return the sample indices of each worker, all of the same number.
+
+    None where every epoch is dealt out anew.
 
     "contiguous": the i-th stretch of the data set (as released). "dirichlet": the shares of a
     worker's classes are drawn from a Dirichlet distribution, with parameter `alpha` for each of
@@ -168,7 +172,7 @@ def _take(
     left: Labels,
     random: numpy.random.Generator,
 ) -> Labels:
-    """How many of each class: by its share, but no more than is left of it.
+    """Return how many of each class to take: by its share, but no more than is left of it.
 
     What is lacking comes from the others.
     """
@@ -186,18 +190,18 @@ def _take(
 
 
 def class_counts(shards: list[Tensor], labels: Tensor, num_classes: int) -> list[list[int]]:
-    """Return samples of each class that each worker holds."""
+    """Return how many samples of each class each worker holds."""
     return [torch.bincount(labels[shard].cpu(), minlength=num_classes).tolist() for shard in shards]
 
 
 def token_weights(
     num_tokens: Tensor, batches: Sequence[Iterator[Tensor]], ranks: Sequence[int]
 ) -> Iterator[list[float]]:
-    """Return what the mean losses of workers `ranks` are multiplied with, step by step: n times
-    their share of all tokens.
+    """Return, step by step, what the mean losses of workers `ranks` are multiplied with.
 
-    The mean over workers of what comes of it is the sum over all tokens by their number. Nothing is
-    sent for that, since everyone knows what everyone sees: it follows from the seed.
+    It is n times the worker's share of all tokens, n being the number of workers. The mean over
+    workers of what comes of it is the sum over all tokens by their number. Nothing is sent for
+    that, since everyone knows what everyone sees: it follows from the seed.
 
     Args:
         num_tokens: of each sample, int64, on the CPU.

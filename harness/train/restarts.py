@@ -1,5 +1,6 @@
-"""What happens in the middle of a run: workers lose a part of their state, or everything is sent
-from then on.
+"""What happens in the middle of a run.
+
+Workers lose a part of their state, or everything is sent from then on.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ def check_restart(
 
 
 def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Vectors of the parameters' shape by name, themselves among them.
+    """Return vectors of the parameters' shape by name, and what all workers have in common.
 
-    Second is what all workers have in common.
+    The parameters themselves are among the former.
     """
     parameters = optimizer.flat.parameters
     saved = {PARAMETERS: parameters, **optimizer.state_dict()["param_groups"][0]["flat"]}
@@ -72,8 +73,9 @@ def tail_of(
     collectives: Collectives,
     num_steps: int,
 ) -> DistributedOptimizer:
-    """Return the optimiser of a synchronous tail: the same local step, and every gradient sent
-    whole.
+    """Return the optimiser of a synchronous tail.
+
+    It has the same local step, and sends every gradient whole.
     """
     plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
     return build_optimizer(plain, nn.ParameterList(tensors), collectives, num_steps)
@@ -82,8 +84,9 @@ def tail_of(
 def traffic_before_tail(
     config: RunConfig, optimizer: DistributedOptimizer, num_steps: int
 ) -> Traffic:
-    """Return the closed form of what a method sends until its synchronous tail, the average
-    that this starts from included.
+    """Return the closed form of what a method sends until its synchronous tail.
+
+    The average that the tail starts from is included.
     """
     assert config.restart is not None
     num_before = round(config.restart.at * num_steps)
@@ -112,8 +115,9 @@ def lose_state(
     optimizer: DistributedOptimizer,
     num_steps: int,
 ) -> None:
-    """Give the optimiser, for what is lost, what one holds that is made anew on the present
-    parameters.
+    """Take a part of the optimiser's state away, as `restart` says.
+
+    In its place comes what an optimiser holds that is made anew on the present parameters.
 
     All workers must call it together, with the number of steps of the whole run. As at every start,
     worker 0's parameters go to all, and count as control. The number of steps is kept, and so is

@@ -1,5 +1,6 @@
-"""The training loop, the same for all kinds of workers: steps, looks between them, and what is
-recorded of a run.
+"""The training loop, the same for all kinds of workers.
+
+It takes steps, looks between them, and records what is recorded of a run.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ waits for a GPU."""
 
 
 def train(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
-    """Train the workers at this end from the newest checkpoint, or from the start, to a recorded
-    result.
+    """Train the workers at this end to a recorded result.
+
+    They go on from the newest checkpoint, or begin at the start.
 
     Raises Preempted where `stop_requested` is true for a worker, once the state is saved.
     """
@@ -54,7 +56,10 @@ def train(job: Job, collectives: Collectives, stop_requested: StopRequested | No
 
 
 class Monitor:
-    """Watches one worker's training. What it finds, all workers find at the same step."""
+    """What watches one worker's training.
+
+    What it finds, all workers find at the same step.
+    """
 
     def __init__(self, training: Training) -> None:
         self._training = training
@@ -92,7 +97,7 @@ class Monitor:
     def _look(self) -> bool:
         """Look at the mean loss over workers, and whether one of them is to stop.
 
-        Whether one means to save.
+        Returns whether one of them means to save.
         """
         training = self._training
         collectives = training.collectives
@@ -116,15 +121,19 @@ class Monitor:
         return bool(savers > 0)
 
     def _of_each_worker(self, values: list[float]) -> Tensor:
-        """Return these values for each worker at this end, float64, of shape (local
-        workers, values).
+        """Return these values for each worker at this end.
+
+        They are float64, of shape (local workers, values).
         """
         losses = self._training.losses
         row = to_device(torch.tensor(values, dtype=torch.float64), losses.device)
         return row.expand(*losses.shape[:-1], -1).clone()
 
     def _total(self, values: Tensor) -> Tensor:
-        """Return the sum over all workers of each one's row of `values`, which is replaced by it."""
+        """Return the sum over all workers of each one's row of `values`.
+
+        `values` is replaced by it.
+        """
         self._training.collectives.all_reduce_sum_(values, Purpose.CONTROL)
         return values[0]
 
@@ -139,9 +148,9 @@ class Monitor:
         return stop_requested is not None and stop_requested()
 
     def save_if_due(self) -> None:
-        """Save, after the score of the same step: a resumed run would not make it.
+        """Save a checkpoint if one is due, and then raise Preempted if asked to stop.
 
-        Then raise Preempted if asked.
+        Call it after the score of the same step: a resumed run would not make that score.
         """
         training = self._training
         if not self._save_due or training.diverged_at is not None:
@@ -169,7 +178,10 @@ class Monitor:
 
 
 def record_score(training: Training) -> None:
-    """Score the workers' average and record it; a loss that is not finite makes the run diverge."""
+    """Score the workers' average and record it.
+
+    A loss that is not finite makes the run diverge.
+    """
     training.clock.switch("evaluate")
     score = evaluate(
         training.config,
@@ -216,8 +228,9 @@ def _scores(train_loss: float | None, score: Score | None) -> dict[str, Any]:
 
 
 def record_result(training: Training) -> None:
-    """Check every worker's bits against the closed form, else raise RuntimeError, and record the
-    result.
+    """Check every worker's bits against the closed form, and record the result.
+
+    Raises RuntimeError where they differ.
     """
     optimizer = training.optimizer
     collectives = training.collectives

@@ -1,5 +1,6 @@
-"""The training of the workers at one end: what changes from step to step, how a step is taken,
-timed and saved.
+"""The training of the workers at one end.
+
+What changes from step to step, and how a step is taken, timed and saved.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ PHASES: tuple[Phase, ...] = ("data", "compute", "communicate", "evaluate", "chec
 
 
 class Preempted(RuntimeError):
-    """The run was asked to stop; its state is saved, and another attempt can go on from there."""
+    """The run was asked to stop.
+
+    Its state is saved, and another attempt can go on from there.
+    """
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,10 @@ class Training:
             trained.train()
 
     def _find_passes(self) -> None:
-        """Find what forward and backward passes go through: all workers' at once, or each worker's."""
+        """Find what forward and backward passes go through.
+
+        It is all workers' at once, or each worker's.
+        """
         config = self.config
         optimizer = self.optimizer
         self._trained = [module_to_train(optimizer, model) for model in self.models]
@@ -174,8 +181,9 @@ class Training:
         return self._sent_before + self.optimizer.expected_traffic(self.optimizer.num_steps)
 
     def _send_everything(self) -> None:
-        """Go on from the workers' average model, with every gradient sent and an optimiser made
-        anew.
+        """Go on from the workers' average model, with every gradient sent.
+
+        The optimiser is made anew.
         """
         config = self.config
         before = self.optimizer
@@ -205,14 +213,17 @@ class Training:
         self.clock = Clock(self.collectives, self.losses.device, state["clock_seconds"])
 
     def _is_in_tail(self) -> bool:
-        """Whether a step was taken already in which everything is sent."""
+        """Say whether a step was taken already in which everything is sent."""
         restart = self.config.restart
         if restart is None or not restart.everything_sent:
             return False
         return self.step > round(restart.at * self.num_steps)
 
     def _check_state(self, state: dict[str, Any]) -> None:
-        """Raise CheckpointError for a state of other workers, or with its numbers in another order."""
+        """Raise CheckpointError for a state that cannot be gone on from here.
+
+        It is of other workers, or has its numbers in another order.
+        """
         folder = self.job.checkpoints
         num_here = len(self.models)
         num_saved = len(state["models"])
@@ -250,8 +261,9 @@ class Training:
 
     @property
     def _savers(self) -> Collectives:
-        """Who writes checkpoints together: workers that are stacked are one process, and write one
-        file.
+        """Return the collectives of those who write checkpoints together.
+
+        Workers that are stacked are one process, and write one file.
         """
         if isinstance(self.collectives, StackedCollectives):
             return SoloCollectives()
@@ -260,7 +272,7 @@ class Training:
     def _all_batches(self) -> Iterator[list[Batch]]:
         """Return the batches of the workers at this end, step by step.
 
-        A joint one where they go through all at once.
+        It is a joint batch where the workers go through all at once.
         """
         seed = self.config.seed
         samples = self.samples
@@ -281,7 +293,7 @@ class Training:
         return (list(batches) for batches in zip(*sources, strict=True))
 
     def _indices(self, rank: int) -> Iterator[Tensor]:
-        """Return what a worker trains on from this step on."""
+        """Return the indices that a worker trains on from this step on."""
         config = self.config
         samples = self.samples
         return worker_batches(
@@ -296,7 +308,7 @@ class Training:
         )
 
     def take_step(self) -> None:
-        """One step of the workers at this end."""
+        """Take one step of the workers at this end."""
         config = self.config
         self.clock.switch("data")
         batches = self._ahead or next(self._batches)
@@ -324,9 +336,9 @@ class Training:
         self.step += 1
 
     def _backward(self, batches: list[Batch]) -> Tensor:
-        """Forward and backward passes of the workers at this end.
+        """Do the forward and backward passes of the workers at this end.
 
-        Their mean losses, of shape (local workers,).
+        Returns their mean losses, of shape (local workers,).
         """
         if self._batched is not None:
             return self._batched(*batches[0])
@@ -376,7 +388,7 @@ class Clock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase, of phases that have ended and of earlier attempts.
+        """Return seconds by phase, of phases that have ended and of earlier attempts.
 
         Waits until a GPU has ended them.
         """
@@ -390,5 +402,5 @@ class Clock:
 
     @property
     def wall_seconds(self) -> float:
-        """Sum over the phases."""
+        """Return the sum over the phases."""
         return sum(self.seconds.values())

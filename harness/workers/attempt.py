@@ -1,5 +1,6 @@
-"""One attempt at one run, in a process or a group of them: begun, asked to stop, ended, and why it
-has no result.
+"""One attempt at one run, in a process or a group of them.
+
+Here it is begun, asked to stop and ended, and here is told why it has no result.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ GRACE_SECONDS = 15.0
 
 
 def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bool:
-    """Do the run with all workers stacked in this thread; True if it has a result.
+    """Do the run with all workers stacked in this thread; return whether it has a result.
 
-    Raises BusyError as `owned`.
+    Raises BusyError as `owned` does.
     """
 
     def work() -> None:
@@ -80,9 +81,9 @@ def attempt_as_rank(
     init_method: str,
     stop_requested: StopRequested | None = None,
 ) -> bool:
-    """Do the run as worker `rank` of a new group; True if it has a result.
+    """Do the run as worker `rank` of a new group; return whether it has a result.
 
-    Raises BusyError as `owned`.
+    Raises BusyError as `owned` does.
     """
 
     def work() -> None:
@@ -104,9 +105,9 @@ def attempt_as_rank(
 
 
 def prepare_thread(device: str = "cpu") -> None:
-    """One thread of arithmetic per worker, so that sums do not depend on the number of cores.
+    """Have this worker compute in one thread, without denormal numbers, and on its device.
 
-    No denormal numbers.
+    With one thread per worker sums do not depend on the number of cores.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -114,7 +115,10 @@ def prepare_thread(device: str = "cpu") -> None:
 
 
 def recorded(job: Job, work: Callable[[], None]) -> bool:
-    """Do the work; an exception becomes failure.json, and False."""
+    """Do the work, and return whether it went well.
+
+    An exception becomes failure.json, and the answer is False.
+    """
     try:
         work()
         return True
@@ -134,7 +138,10 @@ def recorded(job: Job, work: Callable[[], None]) -> bool:
 
 
 def failure_kind(error: BaseException) -> FailureKind:
-    """Return what kind of failure an exception is, for records and for the decision to try again."""
+    """Return what kind of failure an exception is.
+
+    Records have it, and so has the decision to try again.
+    """
     no_memory = any(words in str(error) for words in NO_MEMORY)
     if no_memory or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "oom"
@@ -199,7 +206,10 @@ class ActiveRun:
     """Size of the run's log when the attempt began."""
 
     def has_ended(self) -> bool:
-        """Whether all of its processes have; when one fails the others get a time of grace."""
+        """Say whether all of the run's processes have ended.
+
+        When one fails the others get a time of grace.
+        """
         codes = self.workers.exit_codes()
         self.was_killed |= -signal.SIGKILL in codes
         if all(code is not None for code in codes):
@@ -248,7 +258,7 @@ def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
 
 
 def close(active: ActiveRun) -> Unfinished | None:
-    """Why the run has no result, or None.
+    """Say why the run has no result, or return None where it has one.
 
     A failure that no worker recorded, as a killed one cannot, is recorded here.
     """
@@ -287,7 +297,7 @@ def close(active: ActiveRun) -> Unfinished | None:
 
 
 def _death(active: ActiveRun, codes: list[int]) -> tuple[FailureKind, str]:
-    """Kind and words of a failure of which no worker could tell."""
+    """Return kind and words of a failure of which no worker could tell."""
     see = f"see {LOG} beside this record"
     if active.was_killed:
         return "oom", (

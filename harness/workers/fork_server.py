@@ -1,5 +1,6 @@
-"""Imported by the process that runs are forked from, and by no other: signals to a whole group must
-not end it.
+"""What the process that runs are forked from imports, and no other.
+
+Signals to a whole group must not end it.
 
 It ends with its launcher, which keeps these signals from it until they are ignored here, and which
 hears Ctrl-C itself. A run's process decides for itself what a signal means to it.

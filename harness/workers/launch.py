@@ -1,5 +1,6 @@
-"""Does the runs of a plan that are missing: several at once in processes of their own, or as
-torchrun's processes.
+"""Does the runs of a plan that are missing.
+
+Several go at once in processes of their own, or one after another as torchrun's processes.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Options:
 def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     """Return the runs without a result, seeds first, so that early reports cover all rows.
 
-    Those of the second rule last.
+    Those of the second rule come last.
     """
     packs.read_pack(folder)  # A damaged one is said, also where no run is asked for.
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
@@ -89,8 +90,9 @@ def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
 
 
 def prepare(plan: Plan, results: Path) -> list[PlannedRun]:
-    """Write experiment.json, clear up after processes that were killed just after a result, and say
-    what is missing.
+    """Write experiment.json, and return the runs that are missing.
+
+    What processes that were killed just after a result left behind is cleared up.
     """
     folder = write_experiment(plan, results)
     missing = missing_runs(plan, folder)
@@ -126,8 +128,9 @@ def write_experiment(plan: Plan, results: Path) -> Path:
 
 
 def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path) -> None:
-    """Print the contrasts declared at this time that get no verdict, as runs of both rows had
-    begun.
+    """Print the contrasts declared at this time that get no verdict.
+
+    Runs of both their rows had begun before.
     """
     new = [
         contrast for contrast in experiment.contrasts or [] if contrast.declared_at == declared_at
@@ -146,8 +149,9 @@ def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path)
 
 
 def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
-    """Whether it was planned from another file and has other runs: a spec may change, or be found
-    by two names.
+    """Say whether the written experiment was planned from another file and has other runs.
+
+    One of the two is not enough: a spec may change, or be found by two names.
     """
     if not written.commands or written.commands[0] == planned.commands[0]:
         return False
@@ -157,7 +161,7 @@ def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
 def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> int:
     """Do what is missing, but for runs that another command is at.
 
-    Return how many failed in this launch.
+    Returns how many failed in this launch.
 
     How each run ended is said at once. An interrupted launch leaves every run done, or ready to go
     on from its checkpoint, and raises Interrupted.
@@ -203,7 +207,7 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
 
 
 def _verdict(run: PlannedRun, unfinished: Unfinished | None) -> str:
-    """How a run ended, in a line."""
+    """Say how a run ended, in a line."""
     name = f"{run.row} seed {run.seed}"
     if unfinished is None:
         return f"{name}: done"
@@ -258,8 +262,9 @@ def _job(
 
 
 def run_under_torchrun(plan: Plan, options: Options) -> None:
-    """Do what is missing as one of the processes that torchrun, or what sets the same variables,
-    has started.
+    """Do what is missing as one of the processes that torchrun has started.
+
+    What sets the same variables will do in its place.
 
     A failure ends the process, and so the whole group, as its members may hang. Raises SpecError
     for another number of processes than of workers, or no place to meet; BusyError, on all of them,
@@ -311,9 +316,9 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
 
 
 def _taken(folder: Path, lock: ExitStack) -> bool:
-    """Hold the run's lock until `lock` ends; whether the run is still to do.
+    """Hold the run's lock until `lock` ends, and say whether the run is still to do.
 
-    Raises BusyError as `owned`.
+    Raises BusyError as `owned` does.
     """
     lock.enter_context(owned(folder))
     return not is_done(folder)
@@ -343,7 +348,7 @@ def places(plan: Plan, options: Options) -> list[Resources]:
 
 
 def workers_of(config: RunConfig, options: Options) -> Workers:
-    """How the run's workers go: a baseline's as processes.
+    """Return how the run's workers go: a baseline's as processes.
 
     "auto" stands for processes where each can have a GPU.
     """

@@ -1,4 +1,7 @@
-"""Looks, before a long experiment, at what would stop it: data, disk, GPUs. One line per check."""
+"""Looks, before a long experiment, at what would stop it: data, disk, GPUs.
+
+There is one line per check.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ REPEATS = 5
 def checks(plan: Plan, options: Options) -> Iterator[Check]:
     """Return the checks before a launch with these options, as they are made.
 
-    Touches nothing but a temporary folder.
+    Making them touches nothing but a temporary folder.
     """
     yield check_data(find_task(plan.runs[0].config.task.name), options.data)
     try:
@@ -56,15 +59,19 @@ def _use_of_gpus(plan: Plan, options: Options, jobs: int) -> str:
 
 
 def line_of(check: Check, where: str = "") -> str:
-    """Return a check for people; `where` it was made is said of one that failed."""
+    """Return a check for people.
+
+    Of one that failed it says `where` it was made.
+    """
     if check.passed:
         return f"ok   {check.what}: {check.detail}"
     return f"FAIL {check.what}: {check.detail}{where}"
 
 
 def check_data(task: Task, data: Path | None) -> Check:
-    """Whether the task finds its data whole: sums or counts of each split, and that samples of
-    images decode.
+    """Check whether the task finds its data whole.
+
+    Looked at are sums or counts of each split, and that samples of images decode.
     """
     try:
         task.prepare(data)
@@ -81,7 +88,7 @@ def first_line(error: Exception) -> str:
 
 
 def check_writable(what: str, folder: Path) -> Check:
-    """Whether a file can be written where the folder is or would be made."""
+    """Check whether a file can be written where the folder is or would be made."""
     folder = _nearest(folder)
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".preflight-") as file:
@@ -98,11 +105,10 @@ def check_writable(what: str, folder: Path) -> Check:
 
 
 def check_results(plan: Plan, results: Path, jobs: int) -> Check:
-    """Whether the folder of results can be written to, and the checkpoints of the runs that go at
-    once find room.
+    """Check whether the folder of results can be written to, and has room for checkpoints.
 
-    Each has its generations, and beside them for a moment the one that is being written; a run that
-    is done has none.
+    It needs room for those of the runs that go at once. Each has its generations, and beside them
+    for a moment the one that is being written; a run that is done has none.
     """
     writable = check_writable("disk", results)
     if not writable.passed:
@@ -124,7 +130,7 @@ def _nearest(folder: Path) -> Path:
 
 
 def check_gpus() -> Iterator[Check]:
-    """Whether GPUs are there, and whether the installed torch computes on each."""
+    """Check whether GPUs are there, and whether the installed torch computes on each."""
     if not torch.cuda.is_available():
         yield Check(
             "GPUs",
@@ -148,8 +154,9 @@ def check_gpus() -> Iterator[Check]:
 
 
 def all_reduce_bits_per_second(device: str) -> float:
-    """Return what one link carries while all workers of the group reduce a vector: 2 (n - 1) /
-    n of it, as in a ring.
+    """Return what one link carries while all workers of the group reduce a vector.
+
+    Of the vector that is 2 (n - 1) / n, as in a ring of n workers.
 
     All must call it. A tree, which NCCL may take for few bytes, would carry another share.
     """

@@ -1,5 +1,6 @@
-"""Which device each process of a run has, its own GPU where there are GPUs, and how it joins the
-workers' group.
+"""Which device each process of a run has, and how it joins the workers' group.
+
+It has a GPU of its own where there are GPUs.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ Workers = Literal["stacked", "processes"]
 
 
 def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[str, ...]]:
-    """Return the devices of each run that the machine has GPUs for at the same time: its
-    processes', by local rank.
+    """Return the devices of each run that the machine has GPUs for at the same time.
+
+    A run's devices are those of its processes, by local rank.
 
     A run whose workers are stacked is one process; "cpu" is one group, which any number of runs may
     share.
@@ -52,8 +54,9 @@ def device_groups(device: str, num_processes: int, num_gpus: int) -> list[tuple[
 
 
 class Launched(NamedTuple):
-    """Where this process stands among those that torchrun, or what sets the same variables, has
-    started.
+    """Where this process stands among those that torchrun has started.
+
+    What sets the same variables will do in its place.
     """
 
     rank: int
@@ -63,7 +66,10 @@ class Launched(NamedTuple):
 
 
 def launched() -> Launched:
-    """Return what the environment says. Raises SpecError for what no launcher says."""
+    """Return what the environment says of this process's place.
+
+    Raises SpecError: it says what no launcher says.
+    """
     said = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "0"} | dict(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         if not said.get(name, "").isdecimal():
@@ -94,8 +100,9 @@ def own_gpu(local_rank: int, num_gpus: int) -> str:
 
 
 def identity(device: str) -> str:
-    """Return what this process must have to itself, told from all others on any host: its GPU,
-    or else the process.
+    """Return what this process must have to itself, told from all others on any host.
+
+    It is its GPU, or else the process.
     """
     if device == "cpu":
         return (
@@ -105,7 +112,10 @@ def identity(device: str) -> str:
 
 
 def require_own_devices(identities: Sequence[str]) -> None:
-    """Raise SpecError where two ranks, by which `identities` are in order, have the same device."""
+    """Raise SpecError where two ranks have the same device.
+
+    `identities` are in the order of ranks.
+    """
     for rank, own in enumerate(identities):
         first = identities.index(own)
         if first < rank:
@@ -125,7 +135,7 @@ def joined(
     world_size: int = -1,
     key: str = "",
 ) -> Iterator[None]:
-    """Inside, this process is one of the group's workers.
+    """Make this process one of the group's workers, for a while.
 
     `init_method` is PyTorch's, "env://" knows rank and size.
 
@@ -166,8 +176,9 @@ def joined(
 
 
 def _share_cores(store: PrefixStore, rank: int, world_size: int) -> None:
-    """Note which cores the other workers of this host may run on: whoever starts workers binds
-    them, or does not.
+    """Note which cores the other workers of this host may run on.
+
+    Whoever starts workers binds them to cores, or does not.
     """
     store.set(f"cores of {rank}", json.dumps([platform.node(), *os.sched_getaffinity(0)]))
     others = [
@@ -177,7 +188,7 @@ def _share_cores(store: PrefixStore, rank: int, world_size: int) -> None:
 
 
 def from_rank_0(value: T) -> T:
-    """Rank 0's value, on every rank of the group.
+    """Return rank 0's value, on every rank of the group.
 
     Raises CollectiveError: another worker did not come, or went.
     """
@@ -208,5 +219,5 @@ def done_by_rank_0(act: Callable[[], T]) -> T:
 
 
 def backend_for(device: str) -> str:
-    """NCCL on CUDA, gloo otherwise."""
+    """Return NCCL on CUDA, gloo otherwise."""
     return "nccl" if device.startswith("cuda") else "gloo"

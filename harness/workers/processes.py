@@ -1,5 +1,6 @@
-"""Worker processes that can meet, each with a pipe to whoever started them, and the signals that
-end them.
+"""Worker processes that can meet, and the signals that end them.
+
+Each has a pipe to whoever started them.
 
 Ctrl-C and SIGTERM: the first asks the runs to save their state and stop, the second ends them at
 once.
@@ -85,11 +86,14 @@ class WorkerProcesses:
         self.close()
 
     def exit_codes(self) -> list[int | None]:
-        """Exit codes by rank; None for a process that is on."""
+        """Return exit codes by rank; None for a process that is still running."""
         return [process.exitcode for process in self.context.processes]
 
     def ask_to_stop(self) -> None:
-        """Ask each to stop; one that has just been made does not hear yet, and must be asked again."""
+        """Ask each to stop.
+
+        One that has just been made does not hear yet, and must be asked again.
+        """
         for process in self.context.processes:
             if process.exitcode is None:
                 process.terminate()
@@ -109,7 +113,10 @@ class WorkerProcesses:
             Path(file).unlink(missing_ok=True)
 
     def tell(self, rank: int, what: object) -> None:
-        """Send it to the worker; that one has ended is said when it is next heard."""
+        """Send a message to the worker.
+
+        That one has ended is said when it is next heard.
+        """
         with contextlib.suppress(BrokenPipeError):
             self.pipes[rank].send(what)
 
@@ -152,8 +159,9 @@ class WorkerProcesses:
 def start_workers(
     work: Callable[..., object], arguments: Sequence[tuple[Any, ...]], preload: Sequence[str] = ()
 ) -> WorkerProcesses:
-    """Start a process for each of `arguments`, forked from one that has torch loaded: isolated, and
-    there at once.
+    """Start a process for each of `arguments`, isolated, and there at once.
+
+    It is forked from one that has torch loaded.
 
     Args:
         work: of a module, so that it can be sent; called as `work(worker, *arguments[rank])`. What
@@ -189,10 +197,8 @@ def start_workers(
 def _start_fork_server(preload: Sequence[str]) -> None:
     """Start the process that workers are forked from, unless it is there.
 
-    Ctrl-C, which goes to it too, never ends it.
-
-    It inherits that signals are kept from it, until `fork_server`, the first module that it loads,
-    ignores them.
+    Ctrl-C, which goes to it too, never ends it. It inherits that signals are kept from it, until
+    `fork_server`, the first module that it loads, ignores them.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
     # which the other would start, and let signals through after that
@@ -213,7 +219,7 @@ def _be(
 ) -> None:
     """Do what a worker's process does: its work, whose result it says last.
 
-    It dies with who started it.
+    The process dies with the one that started it.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -277,7 +283,7 @@ class StopFlag:
         return self.number is not None
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """To be a signal's handler."""
+        """Note a signal, as its handler."""
         if self._second_ends:
             self.raise_if_asked()
         self.number = self.number or number
@@ -290,7 +296,7 @@ class StopFlag:
 
 @contextmanager
 def noticed(second_ends: bool = True) -> Iterator[StopFlag]:
-    """Inside, the main thread only notes the first Ctrl-C or SIGTERM.
+    """Have the main thread only note the first Ctrl-C or SIGTERM.
 
     The second raises Interrupted.
 
