@@ -1,8 +1,8 @@
 """From a spec to the plan of an experiment or of its tuning, in one direction.
 
-A file is parsed and what it is like put in its place (`spec_file.read_spec`), settings and rates
-are chosen by the tuning's records (`tuning.choose`), rows are expanded (`expand`) and checked
-(`checks`).
+A file is parsed and completed from the experiment that its `like` key names
+(`spec_file.read_spec`), the tuning's records give settings and rates (`tuning.choose`), and rows
+are expanded (`expand`) and checked (`checks`).
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Plan:
     footprints: dict[str, Footprint]
     """By row: what each of its runs sends and holds."""
     left_out: list[str] = field(default_factory=list)
-    """Rows that would be there at other lengths, and why they are not, a sentence each."""
+    """A sentence for each row that was left out: not tuned yet, or impossible at this length."""
     seed_deviation: float | None = None
     """Standard deviation of a row's scores between seeds, as the spec expects it."""
     inherited: str | None = None
-    """What the spec has from the one that it is like, in words."""
+    """What the spec inherits through `like`, in words; None where it has none."""
 
     @property
     def by_id(self) -> dict[str, PlannedRun]:
@@ -70,10 +70,10 @@ class Plan:
         return {run.run_id: run for run in self.runs}
 
     def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
-        """Return the plan with the runs of these rows and seeds alone; none stands for all.
+        """Return the plan with only the runs of these rows and seeds; an empty one means all.
 
-        The record stays whole. `*` in a name stands for anything: `local-8@*` is a row in all
-        cells, and in a tuning all trials of it.
+        Only `runs` shrinks: `experiment` still lists every row. `*` in a name stands for anything:
+        `local-8@*` is a row in all cells, and in a tuning all trials of it.
         """
         known = [row.row for row in self.experiment.rows]
         if unknown := [name for name in rows if not fnmatch.filter(known, name)]:
@@ -130,7 +130,7 @@ def make_plan(
         check_rows(spec, rows)
         return Plan(
             experiment=_experiment(
-                spec, rows, f"{shlex.quote(given_as)} --tuning", _of_tuning(spec)
+                spec, rows, f"{shlex.quote(given_as)} --tuning", _tuning_fields(spec)
             ),
             runs=_runs_of(rows),
             footprints=_footprints_of(rows),
@@ -138,9 +138,9 @@ def make_plan(
     chosen = choose(spec, results, given_as)
     rows, too_short = expand(spec, chosen)
     check_rows(spec, rows)
-    judged = _judged(spec, rows, chosen.record)
+    fields = _experiment_fields(spec, rows, chosen.record)
     return Plan(
-        experiment=_experiment(spec, rows, shlex.quote(given_as), judged),
+        experiment=_experiment(spec, rows, shlex.quote(given_as), fields),
         runs=_runs_of(rows),
         footprints=_footprints_of(rows),
         left_out=[*chosen.left_out, *too_short],
@@ -156,8 +156,8 @@ def _footprints_of(rows: list[PlannedRow]) -> dict[str, Footprint]:
     return {planned.row.row: planned.footprint for planned in rows}
 
 
-def _of_tuning(spec: Spec) -> dict[str, Any]:
-    """Return what the record of a tuning says besides its rows: they are not compared."""
+def _tuning_fields(spec: Spec) -> dict[str, Any]:
+    """Return the fields of a tuning's record besides its rows; a tuning compares nothing."""
     assert spec.tuning is not None, "it has rows"
     return {
         "name": tuning_name(spec),
@@ -167,11 +167,8 @@ def _of_tuning(spec: Spec) -> dict[str, Any]:
     }
 
 
-def _judged(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None) -> dict[str, Any]:
-    """Return what the record of an experiment says besides its rows.
-
-    That is how the rows were chosen and how they are compared.
-    """
+def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None) -> dict[str, Any]:
+    """Return the fields of an experiment's record that say how rows were chosen and are compared."""
     statistics = spec.statistics
     contrasts = [
         Contrast(
@@ -204,7 +201,7 @@ def _experiment(
     spec: Spec,
     rows: list[PlannedRow],
     argument: str,
-    judged: dict[str, Any],
+    fields: dict[str, Any],
 ) -> Experiment:
     """Return the record of the plan; `argument` is what commands call it by."""
     config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)
@@ -222,5 +219,5 @@ def _experiment(
         commands=[f"python -m harness run {argument}", f"python -m harness report {argument}"],
         metric=None if spec.statistics.metric == "accuracy" else spec.statistics.metric,
         families={algorithm: methods()[algorithm].family for algorithm in algorithms},
-        **judged,
+        **fields,
     )

@@ -34,7 +34,8 @@ class Chosen:
 
     Attributes:
         rows: all of them, by name; one that is not tuned yet has no learning rate.
-        by_training_loss: the rows that the other rule chooses otherwise.
+        by_training_loss: rows for which the least training loss, the paper's rule, chooses another
+            trial; with that trial.
         record: where settings and rates came from, for experiment.json.
         left_out: a sentence on each row that is not tuned yet.
     """
@@ -59,9 +60,10 @@ def choose(spec: Spec, results: Path, given_as: str) -> Chosen:
             f"row {to_tune[0].row!r} has no learning_rate; give it one, or the spec a [tuning] "
             "section"
         )
-    tunes = (spec.tuning and spec.tuning.records) or given_as
+    # A spec may take its choices from another one's tuning.
+    tuned_by = (spec.tuning and spec.tuning.records) or given_as
     searches, left_out = _finished_searches(
-        spec, results, f"python -m harness run {tunes} --tuning"
+        spec, results, f"python -m harness run {tuned_by} --tuning"
     )
     rows = {row.row: row for row in spec.all_rows()}
     chosen = {}
@@ -146,13 +148,18 @@ def _finished_searches(
 ) -> tuple[dict[str, SearchState], list[str]]:
     """Return the finished search of each row that is tuned, and a sentence on each that is not yet.
 
-    Where rows are tuned in corners, those that no contrast names may follow later. Raises
-    NotTunedError for others; `command` makes the tuning.
+    In a grid that is tuned in corners, a row that neither a contrast nor the baseline needs may be
+    tuned later: it is left out with a sentence. Any other row without its trials raises
+    NotTunedError.
+
+    Args:
+        command: what the error tells the user to run.
     """
     folder = tuning_folder(spec, results)
     asked = {spec.statistics.baseline}
     for contrast in spec.contrasts:
         asked |= {contrast.row, contrast.reference}
+    # "local-8@large" is the row local-8 in one cell of the grid; corners are tuned for all of it.
     needed = {name.partition("@")[0] for name in asked}
     searches: dict[str, SearchState] = {}
     left_out: dict[str, str] = {}
@@ -162,6 +169,7 @@ def _finished_searches(
         except NotTunedError as error:
             if row.base is None or row.base in needed:
                 raise
+            # All corners of a row lack the same thing: one sentence is enough.
             left_out.setdefault(row.base, f"{row.base} is left out: {error}")
     return searches, list(left_out.values())
 

@@ -107,9 +107,9 @@ class RunFile(Record):
 
 
 def check_accuracy(accuracy: float | None, correct: int | None, count: int | None) -> None:
-    """Raise ValueError where the two ways in which a record says one score differ.
+    """Raise ValueError where test_accuracy is not correct / count.
 
-    No record was written so.
+    The program always writes them alike, so a difference means that the record was edited.
     """
     counted = None
     if correct is not None and count:
@@ -318,21 +318,19 @@ def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
         return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where, why = (
-            ".".join(str(part) for part in first["loc"]),
-            first["msg"].removeprefix("Value error, "),
-        )
-        is_own = (
-            first["type"] == "value_error"
-        )  # said by a validator of ours, of the record as a whole
-        wrong = f"is damaged: {why}" if is_own else f"has a bad field {where!r} ({why})"
+        where = ".".join(str(part) for part in first["loc"])
+        why = first["msg"].removeprefix("Value error, ")
+        # Validators of ours judge a record as a whole, so there is no field to name.
+        is_of_whole = first["type"] == "value_error"
+        wrong = f"is damaged: {why}" if is_of_whole else f"has a bad field {where!r} ({why})"
         raise RecordError(f"{path} {wrong}; delete the file and run again") from None
 
 
 def read_events(path: Path) -> list[Event]:
-    """Read events.jsonl: the last line of a step counts, as a resumed run repeats steps.
+    """Read events.jsonl, sorted by step.
 
-    A torn last line is dropped.
+    A resumed run repeats steps, so of several lines for one step the last is kept. A torn last line
+    is dropped.
     """
     return _parse_events(_read_json(path), path) if path.exists() else []
 

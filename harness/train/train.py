@@ -29,8 +29,8 @@ CHECK_EVERY = 25
 """Steps between two looks at the loss: for divergence, heartbeat and checkpoint."""
 
 STOP_SECONDS = 2.0
-"""So often, or at every step where one takes longer, workers ask each other whether to stop, which
-waits for a GPU."""
+"""Between two questions among workers whether to stop; at least one step. The question is rare, as
+each makes the host wait for the GPU."""
 
 
 def train(job: Job, collectives: Collectives, stop_requested: StopRequested | None = None) -> None:
@@ -76,9 +76,9 @@ class Monitor:
         self._looked = now
 
     def after_step(self, scored: bool) -> None:
-        """Look, where it is time or the average is about to be scored.
+        """Look every CHECK_EVERY steps and before each score, and else ask at times whether to stop.
 
-        Else ask at times whether to stop.
+        Also note whether to save, and write a heartbeat if one is due.
         """
         training = self._training
         save_wanted = False
@@ -95,9 +95,9 @@ class Monitor:
             recorder.heartbeat(self._heartbeat(recorder))
 
     def _look(self) -> bool:
-        """Look at the mean loss over workers, and whether one of them is to stop.
+        """Update the mean loss, divergence and stop request by one all-reduce.
 
-        Returns whether one of them means to save.
+        Return whether any worker wants a checkpoint.
         """
         training = self._training
         collectives = training.collectives
@@ -150,7 +150,8 @@ class Monitor:
     def save_if_due(self) -> None:
         """Save a checkpoint if one is due, and then raise Preempted if asked to stop.
 
-        Call it after the score of the same step: a resumed run would not make that score.
+        Call it after the step's score is recorded: a run that is resumed from this checkpoint would
+        not score that step again.
         """
         training = self._training
         if not self._save_due or training.diverged_at is not None:
@@ -193,6 +194,7 @@ def record_score(training: Training) -> None:
         training.num_train,
     )
     training.clock.switch("compute")
+    # The recorded train_loss is the mean since the last evaluation: begin the next one.
     training.losses.zero_()
     if not math.isfinite(score.loss):
         training.diverged_at = training.step
