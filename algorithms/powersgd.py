@@ -66,7 +66,9 @@ class PowerSGD(DistributedOptimizer):
                 "well"
             )
         at_rank_1 = LowRank(layout, 1)
-        highest = max((min(matrix.shape) for matrix in at_rank_1.matrices), default=1)
+        smaller_sides = [min(matrix.shape) for matrix in at_rank_1.matrices]
+        highest = max(smaller_sides, default=1)
+        # What is sent grows with the rank, so that the greatest can be bisected.
         rank = bisect_right(
             range(1, highest + 1),
             layout.numel // ratio,
@@ -87,21 +89,29 @@ class PowerSGD(DistributedOptimizer):
     def _first_factors(self, replica: Replica) -> Tensor:
         low = self._low_rank(replica)
         draw = replica.draw(0, Purpose.GRADIENT)
+        # On the CPU, so that all workers begin with the same bits, whatever their device is.
         q = torch.empty(low.second_numel, dtype=torch.float64, device="cpu")
-        for matrix, right in zip(low.matrices, low.factors(q, "columns"), strict=True):
-            right.copy_(draw.normal((matrix.shape[1], matrix.rank), matrix.number))
+        rights = low.factors(q, "columns")
+        for matrix, right in zip(low.matrices, rights, strict=True):
+            _, num_columns = matrix.shape
+            values = draw.normal((num_columns, matrix.rank), matrix.number)
+            right.copy_(values)
         low.normalise_(q)
         return q
 
     def stages(self, replica: Replica) -> list[Stage]:
         low = self._low_rank(replica)
-        sizes = (low.first_numel, low.second_numel)
-        return [Stage(Purpose.GRADIENT, layout=Layout.flat(slice(0, numel))) for numel in sizes]
+        stages = []
+        for numel in (low.first_numel, low.second_numel):
+            message = Layout.flat(slice(0, numel))
+            stages.append(Stage(Purpose.GRADIENT, layout=message))
+        return stages
 
     def _update(self, replica: Replica, step: int) -> None:
         frozen = set(replica.flat.frozen)
         low = self._low_rank(replica)
         factors = low.factors(replica.common["right_factors"], "columns")
+        # A frozen matrix sends zeros, and its Q would be made from these; but it is to stay.
         kept = []
         for matrix, right in zip(low.matrices, factors, strict=True):
             if matrix.number in frozen:
@@ -127,29 +137,20 @@ class PowerSGD(DistributedOptimizer):
         low.orthonormalise_(p)
         lefts = low.factors(p, "rows")
         second, q = _average(replica, [_second_message(low, m, lefts) for m in ms])
-        for m, sent_first, sent_second in zip(
-            ms,
-            first,
-            second,
-            strict=True,
-        ):
+        # The error: of each worker what it did not send itself.
+        for m, sent_first, sent_second in zip(ms, first, second, strict=True):
             rights = low.factors(sent_second, "columns")
-            for matrix, left, right in zip(
-                low.matrices,
-                lefts,
-                rights,
-                strict=True,
-            ):
-                matrix.of(m).addmm_(left, matrix.as_in_memory(right).T, alpha=-1)
-            low.rest.add_(m, low.others_of(sent_first), alpha=-1)
+            for matrix, left, right in zip(low.matrices, lefts, rights, strict=True):
+                right = matrix.as_in_memory(right)
+                matrix.of(m).addmm_(left, right.T, alpha=-1)
+            others = low.others_of(sent_first)
+            low.rest.add_(m, others, alpha=-1)
+        # All workers step by the same, so that it is decoded once and copied to the other rows.
         decoded = g[0]
-        for matrix, left, right in zip(
-            low.matrices,
-            lefts,
-            low.factors(q, "columns"),
-            strict=True,
-        ):
-            torch.mm(left, matrix.as_in_memory(right).T, out=matrix.of(decoded))
+        mean_rights = low.factors(q, "columns")
+        for matrix, left, right in zip(low.matrices, lefts, mean_rights, strict=True):
+            right = matrix.as_in_memory(right)
+            torch.mm(left, right.T, out=matrix.of(decoded))
         low.rest.copy_(decoded, low.others_of(p))
         if is_stacked:
             g[1:].copy_(decoded)
@@ -168,6 +169,7 @@ def _average(replica: Replica, messages: list[Tensor]) -> tuple[Sequence[Tensor]
     """Return what each worker here has sent, and the mean, which all workers have in common."""
     own, mean = replica.average(torch.stack(messages), Purpose.GRADIENT)
     rows = own.unbind()
+    # As in `_average_in_low_rank_`: each begins in memory as if alone.
     if len(rows) > 1:
         rows = tuple(row.clone() for row in rows)
     return rows, mean[0]
@@ -179,15 +181,19 @@ def _first_message(low: LowRank, m: Tensor, q: Tensor) -> Tensor:
     # be to copy them all. Their factors are batches where that costs nothing.
     parts = []
     for matrix, right in zip(low.matrices, low.factors(q, "columns"), strict=True):
-        product = matrix.of(m) @ matrix.as_in_memory(right)
+        right = matrix.as_in_memory(right)
+        product = matrix.of(m) @ right
         parts.append(product.view(-1))
-    return torch.cat([*parts, low.rest.gather(m)])
+    others = low.rest.gather(m)
+    return torch.cat([*parts, others])
 
 
 def _second_message(low: LowRank, m: Tensor, lefts: list[Tensor]) -> Tensor:
     """Return every M^T P."""
+    # Without any matrix there would be nothing to concatenate.
     parts = [m.new_empty(0)]
     for matrix, left in zip(low.matrices, lefts, strict=True):
-        product = matrix.as_in_tensor(matrix.of(m).T @ left)
-        parts.append(product.view(-1))
+        product = matrix.of(m).T @ left
+        right = matrix.as_in_tensor(product)
+        parts.append(right.view(-1))
     return torch.cat(parts)

@@ -102,7 +102,8 @@ class QSR(LocalSGD):
         length = self.sync_interval
         # A rate that has risen is a warm-up's.
         if 0 < rate <= rate_before:
-            by_rule = math.floor(min(self.alpha / rate, GREATEST) ** 2)
+            root = min(self.alpha / rate, GREATEST)
+            by_rule = math.floor(root**2)
             length = max(length, by_rule)
         end = end_before + length
         if self.total_steps is not None and end_before < self.total_steps:
@@ -111,8 +112,10 @@ class QSR(LocalSGD):
 
     def _update(self, replica: Replica, step: int) -> None:
         group = self.param_groups[0]
-        if step > group["round"][1]:
+        _, end, _ = group["round"]
+        if step > end:
             group["round"] = self._after(group["round"], group["lr"])
+            _, end, _ = group["round"]
         replica.local_step_()
-        if step == group["round"][1]:
+        if step == end:
             self.average_(replica, replica.flat.parameters)

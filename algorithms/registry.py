@@ -47,12 +47,16 @@ def compressors() -> dict[str, type[Compressor]]:
 
 def _classes(package: str, base: type[T]) -> Iterator[type[T]]:
     """Return the classes of this base that the package's own modules define."""
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if module.ispkg or module.name in ("registry", "__main__"):
+    folder = importlib.import_module(package).__path__
+    for info in pkgutil.iter_modules(folder):
+        if info.ispkg or info.name in ("registry", "__main__"):
             continue
-        name = f"{package}.{module.name}"
-        for _, item in inspect.getmembers(importlib.import_module(name), inspect.isclass):
-            if issubclass(item, base) and item.__module__ == name:
+        name = f"{package}.{info.name}"
+        module = importlib.import_module(name)
+        for _, item in inspect.getmembers(module, inspect.isclass):
+            # Modules also hold the classes that they import.
+            is_its_own = item.__module__ == name
+            if is_its_own and issubclass(item, base):
                 yield item
 
 

@@ -65,7 +65,8 @@ class StreamingDiLoCo(DiLoCo):
 
     def _set_up(self, replica: Replica) -> None:
         super()._set_up(replica)
-        if type(self.delay) is not int or not 0 <= self.delay < self.sync_interval:
+        is_integer = type(self.delay) is int
+        if not is_integer or not 0 <= self.delay < self.sync_interval:
             raise ValueError(
                 f"{self.name}: delay must be an integer from 0 up and below sync_interval, not "
                 f"{self.delay!r}"
@@ -74,16 +75,22 @@ class StreamingDiLoCo(DiLoCo):
             self.compressor = QuantisedBlocks(self.bits)
             replica.check_compressor("bits", self.compressor)
         replica.new_buffer("delayed")
+        # Only where messages are rounded is there a rest to be kept.
         if self.bits != 32 or replica.communication_dtype is not None:
             replica.new_buffer("error")
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        return {"sync_interval": ratio, "delay": min(1, ratio - 1)}
+        # The delay is below the interval, which may be 1.
+        delay = min(1, ratio - 1)
+        return {"sync_interval": ratio, "delay": delay}
 
     def _agree_after(self, replica: Replica, num_steps: int) -> bool:
-        whole = self.num_fragments == 1 and self.merge == 0 and num_steps > self.delay
-        return whole and (num_steps - self.delay) % self.sync_interval == 0
+        # Workers agree where the whole vector has just arrived and nothing of their own is kept.
+        if self.num_fragments != 1 or self.merge != 0:
+            return False
+        sent = num_steps - self.delay
+        return sent > 0 and sent % self.sync_interval == 0
 
     def _update(self, replica: Replica, step: int) -> None:
         replica.local_step_()
@@ -92,21 +99,28 @@ class StreamingDiLoCo(DiLoCo):
         sent = step - self.delay
         if sent > replica.dropped_until and sent % self.fragment_interval == 0:
             self._put_by(replica, sent)
-            self._arrive(replica, self.fragment(replica, sent))
+            here = self.fragment(replica, sent)
+            self._arrive(replica, here)
 
     def _send(self, replica: Replica, step: int) -> None:
         here = self.fragment(replica, step)
-        message = replica.buffers["anchor"][..., here] - replica.flat.parameters[..., here]
+        x = replica.buffers["anchor"][..., here]
+        local = replica.flat.parameters[..., here]
+        message = x - local
         if "error" in replica.buffers:
-            message = replica.buffers["error"][..., here].add_(message)
+            error = replica.buffers["error"][..., here]
+            message = error.add_(message)
+        compressor = replica.fitted(self.compressor)
+        draw = replica.draw(step, Purpose.MODEL)
         sending = replica.sending.begin_exchange(
             message,
-            replica.fitted(self.compressor),
+            compressor,
             Layout.flat(here),
-            replica.draw(step, Purpose.MODEL),
+            draw,
             Purpose.MODEL,
         )
         replica.under_way.append((step, sending))
+        # Without overlap it has arrived, and is put by, so that it is in the state.
         if replica.collectives.early is None:
             self._settle(replica)
 
@@ -122,9 +136,11 @@ class StreamingDiLoCo(DiLoCo):
             step, waiting = replica.under_way.popleft()
             here = self.fragment(replica, step)
             sent = waiting()
-            sent.support.copy_(delta[..., here].zero_(), sent.mean)
+            arrived = delta[..., here].zero_()
+            sent.support.copy_(arrived, sent.mean)
             if "error" in replica.buffers:
-                sent.support.add_(replica.buffers["error"][..., here], sent.own, alpha=-1)
+                error = replica.buffers["error"][..., here]
+                sent.support.add_(error, sent.own, alpha=-1)
 
     def _arrive(self, replica: Replica, here: slice) -> None:
         """Take the outer step of a fragment and merge it; of frozen tensors nothing is taken."""
@@ -135,10 +151,5 @@ class StreamingDiLoCo(DiLoCo):
             # Each product is rounded before it is added, so that no bit depends on where a kernel's
             # vectors begin.
             x.sub_(delta * self.outer_lr)
-            self.add_outer_momentum(
-                replica,
-                x,
-                delta,
-                here,
-            )
+            self.add_outer_momentum(replica, x, delta, here)
             local.mul_(self.merge).add_(x * (1 - self.merge))

@@ -95,14 +95,18 @@ class DDPPowerSGD(DDP):
         errors: dict[int, Tensor] = self.hook_state.error_dict
         if not errors:
             return None
-        return torch.cat([errors[bucket] for bucket in sorted(errors)]).unsqueeze(0)
+        in_order = [errors[bucket] for bucket in sorted(errors)]
+        return torch.cat(in_order).unsqueeze(0)
 
     def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
         traffic = Traffic()
         num_full = min(num_steps, EARLIEST - 1)
         num_compressed = num_steps - num_full
-        traffic.add(Purpose.GRADIENT, 32 * replica.flat.layout.numel * num_full, num_full)
-        traffic.add(Purpose.GRADIENT, 32 * self._sent_numel * num_compressed, 3 * num_compressed)
+        full_bits = 32 * replica.flat.layout.numel * num_full
+        traffic.add(Purpose.GRADIENT, full_bits, num_full)
+        # Three all-reduces: P, Q and what is not compressed.
+        compressed_bits = 32 * self._sent_numel * num_compressed
+        traffic.add(Purpose.GRADIENT, compressed_bits, 3 * num_compressed)
         return traffic
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,8 +114,10 @@ class DDPPowerSGD(DDP):
 
         Q is drawn once, so no generator is saved.
         """
-        held = {key: dict(getattr(self.hook_state, name)) for key, name in BY_BUCKET.items()}
-        return {**super().state_dict(), "hook": {"steps": self.hook_state.iter, **held}}
+        hook = {"steps": self.hook_state.iter}
+        for key, name in BY_BUCKET.items():
+            hook[key] = dict(getattr(self.hook_state, name))
+        return {**super().state_dict(), "hook": hook}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `DistributedOptimizer`.
@@ -124,19 +130,21 @@ class DDPPowerSGD(DDP):
                 f"this state does not fit {self.name}: it holds nothing of the hook's errors and "
                 "factors"
             )
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "hook"})
+        state = dict(state_dict)
+        del state["hook"]
+        super().load_state_dict(state)
         held = state_dict["hook"]
         self.hook_state.iter = held["steps"]
         for key, name in BY_BUCKET.items():
-            values = {
-                bucket: value.to(self.flat.parameters, copy=True)
-                for bucket, value in held[key].items()
-            }
+            values = {}
+            for bucket, value in held[key].items():
+                values[bucket] = value.to(self.flat.parameters, copy=True)
             setattr(self.hook_state, name, values)
 
 
 def _is_contiguous(window: Window) -> bool:
-    return torch.empty_strided(window.shape, window.strides, device="meta").is_contiguous()
+    tensor = torch.empty_strided(window.shape, window.strides, device="meta")
+    return tensor.is_contiguous()
 
 
 def sent_numel(shape: tuple[int, ...], rank: int) -> int:

@@ -40,7 +40,9 @@ class BlockSparsifier(SharedSupport):
 
     @property
     def blocks(self) -> int:
-        return self.ratio if self.num_blocks is None else self.num_blocks
+        if self.num_blocks is None:
+            return self.ratio
+        return self.num_blocks
 
     def check(self, layout: Layout) -> None:
         if self.blocks > layout.numel:
@@ -53,13 +55,16 @@ class BlockSparsifier(SharedSupport):
         numel = layout.numel
         size = math.ceil(numel / self.blocks)
         count = math.ceil(numel / size)
-        chosen = draw.choose(count, min(self.blocks // self.ratio, count))
+        # Rounding the size up can leave fewer blocks than were asked for.
+        num_kept = min(self.blocks // self.ratio, count)
+        chosen = draw.choose(count, num_kept)
         windows = []
         padding = 0
         for block in chosen:
             start = block * size
             length = min(size, numel - start)
-            windows.append(Window(start, (length,), (1,)))
+            windows.append(Window.block(start, length))
+            # So that the payload is the same whether or not the shorter last block is drawn.
             padding += size - length
         return Windows(tuple(windows), padding)
 
@@ -90,7 +95,8 @@ class PerTensorBlockSparsifier(SharedSupport):
     ) -> int:
         numel = 0
         for tensor, spans in self._chosen(layout, draw):
-            numel += math.prod(_cut_shape(tensor, spans))
+            shape = _cut_shape(tensor, spans)
+            numel += math.prod(shape)
         return float_bits * numel
 
     def cost(
@@ -102,22 +108,29 @@ class PerTensorBlockSparsifier(SharedSupport):
     ) -> Entry:
         if draw is not None:
             bits = [self.payload_bits(layout, draw(step), float_bits) for step in steps]
-            return Entry(sum(bits), sum(1 for message in bits if message))
+            # A draw that keeps nothing takes no collective.
+            num_sent = sum(1 for message in bits if message)
+            return Entry(sum(bits), num_sent)
         filled = [tensor for tensor in layout.tensors if tensor.numel]
         # The sum's terms in this order: its rounding decides bits of plans.
         numel = sum(self._mean_numel(tensor) for tensor in filled)
+        # The share of draws in which every tensor's coin says no.
         silent = (1 - 1 / self.tensor_ratio) ** len(filled)
         mean_bits = round(len(steps) * float_bits * numel / self.tensor_ratio)
-        return Entry(mean_bits, round(len(steps) * (1 - silent)))
+        num_sent = round(len(steps) * (1 - silent))
+        return Entry(mean_bits, num_sent)
 
     def _mean_numel(self, tensor: Window) -> float:
         """Return how many numbers of a tensor that takes part are sent, on average."""
         lengths = [_mean_block(size, ratio) for size, ratio in self._axes(tensor)]
-        return math.prod(lengths) * math.prod(tensor.shape[2:])
+        uncut = math.prod(tensor.shape[2:])
+        return math.prod(lengths) * uncut
 
     def _axes(self, tensor: Window) -> Iterator[tuple[int, float]]:
         """Return the size and the ratio of each axis that is cut."""
-        return zip(tensor.shape[:2], (self.row_ratio, self.column_ratio), strict=False)
+        ratios = (self.row_ratio, self.column_ratio)
+        # Not strict: a tensor of one axis has no columns.
+        return zip(tensor.shape[:2], ratios, strict=False)
 
     def support(self, layout: Layout, draw: Draw) -> Windows:
         windows = []
@@ -125,7 +138,8 @@ class PerTensorBlockSparsifier(SharedSupport):
             offset = tensor.offset
             for (low, _), stride in zip(spans, tensor.strides, strict=False):
                 offset += low * stride
-            windows.append(Window(offset, _cut_shape(tensor, spans), tensor.strides))
+            shape = _cut_shape(tensor, spans)
+            windows.append(Window(offset, shape, tensor.strides))
         return Windows(tuple(windows))
 
     def _chosen(self, layout: Layout, draw: Draw) -> Iterator[tuple[Window, list[tuple[int, int]]]]:
@@ -133,13 +147,19 @@ class PerTensorBlockSparsifier(SharedSupport):
 
         With it comes the range that is kept along its first one or two axes.
         """
-        raw = draw.integers(3 * len(layout.tensors)).reshape(-1, 3).tolist()
-        for tensor, (coin, *places) in zip(layout.tensors, raw, strict=True):
-            if tensor.numel and coin * self.tensor_ratio < 2**64:
-                spans = []
-                for (size, ratio), place in zip(self._axes(tensor), places, strict=False):
-                    spans.append(_aligned_block(size, ratio, place))
-                yield tensor, spans
+        # A coin and two places for every tensor, also where they are not needed: so what one
+        # tensor draws does not depend on the others' shapes.
+        numbers = draw.integers(3 * len(layout.tensors))
+        rows = numbers.reshape(-1, 3).tolist()
+        for tensor, (coin, *places) in zip(layout.tensors, rows, strict=True):
+            # Raw integers are of 64 bits.
+            takes_part = coin * self.tensor_ratio < 2**64
+            if not takes_part or not tensor.numel:
+                continue
+            spans = []
+            for (size, ratio), place in zip(self._axes(tensor), places, strict=False):
+                spans.append(_aligned_block(size, ratio, place))
+            yield tensor, spans
 
 
 def _cut_shape(tensor: Window, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -150,10 +170,13 @@ def _cut_shape(tensor: Window, spans: Sequence[tuple[int, int]]) -> tuple[int, .
 
 def _aligned_block(size: int, ratio: float, place: int) -> tuple[int, int]:
     length = max(1, round(size / ratio))
-    start = length * (place % math.ceil(size / length))
-    return start, min(start + length, size)
+    num_blocks = math.ceil(size / length)
+    start = length * (place % num_blocks)
+    stop = min(start + length, size)
+    return start, stop
 
 
 def _mean_block(size: int, ratio: float) -> float:
     length = max(1, round(size / ratio))
-    return size / math.ceil(size / length)
+    num_blocks = math.ceil(size / length)
+    return size / num_blocks

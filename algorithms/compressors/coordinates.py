@@ -46,7 +46,9 @@ class RandomK(SharedSupport):
         return float_bits * _num_kept(layout.numel, self.ratio)
 
     def support(self, layout: Layout, draw: Draw) -> Indices:
-        return Indices(draw.choose_many(layout.numel, _num_kept(layout.numel, self.ratio)))
+        num_kept = _num_kept(layout.numel, self.ratio)
+        chosen = draw.choose_many(layout.numel, num_kept)
+        return Indices(chosen)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class TopK(Gathered):
         draw: Draw,
         float_bits: int = FLOAT_BITS,
     ) -> int:
-        return (FLOAT_BITS + INDEX_BITS) * _num_kept(layout.numel, self.ratio)
+        num_kept = _num_kept(layout.numel, self.ratio)
+        return (FLOAT_BITS + INDEX_BITS) * num_kept
 
     def encode(
         self,
@@ -83,9 +86,12 @@ class TopK(Gathered):
         rank: int,
     ) -> Tensor:
         num_kept = _num_kept(vector.numel(), self.ratio)
+        # Unsorted: the decoder adds nothing up, so the order decides no bit of the result.
         index = vector.abs().topk(num_kept, sorted=False).indices
         values = vector[index].to(torch.float32)
-        return torch.cat([values.view(torch.uint8), index.to(torch.int32).view(torch.uint8)])
+        value_bytes = values.view(torch.uint8)
+        index_bytes = index.to(torch.int32).view(torch.uint8)
+        return torch.cat([value_bytes, index_bytes])
 
     def decode(
         self,
@@ -93,6 +99,7 @@ class TopK(Gathered):
         numel: int,
         dtype: torch.dtype,
     ) -> Tensor:
+        # Halves, as a number and its index are of 32 bits each.
         value_bytes, index_bytes = message.view(2, -1)
         values = value_bytes.view(torch.float32).to(dtype)
         index = index_bytes.view(torch.int32).long()
@@ -137,14 +144,18 @@ class ChunkTopK(Gathered):
 
     def _num_sent(self, numel: int) -> int:
         chunks, rest = divmod(numel, self.chunk_size)
-        return chunks * self.kept + min(rest, self.kept)
+        num_last = min(rest, self.kept)
+        return chunks * self.kept + num_last
 
     def _bytes(self, numel: int) -> list[int]:
         """Return the bytes of a message's parts.
 
         The table of means, the numbers or their bins, and the indices.
         """
-        table_bits = 0 if self.bits == FLOAT_BITS else FLOAT_BITS << self.bits
+        table_bits = 0
+        if self.bits != FLOAT_BITS:
+            # A mean for each of 2^bits bins.
+            table_bits = FLOAT_BITS << self.bits
         num_sent = self._num_sent(numel)
         bits = (table_bits, num_sent * self.bits, num_sent * self._index_bits)
         return [math.ceil(part / 8) for part in bits]
@@ -164,19 +175,23 @@ class ChunkTopK(Gathered):
         rank: int,
     ) -> Tensor:
         missing = -vector.numel() % self.chunk_size
+        # With -1, which is below every magnitude, so that it is kept last of all.
         padded = torch.nn.functional.pad(vector.abs(), (0, missing), value=-1)
         # Sorted, so that what pads the last chunk comes last and is cut off.
         largest = padded.view(-1, self.chunk_size).topk(self.kept).indices
-        places = largest.view(-1)[: self._num_sent(vector.numel())]
+        num_sent = self._num_sent(vector.numel())
+        places = largest.view(-1)[:num_sent]
         values = vector[self._starts(places) + places]
         shifts = torch.arange(self._index_bits, device=vector.device)
         digits = (places[:, None] >> shifts) & 1
         indices = pack_bits(digits.view(-1).to(torch.uint8), 1)
         if self.bits == FLOAT_BITS:
-            return torch.cat([values.to(torch.float32).view(torch.uint8), indices])
+            numbers = values.to(torch.float32).view(torch.uint8)
+            return torch.cat([numbers, indices])
         means, bins = _quantised(values, 1 << self.bits)
         table = means.to(torch.float32).view(torch.uint8)
-        return torch.cat([table, pack_bits(bins, self.bits), indices])
+        numbers = pack_bits(bins, self.bits)
+        return torch.cat([table, numbers, indices])
 
     def decode(
         self,
@@ -195,13 +210,17 @@ class ChunkTopK(Gathered):
             values = means[bins.long()]
         digits = unpack_bits(indices, 1, num_sent * self._index_bits)
         shifts = torch.arange(self._index_bits, device=message.device)
-        places = (digits.view(num_sent, self._index_bits) << shifts).sum(dim=1)
+        rows = digits.view(num_sent, self._index_bits)
+        places = (rows << shifts).sum(dim=1)
+        index = self._starts(places) + places
         dense = torch.zeros(numel, dtype=dtype, device=message.device)
-        return dense.index_copy_(0, self._starts(places) + places, values.to(dtype))
+        return dense.index_copy_(0, index, values.to(dtype))
 
     def _starts(self, places: Tensor) -> Tensor:
         """Return where the chunk of each number that is sent begins."""
-        chunks = torch.arange(len(places), device=places.device) // self.kept
+        # Every chunk but the last sends `kept` numbers, so its place in the message tells a number's chunk.
+        order = torch.arange(len(places), device=places.device)
+        chunks = order // self.kept
         return chunks * self.chunk_size
 
 
@@ -219,7 +238,9 @@ def _quantised(values: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
     bins = (scaled + num_bins // 2).round().clamp(0, num_bins - 1).long()
     sums = values.new_zeros(num_bins).index_add_(0, bins, values)
     counts = values.new_zeros(num_bins).index_add_(0, bins, torch.ones_like(values))
-    return sums / counts.clamp(min=1), bins.to(torch.uint8)
+    # At least 1, since an empty bin's sum is 0 and its mean is to be that, too.
+    means = sums / counts.clamp(min=1)
+    return means, bins.to(torch.uint8)
 
 
 def _num_kept(numel: int, ratio: float) -> int:

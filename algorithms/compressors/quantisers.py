@@ -36,7 +36,9 @@ class ScaledSign(Gathered):
         draw: Draw,
         float_bits: int = FLOAT_BITS,
     ) -> int:
-        return 8 * math.ceil(layout.numel / 8) + FLOAT_BITS
+        # Signs travel in whole bytes.
+        sign_bits = 8 * math.ceil(layout.numel / 8)
+        return sign_bits + FLOAT_BITS
 
     def encode(
         self,
@@ -44,9 +46,11 @@ class ScaledSign(Gathered):
         draw: Draw,
         rank: int,
     ) -> Tensor:
-        scale = vector.abs().mean().to(torch.float32).reshape(1)
+        mean_magnitude = vector.abs().mean()
+        scale = mean_magnitude.to(torch.float32).reshape(1)
         signs = (vector >= 0).to(torch.uint8)
-        return torch.cat([scale.view(torch.uint8), pack_bits(signs, 1)])
+        packed = pack_bits(signs, 1)
+        return torch.cat([scale.view(torch.uint8), packed])
 
     def decode(
         self,
@@ -54,8 +58,11 @@ class ScaledSign(Gathered):
         numel: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        scale = message[:4].clone().view(torch.float32).to(dtype)
-        signs = unpack_bits(message[4:], 1, numel).to(dtype).mul_(2).sub_(1)
+        # A clone, as a part of a message need not lie where floats may.
+        scale_bytes = message[:4].clone()
+        scale = scale_bytes.view(torch.float32).to(dtype)
+        signs = unpack_bits(message[4:], 1, numel).to(dtype)
+        signs.mul_(2).sub_(1)
         return signs.mul_(scale)
 
 
@@ -90,7 +97,8 @@ class QSGD(Gathered):
         levels, and all a^2 add up to s^2. So the sum is at most s sqrt(B) - s^2; and at most B / 4,
         which in smaller buckets is below s^2.
         """
-        omega = math.sqrt(min(self.bucket_size, layout.numel)) / self.levels - 1
+        largest_bucket = min(self.bucket_size, layout.numel)
+        omega = math.sqrt(largest_bucket) / self.levels - 1
         return omega if omega >= 1 else 0.0
 
     def payload_bits(
@@ -100,7 +108,8 @@ class QSGD(Gathered):
         float_bits: int = FLOAT_BITS,
     ) -> int:
         num_buckets = math.ceil(layout.numel / self.bucket_size)
-        return FLOAT_BITS * num_buckets + 8 * math.ceil(layout.numel * self.bits / 8)
+        num_bytes = math.ceil(layout.numel * self.bits / 8)
+        return FLOAT_BITS * num_buckets + 8 * num_bytes
 
     def encode(
         self,
@@ -116,6 +125,8 @@ class QSGD(Gathered):
         scaled = buckets / divisors[:, None] * levels
         generator = draw.generator(vector.device, rank)
         noise = torch.empty_like(scaled).uniform_(generator=generator)
+        # Clamped, as rounding may carry a number past the last level. Codes have no sign: the
+        # lowest level is sent as 0.
         codes = (scaled + noise).floor().clamp(-levels, levels) + levels
         flat_codes = codes.to(torch.uint8).view(-1)
         packed = pack_bits(flat_codes[: vector.numel()], self.bits)
@@ -128,11 +139,14 @@ class QSGD(Gathered):
         dtype: torch.dtype,
     ) -> Tensor:
         split = 4 * math.ceil(numel / self.bucket_size)
-        norms = message[:split].clone().view(torch.float32).to(dtype)
+        norm_bytes = message[:split].clone()
+        norms = norm_bytes.view(torch.float32).to(dtype)
         levels = self.levels
         codes = unpack_bits(message[split:], self.bits, numel).to(dtype)
-        shares = _buckets(codes.sub_(levels).div_(levels), self.bucket_size)
-        return (shares * norms[:, None]).view(-1)[:numel]
+        codes.sub_(levels).div_(levels)
+        shares = _buckets(codes, self.bucket_size)
+        numbers = shares * norms[:, None]
+        return numbers.view(-1)[:numel]
 
 
 @dataclass(frozen=True)
@@ -171,7 +185,9 @@ class QuantisedBlocks(Reduced):
 
     @property
     def _levels(self) -> int:
-        return max(1, (1 << self.bits - 1) - 1)
+        # With one bit the formula gives none, and signs need one level on each side of 0.
+        levels = (1 << self.bits - 1) - 1
+        return max(1, levels)
 
     def payload_bits(
         self,
@@ -180,7 +196,8 @@ class QuantisedBlocks(Reduced):
         float_bits: int = FLOAT_BITS,
     ) -> int:
         num_blocks = math.ceil(layout.numel / self.block_size)
-        return num_blocks * (FLOAT_BITS + self.block_size * self.bits)
+        block_bits = FLOAT_BITS + self.block_size * self.bits
+        return num_blocks * block_bits
 
     def encode(
         self,
@@ -192,22 +209,29 @@ class QuantisedBlocks(Reduced):
         size = self.block_size
         levels = self._levels
         num_blocks = math.ceil(numel / size)
-        padded = torch.nn.functional.pad(vector, (0, num_blocks * size - numel))
+        missing = num_blocks * size - numel
+        padded = torch.nn.functional.pad(vector, (0, missing))
         padded = padded.view(*lead, num_blocks, size)
         padded = padded.to(torch.promote_types(vector.dtype, torch.float32))
         if self.bits == 1:
+            # What fills the last block up must not lower its mean.
             starts = size * torch.arange(num_blocks, device=vector.device)
             filled = (numel - starts).clamp(max=size)
-            scales = (padded.abs() / filled[:, None]).sum(dim=-1).to(torch.float32)
+            # Divided before they are added, so that the sum of finite numbers is finite.
+            scales = (padded.abs() / filled[:, None]).sum(dim=-1)
+            scales = scales.to(torch.float32)
             codes = padded >= 0
         else:
-            scales = (padded.abs().amax(dim=-1) / levels).to(torch.float32)
+            scales = padded.abs().amax(dim=-1) / levels
+            scales = scales.to(torch.float32)
+            # A block of zeros has scale 0; any positive divisor leaves its codes at 0.
             divisors = scales.clamp(min=torch.finfo(torch.float32).tiny)
             scaled = padded / divisors[..., None]
             codes = scaled.round_().clamp_(-levels, levels).add_(levels)
         packed = pack_bits(codes.to(torch.uint8).view(-1), self.bits)
         packed = packed.view(*lead, num_blocks, size * self.bits // 8)
-        return torch.cat([scales[..., None].view(torch.uint8), packed], dim=-1)
+        scale_bytes = scales[..., None].view(torch.uint8)
+        return torch.cat([scale_bytes, packed], dim=-1)
 
     def decode(
         self,
@@ -216,16 +240,22 @@ class QuantisedBlocks(Reduced):
         dtype: torch.dtype,
     ) -> Tensor:
         *lead, num_blocks, _ = message.shape
+        # Cloned, as a part of a message need not lie where floats may.
         scale_bytes = message[..., :4].reshape(-1).clone()
-        scales = scale_bytes.view(torch.float32).view(*lead, num_blocks, 1).to(dtype)
+        scales = scale_bytes.view(torch.float32)
+        scales = scales.view(*lead, num_blocks, 1).to(dtype)
         packed = message[..., 4:].reshape(-1)
         shape = (*lead, num_blocks, self.block_size)
-        codes = unpack_bits(packed, self.bits, math.prod(shape)).view(shape).to(dtype)
+        codes = unpack_bits(packed, self.bits, math.prod(shape))
+        codes = codes.view(shape).to(dtype)
         if self.bits == 1:
             codes.mul_(2)  # signs are -1 and 1
         numbers = codes.sub_(self._levels).mul_(scales)
-        return numbers.view(*lead, num_blocks * self.block_size)[..., :numel]
+        padded = numbers.view(*lead, num_blocks * self.block_size)
+        return padded[..., :numel]
 
 
 def _buckets(vector: Tensor, size: int) -> Tensor:
-    return torch.nn.functional.pad(vector, (0, -vector.numel() % size)).view(-1, size)
+    missing = -vector.numel() % size
+    padded = torch.nn.functional.pad(vector, (0, missing))
+    return padded.view(-1, size)

@@ -188,17 +188,23 @@ class Collectives:
     ) -> Iterator[None]:
         """Count a collective with this message, once it has taken place, and its time."""
         started = self._mark(tensor)
-        bits = 8 * tensor.element_size() * tensor.numel() // len(self.own_ranks)
+        # One worker's, as rows of stacked workers are what each of them alone would send.
+        num_here = len(self.own_ranks)
+        bits = 8 * tensor.element_size() * tensor.numel() // num_here
         yield  # if it raises, nothing took place, and nothing is counted
         straight = bits * to_neighbours
+        gathered = 0
+        if is_gather:
+            gathered = bits
         self.traffic.add(
             purpose,
             bits=straight or bits,
             collectives=1,
-            gathered_bits=bits if is_gather else 0,
+            gathered_bits=gathered,
             neighbour_bits=straight,
         )
-        self.elapsed.add(self.account, started, self._mark(tensor))
+        ended = self._mark(tensor)
+        self.elapsed.add(self.account, started, ended)
 
     def _observed(
         self,
@@ -209,7 +215,8 @@ class Collectives:
         """Tell the observer of a collective with so many messages of this size."""
         if self.observer is None:
             return nullcontext()
-        num_bytes = num_messages * tensor.element_size() * tensor.numel() // len(self.own_ranks)
+        num_here = len(self.own_ranks)
+        num_bytes = num_messages * tensor.element_size() * tensor.numel() // num_here
         return self.observer(kind, self.group_name, num_bytes)
 
     def _mark(self, tensor: Tensor) -> Mark:
@@ -221,6 +228,7 @@ class Collectives:
             with self._observed("two_stages", tensor):
                 return self._short_mean_(tensor)
         self._observed_sum_(tensor)
+        # A worker alone keeps its numbers, without a pass over them.
         if self.world_size > 1:
             tensor.div_(self.world_size)
         return None
@@ -238,6 +246,7 @@ class Collectives:
         tensor.copy_(mean)
         rest = torch.zeros_like(tensor, dtype=torch.float32)
         added = (tensor[0].float() - mean).mul_(self.world_size).view(-1)
+        # Each coordinate's rest is one worker's, so that together they keep it once.
         size = math.ceil(mean.numel() / self.world_size)
         for row, rank in zip(rest.view(len(rest), -1), self.own_ranks, strict=True):
             share = slice(rank * size, (rank + 1) * size)
@@ -286,7 +295,8 @@ def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
 
 def mean_in_rank_order(rows: Tensor) -> Tensor:
     """Return the mean of rows of 16-bit numbers, in 32 bits."""
-    return sum_in_rank_order(rows.float().unbind()).div_(len(rows))
+    total = sum_in_rank_order(rows.float().unbind())
+    return total.div_(len(rows))
 
 
 class SoloCollectives(Collectives):

@@ -35,7 +35,9 @@ class Draw:
         `extra` (a rank, a tensor's number) gives independent streams.
         """
         text = repr((self.seed, self.step, self.purpose, *extra))
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+        digest = hashlib.sha256(text.encode()).digest()
+        # 16 bytes, as Philox takes keys of 128 bits.
+        return int.from_bytes(digest[:16], "little")
 
     def integers(self, count: int, *extra: int) -> Integers:
         """`count` raw 64-bit integers of the Philox stream, whose values numpy guarantees for ever.
@@ -54,8 +56,12 @@ class Draw:
         if count == population:
             return list(range(population))
         if count == 1:
-            return [int(self.integers(1, *extra)[0]) % population]
-        order = numpy.argsort(self.integers(population, *extra), kind="stable")
+            (number,) = self.integers(1, *extra)
+            # Of 64 bits, so that no remainder is seen to be likelier than another.
+            return [int(number) % population]
+        # Stable, so that equal numbers, too, are ordered alike on every worker.
+        numbers = self.integers(population, *extra)
+        order = numpy.argsort(numbers, kind="stable")
         return sorted(order[:count].tolist())
 
     def choose_many(self, population: int, count: int) -> torch.Tensor:
@@ -81,18 +87,22 @@ class Draw:
         """Return a torch generator of its own on `device`; never the global one."""
         if device.type == "meta":  # in a dry step nothing is drawn
             device = torch.device("cpu")
+        # 63 bits, which fit torch's seeds as a signed integer.
         seed = self.key(*extra) & (2**63 - 1)
         return torch.Generator(device).manual_seed(seed)
 
 
 def _philox(key: int) -> numpy.random.Generator:
-    return numpy.random.Generator(numpy.random.Philox(key=key))
+    bits = numpy.random.Philox(key=key)
+    return numpy.random.Generator(bits)
 
 
 @functools.lru_cache(maxsize=8)
 def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
     # Kept for a moment: a payload's size and its support are asked for one after the other.
-    raw: Integers = numpy.random.Philox(key=draw.key(*extra)).random_raw(count)
+    philox = numpy.random.Philox(key=draw.key(*extra))
+    raw: Integers = philox.random_raw(count)
+    # Whoever asks again gets the same array.
     raw.flags.writeable = False
     return raw
 
@@ -113,6 +123,7 @@ def digest_of_draws() -> str:
 
 
 FLOAT_BITS = 32
+"""Of a number in a message, unless messages have another type."""
 
 
 class Compressor(ABC):
@@ -166,6 +177,7 @@ class Compressor(ABC):
 
         Here for a payload of constant size.
         """
+        # Any draw will do, as all have the same payload.
         bits = self.payload_bits(layout, Draw(0, 0, ""), float_bits)
         if not bits:
             return Entry()
@@ -310,7 +322,8 @@ def check_numel(kind: str, ratio: float, layout: Layout) -> None:
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
     """Pack uint8 codes of 1, 2, 4 or 8 bits, lowest first, into ceil(len * bits / 8) bytes."""
     per_byte = 8 // bits
-    padded = torch.nn.functional.pad(codes, (0, -codes.numel() % per_byte)).view(-1, per_byte)
+    missing = -codes.numel() % per_byte
+    padded = torch.nn.functional.pad(codes, (0, missing)).view(-1, per_byte)
     packed = padded[:, 0].clone()
     for place in range(1, per_byte):
         packed |= padded[:, place] << (place * bits)
@@ -322,4 +335,5 @@ def unpack_bits(packed: Tensor, bits: int, numel: int) -> Tensor:
     mask = 2**bits - 1
     parts = [(packed >> shift) & mask for shift in range(0, 8, bits)]
     codes = torch.stack(parts, dim=1).view(-1)
+    # The last byte may hold more codes than were packed.
     return codes[:numel]

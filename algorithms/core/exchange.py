@@ -78,8 +78,10 @@ class Sending:
         # The mean takes the message's place, and the payload must stay.
         if message is payload:
             message = message.clone()
+        # A draw may keep nothing. It is the same on all workers, so none waits for this one.
         if payload.numel():
             rest = self.collectives.all_reduce_mean_(message, purpose)
+            # Where messages are the payload itself, so is `own`, and it must stay.
             if self.communication_dtype is not None and rest is not None:
                 own.add_(rest)
         return own, message.to(payload.dtype)
@@ -97,6 +99,7 @@ class Sending:
             return payload
         rounded = payload.to(self.communication_dtype, copy=True)
         largest = torch.finfo(self.communication_dtype).max
+        # A type as wide holds every number.
         if largest >= torch.finfo(payload.dtype).max:
             return rounded
         return torch.where(payload.isinf(), rounded, rounded.clamp(-largest, largest))
@@ -123,6 +126,7 @@ class Sending:
         collectives = self.collectives
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
+            # Alike on all workers, so that the kept numbers are added without being told apart.
             own, mean = self.average(support.gather(vector), purpose)
             return Exchanged(support, own, mean)
         self.look_at(vector)
@@ -178,6 +182,7 @@ class Sending:
         supports: list[Support] = []
 
         def send() -> tuple[Tensor, Tensor]:
+            # Not watched: the vector was looked at before, by the thread that steps.
             aside = replace(self, collectives=end, watch=None)
             sent = aside.exchange(
                 vector,
@@ -186,6 +191,7 @@ class Sending:
                 draw,
                 purpose,
             )
+            # By a list, since `beside` hands on tensors alone: it must tell streams of each.
             supports.append(sent.support)
             return sent.own, sent.mean
 
@@ -193,6 +199,7 @@ class Sending:
 
         def wait() -> Exchanged:
             own, mean = waiting()
+            # Only now, and by the thread that reads the ledger, is it counted.
             self.collectives.traffic.add_entry(purpose, end.traffic[purpose])
             return Exchanged(supports[0], own, mean)
 
@@ -221,10 +228,14 @@ class Sending:
 
         def coordinates(ranks: range) -> slice:
             share = share_of(ranks, blocks.shape[-2], num_workers)
-            return slice(min(share.start * size, numel), min(share.stop * size, numel))
+            # The last block is filled up, beyond the vector's end.
+            start = min(share.start * size, numel)
+            stop = min(share.stop * size, numel)
+            return slice(start, stop)
 
         here = coordinates(collectives.own_ranks)
         count = here.stop - here.start
+        # The sum of all shares is not to be rounded to 16 bits on its way.
         dtype = torch.promote_types(vector.dtype, torch.float32)
 
         def add(received: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,11 +246,16 @@ class Sending:
             rounded = compressor.decode(message, count, dtype)
             return message, rounded.sub_(exact).mul_(num_workers)
 
+        # `rest` is of the coordinates `here` alone.
         reduced, rest = collectives.all_reduce_blocks(blocks, add, purpose)
         own = compressor.decode(blocks, numel, vector.dtype)
+        # What rounding the mean added counts as sent by who added that share: n times, as the mean
+        # is a sum over n. Then the mean of `own` is the mean that all received.
         for row, rank in zip(own, collectives.own_ranks, strict=True):
             share = coordinates(range(rank, rank + 1))
-            row[share] += rest[share.start - here.start : share.stop - here.start]
+            start = share.start - here.start
+            stop = share.stop - here.start
+            row[share] += rest[start:stop]
         mean = compressor.decode(reduced, numel, vector.dtype)
         return Exchanged(whole(numel), own, mean.expand_as(vector))
 
@@ -251,6 +267,7 @@ class Sending:
     ) -> Tensor:
         """Return the messages of the workers at this end, a row each."""
         messages = []
+        # By rank, since what is drawn in encoding is each worker's own, also where rows are stacked.
         for rank, row in zip(self.collectives.own_ranks, vector, strict=True):
             messages.append(compressor.encode(row, draw, rank))
         return torch.stack(messages)
@@ -267,7 +284,8 @@ class Sending:
         """Send C(vector) to the neighbours and mixes what these send."""
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
-            own, pull = self.mix_dense(support.gather(vector), mixing, purpose)
+            payload = support.gather(vector)
+            own, pull = self.mix_dense(payload, mixing, purpose)
             return Mixed(support, own, pull)
         assert isinstance(compressor, Encoded)
         self.look_at(vector)
@@ -277,6 +295,7 @@ class Sending:
 
         encoded = self._encoded(vector, compressor, draw)
         received = self.collectives.exchange_with_neighbours(encoded, mixing, purpose)
+        # Decoded as the neighbours do it, so that both sides take the same C(v_i).
         own = torch.stack([decode(message) for message in encoded])
         pull = self._pull(own, mixing, lambda sender: decode(received[sender]))
         return Mixed(whole(layout.numel), own, pull)
@@ -290,6 +309,7 @@ class Sending:
         """Return what of `payload`, of any length, was sent, and its pull, as in `Mixed`."""
         self.look_at(payload)
         message, own = self._rounded(payload)
+        # As in `average`: no worker sends where the draw keeps nothing.
         if not payload.numel():
             return own, torch.zeros_like(own)
         received = self.collectives.exchange_with_neighbours(message, mixing, purpose)
@@ -312,13 +332,9 @@ class Sending:
         pull = torch.zeros_like(own)
         rows = own.unbind()
         own_ranks = self.collectives.own_ranks
-        for rank, mine, total in zip(
-            own_ranks,
-            rows,
-            pull,
-            strict=True,
-        ):
+        for rank, mine, total in zip(own_ranks, rows, pull, strict=True):
             for sender, weight in mixing.neighbours[rank]:
+                # Of a worker at this end the message is decoded already.
                 is_here = sender in own_ranks
                 theirs = rows[sender - own_ranks.start] if is_here else sent_by(sender)
                 total.add_((theirs - mine).mul_(weight))

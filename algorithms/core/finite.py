@@ -77,7 +77,8 @@ class FiniteWatch:
             on_host = torch.empty(self._first.shape, dtype=self._first.dtype, pin_memory=True)
             on_host.copy_(self._first, non_blocking=True)
             stream = torch.cuda.current_stream(self._first.device)
-            self._open.append((self._step, on_host, stream.record_event()))
+            is_copied = stream.record_event()
+            self._open.append((self._step, on_host, is_copied))
             self._first = None
         while self._open and not self._is_over and self._open[0][-1].query():  # type: ignore[no-untyped-call]
             step, on_host, _ = self._open.popleft()
@@ -96,10 +97,13 @@ class FiniteWatch:
     ) -> None:
         """Find out who was first, now that the message of this number is not finite."""
         self._is_over = True
-        noticed = f"{number} {step} {named_workers(seen, self._collectives)}"
-        first = self._collectives.first_to_say(f"{self._key}, {self._num_times}", noticed)
+        workers = named_workers(seen, self._collectives)
+        noticed = f"{number} {step} {workers}"
+        key = f"{self._key}, {self._num_times}"
+        first = self._collectives.first_to_say(key, noticed)
         earlier = noticed
-        if int(first.split()[0]) < number:
+        first_number, *_ = first.split()
+        if int(first_number) < number:
             earlier = first
         _, sent_at, workers = earlier.split(" ", 2)
         self._words = (
@@ -115,8 +119,11 @@ def rows_not_finite(rows: Tensor) -> Tensor:
     if not rows.numel():
         return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     # A sum is the fastest look on a CPU, and is finite only where all numbers are.
-    if rows.device.type == "cpu" and rows.element_size() > 2 and bool(rows.sum(1).isfinite().all()):
-        return torch.zeros(len(rows), dtype=torch.bool)
+    if rows.device.type == "cpu" and rows.element_size() > 2:
+        sums = rows.sum(1)
+        if sums.isfinite().all():
+            return torch.zeros(len(rows), dtype=torch.bool)
+    # Of finite numbers a sum may be infinite, and the largest is not.
     largest: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1)
     return ~largest.isfinite()
 
@@ -129,7 +136,10 @@ def named_workers(flags: Tensor, collectives: Collectives) -> str:
     first = 0
     if len(flags) == len(collectives.own_ranks):
         first = collectives.own_ranks.start
-    ranks = [str(first + number) for number in flags.nonzero()[:, 0].tolist()]
+    numbers = flags.nonzero()[:, 0].tolist()
+    ranks = [str(first + number) for number in numbers]
     if not ranks:
         return ""
-    return f"worker{'s' * (len(ranks) > 1)} {', '.join(ranks)}"
+    if len(ranks) == 1:
+        return f"worker {ranks[0]}"
+    return f"workers {', '.join(ranks)}"

@@ -32,16 +32,23 @@ class FlatBuffers:
         tensors = [parameter for group in groups for parameter in group]
         first = tensors[0]
         self._stacked = stacked
-        num_workers = len(first) if stacked else 1
+        num_workers = 1
+        if stacked:
+            num_workers = len(first)
         self.parts: list[slice] = []
         """Each parameter group's share of the flat vector."""
         stop = 0
         for group in groups:
             start = stop
-            stop += sum(parameter.numel() for parameter in group) // num_workers
+            # Stacked parameters hold every worker's numbers, and a row has those of one.
+            group_numel = sum(parameter.numel() for parameter in group)
+            stop += group_numel // num_workers
             self.parts.append(slice(start, stop))
+        # In the order of the groups, which is that of coordinates: buffers, messages and saved
+        # states all count on it.
         self.tensors = tensors
         self._shape = (num_workers, stop)
+        # In one piece, so that a step, a message or a saved state takes no loop over parameters.
         self.parameters = torch.zeros(self._shape, dtype=first.dtype, device=first.device)
         self._move_in(self._new_layout())
         # Only now that the parameters' own memory is free, so that the peak is lower.
@@ -49,6 +56,7 @@ class FlatBuffers:
         self._view_gradients()
 
     def _new_layout(self) -> Layout:
+        # One layout for all rows, so that a coordinate means the same number in each.
         if self._stacked:
             return Layout.of([tensor[0] for tensor in self.tensors])
         return Layout.of(self.tensors)
@@ -61,18 +69,22 @@ class FlatBuffers:
             view.copy_(parameter)
             parameter.data = view
         self.layout = layout
+        # By these it is noticed where a script moves a parameter out of the vector.
         self._homes = _addresses(self.tensors)
 
     def _view(self, flat: Tensor, window: Window) -> Tensor:
         """Return the part of a flat tensor that belongs to a parameter, shaped like it."""
+        # A stacked parameter has a part in every row, and so its neighbours lie within its span.
         if self._stacked:
             return window.view(flat)
         return _own_view(flat[0], window)
 
     def _view_gradients(self) -> None:
-        self._gradient_views = [
-            self._view(self.gradients, window) for window in self.layout.tensors
-        ]
+        # Made once: by their identity it is seen that p.grad is still in the vector.
+        self._gradient_views: list[Tensor] = []
+        for window in self.layout.tensors:
+            view = self._view(self.gradients, window)
+            self._gradient_views.append(view)
         # A view can be moved elsewhere, too: model.to() sets p.grad.data.
         self._gradient_homes = _addresses(self._gradient_views)
         self._attach()
@@ -83,6 +95,7 @@ class FlatBuffers:
 
     def zero_gradients(self) -> None:
         self.gradients.zero_()
+        # A script may have set p.grad to None meanwhile.
         if not self._attached():
             self._attach()
 
@@ -91,10 +104,9 @@ class FlatBuffers:
 
         `model.to(...)`, `p.data = ...`.
         """
-        return (
-            _addresses(self.tensors) != self._homes
-            or _addresses(self._gradient_views) != self._gradient_homes
-        )
+        if _addresses(self.tensors) != self._homes:
+            return True
+        return _addresses(self._gradient_views) != self._gradient_homes
 
     @torch.no_grad()
     def adopt(self, buffers: Iterable[Tensor]) -> None:
@@ -109,28 +121,35 @@ class FlatBuffers:
         """
         held = self.parameters
         lead = self._shape[:1] if self._stacked else ()
+        # All are looked at before the first is moved, so that an error leaves all as it was.
         for number, window in enumerate(self.layout.tensors):
             parameter = self.tensors[number]
-            shape = (*lead, *window.shape)
+            shape = tuple(parameter.shape)
+            expected_shape = (*lead, *window.shape)
             is_alike = parameter.dtype == held.dtype and parameter.device == held.device
-            if not is_alike or tuple(parameter.shape) != shape:
+            if not is_alike or shape != expected_shape:
                 raise RuntimeError(
-                    f"parameter {number} is {parameter.dtype} of shape {tuple(parameter.shape)} on "
-                    f"{parameter.device} now, and was {held.dtype} of shape {shape} on "
+                    f"parameter {number} is {parameter.dtype} of shape {shape} on "
+                    f"{parameter.device} now, and was {held.dtype} of shape {expected_shape} on "
                     f"{held.device} when the optimiser was made; convert or move the model first, "
                     "then make the optimiser"
                 )
         gradients: list[Tensor | None] = []
         for parameter in self.tensors:
             gradient = parameter.grad
-            # A clone, as it may be a view of the vector that is written below.
-            gradients.append(None if gradient is None else dense(gradient).clone())
+            if gradient is not None:
+                # A clone, as it may be a view of the vector that is written below.
+                gradient = dense(gradient).clone()
+            gradients.append(gradient)
         layout = self._new_layout()
         held_with = list(buffers)
         for old, new in zip(self.layout.tensors, layout.tensors, strict=True):
+            # Shapes are as they were, so only strides can differ: a tensor keeps its part of the
+            # vector, and within it the state goes where the numbers now are.
             if new != old:
                 for buffer in held_with:
-                    new.view(buffer).copy_(old.view(buffer).clone())
+                    values = old.view(buffer).clone()
+                    new.view(buffer).copy_(values)
         self._move_in(layout)
         for window, gradient in zip(layout.tensors, gradients, strict=True):
             view = self._view(self.gradients, window)
@@ -147,7 +166,8 @@ class FlatBuffers:
         A step leaves them and their state as they are.
         """
         # The usual case, which every step asks for, in a loop of C.
-        if all(map(operator.attrgetter("requires_grad"), self.tensors)):
+        requires_grad = map(operator.attrgetter("requires_grad"), self.tensors)
+        if all(requires_grad):
             return []
         return [number for number, tensor in enumerate(self.tensors) if not tensor.requires_grad]
 
@@ -168,10 +188,12 @@ class FlatBuffers:
         """Do as `collect_gradients`, for tensor `number` alone."""
         parameter = self.tensors[number]
         view = self._gradient_views[number]
+        # Without p.grad the view still holds what an earlier step left there.
         if parameter.grad is None:
             view.zero_()
         elif parameter.grad is not view:
             view.copy_(dense(parameter.grad))
+        # So that the next backward pass adds to the vector in place.
         parameter.grad = view
 
     def frozen_slices(self) -> list[slice]:
@@ -180,9 +202,10 @@ class FlatBuffers:
         for number in self.frozen:
             window = self.layout.tensors[number]
             start = window.offset
+            stop = start + window.numel
             if slices and slices[-1].stop == start:
                 start = slices.pop().start
-            slices.append(slice(start, window.offset + window.numel))
+            slices.append(slice(start, stop))
         return slices
 
     @contextmanager
@@ -195,12 +218,14 @@ class FlatBuffers:
         aside = []
         for here in self.frozen_slices():
             for vector in vectors:
-                aside.append((vector, here, vector[:, here].clone()))
+                values = vector[:, here].clone()
+                aside.append((vector, here, values))
         for vector, here, _ in aside:
             vector[:, here] = 0.0
         try:
             yield
         finally:
+            # Also where a collective failed, so that nothing of a frozen tensor is lost.
             for vector, here, values in aside:
                 vector[:, here] = values
 
@@ -209,7 +234,8 @@ class FlatBuffers:
 
         A later optimiser moves it to its own vector.
         """
-        return _addresses([self.tensors[number]]) == [self._homes[number]]
+        tensor = self.tensors[number]
+        return _addresses([tensor]) == [self._homes[number]]
 
     def _attached(self) -> bool:
         # Is, not equals: where p.grad was None, autograd has put a tensor of its own there.
@@ -237,9 +263,12 @@ def _own_view(row: Tensor, window: Window) -> Tensor:
     """
     if type(row) is not Tensor or row.device.type not in ("cpu", "cuda"):
         return window.view(row)
+    # An empty tensor has no memory that could be shared.
     if not window.numel:
         return row.new_empty(window.shape)
-    piece: Tensor = from_dlpack(row[window.offset : window.offset + window.numel])
+    stop = window.offset + window.numel
+    # A slice shares the vector's storage; what comes through DLPack has one of its own.
+    piece: Tensor = from_dlpack(row[window.offset : stop])
     return piece.as_strided(window.shape, window.strides)
 
 

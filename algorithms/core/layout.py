@@ -24,6 +24,11 @@ class Window:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @classmethod
+    def block(cls, start: int, length: int) -> Window:
+        """Return the window of `length` coordinates side by side."""
+        return cls(start, (length,), (1,))
+
     @cached_property
     def numel(self) -> int:
         return torch.Size(self.shape).numel()
@@ -42,7 +47,9 @@ class Window:
     def view(self, flat: Tensor) -> Tensor:
         shape = (*flat.shape[:-1], *self.shape)
         strides = (*flat.stride()[:-1], *self.strides)
-        return flat.as_strided(shape, strides, flat.storage_offset() + self.offset)
+        # As_strided counts from the storage's start, and `flat` may begin further on.
+        offset = flat.storage_offset() + self.offset
+        return flat.as_strided(shape, strides, offset)
 
 
 @dataclass(frozen=True)
@@ -61,16 +68,20 @@ class Layout:
         offset = 0
         for tensor in tensors:
             strides = tensor.stride()
+            # Other strides may leave gaps, through which a tensor would reach into its neighbours.
             if not _is_dense(tensor):
-                strides = torch.empty(tensor.shape, device="meta").stride()
-            windows.append(Window(offset, tuple(tensor.shape), tuple(strides)))
+                contiguous = torch.empty(tensor.shape, device="meta")
+                strides = contiguous.stride()
+            window = Window(offset, tuple(tensor.shape), tuple(strides))
+            windows.append(window)
             offset += tensor.numel()
         return cls(tuple(windows))
 
     @classmethod
     def flat(cls, part: slice) -> Layout:
         """Return the layout of a part of a flat vector, taken as one tensor."""
-        return cls((Window(0, (part.stop - part.start,), (1,)),))
+        length = part.stop - part.start
+        return cls((Window.block(0, length),))
 
     @cached_property
     def numel(self) -> int:
@@ -84,15 +95,19 @@ class Layout:
         for window in support.windows:
             start, stop = window.span
             first = bisect_right(starts, start) - 1
-            numbers.update(range(first, bisect_left(starts, stop)))
+            end = bisect_left(starts, stop)
+            numbers.update(range(first, end))
         return tuple(sorted(numbers))
 
 
 def _is_dense(tensor: Tensor) -> bool:
     if tensor.is_contiguous():
         return True
-    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
-    return channels_last is not None and tensor.is_contiguous(memory_format=channels_last)
+    if tensor.dim() == 4:
+        return tensor.is_contiguous(memory_format=torch.channels_last)
+    if tensor.dim() == 5:
+        return tensor.is_contiguous(memory_format=torch.channels_last_3d)
+    return False
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,8 @@ class Windows:
     @property
     def payload_numel(self) -> int:
         """Numbers of its message."""
-        return sum(window.numel for window in self.windows) + self.padding
+        numel = sum(window.numel for window in self.windows)
+        return numel + self.padding
 
     def gather(self, flat: Tensor) -> Tensor:
         """Return a new dense tensor of shape (..., payload_numel).
@@ -118,7 +134,11 @@ class Windows:
         The coordinates of `flat` in order.
         """
         lead = flat.shape[:-1]
-        parts = [window.view(flat).reshape(*lead, window.numel) for window in self.windows]
+        parts = []
+        for window in self.windows:
+            view = window.view(flat)
+            parts.append(view.reshape(*lead, window.numel))
+        # Without any part there would be nothing to concatenate: zeros of no length stand for it.
         if self.padding or not parts:
             parts.append(flat.new_zeros(*lead, self.padding))
         return torch.cat(parts, dim=-1)
@@ -142,7 +162,8 @@ class Windows:
         """Return whether the two are seen to have no coordinate in common."""
         if not isinstance(other, Windows):
             return False
-        spans = sorted(window.span for window in self.windows + other.windows)
+        windows = self.windows + other.windows
+        spans = sorted(window.span for window in windows)
         return all(before[1] <= after[0] for before, after in pairwise(spans))
 
     def _pairs(self, values: Tensor) -> Iterable[tuple[Window, Tensor]]:
@@ -150,7 +171,8 @@ class Windows:
         for window in self.windows:
             stop = start + window.numel
             part = values[..., start:stop]
-            yield window, part.reshape((*values.shape[:-1], *window.shape))
+            shape = (*values.shape[:-1], *window.shape)
+            yield window, part.reshape(shape)
             start = stop
 
 
@@ -192,7 +214,9 @@ class Indices:
         They are drawn on the CPU, and no one waits until a GPU has them.
         """
         if flat.device.type == "cuda" and self.index.device.type == "cpu":
-            return self.index.pin_memory().to(flat.device, non_blocking=True)
+            # From memory that is not pinned a copy would have the host wait.
+            pinned = self.index.pin_memory()
+            return pinned.to(flat.device, non_blocking=True)
         return self.index.to(flat.device)
 
 
@@ -202,4 +226,5 @@ Support = Windows | Indices
 
 def whole(numel: int) -> Windows:
     """Return the support that is the whole vector."""
-    return Windows((Window(0, (numel,), (1,)),))
+    everything = Window.block(0, numel)
+    return Windows((everything,))

@@ -29,29 +29,35 @@ class Matrix:
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return self.window.shape[0], math.prod(self.window.shape[1:])
+        rows, *rest = self.window.shape
+        return rows, math.prod(rest)
 
     def of(self, vector: Tensor) -> Tensor:
         """Return the matrix as it lies in a vector of shape (d,): a view of this shape."""
-        return vector[self.window.offset : self.window.offset + self.window.numel].view(self.shape)
+        start = self.window.offset
+        stop = start + self.window.numel
+        return vector[start:stop].view(self.shape)
 
     @cached_property
     def _axes(self) -> list[int]:
         """The axes of a column, the slowest in memory first."""
-        axes = range(len(self.window.shape) - 1)
-        return sorted(axes, key=lambda axis: -self.window.strides[axis + 1])
+        strides = self.window.strides[1:]
+        axes = range(len(strides))
+        return sorted(axes, key=lambda axis: -strides[axis])
 
     def as_in_memory(self, q: Tensor) -> Tensor:
         """Return Q, of shape (columns, rank), with rows in the order of the columns in memory."""
         by_axis = q.view(*self.window.shape[1:], self.rank)
-        return by_axis.permute(*self._axes, -1).reshape(q.shape)
+        in_memory = by_axis.permute(*self._axes, -1)
+        return in_memory.reshape(q.shape)
 
     def as_in_tensor(self, q: Tensor) -> Tensor:
         """Return the inverse of `as_in_memory`."""
         shape = [self.window.shape[axis + 1] for axis in self._axes]
         places = [self._axes.index(axis) for axis in range(len(shape))]
         by_axis = q.view(*shape, self.rank)
-        return by_axis.permute(*places, -1).reshape(q.shape)
+        in_tensor = by_axis.permute(*places, -1)
+        return in_tensor.reshape(q.shape)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,9 @@ class LowRank:
                 rows, *rest = window.shape
                 rank = min(self.rank, rows, math.prod(rest))
                 matrices.append(Matrix(number, window, rank))
-        return tuple(sorted(matrices, key=lambda matrix: matrix.shape))
+        # So that those of one shape are side by side in a message, and can be one batch.
+        matrices.sort(key=lambda matrix: matrix.shape)
+        return tuple(matrices)
 
     @cached_property
     def rest(self) -> Windows:
@@ -108,12 +116,16 @@ class LowRank:
         """
         batches = []
         start = 0
-        for (rows, columns), group in groupby(self.matrices, lambda matrix: matrix.shape):
+        by_shape = groupby(self.matrices, lambda matrix: matrix.shape)
+        for (rows, columns), group in by_shape:
             matrices = list(group)
             length = rows if side == "rows" else columns
-            shape = (len(matrices), length, matrices[0].rank)
+            # Matrices of one shape have one rank: at most their smaller side.
+            rank = matrices[0].rank
+            shape = (len(matrices), length, rank)
             stop = start + math.prod(shape)
-            batches.append(message[start:stop].view(shape))
+            batch = message[start:stop].view(shape)
+            batches.append(batch)
             start = stop
         return batches
 
@@ -122,11 +134,15 @@ class LowRank:
 
         Views, in the order of the matrices.
         """
-        return [factor for batch in self._batches(message, side) for factor in batch]
+        factors: list[Tensor] = []
+        for batch in self._batches(message, side):
+            factors.extend(batch)
+        return factors
 
     def others_of(self, first: Tensor) -> Tensor:
         """Return the tensors that are no matrices in a first message, as `rest` gathers them."""
-        return first[self.first_numel - self.rest.payload_numel :]
+        start = self.first_numel - self.rest.payload_numel
+        return first[start:]
 
     def orthonormalise_(self, first: Tensor) -> None:
         """Give every P in a first message orthonormal columns with the same span or more.
@@ -137,7 +153,10 @@ class LowRank:
         Schmidt's are not.
         """
         for batch in self._batches(first, "rows"):
-            wide = batch if batch.dtype in (torch.float32, torch.float64) else batch.float()
+            wide = batch
+            # QR is not there for numbers of 16 bits.
+            if batch.dtype not in (torch.float32, torch.float64):
+                wide = batch.float()
             batch.copy_(torch.linalg.qr(wide).Q)
 
     def normalise_(self, second: Tensor) -> None:
@@ -149,8 +168,12 @@ class LowRank:
         may have narrowed it.
         """
         for batch in self._batches(second, "columns"):
-            if batch.shape[1] == batch.shape[2]:
-                batch.copy_(torch.eye(batch.shape[1], device=batch.device))
+            _, rows, columns = batch.shape
+            if rows == columns:
+                identity = torch.eye(rows, device=batch.device)
+                batch.copy_(identity)
             else:
                 lengths = torch.linalg.vector_norm(batch, dim=1, keepdim=True)
-                batch.div_(lengths.clamp_(min=torch.finfo(batch.dtype).tiny))
+                # A column of zeros stays so, by any positive divisor.
+                smallest = torch.finfo(batch.dtype).tiny
+                batch.div_(lengths.clamp_(min=smallest))

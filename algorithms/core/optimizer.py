@@ -287,6 +287,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        # After the closure, in which a script may change numbers and parameters.
         check_numbers(self.param_groups)
         self._adopt_moved()
         for replica in self.replicas:
@@ -312,6 +313,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             return loss
         self._reducer.begin_rest()
         self._watch.begin_step(self.num_steps + 1)
+        # One type after the other, in one order on all workers, so that their collectives match.
         for replica in self.replicas:
             self._update(replica, self.num_steps + 1)
         self.num_steps += 1
@@ -382,6 +384,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._adopt_moved()
         self._reducer.drop()
         self._watch.begin_anew()
+        # What is under way cannot be taken back: it arrives, and is then forgotten.
         for replica in self.replicas:
             self._settle(replica)
         if self.collectives.world_size > 1:
@@ -421,9 +424,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             others += [*module.parameters(), *module.buffers()]
         if model is not None:
             others += model.buffers()
+        # Once each: a model and its averages may share tensors, and may hold the optimiser's.
         held = set(map(id, tensors))
         unique = {id(tensor): tensor for tensor in others if id(tensor) not in held}
         parameters = [replica.flat.parameters for replica in self.replicas]
+        # One may be inside another, and the outer one goes on when the inner ends.
         was_inside = self._shows_average
         self._shows_average = True
         try:
@@ -449,7 +454,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 errors.append(replica.buffers["error"])
         if not errors:
             return None
-        return errors[0] if len(errors) == 1 else torch.cat(errors, dim=1)
+        if len(errors) == 1:
+            return errors[0]
+        return torch.cat(errors, dim=1)
 
     def memory_in_parameters(self) -> float:
         """Return a worker's state in units of the parameters' own size.
@@ -494,6 +501,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
         They need some tensors' gradients only.
         """
+        # Of the type of most numbers alone: the other types' collectives do not overlap.
         first = self.replicas[0]
         return early_messages(
             self.stages(first),
@@ -570,6 +578,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         _refuse_inside_consensus(self._shows_average, "a state")
         check_parameters(self._model, _tensors(self.replicas))
         self._adopt_moved()
+        # A message under way cannot be saved, and what it says once it has arrived can.
         for replica in self.replicas:
             self._settle(replica)
         first, *others = self.replicas
@@ -600,6 +609,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 f"{list(others)}, this has of {names}"
             )
         states = [flat, *others.values()]
+        # All are checked before the first is restored: a state that does not fit changes nothing.
         for replica, state in zip(self.replicas, states, strict=True):
             replica.check_state(state)
         self._adopt_moved()

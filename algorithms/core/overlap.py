@@ -65,6 +65,7 @@ class EarlyMeans:
 
         Returns what waits for it.
         """
+        # On a CPU the call that communicates holds the thread that makes it: that is another one.
         if not like.is_cuda:
             return self._helper.submit(do).result
         # On a GPU no thread is needed: the host goes on while the work waits for its turn in a
@@ -72,6 +73,7 @@ class EarlyMeans:
         if self._stream is None:
             self._stream = torch.cuda.Stream(like.device)  # type: ignore[no-untyped-call]
         stream = self._stream
+        # What `do` reads may still be under work in this thread's stream.
         stream.wait_stream(torch.cuda.current_stream(like.device))
         with torch.cuda.stream(stream):
             made = do()
@@ -82,6 +84,7 @@ class EarlyMeans:
         def wait() -> T:
             current = torch.cuda.current_stream(like.device)
             current.wait_event(done)
+            # Made in the other stream and read in this one, which the allocator must know, too.
             for tensor in made:
                 if tensor is not None:
                     tensor.record_stream(current)
@@ -118,6 +121,7 @@ class EarlyMeans:
                 "were changed between backward() and step() (clipped, say); make the collectives "
                 "with overlap=False"
             )
+        # Copied, since the caller's tensor is to hold the mean as if it had been sent now.
         tensor.copy_(mean)
         return True, rest
 
@@ -126,6 +130,7 @@ class EarlyMeans:
         waiting = [wait for _, wait in self._begun.values()]
         self._begun = {}
         bits = []
+        # A collective that other workers have joined cannot be taken back, only waited for.
         for wait in waiting:
             mean, _ = wait()
             bits.append(8 * mean.element_size() * mean.numel())
@@ -174,6 +179,7 @@ class Reducer:
         self._paused = False
         self._stopped = early is None
         for number, parameter in enumerate(flat.tensors):
+            # Torch registers no hook on a parameter that requires no gradient.
             if parameter.requires_grad and early is not None:
                 # Weakly: a parameter that outlives its optimiser must not keep it, or feed it.
                 hook = partial(_gradient_done, weakref.ref(self), number)
@@ -187,8 +193,10 @@ class Reducer:
         # A second gradient in one step: what was sent of the first is not the whole.
         if self._paused or number in self._finished:
             self.drop()
+        # A pass that another follows has not the whole gradient to send.
         if self._paused:
             return
+        # The payload is read from the vector, and autograd may have put a tensor beside it.
         self._flat.collect_gradient(number)
         waiting = self._listed()
         self._finished.add(number)
@@ -200,6 +208,7 @@ class Reducer:
     def begin_rest(self) -> None:
         """Begin what is left, now that all gradients are done and the step begins."""
         if not self._stopped:
+            # Also where a gradient is missing here: another worker may have begun the same.
             for message in self._listed():
                 self._begin(message)
             self._waiting = None
@@ -207,6 +216,7 @@ class Reducer:
     def drop(self) -> None:
         """Forget this step's messages, also those under way."""
         if self._early is not None:
+            # Sent in vain, and so no part of what training needs.
             for bits in self._early.drop():
                 self._traffic.add(Purpose.CONTROL, bits)
         self._waiting = None
@@ -221,6 +231,7 @@ class Reducer:
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Inside, backward passes begin nothing."""
+        # One may be inside another.
         before = self._paused
         self._paused = True
         try:
@@ -233,17 +244,20 @@ class Reducer:
             self.drop()
             # Gradients are done from the last tensor to the first, so this is about the order of
             # readiness.
-            self._waiting = deque(
-                sorted(self._list_messages(), key=lambda message: -message.tensors[0])
-            )
+            messages = list(self._list_messages())
+            messages.sort(key=lambda message: -message.tensors[0])
+            self._waiting = deque(messages)
             self._finished = set()
         return self._waiting
 
     def _begin(self, message: EarlyMessage) -> None:
         assert self._early is not None
-        self._early.begin(self._message_of(message.payload()), message.purpose)
+        # Rounded here as step() will round it, since the two are compared to the bit.
+        rounded = self._message_of(message.payload())
+        self._early.begin(rounded, message.purpose)
 
 
 def _gradient_done(watching: weakref.ref[Reducer], number: int, parameter: Tensor) -> None:
-    if (reducer := watching()) is not None:
+    reducer = watching()
+    if reducer is not None:
         reducer.gradient_done(number)

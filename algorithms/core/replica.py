@@ -70,6 +70,7 @@ class Replica:
         self.seed = seed
         self.flat = FlatBuffers(groups, isinstance(collectives, StackedCollectives))
         self.dtype = self.flat.parameters.dtype
+        # Nothing is rounded then, so nothing is copied either, and no rest is kept.
         if communication_dtype == self.dtype:
             communication_dtype = None
         self.communication_dtype = communication_dtype
@@ -117,10 +118,12 @@ class Replica:
 
     def begin_anew(self) -> None:
         """Set anchors to the parameters, and forget what was not sent yet or has not arrived."""
+        # Of other buffers some were trained, such as momentum, and stay.
         for anchor in self._anchors:
             anchor.copy_(self.flat.parameters)
         for key in self.buffers.keys() & set(UNSENT):
             self.buffers[key].zero_()
+        # What was sent up to now says nothing of these parameters, whenever it arrives.
         self.dropped_until = self._method.num_steps
         self.loaded = None
 
@@ -142,6 +145,7 @@ class Replica:
             "method": method.name,
             "num_steps": method.num_steps,
             "seed": self.seed,
+            # None where every worker's state is the same, so that any may take it up.
             "rank": None,
             "world_size": None,
             "settings": described(self.chosen),
@@ -153,6 +157,7 @@ class Replica:
             state["parameters"] = self.flat.parameters
         if self.dropped_until:
             state[DROPPED_UNTIL] = self.dropped_until
+        # The tensors themselves, as torch's own states hold them: who saves them copies them.
         return state | self.buffers | self.common | self.local.counts()
 
     def check_state(self, state: dict[str, Any]) -> None:
@@ -181,6 +186,7 @@ class Replica:
         self.dropped_until = state.get(DROPPED_UNTIL, 0)
         if "parameters" in state:
             self.flat.parameters.copy_(state["parameters"])
+            # To see at the next step whether a script has put others in their place.
             self.loaded = self.flat.parameters.clone()
 
     # What a worker does alone.
@@ -249,7 +255,8 @@ class Replica:
             self.sending.look_at(vector)
             self.collectives.all_reduce_mean_(vector, purpose)
         else:
-            vector.copy_(self.average(vector, purpose)[1])
+            _, mean = self.average(vector, purpose)
+            vector.copy_(mean)
 
     def average_gradients_(self) -> None:
         """Do g <- mean(g), for methods whose workers all take the same step."""
@@ -266,6 +273,7 @@ class Replica:
         Raises:
             ValueError: it cannot work on this model.
         """
+        # Worked out once, since every step asks.
         if compressor not in self._fitted:
             self._fitted[compressor] = self._fit(compressor)
         return self._fitted[compressor]
@@ -277,6 +285,7 @@ class Replica:
         except ValueError:
             if self._is_first:
                 raise
+            # An error would refuse the whole model for the sake of a type of few numbers.
             return Identity()
         if isinstance(compressor, Gathered) and not self._method.drop_rest:
             omega = compressor.variance(layout)
@@ -308,6 +317,7 @@ class Replica:
         On a meta model, for plans, the mean over draws of it.
         """
         layout = stage.layout or self.flat.layout
+        # A meta model stands for a plan, which must not depend on a seed.
         draw: Callable[[int], Draw] | None = None
         if not self.flat.parameters.is_meta:
             draw = lambda step: self.draw(step, stage.purpose)  # noqa: E731
@@ -320,6 +330,7 @@ class Replica:
         if stage.neighbours is None:
             return entry
         bits = entry.bits * stage.neighbours
+        # With no neighbours, as for a worker alone, no collective takes place.
         num_collectives = entry.collectives if stage.neighbours else 0
         return Entry(bits, num_collectives, neighbour_bits=bits)
 

@@ -69,9 +69,9 @@ class Stage:
         return range(first, last + 1, self.every)
 
     def takes_place(self, step: int) -> bool:
-        return step in self.steps(step) and (
-            self.except_every is None or step % self.except_every != 0
-        )
+        if step not in self.steps(step):
+            return False
+        return self.except_every is None or step % self.except_every != 0
 
 
 def equalises(
@@ -90,6 +90,7 @@ def equalises(
     if stage.equalises is not None:
         return stage.equalises and stage.takes_place(step)
     if stage.purpose is Purpose.GRADIENT:
+        # One step without it, and workers differ; later gradients do not bring them together.
         is_always = stage.every == 1 and stage.except_every is None
         return is_always and isinstance(stage.compressor, Identity)
     if stage.neighbours is not None or not stage.takes_place(step):
@@ -104,8 +105,11 @@ def sends_all(stage: Stage, layout: Layout, draw: Draw) -> bool:
 
     Then the workers' values are equal after it.
     """
-    shared = isinstance(stage.compressor, SharedSupport)
-    return shared and stage.compressor.payload_bits(layout, draw) >= FLOAT_BITS * layout.numel
+    # Others round or choose by a worker's own values, so that workers stay different.
+    if not isinstance(stage.compressor, SharedSupport):
+        return False
+    # At least, since a message may be filled up with zeros.
+    return stage.compressor.payload_bits(layout, draw) >= FLOAT_BITS * layout.numel
 
 
 # What can be sent early.
@@ -142,8 +146,10 @@ def early_messages(
         if not stage.takes_place(step):
             continue
         support = None
+        # Other compressors choose by the vector's values, which are not known yet.
         if isinstance(stage.compressor, SharedSupport):
-            support = stage.compressor.support(layout, draw(step, stage.purpose))
+            occasion = draw(step, stage.purpose)
+            support = stage.compressor.support(layout, occasion)
         if stage.early is not None and _is_known_early(support, layout, before):
             tensors = layout.touched(support)
             # Frozen ones have no gradient that could be waited for.
@@ -158,6 +164,7 @@ def early_messages(
                         payload,
                     )
                 )
+        # Also of what is not sent early: it changes its coordinates before a later stage.
         before.append(support)
     return messages
 
@@ -172,8 +179,9 @@ def _is_known_early(
     `before`: the coordinates of these messages, to which other workers contribute; None where they
         may be any.
     """
-    return (
-        isinstance(support, Windows)
-        and 0 < support.payload_numel < layout.numel
-        and all(other is not None and support.is_apart(other) for other in before)
-    )
+    if not isinstance(support, Windows):
+        return False
+    # An empty message takes no collective, and one of everything waits for every gradient.
+    if not 0 < support.payload_numel < layout.numel:
+        return False
+    return all(other is not None and support.is_apart(other) for other in before)

@@ -34,7 +34,10 @@ class Mixing:
     @cached_property
     def senders(self) -> tuple[tuple[int, ...], ...]:
         """For each worker, the ranks whose messages it takes, ascending."""
-        return tuple(tuple(sender for sender, _ in row) for row in self.neighbours)
+        senders = []
+        for row in self.neighbours:
+            senders.append(tuple(sender for sender, _ in row))
+        return tuple(senders)
 
     @cached_property
     def receivers(self) -> tuple[tuple[int, ...], ...]:
@@ -58,16 +61,22 @@ class Mixing:
         """Whether W is 1/n everywhere, so that all workers have the mean after it."""
         n = self.num_workers
         for row in self.neighbours:
-            if len(row) != n - 1 or any(abs(n * weight - 1) >= 1e-9 for _, weight in row):
+            if len(row) != n - 1:
                 return False
+            for _, weight in row:
+                # 1/n as a float times n need not be 1.
+                if abs(n * weight - 1) >= 1e-9:
+                    return False
         return True
 
     @property
     def matrix(self) -> NDArray[numpy.float64]:
         """W, of shape (num_workers, num_workers)."""
-        matrix = numpy.zeros((self.num_workers, self.num_workers))
+        n = self.num_workers
+        matrix = numpy.zeros((n, n))
         for rank, row in enumerate(self.neighbours):
-            matrix[rank, rank] = 1 - sum(weight for _, weight in row)
+            given = sum(weight for _, weight in row)
+            matrix[rank, rank] = 1 - given
             for sender, weight in row:
                 matrix[rank, sender] = weight
         return matrix
@@ -82,7 +91,9 @@ def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
         ValueError: there is no such topology of that many workers.
     """
     n = num_workers
-    powers = [2**k for k in range((n - 1).bit_length())]
+    # The powers of two below n.
+    num_powers = (n - 1).bit_length()
+    powers = [2**k for k in range(num_powers)]
     if topology == "one_peer" and n & (n - 1):
         raise ValueError(
             f"the topology one_peer needs a power of two of workers, not {n}; take exponential or "
@@ -91,15 +102,22 @@ def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
     distances: dict[str, list[set[int]]] = {
         "ring": [{1, n - 1}],
         "exponential": [set(powers)],
+        # A worker alone has no peer, and still one round.
         "one_peer": [{power} for power in powers] or [set()],
         "complete": [set(range(1, n))],
     }
-    return tuple(_circulant(n, round_ - {0, n}) for round_ in distances[topology])
+    rounds = []
+    for round_distances in distances[topology]:
+        # At these a worker would meet itself: on a ring of one.
+        others = round_distances - {0, n}
+        rounds.append(_circulant(n, others))
+    return tuple(rounds)
 
 
 def mixing_at(rounds: Sequence[Mixing], step: int) -> Mixing:
     """Return who mixes with whom at a step, counted from 1."""
-    return rounds[(step - 1) % len(rounds)]
+    number = (step - 1) % len(rounds)
+    return rounds[number]
 
 
 def spectral_gap(rounds: Sequence[Mixing]) -> float:
@@ -109,8 +127,12 @@ def spectral_gap(rounds: Sequence[Mixing]) -> float:
 
     In so many steps the workers' distance to their mean becomes 1 - gap of what it was, or less.
     """
-    over_all = reduce(lambda before, after: after @ before, [mixing.matrix for mixing in rounds])
-    return max(0.0, 1 - float(numpy.linalg.norm(over_all - 1 / rounds[0].num_workers, 2)))
+    matrices = [mixing.matrix for mixing in rounds]
+    product = reduce(lambda before, after: after @ before, matrices)
+    from_mean = product - 1 / rounds[0].num_workers
+    largest = float(numpy.linalg.norm(from_mean, 2))
+    # Rounding may carry a singular value of 1 past it.
+    return max(0.0, 1 - largest)
 
 
 def _circulant(num_workers: int, distances: set[int]) -> Mixing:
@@ -122,5 +144,6 @@ def _circulant(num_workers: int, distances: set[int]) -> Mixing:
     rows = []
     for rank in range(num_workers):
         senders = sorted((rank - distance) % num_workers for distance in distances)
-        rows.append(tuple((sender, weight) for sender in senders))
+        row = tuple((sender, weight) for sender in senders)
+        rows.append(row)
     return Mixing(tuple(rows))

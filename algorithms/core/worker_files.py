@@ -41,7 +41,8 @@ def write_own(folder: Path, rank: int, state: dict[str, Any]) -> str:
 
 def gathered_digests(digest: str, collectives: Collectives) -> list[str]:
     """Return the digests of all workers' files, in the order of ranks. All workers must call it."""
-    row = torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8).unsqueeze(0)
+    content = bytearray.fromhex(digest)
+    row = torch.frombuffer(content, dtype=torch.uint8).unsqueeze(0)
     rows = collectives.all_gather(row, Purpose.CONTROL)
     return [bytes(row.tolist()).hex() for row in rows]
 
