@@ -1,7 +1,4 @@
-"""How vectors are sent.
-
-Partially synchronised over all workers (PSync of Xie 2020), or mixed with neighbours'.
-"""
+"""How vectors are sent: to all workers, in part (PSync of Xie 2020), or to neighbours."""
 
 import copy
 from collections.abc import Callable
@@ -53,11 +50,9 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Sending:
-    """How vectors of shape (local workers, d) are sent.
+    """Sends vectors of shape (local workers, d) between the workers of `collectives`.
 
-    Between these workers, and dense ones as numbers of this type.
-
-    Vectors are left as they are.
+    Dense messages are rounded to `communication_dtype`. The vectors themselves are not changed.
     """
 
     collectives: Collectives
@@ -69,9 +64,9 @@ class Sending:
     def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
         """Return what of `payload`, of any length, was sent, and the workers' mean of that.
 
-        Where messages are rounded, so is their mean. What that adds or takes counts as sent by the
-        worker on whose share of the coordinates it falls: so the mean is that of what was sent, and
-        who keeps what was not sent loses nothing.
+        Where messages are rounded, so is their mean. The error of that second rounding is added to
+        what was sent by the worker that reduced those coordinates. So the mean is exactly that of
+        what was sent, and a method that keeps the rest loses nothing.
         """
         self.look_at(payload)
         message, own = self._rounded(payload)
@@ -87,9 +82,7 @@ class Sending:
         return own, message.to(payload.dtype)
 
     def message(self, payload: Tensor) -> Tensor:
-        """Return `payload` as it is sent.
-
-        Rounded to the type of messages, or itself where there is none.
+        """Return `payload` rounded to the type of messages, or itself where there is none.
 
         A finite number beyond the type's range becomes the largest of its sign. What that takes is
         kept, or lost, as what any rounding takes is. What is not finite stays so, as in messages
@@ -122,7 +115,7 @@ class Sending:
         draw: Draw,
         purpose: Purpose,
     ) -> Exchanged:
-        """Send C(vector) and averages it."""
+        """Send C(vector) to all workers and average it."""
         collectives = self.collectives
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
@@ -158,12 +151,11 @@ class Sending:
         draw: Draw,
         purpose: Purpose,
     ) -> Callable[[], Exchanged]:
-        """Begin `exchange`, beside whatever follows where the group overlaps.
+        """Begin `exchange`, and return a function that waits for its result.
 
-        Returns what waits for the result.
-
-        Until it has returned, `vector` must not be changed, and with overlap what was sent is not
-        counted.
+        Where the group overlaps, it runs beside the computation that follows, in a thread of its
+        own. Until the function has returned, `vector` must not be changed, and with overlap what
+        was sent is not counted.
         """
         if self.collectives.early is None:
             sent = self.exchange(
@@ -212,9 +204,9 @@ class Sending:
         draw: Draw,
         purpose: Purpose,
     ) -> Exchanged:
-        """Return the compressed all-reduce.
+        """Do an all-reduce whose messages are compressed in both of its stages.
 
-        A worker decodes its share of all messages, adds it in 32 bits, encodes the mean.
+        A worker decodes its share of all messages, adds it in 32 bits, and encodes the mean.
 
         Source: Wang et al., "ZeRO++: Extremely efficient collective communication for giant model
         training", 2023, section 3.3, and Tang et al., "1-bit Adam", ICML 2021, whose error of the
@@ -281,7 +273,7 @@ class Sending:
         draw: Draw,
         purpose: Purpose,
     ) -> Mixed:
-        """Send C(vector) to the neighbours and mixes what these send."""
+        """Send C(vector) to the neighbours and mix in what they send."""
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
             payload = support.gather(vector)
@@ -321,13 +313,11 @@ class Sending:
         mixing: Mixing,
         sent_by: Callable[[int], Tensor],
     ) -> Tensor:
-        """sum_j w_ij (m_j - m_i) for the workers at this end, j in the order of ranks.
+        """Return, as a new tensor, sum_j w_ij (m_j - m_i) for each worker i here, j in rank order.
 
-        A new tensor.
-
-        Differences rather than the sum itself: rounded weights need not sum to 1, and in many steps
-        a small excess would let the parameters grow. A product and an addition, each on its own,
-        are rounded alike by all kernels, so that all kinds of group give the same bits.
+        Differences are summed, and not w_ij m_j: rounded weights need not sum to 1, and over many
+        steps the excess would let the parameters grow. Product and sum are operations of their own,
+        since a fused one would round differently between kernels.
         """
         pull = torch.zeros_like(own)
         rows = own.unbind()

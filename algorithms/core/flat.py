@@ -20,9 +20,7 @@ from cser_bench.algorithms.core.layout import Layout, Window
 
 
 class FlatBuffers:
-    """The parameters of one type in one tensor, their gradients in another.
-
-    Those of all groups are moved there, in order.
+    """The parameters of one type, of all groups in order, in one tensor; gradients in another.
 
     Args:
         stacked: parameters have a first axis, over workers, and so have the buffers.
@@ -100,10 +98,7 @@ class FlatBuffers:
             self._attach()
 
     def moved(self) -> bool:
-        """Return whether someone moved a parameter or a gradient elsewhere.
-
-        `model.to(...)`, `p.data = ...`.
-        """
+        """Return whether a parameter or gradient was moved, as by `model.to(...)`."""
         if _addresses(self.tensors) != self._homes:
             return True
         return _addresses(self._gradient_views) != self._gradient_homes
@@ -197,7 +192,7 @@ class FlatBuffers:
         parameter.grad = view
 
     def frozen_slices(self) -> list[slice]:
-        """Return where frozen tensors lie; neighbours have one slice."""
+        """Return the slices of the flat vector that are frozen, adjacent ones as one."""
         slices: list[slice] = []
         for number in self.frozen:
             window = self.layout.tensors[number]
@@ -210,10 +205,10 @@ class FlatBuffers:
 
     @contextmanager
     def frozen_aside(self, *vectors: Tensor) -> Iterator[None]:
-        """Return a context in which vectors of length d are 0 where tensors are frozen.
+        """Return a context in which these (local workers, d) vectors are 0 on frozen tensors.
 
-        Afterwards they are there what they were. So nothing of a frozen tensor is sent or takes the
-        place of others in a message, and nothing that is received or goes on by itself reaches it.
+        On leaving, their old values are put back. So a frozen tensor takes no room in a sparse
+        message, and neither what is received nor momentum changes it.
         """
         aside = []
         for here in self.frozen_slices():
@@ -255,11 +250,10 @@ def _addresses(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _own_view(row: Tensor, window: Window) -> Tensor:
-    """Return the window as a tensor with a storage of its own in the same memory.
+    """Return the window as a tensor that shares the row's memory, with a storage of its own.
 
-    Who saves it does not save its neighbours.
-
-    A plain view where that cannot be had: on a meta device, in torch's fake mode.
+    A view of the whole storage would make `torch.save` of one parameter write all of them. On a
+    meta device or in torch's fake mode there is no such tensor, and a plain view is returned.
     """
     if type(row) is not Tensor or row.device.type not in ("cpu", "cuda"):
         return window.view(row)

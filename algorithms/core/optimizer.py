@@ -65,9 +65,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             one.
         seed: where the randomness that the workers share begins.
         communication_dtype: type of the numbers that are sent, by default the parameters' own.
-            Numbers of 16 bits are added in 32, and the mean is rounded once. What rounding takes
-            from numbers and mean is kept as what a compressor leaves out is, the mean's by one
-            worker for each coordinate; where a method keeps nothing, as SGD, it is gone.
+            Numbers of 16 bits are added in 32, and the mean is rounded once. Rounding errors are
+            treated like what a compressor leaves out: each worker keeps those of its own numbers,
+            and one worker a coordinate keeps that of the mean. Methods that keep no error, such as
+            SGD, lose them.
         model: the model that has the parameters. Then the rest of it, frozen parameters and
             buffers, is sent from worker 0 to all as well, and a parameter that is replaced later is
             noticed.
@@ -193,11 +194,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     # What a method says and does. Each is asked for the parameters of each type.
 
     def _set_up(self, replica: Replica) -> None:
-        """Make what a method holds beside the settings, and raise where these are wrong.
+        """Make what the method holds beside its settings; raise ValueError where these are wrong.
 
-        Settings are attributes by now.
-
-        What is allowed and still will go wrong is `caution`.
+        The settings are attributes already. Of settings that are allowed and will go wrong
+        `caution` says so, in place of an error.
         """
 
     @abstractmethod
@@ -273,8 +273,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         """Do one step, and return the closure's loss. All workers must call it equally often.
 
         A gradient that is missing is zero: weight decay and momentum go on. A frozen parameter
-        (`requires_grad` False) is left where it is, with what is held for it, but for averages of
-        it over workers that differ in it.
+        (`requires_grad` False) and its state are left as they are; only where workers differ in it
+        may an average over workers change it.
 
         Raises:
             CollectiveError: another worker failed, did not come, or froze other parameters.
@@ -398,11 +398,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     def consensus(
         self, model: nn.Module | None = None, averages: Iterable[nn.Module] = ()
     ) -> Iterator[None]:
-        """Return a context, which all workers must enter.
+        """Return a context inside which the parameters are the workers' average.
 
-        The parameters are the workers' average inside.
-
-        Afterwards they are what they were. Inside, `step()` and states are refused.
+        All workers must enter it. On leaving, each has its own parameters back. Inside, `step()`
+        and states are refused.
 
         Args:
             model: the model, whose floating-point buffers, such as BatchNorm's running statistics,
@@ -459,10 +458,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return torch.cat(errors, dim=1)
 
     def memory_in_parameters(self) -> float:
-        """Return a worker's state in units of the parameters' own size.
-
-        These and their gradients are left out.
-        """
+        """Return the size of a worker's state, parameters and gradients aside, in parameters' sizes."""
         held = state = 0
         for replica in self.replicas:
             held += replica.flat.parameters[0].nbytes
@@ -543,9 +539,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return cls._at_ratio(ratio, layout)
 
     def overall_ratio(self) -> float:
-        """Return how many times as much SGD sends in the long run (32 d bits a step).
+        """Return SGD's bits (32 d a step) over this method's in the long run.
 
-        Infinite for nothing.
+        It is infinite where nothing is sent.
         """
         counts = [value for value in self.settings.values() if type(value) is int and value]
         intervals = math.prod(counts)
@@ -697,10 +693,7 @@ def _make_equal(optimizer: DistributedOptimizer) -> None:
 
 
 def _send_first_workers(optimizer: DistributedOptimizer) -> None:
-    """Send worker 0's parameters to all.
-
-    With those of the first type goes what the model has beside them.
-    """
+    """Send worker 0's parameters to all, and what the model has beside them."""
     model = optimizer._model
     for replica in optimizer.replicas:
         equalise_(
@@ -713,10 +706,7 @@ def _send_first_workers(optimizer: DistributedOptimizer) -> None:
 
 
 def _to_agree_on(optimizer: DistributedOptimizer) -> dict[str, object]:
-    """Return what workers must have in common.
-
-    What is trained, with which numbers and settings.
-    """
+    """Return what workers must have in common: what is trained, with which numbers and settings."""
     first, *others = optimizer.replicas
     keys = NUMBERS[optimizer.local_step]
     numbers = []
@@ -749,9 +739,10 @@ def _parameters_in_words(replica: Replica) -> str:
 
 
 def _is_left_out(optimizer: DistributedOptimizer, reducer: Reducer) -> bool:
-    """Return whether all workers leave the step out, since some worker's gradients are not finite.
+    """Agree whether the step is left out; where it is not, take a `GradScaler`'s scale out.
 
-    If they do not, takes a `GradScaler`'s scale out.
+    Return True, on all workers, where the gradients of any are not finite. Else divide the
+    gradients by the scale, if there is one, and return False.
 
     A worker that skipped alone would leave the others waiting, or drift from them. For the time
     of a step the scaler sets `found_inf`, above 0 where this worker's gradients are not finite,

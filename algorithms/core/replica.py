@@ -34,8 +34,7 @@ LOCAL_STEPS: dict[str, type[LocalStep]] = {
     "muon": Muon,
 }
 DROPPED_UNTIL = "dropped_until"
-"""What a state calls the last step of whose messages none may arrive any more, where there is
-one."""
+"""The key of `Replica.dropped_until` in a state; left out where that is 0."""
 
 
 class Replica:
@@ -50,8 +49,8 @@ class Replica:
         seed: where the randomness that the workers share begins.
         communication_dtype: type of numbers in messages; None for the parameters' own.
         watch: says so where what is sent is not finite.
-        is_first: whether this type has the most numbers; for others a compressor that needs more
-            of them than there are is left out.
+        is_first: whether this type has the most numbers. For the others a compressor that does not
+            fit so few numbers is replaced by Identity; for the first that is an error.
     """
 
     def __init__(
@@ -109,9 +108,9 @@ class Replica:
         return buffer
 
     def new_common(self, key: str, values: Tensor) -> Tensor:
-        """Return a copy of `values` that belongs to the state.
+        """Return a copy of `values`, which are of any shape, that belongs to the state.
 
-        They are of any shape, and the same on all workers.
+        It is the same on all workers.
         """
         self.common[key] = values.to(self.flat.parameters, copy=True)
         return self.common[key]
@@ -129,10 +128,7 @@ class Replica:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What was chosen for the method, by name.
-
-        Its settings, the type of messages and the local step.
-        """
+        """What was chosen for the method, by name: settings, type of messages, local step."""
         chosen = {**self._method.settings, "communication_dtype": self.communication_dtype}
         if self._method.local_step != "sgd":
             chosen["local_step"] = self._method.local_step
@@ -196,10 +192,7 @@ class Replica:
         self.local.apply_(self._method.param_groups, target)
 
     def after_local_step(self, support: Windows, target: Tensor | None = None) -> Tensor:
-        """Return `support.gather` of what `local_step_(target)` will leave, to the bit.
-
-        That is of x, or of the target.
-        """
+        """Predict, to the bit, `support.gather` of x (or of `target`) after `local_step_(target)`."""
         return self.local.after(self._method.param_groups, support, target)
 
     def draw(self, step: int, purpose: Purpose) -> Draw:
@@ -215,7 +208,7 @@ class Replica:
         step: int,
         purpose: Purpose,
     ) -> Exchanged:
-        """Send C(vector) to all and averages it; see `Sending`."""
+        """Send C(vector) to all workers and average it; see `Sending`."""
         return self.sending.exchange(
             vector,
             self.fitted(compressor),
@@ -232,7 +225,7 @@ class Replica:
         step: int,
         purpose: Purpose,
     ) -> Mixed:
-        """Send C(vector) to neighbours and mixes what these send; see `Sending`."""
+        """Send C(vector) to neighbours and mix in what they send; see `Sending`."""
         return self.sending.mix(
             vector,
             self.fitted(compressor),
@@ -247,10 +240,7 @@ class Replica:
         return self.sending.average(payload, purpose)
 
     def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
-        """Do vector <- mean(vector), rounded if messages have another type.
-
-        If they have not, nothing is copied.
-        """
+        """Do vector <- mean(vector): in place, or by a rounded copy for messages of another type."""
         if self.communication_dtype is None:
             self.sending.look_at(vector)
             self.collectives.all_reduce_mean_(vector, purpose)
@@ -265,10 +255,10 @@ class Replica:
     # Compressors, and what their messages cost.
 
     def fitted(self, compressor: Compressor) -> Compressor:
-        """Return the compressor that is used in the place of this one.
+        """Return the compressor that is really used where this one was asked for.
 
-        One whose rest is fed back and would grow is scaled. Where numbers of a type are too few for
-        it, all are sent.
+        An unbiased one under error feedback is scaled by 1 / (1 + omega), else the error could
+        grow. For types other than the first, one that does not fit is replaced by Identity.
 
         Raises:
             ValueError: it cannot work on this model.
@@ -294,10 +284,7 @@ class Replica:
         return compressor
 
     def check_compressor(self, setting: str, compressor: object) -> None:
-        """Raise ValueError where a compressor cannot work on this model or with these messages.
-
-        The error names the setting.
-        """
+        """Raise ValueError, which names the setting, where a compressor cannot work here."""
         where = f"{self._method.name}: {setting}"
         if not isinstance(compressor, Compressor):
             raise ValueError(f"{where}: it must be a compressor, not {compressor!r}")
@@ -312,10 +299,7 @@ class Replica:
             raise ValueError(f"{where}: {error}") from None
 
     def cost(self, stage: Stage, steps: range) -> Entry:
-        """Return what one worker sends at these steps.
-
-        On a meta model, for plans, the mean over draws of it.
-        """
+        """Return what one worker sends at these steps; on a meta model, for plans, the mean of draws."""
         layout = stage.layout or self.flat.layout
         # A meta model stands for a plan, which must not depend on a seed.
         draw: Callable[[int], Draw] | None = None
