@@ -45,14 +45,17 @@ _MOST_OF_THEM = 0.7
 _COLOURS = ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0", "#7B4B2A", "#333333", "#D6338A")
 _MARKERS = "osD^vPX"
 _MARGIN = "#e4efe6"
+"""Green of the band within the margin."""
 _LINEAR_UP_TO = 3.0
 """Points up to which a panel is linear; where a row is worse, differences beyond 1 are drawn by
 their logarithm."""
 
 
 def main_load(frames: Frames) -> float:
-    """The link load at which methods are compared first: the baseline's over the main ratio; NaN
-    where unknown."""
+    """Return the link load at which methods are compared first; NaN where unknown.
+
+    It is the baseline's over the main ratio.
+    """
     experiment = frames.experiment
     if experiment.baseline is None or experiment.main_ratio is None:
         return math.nan
@@ -63,126 +66,139 @@ def main_load(frames: Frames) -> float:
 
 
 def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
-    """Of every method the row with the largest link load that is at most about `load`, the least
-    loss first.
+    """Return each method's row with the largest link load of about `load` at most.
 
-    Where too few of the methods have one, all rows.
+    The least loss comes first. Where too few of the methods have such a row, all rows are returned.
     """
     best = accuracy[accuracy["link_models"] <= SAME_LOAD * load]
     if len(best):
-        best = best.loc[best.groupby("label", sort=False)["link_models"].idxmax()]
-    if len(best) < _MOST_OF_THEM * accuracy["label"].nunique():
-        best = accuracy  # rows that load a link alike are too few to say anything
+        loads = best.groupby("label", sort=False)["link_models"]
+        best = best.loc[loads.idxmax()]
+    num_methods = accuracy["label"].nunique()
+    if len(best) < _MOST_OF_THEM * num_methods:
+        # Rows that load a link alike are too few to say anything.
+        best = accuracy
     return best.sort_values("difference", ascending=False, kind="stable")
 
 
 def loss_at_one_load(
     frames: Frames, accuracy: pd.DataFrame
 ) -> tuple[pd.DataFrame, str, str | None]:
-    """The rows that are set side by side, what is found as a sentence, and the load of a link that
-    they are taken at.
+    """Return the rows to set side by side, the finding as a sentence, and the load of their links.
 
-    It counts the verdicts on those rows, or if none was declared the means within the margin. No
+    The sentence counts the verdicts on those rows, or if none was declared the means within the margin. No
     load: all are taken.
     """
     experiment = frames.experiment
     load = main_load(frames)
-    own = accuracy[
-        accuracy["is_own"]
-        & (accuracy["row"] != experiment.baseline)
-        & accuracy["difference"].notna()
-    ]
+    is_baseline = accuracy["row"] == experiment.baseline
+    is_known = accuracy["difference"].notna()
+    own = accuracy[accuracy["is_own"] & is_known & ~is_baseline]
     shown = at_link_load(own, load)
-    at = amount(load) if len(shown) < len(own) else None
-    if experiment.margin is None:
-        return shown, "Points against all sent", at
-    margin = counted(round(100 * experiment.margin, 6), "point")
+    at = None
+    if len(shown) < len(own):
+        at = amount(load)
+    return shown, _finding(frames, shown), at
+
+
+def _finding(frames: Frames, shown: pd.DataFrame) -> str:
+    """Say of how many of these rows the loss is within the margin."""
+    margin = frames.experiment.margin
+    if margin is None:
+        return "Points against all sent"
+    margin_text = counted(round(100 * margin, 6), "point")
     contrasts = contrasts_frame(frames)
+    is_asked = contrasts["kind"] == "non-inferiority"
     is_drawn = contrasts["row"].isin(shown["row"])
-    asked = contrasts[(contrasts["kind"] == "non-inferiority") & is_drawn]
+    asked = contrasts[is_asked & is_drawn]
     if len(asked) and tells(frames):
-        less = (asked["verdict"] == LESS).sum()
-        return (
-            shown,
-            f"{less} of {len(asked)} methods asked about are shown to lose less than {margin}",
-            at,
-        )
+        num_less = (asked["verdict"] == LESS).sum()
+        methods = f"{num_less} of {len(asked)} methods asked about"
+        return f"{methods} are shown to lose less than {margin_text}"
     drawn = shown[~shown["is_bound"]]
-    within = int((drawn["difference"] > -experiment.margin).sum())
-    verb = "is" if 1 in (within, len(drawn)) else "are"
-    means = f"{within} of {counted(len(drawn), 'mean')} {verb}"
-    return shown, f"{means} less than {margin} below all sent", at
+    is_within = drawn["difference"] > -margin
+    num_within = int(is_within.sum())
+    verb = "are"
+    if 1 in (num_within, len(drawn)):
+        verb = "is"
+    means = counted(len(drawn), "mean")
+    return f"{num_within} of {means} {verb} less than {margin_text} below all sent"
 
 
 def loss_figure(
     shown: pd.DataFrame, margin: float | None, title: str, families: Mapping[str, str]
 ) -> Figure:
-    """Dots with intervals: points against the baseline, the best on top, the margin shaded,
-    families coloured.
+    """Draw points against the baseline as dots with intervals, the best on top.
+
+    The margin is shaded, and families are coloured.
 
     Args:
         shown: lines of the accuracy frame, in the order in which they are to stand.
         margin: as a share; None draws none.
     """
     lines = shown.iloc[:_MOST_LINES].to_dict("records")
+    names = [plain(_name(line)) for line in lines]
+    colours = [colour_of(line["algorithm"], families) for line in lines]
     with style():
         figure, (axes,) = new_figure(1.2 + 0.19 * max(len(lines), 3))
         end = _end(lines)
-        for place, line in enumerate(lines):
-            _dot(
-                axes,
-                place,
-                line,
-                end,
-                colour_of(line["algorithm"], families),
-            )
+        for place, (line, colour) in enumerate(zip(lines, colours, strict=True)):
+            _dot(axes, place, line, end, colour)
+        shaded = ""
         if margin is not None:
+            shaded = "; green: within the margin"
             axes.axvspan(
                 -100 * margin,
                 0,
                 color=_MARGIN,
                 zorder=0,
             )
-        shaded = "" if margin is None else "; green: within the margin"
         axes.set_xlabel(f"points against all sent (bars: 95 %{shaded})")
         axes.axvline(0, **GREY)
-        axes.set_yticks(range(len(lines)), [plain(_name(line)) for line in lines])
-        colours = [colour_of(line["algorithm"], families) for line in lines]
+        axes.set_yticks(range(len(lines)), names)
         for text, colour in zip(axes.get_yticklabels(), colours, strict=True):
             text.set_color(colour)
         axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=(end, None))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         drawn = dict.fromkeys(families.get(line["algorithm"], "") for line in lines)
-        names = [name for name in drawn if name in FAMILIES]
-        dots = [
-            Line2D(
-                [],
-                [],
-                marker="o",
-                linestyle="None",
-                color=FAMILIES[name],
-            )
-            for name in names
-        ]
-        figure.legend(
-            dots,
-            names,
-            loc="outside lower right",
-            ncols=max(len(dots), 1),
-        )
+        _family_legend(figure, [family for family in drawn if family in FAMILIES])
         headline(figure, title)
     return figure
 
 
+def _family_legend(figure: Figure, families: list[str]) -> None:
+    """Name the colours of families below the figure."""
+    dots = []
+    for family in families:
+        dot = Line2D(
+            [],
+            [],
+            marker="o",
+            linestyle="None",
+            color=FAMILIES[family],
+        )
+        dots.append(dot)
+    figure.legend(
+        dots,
+        families,
+        loc="outside lower right",
+        ncols=max(len(dots), 1),
+    )
+
+
 def _end(lines: list[dict[Hashable, Any]]) -> float:
-    """Where the axis ends at the left: behind the last interval, but for rows that are far worse
-    than the others."""
-    differences = sorted((100 * float(line["difference"]) for line in lines), reverse=True)
+    """Return where the axis ends at the left.
+
+    It ends behind the last interval, but for rows that are far worse than the others.
+    """
+    differences = [100 * float(line["difference"]) for line in lines]
+    differences.sort(reverse=True)
     usual = -1.0
     if differences:
         # Three quarters of the rows are better than this one; twice as far is far worse.
-        usual = 2 * min(differences[(3 * (len(differences) - 1)) // 4], -0.5)
+        place = 3 * (len(differences) - 1) // 4
+        usual = 2 * min(differences[place], -0.5)
     end = -1.0
     for line in lines:
         low = 100 * float(line["difference_low"])
@@ -222,33 +238,42 @@ def _dot(axes: Axes, place: int, line: dict[Hashable, Any], end: float, colour: 
 
 
 def _name(line: dict[Hashable, Any]) -> str:
-    """A row's label with its load of a link; with its ratio where that is not known."""
+    """Return a row's label with its load of a link; with its ratio where that is not known."""
     label = str(line["label"])
     link = line["link_models"]
+    ratio = line["ratio"]
     if link is not None and not math.isnan(link):
         return f"{label}  ({amount(link)})"
-    if line["ratio"] is not None and line["ratio"] < math.inf:
-        return f"{label}  (ratio {amount(line['ratio'])})"
+    if ratio is not None and ratio < math.inf:
+        return f"{label}  (ratio {amount(ratio)})"
     return label
 
 
 def drawn_methods(accuracy: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
-    """Rows of methods of the families that are drawn, each at `LEAST_LOADS` loads of a link or
-    more."""
+    """Return the rows of the methods that are drawn over loads of a link.
+
+    They are of the families that have a panel, each at `LEAST_LOADS` loads or more.
+    """
+    # Without a load a row has no place on a logarithmic axis.
     known = accuracy[(accuracy["link_models"] > 0) & accuracy["difference"].notna()]
-    known = known[known["algorithm"].map(families).isin(PANELS)]
-    return known[known.groupby("label")["link_models"].transform("nunique") >= LEAST_LOADS]
+    family = known["algorithm"].map(families)
+    known = known[family.isin(PANELS)]
+    num_loads = known.groupby("label")["link_models"].transform("nunique")
+    return known[num_loads >= LEAST_LOADS]
 
 
 def link_figure(
     accuracy: pd.DataFrame, margin: float | None, title: str, families: Mapping[str, str]
 ) -> Figure:
-    """Points against the baseline over the load of a worker's link, a panel a family, its methods
-    named below it."""
+    """Draw points against the baseline over the load of a worker's link.
+
+    A family has a panel, with its methods named below it.
+    """
     known = drawn_methods(accuracy, families)
+    family = known["algorithm"].map(families)
     groups = {}
     for name in PANELS:
-        group = known[known["algorithm"].map(families) == name]
+        group = known[family == name]
         if len(group):
             groups[name] = group
     low = known["link_models"].min() / 1.6
@@ -272,14 +297,13 @@ def link_figure(
 
 
 def _panel(axes: Axes, group: pd.DataFrame, margin: float | None) -> None:
+    """Draw the methods of one family, a line each."""
     differences = 100 * group["difference"].to_numpy(dtype=float)
     worst = min(-1.0, float(differences.min()))
+    best = float(differences.max())
     if worst < -_LINEAR_UP_TO:
-        axes.set_yscale("symlog", linthresh=1.0)
-        ticks = [-tick for tick in (0.0, 0.5, 1.0, 3.0, 10.0, 30.0, 100.0) if tick <= -1.3 * worst]
-        axes.set_yticks(ticks, [f"{tick:g}".replace("-", MINUS) if tick else "0" for tick in ticks])
-        axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(1.15 * worst, max(0.15, float(differences.max()) + 0.1))
+        _set_logarithmic(axes, worst)
+    axes.set_ylim(1.15 * worst, max(0.15, best + 0.1))
     decades(axes.xaxis)
     if margin is not None:
         axes.axhspan(
@@ -290,11 +314,23 @@ def _panel(axes: Axes, group: pd.DataFrame, margin: float | None) -> None:
         )
     for number, (label, line) in enumerate(group.groupby("label", sort=False)):
         rows = line.sort_values("link_models")
-        marker, colour = _MARKERS[number % len(_MARKERS)], _COLOURS[number % len(_COLOURS)]
         axes.plot(
             rows["link_models"],
             100 * rows["difference"],
             label=plain(str(label)),
-            marker=marker,
-            color=colour,
+            marker=_MARKERS[number % len(_MARKERS)],
+            color=_COLOURS[number % len(_COLOURS)],
         )
+
+
+def _set_logarithmic(axes: Axes, worst: float) -> None:
+    """Draw differences beyond one point by their logarithm, with marks as far as the worst."""
+    places = []
+    names = []
+    for loss in (0.0, 0.5, 1.0, 3.0, 10.0, 30.0, 100.0):
+        if loss <= -1.3 * worst:
+            places.append(-loss)
+            names.append(f"{MINUS}{loss:g}" if loss else "0")
+    axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_yticks(places, names)
+    axes.yaxis.set_minor_locator(NullLocator())

@@ -75,12 +75,18 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     }
     csv = tables | _told_apart(frames)
     return write_report(
-        output or frames.folder, "report", "accuracy.md.j2", context, csv, figures, with_pdf
+        output or frames.folder,
+        "report",
+        "accuracy.md.j2",
+        context,
+        csv,
+        figures,
+        with_pdf,
     )
 
 
 def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
-    """Every table of the report, whole and unrounded, by the name of its CSV file."""
+    """Return every table of the report, whole and unrounded, by the name of its CSV file."""
     lost = lost_frame(frames)
     return {
         "accuracy": accuracy_frame(frames),
@@ -95,13 +101,18 @@ def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
 
 
 def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
-    """The frames, with what an interruption changes beside the attempts alone: times, and
-    bookkeeping's traffic."""
-    timed = [name for name in frames.runs if str(name).split(".")[0] in ("wall_seconds", "control")]
+    """Return the frames, with what an interruption changes beside the attempts alone.
+
+    That is times, and bookkeeping's traffic.
+    """
+    timed = []
+    for name in frames.runs:
+        group = str(name).split(".")[0]
+        if group in ("wall_seconds", "control"):
+            timed.append(name)
     runs = frames.runs.drop(columns=timed)
-    attempts = frames.attempts.merge(
-        frames.runs[["run_id", *timed]].drop_duplicates("run_id"), on="run_id", how="left"
-    )
+    times = frames.runs[["run_id", *timed]].drop_duplicates("run_id")
+    attempts = frames.attempts.merge(times, on="run_id", how="left")
     scores = frames.scores.drop(columns="wall_seconds")
     return frames.tables | {
         "runs": runs,
@@ -111,9 +122,10 @@ def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
 
 
 def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure], dict[str, str]]:
-    """The figures that there are numbers for, and what is said under them."""
-    margin = frames.experiment.margin
-    families = frames.experiment.families
+    """Draw the figures that there are numbers for, with what is said under them."""
+    experiment = frames.experiment
+    margin = experiment.margin
+    families = experiment.families
     shown, title, load = loss_at_one_load(frames, accuracy)
     figures = {}
     captions = {"loss": title}
@@ -126,7 +138,8 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
             captions["loss"],
             families,
         )
-    own = accuracy[accuracy["is_own"] & (accuracy["row"] != frames.experiment.baseline)]
+    is_baseline = accuracy["row"] == experiment.baseline
+    own = accuracy[accuracy["is_own"] & ~is_baseline]
     if len(drawn_methods(own, families)):
         captions["links"] = "Differences over what a link carries"
         figures["links"] = link_figure(
@@ -139,50 +152,84 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
 
 
 def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    experiment = frames.experiment
-    rows = frames.rows
-    accuracy = tables["accuracy"]
-    contrasts = tables["contrasts"]
-    shown = _shown_rows(frames, accuracy)
-    lengths = tables["lengths"].to_dict("records")
+    """Return all that the template puts in: tables, numbers, and what is true of the experiment."""
+    return {
+        **tables,
+        "experiment": frames.experiment,
+        "frames": frames,
+        **_about(frames),
+        **_of_rows(frames, tables),
+        **_of_contrasts(frames, tables),
+        "needs": _needs_table(tables["needs"]),
+        "noise": noise_share(tables["lost"]),
+        "rates": _rate_table(frames, tables["rates"]),
+        **_provenance(frames),
+    }
+
+
+def _about(frames: Frames) -> dict[str, Any]:
+    """Return what the page says of the experiment itself."""
+    label = frames.metric.label
+    margin = 100 * (frames.experiment.margin or 0.0)
     statuses = {
         "done": 0,
         "diverged": 0,
         "planned": len(frames.runs),
     }
-    verdicts = contrasts["verdict"].value_counts()
+    statuses |= frames.runs["status"].value_counts().to_dict()
+    algorithms = frames.rows["algorithm"]
+    is_ours = (algorithms == "cser") & (frames.rows["local_step"] == "adamw")
     return {
-        **tables,
-        "experiment": experiment,
-        "frames": frames,
-        "status": statuses | frames.runs["status"].value_counts().to_dict(),
-        "heading": frames.metric.label[:1].upper() + frames.metric.label[1:],
+        "status": statuses,
+        "heading": label[:1].upper() + label[1:],
         "again": _asks_again(frames),
         "is_quoted": frames.has_role("reference"),
-        "margin": counted(round(100 * (experiment.margin or 0.0), 6), "point"),
+        # Rounded, as a share times 100 need not be exact in binary.
+        "margin": counted(round(margin, 6), "point"),
         "baseline": _baseline_label(frames),
-        "has_difference": bool(accuracy["difference"].notna().any()),
-        "assay": lengths[0] if lengths else {"reason": "it has no rows"},
-        "accuracy": shown,
-        "columns": _columns(frames, shown),
         "written": _written(frames),
-        "left_out": 0 if frames.is_tuning else int(accuracy["is_own"].sum()) - len(shown),
-        "has_links": bool(accuracy["models_sent"].notna().any()),
-        "mcser": {"mcser", "cser"} <= set(rows["algorithm"]),
-        "ours": bool(((rows["algorithm"] == "cser") & (rows["local_step"] == "adamw")).any()),
-        "num_tests": _num_tests(frames),
+        "mcser": {"mcser", "cser"} <= set(algorithms),
+        "ours": bool(is_ours.any()),
         "correlation": seed_correlation(frames),
         "sharing": [f"`{name}`" for name in sharing_baseline(frames)],
-        "num_verdicts": {word: int(verdicts.get(word, 0)) for word in VERDICTS},
+    }
+
+
+def _of_rows(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return the rows that the page shows, and what they can tell."""
+    accuracy = tables["accuracy"]
+    shown = _shown_rows(frames, accuracy)
+    left_out = 0
+    if not frames.is_tuning:
+        left_out = int(accuracy["is_own"].sum()) - len(shown)
+    assay: dict[Any, Any] = {"reason": "it has no rows"}
+    lengths = tables["lengths"].to_dict("records")
+    if lengths:
+        assay = lengths[0]
+    return {
+        "has_difference": bool(accuracy["difference"].notna().any()),
+        "has_links": bool(accuracy["models_sent"].notna().any()),
+        "assay": assay,
+        "accuracy": shown,
+        "columns": _columns(frames, shown),
+        "left_out": left_out,
+    }
+
+
+def _of_contrasts(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return the verdicts, and what must be known to read them."""
+    accuracy = tables["accuracy"]
+    contrasts = tables["contrasts"]
+    counts = contrasts["verdict"].value_counts()
+    num_seen = Counter(seen and seen.num_rows for seen in seen_when_declared(frames))
+    return {
+        "num_tests": _num_tests(frames),
+        "num_verdicts": {word: int(counts.get(word, 0)) for word in VERDICTS},
         "verdicts": _verdict_table(frames, contrasts),
         "asked_by_load": _asked_by_load(accuracy, contrasts),
         "compared": _losses_of_compared(frames, accuracy, contrasts),
-        "num_seen": Counter(seen and seen.num_rows for seen in seen_when_declared(frames)),
+        "num_seen": num_seen,
         "num_kept": sum(contrast.is_verdict_kept for contrast in frames.contrasts),
-        "needs": _needs_table(tables["needs"]),
-        "noise": noise_share(tables["lost"]),
-        "rates": _rate_table(frames, tables["rates"]),
-        **_provenance(frames),
     }
 
 
@@ -195,25 +242,30 @@ def _asks_again(frames: Frames) -> str | None:
 
 
 def _baseline_label(frames: Frames) -> str:
-    if frames.experiment.baseline is None:
+    """Return what the page calls the baseline."""
+    baseline = frames.experiment.baseline
+    if baseline is None:
         return "the baseline"
-    return str(frames.row(frames.experiment.baseline)["label"])
+    return str(frames.row(baseline)["label"])
 
 
 def _needs_table(needs: pd.DataFrame) -> pd.DataFrame:
-    """What methods need, of those tried at more than one ratio."""
+    """Return what methods need, of those tried at more than one ratio."""
     if needs.empty:
         return needs
-    return needs[needs["num_tried"] > 1].sort_values(["shown_less", "shown_more"])
+    needs = needs[needs["num_tried"] > 1]
+    return needs.sort_values(["shown_less", "shown_more"])
 
 
 def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """The rows that the page shows: the baseline first, a worker alone last, others by ratio."""
+    """Return the rows of the page: the baseline first, a worker alone last, others by ratio."""
     experiment = frames.experiment
     rows = accuracy[accuracy["is_own"]]
     if frames.is_tuning:
+        # A tuning shows the best trial of each row that it tunes.
         tuned = rows["row"].map(frames.by_row["tunes"])
-        rows = rows.loc[rows["mean"].fillna(-math.inf).groupby(tuned, sort=False).idxmax()]
+        means = rows["mean"].fillna(-math.inf)
+        rows = rows.loc[means.groupby(tuned, sort=False).idxmax()]
     if len(rows) > MOST_ROWS:
         is_main = rows["ratio"].isin([1.0, experiment.main_ratio, math.inf])
         rows = rows[is_main | rows["is_bound"]]
@@ -221,17 +273,23 @@ def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
         experiment.baseline: 0,
         experiment.floor: 2,
     }
-    rows = rows.assign(order=rows["row"].map(places).fillna(1))
+    order = rows["row"].map(places).fillna(1)
+    rows = rows.assign(order=order)
     rows = rows.sort_values(
-        ["order", "ratio", "difference"], ascending=[True, True, False], kind="stable"
+        ["order", "ratio", "difference"],
+        ascending=[True, True, False],
+        kind="stable",
     )
-    return rows.assign(runs=[_runs(line) for line in rows.to_dict("records")])
+    runs = [_runs(line) for line in rows.to_dict("records")]
+    return rows.assign(runs=runs)
 
 
 def _columns(frames: Frames, rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """The columns of the table of rows, each with its head and format."""
+    """Return the columns of the table of rows, each with its head and format."""
     metric = frames.metric
-    unit = "%" if metric.unit == "percent" else metric.unit
+    unit = metric.unit
+    if unit == "percent":
+        unit = "%"
     columns = {
         "label": ("method", "text"),
         "ratio": ("ratio", "amount"),
@@ -252,47 +310,55 @@ def _columns(frames: Frames, rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 
 def _num_tests(frames: Frames) -> int:
-    """One-sided tests of the contrasts that may have a verdict."""
-    contrasts = zip(frames.contrasts, are_without_verdict(frames), strict=True)
-    return sum(contrast.num_tests for contrast, is_late in contrasts if not is_late)
+    """Count the one-sided tests of the contrasts that may have a verdict."""
+    num_tests = 0
+    for contrast, is_late in zip(frames.contrasts, are_without_verdict(frames), strict=True):
+        if not is_late:
+            num_tests += contrast.num_tests
+    return num_tests
 
 
 def _written(frames: Frames) -> str:
-    """The format of a score."""
+    """Return the format of a score."""
     return "percent" if frames.metric.is_share else "loss"
 
 
 def _runs(line: Mapping[Any, Any]) -> str:
-    """How many runs are done, in words where that is not all."""
-    text = str(line["num_runs"])
-    if line["num_runs"] != line["num_planned"]:
-        text = f"{line['num_runs']} of {line['num_planned']}"
-    if line["num_diverged"]:
-        text = f"{text}, {line['num_diverged']} diverged"
+    """Say how many runs are done, in words where that is not all."""
+    num_runs = line["num_runs"]
+    num_planned = line["num_planned"]
+    num_diverged = line["num_diverged"]
+    text = str(num_runs)
+    if num_runs != num_planned:
+        text = f"{num_runs} of {num_planned}"
+    if num_diverged:
+        text = f"{text}, {num_diverged} diverged"
     return text
 
 
 def _verdict_table(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """One line a verdict: the contrasts that have it, each with its estimate."""
+    """Return a line for each verdict: the contrasts that have it, each with its estimate."""
     by_verdict: dict[str, list[str]] = {word: [] for word in VERDICTS}
     for line in contrasts.to_dict("records"):
         text = _compared(frames, line)
-        if not math.isnan(line["estimate"]):
-            text = f"{text} ({points(line['estimate'])})"
+        estimate = line["estimate"]
+        if not math.isnan(estimate):
+            text = f"{text} ({points(estimate)})"
         by_verdict[line["verdict"]].append(text)
     lines = [(word, "; ".join(texts)) for word, texts in by_verdict.items() if texts]
     return pd.DataFrame(lines, columns=["verdict", "which"])
 
 
 def _compared(frames: Frames, line: Mapping[Any, Any]) -> str:
-    """The names of a contrast's rows; of one with the baseline that of the row alone."""
+    """Return the names of a contrast's rows; of one with the baseline that of the row alone."""
     joined = _JOINED[line["kind"]]
     if line["verdict"] in (BETTER_BY_MARGIN, WORSE_BY_MARGIN):
         joined = " less "
     name = _name(frames, line["row"])
     if not joined:
         return name
-    return name + joined + _name(frames, line["reference"])
+    other = _name(frames, line["reference"])
+    return f"{name}{joined}{other}"
 
 
 def _asked_by_load(accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> list[dict[str, Any]]:
@@ -301,8 +367,10 @@ def _asked_by_load(accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> list[dict
     A loss at one load says nothing about another, so an experiment at several counts them apart.
     """
     asked = contrasts[contrasts["kind"] == "non-inferiority"]
-    link_models = accuracy.loc[accuracy["is_own"]].set_index("row")["link_models"]
-    asked = asked.assign(load=asked["row"].map(link_models)).sort_values("load")
+    own = accuracy[accuracy["is_own"]].set_index("row")
+    loads = asked["row"].map(own["link_models"])
+    asked = asked.assign(load=loads).sort_values("load")
+    # In the order of loads, a group ends where the next load is far above the last.
     begins_load = asked["load"] > SAME_LOAD * asked["load"].shift()
     groups = []
     for _, group in asked.groupby(begins_load.cumsum()):
@@ -326,60 +394,72 @@ def _losses_of_compared(
     A method that is better than another may still lose more than a worker alone.
     """
     rows = set(contrasts["row"]) | set(contrasts["reference"])
-    own = accuracy[accuracy["is_own"] & accuracy["difference"].notna()].set_index("row")
+    own = accuracy[accuracy["is_own"] & accuracy["difference"].notna()]
+    own = own.set_index("row")
     compared = own[own.index.isin(rows)]
     floor = frames.experiment.floor
     if compared.empty or floor is None or floor not in own.index:
         return {}
     alone = own.loc[floor, "difference"]
-    below = compared[(compared["difference"] < alone) & (compared.index != floor)]
+    differences = compared["difference"]
+    is_below = (differences < alone) & (compared.index != floor)
+    below = compared[is_below]
     return {
         "num": len(compared),
-        "least": compared["difference"].max(),
-        "most": compared["difference"].min(),
+        "least": differences.max(),
+        "most": differences.min(),
         "alone": alone,
         "below_alone": below["label"].tolist(),
     }
 
 
 def _name(frames: Frames, row: str) -> str:
-    """A row's label, with its ratio where the label alone would not tell which row it is."""
+    """Return a row's label, with its ratio where the label would not tell which row it is."""
     line = frames.row(row)
+    label = str(line["label"])
+    ratio = line["ratio"]
     rows = frames.rows
-    alike = rows[(rows["label"] == line["label"]) & rows["base"].isna()]
+    alike = rows[(rows["label"] == label) & rows["base"].isna()]
     main_ratio = frames.experiment.main_ratio
-    is_main = main_ratio is not None and line["ratio"] in (1.0, main_ratio)
+    is_main = main_ratio is not None and ratio in (1.0, main_ratio)
     if is_main or alike["ratio"].nunique() < 2:
-        return str(line["label"])
-    return f"{line['label']} at ratio {amount(line['ratio'])}"
+        return label
+    return f"{label} at ratio {amount(ratio)}"
 
 
 def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
-    """One line a row: the chosen rate with its score, all scores by rate, and how much better the
-    best rate is."""
-    kind = "test" if (rates["kind"] == "test").any() else "held out"
+    """Return a line for each row: the chosen rate with its score, and all scores by rate.
+
+    `better` is how much better the best rate is than the chosen one.
+    """
+    kind = "held out"
+    if (rates["kind"] == "test").any():
+        kind = "test"
     write = FORMATS[_written(frames)]
+    of_kind = rates[rates["kind"] == kind]
     lines = []
-    for row, group in rates[rates["kind"] == kind].groupby("row", sort=False):
-        rate = score = math.nan
+    for row, group in of_kind.groupby("row", sort=False):
+        rate = math.nan
+        score = math.nan
         chosen = group[group["is_chosen"]]
         if len(chosen):
             rate, score = chosen[["learning_rate", "score"]].iloc[0]
-        by_rate = [
-            f"{write(line['score'])} at {short(line['learning_rate'])}"
-            for line in group.to_dict("records")
-        ]
-        lines.append(
-            {
-                "label": _name(frames, str(row)),
-                "rate": rate,
-                "score": score,
-                "said": ", ".join(by_rate),
-                "better": float(group["score"].max()) - score,
-                "kind": kind,
-                "num_runs": group["num_runs"].max(),
-            }
-        )
+        by_rate = []
+        for trial in group.to_dict("records"):
+            score_text = write(trial["score"])
+            rate_text = short(trial["learning_rate"])
+            by_rate.append(f"{score_text} at {rate_text}")
+        best = float(group["score"].max())
+        line = {
+            "label": _name(frames, str(row)),
+            "rate": rate,
+            "score": score,
+            "said": ", ".join(by_rate),
+            "better": best - score,
+            "kind": kind,
+            "num_runs": group["num_runs"].max(),
+        }
+        lines.append(line)
     columns = [
         "label",
         "rate",
@@ -393,60 +473,67 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
 
 
 def _provenance(frames: Frames) -> dict[str, Any]:
-    """What all rows have in common, and who ran them where and with what code."""
+    """Return what all rows have in common, and who ran them where and with what code."""
     attempts = frames.attempts
     states = _states_of_code(attempts)
+    is_changed = attempts["git_diff_sha256"].notna()
     statuses = frames.runs["status"]
-    without = statuses[statuses.isin(("failed", "missing"))].value_counts().sort_index()
-    seconds = frames.runs.drop_duplicates("run_id")["wall_seconds"].fillna(0).astype(float)
+    without_score = statuses[statuses.isin(("failed", "missing"))]
+    counts = without_score.value_counts().sort_index()
+    failures = [f"{number} {status}" for status, number in counts.items()]
+    # Rows may share a run: its time counts once.
+    runs = frames.runs.drop_duplicates("run_id")
+    seconds = runs["wall_seconds"].fillna(0).astype(float)
     packages = ""
     if len(attempts):
         packages = attempts["packages"].value_counts().index[0]
     return {
         "settings": "; ".join(_settings(frames)),
-        "failures": listed([f"{number} {status}" for status, number in without.items()]),
+        "failures": listed(failures),
         "attempts": states.iloc[:_MOST_STATES],
         "more_states": max(0, len(states) - _MOST_STATES),
         "num_attempts": len(attempts),
-        "num_changed": int(attempts["git_diff_sha256"].notna().sum()),
+        "num_changed": int(is_changed.sum()),
         "hours": float(seconds.sum()) / 3600,
         "packages": packages,
     }
 
 
 def _settings(frames: Frames) -> list[str]:
-    """What all rows have in common, a setting each."""
+    """Return what all rows have in common, a setting each."""
     experiment = frames.experiment
     config = experiment.config | {"seeds": experiment.seeds}
     baseline = experiment.baseline
     if baseline:
-        seeds = frames.runs.loc[frames.runs["row"] == baseline, "seed"].unique().tolist()
-        if sorted(seeds) != experiment.seeds:
-            config |= {f"seeds of {_name(frames, baseline)}": sorted(seeds)}
+        runs = frames.runs
+        seeds = runs.loc[runs["row"] == baseline, "seed"].unique()
+        baseline_seeds = sorted(seeds.tolist())
+        if baseline_seeds != experiment.seeds:
+            name = _name(frames, baseline)
+            config[f"seeds of {name}"] = baseline_seeds
     # Records keep the name that runs' ids are made of.
     names = {"wire": "communication dtype"}
     settings = []
     for key, value in config.items():
+        name = names.get(key, key).replace("_", " ")
         text = _value(value)
         if text:
-            settings.append(f"{names.get(key, key).replace('_', ' ')}: {text}")
+            settings.append(f"{name}: {text}")
     return settings
 
 
 def _states_of_code(attempts: pd.DataFrame) -> pd.DataFrame:
-    """How many runs each state of the code and each machine had, the most first."""
-    processors = zip(attempts["cpu"], attempts["num_cpus"], strict=True)
+    """Count the runs that each state of the code and each machine had, the most first."""
+    commits = [str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]]
+    is_changed = attempts["git_diff_sha256"].notna()
+    changed = is_changed.map({True: "yes", False: "no"})
+    processors = []
+    for cpu, num_cpus in zip(attempts["cpu"], attempts["num_cpus"], strict=True):
+        processors.append(f"{cpu}, {num_cpus} CPUs")
     named = attempts.assign(
-        commit=[str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]],
-        changed=attempts["git_diff_sha256"]
-        .notna()
-        .map(
-            {
-                True: "yes",
-                False: "no",
-            }
-        ),
-        cpu=[f"{cpu}, {num_cpus} CPUs" for cpu, num_cpus in processors],
+        commit=commits,
+        changed=changed,
+        cpu=processors,
     )
     groups = named.groupby(["commit", "changed", "device", "cpu"], dropna=False)
     states = groups["run_id"].nunique().rename("num_runs").reset_index()
@@ -454,12 +541,13 @@ def _states_of_code(attempts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _value(value: Any) -> str:
-    """A setting as text: of a table its entries, without those that are nothing."""
+    """Return a setting as text: of a table its entries, without those that are nothing."""
     if isinstance(value, Mapping):
         entries = []
         for key, entry in value.items():
             if entry not in (0, [], None, {}, False):
-                entries.append(f"{key.replace('_', ' ')} {_value(entry)}")
+                name = key.replace("_", " ")
+                entries.append(f"{name} {_value(entry)}")
         return ", ".join(entries)
     if isinstance(value, list):
         return ", ".join(map(str, value))
@@ -467,8 +555,11 @@ def _value(value: Any) -> str:
 
 
 def tuning_frame(frames: Frames) -> pd.DataFrame:
-    """What the search cost by method: label, num_rows, num_trials, num_runs, num_epochs, rates,
-    num_at_end."""
+    """Return what the search cost by method.
+
+    Columns: label, num_rows, num_trials, num_runs, num_epochs, rates, and num_at_end (rows whose
+    best rate lies at an end of the grid).
+    """
     named = frames.experiment.tuning
     choices = named.choices if named else {}
     selected = named.selected if named else {}
@@ -479,17 +570,18 @@ def tuning_frame(frames: Frames) -> pd.DataFrame:
     for label, group in trials.groupby("label", sort=False):
         rows = list(group["row"].unique())
         rates = sorted({selected[row] for row in rows if row in selected})
-        lines.append(
-            {
-                "label": label,
-                "num_rows": len(rows),
-                "num_trials": group["trial"].nunique(),
-                "num_runs": group["run_id"].nunique(),
-                "num_epochs": group.drop_duplicates("run_id")["num_epochs"].sum(),
-                "rates": ", ".join(map(short, rates)) or None,
-                "num_at_end": sum(choices[row].at_end for row in rows if row in choices),
-            }
-        )
+        # Rows may share a run: it was paid for once.
+        runs = group.drop_duplicates("run_id")
+        line = {
+            "label": label,
+            "num_rows": len(rows),
+            "num_trials": group["trial"].nunique(),
+            "num_runs": group["run_id"].nunique(),
+            "num_epochs": runs["num_epochs"].sum(),
+            "rates": ", ".join(map(short, rates)) or None,
+            "num_at_end": sum(choices[row].at_end for row in rows if row in choices),
+        }
+        lines.append(line)
     columns = [
         "label",
         "num_rows",

@@ -17,7 +17,8 @@ from cser_bench.report.speed.comparisons import AT, DDP
 
 NAME = "answers"
 
-BEGIN, END = "<!-- begin: cards -->", "<!-- end: cards -->"
+BEGIN = "<!-- begin: cards -->"
+END = "<!-- end: cards -->"
 
 
 def build_answers(results: Path, output: Path | None = None, readme: Path | None = None) -> Path:
@@ -42,14 +43,19 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
             answer = question.answer(evidence)
             if answer is not None:
                 answers[question.number] = answer
-    figures = {
-        f"question_{number}": answer.figure for number, answer in answers.items() if answer.figure
-    }
-    frames = {f"question_{number}": answer.frame for number, answer in answers.items()}
+    frames = {}
+    figures = {}
+    for number, answer in answers.items():
+        name = f"question_{number}"
+        frames[name] = answer.frame
+        if answer.figure is not None:
+            figures[name] = answer.figure
+    sections = [_section(question, answers.get(question.number)) for question in QUESTIONS]
+    names = [known.name for known in _read(evidence) if known.is_whole]
     context = {
-        "questions": [_section(question, answers.get(question.number)) for question in QUESTIONS],
+        "questions": sections,
         "num_answered": len(answers),
-        "names": sorted(known.name for known in _read(evidence) if known.is_whole),
+        "names": sorted(names),
         "sharing": _sharing(evidence),
     }
     path = write_report(
@@ -62,17 +68,18 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
     )
     if readme:
         template = environment().get_template("cards.md.j2")
-        put_into(readme, template.render(cards_of(evidence, answers)).strip())
+        cards = template.render(cards_of(evidence, answers))
+        put_into(readme, cards.strip())
     return path
 
 
 def _read(evidence: Evidence) -> list[Compared]:
-    """The experiments that answers were drawn from."""
+    """Return the experiments that answers were drawn from."""
     return [known for known in evidence.known.values() if known]
 
 
 def _section(question: Question, answer: Answer | None) -> dict[str, Any]:
-    """A question, and what its template says; that is empty where nothing was run."""
+    """Return a question, and what its template says; that is empty where nothing was run."""
     section = {
         "number": question.number,
         "asked": question.asked,
@@ -88,26 +95,36 @@ def _section(question: Question, answer: Answer | None) -> dict[str, Any]:
 
 
 def _sharing(evidence: Evidence) -> list[list[str]]:
-    """Names of experiments with contrasts that have runs of their baseline in common, by group."""
+    """Return names of experiments whose contrasts share runs of their baseline, by group."""
     groups: list[tuple[list[str], set[str]]] = []
     for known in _read(evidence):
         if not known.frames.contrasts:
             continue
         names = [f"`{known.name}`"]
         runs = set(baseline_runs(known.frames.experiment))
-        for group in [group for group in groups if group[1] & runs]:
-            groups.remove(group)
-            names += group[0]
-            runs |= group[1]
-        groups.append((names, runs))
+        # An experiment may join groups that had nothing in common before.
+        apart = []
+        for group in groups:
+            group_names, group_runs = group
+            if group_runs.isdisjoint(runs):
+                apart.append(group)
+            else:
+                names += group_names
+                runs |= group_runs
+        groups = [*apart, (names, runs)]
     return sorted(sorted(names) for names, _ in groups if len(names) > 1)
 
 
 def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     """Return the numbers of the cards; None for a card whose runs are missing."""
-    cards: dict[str, Any] = dict.fromkeys(("order", "apart"))
+    cards: dict[str, Any] = {
+        "order": None,
+        "apart": None,
+    }
     if 9 in answers:
-        cards |= {key: answers[9].numbers[key] for key in ("order", "apart")}
+        numbers = answers[9].numbers
+        cards["order"] = numbers["order"]
+        cards["apart"] = numbers["apart"]
     in_readme = [known for known in evidence.all_of("network", "loads") if known.about.in_readme]
     # The largest network first: it is nearest to what people train.
     in_readme.sort(key=lambda known: -known.num_parameters)
@@ -119,8 +136,10 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
 
 
 def _speed_of(evidence: Evidence, answer: Answer | None) -> dict[str, Any]:
-    """What M-CSER's timed step gains over the best baseline and over DDP; None where one of them
-    was not timed."""
+    """Return what M-CSER's timed step gains over the best baseline and over DDP.
+
+    Both are None where one of the three was not timed.
+    """
     nothing = {
         "over_best": None,
         "over_ddp": None,
@@ -128,7 +147,9 @@ def _speed_of(evidence: Evidence, answer: Answer | None) -> dict[str, Any]:
     scored = scored_method(evidence)
     if answer is None or scored is None:
         return nothing
-    cells: pd.DataFrame = answer.frame[answer.frame["gbits"] == AT / 1e9].set_index("method")
+    frame = answer.frame
+    cells: pd.DataFrame = frame[frame["gbits"] == AT / 1e9]
+    cells = cells.set_index("method")
     if not {scored, DDP, RIVAL} <= set(cells.index):
         return nothing
     return {
@@ -151,4 +172,5 @@ def put_into(readme: Path, cards: str) -> None:
         raise UsageError(
             f"{readme} has no lines {BEGIN} and {END}; put them where the cards belong"
         )
-    write_text_atomically(readme, f"{before}{BEGIN}\n{cards}\n{END}{after}", durable=False)
+    text = f"{before}{BEGIN}\n{cards}\n{END}{after}"
+    write_text_atomically(readme, text, durable=False)

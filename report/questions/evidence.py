@@ -1,5 +1,7 @@
-"""What there is to answer from: experiments and step times, one's own where they were run, else
-those that ship."""
+"""What there is to answer from: experiments and step times.
+
+They are one's own where they were run, and else those that ship.
+"""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,7 +111,7 @@ class Compared:
         return int(self.frames.rows["num_parameters"].iloc[0])
 
     def row(self, speaker: Speaker) -> str | None:
-        """The row that speaks for a family; None where the experiment has none."""
+        """Return the row that speaks for a family; None where the experiment has none."""
         if speaker == "baseline":
             return self.frames.experiment.baseline
         if speaker == "floor":
@@ -117,21 +119,28 @@ class Compared:
         return self.about.rows.get(speaker)
 
     def pairs(self, *pairs: tuple[Speaker, Speaker]) -> list[tuple[str, str]]:
-        """The rows of each pair of speakers; without pairs that lack one, and each pair once."""
-        rows = [(self.row(first), self.row(second)) for first, second in pairs]
-        return list(dict.fromkeys((first, second) for first, second in rows if first and second))
+        """Return the rows of each pair of speakers, without pairs that lack one, each pair once."""
+        rows: list[tuple[str, str]] = []
+        for first, second in pairs:
+            row = self.row(first)
+            reference = self.row(second)
+            if row and reference and (row, reference) not in rows:
+                rows.append((row, reference))
+        return rows
 
     def value(self, row: str | None, column: str) -> Any:
-        """A row's entry in a column of the frame of rows."""
+        """Return a row's entry in a column of the frame of rows."""
         rows: Any = self.frames.by_row
         return rows.loc[row, column]
 
     def is_of_family(self, row: str, family: str) -> bool:
-        """Whether a row's algorithm is of this family."""
-        return self.frames.experiment.families.get(self.value(row, "algorithm")) == family
+        """Return whether a row's algorithm is of this family."""
+        families = self.frames.experiment.families
+        algorithm = self.value(row, "algorithm")
+        return families.get(algorithm) == family
 
     def rows_of_family(self, family: str) -> list[str]:
-        """The rows of its own length and rule whose algorithm is of this family."""
+        """Return the rows of its own length and rule whose algorithm is of this family."""
         own = [row.row for row in self.frames.experiment.rows if row.base is None]
         return [row for row in own if self.is_of_family(row, family)]
 
@@ -145,7 +154,7 @@ class Compared:
         return {(line["row"], line["reference"]): line for line in lines}
 
     def contrast(self, row: str, reference: str) -> dict[str, Any]:
-        """Row minus reference with its 95 % interval, and what both are.
+        """Return row minus reference with its 95 % interval, and what both are.
 
         `kind`, `p_holm`, `verdict` and `declared` are None where the two were not declared as a
         contrast.
@@ -174,24 +183,26 @@ class Compared:
         }
 
     def contrasts_of(self, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
-        """The contrast of each pair that has finished runs, a line each."""
+        """Return the contrast of each pair that has finished runs, a line each."""
         lines = [self.contrast(*pair) for pair in pairs if self.has(*pair)]
         return pd.DataFrame(lines, columns=CONTRAST)
 
     @property
     def losses(self) -> pd.DataFrame:
         """Each method of which it was asked what it loses, against the baseline."""
-        asked = [
-            contrast.row for contrast in self.frames.contrasts if contrast.kind == "non-inferiority"
-        ]
-        return self.contrasts_of((row, self.baseline) for row in asked)
+        pairs = []
+        for contrast in self.frames.contrasts:
+            if contrast.kind == "non-inferiority":
+                pairs.append((contrast.row, self.baseline))
+        return self.contrasts_of(pairs)
 
     def has(self, *rows: str) -> bool:
-        """Whether all these rows have a finished run."""
-        return all(row in self.frames.by_row.index and len(self.frames.done(row)) for row in rows)
+        """Return whether all these rows have a finished run."""
+        known = self.frames.by_row.index
+        return all(row in known and len(self.frames.done(row)) for row in rows)
 
     def speaks_for(self, *speakers: Speaker) -> bool:
-        """Whether each of these has a row with a finished run."""
+        """Return whether each of these has a row with a finished run."""
         rows = [self.row(speaker) for speaker in speakers]
         return all(row is not None and self.has(row) for row in rows)
 
@@ -200,7 +211,9 @@ class Compared:
         """Where its numbers were seen, for the templates."""
         experiment = self.frames.experiment
         rows = self.frames.rows
-        num_seeds = [len(self.frames.done(row)) for row in rows["row"][rows["base"].isna()]]
+        own = rows.loc[rows["base"].isna(), "row"]
+        # Rows may differ in their seeds: the fewest and the most are told.
+        num_seeds = [len(self.frames.done(row)) for row in own]
         return {
             "name": experiment.name,
             "dataset": self.about.dataset,
@@ -230,7 +243,10 @@ class Evidence:
     @cached_property
     def folders(self) -> list[Path]:
         """Folders that hold experiments' folders, in the order in which they are looked in."""
-        return [place / part for place in self.places for part in ("", "reference")]
+        folders = []
+        for place in self.places:
+            folders += [place, place / "reference"]
+        return folders
 
     @cached_property
     def about(self) -> dict[str, PlannedEvidence]:
@@ -242,7 +258,7 @@ class Evidence:
         return evidence_in(self.folders)
 
     def experiment(self, name: str) -> Compared | None:
-        """An experiment; None where it is evidence for nothing, or has no finished run anywhere.
+        """Return an experiment; None where it is evidence for nothing, or has no finished run anywhere.
 
         Raises:
             RecordError: a record is damaged or of another version.
@@ -255,33 +271,38 @@ class Evidence:
         if name not in self.about:
             return None
         for folder in self.folders:
-            if (folder / name / "experiment.json").exists():
-                frames = read_frames(folder / name)
-                if (frames.runs["status"] == "done").any():
-                    return Compared(frames, frames.experiment.evidence or self.about[name])
+            if not (folder / name / "experiment.json").exists():
+                continue
+            frames = read_frames(folder / name)
+            # One's own experiment hides the one that ships only once it has a finished run.
+            is_done = frames.runs["status"] == "done"
+            if is_done.any():
+                about = frames.experiment.evidence or self.about[name]
+                return Compared(frames, about)
         return None
 
     def all_of(self, *roles: Role, network: str | None = None) -> list[Compared]:
-        """The experiments that are evidence in one of these roles, each once.
+        """Return the experiments that are evidence in one of these roles, each once.
 
         Args:
             network: as their specs have it; None for all.
         """
-        names = [
-            name
-            for name, about in self.about.items()
-            if not {*roles}.isdisjoint(about.roles) and network in (None, about.network)
-        ]
-        experiments = [self.experiment(name) for name in names]
-        return [known for known in experiments if known]
+        experiments = []
+        for name, about in self.about.items():
+            if {*roles}.isdisjoint(about.roles) or network not in (None, about.network):
+                continue
+            known = self.experiment(name)
+            if known is not None:
+                experiments.append(known)
+        return experiments
 
     def first(self, role: Role, network: str | None = None) -> Compared | None:
-        """The first experiment in this role; None where there is none."""
+        """Return the first experiment in this role; None where there is none."""
         experiments = self.all_of(role, network=network)
         return experiments[0] if experiments else None
 
     def __getitem__(self, role: Role) -> Compared:
-        """An experiment that the question needs, so that it is there."""
+        """Return an experiment that the question needs, so that it is there."""
         known = self.first(role)
         assert known is not None, f"the head of a template does not name {role}"
         return known
@@ -292,9 +313,12 @@ class Evidence:
         return [known for known in self.all_of("network") if "reference" not in known.about.roles]
 
     def contrasts(self, parts: Iterable[Part]) -> pd.DataFrame:
-        """Contrasts of several experiments in one table."""
-        tables = [known.contrasts_of(pairs).assign(**columns) for known, pairs, columns in parts]
-        tables = [table for table in tables if len(table)]
+        """Return contrasts of several experiments in one table."""
+        tables = []
+        for known, pairs, columns in parts:
+            lines = known.contrasts_of(pairs)
+            if len(lines):
+                tables.append(lines.assign(**columns))
         if not tables:
             return pd.DataFrame(columns=CONTRAST)
         return pd.concat(tables, ignore_index=True)
@@ -302,8 +326,7 @@ class Evidence:
     def elsewhere(
         self, experiments: Sequence[Compared], *pairs: tuple[Speaker, Speaker]
     ) -> list[dict[Hashable, Any]]:
-        """Contrasts on several networks: a line each, with the network and its number of
-        parameters."""
+        """Return contrasts on several networks, each with the network and its parameters."""
         parts: list[Part] = []
         for known in experiments:
             columns = {
@@ -344,4 +367,7 @@ def evidence_of(results: Path) -> Evidence:
         raise UsageError(
             f"there is no folder {results}; give the folder of results, as --results results"
         )
-    return Evidence(tuple(dict.fromkeys((results.resolve(), SHIPPED.resolve()))))
+    places = [results.resolve()]
+    if SHIPPED.resolve() not in places:
+        places.append(SHIPPED.resolve())
+    return Evidence(tuple(places))

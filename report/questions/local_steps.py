@@ -28,34 +28,42 @@ LOADS_IN_WORDS = {
 
 
 def would_local_sgd_do(evidence: Evidence) -> Answer:
-    """Question 25: error reset less local steps by kind of network, one average at the end, and a
-    synchronous tail."""
+    """Answer question 25: error reset less local steps, by kind of network.
+
+    Besides it has one average at the end, and a synchronous tail.
+    """
     quoted = evidence["reference"]
     lines = evidence.contrasts([_of(quoted, *_pairs_asked_first(quoted))])
     main = evidence.contrasts(_of_other_networks(evidence))
     loads = evidence.contrasts(_of_other_loads(evidence))
     ties = tied(evidence, ("topk", "local"), ("blocks", "local"))
-    tails = [_tail(known) for known in evidence.all_of("tail") if known.row("tail")]
-    after = [
-        _tails(known)
-        for known in evidence.all_of("tail")
-        if known.row("tail") is None and known.is_whole
-    ]
-    compared = pd.concat([lines[lines["reference"] != quoted.baseline], main], ignore_index=True)
-    shown = compared[compared["verdict"].notna()].head(MOST_ROWS)
+    tails = []
+    after = []
+    for known in evidence.all_of("tail"):
+        if known.row("tail"):
+            tails.append(_tail(known))
+        elif known.is_whole:
+            after.append(_tails(known))
+    against_local = lines[lines["reference"] != quoted.baseline]
+    compared = pd.concat([against_local, main], ignore_index=True)
+    shown = compared[compared["verdict"].notna()]
+    shown = shown.head(MOST_ROWS)
     others = compared.drop(shown.index)
+    others = others[others["experiment"] != quoted.name]
     everything = [lines, main, loads, ties]
     everything += [part["rows"] for part in [*tails, *after]]
     frame = pd.concat([table for table in everything if len(table)], ignore_index=True)
     names = [name for name in frame["experiment"].unique() if name != quoted.name]
     bounds = declared_by_network(evidence, "bounds")
     names += [part["name"] for part in bounds]
+    topk_load = link_load(quoted, quoted.row("topk"))
+    local_load = link_load(quoted, quoted.row("local"))
     numbers = {
         "lines": lines.to_dict("records"),
-        "heavier": link_load(quoted, quoted.row("topk")) / link_load(quoted, quoted.row("local")),
+        "heavier": topk_load / local_load,
         "same": _at_shorter_trials(evidence),
         "ties": ties.to_dict("records"),
-        "others": others[others["experiment"] != quoted.name].to_dict("records"),
+        "others": others.to_dict("records"),
         "loads": loads.to_dict("records"),
         "tails": tails,
         "after": after,
@@ -66,59 +74,76 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
 
 
 def _of(known: Compared, *pairs: tuple[str, str], network: str | None = None) -> Part:
-    """Pairs of an experiment, with the network that the table names."""
-    return (
-        known,
-        pairs,
-        {
-            "network": network or known.network,
-            "experiment": known.name,
-        },
-    )
+    """Return pairs of an experiment, with the network that the table names."""
+    columns = {
+        "network": network or known.network,
+        "experiment": known.name,
+    }
+    return known, pairs, columns
 
 
 def _pairs_asked_first(quoted: Compared) -> list[tuple[str, str]]:
-    """Both forms of error reset against local steps, and one average at the end."""
-    return quoted.pairs(("topk", "local"), ("blocks", "local"), ("average_at_end", "baseline"))
+    """Return both forms of error reset against local steps, and one average at the end."""
+    return quoted.pairs(
+        ("topk", "local"),
+        ("blocks", "local"),
+        ("average_at_end", "baseline"),
+    )
 
 
 def _of_other_networks(evidence: Evidence) -> list[Part]:
-    """Error reset against local steps, where an experiment can tell a loss."""
+    """Return error reset against local steps, where an experiment can tell a loss."""
     parts = []
     for known in evidence.all_of("network", "task"):
         if not known.frames.has_role("reference") and tells(known.frames):
-            parts.append(_of(known, *known.pairs(("blocks", "local"), ("reset", "local"))))
+            pairs = known.pairs(("blocks", "local"), ("reset", "local"))
+            parts.append(_of(known, *pairs))
     return parts
 
 
 def _of_other_loads(evidence: Evidence) -> list[Part]:
-    """Error reset by blocks against local steps where more or less is sent than in the network's
-    own experiment, and with top-k where it loads a link alike."""
+    """Return error reset against local steps at other loads than the network's own experiment.
+
+    That is error reset by blocks where more or less is sent, and with top-k where it loads a link
+    as local steps do.
+    """
     parts = []
     for known in evidence.all_of("loads", "methods"):
-        own = evidence.first("network", network=known.about.network)
-        local = own.row("local") if own else None
-        if own is None or local is None or not known.is_whole or known.frames.has_role("search"):
+        if not known.is_whole or known.frames.has_role("search"):
             continue
-        main_load = link_load(own, local)
-        for ratio in sorted(plain_local_rows(known)):
-            rows = rows_at_one_load(known, ratio)
-            if "blocks" in rows:
-                load = link_load(known, rows["local"]) / main_load
-                if abs(load - 1) > LOAD_TOLERANCE:
-                    network = f"{known.network}, {load_in_words(load)} the load"
-                    parts.append(_of(known, (rows["blocks"], rows["local"]), network=network))
+        own = evidence.first("network", network=known.about.network)
+        if own is None or own.row("local") is None:
+            continue
+        main_load = link_load(own, own.row("local"))
+        parts += _blocks_at_other_loads(known, main_load)
         parts += _topk_at_one_load(known)
     return parts
 
 
+def _blocks_at_other_loads(known: Compared, main_load: float) -> list[Part]:
+    """Return error reset by blocks against local steps at loads that are not `main_load`."""
+    parts = []
+    for ratio in sorted(plain_local_rows(known)):
+        rows = rows_at_one_load(known, ratio)
+        if "blocks" not in rows:
+            continue
+        load = link_load(known, rows["local"]) / main_load
+        if abs(load - 1) > LOAD_TOLERANCE:
+            pair = (rows["blocks"], rows["local"])
+            network = f"{known.network}, {load_in_words(load)} the load"
+            parts.append(_of(known, pair, network=network))
+    return parts
+
+
 def _topk_at_one_load(known: Compared) -> list[Part]:
-    """Error reset with top-k against local steps, where both load a link alike."""
-    return [
-        _of(known, (topk, local), network=f"{known.network}, top-k at the same load")
-        for topk, local in known.pairs(("topk", "local"))
-        if abs(link_load(known, topk) / link_load(known, local) - 1) <= LOAD_TOLERANCE
-    ]
+    """Return error reset with top-k against local steps, where both load a link alike."""
+    parts = []
+    for topk, local in known.pairs(("topk", "local")):
+        load = link_load(known, topk) / link_load(known, local)
+        if abs(load - 1) <= LOAD_TOLERANCE:
+            network = f"{known.network}, top-k at the same load"
+            parts.append(_of(known, (topk, local), network=network))
+    return parts
 
 
 def load_in_words(load: float) -> str:
@@ -130,24 +155,29 @@ def load_in_words(load: float) -> str:
 
 
 def _at_shorter_trials(evidence: Evidence) -> list[dict[str, Any]]:
-    """The same contrasts in the experiment that asked them first, each with its name."""
+    """Return the same contrasts in the experiment that asked them first, each with its name."""
     search = evidence.first("search")
     if search is None:
         return []
     pairs = search.pairs(("topk", "local"), ("blocks", "local"))
-    return [search.contrast(*pair) | {"experiment": search.name} for pair in pairs]
+    named = {"experiment": search.name}
+    return [search.contrast(*pair) | named for pair in pairs]
 
 
 def _tail(known: Compared) -> dict[str, Any]:
-    """What a tail changes, and what it does beside rows that send as much."""
+    """Return what a tail changes, and what it does beside rows that send as much."""
     tail = str(known.row("tail"))
     rows = known.contrasts_of(pair for pair in known.contrasts if pair[0] == tail)
     rows = rows.assign(network=known.network, experiment=known.name)
-    every = [known.value(row, "sync_interval") for row in rows["reference"]]
-    rows["other"] = [
-        f"{other}, H = {interval:g}" for other, interval in zip(rows["other"], every, strict=True)
-    ]
+    intervals = []
+    names = []
+    for line in rows.to_dict("records"):
+        interval = known.value(line["reference"], "sync_interval")
+        intervals.append(interval)
+        names.append(f"{line['other']}, H = {interval:g}")
+    rows["other"] = names
     is_own = rows["reference"] == known.row("local")
+    others = rows.assign(every=intervals)[~is_own]
     return {
         "rows": rows,
         "network": known.the_network,
@@ -155,15 +185,16 @@ def _tail(known: Compared) -> dict[str, Any]:
         "share": 1 - known.value(tail, "restart.at"),
         "label": known.value(known.row("local"), "label"),
         "own": rows[is_own].to_dict("records"),
-        "others": rows.assign(every=every)[~is_own].to_dict("records"),
+        "others": others.to_dict("records"),
     }
 
 
 def _tails(known: Compared) -> dict[str, Any]:
-    """What tails change, and in `left` what each row is at against the baseline then."""
+    """Return what tails change, and in `left` what each row is at against the baseline then."""
     rows = known.contrasts_of(known.contrasts)
     rows = rows.assign(network=known.network, experiment=known.name, baseline=known.baseline)
-    against_baseline = rows[rows["reference"] == known.baseline].set_index("row")
+    is_against_baseline = rows["reference"] == known.baseline
+    against_baseline = rows[is_against_baseline].set_index("row")
     rows["left"] = rows["row"].map(against_baseline["estimate"])
     rows["shown"] = rows["row"].map(against_baseline["verdict"])
     return {
@@ -171,5 +202,5 @@ def _tails(known: Compared) -> dict[str, Any]:
         "network": known.the_network,
         "unit": known.unit,
         "baseline": known.value(known.baseline, "label"),
-        "lines": rows[rows["reference"] != known.baseline].to_dict("records"),
+        "lines": rows[~is_against_baseline].to_dict("records"),
     }

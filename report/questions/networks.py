@@ -49,11 +49,17 @@ def kinds_of(evidence: Evidence) -> list[Compared]:
 def method_of(frames: Frames, algorithm: str) -> str | None:
     """Return the name of the method whose spread between kinds stands for an algorithm's."""
     evidence = frames.experiment.evidence
-    for speaker, row in evidence.rows.items() if evidence else ():
-        if speaker in SPEAKING and frames.by_row.loc[row, "algorithm"] == algorithm:
-            return SPEAKING[speaker][0]
-    family = OF_FAMILY.get(frames.experiment.families.get(algorithm, ""))
-    return SPEAKING[family][0] if family else None
+    algorithms = frames.by_row["algorithm"]
+    rows = {} if evidence is None else evidence.rows
+    for speaker, row in rows.items():
+        if speaker in SPEAKING and algorithms[row] == algorithm:
+            name, _ = SPEAKING[speaker]
+            return name
+    family = frames.experiment.families.get(algorithm, "")
+    if family not in OF_FAMILY:
+        return None
+    name, _ = SPEAKING[OF_FAMILY[family]]
+    return name
 
 
 def shares_lost(evidence: Evidence) -> pd.DataFrame:
@@ -72,22 +78,32 @@ def shares_lost(evidence: Evidence) -> pd.DataFrame:
         "method",
         "label",
         "models_sent",
+        "share",
+        "low",
+        "high",
     ]
-    columns += ["share", "low", "high"]
-    tables = [pd.DataFrame(columns=columns)]
+    tables = []
     for known in kinds_of(evidence):
         if known.speaks_for("baseline", "floor"):
-            tables.append(_shares_of(known)[columns])
-    tables = [table for table in tables if len(table)] or tables
+            shares = _shares_of(known)
+            if len(shares):
+                tables.append(shares[columns])
+    if not tables:
+        return pd.DataFrame(columns=columns)
     return pd.concat(tables, ignore_index=True)
 
 
 def _shares_of(known: Compared) -> pd.DataFrame:
-    """What each method loses on one kind of network, a line a method."""
+    """Return what each method loses on one kind of network, a line a method."""
     names = {known.row(speaker): name for speaker, (name, _) in SPEAKING.items()}
     [bounds] = known.pairs(("floor", "baseline"))
     gap = known.contrast(*bounds)["estimate"]
-    lines = known.contrasts_of(known.pairs(*((speaker, "baseline") for speaker in SPEAKING)))
+    pairs = []
+    for speaker in SPEAKING:
+        pairs += known.pairs((speaker, "baseline"))
+    # A row that speaks for two methods has one line.
+    lines = known.contrasts_of(dict.fromkeys(pairs))
+    # The gap is negative, so that the ends of an interval change places.
     return lines.assign(
         network=known.kind,
         experiment=known.name,
@@ -100,66 +116,68 @@ def _shares_of(known: Compared) -> pd.DataFrame:
 
 
 def spread_between_kinds(shares: pd.DataFrame) -> dict[str, float]:
-    """Return the standard deviation of a method's share lost between kinds of network, the seeds'
-    noise included, by method.
+    """Return the standard deviation of each method's share lost between kinds of network.
 
-    Methods that were run on one kind alone are not there.
+    It includes the seeds' noise. Methods that were run on one kind alone are not there.
     """
-    spreads = shares.groupby("method")["share"].std().dropna()
+    deviations = shares.groupby("method")["share"].std()
+    spreads = deviations.dropna()
     return {str(method): float(spread) for method, spread in spreads.items()}
 
 
 def other_networks(evidence: Evidence) -> Answer | None:
-    """Question 9: error reset against everything sent and against local steps, on each kind of
-    network that was run."""
+    """Answer question 9: error reset against everything sent, and against local steps.
+
+    That is on each kind of network that was run.
+    """
     kinds: list[Compared] = []
     missing: list[Compared] = []
     for known in kinds_of(evidence):
-        if known.row("reset") and known.row("local"):
-            ran = known.speaks_for(
-                "baseline",
-                "floor",
-                "reset",
-                "local",
-            )
-            (kinds if ran else missing).append(known)
+        if not known.row("reset") or not known.row("local"):
+            continue
+        if known.speaks_for("baseline", "floor", "reset", "local"):
+            kinds.append(known)
+        else:
+            missing.append(known)
     if len(kinds) < 2:
         return None
     losses = _with_form(evidence, [(known, known.pairs(("reset", "baseline"))) for known in kinds])
     locals_ = _with_form(evidence, [(known, [asked_of_local(known)]) for known in kinds])
-    shown = locals_[locals_["verdict"] != NOT_CLAIMED].head(MOST_ROWS)
+    shown = locals_[locals_["verdict"] != NOT_CLAIMED]
+    shown = shown.head(MOST_ROWS)
+    is_shown = locals_["network"].isin(shown["network"])
+    left_out = locals_.loc[~is_shown, "network"]
+    by_blocks = locals_.loc[locals_["form"] == "block", "network"]
+    is_less = losses["verdict"] == LESS
     shares = shares_lost(evidence)
     telling = shares[shares["tells"]]
     numbers = {
         "kinds": len(kinds),
-        "blocks": locals_.loc[locals_["form"] == "block", "network"].tolist(),
-        "shown": int((losses["verdict"] == LESS).sum()),
+        "blocks": by_blocks.tolist(),
+        "shown": int(is_less.sum()),
         "local": locals_.to_dict("records"),
         "experiments": [f"`{known.name}`" for known in kinds],
         "topk": _other_forms(evidence, kinds),
         "missing": [known.kind for known in missing],
-        "left_out": [name for name in locals_["network"] if name not in set(shown["network"])],
+        "left_out": left_out.tolist(),
         "spread": spread_between_kinds(telling),
         **_at_one_load(evidence),
         **_norms(evidence),
     }
-    frame = pd.concat([losses, locals_]).sort_index(kind="stable").reset_index(drop=True)
-    return Answer(
-        frame,
-        numbers,
-        _by_kind(shares),
-        rows=shown,
-    )
+    # The two contrasts of a kind stand one under the other.
+    frame = pd.concat([losses, locals_]).sort_index(kind="stable")
+    frame = frame.reset_index(drop=True)
+    figure = _by_kind(shares)
+    return Answer(frame, numbers, figure, rows=shown)
 
 
 def asked_of_local(known: Compared) -> tuple[str, str]:
     """Return error reset and local steps: error reset in the form that was declared."""
     [(reset, local)] = known.pairs(("reset", "local"))
-    declared = [
-        row
-        for row, reference in known.contrasts
-        if reference == local and known.is_of_family(row, "error reset")
-    ]
+    declared = []
+    for row, reference in known.contrasts:
+        if reference == local and known.is_of_family(row, "error reset"):
+            declared.append(row)
     if not declared or reset in declared:
         return reset, local
     return declared[0], local
@@ -168,10 +186,11 @@ def asked_of_local(known: Compared) -> tuple[str, str]:
 def _with_form(
     evidence: Evidence, asked: Sequence[tuple[Compared, list[tuple[str, str]]]]
 ) -> pd.DataFrame:
-    """One contrast of each kind of network, with the compressor of its error."""
+    """Return one contrast of each kind of network, with the compressor of its error."""
     parts: list[Part] = []
     for known, pairs in asked:
-        form = str(known.value(pairs[0][0], "error_compressor.kind"))
+        reset, _ = pairs[0]
+        form = str(known.value(reset, "error_compressor.kind"))
         columns = {
             "network": known.kind,
             "experiment": known.name,
@@ -182,45 +201,51 @@ def _with_form(
 
 
 def _other_forms(evidence: Evidence, kinds: Sequence[Compared]) -> list[dict[Any, Any]]:
-    """The form that did better in tuning against local steps, where another one was declared."""
+    """Return the form that tuned better against local steps, where another one was declared."""
     parts: list[Part] = []
     for known in kinds:
         pairs = known.pairs(("reset", "local"))
         if pairs != [asked_of_local(known)]:
-            parts.append((known, pairs, {"network": known.the_network}))
+            columns = {"network": known.the_network}
+            parts.append((known, pairs, columns))
     return evidence.contrasts(parts).to_dict("records")
 
 
 def _at_one_load(evidence: Evidence) -> dict[str, Any]:
-    """The order of three methods at one load of a link, on images, on text and at other loads."""
+    """Return the order of three methods at one load, on images, on text and at other loads."""
     images = with_all_methods(evidence, "images")
     text = with_all_methods(evidence, "text")
+    experiments = [*images, *text]
     losses = losses_at_one_load(images)
-    apart = resets_against_local(images)
-    of_all = resets_against_local([*images, *text])
+    sizes = losses["parameters"]
+    loads = losses["link_models"]
+    datasets = {known.about.dataset for known in images}
+    of_all = resets_against_local(experiments)
+    is_behind = of_all["estimate"] > 0
     numbers: dict[str, Any] = {
-        "order": agreement(losses[list(ORDERED.values())]),
-        "sizes": (losses["parameters"].min(), losses["parameters"].max()),
-        "loads": (losses["link_models"].min(), losses["link_models"].max()),
-        "datasets": sorted({known.about.dataset for known in images}),
+        "order": agreement(losses[[*ORDERED.values()]]),
+        "sizes": (sizes.min(), sizes.max()),
+        "loads": (loads.min(), loads.max()),
+        "datasets": sorted(datasets),
         "text": [_order_on(known) for known in text],
-        "elsewhere": list(orders_at_other_loads(evidence, [*images, *text])),
-        "num_behind": int((of_all["estimate"] > 0).sum()),
+        "elsewhere": list(orders_at_other_loads(evidence, experiments)),
+        "num_behind": int(is_behind.sum()),
         "num_compared": len(of_all),
         "text_networks": [known.the_network for known in text],
         "apart": None,
     }
+    # One network has no spread between networks.
+    apart = resets_against_local(images)
     if len(apart) > 1:
-        numbers |= {
-            "apart": combined(apart["estimate"], apart["standard_error"]),
-            "largest": float(apart["estimate"].max()),
-            "next": float(apart["estimate"].nlargest(2).iloc[-1]),
-        }
+        largest = apart["estimate"].nlargest(2)
+        numbers["apart"] = combined(apart["estimate"], apart["standard_error"])
+        numbers["largest"] = float(largest.iloc[0])
+        numbers["next"] = float(largest.iloc[1])
     return numbers
 
 
 def _order_on(known: Compared) -> dict[str, Any]:
-    """The order of the three methods' losses on one network, and the load."""
+    """Return the order of the three methods' losses on one network, and the load."""
     [line] = losses_at_one_load([known]).to_dict("records")
     order = sorted(ORDERED.values(), key=lambda name: float(line[name]))
     return {
@@ -231,37 +256,57 @@ def _order_on(known: Compared) -> dict[str, Any]:
 
 
 def _norms(evidence: Evidence) -> dict[str, Any]:
-    """What a network loses with another normalisation: the most that statistics move it, and with
-    group norm."""
+    """Return what a network loses with another normalisation.
+
+    `moved` is the most that statistics of batches move a loss, and `grouped` are losses with group
+    norm.
+    """
     numbers: dict[str, Any] = {
         "moved": math.nan,
         "grouped": None,
     }
-    pairs: list[tuple[Speaker, Speaker]] = [("reset", "baseline"), ("local", "baseline")]
     for known in evidence.all_of("batch_norm", "group_norm"):
         usual = evidence.first("network", network=known.about.network)
         if usual is None:
             continue
         if known.frames.has_role("batch_norm"):
-            here = known.contrasts_of(known.pairs(*pairs))["estimate"]
-            there = usual.contrasts_of(usual.pairs(*pairs))["estimate"]
+            moved = _most_moved(known, usual)
             # The larger of what was seen before and now; before, of the first, it is not known.
-            numbers["moved"] = float(np.fmax(numbers["moved"], (here - there).abs().max()))
+            numbers["moved"] = float(np.fmax(numbers["moved"], moved))
             numbers["moved_network"] = usual.network
         else:
-            baselines = [experiment.frames.done(known.baseline) for experiment in (known, usual)]
-            numbers["grouped"] = {
-                "baseline": known.value(known.baseline, "label"),
-                "all_sent": float(baselines[0].mean() - baselines[1].mean()),
-                "lines": known.contrasts_of(known.pairs(*pairs, ("feedback", "baseline"))).to_dict(
-                    "records"
-                ),
-            }
+            numbers["grouped"] = _with_group_norm(known, usual)
     return numbers
 
 
+def _most_moved(known: Compared, usual: Compared) -> float:
+    """Return the most by which a method's loss differs between two experiments."""
+    pairs: list[tuple[Speaker, Speaker]] = [("reset", "baseline"), ("local", "baseline")]
+    here = known.contrasts_of(known.pairs(*pairs))
+    there = usual.contrasts_of(usual.pairs(*pairs))
+    moved = here["estimate"] - there["estimate"]
+    return float(moved.abs().max())
+
+
+def _with_group_norm(known: Compared, usual: Compared) -> dict[str, Any]:
+    """Return what methods lose with group norm, and what all sent gains over its usual norm."""
+    here = known.frames.done(known.baseline)
+    there = usual.frames.done(known.baseline)
+    pairs = known.pairs(
+        ("reset", "baseline"),
+        ("local", "baseline"),
+        ("feedback", "baseline"),
+    )
+    lines = known.contrasts_of(pairs)
+    return {
+        "baseline": known.value(known.baseline, "label"),
+        "all_sent": float(here.mean() - there.mean()),
+        "lines": lines.to_dict("records"),
+    }
+
+
 def _by_kind(shares: pd.DataFrame) -> Figure:
-    """A line for each kind of network, a mark for each method at the share that it loses."""
+    """Draw a line for each kind of network, a mark for each method at the share that it loses."""
     is_telling = dict(zip(shares["network"], shares["tells"], strict=True))
     networks = list(is_telling)
     figure, (axes,) = new_figure(0.75 + 0.3 * len(networks))
@@ -270,11 +315,13 @@ def _by_kind(shares: pd.DataFrame) -> Figure:
         if lines.empty:
             continue
         places = np.array([networks.index(name) for name in lines["network"]])
-        ends = [lines["share"] - lines["low"], lines["high"] - lines["share"]]
+        below = lines["share"] - lines["low"]
+        above = lines["high"] - lines["share"]
+        # Marks of one network stand beside one another.
         axes.errorbar(
             lines["share"],
-            places + 0.14 * (number - 2),  # marks of one network beside one another
-            xerr=ends,
+            places + 0.14 * (number - 2),
+            xerr=[below, above],
             fmt="o",
             color=colour,
             label=method,

@@ -52,34 +52,43 @@ def rows_at_one_load(known: Compared, ratio: float | None = None) -> dict[Speake
     Args:
         ratio: None is the main ratio.
     """
-    local = plain_local_rows(known).get(ratio or known.frames.experiment.main_ratio or 0.0)
+    wanted = ratio or known.frames.experiment.main_ratio or 0.0
+    local = plain_local_rows(known).get(wanted)
     if local is None:
         return {}
     rows: Any = tuned_rows(known)
     loads = rows["link_models"] / rows.loc[local, "link_models"]
     near = rows[(loads - 1).abs() <= LOAD_TOLERANCE]
     chosen: dict[Speaker, str] = {"local": local}
-    for speaker in ("feedback", "blocks"):
-        scores = {
-            str(row): known.frames.done(str(row)).mean()
-            for row, line in near.iterrows()
-            if _is_form(known, str(row), line) == speaker and known.has(str(row))
-        }
-        if scores:
-            chosen[speaker] = max(scores, key=lambda row: scores[row])
+    best: dict[Speaker, float] = {}
+    for name, line in near.iterrows():
+        row = str(name)
+        speaker = _speaker_of(known, row, line)
+        if speaker is None or not known.has(row):
+            continue
+        score = known.frames.done(row).mean()
+        if speaker not in best or score > best[speaker]:
+            best[speaker] = score
+            chosen[speaker] = row
     return chosen
 
 
-def _is_form(known: Compared, row: str, line: Any) -> Speaker | None:
-    """What a row speaks for at one load: error feedback with top-k at every step, or error reset
-    with blocks for both of its compressors."""
-    is_at_every_step = pd.isna(line.get("sync_interval"))
+def _speaker_of(known: Compared, row: str, line: Any) -> Speaker | None:
+    """Return what a row speaks for at one load; None for nothing.
+
+    That is error feedback with top-k at every step, or error reset with blocks for both of its
+    compressors.
+    """
     if known.is_of_family(row, "error feedback"):
         is_topk = line.get("compressor.kind") == "top_k"
-        return "feedback" if is_topk and is_at_every_step else None
+        is_at_every_step = pd.isna(line.get("sync_interval"))
+        if is_topk and is_at_every_step:
+            return "feedback"
     if known.is_of_family(row, "error reset"):
-        kinds = {line.get("gradient_compressor.kind"), line.get("error_compressor.kind")}
-        return "blocks" if kinds == {"block"} else None
+        gradient_kind = line.get("gradient_compressor.kind")
+        error_kind = line.get("error_compressor.kind")
+        if gradient_kind == error_kind == "block":
+            return "blocks"
     return None
 
 
@@ -100,11 +109,10 @@ def with_all_methods(evidence: Evidence, data: str) -> list[Compared]:
 
 
 def losses_at_one_load(experiments: Sequence[Compared]) -> pd.DataFrame:
-    """Return what each method loses against everything sent, a line an experiment that ran all
-    three. A positive number is a loss.
+    """Return what each method loses against everything sent, where an experiment ran all three.
 
-    Columns: network, experiment, parameters, link_models (of local steps), and a column of losses
-    for each method.
+    A positive number is a loss. Columns: network, experiment, parameters, link_models (of local
+    steps), and a column of losses for each method.
     """
     lines = []
     for known in experiments:
@@ -126,22 +134,22 @@ def losses_at_one_load(experiments: Sequence[Compared]) -> pd.DataFrame:
 
 
 def _lost(known: Compared, rows: dict[Speaker, str]) -> dict[str, float] | None:
-    """The load of local steps, and what each method loses; None where one is not among the rows."""
+    """Return the load of local steps, and what each method loses; None where a row is missing."""
     if not rows.keys() >= ORDERED.keys():
         return None
-    losses = {
-        name: -float(known.contrast(rows[speaker], known.baseline)["estimate"])
-        for speaker, name in ORDERED.items()
-    }
-    load = link_load(known, rows["local"])
-    return {"link_models": load} | losses
+    losses = {"link_models": link_load(known, rows["local"])}
+    for speaker, name in ORDERED.items():
+        contrast = known.contrast(rows[speaker], known.baseline)
+        losses[name] = -float(contrast["estimate"])
+    return losses
 
 
 def orders_at_other_loads(
     evidence: Evidence, shown: Sequence[Compared]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the order of the three methods' mean losses at other loads of a link that were run, the
-    heaviest load of a network first.
+    """Yield the order of the three methods' mean losses at other loads of a link that were run.
+
+    The heaviest load of a network comes first.
 
     Args:
         shown: experiments whose load is told already.
@@ -156,13 +164,15 @@ def orders_at_other_loads(
             if lost is None:
                 continue
             load = lost.pop("link_models")
-            if abs(load / told.get(known.about.network, load * 10) - 1) > LOAD_TOLERANCE:
-                order = sorted(lost, key=lambda name: lost[name])
-                yield {
-                    "network": known.the_network,
-                    "load": load,
-                    "order": order,
-                }
+            network = known.about.network
+            if network in told and abs(load / told[network] - 1) <= LOAD_TOLERANCE:
+                continue
+            order = sorted(lost, key=lambda name: lost[name])
+            yield {
+                "network": known.the_network,
+                "load": load,
+                "order": order,
+            }
 
 
 def resets_against_local(experiments: Sequence[Compared]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.harness.records.timings import Timing
-from cser_bench.report.questions.evidence import Answer, Compared, Evidence
+from cser_bench.report.questions.evidence import OF_DECLARED, Answer, Compared, Evidence
 from cser_bench.report.speed.timed import joined_frame
 
 MOST_TIMED = 3
@@ -13,20 +13,29 @@ MOST_TIMED = 3
 
 
 def the_relatives(evidence: Evidence) -> Answer:
-    """Question 23: the relatives' differences to SGD; DiLoCo's is a contrast, and so are those on
-    other networks."""
+    """Answer question 23: the relatives' differences to SGD.
+
+    DiLoCo's is a declared contrast, and so are those on other networks.
+    """
     search = evidence["search"]
     quoted = evidence["reference"]
     frame = search.contrasts_of((row, search.baseline) for row in search.about.shown)
     frame = frame.sort_values("estimate", ascending=False)
-    frame = frame.drop(columns=["kind", "p_holm", "verdict", "declared"])
+    # None of these differences was declared, so none is judged.
+    frame = frame.drop(columns=[*OF_DECLARED])
     [outer] = quoted.pairs(("outer", "baseline"))
     [outer_against_its_like] = quoted.pairs(("outer", "outer_baseline"))
     with_relatives = [known for known in evidence.other_networks if known.row("low_rank")]
     of_relatives = evidence.elsewhere(
-        with_relatives, ("low_rank", "baseline"), ("outer", "baseline"), ("feedback", "baseline")
+        with_relatives,
+        ("low_rank", "baseline"),
+        ("outer", "baseline"),
+        ("feedback", "baseline"),
     )
-    recent = [methods_of(known, evidence) for known in evidence.all_of("methods") if known.is_whole]
+    recent = []
+    for known in evidence.all_of("methods"):
+        if known.is_whole:
+            recent.append(methods_of(known, evidence))
     numbers = {
         "best": frame.iloc[0],
         "worst": frame.iloc[-1],
@@ -37,21 +46,24 @@ def the_relatives(evidence: Evidence) -> Answer:
         "recent": recent,
         "rivals": declared_by_network(evidence, "rivals"),
     }
-    tables = [frame.assign(experiment=search.name), *(part["rows"] for part in recent)]
+    tables = [frame.assign(experiment=search.name)]
+    tables += [part["rows"] for part in recent]
     return Answer(pd.concat(tables), numbers, rows=frame)
 
 
 def declared_by_network(evidence: Evidence, role: Any) -> list[dict[str, Any]]:
     """Return the declared contrasts of the whole experiments in a role, by network."""
-    return [
-        {
-            "network": known.about.network,
-            "name": known.name,
-            "lines": known.contrasts_of(known.contrasts).to_dict("records"),
-        }
-        for known in evidence.all_of(role)
-        if known.is_whole
-    ]
+    parts = []
+    for known in evidence.all_of(role):
+        if known.is_whole:
+            contrasts = known.contrasts_of(known.contrasts)
+            part = {
+                "network": known.about.network,
+                "name": known.name,
+                "lines": contrasts.to_dict("records"),
+            }
+            parts.append(part)
+    return parts
 
 
 def methods_of(known: Compared, evidence: Evidence) -> dict[str, Any]:
@@ -61,21 +73,33 @@ def methods_of(known: Compared, evidence: Evidence) -> dict[str, Any]:
     `cser` is error reset that is none of them, and `below` loses more than a worker alone. Where
     steps were timed on links of a latency, `ddp` has DDP's step by latency.
     """
-    own = [row.row for row in known.frames.experiment.rows if row.base is None]
-    rows = known.contrasts_of((row, known.baseline) for row in own if row != known.baseline)
-    rows = rows.sort_values("estimate", ascending=False).assign(experiment=known.name)
-    timings = timings_of(known, evidence)
+    rows = _losses_of_rows(known)
     ddp = {}
-    for timing in timings:
+    link = None
+    for timing in timings_of(known, evidence):
+        fabric = timing.fabric
         steps = joined_frame(known.frames, [timing])
-        rows[timing.fabric.latency] = rows["row"].map(steps.groupby("row")["seconds"].min())
-        ddp[timing.fabric.latency] = steps.loc[steps["label"] == "DDP", "seconds"].min()
+        by_row = steps.groupby("row")["seconds"].min()
+        rows[fabric.latency] = rows["row"].map(by_row)
+        of_ddp = steps.loc[steps["label"] == "DDP", "seconds"]
+        ddp[fabric.latency] = of_ddp.min()
+        if link is None:
+            link = fabric.bits_per_second
     # Rows that send everything or nothing are bounds, and no methods.
     methods = rows[rows["ratio"].between(1, float("inf"), inclusive="neither")]
     methods = methods.assign(place=range(1, 1 + len(methods)))
+    loads = methods["link_models"]
     is_reset = methods["row"].isin(known.rows_of_family("error reset"))
     is_least = methods["high"] >= methods["low"].iloc[0]
-    alone = rows.loc[rows["row"] == known.row("floor"), "estimate"].iloc[0]
+    is_floor = rows["row"] == known.row("floor")
+    alone = rows.loc[is_floor, "estimate"].iloc[0]
+    cser = methods[is_reset & ~is_least]
+    below = methods[methods["estimate"] < alone]
+    timed = methods[is_least | is_reset].dropna(subset=[*ddp])
+    timed = timed.head(MOST_TIMED)
+    least = methods[is_least].to_dict("records")
+    for line in least:
+        line["own_baseline"] = own_baseline(known, str(line["row"]), methods)
     resets = set(methods.loc[is_reset, "row"])
     return {
         "rows": rows,
@@ -84,23 +108,27 @@ def methods_of(known: Compared, evidence: Evidence) -> dict[str, Any]:
         "note": known.about.note,
         "baseline": known.value(known.baseline, "label"),
         "num_methods": len(methods),
-        "loads": (methods["link_models"].min(), methods["link_models"].max()),
+        "loads": (loads.min(), loads.max()),
         "alone": alone,
-        "least": [
-            line | {"own_baseline": own_baseline(known, str(line["row"]), methods)}
-            for line in methods[is_least].to_dict("records")
-        ],
-        "cser": methods[is_reset & ~is_least].to_dict("records"),
-        "below": methods[methods["estimate"] < alone].to_dict("records"),
+        "least": least,
+        "cser": cser.to_dict("records"),
+        "below": below.to_dict("records"),
         "asked": [known.contrast(*pair) for pair in known.contrasts if pair[0] in resets],
-        "timed": methods[is_least | is_reset]
-        .dropna(subset=[*ddp])
-        .head(MOST_TIMED)
-        .to_dict("records"),
+        "timed": timed.to_dict("records"),
         "ddp": ddp,
-        "link": timings[0].fabric.bits_per_second if timings else None,
+        "link": link,
         "regime": known.regime,
     }
+
+
+def _losses_of_rows(known: Compared) -> pd.DataFrame:
+    """Return what each row of the experiment's own length loses, the least loss first."""
+    pairs = []
+    for row in known.frames.experiment.rows:
+        if row.base is None and row.row != known.baseline:
+            pairs.append((row.row, known.baseline))
+    rows = known.contrasts_of(pairs).sort_values("estimate", ascending=False)
+    return rows.assign(experiment=known.name)
 
 
 def timings_of(known: Compared, evidence: Evidence) -> list[Timing]:
@@ -116,15 +144,21 @@ def timings_of(known: Compared, evidence: Evidence) -> list[Timing]:
 
 
 def own_baseline(known: Compared, row: str, methods: pd.DataFrame) -> dict[str, Any] | None:
-    """Return a row less what sends everything with the row's own local step; None where that is
-    the baseline."""
+    """Return a row less what sends everything with the row's own local step.
+
+    None where that is the baseline.
+    """
     by_row = known.frames.by_row
     step = known.value(row, "local_step")
     if step == known.value(known.baseline, "local_step"):
         return None
-    likes = by_row[(by_row["local_step"] == step) & (by_row["ratio"] == 1)]
+    has_step = by_row["local_step"] == step
+    likes = by_row[has_step & (by_row["ratio"] == 1)]
     for like in likes["row"]:
         if known.has(like):
+            contrast = known.contrast(row, like)
             steps = methods["row"].map(by_row["local_step"])
-            return known.contrast(row, like) | {"is_only": int((steps == step).sum()) == 1}
+            num_alike = int((steps == step).sum())
+            contrast["is_only"] = num_alike == 1
+            return contrast
     return None

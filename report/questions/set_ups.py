@@ -1,7 +1,7 @@
 """Questions on where the method was run: width of the network, load of a link, skew of the data and
 number of workers."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -34,17 +34,23 @@ class Place(NamedTuple):
 def place_of(known: Compared, changed: Role) -> Place:
     """Return where an experiment stands on the axis of what changes."""
     config = known.frames.experiment.config
+    num_parameters = known.num_parameters
     workers = config["num_workers"]
     batch = config["batch_size"]
     if changed == "width":
-        return Place((known.num_parameters,), f"{known.num_parameters:,}")
+        return Place((num_parameters,), f"{num_parameters:,}")
     if changed == "workers":
         return Place((workers,), str(workers))
     if changed == "samples":
         return Place((workers,), f"{workers} x {batch}")
-    partition = config["partition"]
+    return _place_of_partition(config["partition"])
+
+
+def _place_of_partition(partition: Mapping[str, Any]) -> Place:
+    """Return where a partition stands among others: the less skewed, the earlier."""
     if partition["kind"] == "dirichlet":
-        return Place((1, -partition["alpha"]), f"Dirichlet {partition['alpha']:g}")
+        alpha = partition["alpha"]
+        return Place((1, -alpha), f"Dirichlet {alpha:g}")
     if partition["kind"] == "class_shards":
         shards = partition["shards_per_worker"]
         return Place((2, -shards), f"{in_words(shards)} classes")
@@ -84,45 +90,59 @@ def axis_along(evidence: Evidence, changed: Role) -> Axis:
 
 
 def _over(evidence: Evidence, *changed: Role) -> Answer:
-    """Differences to the same set-up's baseline over what changes, with a panel for each."""
-    axes = [axis_along(evidence, each) for each in changed]
+    """Return differences to the same set-up's baseline over what changes, with a panel for each."""
+    axes = [axis_along(evidence, role) for role in changed]
+    levels = evidence["levels"]
     parts: list[Part] = []
+    others: set[str] = set()
     for axis in axes:
-        for known in axis.experiments:
-            for speaker in axis.speakers:
-                columns = {
-                    "what": axis.changed,
-                    "at": place_of(known, axis.changed).name,
-                    "method": FOLLOWED[speaker][0],
-                }
-                parts.append((known, known.pairs((speaker, "baseline")), columns))
+        parts += _parts_along(axis)
+        others |= {known.name for known in axis.experiments if known.name != levels.name}
     frame = evidence.contrasts(parts)
     on_first = frame[frame["what"] == changed[0]]
-    places = list(dict.fromkeys(on_first["at"]))
-    levels = evidence["levels"]
-    names = {known.name for axis in axes for known in axis.experiments}
+    places = on_first["at"].unique()
+    first = on_first[on_first["at"] == places[0]]
+    last = on_first[on_first["at"] == places[-1]]
     numbers = {
-        "first": _estimates(on_first[on_first["at"] == places[0]]),
-        "last": _estimates(on_first[on_first["at"] == places[-1]]),
+        "first": _estimates(first),
+        "last": _estimates(last),
         "first_place": places[0],
         "last_place": places[-1],
         "models_sent": levels.value(levels.row("blocks"), "models_sent"),
-        "others": [f"`{name}`" for name in sorted(names - {levels.name})],
+        "others": [f"`{name}`" for name in sorted(others)],
     }
     return Answer(frame, numbers, _panels(frame, axes))
 
 
-def _estimates(lines: pd.DataFrame) -> dict[Speaker, dict[str, Any]]:
-    """The contrast of each followed method at one place."""
-    by_method = {str(line["method"]): line for line in lines.to_dict("records")}
-    return {
-        speaker: {str(key): value for key, value in by_method[name].items()}
-        for speaker, (name, _) in FOLLOWED.items()
-        if name in by_method
-    }
+def _parts_along(axis: Axis) -> list[Part]:
+    """Return each followed method against the baseline, at each place of an axis."""
+    parts: list[Part] = []
+    for known in axis.experiments:
+        place = place_of(known, axis.changed)
+        for speaker in axis.speakers:
+            name, _ = FOLLOWED[speaker]
+            columns = {
+                "what": axis.changed,
+                "at": place.name,
+                "method": name,
+            }
+            pairs = known.pairs((speaker, "baseline"))
+            parts.append((known, pairs, columns))
+    return parts
+
+
+def _estimates(lines: pd.DataFrame) -> dict[Speaker, dict[Hashable, Any]]:
+    """Return the contrast of each followed method at one place."""
+    by_method = {line["method"]: line for line in lines.to_dict("records")}
+    estimates = {}
+    for speaker, (name, _) in FOLLOWED.items():
+        if name in by_method:
+            estimates[speaker] = by_method[name]
+    return estimates
 
 
 def _panels(frame: pd.DataFrame, axes_of: Sequence[Axis]) -> Figure:
+    """Draw a panel for each of what changes."""
     figure, panels = new_figure(1.45, len(axes_of))
     for panel in panels[1:]:
         panel.sharey(panels[0])
@@ -141,16 +161,22 @@ def _panel(panel: Axes, frame: pd.DataFrame, axis: Axis, is_last: bool) -> None:
     """Draw each method over what changes; names stand right of the last panel."""
     names = [place_of(known, axis.changed).name for known in axis.experiments]
     panel.set_xticks(range(len(names)), names)
-    right = 1.3 * len(names) if is_last else len(names)
-    panel.set(xlim=(-0.3, right - 0.7), xlabel=axis_of(axis.experiments[0], axis.changed))
+    right = float(len(names))
+    if is_last:
+        right *= 1.3
+    panel.set_xlim(-0.3, right - 0.7)
+    panel.set_xlabel(axis_of(axis.experiments[0], axis.changed))
+    on_axis = frame[frame["what"] == axis.changed]
     ends = []
     for number, (name, colour) in enumerate(FOLLOWED.values()):
-        lines = frame[(frame["method"] == name) & (frame["what"] == axis.changed)]
+        lines = on_axis[on_axis["method"] == name]
         if lines.empty:
             continue
         places = np.array([names.index(at) for at in lines["at"]], dtype=float)
+        widths = lines["high"] - lines["low"]
         middle = 100 * lines["estimate"].to_numpy()
-        half = 50 * (lines["high"] - lines["low"]).to_numpy()
+        half = 50 * widths.to_numpy()
+        # Marks of one place stand beside one another.
         panel.errorbar(
             places + 0.07 * (number - 1),
             middle,
@@ -165,89 +191,96 @@ def _panel(panel: Axes, frame: pd.DataFrame, axis: Axis, is_last: bool) -> None:
 
 
 def over_width(evidence: Evidence) -> Answer:
-    """Question 8: networks from fewer parameters than samples to four times as many."""
+    """Answer question 8: networks from fewer parameters than samples to four times as many."""
     answer = _over(evidence, "width")
     loads = over_loads(evidence)
     units = {known.about.network: known.unit for known in evidence.other_networks}
+    lines = loads.to_dict("records")
+    for line in lines:
+        line["unit"] = units[line["network"]]
     numbers = {
         **answer.numbers,
         "elsewhere": evidence.elsewhere(evidence.other_networks, ("blocks", "baseline")),
-        "loads": [line | {"unit": units[line["network"]]} for line in loads.to_dict("records")],
+        "loads": lines,
     }
     frame = pd.concat([answer.frame, loads], ignore_index=True)
     return replace(answer, frame=frame, numbers=numbers)
 
 
 def over_loads(evidence: Evidence) -> pd.DataFrame:
-    """Return what methods lose at other loads of a link and at that of their network's own
-    experiment, of methods run at all three."""
+    """Return what methods lose at three loads of a link, of methods run at all three.
+
+    One load is that of their network's own experiment.
+    """
     tables = [pd.DataFrame(columns=["link_models"])]
     for known in evidence.all_of("loads"):
         usual = evidence.first("network", network=known.about.network)
         if usual is None or not known.is_whole:
             continue
-        lost = pd.concat(
-            [each.losses.assign(experiment=each.name) for each in (known, usual)],
-        )
-        at_all_three = lost.groupby("label")["row"].transform("size") == 3
-        tables.append(lost[at_all_three].assign(network=known.about.network))
+        here = known.losses.assign(experiment=known.name)
+        there = usual.losses.assign(experiment=usual.name)
+        lost = pd.concat([here, there])
+        num_loads = lost.groupby("label")["row"].transform("size")
+        lost = lost[num_loads == 3]
+        tables.append(lost.assign(network=known.about.network))
     return pd.concat(tables).sort_values("link_models", ascending=False)
 
 
 def over_skew(evidence: Evidence) -> Answer:
-    """Question 18: from equal shares to two classes a worker."""
+    """Answer question 18: from equal shares to two classes a worker."""
     answer = _over(evidence, "skew")
     own_network = evidence["levels"].about.network
-    skewed = [
-        _skewed(evidence, known)
-        for known in evidence.all_of("skew")
-        if known.about.network != own_network
-    ]
-    elsewhere = [other for other in skewed if other]
-    networks = {other["network"] for other in elsewhere}
+    elsewhere = []
+    for known in evidence.all_of("skew"):
+        if known.about.network == own_network:
+            continue
+        skewed = _skewed(evidence, known)
+        if skewed is not None:
+            elsewhere.append(skewed)
+    networks = {skewed["network"] for skewed in elsewhere}
+    alike = []
+    for known in evidence.other_networks:
+        if known.about.network not in networks:
+            alike.append(f"{known.the_network} (`{known.name}`)")
     numbers = {
         **answer.numbers,
         "elsewhere": elsewhere,
-        "alike": [
-            f"{known.the_network} (`{known.name}`)"
-            for known in evidence.other_networks
-            if known.about.network not in networks
-        ],
+        "alike": alike,
     }
     return replace(answer, numbers=numbers)
 
 
 def _skewed(evidence: Evidence, known: Compared) -> dict[str, Any] | None:
-    """What local steps and error reset differ by on another network, with skewed and with equal
-    shares; None where one of them is missing."""
+    """Return what local steps and error reset differ by, with skewed and with equal shares.
+
+    None where one of them is missing.
+    """
     usual = evidence.first("network", network=known.about.network)
     if usual is None:
         return None
     speakers: list[tuple[Speaker, Speaker]] = [("local", "baseline"), ("blocks", "local")]
-    here = known.contrasts_of(known.pairs(*speakers)).to_dict("records")
-    there = usual.contrasts_of(usual.pairs(*speakers)).to_dict("records")
+    here = known.contrasts_of(known.pairs(*speakers))
+    there = usual.contrasts_of(usual.pairs(*speakers))
     if len(here) < 2 or len(there) < 2:
         return None
     return {
         "network": known.about.network,
         "setting": known.about.setting,
         "unit": known.unit,
-        "skewed": here,
-        "equal": there,
-        "models_sent": here[0]["models_sent"],
+        "skewed": here.to_dict("records"),
+        "equal": there.to_dict("records"),
+        "models_sent": here["models_sent"].iloc[0],
         "names": [f"`{known.name}`", f"`{usual.name}`"],
     }
 
 
 def over_workers(evidence: Evidence) -> Answer:
-    """Question 19: more workers on the same data, and more workers with more data."""
+    """Answer question 19: more workers on the same data, and more workers with more data."""
     answer = _over(evidence, "workers", "samples")
-    levels = evidence["levels"].frames.experiment.config
-    samples = levels["task"]["num_train"] // levels["num_workers"]
-    return replace(
-        answer,
-        numbers={
-            **answer.numbers,
-            "samples": samples,
-        },
-    )
+    config = evidence["levels"].frames.experiment.config
+    samples = config["task"]["num_train"] // config["num_workers"]
+    numbers = {
+        **answer.numbers,
+        "samples": samples,
+    }
+    return replace(answer, numbers=numbers)

@@ -28,84 +28,92 @@ COLOURS = ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0")
 
 
 def compared_pairs(known: Compared) -> Answer:
-    """Questions 11, 21 and 24: the pairs that an experiment's spec names, in a table, and those of
-    the first line."""
+    """Answer questions 11, 21 and 24: the pairs that an experiment's spec names.
+
+    All are in the table, and some have a sentence before it.
+    """
     pairs = [pair for pair in known.about.pairs if known.has(pair.row, pair.reference)]
     frame = known.contrasts_of((pair.row, pair.reference) for pair in pairs)
-    names = [pair.called or label for pair, label in zip(pairs, frame["label"], strict=True)]
+    lines = frame.to_dict("records")
+    names = []
+    headlines = []
+    for pair, line in zip(pairs, lines, strict=True):
+        name = pair.called or line["label"]
+        names.append(name)
+        if pair.headline:
+            line["label"] = name
+            line["headline"] = pair.headline
+            headlines.append(line)
     frame["label"] = names
-    lines = [
-        line | {"headline": pair.headline}
-        for pair, line in zip(pairs, frame.to_dict("records"), strict=True)
-        if pair.headline
-    ]
-    return Answer(
-        frame,
-        {
-            "headlines": lines,
-            "note": known.about.note,
-        },
-    )
+    numbers = {
+        "headlines": headlines,
+        "note": known.about.note,
+    }
+    return Answer(frame, numbers)
 
 
 def how_to_share_a_budget(evidence: Evidence) -> Answer:
-    """Question 12: every split of one budget among H, R1 and R2, not the best."""
+    """Answer question 12: every split of one budget among H, R1 and R2, not the best."""
     study = evidence["levels"]
-    rows: Any = study.frames.by_row
-    ratio = study.frames.experiment.main_ratio
-    momentum = study.value(study.row("blocks"), "momentum")
-    families = rows["algorithm"].map(study.frames.experiment.families)
-    is_split = families.isin(("error reset", "local steps"))
-    is_split &= (rows["ratio"] == ratio) & (rows["momentum"] == momentum)
-    frame = study.contrasts_of((row, study.baseline) for row in rows.index[is_split])
-    settings = rows.loc[frame["row"]]
-    intervals = settings["reset_interval"].fillna(settings["sync_interval"])
-    frame["reset_interval"] = intervals.to_numpy()
-    frame["update_share"] = (ratio / settings["gradient_compressor.ratio"]).fillna(0.0).to_numpy()
+    frame = _contrasts_of_splits(study)
     splits = frame[frame["update_share"] < 1]
     best = frame["estimate"].max()
     worst = splits["estimate"].min()
-    without_resets = (settings["error_compressor.kind"] == "zero").to_numpy()
+    without_resets = frame.pop("error_kind") == "zero"
+    alone = frame.loc[without_resets, "estimate"]
+    widths = splits["high"] - splits["low"]
     numbers = {
         "splits": len(splits),
         "best": best,
         "worst": worst,
-        "alone": frame.loc[without_resets, "estimate"].min(),
+        "alone": alone.min(),
         "apart": best - worst,
-        "width": float((splits["high"] - splits["low"]).median()),
+        "width": float(widths.median()),
     }
     return Answer(frame, numbers, _splits(splits))
 
 
+def _contrasts_of_splits(study: Compared) -> pd.DataFrame:
+    """Return what each split of the budget loses against SGD, with how the budget is split."""
+    experiment = study.frames.experiment
+    rows: Any = study.frames.by_row
+    ratio = experiment.main_ratio
+    # Only rows with the momentum of the row that answers quote differ by the split alone.
+    momentum = study.value(study.row("blocks"), "momentum")
+    families = rows["algorithm"].map(experiment.families)
+    is_split = families.isin(("error reset", "local steps"))
+    is_split &= rows["ratio"] == ratio
+    is_split &= rows["momentum"] == momentum
+    frame = study.contrasts_of((row, study.baseline) for row in rows.index[is_split])
+    settings = rows.loc[frame["row"]]
+    # Local steps send the whole model as often as they average, and no updates.
+    intervals = settings["reset_interval"].fillna(settings["sync_interval"])
+    shares = ratio / settings["gradient_compressor.ratio"]
+    frame["reset_interval"] = intervals.to_numpy()
+    frame["update_share"] = shares.fillna(0.0).to_numpy()
+    frame["error_kind"] = settings["error_compressor.kind"].to_numpy()
+    return frame
+
+
 def _splits(frame: pd.DataFrame) -> Figure:
+    """Draw each split's difference over the steps between resets, a colour a share."""
     figure, (axes,) = new_figure(1.4)
     for (share, name), colour in zip(SHARES.items(), COLOURS, strict=True):
-        lines = frame[frame["update_share"] == share].sort_values("reset_interval")
+        lines = frame[frame["update_share"] == share]
+        lines = lines.sort_values("reset_interval")
+        # Marks of one interval stand beside one another.
+        shift = 0.09 * (share * 4 - 1.5)
         axes.errorbar(
-            lines["reset_interval"] * (1 + 0.09 * (share * 4 - 1.5)),  # beside one another
+            lines["reset_interval"] * (1 + shift),
             100 * lines["estimate"],
             50 * (lines["high"] - lines["low"]),
             fmt="o",
             color=colour,
             label=name,
         )
+    ticks = [1, 4, 16, 64, 256]
     axes.set_xscale("log", base=2)
-    axes.set_xticks(
-        [
-            1,
-            4,
-            16,
-            64,
-            256,
-        ],
-        [
-            "1",
-            "4",
-            "16",
-            "64",
-            "256",
-        ],
-    )
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set(xlabel="steps between resets, H", ylabel="points against SGD")
     axes.axhline(0, **GREY)
     legend_beside(axes, "of the budget, for C2")
@@ -113,42 +121,49 @@ def _splits(frame: pd.DataFrame) -> Figure:
 
 
 def why_resets_help(evidence: Evidence) -> Answer:
-    """Question 15: the declared contrasts by blocks and top-k; beside them the study that changed
-    only the rule."""
+    """Answer question 15: the declared contrasts by blocks and by top-k.
+
+    Beside them stands the study that changed only the rule for what is not sent.
+    """
     quoted = evidence["reference"]
     study = evidence["rules"]
     compressors = study.about.compressors
-    frame = study.contrasts_of((each.reset, each.feedback) for each in compressors)
-    frame["label"] = frame["row"].map({each.reset: each.compressor for each in compressors})
+    frame = study.contrasts_of((row.reset, row.feedback) for row in compressors)
+    names = {row.reset: row.compressor for row in compressors}
+    frame["label"] = frame["row"].map(names)
     [blocks, topk] = quoted.pairs(("blocks", "feedback_blocks"), ("topk", "feedback"))
     bounds = study.pairs(("floor", "baseline"))
+    alone = None
+    if bounds:
+        alone = study.contrast(*bounds[0])["estimate"]
+    rate_factors = frame["learning_rate"] / frame["other_rate"]
     numbers = {
         "elsewhere": evidence.elsewhere(evidence.other_networks, ("topk", "feedback")),
         "blocks": quoted.contrast(*blocks),
         "topk": quoted.contrast(*topk),
         "study": study.regime,
-        "alone": study.contrast(*bounds[0])["estimate"] if bounds else None,
-        "most_apart": (frame["learning_rate"] / frame["other_rate"]).max(),
+        "alone": alone,
+        "most_apart": rate_factors.max(),
     }
     return Answer(frame, numbers, rows=frame.head(MOST_ROWS))
 
 
 def is_the_error_ever_zero(evidence: Evidence) -> Answer:
-    """Question 16: how much of the error a reset takes, and how far workers are apart at the scores
-    of a run."""
+    """Answer question 16: how much of the error a reset takes.
+
+    That is seen in how far workers are apart at the scores of a run.
+    """
     study = evidence["levels"]
     rows: Any = study.frames.by_row
     ratios = rows["error_compressor.ratio"]
     blocks = study.row("blocks")
     resets = rows.loc[study.rows_of_family("error reset")]
     resets = resets[resets["ratio"] == study.frames.experiment.main_ratio]
-    scores = study.frames.scores
-    scores = scores[scores["row"].isin(resets.index) & (scores["step"] > 0)]
-    is_due = scores["step"] % scores["row"].map(rows["reset_interval"]).fillna(1) == 0
-    scores = scores.assign(at_reset=is_due & scores["row"].map(ratios).notna())
-    means = scores.groupby(["row", "step", "at_reset"])["worker_distance"].mean().reset_index()
+    means = _distances_at_scores(study, resets.index)
+    # A reset that sends the whole error leaves none.
     is_whole = means["row"].map(ratios) == 1
-    distances = means[means["row"] == blocks].sort_values("step")["worker_distance"]
+    of_blocks = means[means["row"] == blocks].sort_values("step")
+    distances = of_blocks["worker_distance"]
     numbers = {
         "ratio": ratios[blocks],
         "kept": 1 - 1 / ratios[blocks],
@@ -157,32 +172,56 @@ def is_the_error_ever_zero(evidence: Evidence) -> Answer:
         "largest": distances.max(),
         "last": distances.iloc[-1],
     }
-    return Answer(means, numbers, _distances(means, _ends_of_the_range(resets, blocks)))
+    names = _ends_of_the_range(resets, blocks)
+    return Answer(means, numbers, _distances(means, names))
+
+
+def _distances_at_scores(study: Compared, names: pd.Index) -> pd.DataFrame:
+    """Return how far workers are apart by row and step, and whether a reset came just before."""
+    rows: Any = study.frames.by_row
+    scores = study.frames.scores
+    is_scored = scores["row"].isin(names)
+    # Before the first step all workers are alike.
+    scores = scores[is_scored & (scores["step"] > 0)]
+    intervals = scores["row"].map(rows["reset_interval"]).fillna(1)
+    is_due = scores["step"] % intervals == 0
+    has_resets = scores["row"].map(rows["error_compressor.ratio"]).notna()
+    scores = scores.assign(at_reset=is_due & has_resets)
+    groups = scores.groupby(["row", "step", "at_reset"])
+    return groups["worker_distance"].mean().reset_index()
 
 
 def _ends_of_the_range(resets: Any, blocks: str | None) -> dict[str, str]:
-    """By row what a figure calls it: one without resets, and of those with the compressor of the
-    updates that `blocks` has the one with the most resets, `blocks` itself, and the fewest."""
+    """Name the rows that the figure of distances shows.
+
+    They are one without resets, and of those that compress updates as `blocks` does the one with
+    the most resets, `blocks` itself, and the one with the fewest.
+    """
     names = {}
-    is_alike = resets["momentum"] == resets.loc[blocks, "momentum"]
-    for row in resets.index[is_alike & (resets["error_compressor.kind"] == "zero")]:
+    alike = resets[resets["momentum"] == resets.loc[blocks, "momentum"]]
+    has_no_resets = alike["error_compressor.kind"] == "zero"
+    for row in alike.index[has_no_resets]:
         names[str(row)] = "no resets"
     ratio = resets.loc[blocks, "gradient_compressor.ratio"]
-    alike = resets[is_alike & (resets["gradient_compressor.ratio"] == ratio)]
-    alike = alike[alike["error_compressor.kind"] != "zero"]
+    alike = alike[~has_no_resets]
+    alike = alike[alike["gradient_compressor.ratio"] == ratio]
     intervals = alike["reset_interval"]
-    for row in dict.fromkeys((intervals.idxmin(), blocks, intervals.idxmax())):
+    fewest = intervals.idxmax()
+    most = intervals.idxmin()
+    # One of the ends may be the row of blocks itself: each is named once.
+    for row in dict.fromkeys((most, blocks, fewest)):
         interval, r1 = alike.loc[row, ["reset_interval", "error_compressor.ratio"]]
         names[str(row)] = f"H = {interval:g}, R1 = {r1:g}"
     return names
 
 
 def _distances(means: pd.DataFrame, names: dict[str, str]) -> Figure:
+    """Draw how far workers are apart over the steps, a line a row."""
     figure, (axes,) = new_figure(1.35)
-    for (row, name), colour in zip(
-        names.items(), ("#999999", "#C23B00", "#1A5FD0", "#1C8C4B"), strict=False
-    ):
-        lines = means[means["row"] == row].sort_values("step")
+    colours = ("#999999", "#C23B00", "#1A5FD0", "#1C8C4B")
+    for (row, name), colour in zip(names.items(), colours, strict=False):
+        lines = means[means["row"] == row]
+        lines = lines.sort_values("step")
         axes.plot(
             lines["step"],
             lines["worker_distance"],
@@ -195,26 +234,31 @@ def _distances(means: pd.DataFrame, names: dict[str, str]) -> Figure:
 
 
 def which_compressors_work(evidence: Evidence) -> Answer:
-    """Question 17: each compressor under each rule for what is not sent, as differences to SGD."""
+    """Answer question 17: each compressor under each rule, as differences to SGD."""
     study = evidence["rules"]
     tables = []
-    for each in study.about.compressors:
+    for rows in study.about.compressors:
         for key, rule in RULES.items():
-            lines = study.contrasts_of([(getattr(each, key), study.baseline)])
-            tables.append(lines.assign(compressor=each.compressor, rule=rule))
-    frame = pd.concat([table for table in tables if len(table)], ignore_index=True)
+            row = getattr(rows, key)
+            lines = study.contrasts_of([(row, study.baseline)])
+            if len(lines):
+                tables.append(lines.assign(compressor=rows.compressor, rule=rule))
+    frame = pd.concat(tables, ignore_index=True)
     wide = frame.pivot(index="compressor", columns="rule", values="estimate")
+    # A pivot sorts its lines; the table keeps the order of the experiment's spec.
+    wide = wide.loc[frame["compressor"].unique()]
     resets = frame[frame["rule"] == RULES["reset"]].set_index("compressor")
-    shown = wide.loc[frame["compressor"].unique()].join(resets[["models_sent", "link_models"]])
+    shown = wide.join(resets[["models_sent", "link_models"]])
     by_loss = resets.reset_index().sort_values("estimate")
     first = study.about.compressors[0].compressor
+    feedback = {
+        "compressor": first,
+        "estimate": wide.loc[first, RULES["feedback"]],
+    }
     numbers = {
         "best": by_loss.iloc[-1],
         "worst": by_loss.iloc[0],
-        "feedback": {
-            "compressor": first,
-            "estimate": wide.loc[first, RULES["feedback"]],
-        },
+        "feedback": feedback,
         "baseline": study.value(study.baseline, "label"),
     }
     return Answer(frame, numbers, rows=shown.reset_index().head(MOST_ROWS))

@@ -38,22 +38,26 @@ SHOWN: dict[Speaker, str] = {
 
 
 def _trials(frames: Frames) -> pd.DataFrame:
-    """All trials of the experiment's search, each at the one seed that all have; only one that is
-    done has a score."""
+    """Return all trials of the experiment's search, each at the one seed that all have.
+
+    Only one that is done has a score.
+    """
     trials = frames.tuning
-    first: pd.DataFrame = trials[trials["seed"] == trials["seed"].min()].reset_index(drop=True)
-    return first
+    first_seed = trials["seed"].min()
+    first: pd.DataFrame = trials[trials["seed"] == first_seed]
+    return first.reset_index(drop=True)
 
 
 def _num_trial_steps(frames: Frames) -> int:
-    """Steps of a trial, by the experiment's own steps an epoch."""
+    """Return the steps of a trial, by the experiment's own steps an epoch."""
     row: Any = frames.rows.iloc[0]
+    steps_an_epoch = row["num_steps"] / row["num_epochs"]
     epochs = frames.tuning["num_epochs"].max()
-    return int(row["num_steps"] / row["num_epochs"] * epochs)
+    return int(steps_an_epoch * epochs)
 
 
 def is_least_loss_best(evidence: Evidence) -> Answer | None:
-    """Question 13: held-out accuracy that is lost where the least training loss chooses."""
+    """Answer question 13: held-out accuracy that is lost where the least training loss chooses."""
     frames = evidence["search"].frames
     trials = _trials(frames).dropna(subset=["score"])
     if trials.empty:
@@ -69,55 +73,73 @@ def is_least_loss_best(evidence: Evidence) -> Answer | None:
     frame["at_loss"] = least["score"]
     frame["cost"] = frame["best"] - frame["at_loss"]
     frame = frame.sort_values("cost", ascending=False)
-    is_worse = frame["cost"] > 0
+    costs = frame["cost"]
+    worse = costs[costs > 0]
     numbers = {
         "rows_count": len(frame),
-        "other": int(is_worse.sum()),
-        "mean": frame.loc[is_worse, "cost"].mean(),
-        "mean_of_all": frame["cost"].mean(),
+        "other": len(worse),
+        "mean": worse.mean(),
+        "mean_of_all": costs.mean(),
         "tested": _tested_by_both_rules(frames),
         "correlation": _correlation(frames),
         "trial_steps": _num_trial_steps(frames),
     }
-    has_other_settings = best["candidate"].fillna(0) != least["candidate"].fillna(0)
+    # A row that was searched over rates alone has no candidates.
+    best_candidate = best["candidate"].fillna(0)
+    least_candidate = least["candidate"].fillna(0)
+    has_other_settings = best_candidate != least_candidate
     shown = frame.head(MOST_COSTLY)
-    differs = [
-        _what_differs(line, has_other_settings=bool(has_other_settings.loc[str(row)]))
-        for row, line in shown.iterrows()
-    ]
+    differs = []
+    for row, line in shown.iterrows():
+        is_other = bool(has_other_settings.loc[str(row)])
+        differs.append(_what_differs(line, is_other))
     return Answer(frame.reset_index(), numbers, rows=shown.assign(differs=differs))
 
 
 def _what_differs(line: pd.Series, has_other_settings: bool) -> str:
-    """What the least training loss picks for a row, in words."""
+    """Say what the least training loss picks for a row."""
+    best = line["best_rate"]
+    picked = line["loss_rate"]
     words = []
-    if line["loss_rate"] != line["best_rate"]:
-        words.append(f"rate {short(line['loss_rate'])} for {short(line['best_rate'])}")
+    if picked != best:
+        words.append(f"rate {short(picked)} for {short(best)}")
     if has_other_settings:
         words.append("other settings")
     return listed(words)
 
 
 def _correlation(frames: Frames) -> float:
-    """The rank correlation of training loss and score over the experiment's rows."""
-    rows = frames.rows.loc[frames.rows["base"].isna(), "row"]
-    done = frames.runs[(frames.runs["status"] == "done") & frames.runs["row"].isin(rows)]
+    """Return the rank correlation of training loss and score over the experiment's rows."""
+    rows = frames.rows
+    own = rows.loc[rows["base"].isna(), "row"]
+    runs = frames.runs
+    is_done = runs["status"] == "done"
+    done = runs[is_done & runs["row"].isin(own)]
     means = done.groupby("row")[["score", "train_loss"]].mean()
-    return float(stats.spearmanr(means["train_loss"], means["score"]).statistic)
+    ranks = stats.spearmanr(means["train_loss"], means["score"])
+    return float(ranks.statistic)
 
 
 def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
-    """What the least training loss costs on test samples at full length: rows, and their median and
-    ends, in shares.
+    """Return what the least training loss costs on test samples at full length, in shares.
 
     Each row that the rule chose is compared with the row that held-out samples chose, at the seeds
     that both have. Test samples chose neither, so this may be a gain.
+
+    Returns:
+        How many rows there are, and the median, the least and the most of their costs.
     """
-    scores = frames.runs[frames.runs["status"] == "done"].set_index(["row", "seed"])["score"]
+    runs = frames.runs
+    done = runs[runs["status"] == "done"]
+    scores = done.set_index(["row", "seed"])["score"]
+    rows = frames.rows
+    by_training_loss = rows[rows["rule"] == "training_loss"]
     costs = []
-    for row in frames.rows[frames.rows["rule"] == "training_loss"].to_dict("records"):
+    for row in by_training_loss.to_dict("records"):
         if row["row"] in scores.index and row["base"] in scores.index:
-            costs.append(float((scores[row["base"]] - scores[row["row"]]).mean()))
+            # By seed: one that either row lacks is NaN, and so not in the mean.
+            lost = scores[row["base"]] - scores[row["row"]]
+            costs.append(float(lost.mean()))
     if not costs:
         return {"rows": 0}
     return {
@@ -129,8 +151,10 @@ def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
 
 
 def what_tuning_costs(evidence: Evidence) -> Answer | None:
-    """Question 14: trials of a decade of rates until the best is near, for rows with one setting
-    and with three."""
+    """Answer question 14: trials of a decade of rates until the best is near.
+
+    Rows with one setting and rows with three are told apart.
+    """
     frames = evidence["search"].frames
     lines = []
     for row, group in _trials(frames).groupby("row", sort=False):
@@ -145,37 +169,45 @@ def what_tuning_costs(evidence: Evidence) -> Answer | None:
         needed=("needed", "median"),
         spread=("spread", "median"),
     )
-    return Answer(
-        frame,
-        {
-            "runs": frames.tuning["run_id"].nunique(),
-            "near": NEAR,
-        },
-        rows=shown,
-    )
+    numbers = {
+        "runs": frames.tuning["run_id"].nunique(),
+        "near": NEAR,
+    }
+    return Answer(frame, numbers, rows=shown)
 
 
 def _decade(group: pd.DataFrame) -> dict[str, float]:
-    """Of a row's trials within a decade about its best rate: how many, how many are needed, what a
-    wrong rate costs."""
+    """Count a row's trials within a decade about its best rate.
+
+    Returns:
+        How many trials there are, how many are near the best, how many are needed, and what a wrong
+        rate costs.
+    """
     best: Any = group.iloc[group["score"].argmax()]
     ratio = group["learning_rate"] / best["learning_rate"]
     within = group[(ratio < DECADE) & (ratio > 1 / DECADE)]
-    scores = within["score"].fillna(-np.inf).to_numpy()
-    rates = within.groupby("learning_rate")["score"].max().fillna(0.0)
-    near = int((scores >= scores.max() - NEAR - ROUNDING).sum())
+    num_trials = len(within)
+    # A trial that diverged has no score: it is near nothing, and as bad as can be.
+    scores = within["score"].fillna(-np.inf)
+    is_near = scores >= scores.max() - NEAR - ROUNDING
+    num_near = int(is_near.sum())
+    by_rate = within.groupby("learning_rate")["score"].max()
+    by_rate = by_rate.fillna(0.0)
+    num_candidates = within["candidate"].nunique()
     return {
-        "settings": max(1, within["candidate"].nunique()),
-        "trials": len(within),
-        "near": near,
-        "needed": _needed(len(within), near),
-        "spread": float(rates.max() - rates.min()),
+        "settings": max(1, num_candidates),
+        "trials": num_trials,
+        "near": num_near,
+        "needed": _needed(num_trials, num_near),
+        "spread": float(by_rate.max() - by_rate.min()),
     }
 
 
 def _needed(trials: int, near: int) -> int:
-    """Trials drawn at random, without putting back, until one of the near ones is among them with a
-    chance of half."""
+    """Return how many trials drawn at random have a near one among them with a chance of half.
+
+    None is put back.
+    """
     drawn = 1
     while math.comb(trials - near, drawn) > 0.5 * math.comb(trials, drawn):
         drawn += 1
@@ -183,20 +215,22 @@ def _needed(trials: int, near: int) -> int:
 
 
 def which_learning_rate(evidence: Evidence) -> Answer | None:
-    """Question 20: the rates chosen, and the lowest at which anything diverged."""
+    """Answer question 20: the rates chosen, and the lowest at which anything diverged."""
     search = evidence["search"]
     trials = _trials(search.frames)
     done = trials.dropna(subset=["score"])
     diverged = trials[trials["status"] == "diverged"]
     if search.baseline not in set(done["row"]):
         return None
-    best = done.loc[done.groupby("row")["score"].idxmax()].set_index("row")["learning_rate"]
+    best_trials = done.loc[done.groupby("row")["score"].idxmax()]
+    best = best_trials.set_index("row")["learning_rate"]
     of_baseline = best[search.baseline]
+    is_lower = best < of_baseline
     at_lower = diverged[diverged["learning_rate"] < of_baseline]
     numbers = {
         "baseline": search.value(search.baseline, "label"),
         "best": of_baseline,
-        "lower": int((best < of_baseline).sum()),
+        "lower": int(is_lower.sum()),
         "others": len(best) - 1,
         "trials": len(trials),
         "diverged": len(diverged),
@@ -209,19 +243,20 @@ def which_learning_rate(evidence: Evidence) -> Answer | None:
 
 
 def _rates(search: Compared, trials: pd.DataFrame) -> Figure:
+    """Draw each row's best score by rate, and a cross where every trial diverged."""
     figure, (axes,) = new_figure(1.45)
     for speaker, colour in SHOWN.items():
         row = search.row(speaker)
         if row is None:
             continue
-        best = trials[trials["row"] == row].groupby("learning_rate")["score"].max()
-        name = search.value(row, "label")
+        of_row = trials[trials["row"] == row]
+        best = of_row.groupby("learning_rate")["score"].max()
         axes.plot(
             best.index,
             100 * best,
             "o-",
             color=colour,
-            label=name,
+            label=search.value(row, "label"),
         )
         diverged = best.index[best.isna()]
         axes.plot(
