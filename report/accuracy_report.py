@@ -171,12 +171,12 @@ def _about(frames: Frames) -> dict[str, Any]:
     """Return what the page says of the experiment itself."""
     label = frames.metric.label
     margin = 100 * (frames.experiment.margin or 0.0)
-    statuses = {
+    no_runs = {
         "done": 0,
         "diverged": 0,
         "planned": len(frames.runs),
     }
-    statuses |= frames.runs["status"].value_counts().to_dict()
+    statuses = no_runs | frames.runs["status"].value_counts().to_dict()
     algorithms = frames.rows["algorithm"]
     is_ours = (algorithms == "cser") & (frames.rows["local_step"] == "adamw")
     return {

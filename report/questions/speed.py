@@ -1,5 +1,7 @@
-"""Questions on speed and money, from timed steps where there are any, else from the model, each
-called what it is."""
+"""Questions on speed and money, from timed steps where there are any, else from the model.
+
+Each number is called what it is.
+"""
 
 import math
 from collections.abc import Callable
@@ -34,49 +36,62 @@ LARGE = 256.0
 def of_model(
     answer: Callable[[SpeedStudy, WorkloadModel], Answer | None],
 ) -> Callable[[Evidence], Answer | None]:
-    """Decorator of an answer from the model of one workload: there is none where that cannot be
-    modelled."""
+    """Decorate an answer from the model of one workload; None where that cannot be modelled."""
 
     @wraps(answer)
     def answered(evidence: Evidence) -> Answer | None:
         study = evidence.speed
-        model = study.models.get(WORKLOAD) if study else None
-        can = study and model and model.is_modelled and PROPOSED in model.methods
-        return answer(study, model) if study and model and can else None
+        if study is None or WORKLOAD not in study.models:
+            return None
+        model = study.models[WORKLOAD]
+        if not model.is_modelled or PROPOSED not in model.methods:
+            return None
+        return answer(study, model)
 
     return answered
 
 
 def timed(study: SpeedStudy, machines: int) -> pd.DataFrame:
-    """Cells of the workload on links of `AT`, by method; of several sessions that with the most
-    methods."""
+    """Return the cells of the workload on links of `AT`, by method.
+
+    Of several sessions they are that with the most methods.
+    """
     cells = study.cells
-    mine = cells[(cells["workload"] == WORKLOAD) & (cells["machines"] == machines)]
-    mine = mine[(mine["bits_per_second"] / AT - 1).abs() < 0.01]
-    return mine[mine["timing"].isin(mine["timing"].value_counts().index[:1])].set_index("method")
+    cells = cells[cells["workload"] == WORKLOAD]
+    cells = cells[cells["machines"] == machines]
+    cells = cells[is_at_rate(cells)]
+    sessions = cells["timing"].value_counts().index
+    return cells[cells["timing"].isin(sessions[:1])].set_index("method")
+
+
+def is_at_rate(cells: pd.DataFrame) -> pd.Series:
+    """Return which cells were timed on links of `AT`, or so near that it makes no difference."""
+    factors = cells["bits_per_second"] / AT
+    return (factors - 1).abs() < 0.01
 
 
 def gain(cells: pd.DataFrame, method: str, baseline: str) -> dict[str, Any]:
-    """Timed step of the baseline over that of the method; the ends divide end by end, so they are
-    the widest."""
+    """Return the timed step of the baseline over that of the method.
+
+    The ends divide end by end, so they are the widest.
+    """
     own = cells.loc[method]
     base = cells.loc[baseline]
-    ends = {
+    return {
+        "factor": base["seconds"] / own["seconds"],
         "low": base["low"] / own["high"],
         "high": base["high"] / own["low"],
     }
-    return {"factor": base["seconds"] / own["seconds"]} | ends
 
 
 def scored_cells(evidence: Evidence) -> pd.DataFrame:
     """Return the steps of the sessions of scored settings on links of `AT`, by method."""
     steps = scored_steps_frame(evidence.scored)
-    is_at_rate = (steps["bits_per_second"] / AT - 1).abs() < 0.01
-    return steps[is_at_rate].set_index("method")
+    return steps[is_at_rate(steps)].set_index("method")
 
 
 def which_baseline(evidence: Evidence) -> Answer | None:
-    """Question 2: one method over every baseline, first with the settings that score."""
+    """Answer question 2: one method over every baseline, first with the settings that score."""
     answer = _over_every_baseline(evidence)
     if answer is None:
         return None
@@ -85,41 +100,36 @@ def which_baseline(evidence: Evidence) -> Answer | None:
     over = {}
     if scored is not None and scored in seconds:
         over = (seconds / seconds[scored]).to_dict()
-    return replace(
-        answer,
-        numbers={
-            **answer.numbers,
-            "scored": over,
-        },
-    )
+    numbers = {
+        **answer.numbers,
+        "scored": over,
+    }
+    return replace(answer, numbers=numbers)
 
 
 @of_model
 def _over_every_baseline(study: SpeedStudy, _: WorkloadModel) -> Answer | None:
-    """One method over every baseline, whether its settings were scored or not."""
+    """Compare one method with every baseline, whether its settings were scored or not."""
     cells = timed(study, 8)
     if not {PROPOSED, *BASELINES} <= set(cells.index):
         return None
     bases = cells[cells["baseline"]]
-    lines = [
-        {
+    lines = []
+    for name, base in bases.iterrows():
+        line = {
             "method": name,
-            "label": line["label"],
-            "ms": 1e3 * line["seconds"],
+            "label": base["label"],
+            "ms": 1e3 * base["seconds"],
+            **gain(cells, PROPOSED, str(name)),
         }
-        | gain(cells, PROPOSED, str(name))
-        for name, line in bases.iterrows()
-    ]
+        lines.append(line)
     frame = pd.DataFrame(lines)
+    is_shown = frame["method"].isin([*BASELINES, "ddp_no_overlap", "powersgd_1"])
     numbers = {
         "over": frame.set_index("method")["factor"],
         "own": cells.loc[PROPOSED],
     }
-    return Answer(
-        frame,
-        numbers,
-        rows=frame[frame["method"].isin([*BASELINES, "ddp_no_overlap", "powersgd_1"])],
-    )
+    return Answer(frame, numbers, rows=frame[is_shown])
 
 
 def ratio_of(model: WorkloadModel) -> float:
@@ -129,32 +139,26 @@ def ratio_of(model: WorkloadModel) -> float:
 
 @of_model
 def which_layout(study: SpeedStudy, model: WorkloadModel) -> Answer:
-    """Question 3: the same eight workers on eight machines, on two and on one."""
+    """Answer question 3: the same eight workers on eight machines, on two and on one."""
     lines = []
-    layouts = comparisons.layouts_frame(model, AT).groupby(
+    layouts = comparisons.layouts_frame(model, AT)
+    for (machines, workers), group in layouts.groupby(
         ["machines", "workers_per_machine"], sort=False
-    )
-    for (machines, workers), group in layouts:
-        own: Any = group.set_index("method")
-        step = timed(study, int(str(machines)))["seconds"].reindex([DDP, PROPOSED])
-        numbers = (
-            step[DDP] / step[PROPOSED],
-            1e3 * step[DDP],
-            own["over_ddp"][PROPOSED],
-            1e3 * own["seconds"][DDP],
-        )
-        lines.append((f"{machines} x {workers}", machines, *numbers))
-    frame = pd.DataFrame(
-        lines,
-        columns=[
-            "layout",
-            "machines",
-            "timed",
-            "timed_ms",
-            "modelled",
-            "ddp_ms",
-        ],
-    )
+    ):
+        modelled: Any = group.set_index("method")
+        cells = timed(study, int(str(machines)))
+        # A layout on which one of the two was not timed has NaN.
+        step = cells["seconds"].reindex([DDP, PROPOSED])
+        line = {
+            "layout": f"{machines} x {workers}",
+            "machines": machines,
+            "timed": step[DDP] / step[PROPOSED],
+            "timed_ms": 1e3 * step[DDP],
+            "modelled": modelled["over_ddp"][PROPOSED],
+            "ddp_ms": 1e3 * modelled["seconds"][DDP],
+        }
+        lines.append(line)
+    frame = pd.DataFrame(lines)
     by_machines = frame.set_index("machines")
     numbers_of_all = {
         "best": by_machines["timed"].fillna(by_machines["modelled"]),
@@ -167,9 +171,12 @@ def which_layout(study: SpeedStudy, model: WorkloadModel) -> Answer:
 
 @of_model
 def which_bandwidth(_: SpeedStudy, model: WorkloadModel) -> Answer:
-    """Question 4: the rate below which it is clearly faster than DDP, and how fast it is beside the
-    best baseline."""
+    """Answer question 4: the rate below which it is clearly faster than DDP.
+
+    Besides it has how fast it is beside the best baseline.
+    """
     grid = comparisons.speedups_frame(model, comparisons.log_grid(1e9, 100e9))
+    gbits = grid["bits_per_second"] / 1e9
     over_best = grid.loc[grid["method"] == PROPOSED, "over_best"]
     below = comparisons.highest_rate(
         partial(
@@ -182,7 +189,8 @@ def which_bandwidth(_: SpeedStudy, model: WorkloadModel) -> Answer:
     )
     over_ddp = grid.pivot(index="bits_per_second", columns="method", values="over_ddp")
     older = [name for name in OLDER if name in over_ddp]
-    older_over_it = over_ddp[older].max(axis="columns") / over_ddp[PROPOSED]
+    best_older = over_ddp[older].max(axis="columns")
+    older_over_it = best_older / over_ddp[PROPOSED]
     numbers = {
         "ddp": below,
         "clearly": comparisons.CLEARLY,
@@ -190,7 +198,7 @@ def which_bandwidth(_: SpeedStudy, model: WorkloadModel) -> Answer:
         "least_over_best": over_best.min(),
         "older": [model.methods[name].label for name in older],
         "older_over_it": (older_over_it.min(), older_over_it.max()),
-        "rates": (grid["bits_per_second"].min() / 1e9, grid["bits_per_second"].max() / 1e9),
+        "rates": (gbits.min(), gbits.max()),
         "ratio": ratio_of(model),
         "compute_seconds": model.workload.compute_seconds,
     }
@@ -198,12 +206,18 @@ def which_bandwidth(_: SpeedStudy, model: WorkloadModel) -> Answer:
 
 
 def _bandwidth(grid: pd.DataFrame) -> Figure:
+    """Draw how many times as fast it is over the rate of a link, a panel a rival."""
     figure, panels = new_figure(1.45, 2)
+    local_steps, error_feedback = OLDER
     shown = {
         PROPOSED: FAMILIES["error reset"],
-        **dict(zip(OLDER, (FAMILIES["local steps"], FAMILIES["error feedback"]), strict=True)),
+        local_steps: FAMILIES["local steps"],
+        error_feedback: FAMILIES["error feedback"],
     }
-    sides = (("over_ddp", "DDP in fp32", (0, 12)), ("over_best", "the best baseline", (0.9, 1.15)))
+    sides = (
+        ("over_ddp", "DDP in fp32", (0, 12)),
+        ("over_best", "the best baseline", (0.9, 1.15)),
+    )
     for axes, (column, title, limits) in zip(panels, sides, strict=True):
         for method, colour in shown.items():
             own = grid[grid["method"] == method]
@@ -234,32 +248,40 @@ def _bandwidth(grid: pd.DataFrame) -> Figure:
 
 
 def scored_method(evidence: Evidence) -> str | None:
-    """Return M-CSER as the answers quote it, by the name that sessions of scored settings give it:
-    that of its row."""
+    """Return the row of M-CSER that answers quote.
+
+    Sessions of scored settings call a method by its row.
+    """
     quoted = evidence.first("reference")
     return quoted.row("reset") if quoted else None
 
 
 def over_older_methods(evidence: Evidence) -> Answer | None:
-    """Question 5: M-CSER's timed step beside those of the older methods, each with exactly the
-    settings that score."""
+    """Answer question 5: M-CSER's timed step beside those of the older methods.
+
+    Each has exactly the settings that score.
+    """
     quoted = evidence.first("reference")
     scored = scored_method(evidence)
     frame = scored_steps_frame(evidence.scored)
     if quoted is None or scored not in set(frame["method"]):
         return None
-    frame["gbits"] = (frame["bits_per_second"] / 1e9).round().astype(int)
-    steps = frame[frame["method"] == scored].set_index("gbits")["seconds"]
+    gbits = frame["bits_per_second"] / 1e9
+    frame["gbits"] = gbits.round().astype(int)
+    of_scored = frame[frame["method"] == scored]
+    steps = of_scored.set_index("gbits")["seconds"]
     frame["mcser_over_it"] = frame["seconds"] / frame["gbits"].map(steps)
-    wide = frame.pivot(
-        index=["method", "label"], columns="gbits", values="mcser_over_it"
-    ).reset_index()
-    wide = wide.rename(columns={gbits: f"at_{gbits}" for gbits in steps.index})
+    wide = frame.pivot(index=["method", "label"], columns="gbits", values="mcser_over_it")
+    wide = wide.reset_index()
+    wide = wide.rename(columns={rate: f"at_{rate}" for rate in steps.index})
     older = [row for row in quoted.about.shown if not quoted.is_of_family(row, "error reset")]
     shown = wide[wide["method"].isin([*older, RIVAL, DDP])]
-    by_name = wide.set_index("method")
+    of_older = wide.set_index("method").reindex(older)
+    over = []
+    for line in of_older.to_dict("records"):
+        over.append((line["label"], line["at_10"]))
     numbers = {
-        "over": [(line["label"], line["at_10"]) for _, line in by_name.reindex(older).iterrows()],
+        "over": over,
         "sessions": frame["num_sessions"].min(),
         "most_sessions": frame["num_sessions"].max(),
     }
@@ -268,38 +290,44 @@ def over_older_methods(evidence: Evidence) -> Answer | None:
 
 @of_model
 def what_headlines_ask(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
-    """Question 6: up to which rate the published factors hold, by the compute time of a step."""
+    """Answer question 6: up to which rate the published factors hold, by the compute time of a step."""
     frame = comparisons.headlines_frame(study)
     if frame.empty:
         return None
-    own = frame[(frame["rival"] == DDP) & (frame["bits_per_second"] == AT)]
-    own = own.loc[own.groupby(["headline", "compute_seconds"])["factor"].idxmax()]
-    own = own.assign(ms=1e3 * own["compute_seconds"], gbits=own["holds_up_to"] / 1e9).sort_values(
-        "compute_seconds"
+    own = frame[frame["rival"] == DDP]
+    own = own[own["bits_per_second"] == AT]
+    # Of each published factor and compute time, the line of the fastest method.
+    factors = own.groupby(["headline", "compute_seconds"])["factor"]
+    own = own.loc[factors.idxmax()]
+    own = own.assign(
+        ms=1e3 * own["compute_seconds"],
+        gbits=own["holds_up_to"] / 1e9,
     )
-    imagenet, cifar = (own[own["headline"].str.contains(task)] for task in ("ImageNet", "CIFAR"))
+    own = own.sort_values("compute_seconds")
+    imagenet = own[own["headline"].str.contains("ImageNet")]
+    cifar = own[own["headline"].str.contains("CIFAR")]
+    shown_imagenet = imagenet[imagenet["ms"].isin([20, 30, 40, 50])]
+    shown_cifar = cifar[cifar["ms"].isin([30, 50])]
+    numbers = {
+        "near": _nearest(imagenet, model.workload.compute_seconds),
+        "slow": _nearest(imagenet, 0.050),
+        "ten": _nearest(cifar, 0.050),
+    }
+    return Answer(frame, numbers, rows=pd.concat([shown_imagenet, shown_cifar]))
 
-    def nearest(lines: pd.DataFrame, seconds: float) -> pd.Series:
-        return lines.iloc[(lines["compute_seconds"] - seconds).abs().argmin()]
 
-    shown = pd.concat(
-        [imagenet[imagenet["ms"].isin([20, 30, 40, 50])], cifar[cifar["ms"].isin([30, 50])]]
-    )
-    near, slow = nearest(imagenet, model.workload.compute_seconds), nearest(imagenet, 0.050)
-    return Answer(
-        frame,
-        {
-            "near": near,
-            "slow": slow,
-            "ten": nearest(cifar, 0.050),
-        },
-        rows=shown,
-    )
+def _nearest(lines: pd.DataFrame, seconds: float) -> pd.Series:
+    """Return the line whose compute time of a step is nearest to this one."""
+    apart = lines["compute_seconds"] - seconds
+    return lines.iloc[apart.abs().argmin()]
 
 
 def does_it_save_money(evidence: Evidence) -> Answer | None:
-    """Question 7: dollars per thousand modelled steps; the change of the bill by the method where
-    DDP is cheapest, and whether the method is faster than the best baseline as it was scored."""
+    """Answer question 7: dollars per thousand modelled steps.
+
+    Besides it has the change of the bill by the method where DDP is cheapest, and whether the
+    method is faster than the best baseline as it was scored.
+    """
     answer = _bills(evidence)
     if answer is None:
         return None
@@ -308,18 +336,16 @@ def does_it_save_money(evidence: Evidence) -> Answer | None:
     over_best = None
     if scored is not None and {scored, RIVAL} <= set(cells.index):
         over_best = gain(cells, scored, RIVAL)
-    return replace(
-        answer,
-        numbers={
-            **answer.numbers,
-            "scored_over_best": over_best,
-        },
-    )
+    numbers = {
+        **answer.numbers,
+        "scored_over_best": over_best,
+    }
+    return replace(answer, numbers=numbers)
 
 
 @of_model
 def _bills(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
-    """Dollars per thousand modelled steps on each cluster with a price."""
+    """Return dollars per thousand modelled steps on each cluster with a price."""
     frame = comparisons.costs_frame(model)
     if frame.empty:
         return None
@@ -327,13 +353,11 @@ def _bills(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
     shown["gbits"] = shown["bits_per_second"] / 1e9
     cheapest = shown.sort_values(DDP).iloc[0]
     most_machines = shown.sort_values("machines").iloc[-1]
-    [gpus] = [
-        machine.gpus for machine in hardware().machines if machine.name == cheapest["machine"]
-    ]
+    gpus_of = {machine.name: machine.gpus for machine in hardware().machines}
     numbers = {
         "cheapest": cheapest["machine"],
         "machines": cheapest["machines"],
-        "gpus": gpus,
+        "gpus": gpus_of[cheapest["machine"]],
         "change": cheapest[PROPOSED] / cheapest[DDP] - 1,
         "most_machines": most_machines["machines"],
         "saved_on_most": 1 - most_machines[PROPOSED] / most_machines[DDP],
@@ -346,28 +370,32 @@ def _bills(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
 
 @of_model
 def which_ratio_is_needed(_: SpeedStudy, model: WorkloadModel) -> Answer:
-    """Question 22: the rate at which a ratio of 256 is just needed, solved for, and the ratio
-    needed at five rates."""
+    """Answer question 22: the rate at which a ratio of 256 is just needed.
+
+    Besides it has the ratio needed at five rates.
+    """
 
     def beyond(log_bits: float) -> float:
-        ratio = comparisons.needed_ratios_frame(model, [math.exp(log_bits)])["ratio"].iloc[0]
-        return math.log(1e6 if math.isnan(ratio) else ratio) - math.log(LARGE)
+        """Return how far the needed ratio is above 256, by its logarithm."""
+        needed = comparisons.needed_ratios_frame(model, [math.exp(log_bits)])
+        ratio = needed["ratio"].iloc[0]
+        if math.isnan(ratio):
+            # No ratio is enough: as one far above 256, so that the root is bracketed.
+            ratio = 1e6
+        return math.log(ratio) - math.log(LARGE)
 
-    bits = math.exp(
-        brentq(
-            beyond,
-            math.log(comparisons.LOWEST),
-            math.log(comparisons.HIGHEST),
-            xtol=1e-6,
-        )
+    log_bits = brentq(
+        beyond,
+        math.log(comparisons.LOWEST),
+        math.log(comparisons.HIGHEST),
+        xtol=1e-6,
     )
     frame = comparisons.needed_ratios_frame(model, SOME_RATES)
     frame["gbits"] = frame["bits_per_second"] / 1e9
-    return Answer(
-        frame,
-        {
-            "bits": bits,
-            "at_10": frame.set_index("gbits")["ratio"][10.0],
-            "large": LARGE,
-        },
-    )
+    ratios = frame.set_index("gbits")["ratio"]
+    numbers = {
+        "bits": math.exp(log_bits),
+        "at_10": ratios[10.0],
+        "large": LARGE,
+    }
+    return Answer(frame, numbers)
