@@ -1,5 +1,4 @@
-"""Figures of an accuracy experiment: differences to the baseline at one link load, and over the
-load of a link."""
+"""Figures of an accuracy experiment: differences to the baseline, at one load and by load."""
 
 import math
 from collections.abc import Hashable, Mapping

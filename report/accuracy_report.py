@@ -1,5 +1,7 @@
-"""An accuracy experiment's report: the pages' tables and sentences' numbers, which
-templates/accuracy.md.j2 puts in."""
+"""An accuracy experiment's report: its tables, and the numbers of its sentences.
+
+templates/accuracy.md.j2 puts them in.
+"""
 
 import math
 from collections import Counter

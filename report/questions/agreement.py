@@ -1,5 +1,7 @@
-"""Whether kinds of network agree on methods: their order by Friedman's test, and one difference
-over all of them."""
+"""Whether kinds of network agree on methods.
+
+There is their order by Friedman's test, and one difference over all of them.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +50,13 @@ def agreement(losses: pd.DataFrame) -> Agreement | None:
     num_kinds, num_methods = losses.shape
     if num_kinds < 2 or num_methods < 2:
         return None
-    ranks = np.asarray(rankdata(losses.to_numpy(dtype=float), axis=1))
-    sums = ranks.sum(axis=0)
-    order = losses.columns[np.argsort(sums, kind="stable")]
-    alike = (losses[order].diff(axis="columns").iloc[:, 1:] > 0).all(axis="columns")
+    ranks = rankdata(losses.to_numpy(dtype=float), axis=1)
+    sums = np.asarray(ranks).sum(axis=0)
+    places = np.argsort(sums, kind="stable")
+    order = losses.columns[places]
+    # A kind has this order if each method loses more than the one before it.
+    increases = losses[order].diff(axis="columns").iloc[:, 1:]
+    alike = (increases > 0).all(axis="columns")
     spread = _spread(sums)
     most = num_kinds**2 * (num_methods**3 - num_methods) / 12
     return Agreement(
@@ -64,12 +69,13 @@ def agreement(losses: pd.DataFrame) -> Agreement | None:
 
 
 def _spread(sums: Vector) -> float:
-    """Squared distance of the methods' sums of ranks from their mean."""
-    return float(((sums - sums.mean()) ** 2).sum())
+    """Return the squared distance of the methods' sums of ranks from their mean."""
+    distances = sums - sums.mean()
+    return float((distances**2).sum())
 
 
 def _chance(num_kinds: int, num_methods: int, spread: float) -> float:
-    """The share of all combinations of orders that spread the sums of ranks as far or further.
+    """Return the share of all combinations of orders that spread the sums of ranks so far.
 
     Sums are counted kind by kind, so that the work grows with the number of different sums, not of
     combinations.
@@ -80,20 +86,24 @@ def _chance(num_kinds: int, num_methods: int, spread: float) -> float:
         following: Counter[tuple[int, ...]] = Counter()
         for sums, count in counts.items():
             for order in orders:
-                following[tuple(map(sum, zip(sums, order, strict=True)))] += count
+                added = tuple(map(sum, zip(sums, order, strict=True)))
+                following[added] += count
         counts = following
     tolerance = 1e-9  # of floating-point sums of whole and half numbers
-    as_far = sum(
-        count for sums, count in counts.items() if _spread(np.array(sums)) >= spread - tolerance
-    )
+    as_far = 0
+    for sums, count in counts.items():
+        if _spread(np.array(sums)) >= spread - tolerance:
+            as_far += count
     num_combinations = math.factorial(num_methods) ** num_kinds
     return float(as_far / num_combinations)
 
 
 @dataclass(frozen=True)
 class Combined:
-    """One difference over kinds of network, which may truly differ between them: the mean with its
-    interval."""
+    """One difference over kinds of network, between which it may truly differ.
+
+    It is the mean with its interval.
+    """
 
     estimate: float
     low: float
@@ -124,13 +134,14 @@ def combined(
         method_re="dl",
         use_t=True,
     )
-    low, high = found.conf_int(alpha=1 - confidence)[
-        3
-    ]  # the fourth: random effects by Hartung and Knapp
+    intervals = found.conf_int(alpha=1 - confidence)
+    # The fourth is that of random effects by Hartung and Knapp.
+    low, high = intervals[3]
+    variance = max(0.0, float(found.tau2))
     return Combined(
         estimate=float(found.mean_effect_re),
         low=float(low),
         high=float(high),
-        deviation=math.sqrt(max(0.0, float(found.tau2))),
+        deviation=math.sqrt(variance),
         num_kinds=len(effects),
     )

@@ -1,5 +1,7 @@
-"""The questions: a template's head says what was asked and what must have been run, and its body is
-the answer."""
+"""The questions, as their templates say them.
+
+A template's head says what was asked and what must have been run, and its body is the answer.
+"""
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -73,21 +75,23 @@ class Question:
         answer = computed(evidence) if computed else studies.compared_pairs(needed[0])
         if answer is None or not needed:
             return answer
-        return replace(
-            answer,
-            numbers={
-                "regime": needed[0].regime,
-                **answer.numbers,
-            },
-        )
+        numbers = {
+            "regime": needed[0].regime,
+            **answer.numbers,
+        }
+        return replace(answer, numbers=numbers)
 
 
 def _questions() -> list[Question]:
+    """Read the head of each question's template."""
     questions = []
     for path in (TEMPLATES / "questions").glob("*.md.j2"):
         text = path.read_text()
-        head = tomllib.loads(text[2 : text.index("#}")])
-        questions.append(Question(int(path.name.split(".")[0]), **head))
+        # The head is a comment of the template, between {# and #}.
+        end = text.index("#}")
+        head = tomllib.loads(text[2:end])
+        number, _, _ = path.name.partition(".")
+        questions.append(Question(int(number), **head))
     return sorted(questions, key=lambda question: question.number)
 
 

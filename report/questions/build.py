@@ -125,7 +125,8 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
         numbers = answers[9].numbers
         cards["order"] = numbers["order"]
         cards["apart"] = numbers["apart"]
-    in_readme = [known for known in evidence.all_of("network", "loads") if known.about.in_readme]
+    experiments = evidence.all_of("network", "loads")
+    in_readme = [known for known in experiments if known.about.in_readme]
     # The largest network first: it is nearest to what people train.
     in_readme.sort(key=lambda known: -known.num_parameters)
     return cards | {

@@ -1,5 +1,7 @@
-"""Question 25: error reset against local steps, by network and by load, and what a synchronous
-tail changes."""
+"""Question 25: error reset against local steps, by network and by load.
+
+Besides there is what a synchronous tail changes.
+"""
 
 from typing import Any
 
@@ -33,7 +35,8 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     Besides it has one average at the end, and a synchronous tail.
     """
     quoted = evidence["reference"]
-    lines = evidence.contrasts([_of(quoted, *_pairs_asked_first(quoted))])
+    asked_first = _of(quoted, *_pairs_asked_first(quoted))
+    lines = evidence.contrasts([asked_first])
     main = evidence.contrasts(_of_other_networks(evidence))
     loads = evidence.contrasts(_of_other_loads(evidence))
     ties = tied(evidence, ("topk", "local"), ("blocks", "local"))
@@ -52,9 +55,10 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     others = others[others["experiment"] != quoted.name]
     everything = [lines, main, loads, ties]
     everything += [part["rows"] for part in [*tails, *after]]
-    frame = pd.concat([table for table in everything if len(table)], ignore_index=True)
-    names = [name for name in frame["experiment"].unique() if name != quoted.name]
+    filled = [table for table in everything if len(table)]
+    frame = pd.concat(filled, ignore_index=True)
     bounds = declared_by_network(evidence, "bounds")
+    names = [*frame["experiment"].unique()]
     names += [part["name"] for part in bounds]
     topk_load = link_load(quoted, quoted.row("topk"))
     local_load = link_load(quoted, quoted.row("local"))
@@ -68,7 +72,7 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
         "tails": tails,
         "after": after,
         "bounds": bounds,
-        "names": [f"`{name}`" for name in names],
+        "names": [f"`{name}`" for name in names if name != quoted.name],
     }
     return Answer(frame, numbers, rows=shown)
 
@@ -167,7 +171,8 @@ def _at_shorter_trials(evidence: Evidence) -> list[dict[str, Any]]:
 def _tail(known: Compared) -> dict[str, Any]:
     """Return what a tail changes, and what it does beside rows that send as much."""
     tail = str(known.row("tail"))
-    rows = known.contrasts_of(pair for pair in known.contrasts if pair[0] == tail)
+    pairs = [(row, other) for row, other in known.contrasts if row == tail]
+    rows = known.contrasts_of(pairs)
     rows = rows.assign(network=known.network, experiment=known.name)
     intervals = []
     names = []
@@ -192,7 +197,11 @@ def _tail(known: Compared) -> dict[str, Any]:
 def _tails(known: Compared) -> dict[str, Any]:
     """Return what tails change, and in `left` what each row is at against the baseline then."""
     rows = known.contrasts_of(known.contrasts)
-    rows = rows.assign(network=known.network, experiment=known.name, baseline=known.baseline)
+    rows = rows.assign(
+        network=known.network,
+        experiment=known.name,
+        baseline=known.baseline,
+    )
     is_against_baseline = rows["reference"] == known.baseline
     against_baseline = rows[is_against_baseline].set_index("row")
     rows["left"] = rows["row"].map(against_baseline["estimate"])

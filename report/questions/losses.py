@@ -71,7 +71,8 @@ def other_tasks(evidence: Evidence) -> Answer | None:
     experiments = evidence.all_of("task")
     if not experiments:
         return None
-    lines = pd.concat([_declared(known) for known in experiments], ignore_index=True)
+    declared = [_declared(known) for known in experiments]
+    lines = pd.concat(declared, ignore_index=True)
     is_reset = lines.pop("is_reset")
     is_topk = lines.pop("is_topk")
     is_claimed = lines["verdict"] != NOT_CLAIMED
@@ -84,17 +85,25 @@ def other_tasks(evidence: Evidence) -> Answer | None:
     is_open = ~losses["verdict"].isin((LESS, MORE))
     beyond = losses[is_beyond & is_open].to_dict("records")
     topk = lines[is_topk & is_superiority]
-    num_workers = {known.regime["workers"] for known in experiments}
+    num_workers = set()
+    silent = []
+    in_nats = []
+    for known in experiments:
+        num_workers.add(known.regime["workers"])
+        if not tells(known.frames):
+            silent.append(known.about.task)
+        if known.unit != "points":
+            in_nats.append(known.about.task)
     numbers = {
         **count_verdicts(losses),
         "apart": int(is_apart.sum()),
         "names": [known.name for known in experiments],
-        "silent": [known.about.task for known in experiments if not tells(known.frames)],
+        "silent": silent,
         "beyond": [f"{line['label']} ({line['task']})" for line in beyond],
         "topk": topk.to_dict("records"),
         "forms": _forms_of_feedback(experiments),
         "workers": sorted(num_workers),
-        "in_nats": [known.about.task for known in experiments if known.unit != "points"],
+        "in_nats": in_nats,
     }
     shown = lines[is_claimed & is_reset & ~is_topk]
     return Answer(lines, numbers, rows=shown.head(MOST_ROWS))

@@ -1,5 +1,7 @@
-"""What carries over between kinds of network: question 9, and the spread between kinds that widens
-advice."""
+"""What carries over between kinds of network.
+
+That is question 9, and the spread between kinds that widens advice.
+"""
 
 import math
 from collections.abc import Sequence
@@ -95,11 +97,12 @@ def shares_lost(evidence: Evidence) -> pd.DataFrame:
 
 def _shares_of(known: Compared) -> pd.DataFrame:
     """Return what each method loses on one kind of network, a line a method."""
-    names = {known.row(speaker): name for speaker, (name, _) in SPEAKING.items()}
     [bounds] = known.pairs(("floor", "baseline"))
     gap = known.contrast(*bounds)["estimate"]
+    names = {}
     pairs = []
-    for speaker in SPEAKING:
+    for speaker, (name, _) in SPEAKING.items():
+        names[known.row(speaker)] = name
         pairs += known.pairs((speaker, "baseline"))
     # A row that speaks for two methods has one line.
     lines = known.contrasts_of(dict.fromkeys(pairs))
@@ -141,8 +144,13 @@ def other_networks(evidence: Evidence) -> Answer | None:
             missing.append(known)
     if len(kinds) < 2:
         return None
-    losses = _with_form(evidence, [(known, known.pairs(("reset", "baseline"))) for known in kinds])
-    locals_ = _with_form(evidence, [(known, [asked_of_local(known)]) for known in kinds])
+    asked_of_losses = []
+    asked_of_locals = []
+    for known in kinds:
+        asked_of_losses.append((known, known.pairs(("reset", "baseline"))))
+        asked_of_locals.append((known, [asked_of_local(known)]))
+    losses = _with_form(evidence, asked_of_losses)
+    locals_ = _with_form(evidence, asked_of_locals)
     shown = locals_[locals_["verdict"] != NOT_CLAIMED]
     shown = shown.head(MOST_ROWS)
     is_shown = locals_["network"].isin(shown["network"])
@@ -281,7 +289,10 @@ def _norms(evidence: Evidence) -> dict[str, Any]:
 
 def _most_moved(known: Compared, usual: Compared) -> float:
     """Return the most by which a method's loss differs between two experiments."""
-    pairs: list[tuple[Speaker, Speaker]] = [("reset", "baseline"), ("local", "baseline")]
+    pairs: list[tuple[Speaker, Speaker]] = [
+        ("reset", "baseline"),
+        ("local", "baseline"),
+    ]
     here = known.contrasts_of(known.pairs(*pairs))
     there = usual.contrasts_of(usual.pairs(*pairs))
     moved = here["estimate"] - there["estimate"]

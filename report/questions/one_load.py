@@ -1,5 +1,7 @@
-"""Methods at one load of a link: their rows, what each loses, and how error reset by blocks and
-local steps differ."""
+"""Methods at one load of a link: their rows, and what each loses.
+
+Besides there is how error reset by blocks and local steps differ.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -37,9 +39,13 @@ def plain_local_rows(known: Compared) -> dict[float, str]:
     ratios = tuned_rows(known)["ratio"]
     plain = {}
     for row in known.frames.experiment.rows:
+        name = row.row
         is_plain = row.settings.keys() == {"sync_interval"}
-        if is_plain and row.row in ratios.index and known.is_of_family(row.row, "local steps"):
-            plain[float(ratios[row.row])] = row.row
+        # A row of another length or rule is not the experiment's own.
+        if not is_plain or name not in ratios.index:
+            continue
+        if known.is_of_family(name, "local steps"):
+            plain[float(ratios[name])] = name
     return plain
 
 

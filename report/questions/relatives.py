@@ -1,5 +1,6 @@
 """Question 23: what the method's relatives lose, and what methods of 2026 lose beside it."""
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -86,8 +87,10 @@ def methods_of(known: Compared, evidence: Evidence) -> dict[str, Any]:
         if link is None:
             link = fabric.bits_per_second
     # Rows that send everything or nothing are bounds, and no methods.
-    methods = rows[rows["ratio"].between(1, float("inf"), inclusive="neither")]
-    methods = methods.assign(place=range(1, 1 + len(methods)))
+    is_method = rows["ratio"].between(1, math.inf, inclusive="neither")
+    methods = rows[is_method]
+    places = range(1, 1 + len(methods))
+    methods = methods.assign(place=places)
     loads = methods["link_models"]
     is_reset = methods["row"].isin(known.rows_of_family("error reset"))
     is_least = methods["high"] >= methods["low"].iloc[0]
@@ -101,6 +104,10 @@ def methods_of(known: Compared, evidence: Evidence) -> dict[str, Any]:
     for line in least:
         line["own_baseline"] = own_baseline(known, str(line["row"]), methods)
     resets = set(methods.loc[is_reset, "row"])
+    asked = []
+    for row, reference in known.contrasts:
+        if row in resets:
+            asked.append(known.contrast(row, reference))
     return {
         "rows": rows,
         "network": known.about.network,
@@ -113,7 +120,7 @@ def methods_of(known: Compared, evidence: Evidence) -> dict[str, Any]:
         "least": least,
         "cser": cser.to_dict("records"),
         "below": below.to_dict("records"),
-        "asked": [known.contrast(*pair) for pair in known.contrasts if pair[0] in resets],
+        "asked": asked,
         "timed": timed.to_dict("records"),
         "ddp": ddp,
         "link": link,

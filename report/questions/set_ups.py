@@ -1,5 +1,8 @@
-"""Questions on where the method was run: width of the network, load of a link, skew of the data and
-number of workers."""
+"""Questions on where the method was run.
+
+That is the width of the network, the load of a link, the skew of the data and the number of
+workers.
+"""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -24,8 +27,7 @@ FOLLOWED: dict[Speaker, tuple[str, str]] = {
 
 
 class Place(NamedTuple):
-    """Where an experiment stands on the axis of what changes: in which order, and under what
-    name."""
+    """Where an experiment stands on an axis: in which order, and under what name."""
 
     key: tuple[float, ...]
     name: str
@@ -85,7 +87,11 @@ def axis_along(evidence: Evidence, changed: Role) -> Axis:
     network = evidence["levels"].about.network
     experiments = evidence.all_of(changed, network=network)
     experiments = sorted(experiments, key=lambda known: place_of(known, changed).key)
-    speakers = [speaker for speaker in FOLLOWED if all(known.row(speaker) for known in experiments)]
+    speakers: list[Speaker] = []
+    for speaker in FOLLOWED:
+        # A method that some place lacks would end in the middle of the figure.
+        if all(known.row(speaker) for known in experiments):
+            speakers.append(speaker)
     return Axis(changed, experiments, speakers)
 
 
@@ -97,7 +103,8 @@ def _over(evidence: Evidence, *changed: Role) -> Answer:
     others: set[str] = set()
     for axis in axes:
         parts += _parts_along(axis)
-        others |= {known.name for known in axis.experiments if known.name != levels.name}
+        others |= {known.name for known in axis.experiments}
+    others.discard(levels.name)
     frame = evidence.contrasts(parts)
     on_first = frame[frame["what"] == changed[0]]
     places = on_first["at"].unique()
@@ -258,7 +265,10 @@ def _skewed(evidence: Evidence, known: Compared) -> dict[str, Any] | None:
     usual = evidence.first("network", network=known.about.network)
     if usual is None:
         return None
-    speakers: list[tuple[Speaker, Speaker]] = [("local", "baseline"), ("blocks", "local")]
+    speakers: list[tuple[Speaker, Speaker]] = [
+        ("local", "baseline"),
+        ("blocks", "local"),
+    ]
     here = known.contrasts_of(known.pairs(*speakers))
     there = usual.contrasts_of(usual.pairs(*speakers))
     if len(here) < 2 or len(there) < 2:

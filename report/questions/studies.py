@@ -32,7 +32,10 @@ def compared_pairs(known: Compared) -> Answer:
 
     All are in the table, and some have a sentence before it.
     """
-    pairs = [pair for pair in known.about.pairs if known.has(pair.row, pair.reference)]
+    pairs = []
+    for pair in known.about.pairs:
+        if known.has(pair.row, pair.reference):
+            pairs.append(pair)
     frame = known.contrasts_of((pair.row, pair.reference) for pair in pairs)
     lines = frame.to_dict("records")
     names = []
@@ -162,12 +165,13 @@ def is_the_error_ever_zero(evidence: Evidence) -> Answer:
     means = _distances_at_scores(study, resets.index)
     # A reset that sends the whole error leaves none.
     is_whole = means["row"].map(ratios) == 1
+    is_whole_at_reset = is_whole & means["at_reset"]
     of_blocks = means[means["row"] == blocks].sort_values("step")
     distances = of_blocks["worker_distance"]
     numbers = {
         "ratio": ratios[blocks],
         "kept": 1 - 1 / ratios[blocks],
-        "whole_at_reset": int((is_whole & means["at_reset"]).sum()),
+        "whole_at_reset": int(is_whole_at_reset.sum()),
         "whole": int(is_whole.sum()),
         "largest": distances.max(),
         "last": distances.iloc[-1],
@@ -247,7 +251,8 @@ def which_compressors_work(evidence: Evidence) -> Answer:
     wide = frame.pivot(index="compressor", columns="rule", values="estimate")
     # A pivot sorts its lines; the table keeps the order of the experiment's spec.
     wide = wide.loc[frame["compressor"].unique()]
-    resets = frame[frame["rule"] == RULES["reset"]].set_index("compressor")
+    resets = frame[frame["rule"] == RULES["reset"]]
+    resets = resets.set_index("compressor")
     shown = wide.join(resets[["models_sent", "link_models"]])
     by_loss = resets.reset_index().sort_values("estimate")
     first = study.about.compressors[0].compressor
@@ -261,4 +266,5 @@ def which_compressors_work(evidence: Evidence) -> Answer:
         "feedback": feedback,
         "baseline": study.value(study.baseline, "label"),
     }
-    return Answer(frame, numbers, rows=shown.reset_index().head(MOST_ROWS))
+    shown = shown.reset_index()
+    return Answer(frame, numbers, rows=shown.head(MOST_ROWS))

@@ -1,5 +1,4 @@
-"""Questions on tuning: both rules of choice, what tuning costs at equal grids, and which rates
-diverge."""
+"""Questions on tuning: both rules of choice, what tuning costs, and which rates diverge."""
 
 import math
 from typing import Any
@@ -63,10 +62,14 @@ def is_least_loss_best(evidence: Evidence) -> Answer | None:
     if trials.empty:
         return None
     groups = trials.dropna(subset="train_loss").groupby("row", sort=False)
-    best = trials.loc[groups["score"].idxmax()].set_index("row")
-    least = trials.loc[groups["train_loss"].idxmin()].set_index("row")
+    best = trials.loc[groups["score"].idxmax()]
+    best = best.set_index("row")
+    least = trials.loc[groups["train_loss"].idxmin()]
+    least = least.set_index("row")
     frame = frames.by_row.reindex(best.index)[["label", "ratio"]]
-    frame["label"] = frame["label"].fillna(frame.index.to_series())
+    # A row that was searched and then not run has no label: its name stands for it.
+    names = frame.index.to_series()
+    frame["label"] = frame["label"].fillna(names)
     frame["best_rate"] = best["learning_rate"]
     frame["best"] = best["score"]
     frame["loss_rate"] = least["learning_rate"]
@@ -93,7 +96,8 @@ def is_least_loss_best(evidence: Evidence) -> Answer | None:
     for row, line in shown.iterrows():
         is_other = bool(has_other_settings.loc[str(row)])
         differs.append(_what_differs(line, is_other))
-    return Answer(frame.reset_index(), numbers, rows=shown.assign(differs=differs))
+    shown = shown.assign(differs=differs)
+    return Answer(frame.reset_index(), numbers, rows=shown)
 
 
 def _what_differs(line: pd.Series, has_other_settings: bool) -> str:
