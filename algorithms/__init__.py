@@ -57,4 +57,4 @@ from cser_bench.algorithms.sgd import SGDAccumulate as SGDAccumulate
 from cser_bench.algorithms.sparse_loco import SparseLoCo as SparseLoCo
 from cser_bench.algorithms.streaming_diloco import StreamingDiLoCo as StreamingDiLoCo
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
