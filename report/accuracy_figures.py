@@ -85,8 +85,7 @@ def loss_at_one_load(
 ) -> tuple[pd.DataFrame, str, str | None]:
     """Return the rows to set side by side, the finding as a sentence, and the load of their links.
 
-    The sentence counts the verdicts on those rows, or if none was declared the means within the margin. No
-    load: all are taken.
+    The load is None where all rows are taken, whatever their loads.
     """
     experiment = frames.experiment
     load = main_load(frames)
@@ -101,7 +100,11 @@ def loss_at_one_load(
 
 
 def _finding(frames: Frames, shown: pd.DataFrame) -> str:
-    """Say of how many of these rows the loss is within the margin."""
+    """Say of how many of these rows the loss is within the margin.
+
+    The verdicts on the rows are counted; where none was declared, or the experiment cannot tell a
+    loss, the means within the margin. Without a margin it only says what the figure shows.
+    """
     margin = frames.experiment.margin
     if margin is None:
         return "Points against all sent"
@@ -251,7 +254,7 @@ def _name(line: dict[Hashable, Any]) -> str:
 def drawn_methods(accuracy: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
     """Return the rows of the methods that are drawn over loads of a link.
 
-    They are of the families that have a panel, each at `LEAST_LOADS` loads or more.
+    They are of the families that have a panel, each method at `LEAST_LOADS` loads or more.
     """
     # Without a load a row has no place on a logarithmic axis.
     known = accuracy[(accuracy["link_models"] > 0) & accuracy["difference"].notna()]

@@ -56,8 +56,9 @@ _JOINED = {
 
 
 def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = True) -> Path:
-    """Write the report of an experiment, or of a tuning; the same records give the same bytes of
-    Markdown and CSV.
+    """Write the report of an experiment, or of a tuning.
+
+    The same records give the same bytes of Markdown and CSV.
 
     Args:
         output: where to write; None is the experiment's folder.
@@ -321,7 +322,7 @@ def _num_tests(frames: Frames) -> int:
 
 
 def _written(frames: Frames) -> str:
-    """Return the format of a score."""
+    """Return the name of the format that scores are written in."""
     return "percent" if frames.metric.is_share else "loss"
 
 
@@ -432,7 +433,8 @@ def _name(frames: Frames, row: str) -> str:
 def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
     """Return a line for each row: the chosen rate with its score, and all scores by rate.
 
-    `better` is how much better the best rate is than the chosen one.
+    `better` is how much better the best rate is than the chosen one. Scores are of test samples
+    where any are, else of held-out ones.
     """
     kind = "held out"
     if (rates["kind"] == "test").any():

@@ -38,7 +38,7 @@ class Agreement:
 
 
 def agreement(losses: pd.DataFrame) -> Agreement | None:
-    """Return whether kinds of network agree; None for fewer than two kinds or methods.
+    """Return how far kinds of network agree; None for fewer than two kinds or methods.
 
     The p-value is exact: all orders of all kinds are counted, as a chi-squared distribution is far
     off with three methods and five kinds (Friedman, JASA 1937; Kendall and Babington Smith, Annals
@@ -75,10 +75,10 @@ def _spread(sums: Vector) -> float:
 
 
 def _chance(num_kinds: int, num_methods: int, spread: float) -> float:
-    """Return the share of all combinations of orders that spread the sums of ranks so far.
+    """Return the share of all combinations of orders that spread the sums as far or further.
 
-    Sums are counted kind by kind, so that the work grows with the number of different sums, not of
-    combinations.
+    Sums of ranks are counted kind by kind, so that the work grows with the number of different
+    sums, not of combinations.
     """
     orders = list(itertools.permutations(range(1, num_methods + 1)))
     counts = Counter({(0,) * num_methods: 1})

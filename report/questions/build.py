@@ -95,7 +95,10 @@ def _section(question: Question, answer: Answer | None) -> dict[str, Any]:
 
 
 def _sharing(evidence: Evidence) -> list[list[str]]:
-    """Return names of experiments whose contrasts share runs of their baseline, by group."""
+    """Return the names of experiments that have runs of their baseline in common, by group.
+
+    Experiments without contrasts are left out.
+    """
     groups: list[tuple[list[str], set[str]]] = []
     for known in _read(evidence):
         if not known.frames.contrasts:

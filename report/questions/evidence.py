@@ -134,13 +134,13 @@ class Compared:
         return rows.loc[row, column]
 
     def is_of_family(self, row: str, family: str) -> bool:
-        """Return whether a row's algorithm is of this family."""
+        """Tell whether a row's algorithm is of this family."""
         families = self.frames.experiment.families
         algorithm = self.value(row, "algorithm")
         return families.get(algorithm) == family
 
     def rows_of_family(self, family: str) -> list[str]:
-        """Return the rows of its own length and rule whose algorithm is of this family."""
+        """List the rows of this family of algorithms, of the experiment's own length and rule."""
         own = [row.row for row in self.frames.experiment.rows if row.base is None]
         return [row for row in own if self.is_of_family(row, family)]
 
@@ -197,12 +197,12 @@ class Compared:
         return self.contrasts_of(pairs)
 
     def has(self, *rows: str) -> bool:
-        """Return whether all these rows have a finished run."""
+        """Tell whether all these rows have a finished run."""
         known = self.frames.by_row.index
         return all(row in known and len(self.frames.done(row)) for row in rows)
 
     def speaks_for(self, *speakers: Speaker) -> bool:
-        """Return whether each of these has a row with a finished run."""
+        """Tell whether each of these has a row with a finished run."""
         rows = [self.row(speaker) for speaker in speakers]
         return all(row is not None and self.has(row) for row in rows)
 
@@ -234,8 +234,11 @@ Part = tuple[Compared, Iterable[tuple[str, str]], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Reads an experiment when it is first asked for. `places`: folders of results, one's own
-    before those shipped."""
+    """The experiments and step times in folders of results; each is read when first asked for.
+
+    places: the folders, one's own before those shipped.
+    known: the experiments read so far, by name; None for one that there is nothing of.
+    """
 
     places: tuple[Path, ...]
     known: dict[str, Compared | None] = field(default_factory=dict)
@@ -258,7 +261,9 @@ class Evidence:
         return evidence_in(self.folders)
 
     def experiment(self, name: str) -> Compared | None:
-        """Return an experiment; None where it is evidence for nothing, or has no finished run anywhere.
+        """Return an experiment; None where it is evidence for nothing, or has no finished run.
+
+        A finished run in any of the folders will do.
 
         Raises:
             RecordError: a record is damaged or of another version.
@@ -326,7 +331,10 @@ class Evidence:
     def elsewhere(
         self, experiments: Sequence[Compared], *pairs: tuple[Speaker, Speaker]
     ) -> list[dict[Hashable, Any]]:
-        """Return contrasts on several networks, each with the network and its parameters."""
+        """Return contrasts on several networks, a line each.
+
+        The network and its number of parameters stand in each line.
+        """
         parts: list[Part] = []
         for known in experiments:
             columns = {

@@ -195,7 +195,10 @@ def _tail(known: Compared) -> dict[str, Any]:
 
 
 def _tails(known: Compared) -> dict[str, Any]:
-    """Return what tails change, and in `left` what each row is at against the baseline then."""
+    """Return what tails change, and in `left` what each row is at against the baseline then.
+
+    `shown` is the verdict on that.
+    """
     rows = known.contrasts_of(known.contrasts)
     rows = rows.assign(
         network=known.network,

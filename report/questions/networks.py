@@ -180,7 +180,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
 
 
 def asked_of_local(known: Compared) -> tuple[str, str]:
-    """Return error reset and local steps: error reset in the form that was declared."""
+    """Return the rows of error reset, in the form that was declared, and of local steps."""
     [(reset, local)] = known.pairs(("reset", "local"))
     declared = []
     for row, reference in known.contrasts:
@@ -266,8 +266,8 @@ def _order_on(known: Compared) -> dict[str, Any]:
 def _norms(evidence: Evidence) -> dict[str, Any]:
     """Return what a network loses with another normalisation.
 
-    `moved` is the most that statistics of batches move a loss, and `grouped` are losses with group
-    norm.
+    `moved` is the most that it matters to a loss which statistics of batch norm the average is
+    scored with, and `grouped` are losses with group norm.
     """
     numbers: dict[str, Any] = {
         "moved": math.nan,
@@ -338,6 +338,7 @@ def _by_kind(shares: pd.DataFrame) -> Figure:
             label=method,
             elinewidth=0.8,
         )
+    # Networks on which a loss cannot be told stand in brackets.
     names = [name if is_telling[name] else f"({name})" for name in networks]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()

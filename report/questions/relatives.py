@@ -153,7 +153,7 @@ def timings_of(known: Compared, evidence: Evidence) -> list[Timing]:
 def own_baseline(known: Compared, row: str, methods: pd.DataFrame) -> dict[str, Any] | None:
     """Return a row less what sends everything with the row's own local step.
 
-    None where that is the baseline.
+    None where that is the baseline, or was not run.
     """
     by_row = known.frames.by_row
     step = known.value(row, "local_step")

@@ -171,9 +171,9 @@ def which_layout(study: SpeedStudy, model: WorkloadModel) -> Answer:
 
 @of_model
 def which_bandwidth(_: SpeedStudy, model: WorkloadModel) -> Answer:
-    """Answer question 4: the rate below which it is clearly faster than DDP.
+    """Answer question 4: the rate below which the method is clearly faster than DDP.
 
-    Besides it has how fast it is beside the best baseline.
+    Besides it has how fast the method is beside the best baseline.
     """
     grid = comparisons.speedups_frame(model, comparisons.log_grid(1e9, 100e9))
     gbits = grid["bits_per_second"] / 1e9
@@ -206,7 +206,7 @@ def which_bandwidth(_: SpeedStudy, model: WorkloadModel) -> Answer:
 
 
 def _bandwidth(grid: pd.DataFrame) -> Figure:
-    """Draw how many times as fast it is over the rate of a link, a panel a rival."""
+    """Draw how many times as fast methods are over the rate of a link, a panel a rival."""
     figure, panels = new_figure(1.45, 2)
     local_steps, error_feedback = OLDER
     shown = {
@@ -290,7 +290,7 @@ def over_older_methods(evidence: Evidence) -> Answer | None:
 
 @of_model
 def what_headlines_ask(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
-    """Answer question 6: up to which rate the published factors hold, by the compute time of a step."""
+    """Answer question 6: up to which rate the published factors hold, by a step's compute time."""
     frame = comparisons.headlines_frame(study)
     if frame.empty:
         return None
@@ -370,7 +370,7 @@ def _bills(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
 
 @of_model
 def which_ratio_is_needed(_: SpeedStudy, model: WorkloadModel) -> Answer:
-    """Answer question 22: the rate at which a ratio of 256 is just needed.
+    """Answer question 22: the rate at which a ratio of 256 is just needed, solved for.
 
     Besides it has the ratio needed at five rates.
     """

@@ -152,9 +152,9 @@ def why_resets_help(evidence: Evidence) -> Answer:
 
 
 def is_the_error_ever_zero(evidence: Evidence) -> Answer:
-    """Answer question 16: how much of the error a reset takes.
+    """Answer question 16: how much of the error a reset takes, and how far workers are apart.
 
-    That is seen in how far workers are apart at the scores of a run.
+    That is seen at the scores of a run.
     """
     study = evidence["levels"]
     rows: Any = study.frames.by_row
@@ -187,6 +187,7 @@ def _distances_at_scores(study: Compared, names: pd.Index) -> pd.DataFrame:
     is_scored = scores["row"].isin(names)
     # Before the first step all workers are alike.
     scores = scores[is_scored & (scores["step"] > 0)]
+    # CSEA has no interval among its settings: it resets at every step.
     intervals = scores["row"].map(rows["reset_interval"]).fillna(1)
     is_due = scores["step"] % intervals == 0
     has_resets = scores["row"].map(rows["error_compressor.ratio"]).notna()
@@ -238,7 +239,10 @@ def _distances(means: pd.DataFrame, names: dict[str, str]) -> Figure:
 
 
 def which_compressors_work(evidence: Evidence) -> Answer:
-    """Answer question 17: each compressor under each rule, as differences to SGD."""
+    """Answer question 17: each compressor under each rule for what is not sent.
+
+    Its numbers are differences to SGD.
+    """
     study = evidence["rules"]
     tables = []
     for rows in study.about.compressors:

@@ -1,4 +1,7 @@
-"""Questions on tuning: both rules of choice, what tuning costs, and which rates diverge."""
+"""Questions on tuning: both rules of choice, what tuning costs, and which rates diverge.
+
+Costs are those at equal grids.
+"""
 
 import math
 from typing import Any
