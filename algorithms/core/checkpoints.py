@@ -172,13 +172,13 @@ def _write_workers(folder: Path, worker: dict[str, Any], collectives: Collective
         savers: Collectives = SoloCollectives()  # one process, with a file for all
     else:
         savers = collectives
-    if savers.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / METADATA).unlink(missing_ok=True)
     failure: OSError | None = None
     digest = NOT_WRITTEN
+    # All of it is caught, so that no worker fails before the others are told.
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if savers.rank == 0:
+            (folder / METADATA).unlink(missing_ok=True)
         digest = write_own(folder, savers.rank, worker)
     except OSError as error:
         failure = error

@@ -164,7 +164,7 @@ def test_what_is_not_whole_is_no_checkpoint(tmp_path: Path) -> None:
     ):
         load_checkpoint(newest, nn.Sequential(model), optimizer)
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"rank 0 cannot write or read .*file"):
+    with pytest.raises(OSError, match=r"rank 0 cannot write the checkpoint .*file"):
         consensus_checkpoint(tmp_path / "file" / "step-12", model, optimizer)
 
 

@@ -377,6 +377,8 @@ def test_what_is_not_said_is_as_in_the_other_experiment(tmp_path: Path) -> None:
         "title": base.title,
         "training": base.training,
         "tuning": base.tuning,
+        # What an experiment is evidence for is its own.
+        "evidence": base.evidence,
     }
     assert spec.model_copy(update=same) == base.model_copy(update={"rows": spec.rows})
     assert (

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from cser_bench.harness.measures.declared import in_words
-from cser_bench.harness.records.experiment import Contrast
+from cser_bench.harness.records.experiment import Contrast, PlannedEvidence
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.explorer.page import experiment_tables
@@ -176,9 +176,13 @@ def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> 
     assert (
         explored.columns[4] == "declared" and explored["declared"].tolist()[0] == "before its runs"
     )
-    line = Compared(frames).contrast(*PAIRS[1])
+    about = PlannedEvidence(
+        roles=["network"], network="a network", data="images", dataset="made up"
+    )
+    compared = Compared(frames, about)
+    line = compared.contrast(*PAIRS[1])
     assert environment().globals["declared"](line) == ", declared after 15 of 15 runs"  # type: ignore[operator]
-    assert environment().globals["declared"](Compared(frames).contrast(*PAIRS[3])) == ""  # type: ignore[operator]
+    assert environment().globals["declared"](compared.contrast(*PAIRS[3])) == ""  # type: ignore[operator]
 
 
 def seen_in(folder: Path, contrast: dict[str, Any]) -> tuple[int, int, int]:
@@ -209,4 +213,4 @@ def test_the_contrasts_that_ship_by_how_many_rows_had_begun() -> None:
             )
             assert contrast.get("is_verdict_kept", False) == (rows == 2)
             num_rows[rows] += 1
-    assert num_rows == {0: 85, 1: 45, 2: 41}
+    assert num_rows == {0: 86, 1: 52, 2: 41}

@@ -31,7 +31,7 @@ def _fails(
     ("arguments", "words"),
     [
         (["nowhere"], ["nowhere", "give the path"]),
-        (["fashion_mnist", "--results", "nowhere"], ["nowhere/fashion_mnist", "give the folder"]),
+        (["fashion_mnist", "--results", "nowhere"], ["nowhere/fashion_mnist", "begin them by"]),
         (["fashion_mnist", "--results", "empty"], ["no experiment.json"]),
     ],
 )

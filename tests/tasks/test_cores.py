@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from cser_bench.harness.tasks import imagenet
 from cser_bench.harness.tasks.cores import note_others
@@ -49,7 +50,10 @@ def readers_of(worker: Worker, masks: list[range], hosts: list[str]) -> int:
         patch.setattr(os, "sched_getaffinity", lambda process: set(masks[worker.rank]))
         patch.setattr("platform.node", lambda: hosts[worker.rank])
         with joined("cpu", 60.0, worker.init_method, worker.rank, worker.world_size):
-            return imagenet.readers().number
+            number = imagenet.readers().number
+            # A worker that left at once would close what slower ones still connect to.
+            torch.distributed.barrier()
+            return number
 
 
 @pytest.mark.timeout(240)
