@@ -1,5 +1,6 @@
 """From records to answers.md and answers.pdf, and to README's cards."""
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,22 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     # The largest network first: it is nearest to what people train.
     in_readme.sort(key=lambda known: -known.num_parameters)
     return cards | {
-        "elsewhere": evidence.elsewhere(in_readme, ("reset", "baseline")),
+        "losses": [line for known in in_readme for line in _loss_of_reset(evidence, known)],
         "gbits": AT / 1e9,
         **_speed_of(evidence, answers.get(5)),
     }
+
+
+def _loss_of_reset(evidence: Evidence, known: Compared) -> list[dict[Hashable, Any]]:
+    """Return what error reset loses in an experiment, with its bound and the steps it was seen at.
+
+    `alone` is what a worker alone loses, None where that was not run. Empty where error reset was
+    not run.
+    """
+    bounds = evidence.elsewhere([known], ("floor", "baseline"))
+    alone = bounds[0]["estimate"] if bounds else None
+    beside = {"num_steps": known.regime["num_steps"], "alone": alone}
+    return [line | beside for line in evidence.elsewhere([known], ("reset", "baseline"))]
 
 
 def _speed_of(evidence: Evidence, answer: Answer | None) -> dict[str, Any]:

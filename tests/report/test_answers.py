@@ -80,7 +80,9 @@ def test_the_shipped_answers_and_the_cards_are_what_the_records_give_to_the_byte
 
 def test_findings_say_a_loss_as_a_positive_number_of_points_or_nats(rebuilt: Path) -> None:
     findings = (rebuilt / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
-    networks = re.findall(r"On an? [\w ]+ of [\d,]+(?: parameters)? it (\w+) (\S+) (\w+)", findings)
+    networks = re.findall(
+        r"On an? [\w ]+ of [\d,]+ parameters and [\d,]+ steps it (\w+) (\S+) (\w+)", findings
+    )
     assert len(networks) >= 3, findings
     for word, amount, unit in networks:
         assert word in ("loses", "gains") and float(amount) >= 0 and unit in ("points", "nats")
