@@ -108,7 +108,7 @@ class DiLoCo(DistributedOptimizer):
         return stages
 
     def fragment(self, replica: Replica, step: int) -> slice:
-        """Return the coordinates that are synchronised at this step, if any are."""
+        """Return the coordinates that are synchronised at this step, which must be one with any."""
         number = (step // self.fragment_interval - 1) % self.num_fragments
         return share_of(range(number, number + 1), replica.flat.layout.numel, self.num_fragments)
 

@@ -182,8 +182,8 @@ class ChunkTopK(Gathered):
         num_sent = self._num_sent(vector.numel())
         places = largest.view(-1)[:num_sent]
         values = vector[self._starts(places) + places]
-        shifts = torch.arange(self._index_bits, device=vector.device)
-        digits = (places[:, None] >> shifts) & 1
+        # The shifts have no name, so that they are freed before the peak of memory.
+        digits = (places[:, None] >> torch.arange(self._index_bits, device=vector.device)) & 1
         indices = pack_bits(digits.view(-1).to(torch.uint8), 1)
         if self.bits == FLOAT_BITS:
             numbers = values.to(torch.float32).view(torch.uint8)
@@ -209,9 +209,8 @@ class ChunkTopK(Gathered):
             bins = unpack_bits(numbers, self.bits, num_sent)
             values = means[bins.long()]
         digits = unpack_bits(indices, 1, num_sent * self._index_bits)
-        shifts = torch.arange(self._index_bits, device=message.device)
         rows = digits.view(num_sent, self._index_bits)
-        places = (rows << shifts).sum(dim=1)
+        places = (rows << torch.arange(self._index_bits, device=message.device)).sum(dim=1)
         index = self._starts(places) + places
         dense = torch.zeros(numel, dtype=dtype, device=message.device)
         return dense.index_copy_(0, index, values.to(dtype))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,9 @@ from cser_bench.algorithms.core.worker_files import (
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
+
+DONE = bytes([255] * 32).hex()
+"""In the place of a digest: an action that writes no file of a worker's own has succeeded."""
 
 METADATA = ".metadata"
 """The file of a checkpoint that is written last, when all workers have written theirs."""
@@ -125,25 +128,35 @@ def load_checkpoint(
             f"{folder} is no checkpoint, or not whole; newest_checkpoint() finds those that are"
         )
     manifest = read_manifest(folder)
-    if manifest is None:
+    if manifest is None or "world_size" not in manifest:
         raise ValueError(
             f"{folder} lacks a {MANIFEST} that can be read: it is damaged, or of another version"
         )
-    average = _read_average(folder, model, collectives)
+    num_files = len(manifest["sha256"])
     goes_on = optimizer is not None and manifest["world_size"] == collectives.world_size
+    if goes_on and num_files != _processes(collectives).world_size:
+        raise ValueError(
+            f"{folder} was saved by {manifest['world_size']} workers in {num_files} processes; load "
+            "it by as many, or the model alone"
+        )
+    average = _read_average(folder, model, collectives)
     rank = collectives.rank if goes_on else 0
-    worker = _read_worker(folder, rank, manifest)
+    worker: dict[str, Any] = {}
+
+    def read() -> str:
+        worker.update(_read_worker(folder, rank, manifest))
+        if not goes_on and optimizer is not None:
+            # One worker's state after the other, since all of them may not fit.
+            states = (_read_worker(folder, rank, manifest) for rank in range(num_files))
+            worker["optimizer"] = common_state(state["optimizer"] for state in states)
+        return DONE
+
+    _together("read", folder, _processes(collectives), read)
     if goes_on:
         average |= worker["model"]
     model.load_state_dict(average)
     if optimizer is not None:
-        state = worker["optimizer"]
-        if not goes_on:
-            ranks = range(len(manifest["sha256"]))
-            state = common_state(
-                _read_worker(folder, rank, manifest)["optimizer"] for rank in ranks
-            )
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(worker["optimizer"])
     for key, target in others.items():
         if key not in worker["others"]:
             raise ValueError(f"{folder} holds no {key!r}, but {sorted(worker['others'])}")
@@ -168,27 +181,56 @@ def _numbers_of(folder: Path) -> list[int]:
 
 def _write_workers(folder: Path, worker: dict[str, Any], collectives: Collectives) -> None:
     """Write each worker's file and their manifest; before, the folder ceases to be whole."""
-    if isinstance(collectives, StackedCollectives):
-        savers: Collectives = SoloCollectives()  # one process, with a file for all
-    else:
-        savers = collectives
-    failure: OSError | None = None
-    digest = NOT_WRITTEN
-    # All of it is caught, so that no worker fails before the others are told.
-    try:
+    processes = _processes(collectives)
+    is_first = processes.rank == 0
+
+    def begin() -> str:
         folder.mkdir(parents=True, exist_ok=True)
-        if savers.rank == 0:
+        if is_first:
             (folder / METADATA).unlink(missing_ok=True)
-        digest = write_own(folder, savers.rank, worker)
-    except OSError as error:
+        return DONE
+
+    def end() -> str:
+        if is_first:
+            write_manifest(folder, digests, world_size=collectives.world_size)
+        return DONE
+
+    # No worker writes before the folder has ceased to be whole, and none goes on before the
+    # manifest is there.
+    _together("write", folder, processes, begin)
+    digests = _together(
+        "write", folder, processes, lambda: write_own(folder, processes.rank, worker)
+    )
+    _together("write", folder, processes, end)
+
+
+def _processes(collectives: Collectives) -> Collectives:
+    """Return the processes that write and read: one for all workers that are stacked in it."""
+    return SoloCollectives() if isinstance(collectives, StackedCollectives) else collectives
+
+
+def _together(
+    doing: str, folder: Path, processes: Collectives, action: Callable[[], str]
+) -> list[str]:
+    """Do the same on all processes, and return what each of them gave; where one fails, all raise.
+
+    A process that raised alone would leave the others waiting for it. It raises its own error,
+    others an OSError that names it.
+    """
+    failure: Exception | None = None
+    digest = NOT_WRITTEN
+    try:
+        digest = action()
+    except Exception as error:
         failure = error
-    digests = gathered_digests(digest, savers)
-    if NOT_WRITTEN in digests:
-        rank = digests.index(NOT_WRITTEN)
-        why = f": {failure}" if failure else ""
-        raise OSError(f"rank {rank} cannot write the checkpoint {folder}{why}") from failure
-    if savers.rank == 0:
-        write_manifest(folder, digests, world_size=collectives.world_size)
+    digests = gathered_digests(digest, processes)
+    if NOT_WRITTEN not in digests:
+        return digests
+    if failure is not None and not isinstance(failure, OSError):
+        raise failure
+    rank = digests.index(NOT_WRITTEN)
+    why = f": {failure}" if failure else ""
+    raise OSError(f"rank {rank} cannot {doing} the checkpoint {folder}{why}") from failure
 
 
 def _read_worker(folder: Path, rank: int, manifest: Mapping[str, Any]) -> dict[str, Any]:

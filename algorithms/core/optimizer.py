@@ -135,8 +135,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
         numbers = {key: arguments[key] for key in NUMBERS["muon"]}
         super().__init__(params, group_defaults(self, numbers))
-        check_no_settings(self.param_groups, arguments.keys() - {"params", *numbers})
-        check_options(self.param_groups, self.local_step)
+        _check_groups(self)
         collectives: Collectives | None = arguments["collectives"]
         self.collectives = collectives or default_collectives(self.param_groups)
         self._build()
@@ -308,7 +307,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         # Passed, so that from now on a script may change what a state has put there.
         for replica in self.replicas:
             replica.loaded = None
-        if _is_left_out(self, self._reducer):
+        if _is_left_out(self):
             self._drop_early()
             return loss
         self._reducer.begin_rest()
@@ -361,9 +360,12 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         groups = list(self.param_groups)
         try:
             super().add_param_group(param_group)
-            check_options(self.param_groups, self.local_step)
+            _check_groups(self)
             self._build()
         except Exception:
+            # Its hooks would keep the vectors that are given up here.
+            if self._first_step is not None and self._first_step is not first_step:
+                self._first_step.close()
             self.__dict__ = before
             self.param_groups[:] = groups
             raise
@@ -613,6 +615,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         super().load_state_dict({"state": {}, "param_groups": groups})
         check_options(self.param_groups, self.local_step)
         self.num_steps = flat["num_steps"]
+        self.seed = flat["seed"]
         self._watch.begin_anew()
         if self._first_step is not None:
             self._first_step.was_loaded = True
@@ -644,6 +647,13 @@ def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
             parameter = parameter.replace(kind=kind, default=REQUIRED)
         parameters.append(parameter)
     return inspect.Signature(parameters)
+
+
+def _check_groups(optimizer: DistributedOptimizer) -> None:
+    """Raise ValueError where a group holds what is no number of a group."""
+    settings = inspect.signature(type(optimizer)).parameters.keys()
+    check_no_settings(optimizer.param_groups, settings - {"params", *NUMBERS["muon"]})
+    check_options(optimizer.param_groups, optimizer.local_step)
 
 
 def _replica(
@@ -738,7 +748,7 @@ def _parameters_in_words(replica: Replica) -> str:
 # Parts of a step, and what is asked of all replicas.
 
 
-def _is_left_out(optimizer: DistributedOptimizer, reducer: Reducer) -> bool:
+def _is_left_out(optimizer: DistributedOptimizer) -> bool:
     """Agree whether the step is left out; where it is not, take a `GradScaler`'s scale out.
 
     Return True, on all workers, where the gradients of any are not finite. Else divide the
@@ -751,7 +761,7 @@ def _is_left_out(optimizer: DistributedOptimizer, reducer: Reducer) -> bool:
     found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
     if found_inf is None:
         return optimizer.skip_nonfinite and _says_not_finite(optimizer)
-    reducer.stop("a GradScaler takes the scale out of the gradients in step()")
+    optimizer._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
     num_workers = len(optimizer.flat.gradients)
     flags = found_inf.detach().float().reshape(1, 1).repeat(num_workers, 1)
     optimizer.collectives.all_reduce_sum_(flags, Purpose.CONTROL)

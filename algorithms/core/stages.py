@@ -44,7 +44,7 @@ class Stage:
             that is so if everything is sent to all.
         early: computes what will be sent of these coordinates, of shape (support.payload_numel,),
             once their gradients are done, and changes nothing:
-            `DistributedOptimizer.after_local_step`, say. Then it can be sent during the backward
+            `Replica.after_local_step`, say. Then it can be sent during the backward
             pass. None where the message needs more than that.
     """
 

@@ -34,7 +34,8 @@ def write_own(folder: Path, rank: int, state: dict[str, Any]) -> str:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    content = buffer.getvalue()
+    # A view, as a copy would hold all of it twice.
+    content = buffer.getbuffer()
     write_durably(file_of(folder, rank), content)
     return hashlib.sha256(content).hexdigest()
 
@@ -88,7 +89,7 @@ def read_file(
     return state
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that it outlives a crash.
 
     What does not fit is taken away again, since a record of that needs room too.

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import os
+import pickle
 import random
 import re
 import subprocess
@@ -19,8 +20,15 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import ConstantLR
 
-from cser_bench.algorithms import SGD, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from cser_bench.algorithms import (
+    SGD,
+    Collectives,
+    consensus_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+)
 from cser_bench.algorithms.core.checkpoints import METADATA
+from tests.threads import run_workers
 
 ROOT = Path(__file__).parents[2]
 NUM_WORKERS = 2
@@ -182,3 +190,22 @@ def test_a_checkpoint_puts_random_generators_back_and_gives_its_model_without_an
         other.weight, model.weight
     )
     assert [draw() for draw in draws] != drawn
+
+
+def test_a_worker_that_cannot_write_its_checkpoint_stops_all_of_them(tmp_path: Path) -> None:
+    """At once, each by an error: none waits for one that has raised."""
+
+    def train(collectives: Collectives) -> str:
+        model = nn.Linear(2, 2)
+        optimizer = SGD(model.parameters(), lr=0.1, collectives=collectives)
+        # A lambda cannot be pickled.
+        value: object = (lambda: None) if collectives.rank == 1 else 3
+        try:
+            consensus_checkpoint(tmp_path / "step-1", model, optimizer, value=value)
+        except (OSError, AttributeError, pickle.PicklingError) as error:
+            return type(error).__name__
+        return "saved"
+
+    ended = run_workers(train, 2)
+    assert ended[0] == "OSError" and ended[1] != "saved"
+    assert newest_checkpoint(tmp_path) is None
