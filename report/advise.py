@@ -425,8 +425,8 @@ def folders_for(network: str | None) -> list[Path]:
         if about.advice:
             folder = next(place / name for place in PLACES if (place / name).is_dir())
             advised.setdefault(about.advice, []).append(folder)
-    wanted = network or next(iter(advised))
-    if wanted not in advised:
+    wanted = next(iter(advised), None) if network is None else network
+    if wanted is None or wanted not in advised:
         raise UsageError(
             f"no shipped experiment is advised on as {network!r}; give one of {', '.join(advised)}"
         )

@@ -218,8 +218,8 @@ def _shipped(results: Path, name: str) -> Path | None:
     """Return the folder of an experiment's runs that ship with the project, where there is one."""
     from cser_bench.harness.spec.spec_file import is_file
 
-    folders = (results / "reference" / name, results / name)
-    return next((folder for folder in folders if is_file(folder / "runs.jsonl")), None)
+    folder = results / "reference" / name
+    return folder if is_file(folder / "runs.jsonl") else None
 
 
 def pack(options: argparse.Namespace) -> int:
@@ -272,13 +272,18 @@ def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
     searched = tuning_folder(spec, options.results)
     folder = options.results / (f"{spec.name}_tuning" if options.tuning else spec.name)
     if not folder.is_dir():
-        shipped = _shipped(options.results, spec.name)
-        also = f"; the report of runs that ship is in {shipped}" if shipped else ""
-        raise UsageError(
-            f"there are no runs in {folder}: begin them by `{program()} run "
-            f"{options.experiment}`, or by `make reproduce EXPERIMENT={options.experiment}`{also}"
-        )
+        raise UsageError(f"there are no runs in {folder}: {_how_to_begin(options, spec.name)}")
     return folder, None if searched.parent == options.results else searched
+
+
+def _how_to_begin(options: argparse.Namespace, name: str) -> str:
+    """Say which command makes runs that are not there, and where such runs ship."""
+    command = f"{program()} run {options.experiment}"
+    if options.tuning:
+        return f"begin them by `{command} --tuning`"
+    also = f"begin them by `{command}`, or by `make reproduce EXPERIMENT={options.experiment}`"
+    shipped = _shipped(options.results, name)
+    return f"{also}; the report of runs that ship is in {shipped}" if shipped else also
 
 
 def report(options: argparse.Namespace) -> int:
@@ -300,8 +305,8 @@ def advise(options: argparse.Namespace) -> int:
 
     num_machines, workers_per_machine = options.layout
     job = TrainingJob(
-        num_parameters=round(options.parameters),
-        num_steps=round(options.steps),
+        num_parameters=options.parameters,
+        num_steps=options.steps,
         num_machines=num_machines,
         workers_per_machine=workers_per_machine,
         compute_seconds=options.compute_ms / 1e3,

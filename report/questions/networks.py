@@ -225,14 +225,12 @@ def _at_one_load(evidence: Evidence) -> dict[str, Any]:
     text = with_all_methods(evidence, "text")
     experiments = [*images, *text]
     losses = losses_at_one_load(images)
-    sizes = losses["parameters"]
     loads = losses["link_models"]
     datasets = {known.about.dataset for known in images}
     of_all = resets_against_local(experiments)
     is_behind = of_all["estimate"] > 0
     numbers: dict[str, Any] = {
         "order": agreement(losses[[*ORDERED.values()]]),
-        "sizes": (sizes.min(), sizes.max()),
         "loads": (loads.min(), loads.max()),
         "datasets": sorted(datasets),
         "text": [_order_on(known) for known in text],

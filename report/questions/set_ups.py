@@ -276,7 +276,6 @@ def _skewed(evidence: Evidence, known: Compared) -> dict[str, Any] | None:
     return {
         "network": known.about.network,
         "setting": known.about.setting,
-        "unit": known.unit,
         "skewed": here.to_dict("records"),
         "equal": there.to_dict("records"),
         "models_sent": here["models_sent"].iloc[0],

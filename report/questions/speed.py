@@ -13,7 +13,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
-from cser_bench.harness.measures.hardware import hardware
 from cser_bench.report.plotting import FAMILIES, GREY, new_figure
 from cser_bench.report.questions.evidence import Answer, Evidence
 from cser_bench.report.speed import comparisons
@@ -353,11 +352,9 @@ def _bills(study: SpeedStudy, model: WorkloadModel) -> Answer | None:
     shown["gbits"] = shown["bits_per_second"] / 1e9
     cheapest = shown.sort_values(DDP).iloc[0]
     most_machines = shown.sort_values("machines").iloc[-1]
-    gpus_of = {machine.name: machine.gpus for machine in hardware().machines}
     numbers = {
         "cheapest": cheapest["machine"],
         "machines": cheapest["machines"],
-        "gpus": gpus_of[cheapest["machine"]],
         "change": cheapest[PROPOSED] / cheapest[DDP] - 1,
         "most_machines": most_machines["machines"],
         "saved_on_most": 1 - most_machines[PROPOSED] / most_machines[DDP],
