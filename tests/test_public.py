@@ -10,15 +10,27 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+STATISTICS = ("correlations", "families", "simulation")
 PACKAGES = re.compile(r'"packages": ?(\{[^{}]*\})')
+
+
+def _kept(*arguments: str) -> list[str]:
+    """Return the files that git keeps."""
+    words = ["git", "ls-files", *arguments]
+    files = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return files.splitlines()
+
+
+def test_nothing_is_kept_that_is_built_from_records() -> None:
+    """Tables, pages and the studies' PDFs would change with every change of wording."""
+    assert _kept("--cached", "--ignored", "--exclude-standard") == []
+    assert _kept("results/*.csv") == [f"results/statistics/{name}.csv" for name in STATISTICS]
 
 
 def test_constraints_are_the_versions_of_all_shipped_records() -> None:
     """One's own records, which git does not know, may be of any."""
-    words = ["git", "ls-files", "results/*.jsonl", "results/*speedups/*.json"]
-    files = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     recorded = set()
-    for name in files.splitlines():
+    for name in _kept("results/*.jsonl", "results/*speedups/*.json"):
         for table in set(PACKAGES.findall((ROOT / name).read_text())):
             recorded.update(json.loads(table).items())
     lines = (ROOT / "results" / "constraints.txt").read_text().splitlines()
