@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
@@ -402,10 +403,11 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name in table.columns[table.notna().any()]:
         values = [_plain(value) for value in table[name].tolist()]
+        known = [value for value in values if value is not None]
+        is_text = all(isinstance(value, str) for value in known)
         # A table of runs or scores names its few rows in thousands of lines.
-        codes, words = pd.factorize(table[name])
-        is_text = all(isinstance(word, str) for word in words)
-        if is_text and 2 * len(words) < len(values):
+        if is_text and 2 * len(set(known)) < len(values):
+            codes, words = pd.factorize(np.array(values, dtype=object))
             columns[str(name)] = {"words": words.tolist(), "codes": codes.tolist()}
         else:
             columns[str(name)] = values

@@ -203,6 +203,15 @@ def test_tables_hold_every_line_with_the_same_digits(
         pd.testing.assert_frame_equal(shown, own[list(shown)], check_dtype=False, check_exact=True)
 
 
+def test_a_row_with_a_partition_of_its_own_has_a_page() -> None:
+    """Its cell is a table of settings, which no other column has."""
+    own = read_frames(RESULTS / "study_perceptron_bounds")
+    partitions = experiment_tables(own)["rows"].set_index("row")["partition"]
+    assert partitions.notna().sum() == 1
+    assert "reshuffled" in partitions["alone_all"]["kind"]
+    assert "reshuffled" in explorer_page(own)
+
+
 def test_tables_are_sorted_and_filtered(opened: webdriver.Chrome, frames: Frames) -> None:
     find(opened, "#tab-runs").click()
     find(opened, "#filter").send_keys("mcser seed=2")
