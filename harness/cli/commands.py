@@ -29,7 +29,12 @@ def _planned(options: argparse.Namespace) -> Plan:
     with loading():
         from cser_bench.harness.plan.plan import plan_experiment
 
-        planned = plan_experiment(options.experiment, options.results, options.tuning)
+        planned = plan_experiment(
+            options.experiment,
+            options.results,
+            options.tuning,
+            options.methods,
+        )
     if options.rows or options.seeds:
         return planned.only(options.rows, options.seeds)
     return planned
@@ -291,11 +296,31 @@ def report(options: argparse.Namespace) -> int:
     from cser_bench.report.build import build
 
     folder, tuning = _records(options)
+    _check_methods(folder, options.methods)
     print(
         f"wrote {build(folder, options.output, tuning)} and report.pdf, report.html, figures/ and "
         "csv/ beside it"
     )
     return 0
+
+
+def _check_methods(folder: Path, files: list[str]) -> None:
+    """Raise UsageError where files of methods are not those that the records were made with.
+
+    A report needs no such file: the records have all that it says.
+    """
+    if not files:
+        return
+    from cser_bench.harness.records.experiment import read_experiment
+    from cser_bench.harness.train.methods import outside_methods
+
+    recorded = read_experiment(folder).outside
+    for name, source in outside_methods(files).items():
+        if name not in recorded or recorded[name].sha256 != source.sha256:
+            raise UsageError(
+                f"the records in {folder} are not of this {source.file} (its digest differs, or "
+                f"no row has {name!r}); leave --methods out, or run the experiment with it first"
+            )
 
 
 def advise(options: argparse.Namespace) -> int:

@@ -150,6 +150,13 @@ def _parser() -> argparse.ArgumentParser:
             default=Path("results"),
             help=what,
         )
+        sub.add_argument(
+            "--methods",
+            nargs="+",
+            metavar="FILE.py",
+            default=[],
+            help="files of methods of your own that rows name, or entry points that have such",
+        )
         sub.set_defaults(rows=[], seeds=[])
     for sub in (preflight, run):
         _add_run_options(sub)

@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from cser_bench.algorithms.registry import methods
 from cser_bench.harness.measures.metrics import metric_of
 from cser_bench.harness.plan.footprint import model_without_memory
 from cser_bench.harness.plan.rows import PlannedRow, config_of
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RowSpec
+from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks.task import find_task
+from cser_bench.harness.train.methods import method_of
 
 TOO_WIDE = 0.1
 """A margin of a share from which on it can only be one in points: ten of them are what methods
@@ -93,17 +94,21 @@ def _science(spec: Spec, row: RowSpec) -> str:
 
     Settings at their defaults are left out of it, and 8 is 8.0.
     """
-    tables = [_without_defaults(row.algorithm, table) for table in row.tables]
     with_rate = row.model_copy(update={"settings": {}, "learning_rate": row.learning_rate or 1.0})
-    config = config_of(spec, with_rate, 0).model_dump(mode="json")
-    text = json.dumps([config, tables, row.learning_rate, row.learning_rates], default=str)
+    config = config_of(spec, with_rate, 0)
+    tables = [_without_defaults(config, table) for table in row.tables]
+    text = json.dumps(
+        [config.model_dump(mode="json"), tables, row.learning_rate, row.learning_rates], default=str
+    )
     return json.dumps(json.loads(text, parse_int=float), sort_keys=True)
 
 
-def _without_defaults(algorithm: str, settings: dict[str, Any]) -> dict[str, Any]:
-    if algorithm not in methods():
+def _without_defaults(config: RunConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        declared = method_of(config).declared
+    except SpecError:
+        # An unknown method is told when its row is planned, by the row's name.
         return settings
-    declared = methods()[algorithm].declared
     return {
         key: value
         for key, value in settings.items()

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from cser_bench.algorithms import DistributedOptimizer, StackedCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.core.topology import spectral_gap
-from cser_bench.algorithms.registry import methods
 from cser_bench.harness.plan.memory import peak_models
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import ModelSpec, RunConfig, ScheduleSpec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.build import build_model, build_optimizer, num_steps_of
+from cser_bench.harness.train.methods import method_of
 from cser_bench.harness.train.restarts import check_restart, planned_traffic
 
 
@@ -98,7 +98,7 @@ def footprint_of(config: RunConfig) -> Footprint:
     Raises SpecError: a setting is of no use.
     """
     update: dict[str, Any] = {"seed": 0, "repeat": 0}
-    if not getattr(methods().get(config.algorithm), "traffic_follows_rate", False):
+    if not method_of(config).traffic_follows_rate:
         update["learning_rate"] = 1.0
         update["schedule"] = ScheduleSpec(kind="constant")
     with warnings.catch_warnings():

@@ -119,7 +119,7 @@ def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
     They are of the config's model, batch and precision, with plain SGD.
     """
     torch.set_num_threads(1)
-    plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
+    plain = config.with_everything_sent()
     training = DryTraining(plain, trainable(plain, device), SoloCollectives())
     if device.type != "cuda":
         return StepTime(_median_seconds(training, device), CPU, MEASURED)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cser_bench.algorithms.registry import methods
 from cser_bench.harness.plan.checks import check_rows, check_spec
 from cser_bench.harness.plan.expand import expand
 from cser_bench.harness.plan.footprint import Footprint
@@ -25,6 +24,7 @@ from cser_bench.harness.records.experiment import (
     Contrast,
     Experiment,
     Exponent,
+    OutsideMethod,
     PlannedEvidence,
     Tuning,
 )
@@ -32,6 +32,7 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, read_spec
+from cser_bench.harness.train.methods import Outside, method_of, outside_methods
 
 COMMON = {
     "task",
@@ -94,18 +95,40 @@ class Plan:
         return replace(self, runs=runs)
 
 
-def plan_experiment(name_or_path: str, results: Path, tuning: bool = False) -> Plan:
+def plan_experiment(
+    name_or_path: str,
+    results: Path,
+    tuning: bool = False,
+    method_files: Sequence[str] = (),
+) -> Plan:
     """Return the plan of a shipped experiment by its name, of a TOML file, or of its tuning.
+
+    Args:
+        method_files: what `outside_methods` takes, for rows whose algorithm is one of these.
 
     Raises SpecError, whose message names the file.
     """
+    outside = outside_methods(method_files)
     path = find_spec(name_or_path)
     file = read_spec(path)
+    given_as = shlex.join([name_or_path, *(["--methods", *method_files] if method_files else [])])
     try:
-        plan = make_plan(file.spec, results, tuning, name_or_path)
+        _check_outside_used(file.spec, outside)
+        spec = file.spec.model_copy(update={"outside": outside})
+        plan = make_plan(spec, results, tuning, given_as)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
     return replace(plan, inherited=file.inherited)
+
+
+def _check_outside_used(spec: Spec, outside: Outside) -> None:
+    named = {row.algorithm for row in spec.all_rows()}
+    for name, source in outside.items():
+        if name not in named:
+            raise SpecError(
+                f"no row has the algorithm {name!r} of {source.file}; add one, or hold the method "
+                f"against rows that ship by `python -m harness try {source.file}`"
+            )
 
 
 def make_plan(
@@ -117,21 +140,19 @@ def make_plan(
     """Expand `spec`, or its tuning experiment as far as the records of it say what comes next.
 
     Args:
-        given_as: the name or path that the spec was found by, for the commands that the report
+        given_as: the words of a command that the spec was found by, for those that the report
             prints.
 
     Raises SpecError: a setting that cannot be used, or learning rates that are not known yet;
     RecordError: a record of the tuning is damaged.
     """
-    given_as = given_as or spec.name
+    given_as = given_as or shlex.quote(spec.name)
     check_spec(spec)
     if tuning:
         rows = list(trial_rows(spec, results))
         check_rows(spec, rows)
         return Plan(
-            experiment=_experiment(
-                spec, rows, f"{shlex.quote(given_as)} --tuning", _tuning_fields(spec)
-            ),
+            experiment=_experiment(spec, rows, f"{given_as} --tuning", _tuning_fields(spec)),
             runs=_runs_of(rows),
             footprints=_footprints_of(rows),
         )
@@ -140,7 +161,7 @@ def make_plan(
     check_rows(spec, rows)
     fields = _experiment_fields(spec, rows, chosen.record)
     return Plan(
-        experiment=_experiment(spec, rows, shlex.quote(given_as), fields),
+        experiment=_experiment(spec, rows, given_as, fields),
         runs=_runs_of(rows),
         footprints=_footprints_of(rows),
         left_out=[*chosen.left_out, *too_short],
@@ -208,7 +229,6 @@ def _experiment(
     # A row may have its own of these.
     config["schedule"] = spec.schedule.model_dump(mode="json")
     config["partition"] = spec.partition.model_dump(mode="json")
-    algorithms = sorted({planned.row.algorithm for planned in rows})
     return Experiment(
         version=store.VERSION,
         task=spec.task.name,
@@ -218,6 +238,25 @@ def _experiment(
         config=config,
         commands=[f"python -m harness run {argument}", f"python -m harness report {argument}"],
         metric=None if spec.statistics.metric == "accuracy" else spec.statistics.metric,
-        families={algorithm: methods()[algorithm].family for algorithm in algorithms},
+        families=_families(rows),
+        outside=_outside(rows),
         **fields,
     )
+
+
+def _families(rows: list[PlannedRow]) -> dict[str, str]:
+    families = {}
+    for planned in rows:
+        families[planned.row.algorithm] = method_of(planned.runs[0].config).family
+    return dict(sorted(families.items()))
+
+
+def _outside(rows: list[PlannedRow]) -> dict[str, OutsideMethod]:
+    """Return what the plan's record says of methods from outside; the runs have their sources."""
+    outside = {}
+    for planned in rows:
+        source = planned.runs[0].config.method_source
+        if source is not None:
+            fields = source.model_dump(exclude={"source"})
+            outside[planned.row.algorithm] = OutsideMethod(**fields)
+    return outside

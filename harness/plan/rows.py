@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cser_bench.algorithms.registry import methods
 from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.spec.errors import SpecError, explain
 from cser_bench.harness.spec.rows import CellSpec, RowSpec
 from cser_bench.harness.spec.run import PlannedRun, RunConfig, TrainingSpec, run_id
 from cser_bench.harness.spec.spec import Spec
+from cser_bench.harness.train.methods import method_of
 
 _FROM_CONFIG = {
     "algorithm",
@@ -113,7 +113,7 @@ def plan_row(
         row=name,
         label=row.label,
         ratio=row.ratio or float(f"{footprint.expected_ratio:.4g}"),
-        nesterov=methods()[row.algorithm].nesterov,
+        nesterov=method_of(configs[0]).nesterov,
         partition=None if row.partition is None else row.partition.model_dump(mode="json"),
         warmup_epochs=row.warmup_epochs,
         expected_bits=footprint.bits,
@@ -180,6 +180,7 @@ def config_of(
         "evaluation": spec.evaluation,
         "partition": row.partition or spec.partition,
         "restart": row.restart,
+        "method_source": spec.outside.get(row.algorithm),
         "seed": seed if same_seed is None else same_seed,
         "repeat": 0 if same_seed is None else seed,
     }

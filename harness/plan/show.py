@@ -7,7 +7,6 @@ from typing import Any
 from pydantic import BaseModel
 from tabulate import tabulate
 
-from cser_bench.algorithms import algorithms
 from cser_bench.harness.plan.forecast import (
     cost_sentences,
     effort_of,
@@ -19,6 +18,7 @@ from cser_bench.harness.plan.plan import COMMON, Plan
 from cser_bench.harness.records.experiment import Experiment, Row
 from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
 from cser_bench.harness.spec.run import RunConfig
+from cser_bench.harness.train.methods import method_of
 
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
@@ -96,8 +96,8 @@ def _show_remarks(plan: Plan, config: RunConfig) -> None:
     for sentence in plan.left_out:
         print(sentence)
     if config.communication_dtype != "fp32":
-        rows = plan.experiment.rows
-        losing = [row.row for row in rows if not algorithms()[row.algorithm].keeps_rounding]
+        configs = {run.row: run.config for run in plan.runs}
+        losing = [row for row, config in configs.items() if not method_of(config).keeps_rounding]
         print(
             f"{config.communication_dtype} messages: rounding is lost by "
             f"{', '.join(losing) or 'no row'}; all others send it later"

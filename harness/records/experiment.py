@@ -151,6 +151,17 @@ class Tuning(Planned):
     """By row, under the paper's rule, least training loss."""
 
 
+class OutsideMethod(Planned):
+    """A method that is not of this package: its file, the digest of that, and its package.
+
+    `package`: name and version, where an installed one has it. Each run's config has the source.
+    """
+
+    file: str
+    sha256: str
+    package: str | None = None
+
+
 class Experiment(Planned):
     """experiment.json: the resolved plan, so that a report knows what is missing."""
 
@@ -187,6 +198,8 @@ class Experiment(Planned):
     evidence: PlannedEvidence | None = None
     families: dict[str, str] = Field(default_factory=dict)
     """The family of each algorithm of the rows, as its class says it."""
+    outside: dict[str, OutsideMethod] = Field(default_factory=dict)
+    """Those of the algorithms that are not of this package."""
 
 
 def read_experiment(folder: Path) -> Experiment:

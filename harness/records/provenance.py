@@ -35,6 +35,10 @@ PACKAGES = (
 )
 
 
+ROOMS = ("algorithms", "harness", "report", "slurm")
+"""The folders of a checkout whose files are run where they lie."""
+
+
 def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
     """Return an attempt that begins now, here; its step is filled in when it is known."""
     import torch  # here, as what Slurm calls between two starts has no time to load it
@@ -109,17 +113,33 @@ def _code_version() -> tuple[str | None, str | None]:
     None where there is no git, or nothing besides.
     """
     folder = Path(__file__).parent
-    diff = output_of(
-        "git",
-        "diff",
-        "HEAD",
-        "--",
-        ":(top)*.py",
-        ":(top)*.toml",
-        cwd=folder,
-    )
-    digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
-    return output_of("git", "rev-parse", "HEAD", cwd=folder), digest
+    return output_of("git", "rev-parse", "HEAD", cwd=folder), changes_digest(folder)
+
+
+def changes_digest(folder: Path) -> str | None:
+    """Return a digest of what the code of the checkout around a folder has besides its commit.
+
+    That is changes of Python and TOML files, and such files of our packages that git does not
+    track: a method that was put beside others is found and run. None where there is nothing
+    besides, or no git.
+    """
+    diff = output_of("git", "diff", "HEAD", "--", ":(top)*.py", ":(top)*.toml", cwd=folder)
+    top = output_of("git", "rev-parse", "--show-toplevel", cwd=folder)
+    if diff is None or top is None:
+        return None
+    text = diff
+    for name in _untracked(Path(top)):
+        with suppress(OSError):
+            digest = hashlib.sha256((Path(top) / name).read_bytes()).hexdigest()
+            text += f"\nuntracked {name} {digest}"
+    return hashlib.sha256(text.encode()).hexdigest() if text else None
+
+
+def _untracked(top: Path) -> list[str]:
+    """Return the files of our packages that git neither tracks nor ignores, from the top."""
+    kinds = [f":(top){room}/*.{ending}" for room in ROOMS for ending in ("py", "toml")]
+    listed = output_of("git", "ls-files", "-z", "--others", "--exclude-standard", *kinds, cwd=top)
+    return sorted(filter(None, (listed or "").split("\0")))
 
 
 @cache

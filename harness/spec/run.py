@@ -154,6 +154,43 @@ class TrainingSpec(Strict):
         return self.num_epochs if self.num_steps is None else 1
 
 
+class MethodSource(Strict):
+    """The source of a method from outside this package, as it was when its runs were planned.
+
+    It goes with a run's config, so that the run's processes need no file, and a run that goes on
+    has the code that it began with.
+
+    `file`: its name, without folders. `package`: name and version of the installed package that it
+    is of, if it is of one; what the file imports from there is known by that.
+    """
+
+    file: str
+    sha256: str
+    source: str
+    package: str | None = None
+
+    @classmethod
+    def of(cls, file: str, source: str, package: str | None = None) -> MethodSource:
+        """Return the source with its digest."""
+        return cls(file=file, sha256=sha256_of(source), source=source, package=package)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MethodSource:
+        if self.sha256 != sha256_of(self.source):
+            raise ValueError(f"the source of {self.file} is not that of its digest")
+        return self
+
+
+def sha256_of(text: str) -> str:
+    """Return the digest of a text, in hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+NOT_IN_ID = {"method_source": {"file", "source"}}
+"""Of a method from outside its digest is in a run's id, which stands for the source whatever its
+file is called."""
+
+
 class RunConfig(TrainingSpec):
     """The scientific fields of one run and nothing else; its id is their hash."""
 
@@ -170,6 +207,12 @@ class RunConfig(TrainingSpec):
     """Tells apart runs that share their seed."""
     restart: RestartSpec | None = None
     """What workers lose in the middle of the run, so that it can be seen what that costs."""
+    method_source: MethodSource | None = None
+    """Of a method from outside this package; None for those that are in it."""
+
+    def with_everything_sent(self) -> RunConfig:
+        """Return the run by the method that sends every gradient whole."""
+        return self.model_copy(update={"algorithm": "sgd", "settings": {}, "method_source": None})
 
 
 def run_id(config: RunConfig) -> str:
@@ -177,8 +220,8 @@ def run_id(config: RunConfig) -> str:
 
     Fields at their default are left out, so that new ones change no old id.
     """
-    canonical = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
+    fields = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IN_ID)
+    return sha256_of(json.dumps(fields, sort_keys=True))[:ID_DIGITS]
 
 
 def is_run_id(text: object) -> bool:

@@ -15,6 +15,7 @@ from cser_bench.harness.spec.evidence import EvidenceSpec
 from cser_bench.harness.spec.rows import CellSpec, GridSpec, PartitionSpec, RestartOf, RowSpec
 from cser_bench.harness.spec.run import (
     EvaluationSpec,
+    MethodSource,
     ModelSpec,
     ScheduleSpec,
     TaskSpec,
@@ -186,6 +187,9 @@ class Spec(Strict):
     cells: list[CellSpec] = []
     restarts: list[RestartOf] = []
     evidence: EvidenceSpec | None = None
+    outside: dict[str, MethodSource] = {}
+    """Methods from outside this package, by the name that rows have. Commands put them there; no
+    file may."""
 
     def all_rows(self) -> list[RowSpec]:
         """Return all rows, in their order.
@@ -223,6 +227,8 @@ class Spec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
+        if self.outside:
+            raise ValueError("outside is no key of a file; name methods by --methods FILE.py")
         rows = [row.row for row in self.all_rows()]
         if not rows:
             raise ValueError("the experiment has no rows; give [[rows]] or [[grids]]")

@@ -22,6 +22,7 @@ from cser_bench.harness.seeds import derive_seed
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import ModelSpec, RunConfig
 from cser_bench.harness.tasks.task import Task, find_task, split_sizes
+from cser_bench.harness.train.methods import method_of
 from cser_bench.harness.train.order import learning_rate_factor, shard_size
 
 
@@ -108,7 +109,7 @@ def trainable(config: RunConfig, device: torch.device) -> nn.Module:
     """
     use_device(str(device))
     model = build_model(config.model, find_task(config.task.name), config.seed, device)
-    lay_out(model, methods()[config.algorithm].needs_contiguous)
+    lay_out(model, method_of(config).needs_contiguous)
     return model
 
 
@@ -127,12 +128,7 @@ def build_optimizer(
     place of the model's. Raises SpecError: an unknown algorithm, setting or compressor, or values
     that it cannot take.
     """
-    known = methods()
-    if config.algorithm not in known:
-        raise SpecError(
-            f"unknown algorithm {config.algorithm!r}; the algorithms are {', '.join(known)}"
-        )
-    algorithm = known[config.algorithm]
+    algorithm = method_of(config)
     settings = _settings(algorithm, config.settings, num_steps)
     parameters: Iterable[Any] = model.parameters() if stacked is None else stacked
     momentum: float | None = config.momentum

@@ -77,7 +77,7 @@ def tail_of(
 
     It has the same local step, and sends every gradient whole.
     """
-    plain = config.model_copy(update={"algorithm": "sgd", "settings": {}})
+    plain = config.with_everything_sent()
     return build_optimizer(plain, nn.ParameterList(tensors), collectives, num_steps)
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from cser_bench.algorithms import ProcessGroupCollectives
-from cser_bench.algorithms.registry import baselines
+from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.harness.measures.declared import (
     in_words,
     is_without_verdict,
@@ -38,6 +38,7 @@ from cser_bench.harness.records.store import Attempt
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun, RunConfig
 from cser_bench.harness.train import checkpoint
+from cser_bench.harness.train.methods import method_of
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers.attempt import (
@@ -352,7 +353,7 @@ def workers_of(config: RunConfig, options: Options) -> Workers:
 
     "auto" stands for processes where each can have a GPU.
     """
-    if config.algorithm in baselines():
+    if issubclass(method_of(config), DDP):
         return "processes"
     if options.workers != "auto":
         return options.workers
