@@ -34,10 +34,31 @@ export PYTHON VENV
 .PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-wide speedups-consecutive speedups-text
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON=$(PYTHON) JOBS=$(or $(JOBS),(number of cores)) WORKERS=$(or $(WORKERS),stacked) (or processes)" \
-	    "DATA=$(or $(DATA),(found or fetched)) DEVICE=$(DEVICE) (of reproduce-cifar100 and -imagenet) RESULTS=$(RESULTS)" \
-	    "CLUSTER=$(or $(CLUSTER),(none: this machine)) YES=$(YES)"
+	@width=$$( (stty size < /dev/tty) 2>/dev/null | cut -d ' ' -f 2); \
+	awk -F ':.*## ' -v width="$${width:-80}" "$$FOLDED_LIST" $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "Variables, with what they are now:"
+	@echo "  PYTHON=$(PYTHON)  DEVICE=$(DEVICE) (of reproduce-cifar100 and -imagenet)"
+	@echo "  JOBS=$(or $(JOBS),(number of cores))  WORKERS=$(or $(WORKERS),stacked) (or processes)"
+	@echo "  DATA=$(or $(DATA),(found or fetched))  RESULTS=$(RESULTS)"
+	@echo "  EXPERIMENT=$(or $(EXPERIMENT),(of each target))  CLUSTER=$(or $(CLUSTER),(none: this machine))  YES=$(YES)"
+
+# The targets with what they do, in lines of `width` characters.
+define FOLDED_LIST
+/^[a-z0-9-]+:.*## / {
+  line = sprintf("make %-19s", $$1)
+  count = split($$2, words, " ")
+  for (number = 1; number <= count; number++) {
+    if (length(line) + 1 + length(words[number]) > width) {
+      print line
+      line = sprintf("%24s", "")
+    }
+    line = line " " words[number]
+  }
+  print line
+}
+endef
+export FOLDED_LIST
 
 setup: $(VENV)/.installed ## make .venv and install the project in it (once)
 	@echo "setup: $(VENV) is ready"

@@ -212,11 +212,24 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(status_fields(runs), indent=1))
         return 0
-    print(text)
     shipped = _shipped(options.results, planned.experiment.name)
     if shipped is not None and not folder.is_dir():
-        print(f"None of these were run here. Runs that ship are in {shipped}, with their report.")
+        print(_shipped_text(planned, shipped))
+        return 0
+    print(text)
     return 0
+
+
+def _shipped_text(planned: Plan, shipped: Path) -> str:
+    """Say how many of an experiment's runs ship, of which none was done here."""
+    from cser_bench.harness.records.packs import read_runs
+
+    num_shipped = len(planned.by_id.keys() & read_runs(shipped).keys())
+    return (
+        f"{num_shipped} of {len(planned.by_id)} runs ship with the project, in {shipped}, with "
+        f"their report; none was run here.\n"
+        f"`make reproduce EXPERIMENT={planned.experiment.name}` runs them anew."
+    )
 
 
 def _shipped(results: Path, name: str) -> Path | None:

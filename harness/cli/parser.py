@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,26 @@ DESCRIPTION = (
     "or a measurement's."
 )
 
+INSTALLED = "cser-harness"
+"""The command that pip installs."""
+
+PRINT_COMPLETION = "--print-completion"
+
 
 def do(arguments: list[str] | None) -> int:
     """Read the words of one command and do it; return its exit code.
 
     The words are those of the command line where none are given.
     """
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if any(word.startswith(PRINT_COMPLETION) for word in words):
+        from cser_bench.harness.spec.spec_file import known_experiments
+
+        # A shell completes the words of one command, and `python -m harness` is not one.
+        parser = _parser(INSTALLED, known_experiments())
+    else:
+        parser = _parser(exits.program())
+    options = parser.parse_args(words)
     return int(options.command(options))
 
 
@@ -101,16 +115,26 @@ def _rates(text: str) -> list[float]:
     return [1e6 * _above_0(rate) for rate in text.split(",")]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(
+    program: str,
+    experiments: Sequence[str] | None = None,
+) -> argparse.ArgumentParser:
+    """Return the parser of a program's words.
+
+    Args:
+        program: what is typed to start it.
+        experiments: all that an experiment can be called, for completion; None for any word.
+    """
     import shtab
 
     parser = argparse.ArgumentParser(
-        prog=exits.program(),
+        prog=program,
         description=DESCRIPTION,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=_version())
-    shtab.add_argument_to(parser, "--print-completion")
+    what = f"print what makes a shell complete the words of {INSTALLED}"
+    shtab.add_argument_to(parser, PRINT_COMPLETION, help=what)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -138,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (plan, preflight, run, submit, status, report):
         records = ", or a folder of records" if sub is report else ""
         sub.add_argument(
-            "experiment", help=f"name of a shipped experiment, or a TOML file{records}"
+            "experiment",
+            help=f"name of a shipped experiment, or a TOML file{records}",
+            choices=experiments,
         )
         sub.add_argument(
             "--tuning", action="store_true", help="the experiment's tuning instead of itself"

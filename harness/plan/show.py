@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +23,12 @@ from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.train.methods import method_of
 
+_GAP = "  "
+"""Between two columns of a table."""
+
+_LEAST_WIDTH = 20
+"""Characters of a folded column: no terminal makes it narrower."""
+
 
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     """Print runs, settings, bits and memory of each row, and what all of them take on a link.
@@ -28,17 +37,81 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     """
     experiment = plan.experiment
     effort = effort_of(plan, link_bits_per_second)
-    print(experiment.title)
+    _say(experiment.title)
     if plan.inherited is not None:
-        print(plan.inherited)
+        _say(plan.inherited)
     _show_common(experiment, effort.configs[0])
     print()
     table = [_table_line(plan, row, effort.link_bits_per_second) for row in experiment.rows]
-    print(tabulate(table, "keys", disable_numparse=True), end="\n\n")
+    print(folded_table(table, _width()), end="\n\n")
     _show_remarks(plan, effort.configs[0])
     if experiment.contrasts:
         _show_power(plan)
-    print(*cost_sentences(effort), sep="\n")
+    for sentence in cost_sentences(effort):
+        _say(sentence)
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def _say(text: str) -> None:
+    """Print a text in lines that fit the terminal; what follows the first is indented."""
+    print(
+        textwrap.fill(
+            text,
+            _width(),
+            subsequent_indent="  ",
+            # A path or a row's name stays whole, so that it can be copied.
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
+
+
+def folded_table(lines: Sequence[Mapping[str, str | int]], width: int) -> str:
+    """Return a table of lines by their heads, none longer than `width` characters.
+
+    Columns that do not fit beside the others come below, in a table of their own that begins with
+    the first column again. The words of a column that is too wide alone go on in the next line.
+    """
+    first, *others = lines[0]
+    blocks = []
+    block = [first]
+    for head in others:
+        if len(block) > 1 and _table_width(lines, [*block, head]) > width:
+            blocks.append(block)
+            block = [first]
+        block.append(head)
+    blocks.append(block)
+    return "\n\n".join(_table_of(lines, heads, width) for heads in blocks)
+
+
+def _table_of(
+    lines: Sequence[Mapping[str, str | int]],
+    heads: Sequence[str],
+    width: int,
+) -> str:
+    cells = [[line[head] for head in heads] for line in lines]
+    widest: list[int | None] = [None] * len(heads)
+    if _table_width(lines, heads) > width:
+        widest[-1] = max(width - _table_width(lines, heads[:-1]) - len(_GAP), _LEAST_WIDTH)
+    return tabulate(
+        cells,
+        heads,
+        disable_numparse=True,
+        maxcolwidths=widest,
+    )
+
+
+def _table_width(lines: Sequence[Mapping[str, str | int]], heads: Sequence[str]) -> int:
+    total = len(_GAP) * (len(heads) - 1)
+    for head in heads:
+        # `tabulate` leaves two characters beside a head, and none beside a cell.
+        widths = [len(part) + 2 for part in head.splitlines()]
+        widths += [len(str(line[head])) for line in lines]
+        total += max(widths)
+    return total
 
 
 def _show_common(experiment: Experiment, config: RunConfig) -> None:
@@ -49,7 +122,7 @@ def _show_common(experiment: Experiment, config: RunConfig) -> None:
     # A row may have its own.
     shown["partition"] = PartitionSpec.model_validate(experiment.config["partition"])
     for key, value in sorted(shown.items()):
-        print(f"{key}: {_in_words(value)}")
+        _say(f"{key}: {_in_words(value)}")
     print(f"parameters: {experiment.rows[0].num_parameters:,}")
     print(f"seeds: {_in_words(experiment.seeds)}")
     for row in experiment.rows:
@@ -90,15 +163,15 @@ def _show_remarks(plan: Plan, config: RunConfig) -> None:
         if footprint.spectral_gap is not None:
             over = "" if footprint.num_rounds == 1 else f" over {footprint.num_rounds} steps"
             bits = f"{footprint.neighbour_bits:,} bits in all from one worker to its neighbours"
-            print(f"{name}: spectral gap {footprint.spectral_gap:.3g}{over}; {bits}")
+            _say(f"{name}: spectral gap {footprint.spectral_gap:.3g}{over}; {bits}")
         if footprint.caution is not None:
-            print(f"warning: {name}: {footprint.caution}")
+            _say(f"warning: {name}: {footprint.caution}")
     for sentence in plan.left_out:
-        print(sentence)
+        _say(sentence)
     if config.communication_dtype != "fp32":
         configs = {run.row: run.config for run in plan.runs}
         losing = [row for row, config in configs.items() if not method_of(config).keeps_rounding]
-        print(
+        _say(
             f"{config.communication_dtype} messages: rounding is lost by "
             f"{', '.join(losing) or 'no row'}; all others send it later"
         )
@@ -160,21 +233,23 @@ def _show_power(plan: Plan) -> None:
     The spec must say by how much scores of a row differ between seeds; else nothing is printed.
     """
     if plan.seed_deviation is None:
-        print("declared contrasts: give statistics.seed_deviation to have their power\n")
+        _say("declared contrasts: give statistics.seed_deviation to have their power")
+        print()
         return
     table = [
         {
             "row": contrast.row,
             "contrast": contrast.kind,
             "reference": contrast.reference,
-            "margin": contrast.margin,
+            "margin": f"{contrast.margin:g}",
             "power": f"{alone:.2f}",
-            "power at Holm's first step": f"{first:.2f}",
+            "power at\nHolm's\nfirst step": f"{first:.2f}",
         }
         for contrast, alone, first in powers(plan.experiment, plan.seed_deviation)
     ]
-    print(tabulate(table, "keys"))
-    print(
+    print(folded_table(table, _width()))
+    _say(
         f"power: with a standard deviation of {plan.seed_deviation:g} between seeds; of rows that "
-        "are equal, or for superiority the margin apart\n"
+        "are equal, or for superiority the margin apart"
     )
+    print()

@@ -40,12 +40,17 @@ def find_spec(name_or_path: str) -> Path:
     for candidate in sorted(EXPERIMENTS.rglob("*.toml")):
         if f'\nname = "{name_or_path}"\n' in candidate.read_text():
             return candidate
-    known = [file.relative_to(EXPERIMENTS).as_posix()[:-5] for file in EXPERIMENTS.rglob("*.toml")]
-    near = ", ".join(difflib.get_close_matches(name_or_path, known)) or "cmudict"
+    near = ", ".join(difflib.get_close_matches(name_or_path, known_experiments())) or "cmudict"
     raise SpecError(
         f"no experiment {name_or_path!r}: give the path of a TOML file, or the name of one in "
         f"{EXPERIMENTS}, as {near}"
     )
+
+
+def known_experiments() -> list[str]:
+    """Return the names of the shipped experiments' files, which `find_spec` understands."""
+    files = [path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.toml")]
+    return sorted(path.with_suffix("").as_posix() for path in files)
 
 
 def is_file(path: Path) -> bool:

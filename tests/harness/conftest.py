@@ -17,3 +17,9 @@ def _denormal_numbers() -> Iterator[None]:
     them."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that are looked for are not folded."""
+    monkeypatch.setenv("COLUMNS", "1000")

@@ -108,6 +108,33 @@ def test_plan_prints_rows_bits_and_counts_touches_no_data_and_writes_nothing(
     assert [each.name for each in tmp_path.iterdir()] == ["spec.toml"]
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_plan_fits_the_terminal_and_keeps_every_word(
+    width: int, tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_spec(tmp_path, small_spec())
+    whole = cli.out("plan", path)
+    monkeypatch.setenv("COLUMNS", str(width))
+    folded = cli.out("plan", path)
+    assert max(map(len, folded.splitlines())) <= width < max(map(len, whole.splitlines()))
+    words = set(whole.split())
+    rules = {word for word in words if set(word) == {"-"}}
+    assert words - rules <= set(folded.split())
+
+
+def test_make_lists_its_targets_within_80_columns() -> None:
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # Without a terminal, whose width it would take.
+    )
+    lines = listed.stdout.splitlines()
+    assert listed.returncode == 0 and max(map(len, lines)) <= 80
+    assert any(line.startswith("make reproduce ") for line in lines)
+
+
 def counts(output: str) -> dict[str, list[int]]:
     """Per row: done, missing; no run is in another state."""
     lines = [line.split() for line in output.splitlines()]
@@ -117,7 +144,7 @@ def counts(output: str) -> dict[str, list[int]]:
     }
 
 
-def test_status_and_report_of_nothing_name_the_runs_that_ship(
+def test_report_of_nothing_says_how_to_begin_and_where_runs_ship(
     tmp_path: Path, cli: CommandLine
 ) -> None:
     path = write_spec(tmp_path, only(small_spec(), "sgd"))
@@ -125,11 +152,18 @@ def test_status_and_report_of_nothing_name_the_runs_that_ship(
     refused = cli.refused("report", path, "--results", results)
     assert f"there are no runs in {results / 'small'}" in refused
     assert "reference" not in refused
+    assert f"`make reproduce EXPERIMENT={path}`" in refused
     shipped = results / "reference" / "small"
     shipped.mkdir(parents=True)
     (shipped / "runs.jsonl").touch()
     assert str(shipped) in cli.refused("report", path, "--results", results)
-    assert str(shipped) in cli.out("status", path, "--results", results)
+
+
+def test_status_knows_that_runs_ship(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    said = cli.out("status", "gpt_text")
+    assert said.startswith("30 of 30 runs ship with the project, in results/reference/gpt_text")
+    assert "missing" not in said
 
 
 def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLine) -> None:
@@ -321,3 +355,29 @@ def test_a_shell_can_complete_the_commands(capsys: pytest.CaptureFixture[str]) -
     assert ended.value.code == 0
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
     assert "status" in script and "--results" in script
+    assert script.rstrip().endswith(" cser-harness")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["run", "gpt_text_m"], ["gpt_text_methods"]),
+        (["plan", "studies/mom"], ["studies/momentum"]),
+        (["stat"], ["status"]),
+    ],
+)
+def test_a_shell_completes_commands_and_experiments(
+    words: list[str], wanted: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--print-completion", "bash"])
+    script = capsys.readouterr().out
+    typed = " ".join(["cser-harness", *words])
+    script += f"""
+COMP_WORDS=({typed})
+COMP_CWORD={len(words)}
+$(complete -p cser-harness | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+echo "${{COMPREPLY[@]}}"
+"""
+    completed = subprocess.run(["bash"], input=script, capture_output=True, text=True)
+    assert completed.stdout.split() == wanted, completed.stderr
