@@ -29,15 +29,28 @@ from cser_bench.report.regime import (
 )
 from cser_bench.report.render import write_report
 from cser_bench.report.statistics import (
+    BETTER,
     BETTER_BY_MARGIN,
+    EQUAL,
     VERDICTS,
+    WORSE,
     WORSE_BY_MARGIN,
     accuracy_frame,
     contrasts_frame,
     rates_frame,
     seed_correlation,
 )
-from cser_bench.report.wording import FORMATS, amount, counted, listed, points, short
+from cser_bench.report.verdicts import (
+    answer,
+    asks_of_reference,
+    loses,
+    loss,
+    losses,
+    margin_of,
+    size,
+    verdict,
+)
+from cser_bench.report.wording import FORMATS, amount, listed, short
 
 MOST_ROWS = 62
 """A table of more rows would not fit on a page: it then has those of the main ratio alone."""
@@ -49,10 +62,13 @@ SAME_LOAD = 1.5
 """Rows whose links carry numbers of models nearer than this factor count as one load."""
 
 _JOINED = {
-    "non-inferiority": "",
-    "equivalence": " and ",
-    "superiority": " against ",
+    EQUAL: "and",
+    BETTER: "than",
+    WORSE: "than",
+    BETTER_BY_MARGIN: "than",
+    WORSE_BY_MARGIN: "than",
 }
+"""Between the names of two methods that were compared, by verdict; else "beside"."""
 
 
 def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = True) -> Path:
@@ -173,7 +189,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
 def _about(frames: Frames) -> dict[str, Any]:
     """Return what the page says of the experiment itself."""
     label = frames.metric.label
-    margin = 100 * (frames.experiment.margin or 0.0)
+    unit = frames.metric.loss_unit
     no_runs = {
         "done": 0,
         "diverged": 0,
@@ -187,9 +203,10 @@ def _about(frames: Frames) -> dict[str, Any]:
         "heading": label[:1].upper() + label[1:],
         "again": _asks_again(frames),
         "is_quoted": frames.has_role("reference"),
-        # Rounded, as a share times 100 need not be exact in binary.
-        "margin": counted(round(margin, 6), "point"),
+        "margin": margin_of({"margin": frames.experiment.margin or 0.0, "unit": unit}),
+        "unit": unit,
         "baseline": _baseline_label(frames),
+        "given": _given_rates(frames),
         "written": _written(frames),
         "mcser": {"mcser", "cser"} <= set(algorithms),
         "ours": bool(is_ours.any()),
@@ -209,6 +226,7 @@ def _of_rows(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
     lengths = tables["lengths"].to_dict("records")
     if lengths:
         assay = lengths[0]
+        assay["lost"] = f"{loss(-assay['gap'], frames.metric.loss_unit)} {frames.metric.loss_unit}"
     return {
         "has_difference": bool(accuracy["difference"].notna().any()),
         "has_links": bool(accuracy["models_sent"].notna().any()),
@@ -229,6 +247,7 @@ def _of_contrasts(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[st
         "num_tests": _num_tests(frames),
         "num_verdicts": {word: int(counts.get(word, 0)) for word in VERDICTS},
         "verdicts": _verdict_table(frames, contrasts),
+        "contrasts": _answered(frames, contrasts),
         "asked_by_load": _asked_by_load(accuracy, contrasts),
         "compared": _losses_of_compared(frames, accuracy, contrasts),
         "num_seen": num_seen,
@@ -250,6 +269,16 @@ def _baseline_label(frames: Frames) -> str:
     if baseline is None:
         return "the baseline"
     return str(frames.row(baseline)["label"])
+
+
+def _given_rates(frames: Frames) -> list[str]:
+    """List the methods whose rate their spec gives, where others' rates were searched for."""
+    tuning = frames.experiment.tuning
+    if tuning is None:
+        return []
+    own = frames.rows[frames.rows["base"].isna() & frames.rows["learning_rate"].notna()]
+    is_given = ~own["row"].isin([*tuning.selected])
+    return [_name(frames, str(row)) for row in own.loc[is_given, "row"]]
 
 
 def _needs_table(needs: pd.DataFrame) -> pd.DataFrame:
@@ -283,8 +312,15 @@ def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
         ascending=[True, True, False],
         kind="stable",
     )
-    runs = [_runs(line) for line in rows.to_dict("records")]
-    return rows.assign(runs=runs)
+    unit = frames.metric.loss_unit
+    lines = rows.to_dict("records")
+    return rows.assign(
+        runs=[_runs(line) for line in lines],
+        loss=[loss(line["difference"], unit) for line in lines],
+        loss_interval=[
+            losses(line["difference_low"], line["difference_high"], unit) for line in lines
+        ],
+    )
 
 
 def _columns(frames: Frames, rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
@@ -301,8 +337,8 @@ def _columns(frames: Frames, rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
         "link_models": ("link", "amount"),
         "runs": ("runs", "text"),
         "mean": (f"{metric.score_label}, {unit}", _written(frames)),
-        "difference": ("difference", "points"),
-        "difference_low, difference_high": ("95 % interval", "interval"),
+        "loss": (f"loss against {_baseline_label(frames)}, {metric.loss_unit}", "digits"),
+        "loss_interval": ("95 % interval", "text"),
     }
     if rows["runs"].str.isdigit().all():
         columns["runs"] = ("runs", "count")
@@ -323,7 +359,7 @@ def _num_tests(frames: Frames) -> int:
 
 def _written(frames: Frames) -> str:
     """Return the name of the format that scores are written in."""
-    return "percent" if frames.metric.is_share else "loss"
+    return "percent" if frames.metric.is_share else "nats"
 
 
 def _runs(line: Mapping[Any, Any]) -> str:
@@ -340,28 +376,62 @@ def _runs(line: Mapping[Any, Any]) -> str:
 
 
 def _verdict_table(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Return a line for each verdict: the contrasts that have it, each with its estimate."""
-    by_verdict: dict[str, list[str]] = {word: [] for word in VERDICTS}
-    for line in contrasts.to_dict("records"):
+    """Return a line for each verdict: the contrasts that have it, each with its loss."""
+    by_word: dict[str, list[str]] = {}
+    for line in _in_order_of_verdicts(frames, contrasts):
         text = _compared(frames, line)
-        estimate = line["estimate"]
-        if not math.isnan(estimate):
-            text = f"{text} ({points(estimate)})"
-        by_verdict[line["verdict"]].append(text)
-    lines = [(word, "; ".join(texts)) for word, texts in by_verdict.items() if texts]
+        if not math.isnan(line["estimate"]):
+            text = f"{text} ({loss(line['estimate'], line['unit'])})"
+        by_word.setdefault(verdict(line), []).append(text)
+    lines = [(word, "; ".join(texts)) for word, texts in by_word.items()]
     return pd.DataFrame(lines, columns=["verdict", "which"])
 
 
+def _in_order_of_verdicts(frames: Frames, contrasts: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Return contrasts with their unit, in the order in which a report lists verdicts."""
+    lines = contrasts.assign(unit=frames.metric.loss_unit).to_dict("records")
+    return sorted(lines, key=lambda line: VERDICTS.index(line["verdict"]))
+
+
 def _compared(frames: Frames, line: Mapping[Any, Any]) -> str:
-    """Return the names of a contrast's rows; of one with the baseline that of the row alone."""
-    joined = _JOINED[line["kind"]]
-    if line["verdict"] in (BETTER_BY_MARGIN, WORSE_BY_MARGIN):
-        joined = " less "
+    """Return the names of a contrast's rows; of a loss that of the row alone."""
     name = _name(frames, line["row"])
-    if not joined:
+    if line["kind"] == "non-inferiority":
         return name
+    joined = _JOINED.get(line["verdict"], "beside")
     other = _name(frames, line["reference"])
-    return f"{name}{joined}{other}"
+    return f"{name} {joined} {other}"
+
+
+def _answered(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Return the contrasts with their answers, each about the row that its question asks about.
+
+    `loss`, `loss_interval` and `loss_at_equal_rate` are texts of that row's loss beside the other.
+    """
+    unit = frames.metric.loss_unit
+    lines = []
+    for line in contrasts.to_dict("records"):
+        question = line["question"]
+        named = {
+            "unit": unit,
+            "label": _name(frames, line["row"]),
+            "other": _name(frames, line["reference"]),
+        }
+        said = line | named
+        estimate, low, high = line["estimate"], line["low"], line["high"]
+        equal_rate = line["at_equal_rate"]
+        if asks_of_reference(question, named["label"], named["other"]):
+            estimate, low, high = -estimate, -high, -low
+            equal_rate = -equal_rate
+        texts = {
+            "answer": answer(said, question),
+            "loss": loss(estimate, unit),
+            "loss_interval": losses(low, high, unit),
+            "loss_at_equal_rate": loss(equal_rate, unit),
+        }
+        lines.append(said | texts)
+    columns = [*contrasts.columns, "answer", "loss", "loss_interval", "loss_at_equal_rate"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _asked_by_load(accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> list[dict[str, Any]]:
@@ -407,11 +477,12 @@ def _losses_of_compared(
     differences = compared["difference"]
     is_below = (differences < alone) & (compared.index != floor)
     below = compared[is_below]
+    unit = frames.metric.loss_unit
     return {
         "num": len(compared),
-        "least": differences.max(),
-        "most": differences.min(),
-        "alone": alone,
+        "least": loses({"estimate": differences.max(), "unit": unit}),
+        "most": loses({"estimate": differences.min(), "unit": unit}),
+        "alone": loses({"estimate": alone, "unit": unit}),
         "below_alone": below["label"].tolist(),
     }
 
@@ -433,7 +504,7 @@ def _name(frames: Frames, row: str) -> str:
 def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
     """Return a line for each row: the chosen rate with its score, and all scores by rate.
 
-    `better` is how much better the best rate is than the chosen one. Scores are of test samples
+    `missed` is what the best rate would have gained over the chosen one. Scores are of test samples
     where any are, else of held-out ones.
     """
     kind = "held out"
@@ -459,7 +530,7 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
             "rate": rate,
             "score": score,
             "said": ", ".join(by_rate),
-            "better": best - score,
+            "missed": size(best - score, frames.metric.loss_unit) if best > score else None,
             "kind": kind,
             "num_runs": group["num_runs"].max(),
         }
@@ -469,7 +540,7 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
         "rate",
         "score",
         "said",
-        "better",
+        "missed",
         "kind",
         "num_runs",
     ]

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from cser_bench.harness.records.store import write_text_atomically
-from cser_bench.report import wording
+from cser_bench.report import verdicts, wording
 from cser_bench.report.plotting import save
 from cser_bench.report.typesetting import pdf_of
 
@@ -73,8 +73,8 @@ def _cell(
 def environment() -> Environment:
     """Return the environment of the templates.
 
-    Its filters are the formats of `report.wording`, `listed`, `counted`, `escape` and `table`. The
-    macros of macros.md.j2 can be called in all templates.
+    Its filters are the formats of `report.wording`, what `report.verdicts` says of a comparison,
+    `listed`, `counted`, `escape` and `table`. The macros of macros.md.j2 can be called in all templates.
     """
     # Jinja escapes HTML; these are Markdown, for which there is the filter `escape`.
     templates = Environment(
@@ -90,7 +90,13 @@ def environment() -> Environment:
         "counted": wording.counted,
         "escape": escape,
         "in_words": wording.in_words,
-        "margin": wording.margin_of,
+        "interval_of": verdicts.interval_of,
+        "loses": verdicts.loses,
+        "margin": verdicts.margin_of,
+        "verdict": verdicts.verdict,
+        "verdict_in_words": verdicts.verdict_in_words,
+        "with_unit": verdicts.with_unit,
+        "worse": verdicts.worse,
         "table": table,
     }
     templates.globals |= vars(templates.get_template("macros.md.j2").module)

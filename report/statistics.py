@@ -33,7 +33,9 @@ BETTER_BY_MARGIN = "better by more than the margin"
 WORSE_BY_MARGIN = "worse by more than the margin"
 OTHER_RATE = "not shown at equal rate"
 NOT_RUN = "not run at equal rate"
-NOT_TOLD = "not told apart"
+UNDECIDED = "undecided"
+"""Of a margin: neither more nor less is shown."""
+NO_DIFFERENCE = "no difference seen"
 DIVERGED = "diverged"
 NO_RUNS = "not enough runs"
 TOO_LATE = "no verdict, declared after its runs"
@@ -48,7 +50,8 @@ VERDICTS = (
     EQUAL,
     OTHER_RATE,
     NOT_RUN,
-    NOT_TOLD,
+    UNDECIDED,
+    NO_DIFFERENCE,
     DIVERGED,
     NO_RUNS,
     TOO_LATE,
@@ -559,7 +562,9 @@ def _verdict(
     if math.isnan(line["standard_error"]):
         return NO_RUNS
     if line["p_holm"] > level:
-        return NOT_TOLD
+        if line["kind"] == "superiority":
+            return NO_DIFFERENCE
+        return UNDECIDED
     claim = str(line["claim"])
     if claim in (LESS, MORE, EQUAL):
         return claim

@@ -1,7 +1,7 @@
 """How numbers are written, the same everywhere in a report; templates have these as filters."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -40,8 +40,8 @@ def percent(value: float) -> str:
 
 
 @_format
-def loss(score: float) -> str:
-    """Write the loss whose negative is the score, in nats: -1.23456 is "1.2346"."""
+def nats(score: float) -> str:
+    """Write the test loss whose negative is the score, in nats: -1.23456 is "1.2346"."""
     return f"{-score:.4f}".replace("-", MINUS)
 
 
@@ -118,6 +118,12 @@ def text(value: Any) -> str:
 
 
 @_format
+def digits(value: Any) -> str:
+    """Write a number that is a text already, as a loss is; it is aligned as numbers are."""
+    return str(value)
+
+
+@_format
 def code(value: Any) -> str:
     """Write a name, as a row's or a run's, in type of a fixed width."""
     return f"`{value}`"
@@ -187,15 +193,6 @@ def in_words(number: int) -> str:
     if 0 <= number < len(NUMBERS):
         return NUMBERS[number]
     return f"{number:,}"
-
-
-def margin_of(line: Mapping[str, Any]) -> str:
-    """Write the margin of a contrast with its unit: "0.5 points", "1 hundredth of a nat"."""
-    size = round(100 * line["margin"], 6)
-    unit = str(line["unit"])
-    if size == 1:
-        unit = unit.replace("points", "point").replace("hundredths", "hundredth")
-    return f"{size:g} {unit}"
 
 
 def _digits(value: float) -> str:

@@ -14,9 +14,6 @@ class Metric(NamedTuple):
 
     `is_share`: recorded as a share of 1 and shown in percent, or for BLEU and chrF in points of
     100.
-
-    Differences of what is no share are shown in points too: of a loss a point is a hundredth of a
-    nat.
     """
 
     name: str
@@ -31,6 +28,13 @@ class Metric(NamedTuple):
         if self.is_share and not self.higher_is_better:
             return f"100 % less {self.label}"
         return self.label
+
+    @property
+    def loss_unit(self) -> str:
+        """What is lost between two runs is told in: "points" are hundredths of a share."""
+        if self.is_share:
+            return "points"
+        return self.unit or self.label
 
 
 ACCURACY = Metric("accuracy", "accuracy", "percent", True)

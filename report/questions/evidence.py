@@ -94,8 +94,8 @@ class Compared:
 
     @property
     def unit(self) -> str:
-        """What differences are in, times 100."""
-        return "points" if self.frames.metric.is_share else "hundredths of a nat"
+        """What losses are told in."""
+        return self.frames.metric.loss_unit
 
     @property
     def baseline(self) -> str:

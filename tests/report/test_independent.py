@@ -184,7 +184,8 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         if isinstance(line.word, str):
             words.append(line.word)
         elif line.p_holm > level:
-            words.append("not told apart")
+            is_difference = contrast["kind"] == "superiority"
+            words.append("no difference seen" if is_difference else "undecided")
         else:
             words.append(word(folder, plan, contrast, line.shows, line.estimate))
     frame["word"] = words

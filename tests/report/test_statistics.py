@@ -215,10 +215,10 @@ def test_experiments_that_share_runs_of_their_baseline_name_each_other(
     [
         ("superiority", [0.9, 0.901, 0.902], "better"),
         ("superiority", [0.8, 0.801, 0.802], "worse"),
-        ("superiority", [0.8752, 0.8758, 0.8755], "not told apart"),
+        ("superiority", [0.8752, 0.8758, 0.8755], "no difference seen"),
         ("equivalence", [0.8752, 0.8758, 0.8755], "equal within the margin"),
-        ("equivalence", [0.85, 0.89, 0.88], "not told apart"),
-        ("equivalence", [0.8703, 0.8709, 0.8706], "not told apart"),  # about the margin apart
+        ("equivalence", [0.85, 0.89, 0.88], "undecided"),
+        ("equivalence", [0.8703, 0.8709, 0.8706], "undecided"),  # about the margin apart
         ("equivalence", [0.86, 0.861, 0.862], "worse by more than the margin"),
         ("equivalence", [0.89, 0.891, 0.892], "better by more than the margin"),
         ("non-inferiority", [0.8752, math.nan, 0.8755], "diverged"),
