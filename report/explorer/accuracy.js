@@ -6,25 +6,27 @@ const AGAINST = {
   num_steps: "steps of the run", learning_rate: "learning rate",
 };
 const MEASURES = {
-  score: `score (${EXPERIMENT.unit})`, train_loss: "training loss", error_norm: "norm of the error",
+  score: `${EXPERIMENT.metric} (${EXPERIMENT.unit})`, train_loss: "training loss", error_norm: "norm of the error",
   worker_distance: "distance of workers",
 };
 const BY = { step: "step", epoch: "epoch", bits_sent: "bits sent by each worker" };
 const relative = () => element("relative").value === "relative";
 const points = (share) => (FACTOR * share).toFixed(FACTOR === 1 ? 4 : 2);
-const scaled = (share) => (known(share) ? FACTOR * share : undefined);
+const onAxis = (score) => (known(score) ? SIGN * FACTOR * score : undefined);
+const turned = (v) => digits(v ? -v : 0); // the numbers of an axis that is drawn downwards
 
 function textOf(row) {
   if (!known(row.mean)) return "no score";
   const score = `${points(row.mean)} ${EXPERIMENT.unit}`;
-  if (!known(row.difference) || row === baseline) return score;
-  const interval = known(row.difference_low) ? ` (${points(row.difference_low)} to ${points(row.difference_high)})` : "";
-  return `${score}, ${points(row.difference)} ${EXPERIMENT.difference} against ${baselineName}${interval}`;
+  if (!known(row.loss) || row === baseline) return score;
+  const verb = row.loss < 0 ? "gains" : "loses";
+  const interval = known(row.loss_low) ? ` (a loss of ${points(row.loss_low)} to ${points(row.loss_high)})` : "";
+  return `${score}, ${verb} ${points(Math.abs(row.loss))} ${EXPERIMENT.loss_unit} against ${baselineName}${interval}`;
 }
 
 /** Ends of the score axis about the baseline's place: as deep as chosen, or as far as there is something; null for all. */
 function depthOf(top, places, above = 0.25) {
-  const depth = { margins: -4 * (EXPERIMENT.margin ?? 0), floor: floor ? floor.mean - baseline.mean : 0 };
+  const depth = { margins: -4 * (EXPERIMENT.margin ?? 0), floor: floor ? SIGN * (floor.mean - baseline.mean) : 0 };
   const worst = FACTOR * (depth[element("depth").value] ?? 0);
   if (!worst) return null;
   const lowest = top + 1.05 * worst, highest = top - above * worst, seen = places.filter((y) => y >= lowest && y <= highest);
@@ -35,26 +37,37 @@ function depthOf(top, places, above = 0.25) {
 /** The score axis as it is chosen, relative or absolute: its ends, and lines at the baseline, the margin and floor. */
 function scoreAxis(marks) {
   if (!baseline || !known(baseline.mean)) return { domain: null, references: [] };
-  const top = relative() ? 0 : FACTOR * baseline.mean, margin = FACTOR * (EXPERIMENT.margin ?? 0);
+  const top = relative() ? 0 : onAxis(baseline.mean), margin = FACTOR * (EXPERIMENT.margin ?? 0);
   const references = [{ axis: "y", at: top, label: baselineName }];
   if (margin) references.push({ axis: "y", at: top, to: top - margin, label: "" });
-  if (margin) references.push({ axis: "y", at: top - margin, label: `the margin, ${points(EXPERIMENT.margin)} ${EXPERIMENT.difference}` });
-  if (floor) references.push({ axis: "y", at: top + FACTOR * (floor.mean - baseline.mean), label: floor.label });
+  if (margin) references.push({ axis: "y", at: top - margin, label: `the margin, ${points(EXPERIMENT.margin)} ${EXPERIMENT.loss_unit}` });
+  if (floor) references.push({ axis: "y", at: top + onAxis(floor.mean) - onAxis(baseline.mean), label: floor.label });
   return { domain: depthOf(top, marks.flatMap((mark) => [mark.low, mark.y, mark.high])), references };
+}
+
+/** What that axis says: where losses are drawn downwards, its numbers are losses all the same. */
+function scoreLabel(absolute) {
+  if (relative()) return { label: `${EXPERIMENT.loss_unit} lost against ${baselineName}`, format: turned };
+  return SIGN < 0 ? { label: absolute, format: turned } : { label: absolute };
 }
 
 /** A row's place on that axis, with its interval; y is NaN where it has no score. */
 function scoreOf(row) {
   const score = known(row.mean) ? Number(points(row.mean)) : null, text = textOf(row);
-  if (!relative()) return { y: scaled(row.mean) ?? NaN, low: scaled(row.mean_low), high: scaled(row.mean_high), score, text };
-  const y = row === baseline ? 0 : scaled(row.difference) ?? NaN;
-  return { y, low: scaled(row.difference_low), high: scaled(row.difference_high), score, text };
+  if (!relative()) {
+    const ends = [onAxis(row.mean_low), onAxis(row.mean_high)].filter(known).sort((a, b) => a - b);
+    return { y: onAxis(row.mean) ?? NaN, low: ends[0], high: ends.at(-1), score, text };
+  }
+  // Losses are drawn downwards, so that what is better stands above on every axis of scores.
+  const down = (loss) => (known(loss) ? -FACTOR * loss : undefined);
+  const y = row === baseline ? 0 : down(row.loss) ?? NaN;
+  return { y, low: down(row.loss_high), high: down(row.loss_low), score, text };
 }
 
 function drawLoss() {
   const by = element("against").value, title = AGAINST[by];
   const rows = ROWS.filter((row) => isShown(row) && row[by] > 0 && Number.isFinite(scoreOf(row).y));
-  element("loss-title").textContent = relative() ? `Each method against ${baselineName}: below it is worse` : "Score of each method";
+  element("loss-title").textContent = relative() ? `What each method loses against ${baselineName}` : "Score of each method";
   const marks = rows.map((row) => ({
     ...scoreOf(row), ...look(row.label), x: row[by], open: () => openRows([row]),
     name: `${row.label}, ratio ${digits(row.ratio)}, ${digits(row.num_steps)} steps: ${textOf(row)}`,
@@ -64,16 +77,16 @@ function drawLoss() {
   const lines = [...groups.values()].map((group) => ({
     ...look(group[0].label), tag: group[0].label, points: sorted(group, by, false).map((row) => [row[by], scoreOf(row).y]),
   }));
-  const axis = scoreAxis(marks), name = relative() ? `${EXPERIMENT.difference} against ${baselineName}` : `${EXPERIMENT.metric} (${EXPERIMENT.unit})`;
+  const axis = scoreAxis(marks), y = scoreLabel(`${EXPERIMENT.metric} (${EXPERIMENT.unit})`);
   drawChart(document.querySelector("[data-chart=loss]"), {
-    label: `Score against ${title}`, x: { label: title, log: true }, y: { label: name, domain: axis.domain },
+    label: `Score against ${title}`, x: { label: title, log: true }, y: { ...y, domain: axis.domain },
     marks, lines, references: axis.references,
   });
 }
 
 /** Mean of some lines' measure at each step, as points {step, x, y}. */
 function curveOf(lines, measure, by) {
-  const factor = measure === "score" ? FACTOR : 1;
+  const factor = measure === "score" ? SIGN * FACTOR : 1;
   const mean = (at, column) => at.reduce((sum, line) => sum + line[column], 0) / at.length;
   const steps = Map.groupBy(lines.filter((line) => known(line[measure])), (line) => line.step);
   return [...steps].map(([step, at]) => ({ step, x: mean(at, by), y: factor * mean(at, measure) }));
@@ -84,7 +97,10 @@ function drawProgress() {
   const less = element("less-baseline").checked && Boolean(baseline);
   const base = new Map((less ? curveOf(scoresOf.get(baseline.row) ?? [], measure, by) : []).map((p) => [p.step, p.y]));
   const rows = ROWS.filter((row) => isShown(row) && (!ratio || row.is_bound || row.ratio === Number(ratio)));
-  const marks = [], lines = [];
+  const marks = [], lines = [], near = less && measure === "score";
+  const label = near ? `${EXPERIMENT.loss_unit} lost against ${baselineName}`
+    : MEASURES[measure] + (less ? `, less ${baselineName}'s` : "");
+  const format = near || (measure === "score" && SIGN < 0) ? turned : undefined;
   for (const row of rows.filter((each) => !(less && each === baseline))) {
     const own = scoresOf.get(row.row) ?? [], title = row.is_bound || ratio ? row.label : `${row.label} ${digits(row.ratio)}`;
     const curves = element("each-seed").checked ? [...Map.groupBy(own, (line) => line.seed)] : [[null, own]];
@@ -95,13 +111,12 @@ function drawProgress() {
       lines.push({ ...look(row.label), points: curve.map((p) => [p.x, p.y]), tag: seed === null ? title : "" });
       for (const p of curve.filter((each) => Number.isFinite(each.y)))
         marks.push({ ...p, ...look(row.label), open: () => openRows([row]),
-          name: `${name}, step ${digits(p.step)}: ${digits(p.y)}, ${MEASURES[measure]}` });
+          name: `${name}, step ${digits(p.step)}: ${(format ?? digits)(p.y)}, ${label}` });
     }
   }
-  const near = less && measure === "score";
   drawChart(document.querySelector("[data-chart=progress]"), {
     label: "Progress of the runs", marks, lines, tagsRight: true, x: { label: BY[by] },
-    y: { label: MEASURES[measure] + (less ? `, less ${baselineName}'s` : ""), domain: near ? depthOf(0, marks.map((mark) => mark.y), 1) : null },
+    y: { label, format, domain: near ? depthOf(0, marks.map((mark) => mark.y), 1) : null },
     references: near ? [{ axis: "y", at: 0, label: baselineName }] : [],
   });
 }

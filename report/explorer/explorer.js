@@ -2,7 +2,7 @@
 "use strict";
 
 const RUN_COLUMNS = ["run_id", "seed", "status", "score", "train_loss", "test_loss", "bits", "wall_seconds"];
-const HIDDEN = ["row", "label", "is_bound", "mean_low", "mean_high", "difference_low", "difference_high"];
+const HIDDEN = ["row", "label", "is_bound", "mean_low", "mean_high", "loss_low", "loss_high"];
 const TITLES = {
   rows: "Rows", contrasts: "Declared contrasts", runs: "Runs", tuning: "Trials", pairs: "Pairs", scores: "Scores by step",
   timings: "Timed steps",
@@ -87,7 +87,7 @@ function fillChoices() {
   fill("ratio", [["", "all"], ...values("ratio").map(([ratio]) => [ratio, digits(ratio)])], DATA.main_ratio);
   fill("length", [["", "all"], ...values("num_steps").map(([steps]) => [steps, digits(steps)])], baseline?.num_steps);
   fill("rule", [["", "any rule"], ...Object.entries(RULES).filter(([rule]) => ROWS.some((row) => row.rule === rule))], ROWS[0]?.rule);
-  fill("relative", [...(baseline ? [["relative", `less ${baselineName}'s`]] : []), ["absolute", "as they are"]]);
+  fill("relative", [...(baseline ? [["relative", `what is lost against ${baselineName}`]] : []), ["absolute", "as they are"]]);
   fill("against", used(AGAINST, ROWS));
   fill("measure", used(MEASURES, SCORES));
   fill("progress-by", used(BY, SCORES));

@@ -21,6 +21,7 @@ from cser_bench.report.frame import Frames
 from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import accuracy_frame, difference
+from cser_bench.report.verdicts import verdict
 
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -62,9 +63,9 @@ _CONTRAST = [
     "kind",
     "verdict",
     "declared",
-    "estimate",
-    "low",
-    "high",
+    "loss",
+    "loss_low",
+    "loss_high",
     "p_holm",
 ]
 _DIFFERENCE = [
@@ -83,9 +84,9 @@ _NUMBERS = [
     "num_runs",
     "mean_low",
     "mean_high",
-    "difference",
-    "difference_low",
-    "difference_high",
+    "loss",
+    "loss_low",
+    "loss_high",
 ]
 
 
@@ -255,15 +256,17 @@ def _experiment(frames: Frames) -> dict[str, Any]:
     if metric.is_share:
         return described | {
             "factor": 100,
+            "sign": 1,
             "unit": "%",
-            "difference": "points",
+            "loss_unit": metric.loss_unit,
             "metric": metric.score_label,
         }
     return described | {
         "factor": 1,
+        "sign": -1,
         "unit": metric.unit,
-        "difference": metric.unit,
-        "metric": f"less of {metric.label}",
+        "loss_unit": metric.loss_unit,
+        "metric": metric.label,
     }
 
 
@@ -327,7 +330,7 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
 
     They are rows, contrasts, runs, tuning, pairs and scores.
     """
-    contrasts = claimed_contrasts(frames)
+    contrasts = _contrasts(frames)
     further = contrasts.columns.drop(_CONTRAST)
     # Of a run that was interrupted, the command that ended it is the one to repeat.
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
@@ -337,23 +340,62 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         left_on="run_id",
         right_index=True,
     )
+    rows = _rows(frames)
+    tuning = frames.tuning
+    scores = frames.scores.drop(columns=_NO_SCORE, errors="ignore")
+    if not frames.metric.is_share:
+        # The negative of a test loss is a score, and nobody reads it so.
+        means = {"mean": -rows["mean"], "mean_low": -rows["mean_high"]}
+        rows = rows.assign(**means, mean_high=-rows["mean_low"])
+        runs = runs.assign(score=-runs["score"])
+        tuning = tuning.assign(score=-tuning["score"])
+        scores = scores.assign(score=-scores["score"])
     return {
-        "rows": _rows(frames),
+        "rows": rows,
         "contrasts": contrasts[[*_CONTRAST, *further]],
         "runs": runs,
-        "tuning": frames.tuning,
-        "pairs": pairs_frame(frames),
-        "scores": frames.scores.drop(columns=_NO_SCORE, errors="ignore"),
+        "tuning": tuning,
+        "pairs": as_losses(pairs_frame(frames)),
+        "scores": scores,
     }
 
 
+def as_losses(
+    table: pd.DataFrame,
+    estimate: str = "estimate",
+    low: str = "low",
+    high: str = "high",
+) -> pd.DataFrame:
+    """Return a table with losses in place of differences of scores.
+
+    Its columns `loss`, `loss_low` and `loss_high` stand where the others stood.
+    """
+    # Of a loss the ends of the interval change places.
+    values = {estimate: table[estimate], low: table[high], high: table[low]}
+    # Zero less a number, as the negative of 0.0 is written with a sign.
+    losses = {name: 0.0 - value for name, value in values.items()}
+    names = {estimate: "loss", low: "loss_low", high: "loss_high"}
+    return table.assign(**losses).rename(columns=names)
+
+
+def _contrasts(frames: Frames) -> pd.DataFrame:
+    """Return the declared contrasts with their losses, and verdicts in words."""
+    contrasts = claimed_contrasts(frames)
+    named = contrasts.assign(unit=frames.metric.loss_unit)
+    verdicts = [verdict(line) for line in named.to_dict("records")]
+    losses = as_losses(contrasts.assign(verdict=verdicts))
+    at_equal_rate = 0.0 - losses.pop("at_equal_rate")
+    return losses.assign(loss_at_equal_rate=at_equal_rate)
+
+
 def _rows(frames: Frames) -> pd.DataFrame:
-    """Return rows with their means and differences to the baseline.
+    """Return rows with their means and their losses against the baseline.
 
     `is_bound` marks the baseline, the floor, and a ratio that no other method has.
     """
     names = {"low": "mean_low", "high": "mean_high"}
     numbers = accuracy_frame(frames).rename(columns=names)
+    numbers = as_losses(numbers, "difference", "difference_low", "difference_high")
     rows = frames.rows.merge(numbers[["row", *_NUMBERS]], on="row")
     first = [
         "row",

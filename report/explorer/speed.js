@@ -75,7 +75,7 @@ function drawFrontier(scored) {
   const best = frontierOf(scored), axis = scoreAxis(scored);
   drawChart(document.querySelector("[data-chart=frontier]"), {
     label: "Score against step time", x: { label: "modelled step (ms, log scale)", log: true, format: (v) => digits(1e3 * v) },
-    y: { label: relative() ? `${EXPERIMENT.difference} against ${baselineName}` : `score (${EXPERIMENT.unit})`, domain: axis.domain },
+    y: { ...scoreLabel(`score (${EXPERIMENT.unit})`), domain: axis.domain },
     marks: scored.map((l) => ({ ...l, tag: l.method.label, strong: best.includes(l) })), references: axis.references,
     lines: [{ points: best.map((p) => [p.x, p.y]), colour: "var(--text)", dash: "5 3", kind: "frontier" }],
   });

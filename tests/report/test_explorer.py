@@ -250,7 +250,8 @@ def test_a_plot_is_relative_or_absolute(opened: webdriver.Chrome, frames: Frames
         "aria-label"
     )
     assert (
-        f"{gap:.2f} points against SGD" in label and f": {100 * means['mcser-96']:.2f} %" in label
+        f"loses {-gap:.2f} points against SGD" in label
+        and f": {100 * means['mcser-96']:.2f} %" in label
     )
     axis = "[data-chart=loss] text.axis:nth-of-type(1n+2)"
     before = [each.text for each in opened.find_elements(By.CSS_SELECTOR, axis)]
