@@ -1,6 +1,7 @@
 """Figures of an accuracy experiment: differences to the baseline, at one load and by load."""
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -12,10 +13,15 @@ from matplotlib.ticker import NullLocator
 
 from cser_bench.report.frame import Frames
 from cser_bench.report.plotting import (
+    DASHES,
     FAMILIES,
     GREY,
+    OTHER,
+    OTHER_SHAPE,
+    SHAPES,
     colour_of,
     decades,
+    end_labels,
     headline,
     new_figure,
     plain,
@@ -296,6 +302,57 @@ def link_figure(
         panels[0].set_ylabel("points against all sent")
         headline(figure, title)
     return figure
+
+
+def draw_loads(lost: pd.DataFrame) -> Figure:
+    """Draw what methods lose over the load of a link, a panel a network, a line a method.
+
+    Args:
+        lost: columns network, label, family, link_models, estimate and unit, a line a loss.
+    """
+    networks = list(lost["network"].unique())
+    with style():
+        figure, panels = new_figure(2.4, len(networks))
+        all_ends = []
+        for axes, network in zip(panels, networks, strict=True):
+            group = lost[lost["network"] == network]
+            axes.set_title(network, fontsize=8.5)
+            all_ends.append(_lines_of_methods(axes, group))
+            axes.set_ylabel(f"{group['unit'].iloc[0]} lost")
+        for axes, ends in zip(panels, all_ends, strict=True):
+            end_labels(axes, ends)
+    return figure
+
+
+def _lines_of_methods(axes: Axes, lost: pd.DataFrame) -> list[tuple[float, float, str, str]]:
+    """Draw a line a method over the load of a link; return the ends where its name is to stand."""
+    factor = -100 if lost["unit"].iloc[0] == "points" else -1
+    ends = []
+    num_of_family: Counter[str] = Counter()
+    for label, rows in lost.groupby("label", sort=False):
+        rows = rows.sort_values("link_models")
+        family = str(rows["family"].iloc[0])
+        colour = FAMILIES.get(family, OTHER)
+        losses = factor * rows["estimate"]
+        axes.plot(
+            rows["link_models"],
+            losses,
+            color=colour,
+            marker=SHAPES.get(family, OTHER_SHAPE),
+            linestyle=DASHES[num_of_family[family] % len(DASHES)],
+        )
+        num_of_family[family] += 1
+        ends.append(
+            (float(rows["link_models"].iloc[-1]), float(losses.iloc[-1]), str(label), colour)
+        )
+    low = float(lost["link_models"].min())
+    high = float(lost["link_models"].max())
+    # Names stand at the right, and take as much room as the lines.
+    axes.set(xscale="log", xlim=(low / 1.3, high * (high / low) ** 0.9))
+    axes.axhline(0, **GREY)
+    axes.set_xlabel("models on a link in a run")
+    decades(axes.xaxis)
+    return ends
 
 
 def _panel(axes: Axes, group: pd.DataFrame, margin: float | None) -> None:

@@ -45,7 +45,7 @@ from cser_bench.report.verdicts import (
     asks_of_reference,
     loses,
     loss,
-    losses,
+    loss_interval,
     margin_of,
     size,
     verdict,
@@ -318,7 +318,7 @@ def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
         runs=[_runs(line) for line in lines],
         loss=[loss(line["difference"], unit) for line in lines],
         loss_interval=[
-            losses(line["difference_low"], line["difference_high"], unit) for line in lines
+            loss_interval(line["difference_low"], line["difference_high"], unit) for line in lines
         ],
     )
 
@@ -426,7 +426,7 @@ def _answered(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
         texts = {
             "answer": answer(said, question),
             "loss": loss(estimate, unit),
-            "loss_interval": losses(low, high, unit),
+            "loss_interval": loss_interval(low, high, unit),
             "loss_at_equal_rate": loss(equal_rate, unit),
         }
         lines.append(said | texts)

@@ -36,6 +36,22 @@ FAMILIES = {
 OTHER = "#7B4B2A"
 """Colour of a method of no family."""
 
+SHAPES = {
+    "all sent": "P",
+    "bounds": "X",
+    "error reset": "o",
+    "error feedback": "s",
+    "local steps": "^",
+    "neighbours": "D",
+}
+"""The mark of each family, so that no figure is told by colour alone."""
+
+OTHER_SHAPE = "v"
+"""Mark of a method of no family."""
+
+DASHES = ("-", "--", ":", "-.")
+"""Lines of the methods of one family, in their order."""
+
 GREY: dict[str, Any] = {
     "color": "#555555",
     "linewidth": 0.8,
@@ -73,6 +89,11 @@ def style() -> AbstractContextManager[None]:
 def colour_of(algorithm: str | None, families: Mapping[str, str]) -> str:
     """Return the colour of an algorithm's family, given the family of each algorithm."""
     return FAMILIES.get(families.get(algorithm or "", ""), OTHER)
+
+
+def shape_of(algorithm: str | None, families: Mapping[str, str]) -> str:
+    """Return the mark of an algorithm's family, given the family of each algorithm."""
+    return SHAPES.get(families.get(algorithm or "", ""), OTHER_SHAPE)
 
 
 def new_figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:

@@ -49,7 +49,7 @@ def loss(estimate: float, unit: str) -> str:
     return digits
 
 
-def losses(low: float, high: float, unit: str) -> str:
+def loss_interval(low: float, high: float, unit: str) -> str:
     """Write the interval of a loss without its unit.
 
     "0.25 to 0.85", "gain 0.05 to 0.44", or "gain 0.28 to loss 0.33".
@@ -67,7 +67,7 @@ def losses(low: float, high: float, unit: str) -> str:
 
 def interval_of(line: Line) -> str:
     """Write the interval of a comparison's loss, without its unit."""
-    return losses(line["low"], line["high"], line["unit"])
+    return loss_interval(line["low"], line["high"], line["unit"])
 
 
 def with_unit(line: Line) -> str:
@@ -118,7 +118,7 @@ def between(line: Line) -> str:
 
 def verdict(line: Line) -> str:
     """Say what a comparison has shown, where its interval stands beside it."""
-    word = line["verdict"]
+    word = line.get("verdict")
     if not isinstance(word, str):
         return NOT_JUDGED
     if word == EQUAL:

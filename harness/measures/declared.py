@@ -15,6 +15,7 @@ from cser_bench.harness.records.experiment import Contrast, Experiment, Row
 from cser_bench.harness.records.store import RunFile
 
 NOT_KNOWN = "not known"
+BEFORE_RUNS = "before its runs"
 
 
 class Seen(NamedTuple):
@@ -57,7 +58,7 @@ def in_words(seen: Seen | None) -> str:
     if seen is None:
         return NOT_KNOWN
     if not seen.num_begun:
-        return "before its runs"
+        return BEFORE_RUNS
     words = f"after {seen.num_begun} of {seen.num_planned} runs"
     if seen.num_rows == 1:
         words += ", one row's"

@@ -13,17 +13,21 @@ from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
 from cser_bench.report.questions.speed import RIVAL, gain, scored_method
-from cser_bench.report.render import environment, write_report
+from cser_bench.report.render import TEMPLATES, environment, write_report
 from cser_bench.report.speed.comparisons import AT, DDP
+from cser_bench.report.verdicts import with_words
 
 NAME = "answers"
+
+PAGES = sorted(int(path.name.partition(".")[0]) for path in (TEMPLATES / "pages").glob("*.j2"))
+"""Questions that have a page of their own besides."""
 
 BEGIN = "<!-- begin: cards -->"
 END = "<!-- end: cards -->"
 
 
 def build_answers(results: Path, output: Path | None = None, readme: Path | None = None) -> Path:
-    """Write answers.md, answers.pdf, figures/ and csv/, and return answers.md.
+    """Write answers.md, a page for each long answer, PDFs, figures/ and csv/; return answers.md.
 
     The same records give the same bytes.
 
@@ -67,6 +71,9 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         frames,
         figures,
     )
+    for question in QUESTIONS:
+        if question.number in answers and question.number in PAGES:
+            _write_page(path.parent, question, answers[question.number])
     if readme:
         template = environment().get_template("cards.md.j2")
         cards = template.render(cards_of(evidence, answers))
@@ -79,6 +86,26 @@ def _read(evidence: Evidence) -> list[Compared]:
     return [known for known in evidence.known.values() if known]
 
 
+def _write_page(output: Path, question: Question, answer: Answer) -> None:
+    """Write an answer that is too long to stand among the others on a page of its own."""
+    context = {
+        **words_of(answer),
+        "number": question.number,
+        "asked": question.asked,
+    }
+    name = str(question.number)
+    write_report(output, name, f"pages/{name}.md.j2", context, {}, {})
+
+
+def words_of(answer: Answer) -> dict[str, Any]:
+    """Return what the templates of an answer name, with the rows of its table in words."""
+    rows = answer.frame if answer.rows is None else answer.rows
+    # A table that is no comparison has no words for one.
+    if {"estimate", "unit"} <= set(rows.columns):
+        rows = with_words(rows)
+    return {**answer.numbers, "rows": rows}
+
+
 def _section(question: Question, answer: Answer | None) -> dict[str, Any]:
     """Return a question, and what its template says; that is empty where nothing was run."""
     section = {
@@ -89,9 +116,8 @@ def _section(question: Question, answer: Answer | None) -> dict[str, Any]:
     if answer is None:
         return section | {"text": ""}
     template = environment().get_template(f"questions/{question.number}.md.j2")
-    rows = answer.frame if answer.rows is None else answer.rows
     figure = f"figures/question_{question.number}.png"
-    text = template.render(answer.numbers, rows=rows, figure=figure)
+    text = template.render(words_of(answer), figure=figure)
     return section | {"text": text.strip()}
 
 
@@ -147,7 +173,7 @@ def _loss_of_reset(evidence: Evidence, known: Compared) -> list[dict[Hashable, A
     not run.
     """
     bounds = evidence.elsewhere([known], ("floor", "baseline"))
-    alone = bounds[0]["estimate"] if bounds else None
+    alone = bounds[0] if bounds else None
     beside = {"num_steps": known.regime["num_steps"], "alone": alone}
     return [line | beside for line in evidence.elsewhere([known], ("reset", "baseline"))]
 

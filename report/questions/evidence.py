@@ -110,6 +110,10 @@ class Compared:
     def num_parameters(self) -> int:
         return int(self.frames.rows["num_parameters"].iloc[0])
 
+    def lost(self, estimate: float) -> dict[str, Any]:
+        """Return a difference of scores as what `report.verdicts` says in words."""
+        return {"estimate": estimate, "unit": self.unit}
+
     def row(self, speaker: Speaker) -> str | None:
         """Return the row that speaks for a family; None where the experiment has none."""
         if speaker == "baseline":
@@ -314,8 +318,9 @@ class Evidence:
 
     @property
     def other_networks(self) -> list[Compared]:
-        """The experiments on other networks than the one that answers quote."""
-        return [known for known in self.all_of("network") if "reference" not in known.about.roles]
+        """The experiments on other networks than the one that answers quote, the largest first."""
+        networks = nearest_first(self.all_of("network"))
+        return [known for known in networks if "reference" not in known.about.roles]
 
     def contrasts(self, parts: Iterable[Part]) -> pd.DataFrame:
         """Return contrasts of several experiments in one table."""
@@ -363,6 +368,18 @@ class Evidence:
         for place in self.places:
             paths += sorted(place.glob("*speedups/scored-*.json"))
         return [read_record(path, Timing) for path in paths]
+
+
+def nearest_first(experiments: Iterable[Compared]) -> list[Compared]:
+    """Sort experiments by how near their network is to what people train.
+
+    The largest comes first, and the one that stands for none of these, the reference, last.
+    """
+
+    def place(known: Compared) -> tuple[bool, int]:
+        return "reference" in known.about.roles, -known.num_parameters
+
+    return sorted(experiments, key=place)
 
 
 def evidence_of(results: Path) -> Evidence:

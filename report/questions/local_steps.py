@@ -7,7 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Part
+from cser_bench.report.questions.evidence import (
+    Answer,
+    Compared,
+    Evidence,
+    Part,
+    nearest_first,
+)
 from cser_bench.report.questions.losses import MOST_ROWS, tied
 from cser_bench.report.questions.one_load import (
     LOAD_TOLERANCE,
@@ -17,6 +23,8 @@ from cser_bench.report.questions.one_load import (
 )
 from cser_bench.report.questions.relatives import declared_by_network
 from cser_bench.report.regime import tells
+from cser_bench.report.statistics import BETTER, BETTER_BY_MARGIN, EQUAL, WORSE, WORSE_BY_MARGIN
+from cser_bench.report.verdicts import verdict, with_words
 from cser_bench.report.wording import amount
 
 LOADS_IN_WORDS = {
@@ -48,11 +56,12 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
         elif known.is_whole:
             after.append(_tails(known))
     against_local = lines[lines["reference"] != quoted.baseline]
-    compared = pd.concat([against_local, main], ignore_index=True)
-    shown = compared[compared["verdict"].notna()]
-    shown = shown.head(MOST_ROWS)
-    others = compared.drop(shown.index)
-    others = others[others["experiment"] != quoted.name]
+    compared = pd.concat([main, against_local], ignore_index=True)
+    # Of each network the first pair: that which was declared, if any was.
+    compared["is_open"] = compared["verdict"].isna()
+    by_network = compared.sort_values("is_open", kind="stable").drop_duplicates("network")
+    shown = compared.loc[sorted(by_network.index)].drop(columns="is_open")
+    verdicts = shown["verdict"]
     everything = [lines, main, loads, ties]
     everything += [part["rows"] for part in [*tails, *after]]
     filled = [table for table in everything if len(table)]
@@ -67,14 +76,19 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
         "heavier": topk_load / local_load,
         "same": _at_shorter_trials(evidence),
         "ties": ties.to_dict("records"),
-        "others": others.to_dict("records"),
+        "num_networks": len(shown),
+        "judged": int(verdicts.notna().sum()),
+        "better": int(verdicts.isin((BETTER, BETTER_BY_MARGIN)).sum()),
+        "equal": int((verdicts == EQUAL).sum()),
+        "worse": int(verdicts.isin((WORSE, WORSE_BY_MARGIN)).sum()),
+        "pairs": with_words(compared),
         "loads": loads.to_dict("records"),
         "tails": tails,
         "after": after,
         "bounds": bounds,
         "names": [f"`{name}`" for name in names if name != quoted.name],
     }
-    return Answer(frame, numbers, rows=shown)
+    return Answer(frame, numbers, rows=shown.head(MOST_ROWS))
 
 
 def _of(known: Compared, *pairs: tuple[str, str], network: str | None = None) -> Part:
@@ -98,7 +112,7 @@ def _pairs_asked_first(quoted: Compared) -> list[tuple[str, str]]:
 def _of_other_networks(evidence: Evidence) -> list[Part]:
     """Return error reset against local steps, where an experiment can tell a loss."""
     parts = []
-    for known in evidence.all_of("network", "task"):
+    for known in nearest_first(evidence.all_of("network", "task")):
         if not known.frames.has_role("reference") and tells(known.frames):
             pairs = known.pairs(("blocks", "local"), ("reset", "local"))
             parts.append(_of(known, *pairs))
@@ -112,7 +126,7 @@ def _of_other_loads(evidence: Evidence) -> list[Part]:
     as local steps do.
     """
     parts = []
-    for known in evidence.all_of("loads", "methods"):
+    for known in nearest_first(evidence.all_of("loads", "methods")):
         if not known.is_whole or known.frames.has_role("search"):
             continue
         own = evidence.first("network", network=known.about.network)
@@ -195,10 +209,7 @@ def _tail(known: Compared) -> dict[str, Any]:
 
 
 def _tails(known: Compared) -> dict[str, Any]:
-    """Return what tails change, and in `left` what each row is at against the baseline then.
-
-    `shown` is the verdict on that.
-    """
+    """Return what tails change, and in `left` what each row then loses against the baseline."""
     rows = known.contrasts_of(known.contrasts)
     rows = rows.assign(
         network=known.network,
@@ -207,12 +218,16 @@ def _tails(known: Compared) -> dict[str, Any]:
     )
     is_against_baseline = rows["reference"] == known.baseline
     against_baseline = rows[is_against_baseline].set_index("row")
-    rows["left"] = rows["row"].map(against_baseline["estimate"])
-    rows["shown"] = rows["row"].map(against_baseline["verdict"])
+    changed = rows[~is_against_baseline].to_dict("records")
+    for line in changed:
+        line["left"] = None
+        if line["row"] in against_baseline.index:
+            left = against_baseline.loc[line["row"]].to_dict()
+            line["left"] = left
+            line["shown"] = verdict(left)
     return {
         "rows": rows,
         "network": known.the_network,
-        "unit": known.unit,
         "baseline": known.value(known.baseline, "label"),
-        "lines": rows[~is_against_baseline].to_dict("records"),
+        "lines": changed,
     }

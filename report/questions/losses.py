@@ -1,40 +1,55 @@
 """Questions on what is lost: by method, and on other tasks. Contrasts judge."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Speaker
+from cser_bench.report.questions.evidence import (
+    Answer,
+    Compared,
+    Evidence,
+    Speaker,
+    nearest_first,
+)
 from cser_bench.report.regime import NOT_CLAIMED, tells
 from cser_bench.report.statistics import BETTER, LESS, MORE, WORSE
+from cser_bench.report.verdicts import margin_of
+from cser_bench.report.wording import FORMATS
 
-MOST_ROWS = 6
+MOST_ROWS = 8
 """Rows of a table of an answer, at most."""
 
 
 def what_is_lost(evidence: Evidence) -> Answer:
-    """Answer question 1: differences to everything sent, judged, and the accuracies behind them."""
-    known = evidence["reference"]
-    frame = known.losses
-    frame["score"] = [known.frames.done(row).mean() for row in frame["row"]]
-    elsewhere = []
-    for other in evidence.other_networks:
-        named = {"network": other.about.network}
-        elsewhere.append(named | count_verdicts(other.losses))
-    ceiling = known.frames.done(known.baseline)
-    floor = known.frames.done(known.row("floor") or "")
-    ties = tied(evidence, ("blocks", "baseline"), ("local", "baseline"))
-    numbers = {
-        **count_verdicts(frame),
-        "ceiling": ceiling.mean(),
-        "floor": floor.mean(),
-        "elsewhere": elsewhere,
-        "ties": ties.to_dict("records"),
+    """Answer question 1: how many methods were shown to lose less or more, by network."""
+    networks = [*evidence.other_networks, evidence["reference"]]
+    frames = []
+    lines = []
+    for known in networks:
+        losses = known.losses
+        losses["score"] = [known.frames.done(row).mean() for row in losses["row"]]
+        frames.append(losses.assign(network=known.about.network, experiment=known.name))
+        lines.append(_counted_on(known, losses))
+    rows = pd.DataFrame(lines)
+    return Answer(pd.concat(frames, ignore_index=True), {"networks": lines}, rows=rows)
+
+
+def _counted_on(known: Compared, losses: pd.DataFrame) -> dict[str, Any]:
+    """Return what was shown on a network, and the scores between which methods lie there."""
+    write = FORMATS["percent" if known.frames.metric.is_share else "nats"]
+    unit = "%" if known.frames.metric.is_share else known.unit
+    scores = {}
+    for name, row in (("ceiling", known.baseline), ("floor", known.row("floor"))):
+        mean = float(known.frames.done(row or "").mean())
+        scores[name] = f"{write(mean)} {unit}"
+    return {
+        "network": known.about.network,
+        "num_parameters": known.num_parameters,
+        "experiment": known.name,
+        "margin": margin_of({"margin": known.frames.experiment.margin, "unit": known.unit}),
+        **scores,
+        **count_verdicts(losses),
     }
-    shown = frame[frame["row"].isin(known.about.shown)]
-    shown = shown.sort_values("estimate", ascending=False)
-    return Answer(frame, numbers, rows=shown)
 
 
 def count_verdicts(losses: pd.DataFrame) -> dict[str, int]:
@@ -68,7 +83,7 @@ def tied(evidence: Evidence, *pairs: tuple[Speaker, Speaker]) -> pd.DataFrame:
 
 def other_tasks(evidence: Evidence) -> Answer | None:
     """Answer question 10: text, by the declared contrasts of its experiments."""
-    experiments = evidence.all_of("task")
+    experiments = nearest_first(evidence.all_of("task"))
     if not experiments:
         return None
     declared = [_declared(known) for known in experiments]
@@ -80,30 +95,20 @@ def other_tasks(evidence: Evidence) -> Answer | None:
     losses = lines[is_claimed & (lines["kind"] == "non-inferiority")]
     against = lines[is_claimed & is_superiority & is_reset]
     is_apart = against["verdict"].isin((BETTER, WORSE))
-    # Not told apart, and yet the interval lies wholly beyond the margin.
-    is_beyond = losses["high"] < -losses["margin"]
-    is_open = ~losses["verdict"].isin((LESS, MORE))
-    beyond = losses[is_beyond & is_open].to_dict("records")
     topk = lines[is_topk & is_superiority]
     num_workers = set()
     silent = []
-    in_nats = []
     for known in experiments:
         num_workers.add(known.regime["workers"])
         if not tells(known.frames):
             silent.append(known.about.task)
-        if known.unit != "points":
-            in_nats.append(known.about.task)
     numbers = {
         **count_verdicts(losses),
         "apart": int(is_apart.sum()),
         "names": [known.name for known in experiments],
         "silent": silent,
-        "beyond": [f"{line['label']} ({line['task']})" for line in beyond],
         "topk": topk.to_dict("records"),
-        "forms": _forms_of_feedback(experiments),
         "workers": sorted(num_workers),
-        "in_nats": in_nats,
     }
     shown = lines[is_claimed & is_reset & ~is_topk]
     return Answer(lines, numbers, rows=shown.head(MOST_ROWS))
@@ -121,25 +126,3 @@ def _declared(known: Compared) -> pd.DataFrame:
         is_reset=lines["row"].isin(resets),
         is_topk=lines["row"] == known.row("topk"),
     )
-
-
-def _forms_of_feedback(experiments: Sequence[Compared]) -> list[tuple[Any, float, float]]:
-    """Return what error feedback on updates and on gradients differs from everything sent by.
-
-    A task is there if both were run.
-    """
-    forms = []
-    for known in experiments:
-        rows = known.frames.by_row
-        if "error_feedback_on" not in rows:
-            continue
-        estimates = {}
-        for row in known.rows_of_family("error feedback"):
-            if known.has(row):
-                form = rows.loc[row, "error_feedback_on"]
-                contrast = known.contrast(row, known.baseline)
-                estimates[form] = contrast["estimate"]
-        if {"updates", "gradients"} <= estimates.keys():
-            task = known.about.task
-            forms.append((task, estimates["updates"], estimates["gradients"]))
-    return forms

@@ -3,7 +3,6 @@
 That is question 9, and the spread between kinds that widens advice.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,14 @@ from matplotlib.figure import Figure
 from cser_bench.report.frame import Frames
 from cser_bench.report.plotting import FAMILIES, GREY, legend_beside, new_figure
 from cser_bench.report.questions.agreement import agreement, combined
-from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Part, Speaker
-from cser_bench.report.questions.losses import MOST_ROWS
+from cser_bench.report.questions.evidence import (
+    Answer,
+    Compared,
+    Evidence,
+    Part,
+    Speaker,
+    nearest_first,
+)
 from cser_bench.report.questions.one_load import (
     ORDERED,
     losses_at_one_load,
@@ -23,8 +28,9 @@ from cser_bench.report.questions.one_load import (
     resets_against_local,
     with_all_methods,
 )
-from cser_bench.report.regime import NOT_CLAIMED, tells
+from cser_bench.report.regime import tells
 from cser_bench.report.statistics import LESS
+from cser_bench.report.verdicts import loss, loss_interval
 
 SPEAKING: dict[Speaker, tuple[str, str]] = {
     "reset": ("error reset", FAMILIES["error reset"]),
@@ -45,7 +51,7 @@ OF_FAMILY: dict[str, Speaker] = {
 
 def kinds_of(evidence: Evidence) -> list[Compared]:
     """Return the experiments that speak for a kind of network, each with its optimiser."""
-    return evidence.all_of("network", "task")
+    return nearest_first(evidence.all_of("network", "task"))
 
 
 def method_of(frames: Frames, algorithm: str) -> str | None:
@@ -133,50 +139,31 @@ def other_networks(evidence: Evidence) -> Answer | None:
 
     That is on each kind of network that was run.
     """
-    kinds: list[Compared] = []
-    missing: list[Compared] = []
+    kinds = []
     for known in kinds_of(evidence):
-        if not known.row("reset") or not known.row("local"):
-            continue
         if known.speaks_for("baseline", "floor", "reset", "local"):
             kinds.append(known)
-        else:
-            missing.append(known)
     if len(kinds) < 2:
         return None
-    asked_of_losses = []
-    asked_of_locals = []
+    asked_of_losses: list[Part] = []
+    asked_of_locals: list[Part] = []
     for known in kinds:
-        asked_of_losses.append((known, known.pairs(("reset", "baseline"))))
-        asked_of_locals.append((known, [asked_of_local(known)]))
-    losses = _with_form(evidence, asked_of_losses)
-    locals_ = _with_form(evidence, asked_of_locals)
-    shown = locals_[locals_["verdict"] != NOT_CLAIMED]
-    shown = shown.head(MOST_ROWS)
-    is_shown = locals_["network"].isin(shown["network"])
-    left_out = locals_.loc[~is_shown, "network"]
-    by_blocks = locals_.loc[locals_["form"] == "block", "network"]
+        named = {"network": known.kind, "experiment": known.name}
+        asked_of_losses.append((known, known.pairs(("reset", "baseline")), named))
+        asked_of_locals.append((known, [asked_of_local(known)], named))
+    losses = evidence.contrasts(asked_of_losses)
+    locals_ = evidence.contrasts(asked_of_locals)
     is_less = losses["verdict"] == LESS
     shares = shares_lost(evidence)
-    telling = shares[shares["tells"]]
     numbers = {
         "kinds": len(kinds),
-        "blocks": by_blocks.tolist(),
         "shown": int(is_less.sum()),
-        "local": locals_.to_dict("records"),
         "experiments": [f"`{known.name}`" for known in kinds],
-        "topk": _other_forms(evidence, kinds),
-        "missing": [known.kind for known in missing],
-        "left_out": left_out.tolist(),
-        "spread": spread_between_kinds(telling),
         **_at_one_load(evidence),
-        **_norms(evidence),
     }
     # The two contrasts of a kind stand one under the other.
     frame = pd.concat([losses, locals_]).sort_index(kind="stable")
-    frame = frame.reset_index(drop=True)
-    figure = _by_kind(shares)
-    return Answer(frame, numbers, figure, rows=shown)
+    return Answer(frame.reset_index(drop=True), numbers, _by_kind(shares))
 
 
 def asked_of_local(known: Compared) -> tuple[str, str]:
@@ -191,63 +178,38 @@ def asked_of_local(known: Compared) -> tuple[str, str]:
     return declared[0], local
 
 
-def _with_form(
-    evidence: Evidence, asked: Sequence[tuple[Compared, list[tuple[str, str]]]]
-) -> pd.DataFrame:
-    """Return one contrast of each kind of network, with the compressor of its error."""
-    parts: list[Part] = []
-    for known, pairs in asked:
-        reset, _ = pairs[0]
-        form = str(known.value(reset, "error_compressor.kind"))
-        columns = {
-            "network": known.kind,
-            "experiment": known.name,
-            "form": form,
-        }
-        parts.append((known, pairs, columns))
-    return evidence.contrasts(parts)
-
-
-def _other_forms(evidence: Evidence, kinds: Sequence[Compared]) -> list[dict[Any, Any]]:
-    """Return the form that tuned better against local steps, where another one was declared."""
-    parts: list[Part] = []
-    for known in kinds:
-        pairs = known.pairs(("reset", "local"))
-        if pairs != [asked_of_local(known)]:
-            columns = {"network": known.the_network}
-            parts.append((known, pairs, columns))
-    return evidence.contrasts(parts).to_dict("records")
-
-
 def _at_one_load(evidence: Evidence) -> dict[str, Any]:
     """Return the order of three methods at one load, on images, on text and at other loads."""
     images = with_all_methods(evidence, "images")
     text = with_all_methods(evidence, "text")
     experiments = [*images, *text]
     losses = losses_at_one_load(images)
-    loads = losses["link_models"]
-    datasets = {known.about.dataset for known in images}
     of_all = resets_against_local(experiments)
     is_behind = of_all["estimate"] > 0
     numbers: dict[str, Any] = {
         "order": agreement(losses[[*ORDERED.values()]]),
-        "loads": (loads.min(), loads.max()),
-        "datasets": sorted(datasets),
         "text": [_order_on(known) for known in text],
-        "elsewhere": list(orders_at_other_loads(evidence, experiments)),
+        "depends_on_load": _depends_on_load(evidence, experiments),
         "num_behind": int(is_behind.sum()),
         "num_compared": len(of_all),
-        "text_networks": [known.the_network for known in text],
         "apart": None,
     }
     # One network has no spread between networks.
     apart = resets_against_local(images)
     if len(apart) > 1:
-        largest = apart["estimate"].nlargest(2)
-        numbers["apart"] = combined(apart["estimate"], apart["standard_error"])
-        numbers["largest"] = float(largest.iloc[0])
-        numbers["next"] = float(largest.iloc[1])
+        mean = combined(apart["estimate"], apart["standard_error"])
+        unit = images[0].unit
+        numbers["apart"] = mean
+        # These are losses already, and their words are of differences of scores.
+        numbers["mean_apart"] = f"{loss(-mean.estimate, unit)} {unit}"
+        numbers["range_of_mean"] = loss_interval(-mean.high, -mean.low, unit)
     return numbers
+
+
+def _depends_on_load(evidence: Evidence, experiments: Sequence[Compared]) -> bool:
+    """Tell whether the three methods have another order at some other load of a link."""
+    orders = [order["order"] for order in orders_at_other_loads(evidence, experiments)]
+    return any(order != orders[0] for order in orders)
 
 
 def _order_on(known: Compared) -> dict[str, Any]:
@@ -258,59 +220,6 @@ def _order_on(known: Compared) -> dict[str, Any]:
         "network": known.the_network,
         "link_models": line["link_models"],
         "order": order,
-    }
-
-
-def _norms(evidence: Evidence) -> dict[str, Any]:
-    """Return what a network loses with another normalisation.
-
-    `moved` is the most that it matters to a loss which statistics of batch norm the average is
-    scored with, and `grouped` are losses with group norm.
-    """
-    numbers: dict[str, Any] = {
-        "moved": math.nan,
-        "grouped": None,
-    }
-    for known in evidence.all_of("batch_norm", "group_norm"):
-        usual = evidence.first("network", network=known.about.network)
-        if usual is None:
-            continue
-        if known.frames.has_role("batch_norm"):
-            moved = _most_moved(known, usual)
-            # The larger of what was seen before and now; before, of the first, it is not known.
-            numbers["moved"] = float(np.fmax(numbers["moved"], moved))
-            numbers["moved_network"] = usual.network
-        else:
-            numbers["grouped"] = _with_group_norm(known, usual)
-    return numbers
-
-
-def _most_moved(known: Compared, usual: Compared) -> float:
-    """Return the most by which a method's loss differs between two experiments."""
-    pairs: list[tuple[Speaker, Speaker]] = [
-        ("reset", "baseline"),
-        ("local", "baseline"),
-    ]
-    here = known.contrasts_of(known.pairs(*pairs))
-    there = usual.contrasts_of(usual.pairs(*pairs))
-    moved = here["estimate"] - there["estimate"]
-    return float(moved.abs().max())
-
-
-def _with_group_norm(known: Compared, usual: Compared) -> dict[str, Any]:
-    """Return what methods lose with group norm, and what all sent gains over its usual norm."""
-    here = known.frames.done(known.baseline)
-    there = usual.frames.done(known.baseline)
-    pairs = known.pairs(
-        ("reset", "baseline"),
-        ("local", "baseline"),
-        ("feedback", "baseline"),
-    )
-    lines = known.contrasts_of(pairs)
-    return {
-        "baseline": known.value(known.baseline, "label"),
-        "all_sent": float(here.mean() - there.mean()),
-        "lines": lines.to_dict("records"),
     }
 
 

@@ -6,8 +6,15 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.harness.records.timings import Timing
-from cser_bench.report.questions.evidence import OF_DECLARED, Answer, Compared, Evidence
+from cser_bench.report.questions.evidence import (
+    OF_DECLARED,
+    Answer,
+    Compared,
+    Evidence,
+    nearest_first,
+)
 from cser_bench.report.speed.timed import joined_frame
+from cser_bench.report.verdicts import with_words
 
 MOST_TIMED = 3
 """Methods whose steps a sentence tells."""
@@ -34,7 +41,7 @@ def the_relatives(evidence: Evidence) -> Answer:
         ("feedback", "baseline"),
     )
     recent = []
-    for known in evidence.all_of("methods"):
+    for known in nearest_first(evidence.all_of("methods")):
         if known.is_whole:
             recent.append(methods_of(known, evidence))
     numbers = {
@@ -43,7 +50,8 @@ def the_relatives(evidence: Evidence) -> Answer:
         "judged": quoted.regime,
         "outer_step": quoted.contrast(*outer),
         "outer": quoted.contrast(*outer_against_its_like),
-        "elsewhere": of_relatives,
+        "relatives": with_words(pd.DataFrame(of_relatives)),
+        "search": search.regime,
         "recent": recent,
         "rivals": declared_by_network(evidence, "rivals"),
     }
@@ -116,7 +124,7 @@ def methods_of(known: Compared, evidence: Evidence) -> dict[str, Any]:
         "baseline": known.value(known.baseline, "label"),
         "num_methods": len(methods),
         "loads": (loads.min(), loads.max()),
-        "alone": alone,
+        "alone": known.lost(alone),
         "least": least,
         "cser": cser.to_dict("records"),
         "below": below.to_dict("records"),

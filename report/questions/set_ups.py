@@ -13,9 +13,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cser_bench.harness.measures.declared import BEFORE_RUNS
 from cser_bench.harness.records.experiment import Role
+from cser_bench.report.accuracy_figures import draw_loads
 from cser_bench.report.plotting import FAMILIES, GREY, end_labels, new_figure
-from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Part, Speaker
+from cser_bench.report.questions.evidence import (
+    CONTRAST,
+    Answer,
+    Compared,
+    Evidence,
+    Part,
+    Speaker,
+    nearest_first,
+)
+from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.wording import in_words
 
 FOLLOWED: dict[Speaker, tuple[str, str]] = {
@@ -129,6 +140,7 @@ def _parts_along(axis: Axis) -> list[Part]:
         for speaker in axis.speakers:
             name, _ = FOLLOWED[speaker]
             columns = {
+                "experiment": known.name,
                 "what": axis.changed,
                 "at": place.name,
                 "method": name,
@@ -160,7 +172,7 @@ def _panels(frame: pd.DataFrame, axes_of: Sequence[Axis]) -> Figure:
             axis,
             is_last=panel is panels[-1],
         )
-    panels[0].set_ylabel("points against SGD")
+    panels[0].set_ylabel("points lost")
     return figure
 
 
@@ -181,7 +193,7 @@ def _panel(panel: Axes, frame: pd.DataFrame, axis: Axis, is_last: bool) -> None:
             continue
         places = np.array([names.index(at) for at in lines["at"]], dtype=float)
         widths = lines["high"] - lines["low"]
-        middle = 100 * lines["estimate"].to_numpy()
+        middle = -100 * lines["estimate"].to_numpy()
         half = 50 * widths.to_numpy()
         # Marks of one place stand beside one another.
         panel.errorbar(
@@ -198,20 +210,45 @@ def _panel(panel: Axes, frame: pd.DataFrame, axis: Axis, is_last: bool) -> None:
 
 
 def over_width(evidence: Evidence) -> Answer:
-    """Answer question 8: networks from fewer parameters than samples to four times as many."""
+    """Answer question 8: what methods lose over loads of a link, and over widths of a network."""
     answer = _over(evidence, "width")
-    loads = over_loads(evidence)
-    units = {known.about.network: known.unit for known in evidence.other_networks}
-    lines = loads.to_dict("records")
-    for line in lines:
-        line["unit"] = units[line["network"]]
+    lost = over_loads(evidence)
+    loads = [_counted(lines) for _, lines in lost.groupby("network", sort=False)]
+    is_before = lost["declared"] == BEFORE_RUNS
     numbers = {
         **answer.numbers,
-        "elsewhere": evidence.elsewhere(evidence.other_networks, ("blocks", "baseline")),
-        "loads": lines,
+        "loads": loads,
+        "exceptions": sum(counts["exceptions"] for counts in loads),
+        "declared_before": int(is_before.sum()),
+        "widths": [f"`{name}`" for name in answer.frame["experiment"].unique()],
     }
-    frame = pd.concat([answer.frame, loads], ignore_index=True)
-    return replace(answer, frame=frame, numbers=numbers)
+    frame = pd.concat([answer.frame, lost], ignore_index=True)
+    figure = answer.figure
+    if len(lost):
+        figure = draw_loads(lost)
+    return replace(answer, frame=frame, numbers=numbers, figure=figure)
+
+
+def _counted(lost: pd.DataFrame) -> dict[str, Any]:
+    """Count what was shown of the losses on one network at several loads of a link.
+
+    `exceptions` are methods of which one load less, of two that follow, has the smaller loss.
+    """
+    exceptions = 0
+    for _, lines in lost.groupby("label", sort=False):
+        # From the heaviest load to the lightest scores should fall.
+        estimates = lines.sort_values("link_models", ascending=False)["estimate"]
+        exceptions += int((estimates.diff() > 0).any())
+    verdicts = lost["verdict"].value_counts()
+    return {
+        "network": lost["network"].iloc[0],
+        "num": len(lost),
+        "num_loads": int(lost.groupby("label").size().max()),
+        "more": int(verdicts.get(MORE, 0)),
+        "less": int(verdicts.get(LESS, 0)),
+        "exceptions": exceptions,
+        "names": [f"`{name}`" for name in sorted(lost["experiment"].unique())],
+    }
 
 
 def over_loads(evidence: Evidence) -> pd.DataFrame:
@@ -219,8 +256,8 @@ def over_loads(evidence: Evidence) -> pd.DataFrame:
 
     One load is that of their network's own experiment.
     """
-    tables = [pd.DataFrame(columns=["link_models"])]
-    for known in evidence.all_of("loads"):
+    tables = [pd.DataFrame(columns=[*CONTRAST, "network", "experiment", "family"])]
+    for known in nearest_first(evidence.all_of("loads")):
         usual = evidence.first("network", network=known.about.network)
         if usual is None or not known.is_whole:
             continue
@@ -229,8 +266,19 @@ def over_loads(evidence: Evidence) -> pd.DataFrame:
         lost = pd.concat([here, there])
         num_loads = lost.groupby("label")["row"].transform("size")
         lost = lost[num_loads == 3]
-        tables.append(lost.assign(network=known.about.network))
-    return pd.concat(tables).sort_values("link_models", ascending=False)
+        lost = lost.assign(network=known.about.network, family=_families_of(known, usual, lost))
+        tables.append(lost)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _families_of(known: Compared, usual: Compared, lost: pd.DataFrame) -> list[str | None]:
+    """Return the family of each line's method, which is a row of one of two experiments."""
+    found = []
+    for line in lost.to_dict("records"):
+        experiment = known if line["experiment"] == known.name else usual
+        algorithm = experiment.value(line["row"], "algorithm")
+        found.append(experiment.frames.experiment.families.get(algorithm))
+    return found
 
 
 def over_skew(evidence: Evidence) -> Answer:

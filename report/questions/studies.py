@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from cser_bench.report.plotting import GREY, legend_beside, new_figure
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence
 from cser_bench.report.questions.losses import MOST_ROWS
+from cser_bench.report.verdicts import loss
 
 RULES = {
     "dropped": "dropped",
@@ -67,9 +68,9 @@ def how_to_share_a_budget(evidence: Evidence) -> Answer:
     widths = splits["high"] - splits["low"]
     numbers = {
         "splits": len(splits),
-        "best": best,
-        "worst": worst,
-        "alone": alone.min(),
+        "best": study.lost(best),
+        "worst": study.lost(worst),
+        "alone": study.lost(alone.min()),
         "apart": best - worst,
         "width": float(widths.median()),
     }
@@ -108,7 +109,7 @@ def _splits(frame: pd.DataFrame) -> Figure:
         shift = 0.09 * (share * 4 - 1.5)
         axes.errorbar(
             lines["reset_interval"] * (1 + shift),
-            100 * lines["estimate"],
+            -100 * lines["estimate"],
             50 * (lines["high"] - lines["low"]),
             fmt="o",
             color=colour,
@@ -117,7 +118,7 @@ def _splits(frame: pd.DataFrame) -> Figure:
     ticks = [1, 4, 16, 64, 256]
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set(xlabel="steps between resets, H", ylabel="points against SGD")
+    axes.set(xlabel="steps between resets, H", ylabel="points lost")
     axes.axhline(0, **GREY)
     legend_beside(axes, "of the budget, for C2")
     return figure
@@ -138,7 +139,7 @@ def why_resets_help(evidence: Evidence) -> Answer:
     bounds = study.pairs(("floor", "baseline"))
     alone = None
     if bounds:
-        alone = study.contrast(*bounds[0])["estimate"]
+        alone = study.contrast(*bounds[0])
     rate_factors = frame["learning_rate"] / frame["other_rate"]
     numbers = {
         "elsewhere": evidence.elsewhere(evidence.other_networks, ("topk", "feedback")),
@@ -257,12 +258,13 @@ def which_compressors_work(evidence: Evidence) -> Answer:
     wide = wide.loc[frame["compressor"].unique()]
     resets = frame[frame["rule"] == RULES["reset"]]
     resets = resets.set_index("compressor")
-    shown = wide.join(resets[["models_sent", "link_models"]])
+    losses = wide.map(lambda estimate: loss(estimate, study.unit))
+    shown = losses.join(resets[["models_sent", "link_models"]])
     by_loss = resets.reset_index().sort_values("estimate")
     first = study.about.compressors[0].compressor
     feedback = {
         "compressor": first,
-        "estimate": wide.loc[first, RULES["feedback"]],
+        **study.lost(wide.loc[first, RULES["feedback"]]),
     }
     numbers = {
         "best": by_loss.iloc[-1],
