@@ -12,6 +12,7 @@ from cser_bench.report.frame import baseline_runs
 from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
+from cser_bench.report.questions.network_page import networks_of
 from cser_bench.report.questions.speed import RIVAL, gain, scored_method
 from cser_bench.report.render import TEMPLATES, environment, write_report
 from cser_bench.report.speed.comparisons import AT, DDP
@@ -27,7 +28,7 @@ END = "<!-- end: cards -->"
 
 
 def build_answers(results: Path, output: Path | None = None, readme: Path | None = None) -> Path:
-    """Write answers.md, a page for each long answer, PDFs, figures/ and csv/; return answers.md.
+    """Write answers.md, networks.md, pages of long answers, PDFs, figures/, csv/; return answers.md.
 
     The same records give the same bytes.
 
@@ -74,6 +75,8 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
     for question in QUESTIONS:
         if question.number in answers and question.number in PAGES:
             _write_page(path.parent, question, answers[question.number])
+    networks = environment().get_template("networks.md.j2").render(networks_of(evidence))
+    write_text_atomically(path.with_name("networks.md"), networks.strip() + "\n", durable=False)
     if readme:
         template = environment().get_template("cards.md.j2")
         cards = template.render(cards_of(evidence, answers))

@@ -63,8 +63,8 @@ def rebuilt(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_shipped_answers_and_the_cards_are_what_the_records_give_to_the_byte(
     rebuilt: Path,
 ) -> None:
-    made = (rebuilt / "answers.md").read_bytes()
-    assert made == (SHIPPED / "answers.md").read_bytes(), f"run {AGAIN}"
+    for name in ("answers.md", "networks.md"):
+        assert (rebuilt / name).read_bytes() == (SHIPPED / name).read_bytes(), f"run {AGAIN}"
     assert (rebuilt / "README.md").read_bytes() == (ROOT / "README.md").read_bytes(), f"run {AGAIN}"
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
 
@@ -159,6 +159,23 @@ def test_factors_over_baselines_are_those_of_the_timings(rebuilt: Path) -> None:
 
     for name in ("ddp", "ddp_fp16", "powersgd_2"):
         assert frame.loc[name, "factor"] == pytest.approx(step(name) / step("mcser"), rel=1e-9)
+
+
+def test_the_table_of_networks_is_of_the_raw_results(rebuilt: Path) -> None:
+    """A loss is the mean of everything sent less the method's, in points of a hundred or nats."""
+    lines = (rebuilt / "networks.md").read_text().splitlines()
+    for name, cell, row, reference in (
+        ("resnet_regime", -3, "local_sgd-24", "sgd"),
+        ("resnet_regime", -1, "mcser_topk", "sgd"),
+        ("gpt_text", -6, "alone", "adamw"),
+        ("study_network_densenet", -2, "mcser-h16-r1_3-r2_48", "sgd"),
+    ):
+        [line] = [line for line in lines if f"/{name}/report.md" in line]
+        cells = [text.strip() for text in line.strip("| ").split(" | ")]
+        estimate, low, high = welch(name, row, reference)
+        scale = 1 if "nats" in cells else 100
+        assert float(cells[cell].strip("*")) == pytest.approx(-scale * estimate, abs=0.0051)
+        assert high < 0 or "**" not in cells[cell], f"{row}: {low} to {high}"
 
 
 # What goes wrong.

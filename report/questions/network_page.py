@@ -1,0 +1,107 @@
+"""The page of all networks: what each family of methods loses on each, near one load of a link."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cser_bench.report.questions.evidence import Compared, Evidence, Speaker
+from cser_bench.report.questions.one_load import LOAD_TOLERANCE, link_load, rows_at_one_load
+from cser_bench.report.statistics import LESS, MORE
+from cser_bench.report.verdicts import loss, margin_of
+from cser_bench.report.wording import amount
+
+NAME = "networks"
+
+COLUMNS: Mapping[Speaker, str] = {
+    "floor": "a worker alone",
+    "low_rank": "PowerSGD",
+    "feedback": "error feedback, top-k",
+    "local": "local steps",
+    "blocks": "error reset, blocks",
+    "topk": "error reset, top-k",
+}
+"""What the table's columns are of, by what a row speaks for."""
+
+
+def networks_of(evidence: Evidence) -> dict[str, Any]:
+    """Return what the page's template needs: the columns, and a line a network, the largest first.
+
+    Of a network's experiments that is the first which ran the most of these methods at one load.
+    """
+    chosen: dict[str, Compared] = {}
+    for known in evidence.all_of("network", "task", "loads"):
+        rows = _rows_of(known)
+        if not {"floor", "local"} <= rows.keys():
+            continue
+        before = chosen.get(known.about.network)
+        if before is None or len(_near(known, rows)) > len(_near(before, _rows_of(before))):
+            chosen[known.about.network] = known
+    experiments = sorted(chosen.values(), key=lambda known: -known.num_parameters)
+    return {
+        "columns": list(COLUMNS.values()),
+        "networks": [_line_of(known) for known in experiments],
+    }
+
+
+def _rows_of(known: Compared) -> dict[Speaker, str]:
+    """Return the rows with runs that speak for the columns, at the load of local steps if any."""
+    at_one_load = rows_at_one_load(known)
+    rows = {}
+    for speaker in COLUMNS:
+        row = at_one_load.get(speaker) or known.row(speaker)
+        if row is not None and known.has(row):
+            rows[speaker] = row
+    return rows
+
+
+def _near(known: Compared, rows: Mapping[Speaker, str]) -> list[Speaker]:
+    """Return the speakers whose rows put on a link what local steps do."""
+    load = link_load(known, rows["local"])
+    near = []
+    for speaker, row in rows.items():
+        if abs(link_load(known, row) / load - 1) <= LOAD_TOLERANCE:
+            near.append(speaker)
+    return near
+
+
+def _line_of(known: Compared) -> dict[str, Any]:
+    """Return a network's line: its numbers, and a cell for each column as it is printed."""
+    rows = _rows_of(known)
+    contrast = known.contrast(rows["local"], known.baseline)
+    return {
+        "network": known.network,
+        "experiment": known.name,
+        "report": _report_of(known),
+        "num_parameters": known.num_parameters,
+        "num_steps": known.regime["num_steps"],
+        "link_models": link_load(known, rows["local"]),
+        "unit": known.unit,
+        "margin": margin_of(contrast),
+        "cells": [_cell(known, rows, speaker) for speaker in COLUMNS],
+    }
+
+
+def _cell(known: Compared, rows: Mapping[Speaker, str], speaker: Speaker) -> str:
+    """Write a loss against everything sent; bold if shown to be more than the margin.
+
+    One in italics is shown to be less. Empty where the method was not run.
+    """
+    row = rows.get(speaker)
+    if row is None:
+        return ""
+    contrast = known.contrast(row, known.baseline)
+    written = loss(contrast["estimate"], contrast["unit"])
+    if contrast["verdict"] == MORE:
+        written = f"**{written}**"
+    elif contrast["verdict"] == LESS:
+        written = f"*{written}*"
+    if speaker == "floor" or speaker in _near(known, rows):
+        return written
+    return f"{written} (at {amount(link_load(known, row))})"
+
+
+def _report_of(known: Compared) -> str:
+    """Return the path of an experiment's report, from the folder that the answers stand in."""
+    folder = known.frames.folder
+    if folder.parent.name == "reference":
+        return f"../reference/{folder.name}/report.md"
+    return f"../{folder.name}/report.md"
