@@ -8,6 +8,7 @@ What comes of a run is the single workers' own models. Their average would be an
 SGD with one average at the end.
 Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 0 bits.
+State: the momentum or the moments.
 """
 
 from typing import Any, ClassVar

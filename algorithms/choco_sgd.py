@@ -17,6 +17,7 @@ begins at 0. Momentum, or AdamW's moments, are local. Weight decay enters p_i. C
 vector, where the release compresses tensor by tensor, and the learning rate is as given, where the
 release scales it with the number of neighbours.
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
+State: the momentum or the moments, xhat_i and s_i.
 """
 
 from typing import Any, ClassVar

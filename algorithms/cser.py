@@ -16,6 +16,7 @@ With momentum the method is the paper's M-CSER (`mcser.py`). Weight decay enters
 Momentum, or AdamW's moments, are local: each worker's own, and never averaged.
 Cost: 32 d / R2 + 32 d / (R1 H) bits per step on average for sparsifiers of ratios R1 and R2; a
 collective per step and one more every H steps, none for a compressor that sends nothing.
+State: the momentum or the moments, and in the explicit form e_i.
 """
 
 from dataclasses import replace

@@ -14,6 +14,7 @@ algorithm 2 of the paper:
 The first also erases older differences in C2's blocks. The blocks of the release are per tensor:
 give it `PerTensorBlockSparsifier`s. With all three switches off this is `cser` to the bit.
 Cost: 32 (1 - 1/H) d / R2 + 32 d / (R1 H) bits per step on average, one collective per step.
+State: the momentum.
 """
 
 from dataclasses import replace

@@ -12,6 +12,7 @@ R leaves some R models in the error, and sends as much at once; gamma must then 
 / R. Momentum, or AdamW's moments, are local. Weight decay enters p_i. C takes the flat vector,
 where the release compresses tensor by tensor.
 Cost: 32 d / R bits per step for each neighbour and a sparsifier of ratio R, one exchange.
+State: the momentum or the moments, and e_i.
 """
 
 from typing import Any, ClassVar

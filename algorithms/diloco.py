@@ -26,6 +26,7 @@ With send_gradients the inner step is of the mean gradient: nothing is saved, an
 step does is seen.
 Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; send_gradients:
 32 d more.
+State: the momentum or the moments, x, and v unless mu = 0.
 """
 
 from typing import ClassVar

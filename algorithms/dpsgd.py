@@ -13,6 +13,7 @@ their mean, which moves by -mean(p) in each step. Where messages are rounded, x_
 - r_i) stands for the sum, r being what was sent.
 Cost: 32 d bits per step for each neighbour (ring 2, exponential log2 n, one_peer 1, complete n -
 1), one exchange.
+State: the momentum or the moments.
 """
 
 from typing import Any, ClassVar, Literal

@@ -20,6 +20,7 @@ eta, this does at about eta / (1 - beta).
 Deviations: the first estimate is of the first batch, where the source has a larger one of its own.
 A frozen parameter stays; all workers must freeze the same.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective; in the first step 32 d.
+State: v_i, h_i and h.
 """
 
 from typing import Any, ClassVar

@@ -30,6 +30,7 @@ With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memor
 (Alistarh et al., NeurIPS 2017), here of the update with its momentum. It is what error feedback is
 to be compared with.
 Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
+State: the momentum or the moments, and e_i; with `decay_apart` v.
 """
 
 from functools import partial

@@ -15,6 +15,7 @@ averaged. DES-LOC recommends K_u = 3 H and K_v = 6 H. It averages at the beginni
 here is averaged at the end of the one before, and it clips gradients, which is the user's to do.
 Cost: 32 d (1 / H + 1 / K_u + 1 / K_v) bits per step on average, an all-reduce of d for each
 average.
+State: the momentum or the moments.
 """
 
 from typing import ClassVar

@@ -21,6 +21,7 @@ Deviations: the release sends phi_i and Delta_i, twice as much, for the same num
 optimiser is local_step = "adamw". All workers must call a step together, though each waits for its
 own group alone.
 Cost: 32 d (G - 1) / H bits per step on average, one exchange with neighbours every H steps.
+State: the momentum or the moments, phi_i and m_i.
 """
 
 import math

@@ -23,6 +23,7 @@ spans the same, and M Q, as long as M, fits 16-bit numbers. With such messages o
 error, too.
 Cost: 32 (sum of r (rows + columns) over matrices + other numbers) bits per step, two all-reduces:
 every P with what is no matrix, then every Q.
+State: the momentum or the moments, e_i, and Q of every matrix.
 """
 
 from bisect import bisect_right

@@ -27,6 +27,7 @@ the master copy where it is reset.
 Momentum, or AdamW's moments, are local and never averaged.
 Cost: 32 d / (R1 H) bits per step on average for a sparsifier of ratio R1, one collective every H
 steps.
+State: the momentum or the moments, e_i and x; with `keep_master` z_i.
 """
 
 import math

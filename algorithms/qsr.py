@@ -15,6 +15,7 @@ are local and never averaged.
 Deviations: the release is told how long the warm-up is. It is told the run's length, too; here that
 may be left out, and then the last round is as long as the rule says, and may end after the run.
 Cost: 32 d bits a round, an all-reduce.
+State: the momentum or the moments.
 """
 
 import math

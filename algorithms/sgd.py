@@ -8,6 +8,7 @@ Gradients are averaged before the momentum, as DDP does. p is linear in g and al
 same x and m, so this is averaging p. With AdamW it is not: the moments are of the mean gradient and
 the same on all workers, so the method is torch.optim.AdamW under DDP.
 Cost: 32 d bits per step, one all-reduce.
+State: the momentum or the moments; of several steps' gradients also their sum.
 """
 
 from collections.abc import Mapping

@@ -26,6 +26,7 @@ Here, as in the paper, it is applied once. So their alpha is outer_lr = alpha^2 
 alpha of theirs. Their files of settings have alpha = 1, where this changes nothing; by default
 CCLoco's is 0.7.
 Cost: what C sends, every H steps, by one all-gather.
+State: the momentum or the moments, e_i and x.
 """
 
 from typing import ClassVar

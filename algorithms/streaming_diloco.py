@@ -25,6 +25,7 @@ floating, here they are `quantised_blocks`, and it keeps no e. With fewer bits e
 under an outer momentum of 0.9.
 Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F steps; b + 32 / 256 for
 32 with b bits.
+State: the momentum or the moments, x, v, and what is under way; with shorter numbers e_i.
 """
 
 from typing import Any, ClassVar, Literal

@@ -12,6 +12,7 @@ on with the same additions; buffers, such as BatchNorm's, are each worker's own,
 methods. With gloo a bucket is through before the backward pass goes on, so that all workers'
 messages have one order.
 Cost: 32 d bits per step, in DDP's buckets, which are counted as one collective.
+State: the momentum or the moments, and DDP's buckets.
 """
 
 # No "from __future__ import annotations": DDP looks at the hooks' annotations, which must be types.

@@ -7,6 +7,7 @@ Source: PyTorch's `fp16_compress_hook`.
 
 What rounding loses is lost; there is no error feedback. A number beyond 65,504 becomes infinite.
 Cost: 16 d bits per step, in DDP's buckets, which are counted as one collective.
+State: the momentum or the moments, and DDP's buckets.
 """
 
 from collections.abc import Mapping

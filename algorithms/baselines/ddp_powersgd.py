@@ -15,6 +15,7 @@ scaling is refused.
 Cost: 32 (sum of r (rows + columns) over such tensors + other numbers) bits per step, three
 all-reduces of each of DDP's buckets, which are counted as three in all. In the first two steps: 32
 d bits, one all-reduce.
+State: the momentum or the moments, DDP's buckets, e_i, and Q of every tensor that is worth it.
 """
 
 from collections.abc import Mapping
