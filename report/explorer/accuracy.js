@@ -19,9 +19,10 @@ function textOf(row) {
   if (!known(row.mean)) return "no score";
   const score = `${points(row.mean)} ${EXPERIMENT.unit}`;
   if (!known(row.loss) || row === baseline) return score;
+  const verdict = known(row.verdict) ? `: ${row.verdict}` : "";
   const verb = row.loss < 0 ? "gains" : "loses";
   const interval = known(row.loss_low) ? ` (a loss of ${points(row.loss_low)} to ${points(row.loss_high)})` : "";
-  return `${score}, ${verb} ${points(Math.abs(row.loss))} ${EXPERIMENT.loss_unit} against ${baselineName}${interval}`;
+  return `${score}, ${verb} ${points(Math.abs(row.loss))} ${EXPERIMENT.loss_unit} against ${baselineName}${interval}${verdict}`;
 }
 
 /** Ends of the score axis about the baseline's place: as deep as chosen, or as far as there is something; null for all. */
@@ -32,6 +33,24 @@ function depthOf(top, places, above = 0.25) {
   const lowest = top + 1.05 * worst, highest = top - above * worst, seen = places.filter((y) => y >= lowest && y <= highest);
   const margin = FACTOR * (EXPERIMENT.margin ?? 0);
   return [Math.min(top - 1.2 * margin, ...seen), Math.max(top + 0.2 * margin, ...seen)];
+}
+
+/**
+ * Choose the least depth at which most of the declared rows are within the axis, or where none was declared of those shown,
+ * so that a page opens on what was found. A few may lie beyond, where they are drawn hollow at its end.
+ */
+function chooseDepth() {
+  if (!baseline || !known(baseline.mean)) return;
+  const declared = new Set((TABLES.contrasts ?? []).flatMap((line) => [line.row, line.reference]));
+  const shown = ROWS.filter((row) => isShown(row) && row !== baseline && row !== floor && Number.isFinite(scoreOf(row).y));
+  const asked = shown.filter((row) => declared.has(row.row)), wanted = asked.length ? asked : shown;
+  const least = 0.75 * wanted.length, top = relative() ? 0 : onAxis(baseline.mean);
+  const places = wanted.map((row) => scoreOf(row).y);
+  for (const depth of ["margins", "floor", "all"]) {
+    element("depth").value = depth;
+    const ends = depthOf(top, places) ?? [-Infinity, Infinity];
+    if (places.filter((y) => y >= ends[0] && y <= ends[1]).length >= least) return;
+  }
 }
 
 /** The score axis as it is chosen, relative or absolute: its ends, and lines at the baseline, the margin and floor. */

@@ -7,11 +7,11 @@ const SHAPES = [
   "M0 5.2L5 -4H-5z", "M-5 -1.8h3.2v-3.2h3.6v3.2h3.2v3.6h-3.2v3.2h-3.6v-3.2h-3.2z",
 ];
 
-/** Text of a number: four significant digits, or all that there are. */
+/** Text of a number: four significant digits, or the fifteen that a sum in binary leaves sure. */
 function digits(value, all = false) {
   if (value === null || value === undefined || value === "") return "";
   if (typeof value !== "number") return String(value);
-  if (all) return String(value);
+  if (all) return String(Number.isInteger(value) ? value : Number(value.toPrecision(15)));
   if (Number.isInteger(value)) return Math.abs(value) < 1e15 ? value.toLocaleString("en") : value.toExponential(3);
   const size = Math.abs(value);
   return size >= 1e6 || size < 1e-4 ? value.toExponential(3) : String(Number(value.toPrecision(4)));
@@ -77,13 +77,15 @@ const textSvg = (kind, x, y, text, more = "") => `<text class="${kind}" x="${n(x
 const lineSvg = (kind, x1, x2, y1, y2) => `<line class="${kind}" x1="${n(x1)}" x2="${n(x2)}" y1="${n(y1)}" y2="${n(y2)}"/>`;
 const tagSvg = (text, at, colour) => textSvg("tag", at.x + 2, at.y + 11, text, `style="--c:${colour}"`);
 
+const heightTicks = (ay, height) => ticks(ay.low, ay.high, ay.log, Math.floor(height / 50));
+
 function axesSvg({ x, y, ax, ay, px, py, box, width, height }) {
   const parts = [], middle = (box.top + box.bottom) / 2;
   for (const t of ticks(ax.low, ax.high, ax.log, Math.floor(width / 75))) {
     parts.push(lineSvg("grid", px(t), px(t), box.top, box.bottom));
     parts.push(textSvg("", px(t), box.bottom + 16, (x.format ?? digits)(t), 'text-anchor="middle"'));
   }
-  for (const t of ticks(ay.low, ay.high, ay.log, Math.floor(height / 50))) {
+  for (const t of heightTicks(ay, height)) {
     parts.push(lineSvg("grid", box.left, box.right, py(t), py(t)));
     parts.push(textSvg("", box.left - 6, py(t) + 4, (y.format ?? digits)(t), 'text-anchor="end"'));
   }
@@ -130,7 +132,6 @@ function drawChart(figure, { label, x, y, marks = [], lines = [], references = [
   const width = Math.max(figure.clientWidth, 280), height = Math.round(Math.min(Math.max(width * 0.56, 270), 440));
   const narrow = width < NARROW, named = narrow ? [...lines, ...marks].filter((each) => each.tag) : [];
   const gutter = tagsRight && !narrow ? Math.max(0, ...lines.map((line) => widthOf(line.tag ?? "") + 8)) : 0;
-  const box = { left: 54, right: width - 14 - gutter, top: 12, bottom: height - 44 };
   const ends = lines.flatMap((line) => line.points), level = references.filter((r) => r.axis === "y");
   if (!marks.length && !ends.length) {
     figure.innerHTML = "<p class='empty'>Nothing is switched on that has these numbers.</p>";
@@ -139,6 +140,9 @@ function drawChart(figure, { label, x, y, marks = [], lines = [], references = [
   const heights = marks.flatMap((m) => [m.y, m.low ?? m.y, m.high ?? m.y]);
   const ax = axisOf([...marks.map((m) => m.x), ...ends.map((p) => p[0])], x);
   const ay = axisOf([...heights, ...ends.map((p) => p[1]), ...level.flatMap((r) => [r.at, r.to ?? r.at])], y);
+  // The axis' title stands left of its longest number.
+  const numbers = heightTicks(ay, height).map((t) => widthOf((y.format ?? digits)(t)));
+  const box = { left: Math.max(54, 26 + Math.max(0, ...numbers)), right: width - 14 - gutter, top: 12, bottom: height - 44 };
   const px = (v) => box.left + ax.share(v) * (box.right - box.left);
   const py = (v) => box.bottom - ay.share(v) * (box.bottom - box.top);
   const kept = (v) => Math.min(Math.max(py(v), box.top), box.bottom);

@@ -14,11 +14,31 @@ const codeHtml = (lines) => `<pre tabindex="0">${lines.map(escaped).join("\n")}<
 const listHtml = (pairs) => `<dl>${pairs.filter(([, value]) => known(value)).map(([name, value]) =>
   `<div><dt>${escaped(name.replaceAll("_", " "))}</dt><dd>${escaped(digits(value, true))}</dd></div>`).join("")}</dl>`;
 
-function runsHtml(runs, caption, commands = [...new Set(runs.map((run) => run.command).filter(known))]) {
+/** The commands that repeat runs of this experiment and no others: one a row, with its seeds. */
+function commandsOf(runs) {
+  const [run] = EXPERIMENT.commands;
+  if (!known(run)) return [];
+  const rows = [...Map.groupBy(runs, (run) => run.trial ?? run.row)];
+  return rows.map(([row, of]) => {
+    const seeds = [...new Set(of.map((each) => each.seed))].sort((a, b) => a - b);
+    const tuning = known(of[0].trial) && !run.includes("--tuning") ? " --tuning" : "";
+    return `${run}${tuning} --rows ${row} --seeds ${seeds.join(" ")}`;
+  });
+}
+
+/** How long runs took, one after the other, in words; empty where it is not known. */
+function tookText(runs) {
+  const seconds = runs.reduce((sum, run) => sum + (run.wall_seconds ?? 0), 0);
+  if (!seconds) return "";
+  if (seconds < 90) return ` (${Math.ceil(seconds)} s here)`;
+  return seconds < 5400 ? ` (${Math.round(seconds / 60)} minutes here)` : ` (${(seconds / 3600).toFixed(1)} hours here)`;
+}
+
+function runsHtml(runs, caption) {
   const columns = RUN_COLUMNS.filter((name) => runs.some((run) => known(run[name])));
   return `${scrolled(tableHtml(runs, columns, { caption, all: true }), caption)}
-    <p>To repeat ${runs.length === 1 ? "it" : "them"}, in a folder of results that has none of these runs:</p>
-    ${codeHtml(commands.length ? commands : EXPERIMENT.commands)}`;
+    <p>To repeat ${runs.length === 1 ? "it" : "them"}${tookText(runs)}, in a folder of results that has none of these runs:</p>
+    ${codeHtml(commandsOf(runs))}`;
 }
 
 function openDetails(title, html) {
@@ -55,8 +75,7 @@ function openTiming(method, model) {
 function openLine(name, line) {
   const told = listHtml(Object.entries(line));
   if (name === "tuning") {
-    const command = `${EXPERIMENT.commands[0]} --tuning`;
-    return openDetails(`Trial of ${line.row}`, told + runsHtml([line], "The trial's run", [command]));
+    return openDetails(`Trial of ${line.row}`, told + runsHtml([line], "The trial's run"));
   }
   if (name === "timings") {
     const model = DATA.models.find((each) => each.name === line.workload);
@@ -142,7 +161,9 @@ function start() {
     width = document.body.clientWidth;
     draw();
   }).observe(document.body);
+  chooseDepth();
   draw();
+  keepInAddress();
 }
 
 start();

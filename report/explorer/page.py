@@ -30,11 +30,19 @@ SCRIPTS = (
     "state.js",
     "accuracy.js",
     "speed.js",
+    "address.js",
     "explorer.js",
 )
 
+LOOKS = HERE / "looks.css"
+"""What explorers and the site's pages of text look like alike."""
+
+BESIDE = (("Report", "report.md"),)
+"""Where an explorer leads that was written beside its report."""
+
 MOST_ON = 6
-"""Methods that are on at first, beside the baseline, the floor and those with a step time."""
+"""Methods that are on at first where no comparison was declared, beside the baseline, the floor and
+those with a step time."""
 
 MOST_LINES = 15_000
 """A table of scores or pairs with more lines would make the page too large, and is left to the
@@ -90,10 +98,19 @@ _NUMBERS = [
 ]
 
 
-def write_experiment_page(path: Path, frames: Frames) -> None:
+def write_experiment_page(
+    path: Path,
+    frames: Frames,
+    links: Sequence[tuple[str, str]] = BESIDE,
+) -> None:
     """Write an experiment's page.
 
     A study beside it, as results/speedups, gives the step times of the rows it timed.
+
+    Args:
+        path: of the page.
+        frames: of the experiment.
+        links: what the page leads back to, as (name, address).
 
     Raises:
         RecordError: a record of the study is damaged.
@@ -109,7 +126,13 @@ def write_experiment_page(path: Path, frames: Frames) -> None:
     if study is not None and models:
         workloads = {model["name"] for model in models}
         timings = timings_table(study, workloads)
-    page = explorer_page(frames, models, timings, without=without)
+    page = explorer_page(
+        frames,
+        models,
+        timings,
+        without=without,
+        links=links,
+    )
     write_text_atomically(path, page, durable=False)
 
 
@@ -124,8 +147,15 @@ def write_study_page(
     path: Path,
     study: SpeedStudy,
     experiments: Sequence[Frames],
+    links: Sequence[tuple[str, str]] = BESIDE,
 ) -> None:
     """Write a study's page, with the rows of the first experiment.
+
+    Args:
+        path: of the page.
+        study: of step times.
+        experiments: whose rows were timed.
+        links: what the page leads back to, as (name, address).
 
     Raises:
         OSError: the file cannot be written.
@@ -141,6 +171,7 @@ def write_study_page(
         timings_table(study),
         title="Step times and speed-ups",
         without=("scores", "tuning", "pairs"),
+        links=links,
     )
     write_text_atomically(path, page, durable=False)
 
@@ -151,6 +182,7 @@ def explorer_page(
     timings: pd.DataFrame | None = None,
     title: str | None = None,
     without: Collection[str] = (),
+    links: Sequence[tuple[str, str]] = BESIDE,
 ) -> str:
     """Return the HTML of an experiment, of a study of step times, or of both.
 
@@ -162,6 +194,7 @@ def explorer_page(
         timings: `report.explorer.steps.timings_table`, the timed steps behind the models.
         title: of the page; None is the experiment's.
         without: tables of the experiment that are left out.
+        links: what the page leads back to, as (name, address).
     """
     tables: dict[str, pd.DataFrame] = {}
     experiment = None
@@ -193,7 +226,8 @@ def explorer_page(
     scripts = [(HERE / name).read_text() for name in SCRIPTS]
     return _template().render(
         title=title or "",
-        style=(HERE / "style.css").read_text(),
+        style=LOOKS.read_text() + (HERE / "style.css").read_text(),
+        links=links,
         # A "</script>" in a text would end the script that the data stand in.
         payload=text.replace("<", "\\u003c"),
         script="\n".join(scripts),
@@ -277,11 +311,12 @@ def _methods(
     """Return a colour and shape for every label, grey for what others are compared with.
 
     On at first are all whose rows have a step time, since a frontier of some would be none, and
-    else few: those that contrasts name if there are any, each with a colour of its own.
+    else those that contrasts name if there are any, or few.
     """
     # In the order in which colours are given: those of contrasts come first.
     labels: list[str] = []
     bounds: set[str] = set()
+    declared: set[str] = set()
     with_step: set[str] = set()
     if frames is not None:
         label_of = frames.by_row["label"]
@@ -290,6 +325,7 @@ def _methods(
         compared: list[str] = []
         for contrast in frames.contrasts:
             compared += [contrast.row, contrast.reference]
+        declared.update(label_of.reindex(compared).dropna())
         labels += [*label_of.reindex(compared).dropna(), *label_of]
     for model in models:
         for method in model["methods"]:
@@ -314,12 +350,13 @@ def _methods(
     for place, label in enumerate(coloured):
         # When the colours begin anew the shapes are moved on by one, so that no pair repeats soon.
         turn = place // len(_PALETTE)
+        is_one_of_few = not declared and place < MOST_ON
         methods.append(
             {
                 "label": label,
                 "colour": _PALETTE[place % len(_PALETTE)],
                 "shape": (place + turn) % _NUM_SHAPES,
-                "on": place < MOST_ON or label in with_step,
+                "on": label in declared or is_one_of_few or label in with_step,
             }
         )
     return methods
@@ -397,9 +434,14 @@ def _rows(frames: Frames) -> pd.DataFrame:
     numbers = accuracy_frame(frames).rename(columns=names)
     numbers = as_losses(numbers, "difference", "difference_low", "difference_high")
     rows = frames.rows.merge(numbers[["row", *_NUMBERS]], on="row")
+    contrasts = _contrasts(frames)
+    on_baseline = contrasts[contrasts["reference"] == frames.experiment.baseline]
+    verdicts = dict(zip(on_baseline["row"], on_baseline["verdict"], strict=True))
+    rows = rows.assign(verdict=rows["row"].map(verdicts))
     first = [
         "row",
         "label",
+        "verdict",
         "ratio",
         "num_steps",
         "learning_rate",

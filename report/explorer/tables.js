@@ -40,28 +40,62 @@ function sorted(lines, column, down) {
 
 function csvOf(lines, columns) {
   const cell = (value) => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
-  const rows = [columns, ...lines.map((line) => columns.map((name) => digits(line[name], true)))];
+  const rows = [columns, ...lines.map((line) => columns.map((name) => String(line[name] ?? "")))];
   return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
 }
 
-/** A table's HTML: `sort` is {column, down}; the first cell of each line is a button if `opens`. */
+function saveCsv(name, text) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = `${name}.csv`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+/** A filter that finds something in these lines, to be shown where one is typed. */
+function exampleOf(lines, columns) {
+  const name = ["seed", "ratio", ...columns].find((each) => typeof lines[0]?.[each] === "number");
+  return name ? `words, or ${name}=${lines[0][name]}` : "words";
+}
+
+/**
+ * A table's HTML: `sort` is {column, down}; the first cell of each line is a button if `opens`. Heads are one tab stop and
+ * lines another; arrow keys go on from there, see `goWithArrows`.
+ */
 function tableHtml(lines, columns, { caption, all = false, sort = null, opens = false }) {
   const numeric = new Set(columns.filter((name) => lines.some((line) => typeof line[name] === "number")));
   const head = columns.map((name) => {
     const text = escaped(name.replaceAll("_", " "));
     const state = sort?.column === name ? ` aria-sort="${sort.down ? "descending" : "ascending"}"` : "";
-    const shown = sort ? `<button type="button" data-sort="${escaped(name)}">${text}</button>` : text;
+    const stop = name === (sort?.column ?? columns[0]) ? 0 : -1;
+    const shown = sort ? `<button type="button" tabindex="${stop}" data-sort="${escaped(name)}">${text}</button>` : text;
     return `<th scope="col" class="${numeric.has(name) ? "number" : ""}"${state}>${shown}</th>`;
   });
   const body = lines.map((line, place) => `<tr data-line="${place}">${columns.map((name, order) => {
     const text = escaped(digits(line[name], all)), full = escaped(digits(line[name], true));
-    const first = opens ? `<button type="button" data-open="${place}">${text}</button>` : text;
+    const first = opens ? `<button type="button" tabindex="${place ? -1 : 0}" data-open="${place}">${text}</button>` : text;
     if (order === 0) return `<th scope="row">${first}</th>`;
     return `<td class="${numeric.has(name) ? "number" : ""}"${full !== text ? ` title="${full}"` : ""}>${text}</td>`;
   }).join("")}</tr>`);
   const more = columns.length > 5 ? `<b class="more">: ${columns.length} columns, scroll sideways or tap a line for all</b>` : "";
   return `<table><caption><span>${escaped(caption)}${more}</span></caption>
     <thead><tr>${head.join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
+}
+
+/** Arrow keys go from head to head, and from line to line; what they reach is the next tab stop. */
+function goWithArrows(table) {
+  table.addEventListener("keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 }[event.key], here = event.target;
+    const kind = here.matches("[data-sort]") ? "[data-sort]" : "[data-open]";
+    const isAlong = here.matches("[data-sort]") === ["ArrowRight", "ArrowLeft"].includes(event.key);
+    if (!by || !isAlong || !here.matches("[data-sort], [data-open]")) return;
+    const stops = [...table.querySelectorAll(kind)], next = stops[stops.indexOf(here) + by];
+    if (!next) return;
+    event.preventDefault();
+    here.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  });
 }
 
 const PAGE = 50;
@@ -83,7 +117,8 @@ function tablePanel(tables) {
       tab.tabIndex = at === view.at ? 0 : -1;
     });
     element("table-panel").setAttribute("aria-labelledby", `tab-${table.name}`);
-    element("count").textContent = `${found.length} of ${table.lines.length} lines. Any line opens the runs behind it.`;
+    element("count").textContent = `${found.length} of ${table.lines.length} lines. Any line opens the runs behind it; arrow keys go over heads and lines.`;
+    element("filter").placeholder = exampleOf(table.lines, table.columns);
     const how = { caption: table.title, all: view.all, sort, opens: true };
     element("table").innerHTML = tableHtml(found.slice(0, view.pages * PAGE), table.columns, how);
     element("more").hidden = found.length <= view.pages * PAGE;
@@ -104,11 +139,12 @@ function tablePanel(tables) {
   element("all-digits").addEventListener("change", (event) => { view.all = event.target.checked; draw(); });
   element("only-shown").addEventListener("change", (event) => { view.only = event.target.checked; draw(); });
   element("more").addEventListener("click", () => { view.pages += 4; draw(); });
-  element("csv").addEventListener("click", (event) => {
+  element("csv").addEventListener("click", () => {
     const table = tables[view.at];
-    event.currentTarget.href = URL.createObjectURL(new Blob([csvOf(found, table.columns)], { type: "text/csv" }));
-    event.currentTarget.download = `${table.name}.csv`;
+    saveCsv(table.name, csvOf(found, table.columns));
   });
+  goWithArrows(element("table"));
+  goWithArrows(element("speed-table"));
   element("table").addEventListener("click", (event) => {
     const table = tables[view.at], head = event.target.closest("[data-sort]"), line = event.target.closest("[data-line]");
     if (head) {

@@ -103,6 +103,11 @@ def details(browser: webdriver.Chrome) -> str:
     return str(find(browser, "dialog[open]").text)
 
 
+def fifteen_digits(value: Any) -> str:
+    """Write a number as the page shows it: beyond these digits a sum in binary is not sure."""
+    return f"{float(value):.15g}"
+
+
 def test_nothing_is_loaded(opened: webdriver.Chrome) -> None:
     logged = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
     asked = [
@@ -142,8 +147,10 @@ def test_a_point_opens_the_runs_behind_it(opened: webdriver.Chrome, frames: Fram
     mark.find_element(By.CSS_SELECTOR, ".halo").click()
     said = details(opened)
     for run in frames.runs[frames.runs["row"] == "mcser-96"].itertuples():
-        assert str(run.run_id) in said and repr(run.score) in said and repr(run.train_loss) in said
-    assert "python -m harness run fashion_mnist_regime" in said and "reset interval\n24" in said
+        assert str(run.run_id) in said
+        assert fifteen_digits(run.score) in said and fifteen_digits(run.train_loss) in said
+    command = "python -m harness run fashion_mnist_regime --rows mcser-96 --seeds 1 2 3"
+    assert command in said and "reset interval\n24" in said
     opened.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not opened.find_elements(By.CSS_SELECTOR, "dialog[open]")
 
@@ -227,6 +234,84 @@ def test_tables_are_sorted_and_filtered(opened: webdriver.Chrome, frames: Frames
         shown = [float(cell.get_attribute("textContent") or "") for cell in cells]
         assert shown == sorted(shown, reverse=not order) and len(shown) > 10
     assert find(opened, "#table [aria-sort=descending]").text.startswith("score")
+
+
+def test_the_filter_shown_as_an_example_finds_something_in_every_table(
+    opened: webdriver.Chrome,
+) -> None:
+    box = find(opened, "#filter")
+    for tab in opened.find_elements(By.CSS_SELECTOR, "[role=tab]"):
+        tab.click()
+        example = box.get_attribute("placeholder").partition("or ")[2]
+        box.clear()
+        box.send_keys(example)
+        assert opened.find_elements(By.CSS_SELECTOR, "#table tbody tr"), (tab.text, example)
+
+
+def test_heads_are_one_tab_stop_and_lines_another(opened: webdriver.Chrome) -> None:
+    stops = "#table [data-sort]:not([tabindex='-1']), #table [data-open]:not([tabindex='-1'])"
+    head, line = opened.find_elements(By.CSS_SELECTOR, stops)
+    opened.execute_script("arguments[0].focus()", head)
+    opened.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    second = opened.find_elements(By.CSS_SELECTOR, "#table [data-sort]")[1]
+    assert opened.switch_to.active_element == second
+    opened.switch_to.active_element.send_keys(Keys.TAB)
+    assert opened.switch_to.active_element == line
+    opened.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    assert opened.switch_to.active_element.get_attribute("data-open") == "1"
+
+
+def test_every_row_shows_its_verdict(opened: webdriver.Chrome, frames: Frames) -> None:
+    rows = experiment_tables(frames)["rows"]
+    judged = rows[rows["verdict"].notna()].iloc[0]
+    heads = [head.text for head in opened.find_elements(By.CSS_SELECTOR, "#table thead th")]
+    assert heads[2] == "verdict"
+    find(opened, "#filter").send_keys(judged["row"])
+    assert find(opened, "#table tbody td:nth-child(3)").text == judged["verdict"]
+
+
+def test_the_address_keeps_what_was_chosen(browser: webdriver.Chrome, page: Path) -> None:
+    def state() -> list[str]:
+        script = "return [...choices()].map(([name, value]) => `${name}=${value}`)"
+        return list(browser.execute_script(script))
+
+    look(browser, 1600, dark=False)
+    browser.get(page.as_uri())
+    assert "#" not in browser.current_url
+    find(browser, "#methods input[value='local SGD']").click()
+    find(browser, "#relative option[value=absolute]").click()
+    find(browser, "#tab-runs").click()
+    find(browser, "#table [data-sort=score]").click()
+    find(browser, "#filter").send_keys("mcser seed=2")
+    slider = "const e = document.getElementById('rate'); e.value = 0.4;"
+    browser.execute_script(slider + "e.dispatchEvent(new Event('input', { bubbles: true }))")
+    chosen = state()
+    address = browser.current_url
+    assert "relative=absolute" in address and "filter=mcser" in address
+    browser.get("about:blank")
+    browser.get(address)
+    assert state() == chosen
+    assert find(browser, "#table [aria-sort]").text.startswith("score")
+
+
+@pytest.mark.parametrize("name", ["gpt_text", "gpt_text_methods"])
+def test_a_page_opens_on_what_was_found(
+    browser: webdriver.Chrome, tmp_path: Path, name: str
+) -> None:
+    """All declared rows are drawn, most of them within the axis, where all lie beyond four margins."""
+    frames = read_frames(RESULTS / "reference" / name)
+    path = tmp_path / "report.html"
+    path.write_text(explorer_page(frames))
+    look(browser, 1600, dark=False)
+    browser.get(path.as_uri())
+    is_beyond: dict[str, bool] = {}
+    for mark in browser.find_elements(By.CSS_SELECTOR, "[data-chart=loss] .mark"):
+        label = str(mark.get_attribute("aria-label")).partition(", ratio")[0]
+        is_beyond[label] = "beyond" in str(mark.get_attribute("class"))
+    declared = {str(frames.row(contrast.row)["label"]) for contrast in frames.contrasts}
+    assert declared <= is_beyond.keys()
+    within = [label for label in declared if not is_beyond[label]]
+    assert len(within) >= 0.75 * len(declared)
 
 
 def test_a_method_is_switched_off_and_on(opened: webdriver.Chrome) -> None:
