@@ -30,7 +30,7 @@ export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce reproduce-long tune studies answers plan status report bench test check clean
+.PHONY: help setup reproduce reproduce-long tune studies answers site plan status report bench test check clean
 .PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-wide speedups-consecutive speedups-text
 
 help: ## print this list
@@ -93,6 +93,9 @@ studies: $(VENV)/.installed ## run what is missing of the studies that answer si
 
 answers: $(VENV)/.installed ## answer the paper's readers' questions from the records there are; trains nothing
 	@$(RUN) -m harness answers --results "$(RESULTS)"
+
+site: $(VENV)/.installed ## make site/, all reports, explorers, answers, methods and docs as pages that need no network
+	@$(RUN) -m harness site --results "$(RESULTS)"
 
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
 	@$(HARNESS) plan $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)

@@ -372,6 +372,25 @@ def answers(options: argparse.Namespace) -> int:
     return 0
 
 
+def site(options: argparse.Namespace) -> int:
+    """Build the site, and say where it begins and which links of its texts lead nowhere."""
+    from cser_bench.harness.places import OURS
+    from cser_bench.report.site.build import build_site
+
+    num_jobs = options.jobs or os.cpu_count() or 1
+    made = build_site(
+        known_folder(options.results),
+        options.output,
+        OURS,
+        options.only,
+        num_jobs,
+    )
+    print(f"wrote {options.output / 'index.html'}; open it in a browser")
+    for page, target in sorted(made.places.missing):
+        print(f"{page}: {target} leads to what is not in the site", file=sys.stderr)
+    return 0
+
+
 def speedups(options: argparse.Namespace) -> int:
     """Do the study of speed-ups and build its report.
 

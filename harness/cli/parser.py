@@ -234,6 +234,27 @@ def _parser(
     answers.add_argument(
         "--readme", type=Path, help="file that gets the three cards between its marks"
     )
+    site = add(commands.site, "make a site of all reports, explorers, answers, methods and docs")
+    site.add_argument(
+        "--results",
+        type=folder,
+        default=Path("results"),
+        help="folder of records (default: results)",
+    )
+    site.add_argument(
+        "--output",
+        type=folder,
+        default=Path("site"),
+        help="folder to write into (default: site)",
+    )
+    site.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="EXPERIMENT",
+        help="these experiments alone",
+    )
+    site.add_argument("--jobs", type=_count, help="reports at once (default: the cores)")
     _add_advice_options(
         add(commands.advise, "say what each method would take and lose in a job of yours")
     )

@@ -1,0 +1,134 @@
+"""Builds the site: first the experiments' reports and the answers, then a page of every text."""
+
+import multiprocessing
+import shutil
+from collections.abc import Collection, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cser_bench.harness.errors import UsageError
+from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.explorer.page import write_experiment_page, write_study_page
+from cser_bench.report.frame import read_frames
+from cser_bench.report.questions.build import NAME as ANSWERS
+from cser_bench.report.questions.build import build_answers
+from cser_bench.report.site.methods import Standing, standings_of
+from cser_bench.report.site.pages import Site, write_pages
+from cser_bench.report.site.places import EXPLORER
+from cser_bench.report.speed.report import build_speed_report
+from cser_bench.report.speed.timed import experiments_beside
+from cser_bench.report.speed.workload_model import STUDY, read_study
+
+_TUNING = "_tuning"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was built of a folder of records.
+
+    path: of report.md in the repository, as if the records lay in its results. standings: what it
+    says of methods.
+    """
+
+    path: str
+    standings: Sequence[Standing]
+
+
+def build_site(
+    results: Path,
+    output: Path,
+    root: Path,
+    only: Collection[str] = (),
+    num_jobs: int = 1,
+) -> Site:
+    """Write the site, and return what is known of it.
+
+    The same records and texts give the same bytes.
+
+    Args:
+        results: folder of records.
+        output: where to write; what an earlier site left there is removed.
+        root: of the repository, with README.md and docs/.
+        only: experiments by name, for a look; none given is all. Links to others are left out, and
+            answers are as they lie in the records.
+        num_jobs: reports that are built at a time.
+
+    Raises:
+        UsageError: there are no such records, the repository has no README.md, or the output holds
+            something else.
+        RecordError: a record is damaged.
+        OSError: the output cannot be written.
+    """
+    if not (root / "README.md").is_file() or not (root / "docs").is_dir():
+        raise UsageError(f"there is no README.md with docs/ in {root}; make the site in a checkout")
+    folders = _folders(results, only)
+    _clear(output)
+    tasks = []
+    for folder in folders:
+        place = folder.relative_to(results).as_posix()
+        tasks.append((folder, output / "results" / place, f"results/{place}"))
+    # Each report is made in a process of its own kind, so that no drawing state is shared.
+    answers = output / "results" / ANSWERS
+    processes = ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context("spawn"))
+    with processes:
+        futures = [processes.submit(_build, *task) for task in tasks]
+        if not only:
+            futures_of_answers = processes.submit(build_answers, results, answers)
+            futures_of_answers.result()
+        elif (results / ANSWERS).is_dir():
+            shutil.copytree(results / ANSWERS, answers)
+        built = [future.result() for future in futures]
+    standings = [line for part in built for line in part.standings]
+    reports = {Path(part.path).parent.name: part.path for part in built}
+    return write_pages(root, output, reports, standings)
+
+
+def _folders(results: Path, only: Collection[str]) -> list[Path]:
+    """Return the folders of experiments and of the study of step times, tunings left out."""
+    folders = []
+    for path in (*sorted(results.glob("*")), *sorted(results.glob("reference/*"))):
+        is_one = (path / "experiment.json").exists() or (path / STUDY).exists()
+        if is_one and not path.name.endswith(_TUNING) and (not only or path.name in only):
+            folders.append(path)
+    missing = set(only) - {path.name for path in folders}
+    if missing:
+        name = min(missing)
+        raise UsageError(f"there are no records of {name} in {results}; give another name")
+    if not folders:
+        raise UsageError(f"there are no records in {results}; give a folder that has some")
+    return folders
+
+
+def _clear(output: Path) -> None:
+    """Make the folder, and empty it of an earlier site."""
+    is_site = (output / "pages.js").is_file() or not output.exists() or not any(output.iterdir())
+    if not is_site:
+        raise UsageError(f"{output} holds something else than a site; give another folder")
+    if output.exists():
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    # Marks the folder as a site's from the start, also if the build is stopped.
+    (output / "pages.js").touch()
+
+
+def _build(folder: Path, output: Path, path: str) -> Built:
+    """Write the report and the explorer of a folder of records."""
+    depth = path.count("/") + 1
+    root = "../" * depth
+    links = [
+        ("Report", "index.html"),
+        ("All experiments", f"{root}experiments.html"),
+        ("Answers", f"{root}results/{ANSWERS}/index.html"),
+        ("Front page", f"{root}index.html"),
+    ]
+    if (folder / STUDY).exists():
+        study = read_study(folder)
+        experiments = experiments_beside(folder, study.sessions)
+        build_speed_report(study, experiments, output)
+        write_study_page(output / EXPLORER, study, experiments, links)
+        return Built(f"{path}/report.md", [])
+    frames = read_frames(folder)
+    build_report(frames, output)
+    write_experiment_page(output / EXPLORER, frames, links)
+    return Built(f"{path}/report.md", standings_of(frames))

@@ -1,0 +1,339 @@
+"""What pages there are, and what stands on each beside its text."""
+
+import html
+import posixpath
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cser_bench.report.explorer.page import LOOKS
+from cser_bench.report.site.methods import Method, Standing, page_html, read_methods
+from cser_bench.report.site.places import EXPLORER, Places, page_of, relative
+from cser_bench.report.site.render import HERE, Text, code_html, html_of, template
+from cser_bench.report.site.search import Entry, index_script
+
+NAME = "cser-bench"
+
+ANSWERS = "results/answers/answers.md"
+WHICH_METHOD = "results/which_method/which_method.md"
+
+SPEEDUPS = "speedups"
+"""The study that answers quote where they name no experiment."""
+
+METHODS = "methods/index.html"
+EXPERIMENTS = "experiments.html"
+DOCS = "docs/index.html"
+
+_KINDS = {
+    "results/reference/": "Networks and tasks",
+    "results/study_": "Studies of single questions",
+    "results/": "Step times",
+}
+"""What experiments are, by how the path of their report begins; the first that fits."""
+
+_QUESTION = re.compile(r"(\d+)")
+_CODE = re.compile(r"`([\w.]+)`")
+_FINDING = re.compile(r"^> \*\*(.+)\*\*", re.MULTILINE)
+
+
+@dataclass
+class Site:
+    """What is known of the site while its pages are written.
+
+    output: its folder. reports: by the name of an experiment, its report.md in the repository.
+    quoted: by the name of an experiment, the answers that name it, as (number, place of the page).
+    doors: what every page links to at its top, by name. entries: of the search, so far.
+    """
+
+    output: Path
+    places: Places
+    reports: Mapping[str, str]
+    quoted: Mapping[str, list[tuple[str, str]]]
+    doors: Mapping[str, str]
+    entries: list[Entry] = field(default_factory=list)
+
+    def write(self, place: str, title: str, body: str) -> None:
+        """Write a page."""
+        path = self.output / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        page = template().render(
+            site=NAME,
+            title=title,
+            root="../" * place.count("/"),
+            page=place,
+            doors=self.doors.items(),
+            body=body,
+        )
+        path.write_text(page)
+
+
+def write_pages(
+    root: Path,
+    output: Path,
+    reports: Mapping[str, str],
+    standings: Sequence[Standing],
+) -> Site:
+    """Write every page but the explorers, and what they load.
+
+    Args:
+        root: of the repository.
+        output: folder of the site, with all reports and answers in it.
+        reports: by the name of an experiment, its report.md in the repository.
+        standings: what experiments say of methods.
+
+    Raises:
+        OSError: a page cannot be written.
+    """
+    texts = _texts(root, output)
+    doors = {NAME: "index.html"}
+    if WHICH_METHOD in texts:
+        doors["Which method"] = page_of(WHICH_METHOD)
+    doors |= {"Methods": METHODS, "Experiments": EXPERIMENTS}
+    if ANSWERS in texts:
+        doors["Answers"] = page_of(ANSWERS)
+    doors["Docs"] = DOCS
+    places = Places(root, output, texts)
+    site = Site(output, places, reports, _quoted(places, reports), doors)
+    written = {source: _write_text(site, source) for source in texts}
+    _write_experiments(site, written)
+    _write_methods(site, root, standings)
+    _write_docs(site, written)
+    _write_sources(site)
+    shutil.copy(HERE / "search.js", output)
+    (output / "style.css").write_text(LOOKS.read_text() + (HERE / "site.css").read_text())
+    (output / "pages.js").write_text(index_script(site.entries))
+    return site
+
+
+def _texts(root: Path, output: Path) -> dict[str, Path]:
+    """Return the texts that become pages, by their path in the repository."""
+    texts = {}
+    for path in (*sorted(root.glob("*.md")), *sorted(root.glob("docs/*.md"))):
+        texts[path.relative_to(root).as_posix()] = path
+    texts["results/README.md"] = root / "results" / "README.md"
+    for path in sorted(output.glob("results/**/*.md")):
+        texts[path.relative_to(output).as_posix()] = path
+    return {source: path for source, path in texts.items() if path.is_file()}
+
+
+def _is_answer(source: str) -> bool:
+    return source.startswith("results/answers/")
+
+
+def _quoted(
+    places: Places,
+    reports: Mapping[str, str],
+) -> dict[str, list[tuple[str, str]]]:
+    """Return the answers that name each experiment, in their order."""
+    quoted: dict[str, list[tuple[str, str]]] = {name: [] for name in reports}
+    if ANSWERS not in places.texts:
+        return quoted
+
+    def collect(_: str, name: str, section: str) -> str:
+        number = _QUESTION.match(name)
+        if number is not None:
+            place = f"{page_of(ANSWERS)}#{name}"
+            for experiment in _named_in(section, reports):
+                quoted[experiment].append((number.group(1), place))
+        return ""
+
+    html_of(places.texts[ANSWERS].read_text(), ANSWERS, places, {}, collect)
+    return quoted
+
+
+def _named_in(text: str, reports: Mapping[str, str]) -> list[str]:
+    """Return the experiments that a text names, or the study of step times; each once."""
+    names = [name for name in _CODE.findall(text) if name in reports]
+    if not names and SPEEDUPS in reports:
+        names = [SPEEDUPS]
+    return list(dict.fromkeys(names))
+
+
+def _write_text(site: Site, source: str) -> Text:
+    """Write the page of a text, and put its title into the search."""
+
+    def under_heading(tag: str, name: str, section: str) -> str:
+        if source in site.reports.values() and tag == "h1":
+            return _beside_report(site, source)
+        if _is_answer(source):
+            # A page of one answer has its number in its name.
+            numbered = Path(source).stem if tag == "h1" else name
+            return _beside_answer(site, source, numbered, section)
+        return ""
+
+    markdown = site.places.texts[source].read_text()
+    text = html_of(markdown, source, site.places, site.reports, under_heading)
+    page = page_of(source)
+    site.write(page, text.title, text.body)
+    what = "text"
+    if source in site.reports.values():
+        name = Path(source).parent.name
+        what = f"report of {name}"
+        place = relative_place(page, EXPLORER)
+        site.entries.append(Entry(text.title, f"explorer of {name}", place))
+    site.entries.append(Entry(text.title, what, page))
+    if _is_answer(source):
+        what = "answer"
+    elif source.startswith("docs/"):
+        what = text.title
+    else:
+        return text
+    for name, heading in text.headings:
+        site.entries.append(Entry(heading, what, f"{page}#{name}"))
+    return text
+
+
+def relative_place(page: str, name: str) -> str:
+    """Return the place of a file in the folder of a page."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(page), name))
+
+
+def _links(links: Sequence[tuple[str, str]]) -> str:
+    """Return links in a line."""
+    return " · ".join(f'<a href="{href}">{html.escape(name)}</a>' for name, href in links)
+
+
+def _beside_report(site: Site, source: str) -> str:
+    """Return the line under a report's title: its explorer, tables, PDF and answers."""
+    page = page_of(source)
+    folder = site.output / posixpath.dirname(page)
+    name = folder.name
+    files = [("Explorer", EXPLORER), ("PDF", "report.pdf"), ("Markdown", "report.md")]
+    links = [(word, path) for word, path in files if (folder / path).is_file()]
+    lines = [_links(links)]
+    tables = [(path.stem, f"csv/{path.name}") for path in sorted(folder.glob("csv/*.csv"))]
+    if tables:
+        lines.append(f"Tables as CSV: {_links(tables)}")
+    answers = []
+    for number, place in site.quoted.get(name, []):
+        answers.append((number, relative(page, place)))
+    if answers:
+        lines.append(f"Quoted in answers {_links(answers)}")
+    return "".join(f'<p class="beside">{line}</p>' for line in lines)
+
+
+def _beside_answer(site: Site, source: str, name: str, section: str) -> str:
+    """Return the line under a question: the reports it is drawn from, explorers and its table."""
+    number = _QUESTION.match(name)
+    if number is None:
+        return ""
+    page = page_of(source)
+    links = []
+    for experiment in _named_in(section, site.reports):
+        report = page_of(site.reports[experiment])
+        explorer = relative_place(report, EXPLORER)
+        links.append((f"Report of {experiment}", relative(page, report)))
+        links.append(("explorer", relative(page, explorer)))
+    table = f"results/answers/csv/question_{number.group(1)}.csv"
+    if (site.output / table).is_file():
+        links.append(("CSV", relative(page, table)))
+    return f'<p class="beside">{_links(links)}</p>' if links else ""
+
+
+def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
+    """Write the page that lists the experiments, with what each has found."""
+    groups: dict[str, list[str]] = {}
+    for source in site.reports.values():
+        kind = next(kind for start, kind in _KINDS.items() if source.startswith(start))
+        groups.setdefault(kind, []).append(source)
+    parts = ["<h1>Experiments</h1>"]
+    for kind in _KINDS.values():
+        sources = groups.get(kind, [])
+        if not sources:
+            continue
+        parts += [f"<h2>{kind}</h2>", '<ul class="list">']
+        parts += [_experiment_item(site, source, written[source]) for source in sources]
+        parts.append("</ul>")
+    site.write(EXPERIMENTS, "Experiments", "\n".join(parts))
+    site.entries.append(Entry("Experiments", "all reports and explorers", EXPERIMENTS))
+
+
+def _experiment_item(site: Site, source: str, text: Text) -> str:
+    report = page_of(source)
+    name = Path(source).parent.name
+    links = _links([("report", report), ("explorer", relative_place(report, EXPLORER))])
+    found = _FINDING.search(site.places.texts[source].read_text())
+    finding = ""
+    if found is not None:
+        words = re.sub(r"\\(.)|\*\*", r"\1", found.group(1))
+        finding = f"<p>{html.escape(words)}</p>"
+    title = html.escape(text.title)
+    return (
+        f'<li><a href="{report}">{title}</a>{finding}'
+        f'<p class="beside"><code>{name}</code> · {links}</p></li>'
+    )
+
+
+def _write_methods(site: Site, root: Path, standings: Sequence[Standing]) -> None:
+    """Write a page a method, and the page that lists them by family."""
+    families: dict[str, list[Method]] = {}
+    for method in read_methods(root):
+        families.setdefault(method.family, []).append(method)
+        of_method = [line for line in standings if line.algorithm == method.name]
+        reports = {}
+        for name, source in site.reports.items():
+            reports[name] = relative(method.page, page_of(source))
+        body = page_html(method, of_method, reports)
+        site.write(method.page, method.title, body)
+        site.entries.append(Entry(method.title, f"method {method.name}", method.page))
+    parts = ["<h1>Methods</h1>"]
+    for family, methods in sorted(families.items()):
+        parts.append(f"<h2>{html.escape(family.capitalize())}</h2>")
+        parts.append('<ul class="list">')
+        for method in methods:
+            link = relative(METHODS, method.page)
+            parts.append(
+                f'<li><a href="{link}">{html.escape(method.title)}</a> <code>{method.name}</code>'
+                f"<p>{html.escape(method.lead)}</p></li>"
+            )
+        parts.append("</ul>")
+    site.write(METHODS, "Methods", "\n".join(parts))
+    site.entries.append(Entry("Methods", "all methods by family", METHODS))
+
+
+def _write_docs(site: Site, written: Mapping[str, Text]) -> None:
+    """Write the page that lists the texts of docs and those beside them."""
+    parts = ["<h1>Docs</h1>", '<ul class="list">']
+    for source, text in written.items():
+        is_ours = source.startswith("docs/") or "/" not in source or source == "results/README.md"
+        if is_ours and source != "README.md":
+            link = relative(DOCS, page_of(source))
+            topics = ", ".join(heading for _, heading in text.headings)
+            parts.append(
+                f'<li><a href="{link}">{html.escape(text.title)}</a><p>{html.escape(topics)}</p></li>'
+            )
+    parts.append("</ul>")
+    site.write(DOCS, "Docs", "\n".join(parts))
+    site.entries.append(Entry("Docs", "all texts", DOCS))
+
+
+def _write_sources(site: Site) -> None:
+    """Write the pages of files and folders of the repository that other pages link to."""
+    places = site.places
+    done: set[str] = set()
+    # The page of a folder links to its files, which then get pages too.
+    while places.sources - done:
+        source = min(places.sources - done)
+        done.add(source)
+        path = places.root / source
+        if path.is_dir():
+            place = f"{source}/index.html"
+            body = "\n".join(_folder_lines(site, source))
+        else:
+            place = page_of(source)
+            body = code_html(path.read_text())
+        site.write(place, source, f"<h1><code>{html.escape(source)}</code></h1>\n{body}")
+
+
+def _folder_lines(site: Site, source: str) -> Iterator[str]:
+    yield '<ul class="list">'
+    for path in sorted((site.places.root / source).iterdir()):
+        name = path.name
+        if path.is_file() and not name.startswith("."):
+            place = site.places.place(f"{source}/{name}")
+            if place is not None:
+                link = relative(f"{source}/index.html", place)
+                yield f'<li><a href="{link}">{html.escape(name)}</a></li>'
+    yield "</ul>"

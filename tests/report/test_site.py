@@ -1,0 +1,149 @@
+"""The site: every link leads to a page, every page has a title, and nothing comes from a network."""
+
+import posixpath
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cser_bench.harness.errors import UsageError
+from cser_bench.report.site.build import build_site
+from cser_bench.report.site.methods import read_methods
+from cser_bench.report.site.places import Places, page_of
+from cser_bench.report.site.render import html_of
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = "resnet_regime"
+REPORT = f"results/reference/{EXPERIMENT}/index.html"
+
+
+class Page(HTMLParser):
+    """What a page of the site has in it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.num_titles = 0
+        self.heads: list[int] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        facts = dict(attrs)
+        if facts.get("id"):
+            self.ids.add(str(facts["id"]))
+        if tag == "a":
+            self.links.append(str(facts["href"]))
+        if tag in ("link", "script", "img"):
+            self.loaded.append(facts.get("href") or facts.get("src") or "")
+        if tag == "img":
+            self.images.append(facts)
+        self.num_titles += tag == "title"
+        if re.fullmatch("h[1-6]", tag):
+            self.heads.append(int(tag[1]))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("site") / "made"
+    build_site(ROOT / "results", output, ROOT, [EXPERIMENT])
+    return output
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[str, Page]:
+    return {path.relative_to(site).as_posix(): Page(path) for path in site.rglob("*.html")}
+
+
+def test_there_is_a_page_for_everything(pages: dict[str, Page]) -> None:
+    wanted = ["index.html", "results/answers/index.html", "experiments.html", "docs/slurm.html"]
+    wanted += [REPORT, f"results/reference/{EXPERIMENT}/explorer.html"]
+    wanted += [method.page for method in read_methods(ROOT)]
+    assert set(wanted) <= pages.keys()
+
+
+def test_every_link_leads_to_a_page_and_its_part(site: Path, pages: dict[str, Page]) -> None:
+    for place, page in pages.items():
+        for link in page.links:
+            if "://" in link:
+                continue
+            target, _, part = link.partition("#")
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
+            path = path if target else place
+            assert (site / path).is_file(), (place, link)
+            if part:
+                assert part in pages[path].ids, (place, link)
+
+
+def test_nothing_is_loaded_from_a_network(site: Path, pages: dict[str, Page]) -> None:
+    for place, page in pages.items():
+        for address in page.loaded:
+            assert "://" not in address and not address.startswith("//"), (place, address)
+            if address and not address.startswith("data:"):
+                path = posixpath.normpath(posixpath.join(posixpath.dirname(place), address))
+                assert (site / path).is_file(), (place, address)
+    for path in (*site.glob("*.css"), *site.glob("*.js")):
+        assert not re.search(r"url\(|@import|fetch\(", path.read_text()), path
+
+
+def test_every_page_has_a_title_one_first_heading_and_names_for_pictures(
+    pages: dict[str, Page],
+) -> None:
+    for place, page in pages.items():
+        assert page.num_titles == 1, place
+        assert page.heads.count(1) == 1 and page.heads[0] == 1, place
+        assert all(image.get("alt") for image in page.images), place
+
+
+def test_report_explorer_answers_and_methods_lead_to_each_other(
+    site: Path, pages: dict[str, Page]
+) -> None:
+    explorer = f"results/reference/{EXPERIMENT}/explorer.html"
+    report = pages[REPORT].links
+    assert {"explorer.html", "csv/accuracy.csv", "report.pdf"} <= set(report)
+    assert any(link.startswith("../../answers/index.html#") for link in report)
+    assert {"index.html", "../../../experiments.html"} <= set(pages[explorer].links)
+    answers = pages["results/answers/index.html"].links
+    assert f"../reference/{EXPERIMENT}/index.html" in answers
+    assert f"../reference/{EXPERIMENT}/explorer.html" in answers
+    page = (site / "methods/ef_sgd.html").read_text()
+    assert f"../{REPORT}" in page and "loses less than the margin" in page
+    for part in ("update", "source", "cost", "state", "where-it-stands", "code"):
+        assert part in pages["methods/ef_sgd.html"].ids
+
+
+def test_every_method_says_its_source_cost_and_state(pages: dict[str, Page]) -> None:
+    for method in read_methods(ROOT):
+        missing = {"update", "source", "cost", "state"} - pages[method.page].ids
+        assert not missing, (method.name, missing)
+        assert method.formula, method.name
+
+
+def test_search_knows_every_title(site: Path) -> None:
+    index = (site / "pages.js").read_text()
+    for name in (f"explorer of {EXPERIMENT}", "method ef_sgd", "docs/slurm.html"):
+        assert name in index
+
+
+def test_links_of_texts_are_those_of_pages(tmp_path: Path) -> None:
+    texts = {"docs/a.md": tmp_path / "a.md", "README.md": tmp_path / "README.md"}
+    places = Places(ROOT, tmp_path, texts)
+    markdown = "# A\n\n[b](../README.md#there) [c](gone.md) [d](https://x.org) `README.md`\n"
+    text = html_of(markdown, "docs/a.md", places, {})
+    assert page_of("docs/a.md") == "docs/a.html"
+    assert '<a href="../index.html#there">b</a>' in text.body
+    assert " c " in text.body and places.missing == {("docs/a.md", "gone.md")}
+    assert '<a href="https://x.org">d</a>' in text.body
+    assert '<a href="../index.html"><code>README.md</code></a>' in text.body
+
+
+def test_what_is_no_site_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="something else"):
+        build_site(ROOT / "results", tmp_path, ROOT, [EXPERIMENT])
+    with pytest.raises(UsageError, match="no records of nothing"):
+        build_site(ROOT / "results", tmp_path / "new", ROOT, ["nothing"])
+    assert (tmp_path / "mine.txt").read_text() == "mine"
