@@ -1,4 +1,4 @@
-"""Figures of an accuracy experiment: differences to the baseline, at one load and by load."""
+"""Figures of an accuracy experiment: what is lost against the baseline, at one load and by load."""
 
 import math
 from collections import Counter
@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from cser_bench.report.frame import Frames
@@ -22,14 +21,19 @@ from cser_bench.report.plotting import (
     colour_of,
     decades,
     end_labels,
+    family_handles,
     headline,
+    mark,
     new_figure,
     plain,
+    shape_of,
     style,
+    verdict_handles,
 )
 from cser_bench.report.regime import tells
-from cser_bench.report.statistics import LESS, contrasts_frame
-from cser_bench.report.wording import MINUS, amount, counted, points
+from cser_bench.report.statistics import LESS, MORE, contrasts_frame
+from cser_bench.report.verdicts import loss, margin_of
+from cser_bench.report.wording import amount
 
 SAME_LOAD = 1.07
 """A row may put so much more on a link than the load that rows are compared at: blocks of 4 bits
@@ -47,13 +51,16 @@ _MOST_LINES = 31
 _MOST_OF_THEM = 0.7
 """Share of the methods that must have a row at the load."""
 
-_COLOURS = ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0", "#7B4B2A", "#333333", "#D6338A")
+_COLOURS = ("#2A75DB", "#C23B00", "#004D2C", "#6A2C91", "#B07A00", "#333333", "#D6338A")
 _MARKERS = "osD^vPX"
 _MARGIN = "#e4efe6"
 """Green of the band within the margin."""
 _LINEAR_UP_TO = 3.0
-"""Points up to which a panel is linear; where a row is worse, differences beyond 1 are drawn by
-their logarithm."""
+"""Points up to which a panel is linear; where a row loses more, losses beyond 1 are drawn by their
+logarithm."""
+
+_MOST_NAMED = 6
+"""Methods whose names have room beside the lines of one panel."""
 
 
 def main_load(frames: Frames) -> float:
@@ -91,158 +98,174 @@ def loss_at_one_load(
 ) -> tuple[pd.DataFrame, str, str | None]:
     """Return the rows to set side by side, the finding as a sentence, and the load of their links.
 
-    The load is None where all rows are taken, whatever their loads.
+    The rows have their verdicts. The load is None where all rows are taken, whatever their loads.
     """
-    experiment = frames.experiment
     load = main_load(frames)
-    is_baseline = accuracy["row"] == experiment.baseline
-    is_known = accuracy["difference"].notna()
-    own = accuracy[accuracy["is_own"] & is_known & ~is_baseline]
+    own = with_verdicts(frames, accuracy)
     shown = at_link_load(own, load)
     at = None
     if len(shown) < len(own):
         at = amount(load)
-    return shown, _finding(frames, shown), at
+    return shown, finding(frames, shown), at
 
 
-def _finding(frames: Frames, shown: pd.DataFrame) -> str:
+def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return the experiment's own rows that have a loss, each with the verdict on it and its unit.
+
+    The verdict is None where none was asked for, or the experiment cannot tell a loss.
+    """
+    is_baseline = accuracy["row"] == frames.experiment.baseline
+    is_known = accuracy["difference"].notna()
+    own = accuracy[accuracy["is_own"] & is_known & ~is_baseline]
+    verdicts = {}
+    if tells(frames):
+        for line in contrasts_frame(frames).to_dict("records"):
+            if line["kind"] == "non-inferiority":
+                verdicts[line["row"]] = line["verdict"]
+    own = own.assign(verdict=own["row"].map(verdicts), unit=frames.metric.loss_unit)
+    return own.astype({"verdict": object})
+
+
+def finding(frames: Frames, shown: pd.DataFrame) -> str:
     """Say of how many of these rows the loss is within the margin.
 
     The verdicts on the rows are counted; where none was declared, or the experiment cannot tell a
     loss, the means within the margin. Without a margin it only says what the figure shows.
     """
     margin = frames.experiment.margin
+    unit = frames.metric.loss_unit
     if margin is None:
-        return "Points against all sent"
-    margin_text = counted(round(100 * margin, 6), "point")
-    contrasts = contrasts_frame(frames)
-    is_asked = contrasts["kind"] == "non-inferiority"
-    is_drawn = contrasts["row"].isin(shown["row"])
-    asked = contrasts[is_asked & is_drawn]
-    if len(asked) and tells(frames):
-        num_less = (asked["verdict"] == LESS).sum()
-        methods = f"{num_less} of {len(asked)} methods asked about"
-        return f"{methods} are shown to lose less than {margin_text}"
+        return f"What each method loses against all sent, in {unit}"
+    margin_text = margin_of({"margin": margin, "unit": unit})
+    verdicts = shown["verdict"].dropna()
+    num_less = int((verdicts == LESS).sum())
+    num_more = int((verdicts == MORE).sum())
+    if len(verdicts):
+        is_one = num_less < 2 or len(verdicts) == 1
+        less = f"{num_less or 'None'} of {_losses(len(verdicts))} asked about"
+        more = f"{num_more or 'none'} to be more"
+        return f"{less} {'is' if is_one else 'are'} shown to be less than {margin_text}, and {more}"
     drawn = shown[~shown["is_bound"]]
-    is_within = drawn["difference"] > -margin
-    num_within = int(is_within.sum())
-    verb = "are"
-    if 1 in (num_within, len(drawn)):
-        verb = "is"
-    means = counted(len(drawn), "mean")
-    return f"{num_within} of {means} {verb} less than {margin_text} below all sent"
+    num_within = int((drawn["difference"] > -margin).sum())
+    verb = "is" if num_within < 2 else "are"
+    means = _losses(len(drawn))
+    return f"{num_within or 'None'} of {means} {verb} less than {margin_text}, by mean"
+
+
+def _losses(number: int) -> str:
+    if number == 1:
+        return "1 loss"
+    return f"{number} losses"
 
 
 def loss_figure(
-    shown: pd.DataFrame, margin: float | None, title: str, families: Mapping[str, str]
+    shown: pd.DataFrame,
+    margin: float | None,
+    title: str,
+    families: Mapping[str, str],
+    unit: str = "points",
 ) -> Figure:
-    """Draw points against the baseline as dots with intervals, the best on top.
+    """Draw what each row loses as a mark with its interval, the least on top.
 
-    The margin is shaded, and families are coloured.
+    The margin is shaded; shapes and colours are families', and a mark's filling its verdict.
 
     Args:
-        shown: lines of the accuracy frame, in the order in which they are to stand.
-        margin: as a share; None draws none.
+        shown: lines of the accuracy frame with their `verdict`, in the order in which they are to
+            stand.
+        margin: as a difference of scores; None draws none.
+        unit: of losses.
     """
     lines = shown.iloc[:_MOST_LINES].to_dict("records")
     names = [plain(_name(line)) for line in lines]
-    colours = [colour_of(line["algorithm"], families) for line in lines]
+    factor = _factor(unit)
     with style():
-        figure, (axes,) = new_figure(1.2 + 0.19 * max(len(lines), 3))
-        end = _end(lines)
-        for place, (line, colour) in enumerate(zip(lines, colours, strict=True)):
-            _dot(axes, place, line, end, colour)
+        figure, (axes,) = new_figure(1.35 + 0.19 * max(len(lines), 3))
+        end = _end(lines, factor)
+        for place, line in enumerate(lines):
+            _dot(axes, place, line, end, families, unit)
         shaded = ""
         if margin is not None:
             shaded = "; green: within the margin"
             axes.axvspan(
-                -100 * margin,
                 0,
+                factor * margin,
                 color=_MARGIN,
                 zorder=0,
             )
-        axes.set_xlabel(f"points against all sent (bars: 95 %{shaded})")
+        axes.set_xlabel(f"{unit} lost against all sent (bars: 95 %{shaded})")
         axes.axvline(0, **GREY)
         axes.set_yticks(range(len(lines)), names)
-        for text, colour in zip(axes.get_yticklabels(), colours, strict=True):
-            text.set_color(colour)
-        axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=(end, None))
+        for text, line in zip(axes.get_yticklabels(), lines, strict=True):
+            text.set_color(colour_of(line["algorithm"], families))
+        axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=(None, end))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         drawn = dict.fromkeys(families.get(line["algorithm"], "") for line in lines)
-        _family_legend(figure, [family for family in drawn if family in FAMILIES])
+        handles = family_handles([family for family in drawn if family in FAMILIES])
+        handles += verdict_handles(line.get("verdict") for line in lines)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
         headline(figure, title)
     return figure
 
 
-def _family_legend(figure: Figure, families: list[str]) -> None:
-    """Name the colours of families below the figure."""
-    dots = []
-    for family in families:
-        dot = Line2D(
-            [],
-            [],
-            marker="o",
-            linestyle="None",
-            color=FAMILIES[family],
-        )
-        dots.append(dot)
-    figure.legend(
-        dots,
-        families,
-        loc="outside lower right",
-        ncols=max(len(dots), 1),
-    )
+def _factor(unit: str) -> int:
+    """Return how many of a unit one is of a score: points are hundredths of a share."""
+    return 100 if unit == "points" else 1
 
 
-def _end(lines: list[dict[Hashable, Any]]) -> float:
-    """Return where the axis ends at the left.
+def _end(lines: list[dict[Hashable, Any]], factor: int) -> float:
+    """Return where the axis ends at the right.
 
-    It ends behind the last interval, but for rows that are far worse than the others.
+    It ends behind the last interval, but for rows that lose far more than the others.
     """
-    differences = [100 * float(line["difference"]) for line in lines]
-    differences.sort(reverse=True)
-    usual = -1.0
-    if differences:
-        # Three quarters of the rows are better than this one; twice as far is far worse.
-        place = 3 * (len(differences) - 1) // 4
-        usual = 2 * min(differences[place], -0.5)
-    end = -1.0
+    least = 0.01 * factor
+    losses = [-factor * float(line["difference"]) for line in lines]
+    losses.sort()
+    usual = least
+    if losses:
+        # Three quarters of the rows lose less than this one; twice as much is far more.
+        place = 3 * (len(losses) - 1) // 4
+        usual = 2 * max(losses[place], 0.5 * least)
+    end = least
     for line in lines:
-        low = 100 * float(line["difference_low"])
-        if 100 * line["difference"] >= usual and not math.isnan(low):
-            end = min(end, max(low, 1.5 * usual))
+        high = -factor * float(line["difference_low"])
+        if -factor * line["difference"] <= usual and not math.isnan(high):
+            end = max(end, min(high, 1.5 * usual))
     return 1.12 * end
 
 
-def _dot(axes: Axes, place: int, line: dict[Hashable, Any], end: float, colour: str) -> None:
-    """Draw a row's difference with its interval, or an arrow where it lies beyond the axis."""
-    middle = 100 * float(line["difference"])
-    if middle < end:
-        text = f"← {points(middle / 100)}"
+def _dot(
+    axes: Axes,
+    place: int,
+    line: dict[Hashable, Any],
+    end: float,
+    families: Mapping[str, str],
+    unit: str,
+) -> None:
+    """Draw a row's loss with its interval, or an arrow where it lies beyond the axis."""
+    factor = _factor(unit)
+    colour = colour_of(line["algorithm"], families)
+    middle = -factor * float(line["difference"])
+    verdict = line.get("verdict")
+    if middle > end:
+        shown = "shown to lose more: " if verdict == MORE else ""
+        text = f"{shown}{loss(line['difference'], unit)} →"
         axes.annotate(
             text,
             (0.99 * end, place),
-            ha="left",
+            ha="right",
             va="center",
             color=colour,
         )
         return
-    low = 100 * float(line["difference_low"])
-    high = 100 * float(line["difference_high"])
     axes.plot(
-        [low, high],
+        [-factor * float(line["difference_high"]), -factor * float(line["difference_low"])],
         [place, place],
         color=colour,
         linewidth=1.2,
         solid_capstyle="butt",
     )
-    axes.plot(
-        [middle],
-        [place],
-        "o",
-        color=colour,
-    )
+    mark(axes, (middle, place), shape_of(line["algorithm"], families), colour, verdict)
 
 
 def _name(line: dict[Hashable, Any]) -> str:
@@ -270,10 +293,44 @@ def drawn_methods(accuracy: pd.DataFrame, families: Mapping[str, str]) -> pd.Dat
     return known[num_loads >= LEAST_LOADS]
 
 
+def finding_of_loads(known: pd.DataFrame) -> str:
+    """Say of how many methods more is lost where a link carries least than where it carries most.
+
+    Args:
+        known: of `drawn_methods`.
+    """
+    num_methods = 0
+    num_losing = 0
+    for _, rows in known.groupby("label"):
+        differences = rows.sort_values("link_models")["difference"]
+        num_methods += 1
+        num_losing += int(differences.iloc[0] < differences.iloc[-1])
+    return f"{num_losing} of {num_methods} methods lose more where a link carries less, by mean"
+
+
+def few_methods_at_loads(own: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
+    """Return the rows of methods run at two loads of a link or more, if one panel can hold them.
+
+    Args:
+        own: of `with_verdicts`.
+    """
+    known = own[(own["link_models"] > 0) & ~own["is_bound"]]
+    num_loads = known.groupby("label")["link_models"].transform("nunique")
+    known = known[num_loads > 1]
+    if not 1 < known["label"].nunique() <= _MOST_NAMED:
+        return known[:0]
+    family = known["algorithm"].map(families)
+    return known.assign(family=family, estimate=known["difference"], network="")
+
+
 def link_figure(
-    accuracy: pd.DataFrame, margin: float | None, title: str, families: Mapping[str, str]
+    accuracy: pd.DataFrame,
+    margin: float | None,
+    title: str,
+    families: Mapping[str, str],
+    unit: str = "points",
 ) -> Figure:
-    """Draw points against the baseline over the load of a worker's link.
+    """Draw what methods lose over the load of a worker's link.
 
     A family has a panel, with its methods named below it.
     """
@@ -290,7 +347,7 @@ def link_figure(
         figure, panels = new_figure(3.4, len(groups))
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
             axes.set(xscale="log", xlim=(low, high), xlabel="models on a link in a run")
-            _panel(axes, group, margin)
+            _panel(axes, group, margin, _factor(unit))
             axes.set_title(name, color=FAMILIES[name], fontsize=8.5)
             axes.legend(
                 loc="upper center",
@@ -299,75 +356,102 @@ def link_figure(
                 handlelength=1.4,
                 columnspacing=1.0,
             )
-        panels[0].set_ylabel("points against all sent")
+        panels[0].set_ylabel(f"{unit} lost against all sent")
         headline(figure, title)
     return figure
 
 
-def draw_loads(lost: pd.DataFrame) -> Figure:
+def draw_loads(lost: pd.DataFrame, title: str | None = None) -> Figure:
     """Draw what methods lose over the load of a link, a panel a network, a line a method.
 
     Args:
-        lost: columns network, label, family, link_models, estimate and unit, a line a loss.
+        lost: columns network, label, family, link_models, estimate, unit, margin and verdict, a
+            line a loss.
     """
     networks = list(lost["network"].unique())
     with style():
-        figure, panels = new_figure(2.4, len(networks))
+        figure, panels = new_figure(2.6, len(networks))
         all_ends = []
         for axes, network in zip(panels, networks, strict=True):
             group = lost[lost["network"] == network]
             axes.set_title(network, fontsize=8.5)
-            all_ends.append(_lines_of_methods(axes, group))
-            axes.set_ylabel(f"{group['unit'].iloc[0]} lost")
+            all_ends.append(_lines_of_methods(axes, group, is_wide=len(networks) == 1))
+            axes.set_ylabel(f"{group['unit'].iloc[0]} lost against all sent")
+        figure.legend(
+            handles=verdict_handles(lost["verdict"]),
+            loc="outside lower center",
+            ncols=3,
+        )
+        if title is not None:
+            headline(figure, title)
         for axes, ends in zip(panels, all_ends, strict=True):
             end_labels(axes, ends)
     return figure
 
 
-def _lines_of_methods(axes: Axes, lost: pd.DataFrame) -> list[tuple[float, float, str, str]]:
+def _lines_of_methods(
+    axes: Axes, lost: pd.DataFrame, is_wide: bool
+) -> list[tuple[float, float, str, str]]:
     """Draw a line a method over the load of a link; return the ends where its name is to stand."""
-    factor = -100 if lost["unit"].iloc[0] == "points" else -1
+    factor = _factor(lost["unit"].iloc[0])
     ends = []
     num_of_family: Counter[str] = Counter()
     for label, rows in lost.groupby("label", sort=False):
         rows = rows.sort_values("link_models")
         family = str(rows["family"].iloc[0])
         colour = FAMILIES.get(family, OTHER)
-        losses = factor * rows["estimate"]
+        losses = -factor * rows["estimate"]
         axes.plot(
             rows["link_models"],
             losses,
             color=colour,
-            marker=SHAPES.get(family, OTHER_SHAPE),
             linestyle=DASHES[num_of_family[family] % len(DASHES)],
         )
+        places = zip(rows["link_models"], losses, strict=True)
+        for place, verdict in zip(places, rows["verdict"], strict=True):
+            mark(axes, place, SHAPES.get(family, OTHER_SHAPE), colour, verdict)
         num_of_family[family] += 1
-        ends.append(
-            (float(rows["link_models"].iloc[-1]), float(losses.iloc[-1]), str(label), colour)
-        )
+        end = (float(rows["link_models"].iloc[-1]), float(losses.iloc[-1]))
+        ends.append((*end, str(label), colour))
     low = float(lost["link_models"].min())
     high = float(lost["link_models"].max())
-    # Names stand at the right, and take as much room as the lines.
-    axes.set(xscale="log", xlim=(low / 1.3, high * (high / low) ** 0.9))
-    axes.axhline(0, **GREY)
-    axes.set_xlabel("models on a link in a run")
+    # Names stand at the right, and take room of a width of their own.
+    room = 0.35 if is_wide else 1.0
+    axes.set(xscale="log", xlim=(low / 1.3, high * (high / low) ** room))
+    margin = lost["margin"].iloc[0]
+    if margin is not None and not math.isnan(margin):
+        axes.axhspan(
+            0,
+            factor * margin,
+            color=_MARGIN,
+            zorder=0,
+        )
+    axes.hlines(
+        0,
+        low / 1.3,
+        high,
+        colors=GREY["color"],
+        linewidth=GREY["linewidth"],
+    )
+    axes.set_xlabel("models sent over each link in a run")
     decades(axes.xaxis)
     return ends
 
 
-def _panel(axes: Axes, group: pd.DataFrame, margin: float | None) -> None:
+def _panel(axes: Axes, group: pd.DataFrame, margin: float | None, factor: int) -> None:
     """Draw the methods of one family, a line each."""
-    differences = 100 * group["difference"].to_numpy(dtype=float)
-    worst = min(-1.0, float(differences.min()))
-    best = float(differences.max())
-    if worst < -_LINEAR_UP_TO:
-        _set_logarithmic(axes, worst)
-    axes.set_ylim(1.15 * worst, max(0.15, best + 0.1))
+    losses = -factor * group["difference"].to_numpy(dtype=float)
+    unit = 0.01 * factor
+    worst = max(unit, float(losses.max()))
+    best = float(losses.min())
+    if worst > _LINEAR_UP_TO * unit:
+        _set_logarithmic(axes, worst, unit)
+    axes.set_ylim(min(-0.15 * unit, best - 0.1 * unit), 1.15 * worst)
     decades(axes.xaxis)
     if margin is not None:
         axes.axhspan(
-            -100 * margin,
             0,
+            factor * margin,
             color=_MARGIN,
             zorder=0,
         )
@@ -375,21 +459,22 @@ def _panel(axes: Axes, group: pd.DataFrame, margin: float | None) -> None:
         rows = line.sort_values("link_models")
         axes.plot(
             rows["link_models"],
-            100 * rows["difference"],
+            -factor * rows["difference"],
             label=plain(str(label)),
             marker=_MARKERS[number % len(_MARKERS)],
             color=_COLOURS[number % len(_COLOURS)],
         )
 
 
-def _set_logarithmic(axes: Axes, worst: float) -> None:
-    """Draw differences beyond one point by their logarithm, with marks as far as the worst."""
+def _set_logarithmic(axes: Axes, worst: float, unit: float) -> None:
+    """Draw losses beyond a point, or a hundredth of a nat, by their logarithm.
+
+    Marks go as far as the worst.
+    """
     places = []
-    names = []
-    for loss in (0.0, 0.5, 1.0, 3.0, 10.0, 30.0, 100.0):
-        if loss <= -1.3 * worst:
-            places.append(-loss)
-            names.append(f"{MINUS}{loss:g}" if loss else "0")
-    axes.set_yscale("symlog", linthresh=1.0)
-    axes.set_yticks(places, names)
+    for size in (0.0, 0.5, 1.0, 3.0, 10.0, 30.0, 100.0):
+        if size * unit <= 1.3 * worst:
+            places.append(size * unit)
+    axes.set_yscale("symlog", linthresh=unit)
+    axes.set_yticks(places, [f"{place:g}" for place in places])
     axes.yaxis.set_minor_locator(NullLocator())

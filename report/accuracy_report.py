@@ -13,10 +13,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cser_bench.report.accuracy_figures import (
+    draw_loads,
     drawn_methods,
+    few_methods_at_loads,
+    finding,
+    finding_of_loads,
     link_figure,
     loss_at_one_load,
     loss_figure,
+    with_verdicts,
 )
 from cser_bench.report.declared import are_without_verdict, seen_when_declared
 from cser_bench.report.frame import Frames, sharing_baseline
@@ -145,27 +150,36 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
     experiment = frames.experiment
     margin = experiment.margin
     families = experiment.families
+    unit = frames.metric.loss_unit
     shown, title, load = loss_at_one_load(frames, accuracy)
+    own = with_verdicts(frames, accuracy)
     figures = {}
     captions = {"loss": title}
     if load:
         captions["load"] = load
-    if len(shown):
+    in_panels = drawn_methods(own, families)
+    has_panels = len(in_panels) > 0
+    at_loads = few_methods_at_loads(own, families)
+    if len(at_loads) and not has_panels:
+        captions["loads"] = finding(frames, at_loads)
+        at_loads = at_loads.assign(margin=margin)
+        figures["loads"] = draw_loads(at_loads, captions["loads"])
+    elif len(shown):
         figures["loss"] = loss_figure(
             shown,
             margin,
             captions["loss"],
             families,
+            unit,
         )
-    is_baseline = accuracy["row"] == experiment.baseline
-    own = accuracy[accuracy["is_own"] & ~is_baseline]
-    if len(drawn_methods(own, families)):
-        captions["links"] = "Differences over what a link carries"
+    if has_panels:
+        captions["links"] = finding_of_loads(in_panels)
         figures["links"] = link_figure(
             own,
             margin,
             captions["links"],
             families,
+            unit,
         )
     return figures, captions
 
@@ -290,7 +304,7 @@ def _needs_table(needs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the page: the baseline first, a worker alone last, others by ratio."""
+    """Return the rows of the page: the baseline first, a worker alone last, others by their loss."""
     experiment = frames.experiment
     rows = accuracy[accuracy["is_own"]]
     if frames.is_tuning:
@@ -308,8 +322,8 @@ def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
     order = rows["row"].map(places).fillna(1)
     rows = rows.assign(order=order)
     rows = rows.sort_values(
-        ["order", "ratio", "difference"],
-        ascending=[True, True, False],
+        ["order", "difference"],
+        ascending=[True, False],
         kind="stable",
     )
     unit = frames.metric.loss_unit

@@ -4,7 +4,7 @@ Type has 7 points and more; each family of methods has its colour.
 """
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.typing import RcKeyType
+
+from cser_bench.report.statistics import LESS, MORE
 
 WIDTH = 6.9
 """Width of every figure in inches: the text width of an A4 page."""
@@ -24,14 +27,17 @@ SIZE = 7.5
 """Size of the type in points, on paper: figures are as wide as the text."""
 
 FAMILIES = {
-    "all sent": "#555555",
-    "bounds": "#777777",
-    "error reset": "#1A5FD0",
+    "all sent": "#6E6E6E",
+    "bounds": "#6E6E6E",
+    "error reset": "#2A75DB",
     "error feedback": "#C23B00",
-    "local steps": "#1C8C4B",
-    "neighbours": "#8A3FA0",
+    "local steps": "#004D2C",
+    "neighbours": "#6A2C91",
 }
-"""The colour of each family of methods in all figures; a method's class says its family."""
+"""The colour of each family of methods in all figures; a method's class says its family.
+
+They differ in lightness too, so that they stay apart with each kind of colour-blindness.
+"""
 
 OTHER = "#7B4B2A"
 """Colour of a method of no family."""
@@ -94,6 +100,80 @@ def colour_of(algorithm: str | None, families: Mapping[str, str]) -> str:
 def shape_of(algorithm: str | None, families: Mapping[str, str]) -> str:
     """Return the mark of an algorithm's family, given the family of each algorithm."""
     return SHAPES.get(families.get(algorithm or "", ""), OTHER_SHAPE)
+
+
+def mark(
+    axes: Axes,
+    place: tuple[float, float],
+    shape: str,
+    colour: str,
+    verdict: str | None,
+) -> None:
+    """Draw a point by its verdict.
+
+    Filled is shown to lose less than the margin, crossed to lose more; all else is hollow.
+    """
+    face = colour if verdict == LESS else "white"
+    axes.plot(
+        *([value] for value in place),
+        linestyle="None",
+        marker=shape,
+        markersize=5,
+        markerfacecolor=face,
+        markeredgecolor=colour,
+        markeredgewidth=1,
+        zorder=4,
+    )
+    if verdict == MORE:
+        axes.plot(
+            *([value] for value in place),
+            linestyle="None",
+            marker="x",
+            markersize=7,
+            markeredgecolor=colour,
+            markeredgewidth=1,
+            zorder=5,
+        )
+
+
+def verdict_handles(verdicts: Iterable[str | None]) -> list[Line2D]:
+    """Return what a legend says of the marks of these verdicts."""
+    drawn = {verdict if verdict in (LESS, MORE) else None for verdict in verdicts}
+    looks = {
+        LESS: ("o", "#333333", "shown to lose less than the margin"),
+        None: ("o", "white", "undecided, or not judged"),
+        MORE: ("x", "#333333", "shown to lose more"),
+    }
+    handles = []
+    for verdict, (shape, face, name) in looks.items():
+        if verdict in drawn:
+            handle = Line2D(
+                [],
+                [],
+                linestyle="None",
+                marker=shape,
+                markerfacecolor=face,
+                markeredgecolor="#333333",
+                label=name,
+            )
+            handles.append(handle)
+    return handles
+
+
+def family_handles(families: Iterable[str]) -> list[Line2D]:
+    """Return what a legend says of the colour and shape of these families."""
+    handles = []
+    for family in families:
+        handle = Line2D(
+            [],
+            [],
+            linestyle="None",
+            marker=SHAPES[family],
+            color=FAMILIES[family],
+            label=family,
+        )
+        handles.append(handle)
+    return handles
 
 
 def new_figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:

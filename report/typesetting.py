@@ -155,7 +155,7 @@ def _section(tokens: Sequence[Token], root: Path) -> list[str]:
     num_pictures = sum(_is_picture(token) for token in tokens)
     if num_rows <= _MOST_KEPT and num_pictures < 2:
         return ["#kept[", *_blocks(tokens, root), "]"]
-    return _blocks(tokens, root, floats=True)
+    return _blocks(tokens, root)
 
 
 def _is_picture(token: Token) -> bool:
@@ -173,15 +173,8 @@ _BOUNDS = {
 }
 
 
-def _blocks(
-    tokens: Sequence[Token],
-    root: Path,
-    floats: bool = False,
-) -> list[str]:
-    """Return the Typst of blocks.
-
-    Pictures that float go to the top or bottom of a page, and the text goes on before them.
-    """
+def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
+    """Return the Typst of blocks, in their order: a picture stays under its heading."""
     parts: list[str] = []
     number = 0
     while number < len(tokens):
@@ -199,8 +192,6 @@ def _blocks(
             number += 2
         elif token.type == "inline":
             block = _paragraph(token, root)
-            if floats and _is_picture(token):
-                block = f"#place(auto, float: true, clearance: 1em, align(left)[{block}])"
             # The next tokens are this paragraph's close and the opening of what follows.
             if _show_something(tokens[number + 2 : number + 4]):
                 block = f"#block(sticky: true)[{block}]"

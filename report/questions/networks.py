@@ -36,10 +36,13 @@ SPEAKING: dict[Speaker, tuple[str, str]] = {
     "reset": ("error reset", FAMILIES["error reset"]),
     "local": ("local steps", FAMILIES["local steps"]),
     "feedback": ("error feedback, top-k", FAMILIES["error feedback"]),
-    "low_rank": ("PowerSGD", "#8A3FA0"),
-    "outer": ("DiLoCo", "#7B4B2A"),
+    "low_rank": ("PowerSGD", FAMILIES["neighbours"]),
+    "outer": ("DiLoCo", "#B07A00"),
 }
 """Methods that are compared between kinds of network, by what a row speaks for: name and colour."""
+
+MARKS = "o^sDv"
+"""Their marks, in the same order."""
 
 OF_FAMILY: dict[str, Speaker] = {
     "error reset": "reset",
@@ -240,7 +243,7 @@ def _by_kind(shares: pd.DataFrame) -> Figure:
             lines["share"],
             places + 0.14 * (number - 2),
             xerr=[below, above],
-            fmt="o",
+            fmt=MARKS[number],
             color=colour,
             label=method,
             elinewidth=0.8,

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from cser_bench.harness.measures.declared import BEFORE_RUNS
 from cser_bench.harness.records.experiment import Role
 from cser_bench.report.accuracy_figures import draw_loads
-from cser_bench.report.plotting import FAMILIES, GREY, end_labels, new_figure
+from cser_bench.report.plotting import FAMILIES, GREY, SHAPES, end_labels, new_figure
 from cser_bench.report.questions.evidence import (
     CONTRAST,
     Answer,
@@ -30,11 +30,11 @@ from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.wording import in_words
 
 FOLLOWED: dict[Speaker, tuple[str, str]] = {
-    "blocks": ("M-CSER, blocks", FAMILIES["error reset"]),
-    "local": ("local SGD", FAMILIES["local steps"]),
-    "feedback": ("EF-SGD top-k", FAMILIES["error feedback"]),
+    "blocks": ("M-CSER, blocks", "error reset"),
+    "local": ("local SGD", "local steps"),
+    "feedback": ("EF-SGD top-k", "error feedback"),
 }
-"""Methods that are followed over what changes, by what their rows speak for: name and colour."""
+"""Methods that are followed over what changes, by what their rows speak for: name and family."""
 
 
 class Place(NamedTuple):
@@ -187,7 +187,7 @@ def _panel(panel: Axes, frame: pd.DataFrame, axis: Axis, is_last: bool) -> None:
     panel.set_xlabel(axis_of(axis.experiments[0], axis.changed))
     on_axis = frame[frame["what"] == axis.changed]
     ends = []
-    for number, (name, colour) in enumerate(FOLLOWED.values()):
+    for number, (name, family) in enumerate(FOLLOWED.values()):
         lines = on_axis[on_axis["method"] == name]
         if lines.empty:
             continue
@@ -200,10 +200,10 @@ def _panel(panel: Axes, frame: pd.DataFrame, axis: Axis, is_last: bool) -> None:
             places + 0.07 * (number - 1),
             middle,
             half,
-            fmt="o-",
-            color=colour,
+            fmt=f"{SHAPES[family]}-",
+            color=FAMILIES[family],
         )
-        ends.append((len(names) - 0.9, float(middle[-1]), name, colour))
+        ends.append((len(names) - 0.9, float(middle[-1]), name, FAMILIES[family]))
     panel.axhline(0, **GREY)
     if is_last:
         end_labels(panel, ends)
@@ -266,18 +266,19 @@ def over_loads(evidence: Evidence) -> pd.DataFrame:
         lost = pd.concat([here, there])
         num_loads = lost.groupby("label")["row"].transform("size")
         lost = lost[num_loads == 3]
-        lost = lost.assign(network=known.about.network, family=_families_of(known, usual, lost))
-        tables.append(lost)
+        families = _families_of(known, usual)
+        family = lost["row"].map(families)
+        tables.append(lost.assign(network=known.about.network, family=family))
     return pd.concat(tables, ignore_index=True)
 
 
-def _families_of(known: Compared, usual: Compared, lost: pd.DataFrame) -> list[str | None]:
-    """Return the family of each line's method, which is a row of one of two experiments."""
-    found = []
-    for line in lost.to_dict("records"):
-        experiment = known if line["experiment"] == known.name else usual
-        algorithm = experiment.value(line["row"], "algorithm")
-        found.append(experiment.frames.experiment.families.get(algorithm))
+def _families_of(*experiments: Compared) -> dict[str, str]:
+    """Return the family of each row's algorithm, by row; rows of one name are of one method."""
+    found = {}
+    for known in experiments:
+        families = known.frames.experiment.families
+        for row in known.frames.by_row.index:
+            found[str(row)] = families.get(known.value(row, "algorithm"), "")
     return found
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
-from cser_bench.report.plotting import FAMILIES, GREY, new_figure
+from cser_bench.report.plotting import DASHES, FAMILIES, GREY, new_figure
 from cser_bench.report.questions.evidence import Answer, Evidence
 from cser_bench.report.speed import comparisons
 from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, SOME_RATES
@@ -218,13 +218,14 @@ def _bandwidth(grid: pd.DataFrame) -> Figure:
         ("over_best", "the best baseline", (0.9, 1.15)),
     )
     for axes, (column, title, limits) in zip(panels, sides, strict=True):
-        for method, colour in shown.items():
+        for (method, colour), dash in zip(shown.items(), DASHES, strict=False):
             own = grid[grid["method"] == method]
             if len(own):
                 axes.plot(
                     own["bits_per_second"] / 1e9,
                     own[column],
                     color=colour,
+                    linestyle=dash,
                     label=own["label"].iloc[0],
                 )
         axes.axhline(1, **GREY)

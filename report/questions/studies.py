@@ -25,7 +25,8 @@ SHARES = {
 }
 """Shares of a budget that compressed updates have, in words."""
 
-COLOURS = ("#1A5FD0", "#C23B00", "#1C8C4B", "#8A3FA0")
+COLOURS = ("#2A75DB", "#C23B00", "#004D2C", "#6A2C91")
+MARKS = "os^D"
 
 
 def compared_pairs(known: Compared) -> Answer:
@@ -102,7 +103,7 @@ def _contrasts_of_splits(study: Compared) -> pd.DataFrame:
 def _splits(frame: pd.DataFrame) -> Figure:
     """Draw each split's difference over the steps between resets, a colour a share."""
     figure, (axes,) = new_figure(1.4)
-    for (share, name), colour in zip(SHARES.items(), COLOURS, strict=True):
+    for (share, name), colour, shape in zip(SHARES.items(), COLOURS, MARKS, strict=True):
         lines = frame[frame["update_share"] == share]
         lines = lines.sort_values("reset_interval")
         # Marks of one interval stand beside one another.
@@ -111,7 +112,7 @@ def _splits(frame: pd.DataFrame) -> Figure:
             lines["reset_interval"] * (1 + shift),
             -100 * lines["estimate"],
             50 * (lines["high"] - lines["low"]),
-            fmt="o",
+            fmt=shape,
             color=colour,
             label=name,
         )
@@ -224,14 +225,16 @@ def _ends_of_the_range(resets: Any, blocks: str | None) -> dict[str, str]:
 def _distances(means: pd.DataFrame, names: dict[str, str]) -> Figure:
     """Draw how far workers are apart over the steps, a line a row."""
     figure, (axes,) = new_figure(1.35)
-    colours = ("#999999", "#C23B00", "#1A5FD0", "#1C8C4B")
-    for (row, name), colour in zip(names.items(), colours, strict=False):
+    colours = ("#999999", "#C23B00", "#2A75DB", "#004D2C")
+    dashes = (":", "-.", "-", "--")
+    for (row, name), colour, dash in zip(names.items(), colours, dashes, strict=False):
         lines = means[means["row"] == row]
         lines = lines.sort_values("step")
         axes.plot(
             lines["step"],
             lines["worker_distance"],
             color=colour,
+            linestyle=dash,
             label=name,
         )
     axes.set(xlabel="step", ylabel="distance", ylim=(0, None))
@@ -264,7 +267,7 @@ def which_compressors_work(evidence: Evidence) -> Answer:
     first = study.about.compressors[0].compressor
     feedback = {
         "compressor": first,
-        **study.lost(wide.loc[first, RULES["feedback"]]),
+        **study.lost(float(wide[RULES["feedback"]][first])),
     }
     numbers = {
         "best": by_loss.iloc[-1],

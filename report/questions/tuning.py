@@ -34,9 +34,12 @@ SHOWN: dict[Speaker, str] = {
     "topk": FAMILIES["error reset"],
     "local": FAMILIES["local steps"],
     "feedback": FAMILIES["error feedback"],
-    "feedback_blocks": "#E08A5B",
+    "feedback_blocks": "#B07A00",
 }
 """Rows of the figure over rates, by what they speak for, and their colours."""
+
+MARKS = "Po^sv"
+"""Their marks, in the same order."""
 
 
 def _trials(frames: Frames) -> pd.DataFrame:
@@ -252,7 +255,7 @@ def which_learning_rate(evidence: Evidence) -> Answer | None:
 def _rates(search: Compared, trials: pd.DataFrame) -> Figure:
     """Draw each row's best score by rate, and a cross where every trial diverged."""
     figure, (axes,) = new_figure(1.45)
-    for speaker, colour in SHOWN.items():
+    for (speaker, colour), shape in zip(SHOWN.items(), MARKS, strict=True):
         row = search.row(speaker)
         if row is None:
             continue
@@ -261,7 +264,7 @@ def _rates(search: Compared, trials: pd.DataFrame) -> Figure:
         axes.plot(
             best.index,
             100 * best,
-            "o-",
+            f"{shape}-",
             color=colour,
             label=search.value(row, "label"),
         )

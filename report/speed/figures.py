@@ -9,10 +9,17 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from cser_bench.report.plotting import colour_of, end_labels, new_figure, style
-from cser_bench.report.speed.comparisons import DDP, PROPOSED, RIVALS, log_grid, speedups_frame
+from cser_bench.report.plotting import colour_of, end_labels, new_figure, shape_of, style
+from cser_bench.report.speed.comparisons import (
+    AT,
+    DDP,
+    PROPOSED,
+    RIVALS,
+    log_grid,
+    speedups_frame,
+)
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
-from cser_bench.report.wording import rate
+from cser_bench.report.wording import factor, rate
 
 LOW = 1e9
 HIGH = 100e9
@@ -28,14 +35,22 @@ SHOWN = (
 )
 """Methods, by name, of the figure of speed-ups."""
 
-LOWEST_POINTS = -0.8
-"""Against SGD, of the figure of losses; rows that lose more are triangles at its foot."""
+MOST_LOST = 0.8
+"""Points lost against SGD, of the figure of losses; rows that lose more are arrows at its top."""
+
+BEYOND = "$\u2191$"
+"""Mark of what loses more than is drawn: an arrow upwards."""
+
+ALL_SENT = "DDP"
+"""What losses are against, by label."""
+
+COMPARED = ("M-CSER", "local SGD")
+"""Methods, by label, that are named in the figure of losses even where a frontier leaves them out."""
 
 RIVAL_COLOURS = {"ddp_fp16": "#B8860B", "powersgd_2": "#00797F"}
 
 # Room for the labels at the right of a panel, in decades of the axis.
 _LABEL_DECADES = 2
-_NO_LABEL_DECADES = 0.1
 
 _GIGA = 1e9
 
@@ -62,13 +77,18 @@ def draw_speedups(
     with style():
         figure, (over_ddp, over_best) = new_figure(2.9, 2)
         ddp = timed[timed["method"] == DDP]
-        over_ddp.set(title="Speed-up over DDP in fp32")
-        _draw_curves(over_ddp, model, modelled, "over_ddp", timed, ddp, colours)
-        _set_rate_axis(over_ddp, _NO_LABEL_DECADES)
+        own = modelled[modelled["method"] == PROPOSED]
+        nearest = (own["bits_per_second"] - AT).abs().argmin()
+        at_usual = own["over_ddp"].iloc[nearest]
+        over_ddp.set(title=f"M-CSER over DDP in fp32: {factor(at_usual)} at {rate(AT)}")
+        over_ddp_ends = _draw_curves(over_ddp, model, modelled, "over_ddp", timed, ddp, colours)
+        _set_rate_axis(over_ddp, _LABEL_DECADES)
         over_ddp.set(ylim=(0, None))
         over_ddp.set_ylabel("times as fast (linear)")
 
-        over_best.set(title="Speed-up over the best baseline")
+        least = factor(own["over_best"].min())
+        most = factor(own["over_best"].max())
+        over_best.set(title=f"M-CSER over the best baseline: {least} to {most}")
         baselines = _complete_baselines(timed)
         ends = _draw_curves(
             over_best,
@@ -81,6 +101,7 @@ def draw_speedups(
         )
         _set_rate_axis(over_best, _LABEL_DECADES)
         over_best.set(ylim=(0.8, 1.2))
+        end_labels(over_ddp, over_ddp_ends, leaders=True)
         end_labels(over_best, ends, leaders=True)
     return figure
 
@@ -180,11 +201,15 @@ def draw_loss_and_step(
 ) -> Figure:
     """Draw points lost against SGD over the emulated step, a panel a rate.
 
-    The frontier is joined and named.
+    The frontier is joined; its methods are named, and those that all are compared with.
     """
     known = lines.dropna(subset=["seconds", "estimate"])
-    known = known.assign(colour=[colour_of(name, families) for name in known["algorithm"]])
-    lowest = max(LOWEST_POINTS, 100 * float(known["estimate"].min()) - 0.2)
+    known = known.assign(
+        colour=[colour_of(name, families) for name in known["algorithm"]],
+        shape=[shape_of(name, families) for name in known["algorithm"]],
+    )
+    known = known.assign(loss=-100 * known["estimate"])
+    most = min(MOST_LOST, float(known["loss"].max()) + 0.2)
     by_rate = list(known.groupby("bits_per_second"))
     with style():
         figure, panels = new_figure(3.1, max(1, len(by_rate)))
@@ -193,12 +218,12 @@ def draw_loss_and_step(
             axes.sharey(panels[0])
             axes.tick_params(labelleft=False)
         for axes, (bits, points) in zip(panels, by_rate, strict=False):
-            _loss_panel(axes, points, margin, lowest)
+            _loss_panel(axes, points, margin, most)
             axes.set(title=f"Links of {rate(float(str(bits)))}", xlabel="step, ms (log scale)")
-        panels[0].set_ylabel("points against SGD; above: better")
+        panels[0].set_ylabel("points lost against SGD")
         # Labels are placed by the limits of the axes, which all panels share by now.
         for axes, (_, points) in zip(panels, by_rate, strict=False):
-            _label_frontier(axes, points, lowest)
+            _label_points(axes, points, most)
     return figure
 
 
@@ -206,13 +231,13 @@ def _loss_panel(
     axes: Axes,
     points: pd.DataFrame,
     margin: float | None,
-    lowest: float,
+    most: float,
 ) -> None:
     milliseconds = 1e3 * points["seconds"]
-    losses = 100 * points["estimate"]
-    shown = losses.clip(lower=lowest)
-    is_seen = losses >= lowest
-    _set_limits(axes, milliseconds, lowest)
+    losses = points["loss"]
+    shown = losses.clip(upper=most)
+    is_seen = losses <= most
+    _set_limits(axes, milliseconds, most)
     if margin:
         axes.axhspan(
             -100 * margin,
@@ -220,31 +245,31 @@ def _loss_panel(
             color="#eaf2e3",
             zorder=0,
         )
-    below = 100 * (points["estimate"] - points["low"])
-    above = 100 * (points["high"] - points["estimate"])
+    below = losses + 100 * points["high"]
+    above = -100 * points["low"] - losses
     axes.errorbar(
         milliseconds[is_seen],
         shown[is_seen],
-        yerr=[below[is_seen], above[is_seen]],
+        yerr=[below[is_seen].abs(), above[is_seen].abs()],
         fmt="none",
         ecolor="#bbbbbb",
         elinewidth=0.8,
         zorder=1,
     )
-    colours = points["colour"]
-    for which, marker in ((is_seen, "o"), (~is_seen, "v")):
+    for line, loss in zip(points.to_dict("records"), shown, strict=True):
+        marker = line["shape"] if line["loss"] <= most else BEYOND
         axes.scatter(
-            milliseconds[which],
-            shown[which],
-            s=14,
-            c=colours[which],
+            1e3 * line["seconds"],
+            loss,
+            s=16,
+            c=line["colour"],
             marker=marker,
             zorder=3,
         )
     frontier = points[points["frontier"]].sort_values("seconds")
     axes.plot(
         1e3 * frontier["seconds"],
-        100 * frontier["estimate"],
+        frontier["loss"],
         color="#333333",
         linewidth=0.8,
         zorder=2,
@@ -255,14 +280,14 @@ def _loss_panel(
 def _set_limits(
     axes: Axes,
     milliseconds: pd.Series,
-    lowest: float,
+    most: float,
 ) -> None:
     left = float(milliseconds.min()) * 0.9
     right = float(milliseconds.max()) * 1.2
     axes.set_xscale("log")
     # Steps that are nearly alike would fill the axis and look far apart.
     axes.set_xlim(left, max(right, left * 2.5))
-    axes.set_ylim(lowest - 0.08, 0.4)
+    axes.set_ylim(-0.4, most + 0.08)
 
 
 def _set_step_ticks(axes: Axes) -> None:
@@ -278,20 +303,32 @@ def _set_step_ticks(axes: Axes) -> None:
     _plain_ticks(axes.xaxis, ticks)
 
 
-def _label_frontier(
+def _label_points(
     axes: Axes,
     points: pd.DataFrame,
-    lowest: float,
+    most: float,
 ) -> None:
+    """Name the methods of the frontier, and those that all are compared with."""
     ends = []
-    frontier = points[points["frontier"]].sort_values("estimate")
-    for line in frontier.to_dict("records"):
+    is_named = points["frontier"] | points["label"].isin(COMPARED)
+    for line in points[is_named].sort_values("loss").to_dict("records"):
         ends.append(
             (
                 1e3 * line["seconds"],
-                max(100 * line["estimate"], lowest),
+                min(line["loss"], most),
                 line["label"],
                 line["colour"],
             )
         )
     end_labels(axes, ends, leaders=True)
+    for line in points[points["label"] == ALL_SENT].to_dict("records"):
+        # It is far slower, at the right end, and a name would find no room beside it.
+        axes.annotate(
+            line["label"],
+            (1e3 * line["seconds"], line["loss"]),
+            xytext=(4, 5),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=line["colour"],
+        )

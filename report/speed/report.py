@@ -255,6 +255,7 @@ def _as_scored(timed: pd.DataFrame, baselines: pd.DataFrame) -> list[dict[Any, A
     shown = pd.concat([proposed.head(1), others.head(1)])
     best = baselines_at.loc[baselines_at["seconds"].idxmin()]
     shown = shown.assign(
+        unit="points",
         over_ddp=baselines_at.loc[DDP, "seconds"] / shown["seconds"],
         over_best=best["seconds"] / shown["seconds"],
         best_label=best["label"],

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cser_bench.harness.records.timings import Sweep
 from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, RIVALS
+from cser_bench.report.verdicts import loss
 from cser_bench.report.wording import factor, milliseconds, rate
 
 LARGE_RATIO = 64
@@ -162,7 +163,8 @@ def joined_table(lines: pd.DataFrame) -> pd.DataFrame:
         values="text",
     )
     table = table.reset_index()
-    return table.sort_values("estimate", ascending=False, ignore_index=True)
+    table = table.sort_values("estimate", ascending=False, ignore_index=True)
+    return table.assign(loss=[loss(estimate, "points") for estimate in table["estimate"]])
 
 
 def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:

@@ -142,16 +142,14 @@ def test_figures_can_be_read(long: Frames) -> None:
     ]
     assert (
         load
-        and f" of {len(asked)} methods asked about are shown to lose less than 0.5 points" in title
+        and f" of {len(asked)} losses asked about are shown to be less than 0.5 points" in title
     )
     quoted, *_ = loss_at_one_load(judged, accuracy_frame(judged))
     for each in (shown, quoted):
         assert faults_of(loss_figure(each, 0.005, title, families)) == []
     own = accuracy[accuracy["is_own"] & (accuracy["row"] != "sgd")]
     assert drawn_methods(own, families)["label"].nunique() == 10
-    assert (
-        faults_of(link_figure(own, 0.005, "Differences over what a link carries", families)) == []
-    )
+    assert faults_of(link_figure(own, 0.005, "What is lost", families)) == []
 
 
 @pytest.fixture(scope="module")
