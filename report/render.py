@@ -90,6 +90,7 @@ def environment() -> Environment:
         "counted": wording.counted,
         "escape": escape,
         "in_words": wording.in_words,
+        "between": verdicts.between,
         "interval_of": verdicts.interval_of,
         "loses": verdicts.loses,
         "margin": verdicts.margin_of,

@@ -338,7 +338,7 @@ def _check_methods(folder: Path, files: list[str]) -> None:
 
 def advise(options: argparse.Namespace) -> int:
     """Print advice for a job: a recommendation, the table, and what it rests on."""
-    from cser_bench.report.advise import advice_from, folders_for
+    from cser_bench.report.advice.advise import advice_from, folders_for
     from cser_bench.report.speed.job import TrainingJob
 
     num_machines, workers_per_machine = options.layout
@@ -357,7 +357,8 @@ def advise(options: argparse.Namespace) -> int:
     )
     for folder in options.map or ():
         known_folder(folder)
-    print(advice_from(options.map or folders_for(options.network), job))
+    folders = options.map or folders_for(options.network, job)
+    print(advice_from(folders, job, options.all))
     return 0
 
 

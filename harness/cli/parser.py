@@ -106,8 +106,13 @@ def _link_rate(text: str) -> float:
 
 def _layout(text: str) -> tuple[int, int]:
     """Return the machines, and the workers on each of them."""
-    machines, times, each = text.partition("x")
-    return _count(machines), _count(each) if times else 1
+    parts = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if parts is None:
+        raise argparse.ArgumentTypeError(
+            f"must be workers, as 8, or machines x workers a machine, as 2x4, not {text!r}"
+        )
+    machines, workers_each = parts.groups(default="1")
+    return _count(machines), _count(workers_each)
 
 
 def _rates(text: str) -> list[float]:
@@ -404,10 +409,15 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
         help="points between a worker alone and all sent in this job (default: the map's)",
     )
     add("--dollars-per-hour", type=_above_0, help="of all machines together")
+    advise.add_argument(
+        "--all",
+        action="store_true",
+        help="show all methods, and how their losses are predicted",
+    )
     maps = advise.add_mutually_exclusive_group()
     maps.add_argument(
         "--network",
-        help="nearest to the job's, as perceptron (the default), residual or gpt",
+        help="nearest to the job's: residual (the default), gpt or perceptron",
     )
     what = "folder of your own experiment, or of several, in place of that network's"
     maps.add_argument(
