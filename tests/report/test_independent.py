@@ -1,5 +1,5 @@
 """The declared contrasts worked out again from the packs alone, by pandas, scipy and statsmodels
-and no code of ours.
+and no code of ours, and held against what reports are made of.
 
 It is written from the rule. Runs are not paired, and each row has its own variance: a t test after
 Welch. A row whose training loss or test loss at the end is not finite, or beyond 1,000 times that
@@ -26,13 +26,14 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from cser_bench.report.frame import read_frames
+from cser_bench.report.statistics import contrasts_frame
+
 RESULTS = Path(__file__).parents[2] / "results"
 PLANS = {
     path.parent: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("experiment.json"))
 }
-PACKED = [
-    folder for folder in PLANS if (folder / "runs.jsonl").exists() and (folder / "csv").exists()
-]
+PACKED = [folder for folder in PLANS if (folder / "runs.jsonl").exists()]
 """What ships; one's own runs beside it are not packed."""
 DECLARED = {folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("contrasts")}
 
@@ -206,10 +207,8 @@ def word(
 
 @pytest.mark.parametrize("folder", DECLARED, ids=lambda folder: folder.name)
 def test_the_reports_contrasts(folder: Path) -> None:
-    reported, found = (
-        pd.read_csv(folder / "csv" / "contrasts.csv"),
-        worked_out(folder, DECLARED[folder]),
-    )
+    reported = contrasts_frame(read_frames(folder))
+    found = worked_out(folder, DECLARED[folder])
     assert reported["verdict"].tolist() == found["word"].tolist()
     for column in ("estimate", "low", "high", "p", "p_holm"):
         np.testing.assert_allclose(
