@@ -35,8 +35,10 @@ from cser_bench.algorithms import (
     Zero,
     algorithms,
 )
+from cser_bench.algorithms.check.problem import settings_for
+from cser_bench.algorithms.check.reference import HeavyBall
+from cser_bench.algorithms.check.threads import run_workers
 from cser_bench.algorithms.core.compressors import SharedSupport
-from tests.threads import run_workers
 
 T = TypeVar("T")
 Types = torch.dtype | tuple[torch.dtype, torch.dtype]
@@ -165,27 +167,6 @@ def assert_close(actual: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
 # What methods are without compression.
 
 
-class HeavyBall(torch.optim.Optimizer):
-    """v <- beta v + (1 - beta) g from v = g on, x <- x - eta v; no gradient is a zero one, a frozen
-    x or v stays."""
-
-    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        begins = not self.state
-        for group in self.param_groups:
-            beta = 0.0 if begins else group["momentum"]
-            for x in group["params"]:
-                v = self.state[x].setdefault("v", torch.zeros_like(x))
-                if not x.requires_grad:
-                    continue
-                g = torch.zeros_like(x) if x.grad is None else x.grad + group["weight_decay"] * x
-                v.copy_(beta * v + (1 - beta) * g)
-                x.sub_(group["lr"] * v)
-
-
 def torch_sgd(name: str, params: Any, **common: float) -> torch.optim.Optimizer:
     """What an algorithm is without compression, tensor by tensor."""
     if algorithms()[name].nesterov:
@@ -219,24 +200,7 @@ def own_settings(
     An interval is an integer that the method states to be 1 where it is SGD; other settings are as
     the method states.
     """
-    algorithm, turn = algorithms()[name], itertools.cycle(compressors)
-    lossless = dict(algorithm.no_compression or {})
-    chosen = dict(lossless)
-    if interval != 1 or tuple(compressors) != (Identity(),):
-        chosen |= algorithm.tried_with
-    for key, setting in algorithm.declared.items():
-        kind, required = setting.declared, setting.is_required
-        if isinstance(kind, type) and issubclass(kind, Compressor):
-            chosen[key] = next(turn)
-        elif kind is int and lossless.get(key) == 1:
-            chosen[key] = interval
-        elif kind is bool:
-            chosen.setdefault(key, False)
-        elif required and key not in chosen:
-            raise AssertionError(
-                f"{name}: state a value for {key} in no_compression (and in tried_with)"
-            )
-    return chosen | overrides
+    return settings_for(algorithms()[name], compressors, interval) | overrides
 
 
 def switches(name: str) -> dict[str, bool]:

@@ -27,8 +27,8 @@ from cser_bench.algorithms import (
     load_checkpoint,
     newest_checkpoint,
 )
+from cser_bench.algorithms.check.threads import run_workers
 from cser_bench.algorithms.core.checkpoints import METADATA
-from tests.threads import run_workers
 
 ROOT = Path(__file__).parents[2]
 NUM_WORKERS = 2

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from cser_bench.algorithms import Compressor
+from cser_bench.algorithms.check.threads import run_workers
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.__main__ import main
 from cser_bench.harness.records.packs import read_pack
@@ -35,7 +36,6 @@ from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job
 from cser_bench.harness.workers.attempt import attempt_stacked, prepare_thread, recorded
 from cser_bench.harness.workers.launch import Options, Workers
-from tests.threads import run_workers
 
 ROOT = Path(__file__).parents[2]
 Table = dict[str, Any]

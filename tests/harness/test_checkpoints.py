@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from cser_bench.algorithms import Collectives
+from cser_bench.algorithms.check.threads import run_workers
 from cser_bench.algorithms.core import worker_files
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.recorder import SupersededError
@@ -44,7 +45,6 @@ from tests.harness.support import (
     small_spec,
     write_spec,
 )
-from tests.threads import run_workers
 
 
 def save(

@@ -1,7 +1,4 @@
-"""Workers as threads of the test's own process: a process group's stand-in, which starts at
-once."""
-
-from __future__ import annotations
+"""Workers as threads of one process: a process group's stand-in, which starts at once."""
 
 import threading
 from collections.abc import Callable
@@ -11,8 +8,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from cser_bench.algorithms import CollectiveError, Collectives
-from cser_bench.algorithms.core.collectives import Add, share_of, sum_in_rank_order
+from cser_bench.algorithms.core.collectives import (
+    Add,
+    CollectiveError,
+    Collectives,
+    share_of,
+    sum_in_rank_order,
+)
 from cser_bench.algorithms.core.topology import Mixing
 
 T = TypeVar("T")
@@ -28,8 +30,10 @@ class ThreadGroup:
         self.barrier = threading.Barrier(world_size, self._perform, timeout_seconds)
 
     def exchange(self, rank: int, name: str, tensor: Tensor) -> Tensor:
-        """What the collective `name` gives; every worker must ask for the same one, for tensors of
-        one shape."""
+        """Return what the collective `name` gives.
+
+        Every worker must ask for the same one, for tensors of one shape.
+        """
         self._tensors[rank] = name, tensor
         try:
             self.barrier.wait()
@@ -41,21 +45,17 @@ class ThreadGroup:
 
     @torch.no_grad()
     def _perform(self) -> None:
-        names, tensors = zip(*(self._tensors[rank] for rank in range(self.world_size)), strict=True)
-        if (
-            len(
-                {
-                    (name, tensor.shape, tensor.dtype)
-                    for name, tensor in zip(names, tensors, strict=True)
-                }
-            )
-            > 1
-        ):
+        asked = [self._tensors[rank] for rank in range(self.world_size)]
+        names = [name for name, _ in asked]
+        tensors = [tensor for _, tensor in asked]
+        if len({(name, tensor.shape, tensor.dtype) for name, tensor in asked}) > 1:
             raise CollectiveError(f"workers ask for different collectives: {names}")
         if names[0] == "sum":
             self._result = sum_in_rank_order(tensors)
+        elif names[0] == "broadcast":
+            self._result = tensors[0].clone()
         else:
-            self._result = tensors[0].clone() if names[0] == "broadcast" else torch.cat(tensors)
+            self._result = torch.cat(tensors)
 
 
 class ThreadCollectives(Collectives):
@@ -72,8 +72,10 @@ class ThreadCollectives(Collectives):
         return self.group.exchange(self.rank, "gather", tensor)
 
     def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
-        num_blocks, n = blocks.shape[1], self.world_size
-        shares = [share_of(range(rank, rank + 1), num_blocks, n) for rank in range(n)]
+        num_blocks = blocks.shape[1]
+        shares = []
+        for rank in range(self.world_size):
+            shares.append(share_of(range(rank, rank + 1), num_blocks, self.world_size))
         message, rest = add(self._gather(blocks)[:, shares[self.rank]])
         everyones = torch.zeros_like(blocks)
         everyones[0, shares[self.rank]] = message
@@ -91,13 +93,14 @@ class ThreadCollectives(Collectives):
 def run_workers(
     work: Callable[[Collectives], T], world_size: int, timeout_seconds: float = 60.0
 ) -> list[T]:
-    """Call `work(collectives)` in `world_size` threads; the results by rank.
+    """Call `work(collectives)` in `world_size` threads, and return the results by rank.
 
     Raises:
         Exception: what the first failing worker raised; the others are released with
             `CollectiveError`.
     """
-    group, failures = ThreadGroup(world_size, timeout_seconds), list[BaseException]()
+    group = ThreadGroup(world_size, timeout_seconds)
+    failures: list[BaseException] = []
 
     def worker(rank: int) -> T:
         try:
@@ -110,7 +113,7 @@ def run_workers(
     with ThreadPoolExecutor(world_size) as pool:
         futures = [pool.submit(worker, rank) for rank in range(world_size)]
     if failures:
-        raise next(
-            (each for each in failures if not isinstance(each, CollectiveError)), failures[0]
-        )
+        # Others fail for want of the one that failed by itself.
+        own = [error for error in failures if not isinstance(error, CollectiveError)]
+        raise (own or failures)[0]
     return [future.result() for future in futures]
