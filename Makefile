@@ -7,6 +7,8 @@ DATA ?=
 DEVICE ?= cuda
 RESULTS ?= results
 EXPERIMENT ?=
+METHOD ?=
+NETWORK ?=
 CLUSTER ?=
 YES ?=
 ROWS ?=
@@ -30,7 +32,7 @@ export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup reproduce reproduce-long tune studies answers site plan status report bench test check clean
+.PHONY: help setup reproduce reproduce-long tune studies answers site plan try status report bench test check clean
 .PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-wide speedups-consecutive speedups-text
 
 help: ## print this list
@@ -132,6 +134,10 @@ reproduce-small: $(VENV)/.installed ## six short runs, here or with CLUSTER= on 
 
 resubmit: $(VENV)/.installed ## submit what is left of EXPERIMENT= on a Slurm cluster, as it was submitted before
 	@$(HARNESS) submit "$(EXPERIMENT)" $(if $(YES),--yes) $(RESULTS_OPTION)
+
+try: $(VENV)/.installed ## rank a method of your own, METHOD=FILE.py, among those that ship (NETWORK=residual or gpt)
+	@$(HARNESS) try $(if $(METHOD),"$(METHOD)",$(error give METHOD=FILE.py, as examples/growing_local_sgd.py)) \
+	    $(if $(NETWORK),--network "$(NETWORK)") $(if $(JOBS),--jobs "$(JOBS)") $(if $(DATA),--data "$(DATA)") $(RESULTS_OPTION)
 
 status: $(VENV)/.installed ## say which runs are done, on, failed or missing, here and on clusters
 	@$(HARNESS) status $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)

@@ -172,10 +172,15 @@ def difference(
     """
     row_scores = _scores(frames, row)
     reference_scores = _scores(frames, reference)
+    if len(row_scores) == 0 or len(reference_scores) == 0:
+        return None
+    return unpaired(row_scores, reference_scores)
+
+
+def unpaired(row_scores: np.ndarray, reference_scores: np.ndarray) -> Difference:
+    """Return the difference of the means of two samples, each of one score or more."""
     num_runs = len(row_scores)
     num_references = len(reference_scores)
-    if num_runs == 0 or num_references == 0:
-        return None
     estimate = _mean(row_scores) - _mean(reference_scores)
     if num_runs < 2 or num_references < 2:
         return Difference(estimate, math.nan, math.nan)

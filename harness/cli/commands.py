@@ -18,6 +18,8 @@ from cser_bench.harness.cli.paths import known_file, known_folder
 from cser_bench.harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cser_bench.harness.plan.plan import Plan
     from cser_bench.harness.workers.launch import Options
 
@@ -86,8 +88,7 @@ def run(options: argparse.Namespace) -> int:
         )  # before torch is loaded, which takes its time
     with loading():
         from cser_bench.algorithms import CollectiveError
-        from cser_bench.harness.tasks.task import find_task
-        from cser_bench.harness.workers.launch import launch, places, prepare, run_under_torchrun
+        from cser_bench.harness.workers.launch import run_under_torchrun
 
     planned = _planned(options)
     launch_options = _launch_options(options)
@@ -97,24 +98,94 @@ def run(options: argparse.Namespace) -> int:
         except CollectiveError as error:
             return complain(error, FAILURE)
         return 0
-    places(
-        planned, launch_options
-    )  # Too few GPUs are refused before anything is written or fetched.
+    code, planned = _run_missing(
+        lambda: _planned(options),
+        launch_options,
+        f"`{program()} status {options.experiment}` says why",
+    )
+    if code is None:
+        print(f"all {len(planned.by_id)} runs of {planned.experiment.name} are done")
+    return code or 0
+
+
+def _run_missing(
+    plan_now: Callable[[], Plan],
+    launch_options: Options,
+    why: str,
+) -> tuple[int | None, Plan]:
+    """Do the runs that a plan lacks, until it wants no more.
+
+    Args:
+        plan_now: returns the plan as the records are by then.
+        why: where it is said why runs failed.
+
+    Returns:
+        The exit code where runs are left, else None; and the last plan.
+    """
+    from cser_bench.harness.tasks.task import find_task
+    from cser_bench.harness.workers.launch import launch, places, prepare
+
+    results = launch_options.results
+    planned = plan_now()
+    # Too few GPUs are refused before anything is written or fetched.
+    places(planned, launch_options)
     # Before the first run, so that runs side by side do not each fetch it.
-    if prepare(planned, options.results):
-        find_task(planned.runs[0].config.task.name).prepare(options.data)
-    while prepare(planned, options.results):
+    if prepare(planned, results):
+        find_task(planned.runs[0].config.task.name).prepare(launch_options.data)
+    while prepare(planned, results):
         if failures := launch(planned, launch_options, partial(print, flush=True)):
-            why = f"`{program()} status {options.experiment}` says why"
-            return complain(f"{failures} runs failed; {why}", FAILURE)
-        if skipped := len(prepare(planned, options.results)):
+            return complain(f"{failures} runs failed; {why}", FAILURE), planned
+        if skipped := len(prepare(planned, results)):
             print(
                 f"{skipped} runs were skipped, as another command is at them; call again when it "
                 "has ended"
             )
-            return 0
-        planned = _planned(options)  # A tuning's records say what it wants next.
-    print(f"all {len(planned.by_id)} runs of {planned.experiment.name} are done")
+            return 0, planned
+        planned = plan_now()  # A tuning's records say what it wants next.
+    return None, planned
+
+
+def try_(options: argparse.Namespace) -> int:
+    """Check a method of one's own, tune and run it, and rank it among the rows that ship.
+
+    Returns 1 where it breaks a promise, or a run failed.
+    """
+    print(f"{options.file}: looking at it", flush=True)  # before torch is loaded
+    with loading():
+        from cser_bench.algorithms.check import Subject, check
+        from cser_bench.harness.plan import trial
+        from cser_bench.report.trial import verdict
+
+    tried = trial.make_trial(
+        options.file,
+        options.network,
+        options.method,
+        options.settings,
+        options.learning_rate,
+    )
+    print(trial.duration_words(tried, trial.usual_jobs(options.jobs)), flush=True)
+    slowness = trial.slowness_words(tried, options.device)
+    if slowness is not None:
+        print(slowness, flush=True)
+    # Settings that cannot be used are refused before anything is checked or trained.
+    tried.plan(options.results, tuning=tried.is_tuned)
+    if not check(Subject(tried.source.source, tried.source.file, tried.name)):
+        return complain(
+            f"{tried.name} breaks a promise that its numbers would rest on, so nothing was "
+            "trained; mend what is marked FAIL and call again",
+            FAILURE,
+        )
+    launch_options = _launch_options(options)
+    for tuning in (True, False) if tried.is_tuned else (False,):
+        print("tuning the rate" if tuning else "the runs that count", flush=True)
+        code, planned = _run_missing(
+            partial(tried.plan, options.results, tuning),
+            launch_options,
+            "the failure.json of each says why",
+        )
+        if code is not None:
+            return code
+    print(f"\n{verdict(options.results / planned.experiment.name, tried.shipped)}")
     return 0
 
 

@@ -145,7 +145,7 @@ def _parser(
     def add(
         command: Callable[[argparse.Namespace], int], what: str, **options: Any
     ) -> argparse.ArgumentParser:
-        name = command.__name__
+        name = command.__name__.rstrip("_")  # as of `try`, which is a word of Python's
         sub = subparsers.add_parser(
             name,
             help=what,
@@ -192,6 +192,9 @@ def _parser(
     for sub in (preflight, run):
         _add_run_options(sub)
     _add_submit_options(submit)
+    _add_try_options(
+        add(commands.try_, "rank a method of your own among those that ship, at their load")
+    )
     status.add_argument("--json", action="store_true", help="for machines")
     report.add_argument(
         "--output", type=folder, help="folder to write into (default: that of the records)"
@@ -271,10 +274,36 @@ def _parser(
     return parser
 
 
-def _add_run_options(sub: argparse.ArgumentParser) -> None:
+def _add_try_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", metavar="FILE.py", help="with the method; or an entry point's name")
     sub.add_argument(
-        "--data", type=Path, help="folder with the data set; by default the places where it may lie"
+        "--network",
+        choices=("residual", "gpt"),
+        default="residual",
+        help="what is trained (default: residual; gpt is for GPUs, and CPUs with bf16)",
     )
+    sub.add_argument("--method", metavar="NAME", help="which, where the file has several")
+    sub.add_argument(
+        "--settings",
+        metavar="TOML",
+        help="of the method, as 'sync_interval = 24' (default: what reaches the others' ratio)",
+    )
+    sub.add_argument(
+        "--learning-rate",
+        type=_above_0,
+        metavar="NUMBER",
+        help="given, not tuned (default: the best of as many trials as the others had)",
+    )
+    sub.add_argument(
+        "--results",
+        type=folder,
+        default=Path("results"),
+        help="folder of records (default: results)",
+    )
+    _add_infrastructure_options(sub)
+
+
+def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--rows",
         nargs="+",
@@ -287,6 +316,13 @@ def _add_run_options(sub: argparse.ArgumentParser) -> None:
         type=_whole,
         metavar="SEED",
         help="the runs of these seeds alone",
+    )
+    _add_infrastructure_options(sub)
+
+
+def _add_infrastructure_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--data", type=Path, help="folder with the data set; by default the places where it may lie"
     )
     sub.add_argument(
         "--jobs", type=_count, help="runs at once (default: the cores, or what there are GPUs for)"

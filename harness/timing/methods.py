@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cser_bench.algorithms.registry import baselines
+from cser_bench.algorithms.registry import baselines, methods
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.timings import TimedMethod
 from cser_bench.harness.spec.errors import SpecError
@@ -50,7 +50,7 @@ def method(
     """
     all_settings: dict[str, Any] = {}
     if ratio is not None:
-        all_settings |= table_at_ratio(algorithm, ratio)
+        all_settings |= table_at_ratio(methods()[algorithm], ratio)
     all_settings |= settings
     return TimedMethod(
         name=name,

@@ -16,7 +16,7 @@ from torch import nn
 
 from cser_bench.algorithms import Collectives, Compressor, DistributedOptimizer, muon_groups
 from cser_bench.algorithms.baselines.ddp import DDP
-from cser_bench.algorithms.registry import compressors, methods
+from cser_bench.algorithms.registry import compressors
 from cser_bench.harness.models import NETWORKS
 from cser_bench.harness.seeds import derive_seed
 from cser_bench.harness.spec.errors import SpecError
@@ -249,12 +249,12 @@ def build_compressor(where: str, table: Any) -> Compressor:
         return kind(**options)
 
 
-def table_at_ratio(algorithm: str, ratio: int) -> dict[str, Any]:
+def table_at_ratio(method: type[DistributedOptimizer], ratio: int) -> dict[str, Any]:
     """Return a method's settings at an overall ratio, as a spec has them.
 
     See `DistributedOptimizer.at_ratio`.
     """
-    table = dict(methods()[algorithm].at_ratio(ratio))
+    table = dict(method.at_ratio(ratio))
     for key, value in table.items():
         if isinstance(value, Compressor):
             table[key] = _table(value)

@@ -50,7 +50,7 @@ def _settings() -> dict[str, dict[str, Any]]:
     found = {"ddp": {}, **WITHOUT_RATIO}
     for name in methods():
         with suppress(ValueError):
-            found.setdefault(name, table_at_ratio(name, RATIO))
+            found.setdefault(name, table_at_ratio(methods()[name], RATIO))
     return found
 
 

@@ -1,0 +1,227 @@
+"""A method of one's own beside the rows of an experiment that ships: its spec and its plan.
+
+It is tuned as the others were, over the same rates with as many trials, and runs at three of their
+seeds. Their runs are those that ship.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cser_bench.harness.places import SHIPPED_TUNINGS
+from cser_bench.harness.plan.plan import Plan, make_plan
+from cser_bench.harness.records.packs import read_pack
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.harness.spec.rows import RowSpec
+from cser_bench.harness.spec.run import MethodSource
+from cser_bench.harness.spec.spec import Spec
+from cser_bench.harness.spec.spec_file import find_spec, load_spec
+from cser_bench.harness.train.build import table_at_ratio
+from cser_bench.harness.train.methods import method_in, outside_methods
+
+NETWORKS = {"residual": "resnet_regime", "gpt": "gpt_text"}
+"""The experiments that a method can be tried in, all of whose rows but the bounds put one load on a
+link. The residual network is the first, as its runs take minutes on any CPU: the GPT's passes are in
+bf16, which takes an hour and more a run where a CPU has no instructions for it."""
+
+REFERENCE = SHIPPED_TUNINGS / "reference"
+"""Where experiments' runs ship."""
+
+NUM_SEEDS = 3
+
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+"""What Linux calls a CPU's instructions for bf16, of which one is enough."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method, and the experiment whose rows it is held against.
+
+    Attributes:
+        base: the spec of these rows.
+        spec: of the method's row alone, in all else the same.
+        command: what makes the trial, for its records.
+    """
+
+    name: str
+    source: MethodSource
+    base: Spec
+    spec: Spec
+    command: str
+
+    @property
+    def shipped(self) -> Path:
+        """The folder with the others' runs."""
+        return REFERENCE / self.base.name
+
+    def plan(self, results: Path, tuning: bool) -> Plan:
+        """Return the plan of the method's runs, or of its tuning.
+
+        Raises SpecError: a setting cannot be used, or no rate is known yet.
+        """
+        plan = make_plan(self.spec, results, tuning)
+        experiment = plan.experiment.model_copy(update={"commands": [self.command]})
+        return replace(plan, experiment=experiment)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the method's rate is searched for, and not given."""
+        return self.spec.rows[0].learning_rate is None
+
+
+def make_trial(
+    word: str,
+    network: str,
+    name: str | None = None,
+    settings: str | None = None,
+    learning_rate: float | None = None,
+) -> Trial:
+    """Return the trial of a method in a file, or in what an entry point of this name names.
+
+    Args:
+        name: of the method, where the file has several.
+        settings: in TOML, as "sync_interval = 24, growth = 0.5"; by default what the method reaches
+            the others' ratio with.
+        learning_rate: by default the best of a search.
+
+    Raises SpecError: there is no such method, or its settings must be given.
+    """
+    outside = outside_methods([word])
+    if name is None and len(outside) > 1:
+        raise SpecError(f"{word} has the methods {', '.join(outside)}; choose one by --method")
+    name = name or next(iter(outside))
+    if name not in outside:
+        raise SpecError(f"{word} has no method {name!r}; it has {', '.join(outside)}")
+    source = outside[name]
+    base = load_spec(find_spec(NETWORKS[network]))
+    row = RowSpec(
+        row=name,
+        label=name,
+        algorithm=name,
+        settings=_settings(source, name, base, settings),
+        learning_rate=learning_rate,
+    )
+    words = ["python", "-m", "harness", "try", word, "--network", network]
+    if settings is not None:
+        words += ["--settings", settings]
+    if learning_rate is not None:
+        words += ["--learning-rate", f"{learning_rate:g}"]
+    spec = _spec_of(row, base, source, network)
+    return Trial(name, source, base, spec, shlex.join(words))
+
+
+def _spec_of(
+    row: RowSpec,
+    base: Spec,
+    source: MethodSource,
+    network: str,
+) -> Spec:
+    """Return the base's spec with this row in the place of all others."""
+    statistics = base.statistics.model_copy(
+        update={
+            "baseline": row.row,
+            "floor": None,
+            "main_ratio": None,
+            "declared": None,
+            "seeds": base.statistics.seeds[:NUM_SEEDS],
+            "baseline_seeds": [],
+        }
+    )
+    update: dict[str, Any] = {
+        "name": f"try_{row.row}_{network}",
+        "title": f"{row.label}, tried beside: {base.title}",
+        "statistics": statistics,
+        "rows": [row],
+        "outside": {row.algorithm: source},
+        "evidence": None,
+        "lengths": None,
+        "sensitivity": None,
+    }
+    for key in ("contrasts", "exponents", "grids", "cells", "restarts"):
+        update[key] = []
+    if row.learning_rate is not None:
+        update["tuning"] = None
+    return base.model_copy(update=update)
+
+
+def _settings(
+    source: MethodSource,
+    name: str,
+    base: Spec,
+    given: str | None,
+) -> dict[str, Any]:
+    """Return the method's settings: those given, or what it reaches the others' ratio with."""
+    if given is not None:
+        try:
+            table: dict[str, Any] = tomllib.loads(f"settings = {{ {given} }}")["settings"]
+        except tomllib.TOMLDecodeError as error:
+            raise SpecError(
+                f"--settings is no TOML ({error}); an example is 'sync_interval = 24, growth = 0.5'"
+            ) from None
+        return table
+    method = method_in(source, name)
+    ratio = round(base.statistics.main_ratio or 1)
+    try:
+        return table_at_ratio(method, ratio)
+    except ValueError:
+        required = [key for key, setting in method.declared.items() if setting.is_required]
+    if required:
+        raise SpecError(
+            f"{name} does not say how it sends 1/{ratio} of what SGD sends, as others here do; "
+            f"give its {', '.join(required)} by --settings, as 'sync_interval = {ratio}'"
+        )
+    return {}
+
+
+def duration_words(trial: Trial, jobs: int) -> str:
+    """Say how long the trial takes, by the runs that ship.
+
+    Raises SpecError: they are not here.
+    """
+    runs = list(read_pack(trial.shipped).values())
+    if not runs:
+        raise SpecError(
+            f"{trial.shipped} holds no runs to hold the method against; install the project again, "
+            "or take another --network"
+        )
+    minutes = median(run["result"]["wall_seconds"] for run in runs) / 60
+    cpu = runs[0]["run"]["attempts"][-1]["cpu"]
+    num_trials = 0
+    more = ""
+    if trial.is_tuned and trial.spec.tuning is not None:
+        num_trials = len(trial.spec.tuning.grid)
+        more = f", and {minutes:.0f} more for each rate that it goes on to beyond the last"
+    rounds = math.ceil(num_trials / jobs) + math.ceil(NUM_SEEDS / jobs)
+    return (
+        f"this takes about {rounds * minutes + 1:.0f} minutes{more}: half a minute for the "
+        f"contract, {num_trials} runs that tune the rate and {NUM_SEEDS} that count, of "
+        f"{minutes:.1f} minutes each as on the machine whose runs ship ({cpu}), {jobs} at once"
+    )
+
+
+def slowness_words(trial: Trial, device: str) -> str | None:
+    """Warn of passes in bf16 on a CPU that has no instructions for it; None where that is not so."""
+    if trial.spec.training.precision != "bf16" or device != "cpu":
+        return None
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return None
+    if any(flag in flags for flag in BF16_FLAGS):
+        return None
+    return (
+        "warning: the passes are in bf16, for which this CPU has no instructions: it may take 20 "
+        "times as long; --network residual needs none"
+    )
+
+
+def usual_jobs(jobs: int | None) -> int:
+    """Return how many runs go at once."""
+    return jobs or len(os.sched_getaffinity(0))

@@ -1,0 +1,242 @@
+"""The verdict on a method of one's own: its row among those that ship, in text for a terminal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import special
+from tabulate import tabulate
+
+from cser_bench.harness.errors import UsageError
+from cser_bench.harness.measures.metrics import Metric
+from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.statistics import COVERAGE, Difference, unpaired
+from cser_bench.report.wording import amount, counted, in_words, listed, nats, percent
+
+SAME_LOAD = 0.1
+"""Loads on a link that differ by less than this share count as the same."""
+
+POWER = 0.8
+"""How often what three seeds can show is to be seen."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row of the table: what it scored, and what it took."""
+
+    label: str
+    scores: np.ndarray
+    link_models: float
+    trials: str
+    is_bound: bool = False
+    is_tried: bool = False
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.scores) / len(self.scores)
+
+
+def verdict(tried: Path, shipped: Path) -> str:
+    """Return the ranked table of a method and the rows that ship, and what follows from it.
+
+    Args:
+        tried: folder of the trial's records, of one row.
+        shipped: folder of the records of all others.
+
+    Raises UsageError: the two are not of one experiment, or the method has no finished run.
+    """
+    own = read_frames(tried)
+    others = read_frames(shipped)
+    if own.experiment.config != others.experiment.config:
+        raise UsageError(
+            f"the runs in {shipped} are not of the experiment that {tried} was tried in; install "
+            "the project again, so that both are of one version"
+        )
+    [name] = own.rows["row"]
+    num_diverged = own.count(name, "diverged")
+    if num_diverged:
+        seeds = counted(len(own.runs), "run")
+        return f"{name} diverged in {num_diverged} of its {seeds}: it has no score to rank."
+    if not len(own.done(name)):
+        raise UsageError(f"{tried} holds no finished run of {name}; call try again")
+    line = _line(own, name, is_tried=True)
+    lines = [_line(others, row) for row in _ranked_rows(others)]
+    baseline = _line(others, str(others.experiment.baseline))
+    parts = [
+        _table([*lines, line], baseline, own.metric),
+        *_sentences(line, lines, baseline, others),
+    ]
+    return "\n".join(parts)
+
+
+def _ranked_rows(frames: Frames) -> list[str]:
+    """Return the rows of the experiment itself that have runs."""
+    rows = frames.rows
+    chosen = rows[rows["base"].isna() & (rows["rule"] == "held_out")]["row"]
+    return [row for row in chosen if len(frames.done(row))]
+
+
+def _line(frames: Frames, row: str, is_tried: bool = False) -> _Line:
+    experiment = frames.experiment
+    label = str(frames.row(row)["label"])
+    if row == experiment.baseline and not is_tried:
+        label += " with everything sent"
+    return _Line(
+        label=label,
+        scores=frames.done(row).to_numpy(dtype=float),
+        link_models=float(frames.row(row)["link_models"]),
+        trials=_trials(frames, row),
+        is_bound=row in (experiment.baseline, experiment.floor),
+        is_tried=is_tried,
+    )
+
+
+def _trials(frames: Frames, row: str) -> str:
+    """Say how many trials chose the row's rate."""
+    tuning = frames.experiment.tuning
+    if tuning is None or row not in tuning.choices:
+        return "given, not tuned"
+    return str(tuning.choices[row].num_trials)
+
+
+def _table(lines: list[_Line], baseline: _Line, metric: Metric) -> str:
+    ranked = sorted(lines, key=lambda line: -line.mean)
+    table = []
+    for rank, line in enumerate(ranked, start=1):
+        arrow = "->" if line.is_tried else ""
+        lost = "" if line.label == baseline.label else _lost(line, baseline, metric)
+        cells = {
+            "": f"{arrow}{rank}",
+            "row": line.label,
+            metric.score_label: _score(line.mean, metric),
+            "loses to everything sent": lost,
+            "models on a link": amount(line.link_models),
+            "rate by trials": line.trials,
+            "runs": str(len(line.scores)),
+        }
+        table.append(cells)
+    align = ("right", "left", "right", "left", "right", "right", "right")
+    return tabulate(table, "keys", disable_numparse=True, colalign=align)
+
+
+def _score(score: float, metric: Metric) -> str:
+    if metric.is_share:
+        return f"{percent(score)} %"
+    return nats(score)
+
+
+def _lost(line: _Line, reference: _Line, metric: Metric) -> str:
+    """Return what a row loses, a positive number, with its interval; a gain has a plus's word."""
+    difference = unpaired(line.scores, reference.scores)
+    words = _amount(difference.estimate, metric)
+    if difference.estimate > 0:
+        words = f"gains {words}"
+    low, high = difference.interval()
+    if math.isnan(low):
+        return words
+    undecided = ", undecided" if low <= 0 <= high else ""
+    return f"{words} ({_range(difference, metric)}{undecided})"
+
+
+def _amount(difference: float, metric: Metric) -> str:
+    """Return the size of a difference."""
+    if metric.is_share:
+        return f"{100 * abs(difference):.2f}"
+    return f"{abs(difference):.4f}"
+
+
+def _range(difference: Difference, metric: Metric) -> str:
+    """Return an interval, from the least that is lost or gained to the most."""
+    low, high = difference.interval()
+    if low <= 0 <= high:
+        return f"{_amount(low, metric)} lost to {_amount(high, metric)} gained"
+    ends = sorted([abs(low), abs(high)])
+    return f"{_amount(ends[0], metric)} to {_amount(ends[1], metric)}"
+
+
+def _sentences(
+    line: _Line,
+    others: list[_Line],
+    baseline: _Line,
+    frames: Frames,
+) -> list[str]:
+    """Return what the table says of the method, against two rows, and what that can rest on."""
+    metric = frames.metric
+    sentences = ["", _compared(line, baseline, metric)]
+    references = [baseline]
+    at_load, where = _at_load(line, others)
+    if at_load:
+        best = max(at_load, key=lambda other: other.mean)
+        references.append(best)
+        words = f"Against the best of {counted(len(at_load), 'row')} {where}: "
+        sentences.append(words + _compared(line, best, metric))
+    else:
+        sentences.append("No row that ships puts so little on a link.")
+    sentences.append(_power(line, references, [baseline, *at_load], metric))
+    if line.trials == "given, not tuned":
+        sentences.append("Its rate was given, not tuned: another one may do better.")
+    return sentences
+
+
+def _at_load(line: _Line, others: list[_Line]) -> tuple[list[_Line], str]:
+    """Return the rows at the method's load, or if there are none those of less, and which."""
+    rivals = [other for other in others if not other.is_bound]
+    same = []
+    for other in rivals:
+        if abs(other.link_models - line.link_models) <= SAME_LOAD * line.link_models:
+            same.append(other)
+    if same:
+        return same, f"at this load ({amount(line.link_models)} models on a link)"
+    less = [other for other in rivals if other.link_models < line.link_models]
+    return less, f"of less load than its {amount(line.link_models)} models on a link"
+
+
+def _compared(line: _Line, reference: _Line, metric: Metric) -> str:
+    """Say which of two rows does better, by how much, or that it is undecided."""
+    difference = unpaired(line.scores, reference.scores)
+    unit = metric.loss_unit
+    low, high = difference.interval()
+    if math.isnan(low):
+        return f"{line.label} has too few runs to be held against {reference.label}."
+    if low <= 0 <= high:
+        return (
+            f"{line.label} against {reference.label} is undecided: between a loss of "
+            f"{_amount(low, metric)} and a gain of {_amount(high, metric)} {unit}."
+        )
+    verb = "loses" if difference.estimate < 0 else "gains"
+    preposition = "to" if difference.estimate < 0 else "on"
+    return (
+        f"{line.label} {verb} {_amount(difference.estimate, metric)} {unit} {preposition} "
+        f"{reference.label} ({100 * COVERAGE:.0f} %: {_range(difference, metric)})."
+    )
+
+
+def _power(
+    line: _Line,
+    references: list[_Line],
+    others: list[_Line],
+    metric: Metric,
+) -> str:
+    """Say how large a difference such few runs show in four of five cases.
+
+    The spread between seeds is that of these rows taken together; a row at another load may have
+    quite another one.
+    """
+    samples = [other.scores for other in others if len(other.scores) > 1]
+    degrees = sum(len(scores) - 1 for scores in samples)
+    squares = sum(float(((scores - scores.mean()) ** 2).sum()) for scores in samples)
+    deviation = math.sqrt(squares / degrees)
+    quantiles = special.stdtrit(degrees, (1 + COVERAGE) / 2) + special.stdtrit(degrees, POWER)
+    parts = []
+    for reference in references:
+        error = deviation * math.sqrt(1 / len(line.scores) + 1 / len(reference.scores))
+        shown = _amount(float(quantiles) * error, metric)
+        parts.append(f"{shown} {metric.loss_unit} to {reference.label}")
+    runs = in_words(len(line.scores)).capitalize()
+    return (
+        f"{runs} seeds would show a difference of {listed(parts)} in four of five cases, where "
+        f"scores differ by {_amount(deviation, metric)} between seeds."
+    )

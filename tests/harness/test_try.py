@@ -1,0 +1,135 @@
+"""A method of one's own, by one command, among the rows of an experiment whose runs are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cser_bench.harness.plan import trial
+from cser_bench.harness.plan.trial import duration_words, make_trial
+from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.records.packs import pack_runs
+from cser_bench.harness.spec.errors import SpecError
+from cser_bench.report.statistics import unpaired
+from cser_bench.report.trial import verdict
+from tests.harness.support import ROOT, CommandLine, Table, changed, small_spec, write_spec
+
+EXAMPLE = ROOT / "examples" / "growing_local_sgd.py"
+NAME = "growing_local_sgd"
+
+
+def base_spec() -> Table:
+    """The small experiment, with a method at each of two loads, and two trials of every row."""
+    spec = changed(small_spec(), "statistics.seeds", [1, 2, 3])
+    spec = changed(spec, "statistics.main_ratio", 4.0)
+    del spec["rows"][1]
+    spec["rows"].append(
+        {
+            "row": "local_sgd",
+            "label": "local SGD",
+            "algorithm": "local_sgd",
+            "ratio": 4,
+            "learning_rate": 0.05,
+            "settings": {"sync_interval": 4},
+        }
+    )
+    return spec
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> Path:
+    """The folder of the base's runs, as it would ship."""
+    path = write_spec(tmp_path, base_spec())
+    monkeypatch.setitem(trial.NETWORKS, "residual", str(path))
+    monkeypatch.setattr(trial, "REFERENCE", tmp_path / "reference")
+    cli.out("run", path, "--results", tmp_path / "reference")
+    folder = tmp_path / "reference" / "small"
+    pack_runs(folder, remove_folders=True)
+    return folder
+
+
+@pytest.mark.timeout(600)
+def test_a_method_is_checked_tuned_run_and_ranked_and_others_are_not_run(
+    shipped: Path, tmp_path: Path, cli: CommandLine
+) -> None:
+    words = ("try", EXAMPLE, "--results", tmp_path / "results")
+    printed = cli.out(*words)
+    lines = printed.splitlines()
+    assert "this takes about" in lines[1], "first it says how long"
+    assert "2 runs that tune the rate and 3 that count" in lines[1]
+    assert "13 of 13 promises are kept" in printed
+    assert printed.index("promises are kept") < printed.index("tuning the rate")
+    table = printed[printed.index("models on a link") :]
+    assert "SGD with everything sent" in table and "->" in table
+    folder = tmp_path / "results" / f"try_{NAME}_residual"
+    experiment = read_experiment(folder)
+    [row] = experiment.rows
+    assert row.settings == {"sync_interval": 2} and len(row.runs) == 3
+    assert experiment.tuning is not None
+    num_trials = experiment.tuning.choices[NAME].num_trials
+    assert f"  {num_trials}  " in next(line for line in table.splitlines() if "->" in line)
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {
+        f"try_{NAME}_residual",
+        f"try_{NAME}_residual_tuning",
+    }
+    assert "Three seeds would show a difference of" in table
+    # Called again, it does nothing anew.
+    before = sorted(folder.glob("*/result.json"))
+    times = [path.stat().st_mtime_ns for path in before]
+    assert verdict(folder, shipped) in printed
+    assert [path.stat().st_mtime_ns for path in sorted(folder.glob("*/result.json"))] == times
+
+
+@pytest.mark.timeout(600)
+def test_a_rate_that_is_given_is_called_that_and_a_broken_promise_trains_nothing(
+    shipped: Path, tmp_path: Path, cli: CommandLine
+) -> None:
+    broken = tmp_path / "mine.py"
+    broken.write_text(EXAMPLE.read_text().replace("numel * rounds, rounds)", "numel, rounds)"))
+    given = ("--results", tmp_path / "results", "--learning-rate", "0.05")
+    settings = ("--settings", "sync_interval = 4, growth = 0.0")
+    said = cli.refused("try", broken, *given, code=1)
+    assert "breaks a promise" in said and not (tmp_path / "results").exists()
+    printed = cli.out("try", EXAMPLE, *given, *settings)
+    assert "given, not tuned" in printed and "another one may do better" in printed
+    # It is then local SGD, which ships, and so ties with it to the bit, at its load.
+    assert f"{NAME} against local SGD is undecided: between a loss of" in printed
+    assert "Against the best of 2 rows at this load" in printed
+
+
+def test_words_that_a_trial_cannot_be_made_of(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no TOML"):
+        make_trial(str(EXAMPLE), "residual", settings="sync_interval")
+    with pytest.raises(SpecError, match="no method 'other'"):
+        make_trial(str(EXAMPLE), "residual", "other")
+    text = EXAMPLE.read_text()
+    needs = tmp_path / "needs.py"
+    needs.write_text(text.replace('return {"sync_interval"', 'raise ValueError("no"); {"x"'))
+    with pytest.raises(SpecError, match=r"give its sync_interval by --settings"):
+        make_trial(str(needs), "residual")
+    second = text[text.index("class ") :].replace("GrowingLocalSGD", "Other")
+    two = tmp_path / "two.py"
+    two.write_text(text + "\n\n" + second.replace(NAME, "other"))
+    with pytest.raises(SpecError, match="choose one by --method"):
+        make_trial(str(two), "residual")
+    assert make_trial(str(two), "residual", "other").name == "other"
+
+
+def test_what_ships_is_there_and_its_length_said() -> None:
+    residual = make_trial(str(EXAMPLE), "residual")
+    assert residual.spec.rows[0].settings == {"sync_interval": 12}
+    assert "3 runs that tune the rate and 3 that count" in duration_words(residual, 2)
+    minutes = int(duration_words(residual, 2).split("about ")[1].split()[0])
+    assert minutes <= 20, "on two cores"
+    assert make_trial(str(EXAMPLE), "gpt").shipped.name == "gpt_text"
+
+
+def test_the_difference_of_samples_is_welchs() -> None:
+    """By hand: variances 1 and 4 of 3 and 5 runs."""
+    first = np.array([1.0, 2.0, 3.0])
+    second = np.array([2.0, 4.0, 4.0, 4.0, 6.0])
+    found = unpaired(first, second)
+    assert found.estimate == pytest.approx(-2.0)
+    assert found.standard_error == pytest.approx((1 / 3 + 2 / 5) ** 0.5)
