@@ -236,7 +236,7 @@ def test_commands_on_a_page_are_there(page: str, capsys: pytest.CaptureFixture[s
     text = (ROOT / page).read_text()
     for words in re.findall(r"python -m harness ([a-z][^`#|\n]*)", text):
         try:
-            _parser().parse_args(shlex.split(words.removesuffix(" \\")))
+            _parser("harness").parse_args(shlex.split(words.removesuffix(" \\")))
         except SystemExit as ended:
             assert ended.code == 0, f"{words}: {capsys.readouterr().err}"
     targets = set(re.findall(r"^([a-z0-9-]+):.*?##", (ROOT / "Makefile").read_text(), re.MULTILINE))
