@@ -9,13 +9,13 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from cser_bench.algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
-from cser_bench.algorithms.core.flat import FlatBuffers, dense
-from cser_bench.algorithms.core.process_group import ProcessGroupCollectives
+from cser_bench.algorithms.core.flat import FlatBuffers, dense, unexpanded
 from cser_bench.algorithms.core.traffic import Purpose
 
 _SHARDED = {
@@ -28,6 +28,11 @@ them takes long."""
 DIGEST_BYTES = 8
 TEXT_LENGTH = 120
 """Of a value, in the error that names it."""
+
+STEPS = "steps done"
+FROZEN = "frozen parameters"
+DIGEST = "sum of the bits of all parameters"
+"""Names of what workers must have in common whenever they meet."""
 
 
 def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
@@ -92,23 +97,46 @@ def _refuse_same_memory(tensors: Sequence[Tensor], first: int, second: int) -> N
     )
 
 
-def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> None:
+def digest_of(fields: Mapping[str, object]) -> bytes:
+    """Return `DIGEST_BYTES` that differ where the fields do."""
+    return hashlib.sha256(_texts_of(fields)).digest()[:DIGEST_BYTES]
+
+
+def are_apart(collectives: Collectives) -> bool:
+    """Return whether there are several workers, each at an end of its own, who may differ."""
+    return not isinstance(collectives, StackedCollectives) and collectives.world_size > 1
+
+
+def _texts_of(fields: Mapping[str, object]) -> bytes:
+    return json.dumps([f"{name} = {value}" for name, value in fields.items()]).encode()
+
+
+def check_agreement(
+    collectives: Collectives,
+    fields: Mapping[str, object],
+    remedies: Mapping[str, str] = {},
+) -> None:
     """Compare the fields over all workers, which must call it together.
 
     First come fields that others follow from.
+
+    Args:
+        remedies: what to do where a field differs, by its name.
 
     Raises:
         ValueError: on every worker, naming the first field that differs, its values and the ranks
             that have them.
     """
     # A digest first, as it is short: the texts themselves are sent only where it differs.
-    texts = json.dumps([f"{name} = {value}" for name, value in fields.items()]).encode()
-    if len(set(_gathered(collectives, hashlib.sha256(texts).digest()[:DIGEST_BYTES]))) == 1:
+    if len(set(_gathered(collectives, digest_of(fields)))) == 1:
         return
+    texts = _texts_of(fields)
     # All messages of an all-gather are of one length.
     length = max(int(text) for text in _gathered(collectives, b"%12d" % len(texts)))
     everyones = [json.loads(row) for row in _gathered(collectives, texts.ljust(length))]
-    values = next(values for values in zip_longest(*everyones) if len(set(values)) > 1)
+    # A worker that does something else may have other fields, and fewer.
+    rows = zip_longest(fields, zip_longest(*everyones))
+    name, values = next((name, values) for name, values in rows if len(set(values)) > 1)
     ranks: dict[object, list[str]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault(value, []).append(str(rank))
@@ -116,44 +144,113 @@ def check_agreement(collectives: Collectives, fields: Mapping[str, object]) -> N
     for value, having in ranks.items():
         plural = "s" if len(having) > 1 else ""
         differences.append(f"{str(value)[:TEXT_LENGTH]} on rank{plural} {', '.join(having)}")
-    raise ValueError(
-        f"the workers' optimisers differ ({'; '.join(differences)}); give all workers the same "
-        "model, settings, seed and packages"
+    remedy = remedies.get(name, "give all workers the same model, settings, seed and packages")
+    raise ValueError(f"the workers' optimisers differ ({'; '.join(differences)}); {remedy}")
+
+
+def in_step(
+    num_steps: int,
+    groups: Iterable[Mapping[str, Any]],
+    keys: Iterable[str],
+    frozen: Sequence[Sequence[int]],
+) -> dict[str, object]:
+    """Return what workers must have in common whenever they meet, and what the host knows of it.
+
+    Args:
+        keys: the numbers that each group has.
+        frozen: the numbers of frozen parameters, of each type.
+    """
+    fields: dict[str, object] = {STEPS: num_steps}
+    for number, group in enumerate(groups):
+        for key in keys:
+            # Equal numbers in equal words, whichever type a script has put there.
+            fields[f"{key} of group {number}"] = np.asarray(group[key], float).tolist()
+    fields[FROZEN] = frozen
+    return fields
+
+
+def remedies_for(fields: Iterable[str]) -> dict[str, str]:
+    """Return what to do where one of the fields that `in_step` gives differs, by its name."""
+    remedies = dict.fromkeys(
+        fields,
+        "set it alike on all workers, and step a scheduler that looks at a loss, such as "
+        "ReduceLROnPlateau, on a number that all of them have (the mean of their losses, or the "
+        "average model's loss on the same data)",
     )
+    return remedies | {
+        "call": "have all workers make the same calls in the same order",
+        STEPS: "call step() equally often on all workers",
+        FROZEN: "freeze and thaw the same parameters on all workers",
+        DIGEST: (
+            "this method keeps all workers' parameters equal, so change them alike on all, or call "
+            "optimizer.reanchor() on all, which sends worker 0's"
+        ),
+    }
 
 
-def enter_together(collectives: Collectives, call: str) -> None:
-    """Compare, where workers are processes, whether all of them are at this call.
+def check_in_step(collectives: Collectives, fields: Mapping[str, object]) -> None:
+    """Compare what `in_step` gives, which all workers must do together.
+
+    Raises:
+        ValueError: something differs; the message says what, on which workers, and what to do.
+    """
+    check_agreement(collectives, fields, remedies_for(fields))
+
+
+def digest_of_parameters(flats: Iterable[FlatBuffers]) -> list[int]:
+    """Return a number for the parameters of each type, which differs where one of them does.
+
+    It waits for a GPU.
+    """
+    # Read as integers they add up to the same in any order.
+    return [int(_integers(flat.parameters).sum()) for flat in flats]
+
+
+def enter_together(
+    collectives: Collectives,
+    call: str,
+    fields: Mapping[str, object] = {},
+) -> None:
+    """Compare whether all workers are at this call, and have what they must have in common.
 
     What each would send then cannot be taken for what another one sends for something else.
 
+    Args:
+        fields: what `in_step` gives, and more like it.
+
     Raises:
-        CollectiveError: another worker does something else, or did not come within the group's
-            time-out.
+        CollectiveError: another worker does something else, has something else, or did not come
+            within the group's time-out.
     """
-    if isinstance(collectives, ProcessGroupCollectives) and collectives.world_size > 1:
-        try:
-            check_agreement(collectives, {"call": call})
-        except (CollectiveError, ValueError) as error:
-            raise CollectiveError(
-                f"all workers must enter {call}, and some did not: {error}"
-            ) from error
+    try:
+        check_in_step(collectives, {"call": call, **fields})
+    except CollectiveError as error:
+        raise CollectiveError(
+            f"all workers must enter {call}, and some did not: {error}"
+        ) from error
+    except ValueError as error:
+        raise CollectiveError(
+            f"all workers must enter {call} together and alike: {error}"
+        ) from error
 
 
-def check_frozen(collectives: Collectives, frozen: Sequence[Sequence[int]]) -> None:
-    """Compare which parameters all workers have frozen, once that has changed on this worker.
+def check_frozen(
+    collectives: Collectives,
+    frozen: Sequence[Sequence[int]],
+    fields: Mapping[str, object],
+) -> None:
+    """Compare all workers once it has changed on this one which parameters are frozen.
 
     Args:
         frozen: their numbers, of each type.
+        fields: what `in_step` gives, which they are among.
 
     Raises:
         CollectiveError: another worker froze or thawed others, or none, and then does not come to
-            compare.
+            compare; or something else differs.
     """
-    if isinstance(collectives, StackedCollectives) or collectives.world_size == 1:
-        return
     try:
-        check_agreement(collectives, {"frozen parameters": frozen})
+        check_in_step(collectives, fields)
     except (CollectiveError, ValueError) as error:
         raise CollectiveError(
             "all workers must freeze and thaw the same parameters before the same step; here "
@@ -184,9 +281,10 @@ def equalise_(
     known = {id(parameter) for group in groups for parameter in group["params"]}
     for tensor in [*model.parameters(), *model.buffers()]:
         if id(tensor) not in known:
-            message = tensor.detach().contiguous().unsqueeze(0)
+            written = unexpanded(tensor.detach())
+            message = written.contiguous().unsqueeze(0)
             collectives.broadcast_(message, Purpose.CONTROL)
-            tensor.copy_(message[0])
+            written.copy_(message[0])
 
 
 def _integers(tensor: Tensor) -> Tensor:
@@ -272,6 +370,7 @@ class FirstStep:
         model: nn.Module | None,
         may_differ: bool,
         num_steps: int,
+        fields: Mapping[str, object],
     ) -> bool:
         """Return whether anyone's parameters were changed since the start.
 
@@ -280,11 +379,13 @@ class FirstStep:
         Args:
             may_differ: whether workers' parameters may, once a state was loaded.
             num_steps: that this worker's state has done.
+            fields: what `in_step` gives.
 
         Raises:
             RuntimeError: the model has other parameters by now or had none when the optimiser was
                 made, or its gradients are averaged already, or workers went on from states or
                 models that do not belong together.
+            ValueError: workers differ in `fields`.
         """
         check_parameters(model, self._tensors)
         if self._flats[0].parameters.is_meta:
@@ -310,23 +411,33 @@ class FirstStep:
                 "optimiser afterwards",
                 stacklevel=4,
             )
-        return self._compare(may_differ, num_steps)
+        return self._compare(may_differ, num_steps, fields)
 
-    def _compare(self, may_differ: bool, num_steps: int) -> bool:
-        """Compare all workers' sums, then and now, and how many steps they have done.
+    def _compare(self, may_differ: bool, num_steps: int, fields: Mapping[str, object]) -> bool:
+        """Compare all workers' sums, then and now, how many steps they have done, and the fields.
 
         Sums are of gradients and of parameters.
         """
         gradients = self._sums(flat.gradients for flat in self._flats)
         parameters = self._sums(flat.parameters for flat in self._flats)
-        # One message for all five: the first step waits for the others once.
+        # One message for all six: the first step waits for the others once.
         steps = torch.full_like(gradients, num_steps)
-        sums = torch.stack(
-            [self._own.expand_as(gradients), gradients, self._start, parameters, steps], dim=1
-        )
+        digest = int.from_bytes(digest_of(fields), signed=True)
+        own = self._own.expand_as(gradients)
+        rows = [
+            own,
+            gradients,
+            self._start,
+            parameters,
+            steps,
+            torch.full_like(gradients, digest),
+        ]
+        sums = torch.stack(rows, dim=1)
         if len(sums) < self._collectives.world_size:
             sums = self._collectives.all_gather(sums, Purpose.CONTROL)
-        before, after, _, same, in_step = (bool((part == part[0]).all()) for part in sums.unbind(1))
+        before, after, _, same, in_step, alike = (
+            bool((part == part[0]).all()) for part in sums.unbind(1)
+        )
         if self._hooks and after and not before:
             # Sums that differed after the backward pass, and are equal now, were averaged by
             # someone.
@@ -342,12 +453,22 @@ class FirstStep:
                 f"the workers have done {sums[:, 4, 0].tolist()} steps; each must load the state "
                 "that it saved itself"
             )
+        if not alike:
+            check_in_step(self._collectives, fields)
         if self.was_loaded and not may_differ and not same:
             raise RuntimeError(
                 "the workers' parameters differ, which this method keeps equal; load the same "
                 "model on all workers, or call optimizer.reanchor() on all, which sends worker 0's"
             )
         return not self.was_loaded and not torch.equal(sums[:, 2], sums[:, 3])
+
+
+def check_model(model: object) -> None:
+    """Raise TypeError where what was given as the model is none."""
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be the torch.nn.Module that has the parameters, not a {type(model).__name__}"
+        )
 
 
 def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None:

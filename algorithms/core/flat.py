@@ -271,3 +271,14 @@ def dense(gradient: Tensor) -> Tensor:
     if gradient.is_sparse:
         return gradient.to_dense()
     return gradient
+
+
+def unexpanded(tensor: Tensor) -> Tensor:
+    """Return a view that has each number of the tensor once, where that is expanded.
+
+    What is expanded itself, several of whose numbers lie in one place, cannot be written.
+    """
+    for axis, stride in enumerate(tensor.stride()):
+        if stride == 0:
+            tensor = tensor[(slice(None),) * axis + (slice(1),)]
+    return tensor

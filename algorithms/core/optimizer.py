@@ -15,15 +15,22 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from cser_bench.algorithms.core.checks import (
+    DIGEST,
     FirstStep,
+    are_apart,
     check_agreement,
     check_frozen,
+    check_in_step,
+    check_model,
     check_parameters,
+    digest_of,
+    digest_of_parameters,
     enter_together,
     equalise_,
+    in_step,
     types_of,
 )
-from cser_bench.algorithms.core.collectives import Collectives, StackedCollectives
+from cser_bench.algorithms.core.collectives import Collectives
 from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, digest_of_draws
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch, named_workers, rows_not_finite
@@ -38,6 +45,7 @@ from cser_bench.algorithms.core.settings import (
     LocalStepName,
     argument,
     check_arguments,
+    check_has_momentum,
     check_no_settings,
     check_numbers,
     check_options,
@@ -78,7 +86,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         betas: AdamW's, per group; by default (0.9, 0.999).
         eps: AdamW's, per group; by default 1e-8.
         skip_nonfinite: all workers leave a step out, and say whose fault it is, where a gradient of
-            one of them is not finite: nothing is changed, sent or counted. To agree they send 8
+            one of them is not finite: nothing is changed, sent or counted. To agree they send 72
             bits each before every step, as control, and the host waits for them, on a GPU too.
 
     Raises:
@@ -113,8 +121,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         cls.declared = declared_settings(cls, cls.declared)
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
 
-    def __init__(self, params: ParamsT, **given: Any) -> None:
-        check_arguments(type(self), given)
+    def __init__(self, params: ParamsT, *unnamed: object, **given: Any) -> None:
+        check_arguments(type(self), unnamed, given)
         parameters = inspect.signature(type(self)).parameters
         arguments = {key: parameter.default for key, parameter in parameters.items()} | given
         for key, setting in self.declared.items():
@@ -131,6 +139,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         """The parameters of each type, first that of the most numbers."""
         self._communication_dtype: torch.dtype | None = arguments["communication_dtype"]
         self._model: nn.Module | None = arguments["model"]
+        check_model(self._model)
         self._shows_average = False
 
         numbers = {key: arguments[key] for key in NUMBERS["muon"]}
@@ -295,14 +304,20 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         # Last of the checks, as it is a collective: what a worker sees alone it must say before it
         # waits for others.
         if self._first_step is not None:
-            is_changed = self._first_step.check(self._model, self.workers_differ, self.num_steps)
+            is_changed = self._first_step.check(
+                self._model,
+                self.workers_differ,
+                self.num_steps,
+                self._in_step(),
+            )
             self._first_step.close()
             self._first_step = None
             if is_changed:
                 self.reanchor()
         frozen = [replica.flat.frozen for replica in self.replicas]
         if frozen != self._frozen:
-            check_frozen(self.collectives, frozen)
+            if are_apart(self.collectives):
+                check_frozen(self.collectives, frozen, self._in_step())
             self._frozen = frozen
         # Passed, so that from now on a script may change what a state has put there.
         for replica in self.replicas:
@@ -394,6 +409,15 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         for replica in self.replicas:
             replica.begin_anew()
 
+    def _in_step(self) -> dict[str, object]:
+        """Return what workers must have in common whenever they meet, as far as the host knows it."""
+        return in_step(
+            self.num_steps,
+            self.param_groups,
+            NUMBERS[self.local_step],
+            [replica.flat.frozen for replica in self.replicas],
+        )
+
     # What a script reads.
 
     @contextmanager
@@ -412,14 +436,22 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 averaged likewise.
 
         Raises:
-            CollectiveError: another worker did something else, or did not come.
+            CollectiveError: another worker did something else, or did not come, or workers differ in
+                the steps that they have done, in a group's numbers, in what is frozen or, where
+                the method keeps them equal, in parameters.
             RuntimeError: the model does not hold the optimiser's parameters.
+            TypeError: the model is none.
         """
+        check_model(model)
         tensors = _tensors(self.replicas)
         check_parameters(self._model, tensors)
         self._adopt_moved()
         check_parameters(model, tensors)
-        enter_together(self.collectives, "consensus()")
+        if are_apart(self.collectives):
+            fields = self._in_step()
+            if not self.workers_differ:
+                fields[DIGEST] = digest_of_parameters(replica.flat for replica in self.replicas)
+            enter_together(self.collectives, "consensus()", fields)
         others: list[Tensor] = []
         for module in averages:
             others += [*module.parameters(), *module.buffers()]
@@ -654,6 +686,8 @@ def _check_groups(optimizer: DistributedOptimizer) -> None:
     settings = inspect.signature(type(optimizer)).parameters.keys()
     check_no_settings(optimizer.param_groups, settings - {"params", *NUMBERS["muon"]})
     check_options(optimizer.param_groups, optimizer.local_step)
+    if optimizer.local_step == "sgd":
+        check_has_momentum(optimizer, optimizer.param_groups)
 
 
 def _replica(
@@ -697,7 +731,7 @@ def _make_equal(optimizer: DistributedOptimizer) -> None:
     """Compare the workers' optimisers, and send worker 0's parameters to all."""
     if optimizer.collectives.world_size == 1:
         return
-    if not isinstance(optimizer.collectives, StackedCollectives):
+    if are_apart(optimizer.collectives):
         check_agreement(optimizer.collectives, _to_agree_on(optimizer))
     _send_first_workers(optimizer)
 
@@ -779,7 +813,15 @@ def _says_not_finite(optimizer: DistributedOptimizer) -> bool:
     rows = [rows_not_finite(replica.flat.gradients) for replica in optimizer.replicas]
     flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)
     if len(flags) < optimizer.collectives.world_size:
-        flags = optimizer.collectives.all_gather(flags, Purpose.CONTROL)
+        # As all wait for this message anyway, it also says whether they are in step.
+        fields = optimizer._in_step()
+        digest = torch.tensor([list(digest_of(fields))], dtype=torch.uint8, device=flags.device)
+        messages = torch.cat([flags, digest], dim=1)
+        gathered = optimizer.collectives.all_gather(messages, Purpose.CONTROL)
+        flags = gathered[:, :1]
+        digests = gathered[:, 1:]
+        if not bool((digests == digests[0]).all()):
+            check_in_step(optimizer.collectives, fields)
     workers = named_workers(flags, optimizer.collectives)
     if workers:
         warnings.warn(

@@ -6,7 +6,7 @@ The numbers of its parameter groups, the settings of its own, and their checks.
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from numbers import Real
@@ -54,6 +54,17 @@ _NOT_TAKEN: dict[str, Any] = {
 } | dict.fromkeys(("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False)
 """Options of torch.optim.SGD and AdamW that are not taken, with the value that says what is done
 anyway."""
+_OTHER_RULES = {
+    "momentum_decay": "NAdam",
+    "rho": "Adadelta",
+    "lr_decay": "Adagrad",
+    "centered": "RMSprop",
+    "lambd": "ASGD",
+    "etas": "Rprop",
+    "beta2_decay": "Adafactor",
+    "ns_steps": "Muon",
+}
+"""Whose groups they are, by an option that only that optimiser of torch.optim has."""
 _DONE = {
     "sgd": "with Nesterov's momentum",
     "adamw": "with Adam's two moments",
@@ -94,13 +105,21 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if local_step == "sgd" and without_momentum is not None:
         usual["momentum"] = 0.9
     chosen = usual | chosen
-    if chosen.get("momentum") == 0 and without_momentum is not None:
-        raise ValueError(
-            f"{name}: the momentum must not be 0; without momentum the method is {without_momentum}"
-        )
+    if local_step == "sgd":
+        check_has_momentum(method, [chosen])
     if local_step == "muon":
         chosen["muon"] = True
     return chosen
+
+
+def check_has_momentum(method: Any, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError where a method that has momentum in its name would have none at all."""
+    has_none = all(group["momentum"] == 0 for group in groups)
+    if has_none and method.without_momentum is not None:
+        raise ValueError(
+            f"{method.name}: the momentum must not be 0; without momentum the method is "
+            f"{method.without_momentum}"
+        )
 
 
 def _refuse_foreign(where: str, given: Iterable[str], local_step: str) -> None:
@@ -127,6 +146,7 @@ def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
 def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -> None:
     """Raise ValueError where a group asks for something that these optimisers do not do."""
     for number, group in enumerate(groups):
+        _refuse_other_rules(number, group)
         _refuse_foreign(f"group {number}", group, local_step)
         for key in NUMBERS[local_step]:
             value = group[key]
@@ -138,7 +158,12 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
             if not all(map(_is_plain_number, numbers)):
                 raise ValueError(f"group {number}: {key} must be a plain number, not {value!r}")
         check_numbers([group])
+        _refuse_added_decay(number, group)
         for key, done in _NOT_TAKEN.items():
+            # torch.optim.SGD's groups always say whether it is Nesterov's, and without momentum it
+            # is neither.
+            if key == "nesterov" and group.get("momentum") == 0:
+                continue
             if group.get(key, done) not in (done, None):
                 raise ValueError(
                     f"group {number}: {key} = {group[key]!r} is an option of torch.optim that "
@@ -150,6 +175,33 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
                 f"group {number}: muon is True or False, for local_step = 'muon' alone; leave it "
                 "out"
             )
+
+
+def _refuse_other_rules(number: int, group: Mapping[str, Any]) -> None:
+    """Raise ValueError where a group is of an optimiser that steps by another rule than these."""
+    rule = next((rule for key, rule in _OTHER_RULES.items() if key in group), None)
+    # Adam's and AdamW's have `amsgrad`; of the others with betas and `foreach` these have no option
+    # of their own.
+    if rule is None and {"betas", "foreach"} <= group.keys() and "amsgrad" not in group:
+        rule = "RAdam or Adamax"
+    if rule is not None:
+        raise ValueError(
+            f"group {number} is of torch.optim's {rule}, by whose rule no local step goes; give "
+            "the parameters themselves or the groups of torch.optim's SGD or AdamW, and the local "
+            "step that is meant"
+        )
+
+
+def _refuse_added_decay(number: int, group: Mapping[str, Any]) -> None:
+    """Raise ValueError where a group is of torch.optim.Adam with weight decay, which is not AdamW's."""
+    # Groups of torch 2.6 do not say it.
+    adds_decay = group.get("decoupled_weight_decay") is False
+    if adds_decay and group["weight_decay"] != 0:
+        raise ValueError(
+            f"group {number}: weight_decay = {group['weight_decay']!r} is of torch.optim.Adam, "
+            "which adds it to the gradient, and local_step = 'adamw' decays the weights "
+            "themselves; take the groups of torch.optim.AdamW, or leave weight_decay out"
+        )
 
 
 def check_no_settings(groups: Iterable[Mapping[str, Any]], settings: Collection[str]) -> None:
@@ -279,17 +331,29 @@ def _range_of(hint: Any) -> Range | None:
     return None
 
 
-def check_arguments(method: type[Any], given: Mapping[str, Any]) -> None:
-    """Raise TypeError where an argument is missing or is none that the method has.
+def check_arguments(
+    method: type[Any], unnamed: Collection[object], given: Mapping[str, Any]
+) -> None:
+    """Raise TypeError where an argument is missing, has no name or is none that the method has.
 
     The error names the method.
+
+    Args:
+        unnamed: those after the parameters that were given by position.
     """
     known = inspect.signature(method).parameters
     name = method.__name__
+    if unnamed:
+        raise TypeError(
+            f"{name} takes all but the parameters by name, as in {name}(model.parameters(), lr=0.1, "
+            "...)"
+        )
     for key in given.keys() - known.keys():
         hint = f"it takes {', '.join(['lr', *method.declared])} and what all take"
         near = difflib.get_close_matches(key, known, 1)
-        if near:
+        if key in ("group", "process_group"):
+            hint = "give collectives=ProcessGroupCollectives(group)"
+        elif near:
             hint = f"did you mean {near[0]}?"
         raise TypeError(f"{name} has no argument {key}; {hint}")
     required = [key for key, parameter in known.items() if parameter.default is REQUIRED]

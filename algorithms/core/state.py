@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms.core.collectives import Collectives
+from cser_bench.algorithms.core.flat import unexpanded
 from cser_bench.algorithms.core.traffic import Purpose
 
 OTHER_TYPES = "other types"
@@ -108,13 +109,19 @@ def averaged(
 ) -> Iterator[None]:
     """Make the parameters, and other tensors of floating point, the workers' averages inside.
 
-    All workers must enter. Afterwards they are what they were.
+    All workers must enter. Afterwards all of them, integers too, are what they were.
     """
     tensors = list(parameters)
+    # Not averaged, but a script may change them inside: `update_bn` counts batches.
+    counts = []
     for tensor in others:
+        written = unexpanded(tensor.detach())
         if tensor.is_floating_point():
-            tensors.append(tensor.detach().unsqueeze(0))
-    before = [tensor.clone() for tensor in tensors]
+            tensors.append(written.unsqueeze(0))
+        else:
+            counts.append(written)
+    restored = tensors + counts
+    before = [tensor.clone() for tensor in restored]
     # A sum of the least numbers that there are, as in a mask, would be infinite. A power of two
     # changes no other bit.
     scale = 2.0 ** (collectives.world_size - 1).bit_length()
@@ -130,7 +137,7 @@ def averaged(
         yield
     finally:
         with torch.no_grad():
-            for tensor, values in zip(tensors, before, strict=True):
+            for tensor, values in zip(restored, before, strict=True):
                 tensor.copy_(values)
 
 

@@ -175,6 +175,12 @@ GROUPS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"maximize": True}, "maximize = True"),
     ({}, {"dampening": 0.5}, "dampening = 0.5"),
     ({}, {"muon": True}, "muon is True or False"),
+    (
+        ADAMW,
+        {"decoupled_weight_decay": False, "weight_decay": 0.1, "amsgrad": False},
+        r"weight_decay = 0.1 is of torch.optim.Adam, .* take the groups of torch.optim.AdamW",
+    ),
+    (ADAMW, {"momentum_decay": 4e-3}, "group 0 is of torch.optim's NAdam"),
     (MUON, {"muon": 1}, "muon is True or False"),
     (ADAMW, {"momentum": 0.9}, "momentum belongs to local_step = 'sgd'"),
     (ADAMW, {"amsgrad": True}, "amsgrad"),
@@ -201,10 +207,42 @@ def test_what_a_group_says_is_done_or_refused_then_and_once_a_schedule_has_put_i
                 optimizer.step()
 
 
+def torchs_groups(kind: str, **numbers: Any) -> list[dict[str, Any]]:
+    optimizer = getattr(torch.optim, kind)(make_model().parameters(), **numbers)
+    return list(optimizer.param_groups)
+
+
+def test_groups_of_another_rule_than_the_local_step_are_refused() -> None:
+    make = partial(SGD, lr=0.1, local_step="adamw")
+    says_decay = "decoupled_weight_decay" in torchs_groups("Adam")[0]  # not in torch 2.6
+    for kind in ("NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "ASGD", "Rprop"):
+        with pytest.raises(ValueError, match=rf"group 0 is of torch.optim's .*{kind}"):
+            make(torchs_groups(kind))
+    if says_decay:
+        with pytest.raises(ValueError, match=r"take the groups of torch.optim.AdamW"):
+            make(torchs_groups("Adam", weight_decay=0.1))
+    for groups in (torchs_groups("Adam"), torchs_groups("AdamW", weight_decay=0.1)):
+        optimizer = make(groups)
+        assert optimizer.param_groups[0]["weight_decay"] == groups[0]["weight_decay"]
+
+
+def test_groups_of_torchs_sgd_are_taken_without_momentum_and_refused_by_a_method_of_momentum() -> (
+    None
+):
+    optimizer = SGD(torchs_groups("SGD", lr=0.1), lr=0.1)
+    assert optimizer.param_groups[0]["nesterov"] is False
+    with pytest.raises(ValueError, match=r"mcser: the momentum must not be 0"):
+        algorithms()["mcser"](torchs_groups("SGD", lr=0.1), lr=0.1, **own_settings("mcser"))
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"lr": 0.1}, r"^DiLoCo needs sync_interval by name"),
+        (
+            {"lr": 0.1, "sync_interval": 2, "process_group": None},
+            r"^DiLoCo has no argument process_group; give collectives=ProcessGroupCollectives",
+        ),
         (
             {"lr": 0.1, "sync_intervall": 2},
             r"^DiLoCo has no argument sync_intervall; did you mean sync_interval\?$",
@@ -220,6 +258,10 @@ def test_arguments_that_are_missing_or_unknown_are_named_by_the_methods_name(
 ) -> None:
     with pytest.raises(TypeError, match=words):
         DiLoCo(make_model().parameters(), **given)
+    with pytest.raises(TypeError, match=r"^SGD takes all but the parameters by name, as in SGD\("):
+        SGD(make_model().parameters(), 0.1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^model must be the torch.nn.Module .* not a OrderedDict"):
+        SGD(make_model().parameters(), lr=0.1, model=make_model().state_dict())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="explicit_error"):
         algorithms()["cser_released"](make_model().parameters(), lr=0.1, **own_settings("cser"))
 

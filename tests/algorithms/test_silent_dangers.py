@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from cser_bench.algorithms import (
     EFSGD,
@@ -260,6 +261,25 @@ def test_moving_averages_are_averaged_where_they_are_named_and_a_masks_least_num
         assert all((parameter == collectives.rank).all() for parameter in ema.parameters())
 
     workers(work, 3)
+
+
+def test_what_is_counted_inside_consensus_and_buffers_that_are_expanded_are_put_back() -> None:
+    def work(collectives: Collectives) -> None:
+        rank = collectives.rank
+        model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+        model.register_buffer("scale", torch.full((1,), 1.0 + rank).expand(4))
+        optimizer = SGD(model.parameters(), lr=0.1, collectives=collectives, model=model)
+        assert model.scale.tolist() == [1.0] * 4, "worker 0's"
+        model(torch.ones(4, 3))
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        with optimizer.consensus(model):
+            update_bn([torch.randn(4, 3) for _ in range(5)], model)
+            assert model[1].num_batches_tracked == 5
+        assert before["1.num_batches_tracked"] == 1
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, before[key]), key
+
+    workers(work, 2)
 
 
 # Groups and types.

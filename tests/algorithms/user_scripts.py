@@ -30,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cser_bench.algorithms import (
     BlockSparsifier,
+    CollectiveError,
     Compressor,
     DistributedOptimizer,
     PerTensorBlockSparsifier,
@@ -386,6 +387,60 @@ def workers_that_differ_are_told_so(name: str) -> None:
     train(make(name, model := Net()), model, range(1, 3))
 
 
+def workers_that_part_are_told_so_where_they_meet(name: str) -> None:
+    """At consensus, and at a step in which they ask each other anyway."""
+    rank = dist.get_rank()
+
+    def made(**more: Any) -> tuple[DistributedOptimizer, nn.Module]:
+        optimizer = make(name, model := Net(), **more)
+        train(optimizer, model, range(1, 3))
+        return optimizer, model
+
+    optimizer, model = made()
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    for loss in (1.0, 2.0 - 2 * rank):  # each worker's own: only worker 0's is worse than before
+        plateau.step(loss)
+    words = (
+        "all workers must enter consensus() together and alike",
+        "lr of group 0 = 0.025 on rank 0; lr of group 0 = 0.05 on ranks 1, 2, 3",
+        "step a scheduler that looks at a loss, such as ReduceLROnPlateau, on a number that all",
+    )
+    with refused(CollectiveError, *words):
+        optimizer.consensus(model).__enter__()
+    with refused(CollectiveError, *words):
+        consensus_checkpoint("never", model, optimizer)
+    optimizer.param_groups[0]["lr"] = LR
+    model.conv.requires_grad_(rank != 2)
+    with refused(CollectiveError, "frozen parameters = [[0, 1]] on rank 2", "freeze and thaw"):
+        optimizer.consensus().__enter__()
+    model.conv.requires_grad_(True)
+    optimizer.num_steps += rank == 3
+    with refused(CollectiveError, "steps done = 3 on rank 3", "equally often"):
+        optimizer.consensus().__enter__()
+    optimizer.num_steps = 2
+    with torch.no_grad():
+        model.head.weight[0, 0] += rank == 1
+    if optimizer.workers_differ:
+        optimizer.consensus().__enter__()
+    else:
+        words = ("sum of the bits of all parameters = ", "on rank 1", "optimizer.reanchor() on all")
+        with refused(CollectiveError, *words):
+            optimizer.consensus().__enter__()
+
+    optimizer, model = made(skip_nonfinite=True)
+    optimizer.param_groups[0]["momentum"] = 0.8 if rank == 1 else MOMENTUM
+    with refused(
+        ValueError, "momentum of group 0 = 0.9 on ranks 0, 2, 3; momentum of group 0 = 0.8"
+    ):
+        optimizer.step()
+    optimizer = make(name, model := Net())
+    optimizer.param_groups[0]["lr"] = 0.1 if rank == 1 else LR
+    with refused(
+        ValueError, "lr of group 0 = 0.05 on ranks 0, 2, 3; lr of group 0 = 0.1 on rank 1"
+    ):
+        train(optimizer, model, range(1, 2))
+
+
 def a_ddp_that_was_left_is_named(name: str) -> None:
     model = Net()
     wrapped = DistributedDataParallel(model)
@@ -493,7 +548,8 @@ def a_step_that_is_not_finite_is_skipped_by_all(name: str) -> None:
     assert words.startswith(
         f"{name}: all workers left step 2 out, since gradients of worker 1 are not finite"
     )
-    assert optimizer.traffic[Purpose.CONTROL].bits - without.traffic[Purpose.CONTROL].bits == 8 * 8
+    control, usual = (each.traffic[Purpose.CONTROL].bits for each in (optimizer, without))
+    assert control - usual == 8 * 72
 
 
 # 9. Saved tensors.
@@ -535,6 +591,7 @@ OF_THE_CORE: tuple[Callable[[str], None], ...] = (
     consensus_averages_buffers_too,
     frozen_weights_and_buffers_start_equal,
     workers_that_differ_are_told_so,
+    workers_that_part_are_told_so_where_they_meet,
     a_ddp_that_was_left_is_named,
     a_ddp_that_sends_nothing_changes_nothing,
     saving_a_part_saves_that_part,
