@@ -409,7 +409,7 @@ class FirstStep:
                 f"{which} at the optimiser's first step; where the model got other ones since it "
                 "was made (a new head, to_empty, load_state_dict with assign=True), make the "
                 "optimiser afterwards",
-                stacklevel=4,
+                stacklevel=5,
             )
         return self._compare(may_differ, num_steps, fields)
 

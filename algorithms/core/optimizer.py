@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import operator
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -137,6 +138,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         # Empty as long as torch's constructor adds the groups; see add_param_group.
         self.replicas: list[Replica] = []
         """The parameters of each type, first that of the most numbers."""
+        self._num_writes: int | None = None
+        """How often others than this optimiser had written the parameters when the last step ended;
+        None where that says nothing."""
+        self._has_said_writes = False
         self._communication_dtype: torch.dtype | None = arguments["communication_dtype"]
         self._model: nn.Module | None = arguments["model"]
         check_model(self._model)
@@ -314,6 +319,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             self._first_step = None
             if is_changed:
                 self.reanchor()
+        self._say_writes()
         frozen = [replica.flat.frozen for replica in self.replicas]
         if frozen != self._frozen:
             if are_apart(self.collectives):
@@ -331,8 +337,23 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         for replica in self.replicas:
             self._update(replica, self.num_steps + 1)
         self.num_steps += 1
+        self._num_writes = _num_writes(self.replicas)
         self._watch.end_step()
         return loss
+
+    def _say_writes(self) -> None:
+        """Warn, once, where someone has written the parameters since the last step."""
+        if self._num_writes is None or self._num_writes == _num_writes(self.replicas):
+            return
+        if not self._has_said_writes:
+            self._has_said_writes = True
+            warnings.warn(
+                f"{self.name}: something other than this optimiser has written parameters after "
+                f"step {self.num_steps}; where other weights were loaded, call "
+                "optimizer.reanchor() on all workers, as what the method holds is of the former "
+                "ones; where all workers change them alike, as by a clamp, nothing need be done",
+                stacklevel=5,
+            )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients.
@@ -408,6 +429,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             _send_first_workers(self)
         for replica in self.replicas:
             replica.begin_anew()
+        self._num_writes = None
 
     def _in_step(self) -> dict[str, object]:
         """Return what workers must have in common whenever they meet, as far as the host knows it."""
@@ -648,6 +670,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         check_options(self.param_groups, self.local_step)
         self.num_steps = flat["num_steps"]
         self.seed = flat["seed"]
+        self._num_writes = None
         self._watch.begin_anew()
         if self._first_step is not None:
             self._first_step.was_loaded = True
@@ -836,6 +859,12 @@ def _says_not_finite(optimizer: DistributedOptimizer) -> bool:
 def _tensors(replicas: Sequence[Replica]) -> list[Tensor]:
     """Return the parameters, type by type."""
     return [tensor for replica in replicas for tensor in replica.flat.tensors]
+
+
+def _num_writes(replicas: Sequence[Replica]) -> int:
+    """Return how often others than the optimiser have written parameters in place."""
+    # The optimiser writes the flat vectors, of whose writes their views as parameters know nothing.
+    return sum(map(operator.attrgetter("_version"), _tensors(replicas)))
 
 
 def _num_parameters(replicas: Sequence[Replica]) -> int:

@@ -27,4 +27,8 @@ def explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}; remove it or correct its name"
+    if first["type"] == "string_pattern_mismatch" and "A-Z" not in first["ctx"]["pattern"]:
+        message = f"{first['input']!r} must have small letters, digits and the signs _ . - alone"
+        if where.endswith("algorithm"):
+            message += ", as mcser has for the class MCSER; docs/algorithms.md lists all methods"
     return f"{where}: {message}" if where else message

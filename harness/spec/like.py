@@ -170,6 +170,8 @@ def _leave_out_idle(data: Table, own: Table) -> None:
     for table, key in _idle_keys(data, own):
         if key not in table_of(own, table):
             table_of(data, table).pop(key, None)
+    if _is_adamw_alone(data) and "momentum" not in table_of(own, "training"):
+        table_of(data, "training")["momentum"] = 0.0
 
 
 def _idle_keys(data: Table, own: Table) -> list[tuple[str, str]]:
@@ -186,6 +188,14 @@ def _idle_keys(data: Table, own: Table) -> list[tuple[str, str]]:
             if given & (set(keys) - {key}):
                 idle.append((table, key))
     return idle
+
+
+def _is_adamw_alone(data: Table) -> bool:
+    """Return whether every row steps by AdamW, which has no momentum."""
+    usual = table_of(data, "training").get("local_step", "sgd")
+    tables = [*list_of(data, "rows"), *list_of(data, "grids")]
+    steps = {table.get("local_step", usual) for table in tables if isinstance(table, dict)}
+    return steps | {usual} == {"adamw"}
 
 
 def _local_steps(data: Table) -> list[object]:

@@ -346,7 +346,13 @@ class Spec(Strict):
                         f"{where}.{key} does nothing where the kind is {part.kind!r}, only where "
                         f"it is {kinds[key]!r}; remove it or change the kind"
                     )
-        if all((row.local_step or self.training.local_step) == "sgd" for row in rows):
+        local_steps = {row.local_step or self.training.local_step for row in rows}
+        if local_steps == {"adamw"} and self.training.momentum:
+            raise ValueError(
+                "training.momentum does nothing, as every row's local_step is adamw, which has "
+                "betas instead; give 0.0"
+            )
+        if local_steps <= {"sgd"}:
             for key in sorted(self.training.model_fields_set.intersection(ADAM_ONLY)):
                 raise ValueError(
                     f"training.{key} does nothing, as no row's local_step is adamw or muon; remove "

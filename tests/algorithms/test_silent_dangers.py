@@ -4,6 +4,7 @@ copies of states."""
 import copy
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -155,6 +156,35 @@ def test_a_state_says_what_does_not_arrive_any_more() -> None:
     for each, trained_model in ((optimizer, model), (resumed, again)):
         train(each, trained_model, 0, range(6, 13))
     assert torch.equal(flat_parameters(model), flat_parameters(again))
+
+
+@pytest.mark.parametrize("name", ["sgd", "diloco", "mcser"])
+@pytest.mark.parametrize("dtype", [torch.float64, ACCURATE], ids=["one type", "two types"])
+def test_weights_that_are_loaded_in_the_middle_are_said_once(name: str, dtype: Types) -> None:
+    model = make_model(dtype)
+    optimizer = made(name, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(optimizer, model, 0, range(1, 4))
+        with optimizer.consensus(model):
+            pass
+        state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        train(optimizer, model, 0, [4])
+        # Back to a state of its own, in either order.
+        optimizer.load_state_dict(state[1])
+        model.load_state_dict(state[0])
+        train(optimizer, model, 0, [4])
+        put(model, 20, dtype)
+        optimizer.reanchor()
+        train(optimizer, model, 0, [5])
+    put(model, 21, dtype)
+    with pytest.warns(
+        UserWarning, match=r"written parameters after step 5; .*reanchor\(\)"
+    ) as said:
+        train(optimizer, model, 0, [6])
+        put(model, 22, dtype)
+        train(optimizer, model, 0, [7])
+    assert len(said) == 1 and said[0].filename.endswith("problems.py"), "where step() was called"
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not algorithms()[name].workers_differ])

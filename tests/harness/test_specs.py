@@ -154,6 +154,14 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         ADAMW | {"rows.1.momentum": 0.9},
         ["row cser: ", "adamw, which has no momentum"],
     ),
+    "adamw alone with momentum for all": (
+        {"training.local_step": "adamw", "rows.1.momentum": ABSENT},
+        ["training.momentum does nothing", "betas instead; give 0.0"],
+    ),
+    "a class for an algorithm's name": (
+        {"rows.1.algorithm": "MCSER"},
+        ["rows.1.algorithm: 'MCSER' must have small letters", "as mcser has for the class MCSER"],
+    ),
     "sgd with betas": (
         ADAMW | {"rows.2.betas": [0.9, 0.99]},
         ["row ef_sgd: ", "sgd, which has no betas"],
@@ -406,7 +414,7 @@ def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(tmp_path
         "training.betas",
         [0.9, 0.99],
     )
-    base = changed(base, "rows.1.momentum")
+    base = changed(changed(base, "rows.1.momentum"), "training.momentum", 0.0)
     (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
     own: Table = {
         "format": 1,
@@ -431,6 +439,11 @@ def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(tmp_path
     (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
     again = load_spec(write_spec(tmp_path, own | {"evaluation": {"per_epoch": 2}}))
     assert (again.evaluation.num_scores, again.evaluation.per_epoch) == (None, 2)
+    by_sgd = changed(changed(base, "training.betas"), "training.local_step", "sgd")
+    by_sgd = changed(by_sgd, "training.momentum", 0.9)
+    (tmp_path / "base.toml").write_text(tomli_w.dumps(by_sgd))
+    by_adamw = own | {"training": {"local_step": "adamw"}, "evaluation": {"num_scores": 4}}
+    assert load_spec(write_spec(tmp_path, by_adamw)).training.momentum == 0.0
 
 
 def assert_is_refused(spec: Table, folder: Path, parts: list[str], cli: CommandLine) -> None:
