@@ -36,6 +36,8 @@ FIRST_FAILURE = "algorithms: first failure"
 """The key in the group's store of what ended the first process that failed."""
 WORDS_LENGTH = 500
 """How much of that is kept: an error may hold a whole tensor, and the store is for short values."""
+SIGNS_OF_AN_END = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""What a backend says of a process at the other end that is gone."""
 _NUM_KEYS = Counter[str]()
 """How many keys have been made for each group, by its name."""
 
@@ -258,20 +260,21 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
 
 @functools.cache
 def _tell_others_at_the_end() -> None:
-    """Have the exception that ends this process told to the others, once it was shown as ever."""
-    atexit.register(_tell_last_exception)
+    """Have it told to the others what ends this process, once that was shown as ever."""
+    atexit.register(_tell_end)
 
 
-def _tell_last_exception() -> None:
+def _tell_end() -> None:
     # Python keeps here what nobody caught, and nothing where a script came to its end.
     error = getattr(sys, "last_value", None)
-    if error is None:
-        return
-    words = " ".join(f"{type(error).__name__}: {error}".split())[:WORDS_LENGTH]
-    with suppress(Exception):  # Only the first counts: the others' follow from it.
-        _get_default_store().compare_set(
-            FIRST_FAILURE, "", f"rank {dist.get_rank()} raised {words}"
-        )
+    ending = "came to the end of its script, or called sys.exit()"
+    if error is not None:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        ending = f"raised {words[:WORDS_LENGTH]}"
+    # Only the first counts: the others' follow from it. Where all have come to their end, nobody
+    # asks.
+    with suppress(Exception):
+        _get_default_store().compare_set(FIRST_FAILURE, "", f"rank {dist.get_rank()} {ending}")
 
 
 def _first_failure() -> str:
@@ -304,5 +307,16 @@ def translated_errors() -> Iterator[None]:
     # Backends raise plain RuntimeErrors; Python's own sockets and pipes, under a store, have errors
     # of their own.
     except (RuntimeError, ConnectionError, TimeoutError, EOFError) as error:
-        reason = _first_failure() or str(error) or type(error).__name__
+        reason = _first_failure() or _in_words(error)
         raise CollectiveError(f"a collective failed: {reason}") from error
+
+
+def _in_words(error: Exception) -> str:
+    """Return why a collective failed where no process has told."""
+    said = str(error) or type(error).__name__
+    if any(sign in said for sign in SIGNS_OF_AN_END):
+        return (
+            "a worker's process has ended and told nothing, as one that is killed (by SIGKILL, or "
+            f"for its memory); its own output, or its machine's log, says which ({said})"
+        )
+    return said

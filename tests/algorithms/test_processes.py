@@ -117,6 +117,13 @@ finally:
             "optimizer.step()",
             "rank 1 raised KeyError: 'sample 17'",
         ),
+        (1, "raise SystemExit(3)", "optimizer.step()", r"rank 1 .* called sys.exit\(\)"),
+        (
+            1,
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "optimizer.step()",
+            r"a worker's process has ended and told nothing, as one that is killed \(by SIGKILL",
+        ),
         # This rank keeps the group's store, as there is no torchrun: its reason may go with it.
         (
             0,
