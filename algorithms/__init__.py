@@ -18,6 +18,9 @@ from cser_bench.algorithms.compressors.coordinates import TopK as TopK
 from cser_bench.algorithms.compressors.quantisers import QSGD as QSGD
 from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks as QuantisedBlocks
 from cser_bench.algorithms.compressors.quantisers import ScaledSign as ScaledSign
+from cser_bench.algorithms.compressors.reduce_scatter import (
+    CompressedReduceScatter as CompressedReduceScatter,
+)
 from cser_bench.algorithms.core.checkpoints import consensus_checkpoint as consensus_checkpoint
 from cser_bench.algorithms.core.checkpoints import load_checkpoint as load_checkpoint
 from cser_bench.algorithms.core.checkpoints import newest_checkpoint as newest_checkpoint

@@ -17,6 +17,11 @@ from cser_bench.algorithms.core import DistributedOptimizer, Layout, Replica
 
 
 class Alone(DistributedOptimizer):
+    """A worker that sends nothing: the floor that any method must beat.
+
+    Begin with it as it is: it has no settings of its own.
+    """
+
     name = "alone"
     family = "bounds"
     formula = "0"

@@ -39,6 +39,8 @@ from cser_bench.algorithms.core.topology import Topology, mixing_at
 class ChocoSGD(DistributedOptimizer):
     """CHOCO-SGD.
 
+    Begin with `**ChocoSGD.at_ratio(4)`.
+
     Args:
         topology: who mixes with whom; all but one_peer, which changes with the step.
         compressor: C, any.

@@ -20,7 +20,12 @@ from cser_bench.algorithms.cser import CSER
 
 
 class CSEA(CSER):
-    """Args: error_compressor: C1, any; explicit_error: see `CSER`."""
+    """CSEA.
+
+    Begin with `error_compressor=TopK(24)`.
+
+    Args: error_compressor: C1, any; explicit_error: see `CSER`.
+    """
 
     name = "csea"
     formula = "32 d / R1"

@@ -45,6 +45,8 @@ from cser_bench.algorithms.core.settings import nearest_factors
 class CSER(DistributedOptimizer):
     """CSER: C2 compresses each step's update, and C1 the accumulated error at each reset.
 
+    Begin with `**CSER.at_ratio(4)`.
+
     Args:
         gradient_compressor: C2, of any kind.
         error_compressor: C1, of any kind.

@@ -23,7 +23,12 @@ from cser_bench.algorithms.cser import CSER
 
 
 class CSERPL(CSER):
-    """Args: error_compressor: C1, any; reset_interval: H; explicit_error: see `CSER`."""
+    """CSER-PL.
+
+    Begin with `**CSERPL.at_ratio(4)`.
+
+    Args: error_compressor: C1, any; reset_interval: H; explicit_error: see `CSER`.
+    """
 
     name = "cser_pl"
     formula = "32 d / (R1 H)"

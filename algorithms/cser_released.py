@@ -38,6 +38,8 @@ from cser_bench.algorithms.cser import CSER
 class CSERReleased(CSER):
     """CSER as released.
 
+    Begin with `**CSERReleased.at_ratio(4)`.
+
     Args:
         gradient_compressor: C2, with shared support.
         error_compressor: C1, with shared support.
@@ -156,7 +158,10 @@ class CSERReleased(CSER):
 
 
 class MCSERReleased(CSERReleased):
-    """CSERReleased whose momentum is 0.9 by default, and must not be 0."""
+    """CSERReleased whose momentum is 0.9 by default, and must not be 0.
+
+    Begin with `**MCSERReleased.at_ratio(4)`.
+    """
 
     name = "mcser_released"
     without_momentum = CSERReleased.name

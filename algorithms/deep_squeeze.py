@@ -34,6 +34,8 @@ from cser_bench.algorithms.core.topology import Topology, mixing_at
 class DeepSqueeze(DistributedOptimizer):
     """DeepSqueeze.
 
+    Begin with `**DeepSqueeze.at_ratio(4)`.
+
     Args:
         topology: who mixes with whom.
         compressor: C, any; top-k sends the same largest parameters again and again.

@@ -50,6 +50,8 @@ from cser_bench.algorithms.core.stages import EVERYTHING
 class DiLoCo(DistributedOptimizer):
     """DiLoCo.
 
+    Begin with `sync_interval=4`.
+
     `consensus()` shows the average of the x_i, as for any method, and not x, which lacks what was
     trained since.
 

@@ -27,6 +27,8 @@ Order = Literal["combine_while_adapt", "adapt_then_combine"]
 class DPSGD(DistributedOptimizer):
     """Decentralised SGD.
 
+    Begin with `topology="ring", order="adapt_then_combine"`.
+
     Args:
         topology: who mixes with whom.
         order: of the step and the mixing.

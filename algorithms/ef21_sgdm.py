@@ -43,6 +43,8 @@ from cser_bench.algorithms.core import (
 class EF21SGDM(DistributedOptimizer):
     """EF21-SGDM.
 
+    Begin with `compressor=TopK(24)`.
+
     State: "momentum", v_i, and "estimate", h_i, are each worker's own; "mean_estimate", h, is
     common.
 

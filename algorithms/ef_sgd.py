@@ -57,6 +57,8 @@ FedBack = Literal["updates", "gradients"]
 class EFSGD(DistributedOptimizer):
     """EF-SGD.
 
+    Begin with `compressor=TopK(24)`.
+
     Args:
         compressor: C, any.
         error_feedback_on: "updates", after momentum or moments, or "gradients", before them.

@@ -29,6 +29,8 @@ from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Rep
 class LocalSGD(DistributedOptimizer):
     """Local SGD.
 
+    Begin with `sync_interval=4`.
+
     Args:
         sync_interval: H, steps between two averages.
         first_moment_interval: K_u, for `local_step = "adamw"`; None for never.

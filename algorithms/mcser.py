@@ -14,5 +14,12 @@ from cser_bench.algorithms.cser import CSER
 
 
 class MCSER(CSER):
+    """M-CSER: CSER whose momentum is 0.9 by default, and must not be 0.
+
+    Begin with `**MCSER.at_ratio(4)`.
+
+    Args: as `CSER`.
+    """
+
     name = "mcser"
     without_momentum = CSER.name

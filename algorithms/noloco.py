@@ -70,6 +70,8 @@ def spread_factor(
 class NoLoCo(DistributedOptimizer):
     """NoLoCo.
 
+    Begin with `sync_interval=4`.
+
     Args:
         sync_interval: H, in steps.
         group_size: G, workers that meet; all of them if there are fewer.

@@ -41,6 +41,8 @@ from cser_bench.algorithms.core.low_rank import LowRank
 class PowerSGD(DistributedOptimizer):
     """PowerSGD.
 
+    Begin with `rank=4`.
+
     Args:
         rank: r, of a matrix at most its smaller side.
     """

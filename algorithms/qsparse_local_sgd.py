@@ -56,6 +56,8 @@ from cser_bench.algorithms.core.local_step import DecayInMomentumOnly
 class QSparseLocalSGD(DistributedOptimizer):
     """QSparse-local-SGD.
 
+    Begin with `compressor=QuantisedBlocks(4), sync_interval=4`.
+
     Args:
         compressor: C, any.
         sync_interval: H, in steps.

@@ -36,6 +36,8 @@ hold them."""
 class QSR(LocalSGD):
     """QSR.
 
+    Begin with `sync_interval=4, alpha=0.25`.
+
     Args:
         sync_interval: H_base, in steps.
         alpha: from 0 up.

@@ -18,6 +18,11 @@ from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purp
 
 
 class SGD(DistributedOptimizer):
+    """SGD on the workers' mean gradient, which is sent in full: the baseline of all methods.
+
+    Begin with it as it is: it has no settings of its own. With `local_step="adamw"` it is AdamW.
+    """
+
     name = "sgd"
     family = "all sent"
     keeps_rounding = False
@@ -45,6 +50,8 @@ class SGD(DistributedOptimizer):
 
 class SGDAccumulate(DistributedOptimizer):
     """SGD that accumulates gradients, what a practitioner does where the network is slow.
+
+    Begin with `accumulation_steps=4`.
 
         a_i <- a_i + g_i
         every A steps:  x <- x - p of the gradient mean(a) / A;  a_i <- 0

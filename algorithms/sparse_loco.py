@@ -39,6 +39,8 @@ from cser_bench.algorithms.qsparse_local_sgd import QSparseLocalSGD
 class SparseLoCo(QSparseLocalSGD):
     """SparseLoCo.
 
+    Begin with `compressor=ChunkTopK(), sync_interval=4`.
+
     Args:
         compressor: C, any.
         sync_interval: H, in steps.

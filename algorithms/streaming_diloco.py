@@ -39,6 +39,8 @@ from cser_bench.algorithms.diloco import DiLoCo, outer_buffers
 class StreamingDiLoCo(DiLoCo):
     """Streaming DiLoCo.
 
+    Begin with `sync_interval=4`.
+
     Args:
         sync_interval, num_fragments, outer_lr, outer_momentum: H, F, eta and mu, as in `DiLoCo`.
         delay: tau, in steps, from 0 up and below H.

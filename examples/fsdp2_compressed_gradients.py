@@ -1,5 +1,5 @@
 """FSDP2 (`fully_shard`) as it is, and with its gradients in 4 bits or 1 a number, by a
-reduce-scatter of its own.
+reduce-scatter of its own. It does not run on PyTorch 2.6, whose FSDP2 takes no such hook.
 
 torchrun --nproc-per-node 2 examples/fsdp2_compressed_gradients.py
 """
@@ -9,54 +9,11 @@ import os
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from cser_bench.algorithms import QuantisedBlocks
+from cser_bench.algorithms import CompressedReduceScatter, QuantisedBlocks
 
 NUM_STEPS, BATCH_SIZE = 60, 32
-
-
-class CompressedReduceScatter:
-    """Each rank quantises its gradient by block, sends every rank that rank's slice, and averages
-    what it receives.
-
-    Error feedback keeps the error of each number of the gradient before it is sharded, in 32 bits:
-    on every rank as much as a whole model. It is that of one sharded module, and FSDP's state
-    leaves it out.
-    """
-
-    allocate = staticmethod(torch.empty)  # of the buffers that FSDP asks for
-
-    def __init__(self, bits: int, error_feedback: bool) -> None:
-        self.compressor, self.error_feedback = QuantisedBlocks(bits), error_feedback
-        self.error: Tensor | None = None
-        self.payload_bits = 0  # that this rank contributed so far, its own slice included
-
-    def __call__(
-        self,
-        output_tensor: Tensor,
-        input_tensor: Tensor,
-        group: dist.ProcessGroup,
-        op: object,
-        async_op: bool = False,
-    ) -> None:
-        if op != dist.ReduceOp.AVG:
-            raise ValueError(
-                f"only means are compressed, not {op}: reduce in fp32 or bf16, without a divide "
-                "factor"
-            )
-        slices = input_tensor.view(group.size(), -1).float()
-        if self.error is not None:
-            slices += self.error
-        message = self.compressor.encode(slices)
-        received = torch.empty_like(message)
-        dist.all_to_all_single(received, message, group=group)
-        self.payload_bits += 8 * message.numel()
-        if self.error_feedback:
-            self.error = slices - self.compressor.decode(message, slices.shape[1], slices.dtype)
-        output_tensor.copy_(
-            self.compressor.decode(received, slices.shape[1], slices.dtype).mean(dim=0)
-        )
 
 
 def loss_of(model: nn.Module, num_samples: int, seed: int) -> Tensor:
@@ -73,7 +30,7 @@ def train(name: str, bits: int = 32, error_feedback: bool = False) -> None:
     for layer in model[::2]:
         fully_shard(layer, mesh=mesh)
         if bits < 32:
-            compressed.append(CompressedReduceScatter(bits, error_feedback))
+            compressed.append(CompressedReduceScatter(QuantisedBlocks(bits), error_feedback))
             layer.set_custom_reduce_scatter(compressed[-1])
     optimizer = torch.optim.AdamW(fully_shard(model, mesh=mesh).parameters(), lr=3e-3)
     for step in range(1, NUM_STEPS + 1):
@@ -90,6 +47,8 @@ def train(name: str, bits: int = 32, error_feedback: bool = False) -> None:
         )
 
 
+if not hasattr(FSDPModule, "set_custom_reduce_scatter"):
+    raise SystemExit(f"PyTorch {torch.__version__} has no hook for FSDP2; install a newer one")
 device = "cuda" if torch.cuda.is_available() else "cpu"
 mesh = dist.init_device_mesh(device, (int(os.environ["WORLD_SIZE"]),))
 for row in ("uncompressed",), ("4 bits", 4), ("1 bit", 1), ("1 bit, error fed back", 1, True):

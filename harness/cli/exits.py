@@ -47,8 +47,11 @@ def end_of(command: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:
         if OURS.joinpath(str(error.name).partition(".")[0]).exists():
             raise
+        # Only a checkout can be installed from, and an installed program does not know where one is.
+        is_checkout = (OURS / "pyproject.toml").exists()
+        source = str(OURS) if is_checkout else "PATH-TO-THE-CHECKOUT"
         return complain(
-            f"{error.name} is not installed; pip install '{OURS}[harness]' has all that is needed",
+            f"{error.name} is not installed; pip install '{source}[harness]' has all that is needed",
             FAILURE,
         )
     except KeyboardInterrupt as stop:

@@ -130,8 +130,6 @@ def _parser(
         program: what is typed to start it.
         experiments: all that an experiment can be called, for completion; None for any word.
     """
-    import shtab
-
     parser = argparse.ArgumentParser(
         prog=program,
         description=DESCRIPTION,
@@ -139,7 +137,13 @@ def _parser(
     )
     parser.add_argument("--version", action="version", version=_version())
     what = f"print what makes a shell complete the words of {INSTALLED}"
-    shtab.add_argument_to(parser, PRINT_COMPLETION, help=what)
+    if experiments is None:
+        # Without shtab, which an installation of the optimisers alone has not.
+        parser.add_argument(PRINT_COMPLETION, metavar="SHELL", help=what)
+    else:
+        import shtab
+
+        shtab.add_argument_to(parser, PRINT_COMPLETION, help=what)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(

@@ -1,6 +1,8 @@
 """What every algorithm promises, tested on each one that the registry finds."""
 
 import copy
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -80,6 +82,18 @@ def test_the_registry_finds_each_module_of_the_package_and_each_states_with_what
         required = {key for key, each in algorithm.declared.items() if each.is_required}
         assert stated is None or required <= stated.keys() <= algorithm.declared.keys()
         assert algorithm.tried_with.keys() <= algorithm.declared.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_says_what_a_method_is_and_with_which_settings_to_begin(name: str) -> None:
+    method = algorithms()[name]
+    said = inspect.getdoc(method)
+    assert said is not None and method.__doc__ is not None
+    begin = re.search(r"Begin with (it as it is|`(.*?)`)", said, flags=re.DOTALL)
+    assert begin is not None, said
+    own = eval(f"dict({begin[2] or ''})", vars(package))
+    optimizer = method(make_model().parameters(), lr=0.1, **own)
+    assert not algorithms()[name].no_compression or optimizer.settings != method.no_compression
 
 
 # As PyTorch users expect.

@@ -37,6 +37,8 @@ LAST = {"plain": 7, "transformers_trainer": 7, "lightning_trainer": 8, "timm_ema
 one's."""
 SHARDED = "fsdp2_compressed_gradients"
 """The example that has none of our optimisers."""
+OWN_METHOD = "growing_local_sgd"
+"""The example that is no script, which tests/harness/test_own_methods.py tries."""
 NEEDS = {"transformers_trainer": "accelerate", "lightning_trainer": "lightning", "timm_ema": "timm"}
 
 
@@ -142,7 +144,7 @@ def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
 
 def test_each_example_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
-    assert {path.stem for path in files} == LAST.keys() | {SHARDED}
+    assert {path.stem for path in files} == LAST.keys() | {SHARDED, OWN_METHOD}
 
 
 def test_readme_quotes_the_plain_loop() -> None:
