@@ -37,6 +37,12 @@ class ConsensusStrategy(DDPStrategy):
         """Wraps nothing: the optimiser averages, and refuses gradients that DDP has averaged."""
 
     def setup_optimizers(self, trainer: Trainer) -> None:
+        for callback in trainer.callbacks:
+            if any(kind.__name__.endswith("WeightAveraging") for kind in type(callback).__mro__):
+                raise ValueError(
+                    f"{type(callback).__name__} would validate and keep each worker's own average; "
+                    "keep one in the module, and name it in consensus(model, averages=[ema])"
+                )
         super().setup_optimizers(trainer)
         if len(self.optimizers) != 1:
             raise ValueError(

@@ -205,6 +205,24 @@ def test_workers_that_resume_from_different_models_are_told_so(name: str) -> Non
     assert len(set(workers(work, 2))) == 1
 
 
+@pytest.mark.parametrize("common", [{}, ADAMW], ids=["sgd", "adamw"])
+def test_local_sgds_interval_may_grow_after_a_warm_up(common: Any) -> None:
+    """Models are averaged at every step of it, and then at every fourth."""
+
+    def work(collectives: Collectives) -> list[Tensor]:
+        model, seen = make_model(), []
+        optimizer = make_optimizer("local_sgd", model, {"sync_interval": 4}, collectives, **common)
+        for step in range(1, 13):
+            optimizer.sync_interval = 1 if step <= 5 else 4  # type: ignore[attr-defined]
+            train(optimizer, model, collectives.rank, [step])
+            seen.append(flat_parameters(model))
+        return seen
+
+    by_step = zip(*workers(work, 2), strict=True)
+    are_equal = [step for step, (one, two) in enumerate(by_step, 1) if torch.equal(one, two)]
+    assert are_equal == [1, 2, 3, 4, 5, 8, 12]
+
+
 # Models that went on without the optimiser.
 
 

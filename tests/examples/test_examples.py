@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,9 @@ OWN_METHOD = "growing_local_sgd"
 NEEDS = {"transformers_trainer": "accelerate", "lightning_trainer": "lightning", "timm_ema": "timm"}
 
 
-def launch(folder: Path, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def launch(
+    folder: Path, script: str | Path, *arguments: object
+) -> subprocess.CompletedProcess[str]:
     """Starts one of these tests' scripts by torchrun."""
     launcher = [
         sys.executable,
@@ -145,6 +148,62 @@ def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
 def test_each_example_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
     assert {path.stem for path in files} == LAST.keys() | {SHARDED, OWN_METHOD}
+
+
+GUIDE = ROOT / "docs" / "in-your-own-script.md"
+DIFFERENCES = ("nanogpt", "timm_ema", "transformers_trainer", "lightning_trainer")
+"""The guide's, in its order."""
+
+
+def difference(name: str) -> list[str]:
+    """The lines of a framework's difference in the guide."""
+    shown = re.findall("```diff\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
+    assert len(shown) == len(DIFFERENCES)
+    return str(shown[DIFFERENCES.index(name)]).splitlines()
+
+
+@pytest.mark.parametrize("name", DIFFERENCES[1:])
+def test_the_guides_differences_are_lines_of_the_examples(name: str) -> None:
+    """In their order."""
+    lines = iter((ROOT / f"examples/{name}.py").read_text().splitlines())
+    kept = [line for line in difference(name) if not line.startswith("-") and line != "..."]
+    assert kept and [line for line in kept if line[1:] not in lines] == []
+
+
+def test_the_guides_difference_makes_nanogpt_save_and_go_on(tmp_path: Path) -> None:
+    """Compiled, and saved only where the loss is less: by all workers or by none."""
+    script = (ROOT / "tests/examples/like_nanogpt.py").read_text()
+    for part in "\n".join(difference("nanogpt")).split("\n...\n"):
+        lines = part.splitlines()
+        before = "\n".join(line[1:] for line in lines if line[0] in " -")
+        after = "\n".join(line[1:] for line in lines if line[0] in " +")
+        assert script.count(f"{before}\n") == 1, before
+        script = script.replace(f"{before}\n", f"{after}\n" if after else "")
+    changed = tmp_path / "train.py"
+    changed.write_text(script)
+    for num_steps, begins_at in ((8, 0), (16, 8)):
+        done = launch(tmp_path, changed, tmp_path / "out", num_steps)
+        assert done.returncode == 0, done.stdout + done.stderr
+        ranks = re.findall(r"rank (\d) begins at (\d+)", done.stdout)
+        assert sorted(ranks) == [(str(rank), str(begins_at)) for rank in range(NUM_WORKERS)]
+    newest = newest_checkpoint(tmp_path / "out")
+    assert newest is not None and newest.name == "step-16"
+
+
+@pytest.mark.parametrize("name", ["EMAWeightAveraging", "StochasticWeightAveraging"])
+def test_lightnings_averages_of_each_workers_own_are_refused(name: str) -> None:
+    callbacks = pytest.importorskip("lightning.pytorch.callbacks")
+    if not hasattr(callbacks, name):
+        pytest.skip(f"this Lightning has no {name}")
+    definitions, _, _ = (
+        (ROOT / "examples/lightning_trainer.py").read_text().partition("\ninputs = ")
+    )
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(definitions, names)
+    settings = {"swa_lrs": 0.1} if name.startswith("Stochastic") else {}
+    trainer = SimpleNamespace(callbacks=[getattr(callbacks, name)(**settings)])
+    with pytest.raises(ValueError, match=rf"{name} would validate and keep each worker's own"):
+        names["ConsensusStrategy"]().setup_optimizers(trainer)
 
 
 def test_readme_quotes_the_plain_loop() -> None:
