@@ -170,6 +170,7 @@ def test_the_guides_differences_are_lines_of_the_examples(name: str) -> None:
     assert kept and [line for line in kept if line[1:] not in lines] == []
 
 
+@pytest.mark.timeout(900)
 def test_the_guides_difference_makes_nanogpt_save_and_go_on(tmp_path: Path) -> None:
     """Compiled, and saved only where the loss is less: by all workers or by none."""
     script = (ROOT / "tests/examples/like_nanogpt.py").read_text()
