@@ -8,7 +8,7 @@ Gradients are averaged before the momentum, as DDP does. p is linear in g and al
 same x and m, so this is averaging p. With AdamW it is not: the moments are of the mean gradient and
 the same on all workers, so the method is torch.optim.AdamW under DDP.
 Cost: 32 d bits per step, one all-reduce.
-State: the momentum or the moments; of several steps' gradients also their sum.
+State: the momentum or the moments.
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,9 @@ class SGDAccumulate(DistributedOptimizer):
     times as large and a step in A, at the learning rate of the A-th. Momentum, or AdamW's moments,
     are of that mean, and the same on all workers. Weight decay enters with the mean, once.
     Gradients that are left over at the end are dropped.
+    Source: textbook.
     Cost: 32 d / A bits per step on average, an all-reduce every A steps.
+    State: the momentum or the moments, and a_i.
 
     Args: accumulation_steps: A, gradients that make one step.
     """

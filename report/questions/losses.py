@@ -105,7 +105,7 @@ def other_tasks(evidence: Evidence) -> Answer | None:
     numbers = {
         **count_verdicts(losses),
         "apart": int(is_apart.sum()),
-        "names": [known.name for known in experiments],
+        "names": [f"`{known.name}`" for known in experiments],
         "silent": silent,
         "topk": topk.to_dict("records"),
         "workers": sorted(num_workers),

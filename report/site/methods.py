@@ -23,33 +23,21 @@ _PART = re.compile(r"^(Source|Cost|State|Deviations?)[:.] ", re.MULTILINE)
 class Method:
     """What the file of a method says.
 
-    name: in specs. class_name: in scripts. family: in reports. formula: payload bits of one worker
-    in a step. text: the file's docstring. path: of the file, in the repository. code: all of it.
-    shares_file: whether another method stands in the same file.
+    name: in specs. class_name: in scripts. title: what it is called. lead: what it is, in a
+    sentence. family: in reports. formula: payload bits of one worker in a step. text: where it is
+    from, its update, cost and state, as its docstring has them. path: of the file, in the
+    repository. code: what stands in the file under its docstring.
     """
 
     name: str
     class_name: str
+    title: str
+    lead: str
     family: str
     formula: str
     text: str
     path: str
     code: str
-    shares_file: bool
-
-    @property
-    def title(self) -> str:
-        """What the method is called."""
-        head, colon, _ = self.text.split("\n")[0].partition(": ")
-        if self.shares_file or not colon:
-            return self.class_name
-        return head
-
-    @property
-    def lead(self) -> str:
-        """What the method is, in a sentence; without what it is called, where that is the title."""
-        sentence = self.text.split("\n")[0].removeprefix(f"{self.title}: ")
-        return sentence[:1].upper() + sentence[1:]
 
     @property
     def page(self) -> str:
@@ -63,35 +51,81 @@ def read_methods(root: Path) -> list[Method]:
     Their files are read as text: nothing of them runs.
     """
     folder = root / "algorithms"
-    classes: dict[str, dict[str, Any]] = {}
+    classes: dict[str, _Class] = {}
     for path in sorted([*folder.glob("*.py"), *folder.glob("baselines/*.py")]):
-        tree = ast.parse(path.read_text())
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef):
-                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
-                classes[node.name] = {
-                    "bases": bases,
-                    "path": path,
-                    "text": ast.get_docstring(tree) or "",
-                    **_constants(node),
-                }
-    methods = []
-    named = {name: facts for name, facts in classes.items() if isinstance(facts.get("name"), str)}
-    paths = [facts["path"] for facts in named.values()]
-    for class_name, facts in named.items():
-        path = facts["path"]
-        method = Method(
-            name=facts["name"],
-            class_name=class_name,
-            family=_inherited(classes, class_name, "family", "other"),
-            formula=_inherited(classes, class_name, "formula", ""),
-            text=facts["text"],
-            path=path.relative_to(root).as_posix(),
-            code=path.read_text(),
-            shares_file=paths.count(path) > 1,
-        )
-        methods.append(method)
-    return sorted(methods, key=lambda method: method.name)
+        for read in _classes_in(path, path.relative_to(root).as_posix()):
+            classes[read.name] = read
+    methods = [read for read in classes.values() if "name" in read.constants]
+    files = [read.path for read in methods]
+    read_from = [_method(read, classes, files.count(read.path) > 1) for read in methods]
+    return sorted(read_from, key=lambda method: method.name)
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class of a file: its bases, the texts that it assigns, its docstring and the file's."""
+
+    name: str
+    path: str
+    bases: Sequence[str]
+    constants: Mapping[str, str]
+    text: str
+    text_of_file: str
+    code: str
+
+
+def _classes_in(path: Path, place: str) -> list[_Class]:
+    """Return the classes of a file, whose path in the repository is `place`."""
+    source = path.read_text()
+    tree = ast.parse(source)
+    first = tree.body[0]
+    code = "\n".join(source.split("\n")[first.end_lineno :]).strip("\n")
+    classes = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            read = _Class(
+                name=node.name,
+                path=place,
+                bases=[base.id for base in node.bases if isinstance(base, ast.Name)],
+                constants=_constants(node),
+                text=ast.get_docstring(node) or "",
+                text_of_file=ast.get_docstring(tree) or "",
+                code=code,
+            )
+            classes.append(read)
+    return classes
+
+
+def _method(read: _Class, classes: Mapping[str, _Class], shares_file: bool) -> Method:
+    """Return the method that a class is.
+
+    Args:
+        read: the class.
+        classes: all, for what it has from its bases.
+        shares_file: whether another method stands in its file. Then it is called by its class, and
+            its own docstring says what it is.
+    """
+    text = read.text_of_file
+    # Where a class of several says what it costs, it says all.
+    if "\nCost: " in read.text:
+        text = read.text.partition("\nArgs:")[0]
+    title = read.name
+    lead = text.split("\n")[0]
+    if shares_file:
+        lead = (read.text or text).split("\n")[0]
+    elif ": " in lead:
+        title, _, lead = lead.partition(": ")
+    return Method(
+        name=read.constants["name"],
+        class_name=read.name,
+        title=title,
+        lead=lead[:1].upper() + lead[1:],
+        family=_inherited(classes, read.name, "family", "other"),
+        formula=_inherited(classes, read.name, "formula", ""),
+        text=text,
+        path=read.path,
+        code=read.code,
+    )
 
 
 def _constants(node: ast.ClassDef) -> dict[str, str]:
@@ -107,21 +141,20 @@ def _constants(node: ast.ClassDef) -> dict[str, str]:
 
 
 def _inherited(
-    classes: Mapping[str, Mapping[str, Any]],
-    class_name: str,
+    classes: Mapping[str, _Class],
+    name: str,
     fact: str,
     otherwise: str,
 ) -> str:
-    """Return a fact of a class, or of the first of its bases that has it."""
-    facts = classes.get(class_name)
-    if facts is None:
+    """Return a text that a class assigns, or the first of its bases that has it."""
+    if name not in classes:
         return otherwise
-    if fact in facts:
-        return str(facts[fact])
-    for base in facts["bases"]:
-        value = _inherited(classes, base, fact, "")
-        if value:
-            return value
+    if fact in classes[name].constants:
+        return classes[name].constants[fact]
+    for base in classes[name].bases:
+        text = _inherited(classes, base, fact, "")
+        if text:
+            return text
     return otherwise
 
 
@@ -129,15 +162,16 @@ def _inherited(
 class Standing:
     """What an experiment says of a method's row.
 
-    algorithm: name of the method in specs. experiment: name. network: with its kind of task.
-    row: label of the row. models: what a link carries in a run, in models. held: the most that a
-    worker holds in a step, in models; None where it is not known. against: label of what it is
-    compared with. loss, interval and verdict: in words. declared: when the comparison was declared.
+    algorithm: name of the method in specs. experiment: name. network: in words; num_parameters: its
+    size. row: label of the row. models: what a link carries in a run, in models. held: the most
+    that a worker holds in a step, in models; None where it is not known. against: label of what it
+    is compared with. loss, interval and verdict: in words. declared: when that was declared.
     """
 
     algorithm: str
     experiment: str
     network: str
+    num_parameters: int
     row: str
     models: float | None
     held: float | None
@@ -185,6 +219,7 @@ def _standing(frames: Frames, line: Mapping[Any, Any]) -> Standing:
         algorithm=str(row["algorithm"]),
         experiment=experiment.name,
         network=network,
+        num_parameters=int(row["num_parameters"]),
         row=str(row["label"]),
         models=row["link_models"],
         held=row["peak_models"],
@@ -227,12 +262,12 @@ def page_html(
     for name, value in facts.items():
         parts.append(f"<div><dt>{name}</dt><dd>{value}</dd></div>")
     parts.append("</dl>")
-    parts.append(f'<p class="lead">{_words(method.lead)}</p>')
+    parts.append(f'<p class="lead">{words_html(method.lead)}</p>')
     parts += _docstring_html(method.text)
     parts.append('<h2 id="where-it-stands">Where it stands</h2>')
     parts += _standings_html(standings, reports)
     parts.append('<h2 id="code">Its code</h2>')
-    parts.append(f"<p><code>{method.path}</code>, all of it:</p>")
+    parts.append(f"<p><code>{method.path}</code>, under its header:</p>")
     parts.append(code_html(method.code))
     return "\n".join(parts)
 
@@ -256,37 +291,38 @@ def _docstring_html(text: str) -> list[str]:
         name, colon, words = block.partition(":")
         heading = headings.get(name.strip())
         if heading is None or not colon:
-            parts.append(f"<p>{_words(block)}</p>")
+            parts.append(f"<p>{words_html(block)}</p>")
             continue
         parts.append(f'<h2 id="{heading.split()[0].lower()}">{heading}</h2>')
         sentence = words.strip()
-        parts.append(f"<p>{_words(sentence[:1].upper() + sentence[1:])}</p>")
+        parts.append(f"<p>{words_html(sentence[:1].upper() + sentence[1:])}</p>")
     return parts
 
 
-def _words(text: str) -> str:
+def words_html(text: str) -> str:
     """Return prose of a docstring, whose code stands between backquotes."""
     escaped = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
 
 
 _HEADS = (
-    "experiment",
-    "network",
+    "network, experiment",
     "row",
-    "models on a link",
     "against",
+    "verdict",
     "loss",
     "95 % interval",
-    "verdict",
+    "models on a link",
     "declared",
 )
 
 
 def _standings_html(standings: Sequence[Standing], reports: Mapping[str, str]) -> list[str]:
     """Return the tables of what is judged, and of what was run beside that."""
-    judged = [line for line in standings if line.verdict != NOT_JUDGED]
-    others = [line for line in standings if line.verdict == NOT_JUDGED]
+    # The largest networks first: they are nearest to what people train.
+    ordered = sorted(standings, key=lambda line: (-line.num_parameters, line.experiment))
+    judged = [line for line in ordered if line.verdict != NOT_JUDGED]
+    others = [line for line in ordered if line.verdict == NOT_JUDGED]
     if not standings:
         return ["<p>No experiment that ships has run it.</p>"]
     parts = []
@@ -302,13 +338,23 @@ def _table(caption: str, lines: Iterable[Standing], reports: Mapping[str, str]) 
     heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS)
     rows = []
     for line in lines:
-        name = f"<code>{line.experiment}</code>"
+        network = html.escape(line.network)
         if line.experiment in reports:
-            name = f'<a href="{reports[line.experiment]}">{name}</a>'
+            network = f'<a href="{reports[line.experiment]}">{network}</a>'
+        # It may be broken at its words alone.
+        experiment = line.experiment.replace("_", "_<wbr>")
+        name = f'{network} <code class="name">{experiment}</code>'
         models = "" if line.models is None else amount(line.models)
-        words = (line.against, line.loss, line.interval, line.verdict, line.declared)
-        cells = [html.escape(line.network), html.escape(line.row), models]
-        cells += [html.escape(word) for word in words]
+        words = (
+            line.row,
+            line.against,
+            line.verdict,
+            line.loss,
+            line.interval,
+            models,
+            line.declared,
+        )
+        cells = [html.escape(word) for word in words]
         row = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{name}</th>{row}</tr>')
     table = f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead>"

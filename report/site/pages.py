@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cser_bench.report.explorer.page import LOOKS
-from cser_bench.report.site.methods import Method, Standing, page_html, read_methods
+from cser_bench.report.site.methods import Method, Standing, page_html, read_methods, words_html
 from cser_bench.report.site.places import EXPLORER, Places, page_of, relative
 from cser_bench.report.site.render import HERE, Text, code_html, html_of, template
 from cser_bench.report.site.search import Entry, index_script
@@ -20,7 +20,7 @@ ANSWERS = "results/answers/answers.md"
 WHICH_METHOD = "results/which_method/which_method.md"
 
 SPEEDUPS = "speedups"
-"""The study that answers quote where they name no experiment."""
+"""The study that answers on step times quote."""
 
 METHODS = "methods/index.html"
 EXPERIMENTS = "experiments.html"
@@ -110,7 +110,7 @@ def write_pages(
 def _texts(root: Path, output: Path) -> dict[str, Path]:
     """Return the texts that become pages, by their path in the repository."""
     texts = {}
-    for path in (*sorted(root.glob("*.md")), *sorted(root.glob("docs/*.md"))):
+    for path in (*sorted(root.glob("docs/*.md")), *sorted(root.glob("*.md"))):
         texts[path.relative_to(root).as_posix()] = path
     texts["results/README.md"] = root / "results" / "README.md"
     for path in sorted(output.glob("results/**/*.md")):
@@ -144,9 +144,14 @@ def _quoted(
 
 
 def _named_in(text: str, reports: Mapping[str, str]) -> list[str]:
-    """Return the experiments that a text names, or the study of step times; each once."""
-    names = [name for name in _CODE.findall(text) if name in reports]
-    if not names and SPEEDUPS in reports:
+    """Return the experiments that a text names, each once.
+
+    Where it names none and is of step times, it is the study of these.
+    """
+    words = _CODE.findall(text)
+    names = [name for name in words if name in reports]
+    is_of_steps = "emulated" in words or "modelled" in words
+    if not names and is_of_steps and SPEEDUPS in reports:
         names = [SPEEDUPS]
     return list(dict.fromkeys(names))
 
@@ -226,10 +231,12 @@ def _beside_answer(site: Site, source: str, name: str, section: str) -> str:
         explorer = relative_place(report, EXPLORER)
         links.append((f"Report of {experiment}", relative(page, report)))
         links.append(("explorer", relative(page, explorer)))
+    if not links:
+        links.append(("All experiments", relative(page, EXPERIMENTS)))
     table = f"results/answers/csv/question_{number.group(1)}.csv"
     if (site.output / table).is_file():
         links.append(("CSV", relative(page, table)))
-    return f'<p class="beside">{_links(links)}</p>' if links else ""
+    return f'<p class="beside">{_links(links)}</p>'
 
 
 def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
@@ -286,7 +293,7 @@ def _write_methods(site: Site, root: Path, standings: Sequence[Standing]) -> Non
             link = relative(METHODS, method.page)
             parts.append(
                 f'<li><a href="{link}">{html.escape(method.title)}</a> <code>{method.name}</code>'
-                f"<p>{html.escape(method.lead)}</p></li>"
+                f"<p>{words_html(method.lead)}</p></li>"
             )
         parts.append("</ul>")
     site.write(METHODS, "Methods", "\n".join(parts))
