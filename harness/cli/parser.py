@@ -496,7 +496,7 @@ def _add_timing_options(
         choices=("scored", "wide", "consecutive", "text"),
         help=f"time only {what}; no report",
     )
-    what = "of --only or `time`, by name (default: all)"
+    what = "of --only or `time`, by name; of `time` files of your own too (default: all)"
     for sub in (speedups, time):
         sub.add_argument(
             "--methods",

@@ -23,7 +23,7 @@ from cser_bench.harness.spec.rows import RowSpec
 from cser_bench.harness.spec.run import MethodSource
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
-from cser_bench.harness.train.build import table_at_ratio
+from cser_bench.harness.train.build import usual_settings
 from cser_bench.harness.train.methods import method_in, outside_methods
 
 NETWORKS = {"residual": "resnet_regime", "gpt": "gpt_text"}
@@ -166,18 +166,8 @@ def _settings(
                 f"--settings is no TOML ({error}); an example is 'sync_interval = 24, growth = 0.5'"
             ) from None
         return table
-    method = method_in(source, name)
     ratio = round(base.statistics.main_ratio or 1)
-    try:
-        return table_at_ratio(method, ratio)
-    except ValueError:
-        required = [key for key, setting in method.declared.items() if setting.is_required]
-    if required:
-        raise SpecError(
-            f"{name} does not say how it sends 1/{ratio} of what SGD sends, as others here do; "
-            f"give its {', '.join(required)} by --settings, as 'sync_interval = {ratio}'"
-        )
-    return {}
+    return usual_settings(method_in(source, name), ratio)
 
 
 def duration_words(trial: Trial, jobs: int) -> str:

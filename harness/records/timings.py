@@ -9,6 +9,7 @@ import math
 from typing import Any, Literal
 
 from cser_bench.harness.records.store import Attempt, Record
+from cser_bench.harness.spec.run import MethodSource
 from cser_bench.harness.spec.values import LocalStep
 
 Basis = Literal["measured", "emulated"]
@@ -124,6 +125,7 @@ class TimedMethod(Record):
         period: steps after which the pattern of its messages repeats; 1 where all steps are alike.
         codec_alone_seconds: encoding, decoding and update of a step, mean over the period, of one
             worker with a core (or a GPU) to itself; None: not timed.
+        method_source: of a method from outside this package, as a run's config has it.
     """
 
     name: str
@@ -138,6 +140,7 @@ class TimedMethod(Record):
     period: int
     messages: list[Message]
     codec_alone_seconds: float | None = None
+    method_source: MethodSource | None = None
 
     @property
     def key(self) -> tuple[str, dict[str, Any], float, str]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from torch import nn
+
+from cser_bench.algorithms import SoloCollectives
 from cser_bench.algorithms.registry import baselines, methods
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.timings import TimedMethod
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.spec.values import LocalStep
-from cser_bench.harness.timing.workloads import DATA, MOMENTUM
-from cser_bench.harness.train.build import table_at_ratio
+from cser_bench.harness.timing.workloads import DATA, MOMENTUM, problem_of, short_run
+from cser_bench.harness.train.build import build_optimizer, table_at_ratio, usual_settings
+from cser_bench.harness.train.methods import method_in, outside_methods
 
 MAIN = "fashion_mnist_long"
 """The experiment whose rows at its main ratio are timed: another name here, and its rows are."""
@@ -79,6 +84,56 @@ METHODS = {fields["name"]: method(**fields) for fields in DATA["methods"]}
 """Methods by name, in the order of tables."""
 CONSECUTIVE = {fields["name"]: method(**fields) for fields in DATA["in_a_row"]}
 """The methods of consecutive steps."""
+
+
+OWN_RATIO = 256
+"""Of methods of one's own, as of most others that are timed."""
+
+
+PERIODS_CHECKED = 16
+"""Of a method of one's own, in which what it sends must repeat."""
+
+
+def own_methods(words: Sequence[str]) -> dict[str, TimedMethod]:
+    """Describe the methods in files, and in packages that name them by entry points.
+
+    Raises:
+        SpecError: a file has none, its settings must be given, or what it sends does not repeat.
+    """
+    described = {}
+    for name, source in outside_methods(words).items():
+        settings = usual_settings(method_in(source, name), OWN_RATIO)
+        timed = method(name, name, name, settings).model_copy(update={"method_source": source})
+        _check_repeats(timed)
+        described[name] = timed
+    return described
+
+
+def _check_repeats(timed: TimedMethod) -> None:
+    """Raise SpecError unless each period ends with the one step that sends otherwise than others.
+
+    Steps are timed by these two kinds.
+    """
+    config = short_run(
+        problem_of("resnet50"),
+        timed.algorithm,
+        timed.settings,
+        momentum=timed.momentum,
+        method_source=timed.method_source,
+    )
+    optimizer = build_optimizer(config, nn.Linear(64, 64), SoloCollectives(), timed.period)
+    last_step = timed.period * PERIODS_CHECKED
+    bits = [optimizer.expected_traffic(step).training_bits for step in range(last_step + 1)]
+    sent = [after - before for before, after in pairwise(bits)]
+    # In the first period methods may send more than ever after.
+    periods = [sent[start : start + timed.period] for start in range(0, len(sent), timed.period)]
+    for period in periods[1:]:
+        if period != periods[1] or len(set(period[:-1])) > 1:
+            raise SpecError(
+                f"{timed.name}: what it sends does not repeat every {timed.period} steps, so its "
+                "steps are of more kinds than the two that are timed; time it at settings at which "
+                "it does"
+            )
 
 
 def named(known: Mapping[str, TimedMethod], names: Sequence[str]) -> list[TimedMethod]:

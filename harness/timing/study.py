@@ -31,7 +31,13 @@ from cser_bench.harness.records.timings import (
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.timing.lab import lab
 from cser_bench.harness.timing.links import LabTopology, rate_text
-from cser_bench.harness.timing.methods import CONSECUTIVE, METHODS, named, scored_methods
+from cser_bench.harness.timing.methods import (
+    CONSECUTIVE,
+    METHODS,
+    named,
+    own_methods,
+    scored_methods,
+)
 from cser_bench.harness.timing.session import Session, time_session
 from cser_bench.harness.timing.sweep import (
     ceiling_bits_per_second,
@@ -268,7 +274,7 @@ def time_here(
     where there are some.
 
     Args:
-        methods: their names; all if none is given.
+        methods: their names, and files of methods of one's own; all that ship if none is given.
         output: a folder that is made a study of; timings of other workloads that are in it stay.
 
     Raises:
@@ -277,7 +283,11 @@ def time_here(
     if "RANK" not in os.environ:
         raise SpecError("timing needs several workers: start it with torchrun")
     here = launched()
-    wanted = named(METHODS, methods)
+    files = [name for name in methods if name.endswith(".py")]
+    own = own_methods(files)
+    names = [name for name in methods if name not in files]
+    # A file alone means its methods alone.
+    wanted = named({**METHODS, **own}, [*names, *own])
     gradients = gradients_of(name)
     trains = problem_of(name).emulated is None
     backend = "gloo"

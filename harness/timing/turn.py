@@ -197,6 +197,7 @@ def _own(
         method.settings,
         momentum=method.momentum,
         local_step=method.local_step,
+        method_source=method.method_source,
     )
     return build_optimizer(config, trainee.module, collectives, method.period)
 

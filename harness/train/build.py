@@ -261,6 +261,24 @@ def table_at_ratio(method: type[DistributedOptimizer], ratio: int) -> dict[str, 
     return table
 
 
+def usual_settings(method: type[DistributedOptimizer], ratio: int) -> dict[str, Any]:
+    """Return settings of a method that nobody gave any: those at a ratio, or else its defaults.
+
+    Raises SpecError: it does not say how it reaches the ratio, and has settings without a default.
+    """
+    try:
+        return table_at_ratio(method, ratio)
+    except ValueError:
+        required = [key for key, setting in method.declared.items() if setting.is_required]
+    if required:
+        raise SpecError(
+            f"{method.name} does not say how it sends 1/{ratio} of what SGD sends; give it "
+            f"_at_ratio, or its {', '.join(required)}, as `try` takes them by --settings "
+            f"'sync_interval = {ratio}'"
+        )
+    return {}
+
+
 def _table(compressor: Compressor) -> dict[str, Any]:
     """Return what `build_compressor` makes this compressor of, defaults left out."""
     table = {"kind": compressor.kind}

@@ -12,7 +12,9 @@ from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.packs import pack_runs, read_runs
 from cser_bench.harness.records.provenance import changes_digest
+from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import MethodSource, run_id
+from cser_bench.harness.timing.methods import own_methods
 from cser_bench.harness.train import methods as found_methods
 from cser_bench.harness.workers.attempt import attempt_stacked
 from cser_bench.harness.workers.launch import launch
@@ -213,3 +215,13 @@ def test_files_that_git_does_not_track_are_provenance_where_they_are_run(tmp_pat
     (room / "sgd.py").write_text("x = 2\n")
     third = changes_digest(room)
     assert len({None, first, second, third}) == 4
+
+
+def test_a_method_whose_sending_repeats_can_be_timed_and_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(SOURCE.replace("growth: NotNegative = 0.125", "growth: NotNegative = 0.0"))
+    [timed] = own_methods([str(file)]).values()
+    assert (timed.name, timed.settings, timed.period) == (NAME, {"sync_interval": 128}, 128)
+    assert timed.method_source is not None and timed.method_source.file == "mine.py"
+    with pytest.raises(SpecError, match="does not repeat every 128 steps"):
+        own_methods([str(EXAMPLE)])

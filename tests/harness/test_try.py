@@ -107,7 +107,7 @@ def test_words_that_a_trial_cannot_be_made_of(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
     needs = tmp_path / "needs.py"
     needs.write_text(text.replace('return {"sync_interval"', 'raise ValueError("no"); {"x"'))
-    with pytest.raises(SpecError, match=r"give its sync_interval by --settings"):
+    with pytest.raises(SpecError, match=r"or its sync_interval, as `try` takes them by --settings"):
         make_trial(str(needs), "residual")
     second = text[text.index("class ") :].replace("GrowingLocalSGD", "Other")
     two = tmp_path / "two.py"
