@@ -15,3 +15,6 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 SHIPPED_TUNINGS = Path(__file__).parent / "shipped"
 """Records of tunings that come with the program: in a checkout its results folder, in an
 installation the tunings of it."""
+
+TRACKS = OURS / PACKAGE / "tracks"
+"""The open tracks: in a checkout all of them with their entries, in an installation the rules."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cser_bench.harness.plan.plan import Plan
+    from cser_bench.harness.records.tracks import Entry
     from cser_bench.harness.workers.launch import Options
 
 WAIT_SECONDS = 5.0
@@ -461,6 +462,105 @@ def site(options: argparse.Namespace) -> int:
     for page, target in sorted(made.places.missing):
         print(f"{page}: {target} leads to what is not in the site", file=sys.stderr)
     return 0
+
+
+def enter(options: argparse.Namespace) -> int:
+    """Make an entry of a track from a method's file and its runs, and say where it is."""
+    from cser_bench.harness.tracks.enter import Request, name_in
+    from cser_bench.harness.tracks.enter import enter as make_entry
+
+    row = options.row or name_in(known_file(options.method))
+    # Where `try --network gpt` leaves the runs of a method.
+    records = options.records or Path("results", f"try_{row}_gpt")
+    folder = make_entry(
+        Request(
+            method=options.method,
+            records=known_folder(records),
+            row=row,
+            tracks=options.tracks,
+            track=options.track,
+            rules=_rules_folder(options),
+            name=options.name or row,
+            author=options.author,
+            description=options.description,
+        )
+    )
+    print(f"wrote {folder}; `{program()} verify {folder}` takes some of its steps by processes")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Verify entries of a track, of which each gets a line that says what was found.
+
+    Returns 1 where a re-run contradicts an entry.
+    """
+    from cser_bench.harness.records.tracks import read_track
+    from cser_bench.harness.tracks.form import check_form
+    from cser_bench.harness.tracks.processes import compare_workers
+    from cser_bench.harness.tracks.rerun import rerun
+
+    track = read_track(_rules_folder(options), options.track)
+    code = 0
+    for entry in _entries(options):
+        checked = check_form(track, entry)
+        print(f"{entry.name}: digests, rules and bits hold; class {checked.load.name}", flush=True)
+        if options.form_only:
+            continue
+        found = compare_workers(
+            entry.name,
+            checked.configs[track.seeds[0]],
+            track.verification,
+            options.data,
+        )
+        print(
+            f"{entry.name}: after {found.num_steps} steps processes are {found.share_of_way:.2g} "
+            "of the way from stacked workers, and sent the same bits",
+            flush=True,
+        )
+        if options.rerun is None:
+            continue
+        again = rerun(track, entry, checked, options.rerun, options.data)
+        print(
+            f"{entry.name}: seed {again.seed} gives {again.loss} nats here and {again.loss_entered} as "
+            f"entered: {again.agreement}",
+            flush=True,
+        )
+        if again.agreement == "contradicted":
+            code = FAILURE
+    return code
+
+
+def leaderboard(options: argparse.Namespace) -> int:
+    """Write the page of a track from its entries, and say where it is."""
+    from cser_bench.report.leaderboard import build_leaderboard
+
+    print(f"wrote {build_leaderboard(known_folder(options.tracks), options.track)}")
+    return 0
+
+
+def _rules_folder(options: argparse.Namespace) -> Path:
+    """Return the folder of tracks with the rules: one's own, or where that has none the program's."""
+    from cser_bench.harness.places import TRACKS
+    from cser_bench.harness.records.tracks import RULES
+
+    if (options.tracks / options.track / RULES).is_file():
+        return Path(options.tracks)
+    return TRACKS
+
+
+def _entries(options: argparse.Namespace) -> list[Entry]:
+    """Return the entries that are named, by name or folder; all of the track where none is."""
+    from cser_bench.harness.records.tracks import ENTRY, read_entries, read_entry
+
+    if not options.entries:
+        return read_entries(options.tracks, options.track)
+    entries = []
+    for name in options.entries:
+        folder = Path(name)
+        if not (folder / ENTRY).is_file():
+            folder = options.tracks / options.track / "entries" / name
+        entries.append(read_entry(folder))
+    return entries
 
 
 def speedups(options: argparse.Namespace) -> int:

@@ -267,6 +267,13 @@ def _parser(
         help="these experiments alone",
     )
     site.add_argument("--jobs", type=_count, help="reports at once (default: the cores)")
+    _add_track_options(
+        add(commands.enter, "enter a method and its runs in the open track"),
+        add(
+            commands.verify, "verify entries of the open track: form, bits, and steps by processes"
+        ),
+        add(commands.leaderboard, "write the page of the open track from its entries"),
+    )
     _add_advice_options(
         add(commands.advise, "say what each method would take and lose in a job of yours")
     )
@@ -389,6 +396,50 @@ def _add_submit_options(submit: argparse.ArgumentParser) -> None:
     submit.add_argument(
         "--wait", action="store_true", help="stay until nothing is queued or running any more"
     )
+
+
+def _add_track_options(
+    enter: argparse.ArgumentParser,
+    verify: argparse.ArgumentParser,
+    leaderboard: argparse.ArgumentParser,
+) -> None:
+    for sub in (enter, verify, leaderboard):
+        sub.add_argument("--track", default="1", help="its name (default: 1)")
+        sub.add_argument(
+            "--tracks",
+            type=folder,
+            default=Path("tracks"),
+            help="folder of tracks with their entries (default: tracks)",
+        )
+    enter.add_argument("method", type=Path, metavar="METHOD.py", help="file of the method")
+    enter.add_argument(
+        "--records",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the runs (default: where `try --network gpt` leaves the row's)",
+    )
+    enter.add_argument("--row", help="the method's row in them (default: the method's name)")
+    enter.add_argument("--name", type=_entry_name, help="of the entry (default: the row's)")
+    enter.add_argument("--author", required=True, help="whom the entry is by, as the page says it")
+    enter.add_argument("--description", required=True, help="what the method does, in a sentence")
+    verify.add_argument(
+        "entries", nargs="*", metavar="NAME", help="of an entry, or its folder (default: all)"
+    )
+    verify.add_argument("--form-only", action="store_true", help="digests, rules and bits alone")
+    verify.add_argument(
+        "--rerun", type=_whole, metavar="SEED", help="also do the run of this seed again"
+    )
+    verify.add_argument(
+        "--data", type=Path, help="folder with the data set; by default the places where it may lie"
+    )
+
+
+def _entry_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", text):
+        raise argparse.ArgumentTypeError(
+            f"must be of small letters, digits, and _ . - between them, not {text!r}"
+        )
+    return text
 
 
 def _add_advice_options(advise: argparse.ArgumentParser) -> None:

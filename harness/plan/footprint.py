@@ -52,6 +52,8 @@ class Footprint:
     """Whether that average is still to be taken when the run is over."""
     spectral_gap: float | None
     """Of the topology, where workers talk to their neighbours alone."""
+    num_collectives: int
+    """In which a worker takes part in training."""
     num_rounds: int
     """Steps after which such a topology begins anew, to which the gap then belongs."""
     caution: str | None
@@ -149,6 +151,7 @@ def _footprint(config_json: str) -> Footprint:
         averages_models=optimizer.averages_models,
         final_exchange=_has_final_exchange(config, optimizer, num_steps),
         spectral_gap=spectral_gap(rounds) if rounds else None,
+        num_collectives=sum(entry.collectives for entry in entries),
         num_rounds=len(rounds) or 1,
         caution=optimizer.caution,
     )

@@ -45,7 +45,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("installed")
     source = folder / "source"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in (*PACKAGES, "cser_bench"):
+    for name in (*PACKAGES, "cser_bench", "tracks"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
     for tuning in (ROOT / "results").glob("*_tuning"):
         shutil.copytree(tuning, source / "results" / tuning.name, ignore=ignored)

@@ -1,0 +1,61 @@
+"""The tracks that ship: frozen rules, entries in good form, and the page that is built of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from cser_bench.harness.places import TRACKS
+from cser_bench.harness.plan.plan import plan_experiment
+from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.records.tracks import digest_of, read_entries, read_track
+from cser_bench.harness.tracks.form import check_form
+from cser_bench.report.frame import read_frames
+from cser_bench.report.leaderboard import PAGE, leaderboard_text
+from tests.harness.support import ROOT
+
+FROZEN = {
+    "1": {
+        "track.toml": "cd7531062e42b005f27a69d1e99787def708a08bb45a29aff9d5756bdf97cc3b",
+        "rules.md": "165b4dbe64d2ae44d9f7f23c180f3227591aa813eb3f5ffc26a57f35e63a2c50",
+    }
+}
+"""A rule that changes is another track's: what was entered was entered under these."""
+
+ENTRIES = {entry.name: entry for entry in read_entries(ROOT / "tracks", "1")}
+
+
+@pytest.mark.parametrize("track", FROZEN)
+def test_rules_are_frozen(track: str) -> None:
+    found = {name: digest_of(ROOT / "tracks" / track / name) for name in FROZEN[track]}
+    assert found == FROZEN[track]
+
+
+def test_rules_go_with_the_program() -> None:
+    assert read_track(TRACKS, "1") == read_track(ROOT / "tracks", "1")
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_entry_is_in_good_form(name: str) -> None:
+    check_form(read_track(ROOT / "tracks", "1"), ENTRIES[name])
+
+
+def test_the_page_is_that_of_the_entries() -> None:
+    assert (ROOT / "tracks" / "1" / PAGE).read_text() == leaderboard_text(ROOT / "tracks", "1")
+
+
+def test_the_spread_is_that_of_the_records() -> None:
+    track = read_track(ROOT / "tracks", "1")
+    bound = track.everything_sent
+    scores = read_frames(ROOT / bound.records).done(bound.row)
+    assert len(scores) == track.spread.num_seeds
+    assert math.isclose(scores.std(ddof=1), track.spread.deviation_nats, abs_tol=5e-5)
+
+
+def test_the_twenty_seeds_of_the_baseline_go_on_from_those_that_ship() -> None:
+    plan = plan_experiment(str(ROOT / "tracks" / "1" / "baseline.toml"), ROOT / "results")
+    [row] = plan.experiment.rows
+    shipped = {row.row: row for row in read_experiment(ROOT / "results/reference/gpt_text").rows}
+    assert len(row.runs) == 20
+    assert shipped["adamw"].runs.items() <= row.runs.items()
