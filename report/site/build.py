@@ -86,10 +86,14 @@ def build_site(
 
 def _folders(results: Path, only: Collection[str]) -> list[Path]:
     """Return the folders of experiments and of the study of step times, tunings left out."""
+    places = sorted(results.glob("*"))
+    places += sorted(results.glob("reference/*"))
     folders = []
-    for path in (*sorted(results.glob("*")), *sorted(results.glob("reference/*"))):
-        is_one = (path / "experiment.json").exists() or (path / STUDY).exists()
-        if is_one and not path.name.endswith(_TUNING) and (not only or path.name in only):
+    for path in places:
+        has_records = (path / "experiment.json").exists() or (path / STUDY).exists()
+        # A search is told in the report of the experiment that it was made for.
+        is_asked = not only or path.name in only
+        if has_records and is_asked and not path.name.endswith(_TUNING):
             folders.append(path)
     missing = set(only) - {path.name for path in folders}
     if missing:
@@ -102,14 +106,16 @@ def _folders(results: Path, only: Collection[str]) -> list[Path]:
 
 def _clear(output: Path) -> None:
     """Make the folder, and empty it of an earlier site."""
-    is_site = (output / "pages.js").is_file() or not output.exists() or not any(output.iterdir())
-    if not is_site:
-        raise UsageError(f"{output} holds something else than a site; give another folder")
+    mark = output / "pages.js"
     if output.exists():
+        is_empty = not any(output.iterdir())
+        # What we did not write is never removed.
+        if not is_empty and not mark.is_file():
+            raise UsageError(f"{output} holds something else than a site; give another folder")
         shutil.rmtree(output)
     output.mkdir(parents=True)
     # Marks the folder as a site's from the start, also if the build is stopped.
-    (output / "pages.js").touch()
+    mark.touch()
 
 
 def _build(folder: Path, output: Path, path: str) -> Built:

@@ -1,161 +1,23 @@
 """A page a method: what its file says of it, where it stands in every experiment, and its code."""
 
-import ast
 import html
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from cser_bench.report.frame import Frames
 from cser_bench.report.regime import claimed_contrasts
+from cser_bench.report.site.method_files import Method
 from cser_bench.report.site.render import code_html
 from cser_bench.report.statistics import against_baseline
 from cser_bench.report.verdicts import NOT_JUDGED, interval_of, verdict, with_unit
 from cser_bench.report.wording import amount, span
 
 _PART = re.compile(r"^(Source|Cost|State|Deviations?)[:.] ", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Method:
-    """What the file of a method says.
-
-    name: in specs. class_name: in scripts. title: what it is called. lead: what it is, in a
-    sentence. family: in reports. formula: payload bits of one worker in a step. text: where it is
-    from, its update, cost and state, as its docstring has them. path: of the file, in the
-    repository. code: what stands in the file under its docstring.
-    """
-
-    name: str
-    class_name: str
-    title: str
-    lead: str
-    family: str
-    formula: str
-    text: str
-    path: str
-    code: str
-
-    @property
-    def page(self) -> str:
-        """Where its page stands in the site."""
-        return f"methods/{self.name}.html"
-
-
-def read_methods(root: Path) -> list[Method]:
-    """Return the methods in the folder `algorithms` of the repository, sorted by name.
-
-    Their files are read as text: nothing of them runs.
-    """
-    folder = root / "algorithms"
-    classes: dict[str, _Class] = {}
-    for path in sorted([*folder.glob("*.py"), *folder.glob("baselines/*.py")]):
-        for read in _classes_in(path, path.relative_to(root).as_posix()):
-            classes[read.name] = read
-    methods = [read for read in classes.values() if "name" in read.constants]
-    files = [read.path for read in methods]
-    read_from = [_method(read, classes, files.count(read.path) > 1) for read in methods]
-    return sorted(read_from, key=lambda method: method.name)
-
-
-@dataclass(frozen=True)
-class _Class:
-    """A class of a file: its bases, the texts that it assigns, its docstring and the file's."""
-
-    name: str
-    path: str
-    bases: Sequence[str]
-    constants: Mapping[str, str]
-    text: str
-    text_of_file: str
-    code: str
-
-
-def _classes_in(path: Path, place: str) -> list[_Class]:
-    """Return the classes of a file, whose path in the repository is `place`."""
-    source = path.read_text()
-    tree = ast.parse(source)
-    first = tree.body[0]
-    code = "\n".join(source.split("\n")[first.end_lineno :]).strip("\n")
-    classes = []
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            read = _Class(
-                name=node.name,
-                path=place,
-                bases=[base.id for base in node.bases if isinstance(base, ast.Name)],
-                constants=_constants(node),
-                text=ast.get_docstring(node) or "",
-                text_of_file=ast.get_docstring(tree) or "",
-                code=code,
-            )
-            classes.append(read)
-    return classes
-
-
-def _method(read: _Class, classes: Mapping[str, _Class], shares_file: bool) -> Method:
-    """Return the method that a class is.
-
-    Args:
-        read: the class.
-        classes: all, for what it has from its bases.
-        shares_file: whether another method stands in its file. Then it is called by its class, and
-            its own docstring says what it is.
-    """
-    text = read.text_of_file
-    # Where a class of several says what it costs, it says all.
-    if "\nCost: " in read.text:
-        text = read.text.partition("\nArgs:")[0]
-    title = read.name
-    lead = text.split("\n")[0]
-    if shares_file:
-        lead = (read.text or text).split("\n")[0]
-    elif ": " in lead:
-        title, _, lead = lead.partition(": ")
-    return Method(
-        name=read.constants["name"],
-        class_name=read.name,
-        title=title,
-        lead=lead[:1].upper() + lead[1:],
-        family=_inherited(classes, read.name, "family", "other"),
-        formula=_inherited(classes, read.name, "formula", ""),
-        text=text,
-        path=read.path,
-        code=read.code,
-    )
-
-
-def _constants(node: ast.ClassDef) -> dict[str, str]:
-    """Return the texts that a class assigns in its body."""
-    texts = {}
-    for line in node.body:
-        if not isinstance(line, ast.Assign) or not isinstance(line.value, ast.Constant):
-            continue
-        target = line.targets[0]
-        if isinstance(target, ast.Name) and isinstance(line.value.value, str):
-            texts[target.id] = line.value.value
-    return texts
-
-
-def _inherited(
-    classes: Mapping[str, _Class],
-    name: str,
-    fact: str,
-    otherwise: str,
-) -> str:
-    """Return a text that a class assigns, or the first of its bases that has it."""
-    if name not in classes:
-        return otherwise
-    if fact in classes[name].constants:
-        return classes[name].constants[fact]
-    for base in classes[name].bases:
-        text = _inherited(classes, base, fact, "")
-        if text:
-            return text
-    return otherwise
 
 
 @dataclass(frozen=True)
@@ -203,8 +65,10 @@ def standings_of(frames: Frames) -> list[Standing]:
         if algorithm in judged or row not in compared.index:
             continue
         judged.add(algorithm)
-        known = {str(key): value for key, value in compared.loc[row].items()}
-        lines.append(_standing(frames, known | {"verdict": None, "declared": None}))
+        known = dict(compared.loc[row])
+        known["verdict"] = None
+        known["declared"] = None
+        lines.append(_standing(frames, known))
     return lines
 
 
@@ -252,9 +116,9 @@ def page_html(
     if method.path.startswith("algorithms/baselines/"):
         place = f"cser_bench.algorithms.baselines import {method.class_name}"
         facts["In scripts"] = f"<code>from {place}</code>"
-    held = [line.held for line in standings if line.held is not None and line.held == line.held]
-    if held:
-        text = span((min(held), max(held)))
+    held = pd.Series([line.held for line in standings], dtype=float).dropna()
+    if len(held):
+        text = span((held.min(), held.max()))
         facts["A worker held at most, in models"] = (
             f"{text}, in the runs here: parameters, gradients, state and messages"
         )
@@ -301,7 +165,8 @@ def _docstring_html(text: str) -> list[str]:
 
 def words_html(text: str) -> str:
     """Return prose of a docstring, whose code stands between backquotes."""
-    escaped = html.escape(" ".join(text.split()), quote=False)
+    line = " ".join(text.split())
+    escaped = html.escape(line, quote=False)
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
 
 
@@ -319,8 +184,9 @@ _HEADS = (
 
 def _standings_html(standings: Sequence[Standing], reports: Mapping[str, str]) -> list[str]:
     """Return the tables of what is judged, and of what was run beside that."""
+    by_name = sorted(standings, key=lambda line: line.experiment)
     # The largest networks first: they are nearest to what people train.
-    ordered = sorted(standings, key=lambda line: (-line.num_parameters, line.experiment))
+    ordered = sorted(by_name, key=lambda line: -line.num_parameters)
     judged = [line for line in ordered if line.verdict != NOT_JUDGED]
     others = [line for line in ordered if line.verdict == NOT_JUDGED]
     if not standings:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cser_bench.report.explorer.page import LOOKS
-from cser_bench.report.site.methods import Method, Standing, page_html, read_methods, words_html
+from cser_bench.report.site.method_files import Method, read_methods
+from cser_bench.report.site.methods import Standing, page_html, words_html
 from cser_bench.report.site.places import EXPLORER, Places, page_of, relative
 from cser_bench.report.site.render import HERE, Text, code_html, html_of, template
 from cser_bench.report.site.search import Entry, index_script
@@ -18,6 +19,8 @@ NAME = "cser-bench"
 
 ANSWERS = "results/answers/answers.md"
 WHICH_METHOD = "results/which_method/which_method.md"
+
+NETWORKS = "results/answers/networks.md"
 
 SPEEDUPS = "speedups"
 """The study that answers on step times quote."""
@@ -90,7 +93,10 @@ def write_pages(
     doors = {NAME: "index.html"}
     if WHICH_METHOD in texts:
         doors["Which method"] = page_of(WHICH_METHOD)
-    doors |= {"Methods": METHODS, "Experiments": EXPERIMENTS}
+    doors["Methods"] = METHODS
+    if NETWORKS in texts:
+        doors["Networks"] = page_of(NETWORKS)
+    doors["Experiments"] = EXPERIMENTS
     if ANSWERS in texts:
         doors["Answers"] = page_of(ANSWERS)
     doors["Docs"] = DOCS
@@ -102,20 +108,24 @@ def write_pages(
     _write_docs(site, written)
     _write_sources(site)
     shutil.copy(HERE / "search.js", output)
-    (output / "style.css").write_text(LOOKS.read_text() + (HERE / "site.css").read_text())
+    looks = LOOKS.read_text() + (HERE / "site.css").read_text()
+    (output / "style.css").write_text(looks)
     (output / "pages.js").write_text(index_script(site.entries))
     return site
 
 
 def _texts(root: Path, output: Path) -> dict[str, Path]:
     """Return the texts that become pages, by their path in the repository."""
+    paths = sorted(root.glob("docs/*.md"))
+    paths += sorted(root.glob("*.md"))
+    paths += root.glob("results/README.md")
     texts = {}
-    for path in (*sorted(root.glob("docs/*.md")), *sorted(root.glob("*.md"))):
+    for path in paths:
         texts[path.relative_to(root).as_posix()] = path
-    texts["results/README.md"] = root / "results" / "README.md"
+    # Of results only what was built, so that pages say what these records give.
     for path in sorted(output.glob("results/**/*.md")):
         texts[path.relative_to(output).as_posix()] = path
-    return {source: path for source, path in texts.items() if path.is_file()}
+    return texts
 
 
 def _is_answer(source: str) -> bool:
@@ -127,7 +137,7 @@ def _quoted(
     reports: Mapping[str, str],
 ) -> dict[str, list[tuple[str, str]]]:
     """Return the answers that name each experiment, in their order."""
-    quoted: dict[str, list[tuple[str, str]]] = {name: [] for name in reports}
+    quoted: dict[str, list[tuple[str, str]]] = {}
     if ANSWERS not in places.texts:
         return quoted
 
@@ -136,10 +146,12 @@ def _quoted(
         if number is not None:
             place = f"{page_of(ANSWERS)}#{name}"
             for experiment in _named_in(section, reports):
-                quoted[experiment].append((number.group(1), place))
+                quoted.setdefault(experiment, []).append((number.group(1), place))
         return ""
 
-    html_of(places.texts[ANSWERS].read_text(), ANSWERS, places, {}, collect)
+    # Rendered for the ids of its headings alone.
+    markdown = places.texts[ANSWERS].read_text()
+    html_of(markdown, ANSWERS, places, {}, collect)
     return quoted
 
 
@@ -205,10 +217,15 @@ def _beside_report(site: Site, source: str) -> str:
     page = page_of(source)
     folder = site.output / posixpath.dirname(page)
     name = folder.name
-    files = [("Explorer", EXPLORER), ("PDF", "report.pdf"), ("Markdown", "report.md")]
-    links = [(word, path) for word, path in files if (folder / path).is_file()]
-    lines = [_links(links)]
-    tables = [(path.stem, f"csv/{path.name}") for path in sorted(folder.glob("csv/*.csv"))]
+    files = [
+        ("Explorer", EXPLORER),
+        ("PDF", "report.pdf"),
+        ("Markdown", "report.md"),
+    ]
+    lines = [_links(files)]
+    tables = []
+    for path in sorted(folder.glob("csv/*.csv")):
+        tables.append((path.stem, f"csv/{path.name}"))
     if tables:
         lines.append(f"Tables as CSV: {_links(tables)}")
     answers = []
@@ -243,8 +260,8 @@ def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
     """Write the page that lists the experiments, with what each has found."""
     groups: dict[str, list[str]] = {}
     for source in site.reports.values():
-        kind = next(kind for start, kind in _KINDS.items() if source.startswith(start))
-        groups.setdefault(kind, []).append(source)
+        fitting = [kind for start, kind in _KINDS.items() if source.startswith(start)]
+        groups.setdefault(fitting[0], []).append(source)
     parts = ["<h1>Experiments</h1>"]
     for kind in _KINDS.values():
         sources = groups.get(kind, [])
@@ -260,10 +277,12 @@ def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
 def _experiment_item(site: Site, source: str, text: Text) -> str:
     report = page_of(source)
     name = Path(source).parent.name
-    links = _links([("report", report), ("explorer", relative_place(report, EXPLORER))])
+    explorer = relative_place(report, EXPLORER)
+    links = _links([("report", report), ("explorer", explorer)])
     found = _FINDING.search(site.places.texts[source].read_text())
     finding = ""
     if found is not None:
+        # Without the marks of Markdown: backslashes before signs, and bold type.
         words = re.sub(r"\\(.)|\*\*", r"\1", found.group(1))
         finding = f"<p>{html.escape(words)}</p>"
     title = html.escape(text.title)
@@ -336,7 +355,8 @@ def _write_sources(site: Site) -> None:
 
 def _folder_lines(site: Site, source: str) -> Iterator[str]:
     yield '<ul class="list">'
-    for path in sorted((site.places.root / source).iterdir()):
+    folder = site.places.root / source
+    for path in sorted(folder.iterdir()):
         name = path.name
         if path.is_file() and not name.startswith("."):
             place = site.places.place(f"{source}/{name}")

@@ -72,8 +72,10 @@ def html_of(
         if token.type == "table_close":
             shown.append(_markup("</div>"))
         if token.type == "heading_close" and token.tag in ("h1", "h2") and under_heading:
+            # A heading is three tokens: what opens it, with its id, its text, and its close.
             name = str(tokens[number - 2].attrGet("id"))
-            shown.append(_markup(under_heading(token.tag, name, _section(tokens, lines, number))))
+            section = _section(tokens, lines, number)
+            shown.append(_markup(under_heading(token.tag, name, section)))
     body = parser.renderer.render(shown, parser.options, {})
     return Text(title, body, headings)
 
@@ -160,7 +162,8 @@ def _link_about(
 ) -> list[Token]:
     """Return code, inside a link where it names an experiment or a file that has a page."""
     name = token.content
-    beside = posixpath.normpath(posixpath.join(posixpath.dirname(source), name))
+    folder = posixpath.dirname(source)
+    beside = posixpath.normpath(posixpath.join(folder, name))
     if name in named:
         path = named[name]
     elif name in places.texts:
@@ -173,8 +176,9 @@ def _link_about(
     # A page does not link to itself.
     if place is None or place == page_of(source):
         return [token]
+    link = relative(page_of(source), place)
     return [
-        Token("link_open", "a", 1, attrs={"href": relative(page_of(source), place)}),
+        Token("link_open", "a", 1, attrs={"href": link}),
         token,
         Token("link_close", "a", -1),
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.site.build import build_site
-from cser_bench.report.site.methods import read_methods
+from cser_bench.report.site.method_files import read_methods
 from cser_bench.report.site.places import Places, page_of
 from cser_bench.report.site.render import html_of
 
