@@ -22,6 +22,7 @@ from cser_bench.algorithms import (
     registry,
 )
 from cser_bench.algorithms import baselines as baselines_package
+from cser_bench.algorithms.check import PROMISES, Subject, finding_of
 from cser_bench.algorithms.core.compressors import Draw, SharedSupport
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.registry import _by_name, _classes, compressors
@@ -103,6 +104,13 @@ def test_the_method_sends_what_its_stages_say_and_its_workers_agree(method: str)
 
     first, second = workers(work, 2)
     assert torch.equal(first, second)
+
+
+def test_the_method_keeps_its_promises_as_a_file_of_its_own() -> None:
+    subject = Subject(shown(METHOD), "my_method.py", "my_method")
+    for promise in list(PROMISES)[:-1]:  # the last takes processes
+        finding = finding_of(subject, promise)
+        assert finding.verdict != "FAIL", finding
 
 
 # A compressor.

@@ -80,6 +80,7 @@ def trained_by_processes(subject: Subject) -> list[dict[str, FinalState]]:
                     words = errors.strip().splitlines() or ["it said nothing"]
                     raise RuntimeError(f"a process failed: {words[-1]}")
         finally:
+            # One that failed leaves the other waiting for it.
             for process in started:
                 process.kill()
         return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]

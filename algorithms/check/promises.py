@@ -139,8 +139,10 @@ def _compare(
     options: dict[str, Any],
     num_workers: int,
 ) -> None:
+    # Both sides are trained by one function, so that they cannot differ in what is asked of them.
     def trained(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: range) -> Tensor:
         for step in range(1, NUM_STEPS + 1):
+            # A schedule changes the rate, and a script may freeze and thaw a layer.
             optimizer.param_groups[0]["lr"] = numbers["lr"] * (1 - step / 20)
             model[0].requires_grad_(not 3 <= step <= 5)  # type: ignore[index]
             optimizer.zero_grad()
@@ -177,6 +179,8 @@ def sends_what_it_says(subject: Subject) -> None:
         settings = settings_for(method, [compressor], INTERVAL)
 
         def work(collectives: Collectives, settings: dict[str, Any] = settings) -> None:
+            # The observer is told by the collectives themselves, which a method cannot skip; the
+            # ledger is an object that it could write to.
             seen = _Seen()
             collectives.observer = seen.observe
             model = make_model(seed=collectives.rank)
@@ -305,6 +309,8 @@ def resumes(subject: Subject) -> None:
                     files[step] = _reloaded(state)
             for step, file in files.items():
                 again = make_model(seed=7)
+                # Its numbers and its model are others until the state is loaded: what does not come
+                # from the file shows.
                 resumed = make_optimizer(
                     method,
                     again.parameters(),
@@ -360,6 +366,7 @@ def memory_is_state(subject: Subject) -> None:
         with _named(name):
             if round(known) != numel:
                 raise BrokenError(f"it says {known:g} numbers, and its state has {numel}")
+            # Tensors beside the state are neither saved nor counted, even if they are never read.
             beside = [key for key, value in vars(optimizer).items() if isinstance(value, Tensor)]
             if beside:
                 raise BrokenError(
@@ -407,6 +414,7 @@ def frozen_stays(subject: Subject) -> None:
     for name, compressor in taken_compressors(method).items():
         rows = Rows(method, settings_for(method, [compressor], INTERVAL), StackedCollectives(2))
         key = "0.weight"
+        # From the start, when all workers hold the same: a later average then changes nothing.
         rows.rows[key].requires_grad_(False)
         before = rows.rows[key].detach().clone()
         rows.train(range(1, NUM_STEPS + 1))
@@ -491,6 +499,7 @@ def workers_are_apart(subject: Subject) -> None:
     for name, compressor in taken_compressors(method).items():
         settings = settings_for(method, [compressor], INTERVAL)
         ends = []
+        # Worker 0 has the same data both times, and worker 1 that of one rank or of another.
         for others in (1, 5):
             rows = Rows(method, settings, _Cut(2), data=[0, others], seed=3)
             rows.train(range(1, NUM_STEPS + 1))
@@ -506,6 +515,7 @@ def workers_are_apart(subject: Subject) -> None:
 @promise("workers that are processes do the same, but for rounding, and send the same")
 def processes_are_rows(subject: Subject) -> None:
     """Compare stacked workers with two processes of a gloo group."""
+    # Only here is there a process group that a method could reach past its collectives.
     by_rank = trained_by_processes(subject)
     for name, (parameters, sent) in final_states(subject, StackedCollectives(2)).items():
         with _named(name):

@@ -71,6 +71,7 @@ class ThreadCollectives(Collectives):
     def _gather(self, tensor: Tensor) -> Tensor:
         return self.group.exchange(self.rank, "gather", tensor)
 
+    # Each sees its share alone, as over a network, and sends what comes of it to all.
     def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
         num_blocks = blocks.shape[1]
         shares = []

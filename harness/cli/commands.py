@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import fields
@@ -102,11 +103,19 @@ def run(options: argparse.Namespace) -> int:
     code, planned = _run_missing(
         lambda: _planned(options),
         launch_options,
-        f"`{program()} status {options.experiment}` says why",
+        f"`{program()} status {_named(options)}` says why",
     )
     if code is None:
         print(f"all {len(planned.by_id)} runs of {planned.experiment.name} are done")
     return code or 0
+
+
+def _named(options: argparse.Namespace) -> str:
+    """Return the words by which another command finds the same experiment."""
+    words = [options.experiment]
+    if options.methods:
+        words += ["--methods", *options.methods]
+    return shlex.join(words)
 
 
 def _run_missing(
@@ -245,7 +254,7 @@ def submit(options: argparse.Namespace) -> int:
     print(said if jobs else "nothing to submit: all runs are done, queued or running")
     if options.wait:
         return _wait(planned, request.folder)
-    print(f"`{program()} status {options.experiment}` (make status) shows how far they are")
+    print(f"`{program()} status {_named(options)}` (make status) shows how far they are")
     return 0
 
 
