@@ -351,7 +351,7 @@ def _columns(frames: Frames, rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
         "link_models": ("link", "amount"),
         "runs": ("runs", "text"),
         "mean": (f"{metric.score_label}, {unit}", _written(frames)),
-        "loss": (f"loss against {_baseline_label(frames)}, {metric.loss_unit}", "digits"),
+        "loss": (f"lost, {metric.loss_unit}", "digits"),
         "loss_interval": ("95 % interval", "text"),
     }
     if rows["runs"].str.isdigit().all():
