@@ -17,7 +17,7 @@ from cser_bench.report.typesetting import pdf_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-LEFT = ("text", "code", "interval", "span")
+LEFT = ("text", "code", "span")
 """Formats of columns that are aligned to the left; numbers are aligned to the right."""
 
 # An underscore inside a word, as in a name of a row, is plain text in CommonMark.

@@ -10,8 +10,8 @@ NONE = "\u2013"
 """Shown where there is no number."""
 
 FORMATS: dict[str, Callable[[Any], str]] = {}
-"""Ways to write a cell of a table, by name: `interval` and `span` write two numbers, `text` and
-`code` a word, others one number."""
+"""Ways to write a cell of a table, by name: `span` writes two numbers, `text` and `code` a word,
+others one number."""
 
 
 def _format(write: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -46,28 +46,9 @@ def nats(score: float) -> str:
 
 
 @_format
-def points(value: float) -> str:
-    """Write a difference of shares in percentage points, with its sign: -0.0012 is "−0.12"."""
-    # One difference may be summed in two orders, and is to be printed alike.
-    digits = f"{round(100 * value, 9):+.2f}"
-    if float(digits) == 0:
-        return "0.00"
-    return digits.replace("-", MINUS)
-
-
-@_format
 def signed(value: float) -> str:
     """Write a number with its sign in two decimals, as a correlation: "+0.55"."""
     return f"{value:+.2f}".replace("-", MINUS)
-
-
-@_format
-def interval(ends: tuple[float, float]) -> str:
-    """Write an interval of differences, in points: "−0.27 to +0.03"."""
-    low, high = ends
-    if math.isnan(low):
-        return NONE
-    return f"{points(low)} to {points(high)}"
 
 
 @_format

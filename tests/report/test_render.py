@@ -29,10 +29,10 @@ def test_cells_are_escaped_rounded_and_the_best_is_strong() -> None:
             "is_best": [True, False],
         }
     )
-    columns = {"name": ("method", "text"), "run": ("run", "code"), "loss": ("loss", "points")}
+    columns = {"name": ("method", "text"), "run": ("run", "code"), "loss": ("loss", "percent")}
     lines = table(rows, columns, strong="is_best").splitlines()
     assert lines[2:] == ["| **a\\|b\\*\\_c\\_** | **`ab~1`** | **−0.12** |", "| SGD | – | – |"]
-    assert table(pd.DataFrame({"a": []}), {"a": ("A", "points")}) == "| A |\n| ---: |"
+    assert table(pd.DataFrame({"a": []}), {"a": ("A", "percent")}) == "| A |\n| ---: |"
 
 
 def test_no_text_is_typst_markup(tmp_path: Path) -> None:
@@ -89,12 +89,6 @@ def test_a_report_draws_dollars(tmp_path: Path) -> None:
 
 
 def test_numbers_are_written_one_way() -> None:
-    assert [wording.points(x) for x in (0.0012, -0.0012, 0.00001, None)] == [
-        "+0.12",
-        "−0.12",
-        "0.00",
-        "–",
-    ]
     assert [wording.amount(x) for x in (28050, 292.3, 18.31, 3.999, 96.0, 0.2)] == [
         *("28,050", "292", "18.3", "4.00", "96", "0.200")
     ]
