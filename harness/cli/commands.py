@@ -445,12 +445,14 @@ def advise(options: argparse.Namespace) -> int:
 
 def answers(options: argparse.Namespace) -> int:
     """Answer the readers' questions from records, without training."""
+    from cser_bench.report.advice.which_method import build_which_method
     from cser_bench.report.questions.build import build_answers
 
     if options.readme is not None:
         known_file(options.readme)
     path = build_answers(options.results, options.output, options.readme)
-    print(f"wrote {path} and answers.pdf beside it")
+    build_which_method(options.results, path.parent)
+    print(f"wrote {path}, and answers.pdf and which-method.md beside it")
     return 0
 
 

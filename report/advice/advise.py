@@ -26,7 +26,7 @@ from cser_bench.report.advice.predictions import (
     lines_as_run,
     lines_beyond,
 )
-from cser_bench.report.advice.runs import Line, alike_in, was_run
+from cser_bench.report.advice.runs import Line, alike_in, methods_run, was_run
 from cser_bench.report.frame import Frames, evidence_in, read_frames
 from cser_bench.report.questions.evidence import SHIPPED, Evidence
 from cser_bench.report.questions.networks import shares_lost, spread_between_kinds
@@ -106,7 +106,7 @@ def advise(
     all_alike = _each_once([*maps, *alike])
     is_run = was_run(job, all_alike)
     if is_run:
-        lines = lines_as_run(job, all_alike, job.num_steps)
+        lines = lines_as_run(job, maps[0], methods_run(all_alike, job.num_steps))
     else:
         spreads = spread_between_kinds(shares)
         lines = lines_beyond(job, maps, all_alike, others, lost, spreads, gap)

@@ -127,17 +127,18 @@ def _beyond(run: pd.Series, wanted: pd.Series) -> Vector:
 
 def lines_as_run(
     job: TrainingJob,
-    alike: Sequence[Frames],
-    num_steps: int,
+    baseline: Frames,
+    methods: Sequence[tuple[Line, list[Sending]]],
 ) -> pd.DataFrame:
-    """Return DDP and the methods that were run for so many steps, with the losses measured there.
+    """Return DDP and the methods that were run, with the losses measured there.
 
     Args:
         job: whose step times are modelled.
-        alike: experiments that ran alike; the first one's baseline stands for DDP.
+        baseline: the experiment whose baseline stands for DDP.
+        methods: `methods_run` for as many steps as the losses are to be of.
     """
-    lines = _ddp_lines(job, alike[0])
-    for line, sendings in methods_run(alike, num_steps):
+    lines = _ddp_lines(job, baseline)
+    for line, sendings in methods:
         lines.append(line | _step(job, line, sendings) | {"basis": MEASURED, "beyond": 1.0})
     return _frame(lines)
 

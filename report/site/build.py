@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.advice.which_method import build_which_method
 from cser_bench.report.explorer.page import write_experiment_page, write_study_page
 from cser_bench.report.frame import read_frames
 from cser_bench.report.questions.build import NAME as ANSWERS
@@ -74,8 +75,8 @@ def build_site(
     with processes:
         futures = [processes.submit(_build, *task) for task in tasks]
         if not only:
-            futures_of_answers = processes.submit(build_answers, results, answers)
-            futures_of_answers.result()
+            processes.submit(build_answers, results, answers).result()
+            processes.submit(build_which_method, results, answers).result()
         elif (results / ANSWERS).is_dir():
             shutil.copytree(results / ANSWERS, answers)
         built = [future.result() for future in futures]

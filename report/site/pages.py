@@ -18,7 +18,7 @@ from cser_bench.report.site.search import Entry, index_script
 NAME = "cser-bench"
 
 ANSWERS = "results/answers/answers.md"
-WHICH_METHOD = "results/which_method/which_method.md"
+WHICH_METHOD = "results/answers/which-method.md"
 
 NETWORKS = "results/answers/networks.md"
 

@@ -14,11 +14,25 @@ import pandas as pd
 import pytest
 
 from cser_bench.harness.spec.spec_file import find_spec
+from cser_bench.report.advice.advise import advise
+from cser_bench.report.advice.which_figure import map_figure
+from cser_bench.report.advice.which_method import (
+    COMPUTE_SECONDS,
+    LATENCIES,
+    NUM_PARAMETERS,
+    RATES,
+    bands_of,
+    build_which_method,
+    choice_at,
+    telling_kinds,
+)
 from cser_bench.report.plotting import style
 from cser_bench.report.questions import evidence
 from cser_bench.report.questions.asked import QUESTIONS
 from cser_bench.report.questions.build import BEGIN, END, build_answers, put_into
-from cser_bench.report.questions.evidence import evidence_of
+from cser_bench.report.questions.evidence import Evidence, evidence_of
+from cser_bench.report.questions.networks import shares_lost
+from cser_bench.report.speed.job import TrainingJob
 from tests.harness.support import CommandLine
 from tests.report.faults import faults_of
 from tests.report.test_independent import PLANS, difference_of, scores_of
@@ -67,6 +81,48 @@ def test_the_shipped_answers_and_the_cards_are_what_the_records_give_to_the_byte
         assert (rebuilt / name).read_bytes() == (SHIPPED / name).read_bytes(), f"run {AGAIN}"
     assert (rebuilt / "README.md").read_bytes() == (ROOT / "README.md").read_bytes(), f"run {AGAIN}"
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_page_of_which_method_is_what_the_records_give_and_leads_to_its_runs(
+    shipped: Path, tmp_path: Path
+) -> None:
+    page = build_which_method(shipped, tmp_path).read_text()
+    assert page == (SHIPPED / "which-method.md").read_text(), f"run {AGAIN}"
+    links = set(re.findall(r"\]\(([^)]+)\)", page))
+    assert len(links) > 5
+    for link in links:
+        assert (SHIPPED / link).is_file(), link
+
+
+def test_the_map_of_which_method_is_what_advice_says_and_can_be_read(shipped: Path) -> None:
+    kinds = {kind.name: kind for kind in telling_kinds(evidence_of(shipped))}
+    kind = kinds["Residual"]
+    for latency in LATENCIES.values():
+        # A job that was run, on a link that is as much slower as its network is smaller.
+        share = 77_594 / NUM_PARAMETERS
+        rate = 1e8
+        job = TrainingJob(
+            77_594, 4_680, 8, 1, COMPUTE_SECONDS, share * rate, latency_seconds=latency
+        )
+        names = ("resnet_regime", "study_resnet_loads")
+        maps = [frames for frames in kind.alike if frames.experiment.name in names]
+        said = advise(job, maps, shares_lost(Evidence(())), kind.alike).choice
+        drawn = choice_at(kind, rate, latency)
+        assert (drawn.safe["method"], drawn.safe["ratio"]) == (
+            said.safe["method"],
+            said.safe["ratio"],
+        )
+        assert drawn.safe["estimate"] == said.safe["estimate"]
+    for place, latency in LATENCIES.items():
+        bands = [
+            band for name in ("Residual", "GPT, AdamW") for band in bands_of(kinds[name], latency)
+        ]
+        for band in bands:
+            line = band.choice.safe
+            margin = kinds[band.kind].margin
+            assert line["basis"] == "defined" or -line["low"] <= margin
+        with style():
+            assert faults_of(map_figure(place, RATES, bands)) == []
 
 
 def test_findings_say_a_loss_as_a_positive_number_of_points_or_nats(rebuilt: Path) -> None:
