@@ -13,11 +13,17 @@ from cser_bench.report.statistics import LESS, MORE
 WORTH = 1.05
 """A method is recommended over another where its step is so many times as fast, or more."""
 
-LEVEL, POWER = 0.05, 0.8
-"""Of the one-sided test that a trial ends with, and its chance to show what holds."""
+LEVEL = 0.05
+"""Of the one-sided test that a trial ends with."""
 
-FEWEST_SEEDS, MOST_SEEDS = 2, 20
-"""A deviation takes two runs; of a trial that would take more than twenty it is said so."""
+POWER = 0.8
+"""Chance of that test to show what holds."""
+
+FEWEST_SEEDS = 2
+"""Of a trial: a deviation takes two runs."""
+
+MOST_SEEDS = 20
+"""Of a trial whose cost is told; of one that would take more it is said so."""
 
 SAFE = "safe"
 TRIAL = "trial"
@@ -91,6 +97,7 @@ def choose(lines: pd.DataFrame) -> Choice:
     """Return what to use, of lines with their standing."""
     base = dict(lines[lines["basis"] == DEFINED].nsmallest(1, "seconds").iloc[0])
     safe = _fastest(lines[lines["standing"] == SAFE])
+    # What is hardly faster is not worth a change of method.
     if base["seconds"] < WORTH * safe["seconds"]:
         safe = base
     is_faster = WORTH * lines["seconds"] < safe["seconds"]
@@ -133,7 +140,9 @@ def trial_of(
     base_hours = choice.base["seconds"] * num_steps / 3600
     safe_hours = choice.safe["seconds"] * num_steps / 3600
     quantiles = float(special.ndtri(1 - LEVEL) + special.ndtri(POWER))
+    # A gain that is expected is not relied on.
     room = margin - max(-line["estimate"], 0.0)
+    # More seeds than that are not counted: close to the margin they grow without bound.
     num_seeds = MOST_SEEDS + 1
     if room > quantiles * deviation / math.sqrt(num_seeds):
         num_seeds = max(math.ceil((quantiles * deviation / room) ** 2), FEWEST_SEEDS)

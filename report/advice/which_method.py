@@ -25,8 +25,11 @@ from cser_bench.report.wording import NONE, rate
 
 NAME = "which-method"
 
-NUM_PARAMETERS, COMPUTE_SECONDS = 25_600_000, 27e-3
-"""Of the job whose steps are modelled: ResNet-50, both passes of 32 images on a V100."""
+NUM_PARAMETERS = 25_600_000
+"""Of the job whose steps are modelled: those of ResNet-50."""
+
+COMPUTE_SECONDS = 27e-3
+"""Of that job: both passes of 32 images on a V100."""
 
 RATES = (1e7, 2e7, 5e7, 1e8, 2e8, 5e8, 1e9, 2e9, 5e9, 1e10, 2e10, 5e10, 1e11)
 """Of a machine's link in bits a second: 10 Mb/s to 100 Gb/s, three a decade."""
@@ -103,6 +106,7 @@ def telling_kinds(evidence: Evidence) -> list[Kind]:
     """Return the kinds of network on which a loss can be told, the largest network first."""
     chosen: list[Compared] = []
     for known in kinds_of(evidence):
+        # Two experiments that ran alike are one kind, for which the first speaks.
         is_new = not any(ran_alike(known.frames, other.frames) for other in chosen)
         if is_new and tells(known.frames):
             chosen.append(known)
