@@ -1,5 +1,6 @@
 """What pages there are, and what stands on each beside its text."""
 
+import csv
 import html
 import posixpath
 import re
@@ -17,7 +18,8 @@ from cser_bench.report.site.search import Entry, index_script
 
 NAME = "cser-bench"
 
-ANSWERS = "results/answers/answers.md"
+_ANSWERS_FOLDER = "results/answers"
+ANSWERS = f"{_ANSWERS_FOLDER}/answers.md"
 WHICH_METHOD = "results/answers/which-method.md"
 
 NETWORKS = "results/answers/networks.md"
@@ -129,7 +131,7 @@ def _texts(root: Path, output: Path) -> dict[str, Path]:
 
 
 def _is_answer(source: str) -> bool:
-    return source.startswith("results/answers/")
+    return source.startswith(f"{_ANSWERS_FOLDER}/")
 
 
 def _quoted(
@@ -145,7 +147,7 @@ def _quoted(
         number = _QUESTION.match(name)
         if number is not None:
             place = f"{page_of(ANSWERS)}#{name}"
-            for experiment in _named_in(section, reports):
+            for experiment in _sources_of(number.group(1), section, places, reports):
                 quoted.setdefault(experiment, []).append((number.group(1), place))
         return ""
 
@@ -155,17 +157,41 @@ def _quoted(
     return quoted
 
 
-def _named_in(text: str, reports: Mapping[str, str]) -> list[str]:
-    """Return the experiments that a text names, each once.
+def _sources_of(
+    number: str,
+    text: str,
+    places: Places,
+    reports: Mapping[str, str],
+) -> list[str]:
+    """Return the experiments that an answer is drawn from, each once.
 
-    Where it names none and is of step times, it is the study of these.
+    They are those that it or its own page names, or else its table; of step times their study.
+
+    Args:
+        number: of the question.
+        text: of the answer.
+        places: of the answers' pages and tables.
+        reports: of the experiments that are in the site, by name.
     """
+    page = places.texts.get(f"{_ANSWERS_FOLDER}/{number}.md")
+    if page is not None:
+        text = f"{text}\n{page.read_text()}"
     words = _CODE.findall(text)
     names = [name for name in words if name in reports]
+    table = places.site / _table_of(number)
+    if not names and table.is_file():
+        with table.open(newline="") as lines:
+            experiments = [line.get("experiment", "") for line in csv.DictReader(lines)]
+        names = [name for name in experiments if name in reports]
     is_of_steps = "emulated" in words or "modelled" in words
     if not names and is_of_steps and SPEEDUPS in reports:
         names = [SPEEDUPS]
     return list(dict.fromkeys(names))
+
+
+def _table_of(number: str) -> str:
+    """Return where the table of an answer stands in the site."""
+    return f"{_ANSWERS_FOLDER}/csv/question_{number}.csv"
 
 
 def _write_text(site: Site, source: str) -> Text:
@@ -243,14 +269,14 @@ def _beside_answer(site: Site, source: str, name: str, section: str) -> str:
         return ""
     page = page_of(source)
     links = []
-    for experiment in _named_in(section, site.reports):
+    for experiment in _sources_of(number.group(1), section, site.places, site.reports):
         report = page_of(site.reports[experiment])
         explorer = relative_place(report, EXPLORER)
         links.append((f"Report of {experiment}", relative(page, report)))
         links.append(("explorer", relative(page, explorer)))
     if not links:
         links.append(("All experiments", relative(page, EXPERIMENTS)))
-    table = f"results/answers/csv/question_{number.group(1)}.csv"
+    table = _table_of(number.group(1))
     if (site.output / table).is_file():
         links.append(("CSV", relative(page, table)))
     return f'<p class="beside">{_links(links)}</p>'
