@@ -3,7 +3,6 @@
 All numbers come from the entries' records, so that the same entries give the same bytes.
 """
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from scipy import special
@@ -34,8 +34,8 @@ from cser_bench.report.statistics import COVERAGE, Difference, unpaired
 
 PAGE = "README.md"
 
-BENCH = Path("results", "bench", "bench.jsonl")
-"""Where what methods' own arithmetic takes is recorded, from the folder above the tracks."""
+BENCH = Path("results", "bench", "bench.xml")
+"""What `make bench` writes of methods' own arithmetic, from the folder above the tracks."""
 
 OWN_ARITHMETIC = "over AdamW's step"
 """What a benchmark calls a method's own arithmetic there; its name ends in the entry's in
@@ -275,9 +275,9 @@ def _arithmetic(path: Path) -> dict[str, float]:
     measured: dict[str, float] = {}
     if not path.is_file():
         return measured
-    for text in path.read_text().splitlines():
-        line = json.loads(text)
-        value = line.get("measured", {}).get(OWN_ARITHMETIC)
-        if value is not None:
-            measured[line["name"].partition("[")[2].removesuffix("]")] = float(value)
+    for case in ElementTree.parse(path).iter("testcase"):
+        for item in case.iter("property"):
+            if item.get("name") == OWN_ARITHMETIC:
+                name = str(case.get("name"))
+                measured[name.partition("[")[2].removesuffix("]")] = float(str(item.get("value")))
     return measured

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cser_bench.algorithms import Collectives, ProcessGroupCollectives, StackedCollectives
 from cser_bench.algorithms.core.traffic import Entry as Sent
 from cser_bench.harness.records.provenance import new_attempt
+from cser_bench.harness.records.store import Attempt
 from cser_bench.harness.records.tracks import Verification
 from cser_bench.harness.spec.run import PlannedRun, RunConfig, run_id
 from cser_bench.harness.tracks.errors import EntryError
@@ -72,10 +73,11 @@ def compare_workers(
     """
     config = config.model_copy(update={"precision": "fp32"})
     prepare_thread()
-    training = _training(config, StackedCollectives(config.num_workers), data)
+    attempt = new_attempt("verify", "gloo", torch.device("cpu"))
+    training = _training(config, StackedCollectives(config.num_workers), data, attempt)
     num_steps = _steps_until_all_is_sent(training, rules.most_steps)
     stacked = _take(training, num_steps)
-    arguments = [(config, num_steps, data)] * config.num_workers
+    arguments = [(config, num_steps, data, attempt)] * config.num_workers
     with start_workers(_as_process, arguments) as workers:
         by_processes: list[Steps] = workers.hear_all()
     for rank, steps in enumerate(by_processes):
@@ -94,7 +96,12 @@ def compare_workers(
     return Comparison(num_steps, share)
 
 
-def _training(config: RunConfig, collectives: Collectives, data: Path | None) -> Training:
+def _training(
+    config: RunConfig,
+    collectives: Collectives,
+    data: Path | None,
+    attempt: Attempt,
+) -> Training:
     """Return the training of the workers at one end, from the start and without records."""
     identity = run_id(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +109,7 @@ def _training(config: RunConfig, collectives: Collectives, data: Path | None) ->
             experiment="verify",
             folder=Path(folder),
             run=PlannedRun(identity, config.algorithm, config.seed, config),
-            attempt=new_attempt("verify", "gloo", torch.device("cpu")),
+            attempt=attempt,
             data=data,
             device="cpu",
             cores=(),
@@ -142,11 +149,18 @@ def _take(training: Training, num_steps: int) -> Steps:
     )
 
 
-def _as_process(worker: Worker, config: RunConfig, num_steps: int, data: Path | None) -> Steps:
+def _as_process(
+    worker: Worker,
+    config: RunConfig,
+    num_steps: int,
+    data: Path | None,
+    attempt: Attempt,
+) -> Steps:
     """Take the steps as one of the workers' processes."""
     prepare_thread()
     with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
-        return _take(_training(config, ProcessGroupCollectives(), data), num_steps)
+        training = _training(config, ProcessGroupCollectives(), data, attempt)
+        return _take(training, num_steps)
 
 
 def _check_sent(name: str, steps: Steps, stacked: Steps, rank: int, num_steps: int) -> None:

@@ -24,7 +24,12 @@ from cser_bench.harness.timing.workloads import (
     problem_of,
     short_run,
 )
-from cser_bench.harness.train.build import build_optimizer, table_at_ratio
+from cser_bench.harness.train.build import (
+    build_optimizer,
+    num_steps_of,
+    table_at_ratio,
+    trainable,
+)
 from cser_bench.harness.train.local_workers import seconds_to_idle
 from cser_bench.harness.workers.attempt import prepare_thread
 from cser_bench.harness.workers.process_group import device_groups, joined
@@ -129,6 +134,20 @@ def torch_stepper(momentum: float, parameters: nn.ParameterList) -> Stepper:
         fused=True,
     )
     return Stepper(parameters, optimizer.step)
+
+
+def entry_steppers(config: RunConfig) -> dict[str, Stepper]:
+    """The method of a run, for a worker who is alone, and PyTorch's fused AdamW on the same
+    network."""
+    device = torch.device("cpu")
+    own = trainable(config, device)
+    plain = nn.ParameterList(trainable(config, device).parameters())
+    optimizer = build_optimizer(config, own, SoloCollectives(), num_steps_of(config)[1])
+    adamw = torch.optim.AdamW(plain.parameters(), config.learning_rate, fused=True)
+    return {
+        "own": Stepper(nn.ParameterList(own.parameters()), optimizer.step),
+        "AdamW": Stepper(plain, adamw.step),
+    }
 
 
 def interval_seconds(

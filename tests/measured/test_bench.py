@@ -13,7 +13,12 @@ from statistics import median
 import pytest
 import torch
 
+from cser_bench.harness.records.packs import read_runs
+from cser_bench.harness.records.tracks import Entry, read_entries
+from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.workers.attempt import prepare_thread
+from cser_bench.report.leaderboard import OWN_ARITHMETIC
+from tests.harness.support import ROOT
 from tests.measured import subjects
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
@@ -28,6 +33,7 @@ PASSES = {"sgd": 5, "ef_sgd": 7, "cser_pl": 5, "csea": 5, "mcser": 5, "cser": 3}
 """Vectors of d numbers that a step must at least read and write, momentum and gradient among them:
 its traffic limit is their time at the rate that PyTorch's fused step reaches with its own five (x,
 m and g read; x and m written)."""
+TRACK = ROOT / "tracks"
 WITHIN = 1.07
 """Of the traffic limit, which a method's step should not exceed by more."""
 
@@ -72,3 +78,23 @@ def test_a_step_takes_no_more_than_its_traffic(
     record_property("traffic limit", limit)
     record_property("all", sorted(step_ratios[name]))
     assert ratio <= WITHIN * limit
+
+
+NUM_ROUNDS = 192
+"""Steps that are summed: the longest rounds of an entry are of 64, and some of 96."""
+
+
+@pytest.mark.parametrize("entry", read_entries(TRACK, "1"), ids=lambda entry: entry.name)
+def test_own_arithmetic_of_an_entry(entry: Entry, record_property: Record) -> None:
+    """Steps without messages on the track's network, in steps of PyTorch's fused AdamW; the track's
+    page shows it."""
+    prepare_thread()
+    runs = read_runs(entry.records).values()
+    row = next(run.run for run in runs if run.run.row == entry.about.row)
+    steppers = subjects.entry_steppers(RunConfig.model_validate(row.config))
+    timings = subjects.interval_seconds(
+        steppers, NUM_ROUNDS // subjects.RESET_INTERVAL, torch.device("cpu")
+    )
+    ratio = sum(timings["own"]) / sum(timings["AdamW"])
+    record_property(OWN_ARITHMETIC, ratio)
+    assert ratio > 0

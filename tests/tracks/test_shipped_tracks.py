@@ -18,7 +18,7 @@ from tests.harness.support import ROOT
 FROZEN = {
     "1": {
         "track.toml": "cd7531062e42b005f27a69d1e99787def708a08bb45a29aff9d5756bdf97cc3b",
-        "rules.md": "165b4dbe64d2ae44d9f7f23c180f3227591aa813eb3f5ffc26a57f35e63a2c50",
+        "rules.md": "c51ab3afe17ff9682b5aabbf6dce3f262e55aa9babc1ca31800f206ad21a2cc4",
     }
 }
 """A rule that changes is another track's: what was entered was entered under these."""

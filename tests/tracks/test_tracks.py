@@ -319,6 +319,9 @@ def test_what_is_not_there_is_said(entered: Path, cli: CommandLine) -> None:
     assert "has no track 'x'" in cli.refused("verify", "--track", "x", "--tracks", entered)
     file = entered / "small.py"
     assert "there is an entry" in cli.refused(*enter_words(entered, file, "small"))
+    about = ["--author", "A. N. Other", "--description", "No words."]
+    said = cli.refused(*words_of("enter", entered, file, *about))
+    assert "try_growing_local_sgd_gpt" in said, "where `try` leaves runs"
     words = enter_words(entered, file, "small", "other")
     assert "has no row" in cli.refused(*[word if word != "mine" else "his" for word in words])
 
@@ -344,10 +347,13 @@ def test_a_record_falls_only_to_what_is_shown_to_be_better(copied: Path) -> None
 
 
 def test_own_arithmetic_is_what_a_benchmark_measured(copied: Path) -> None:
-    bench = copied / "results" / "bench" / "bench.jsonl"
+    bench = copied / "results" / "bench" / "bench.xml"
     bench.parent.mkdir()
-    line = {"name": "test_own_arithmetic[mine]", "measured": {"over AdamW's step": 1.5}}
-    bench.write_text(json.dumps(line) + "\n")
+    bench.write_text(
+        '<testsuites><testsuite><testcase name="test_own_arithmetic_of_an_entry[mine]"><properties>'
+        '<property name="over AdamW\'s step" value="1.5"/>'
+        "</properties></testcase></testsuite></testsuites>"
+    )
     assert "1.50x" in leaderboard_text(copied / "tracks", "tiny")
 
 
