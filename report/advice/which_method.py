@@ -31,8 +31,12 @@ NUM_PARAMETERS = 25_600_000
 COMPUTE_SECONDS = 27e-3
 """Of that job: both passes of 32 images on a V100."""
 
-RATES = (1e7, 2e7, 5e7, 1e8, 2e8, 5e8, 1e9, 2e9, 5e9, 1e10, 2e10, 5e10, 1e11)
-"""Of a machine's link in bits a second: 10 Mb/s to 100 Gb/s, three a decade."""
+RATES = (1e7, 2e7, 5e7, 1e8, 2e8, 5e8, 1e9, 2e9, 5e9, 1e10)
+"""Of a machine's link in bits a second: 10 Mb/s to 10 Gb/s, three a decade.
+
+On faster links the time to encode decides, which modelled steps leave out: a map there would flatter
+whoever sends by top-k.
+"""
 
 LATENCIES = {NEAR: 50e-6, FAR: 20e-3}
 """Seconds of a hop, in one building and between cities."""

@@ -88,7 +88,7 @@ def draw_speedups(
 
         least = factor(own["over_best"].min())
         most = factor(own["over_best"].max())
-        over_best.set(title=f"M-CSER over the best baseline: {least} to {most}")
+        over_best.set(title=f"M-CSER over the best: {least} to {most}")
         baselines = _complete_baselines(timed)
         ends = _draw_curves(
             over_best,
