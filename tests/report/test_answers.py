@@ -227,7 +227,8 @@ def test_the_table_of_networks_is_of_the_raw_results(rebuilt: Path) -> None:
         ("study_network_densenet", -2, "mcser-h16-r1_3-r2_48", "sgd"),
     ):
         [line] = [line for line in lines if f"/{name}/report.md" in line]
-        cells = [text.strip() for text in line.strip("| ").split(" | ")]
+        # Empty cells count: a method that was not run has one.
+        cells = [text.strip() for text in line.split("|")[1:-1]]
         estimate, low, high = welch(name, row, reference)
         scale = 1 if "nats" in cells else 100
         assert float(cells[cell].strip("*")) == pytest.approx(-scale * estimate, abs=0.0051)
