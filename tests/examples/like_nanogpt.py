@@ -1,6 +1,6 @@
 """A small loop that has the lines of nanoGPT's train.py which the guide's difference changes.
 
-torchrun ... like_nanogpt.py FOLDER NUM_STEPS
+torchrun ... like_nanogpt.py FOLDER
 """
 
 # Written as nanoGPT's own lines are.
@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed import init_process_group, destroy_process_group
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-out_dir, max_iters = sys.argv[1], int(sys.argv[2])
+out_dir, max_iters = sys.argv[1], 16
 eval_interval, eval_iters, learning_rate, weight_decay, beta1, beta2 = 4, 2, 1e-2, 0.1, 0.9, 0.95
 wandb_log, always_save_checkpoint, compile, init_from = False, False, True, 'scratch'
 ddp = int(os.environ.get('RANK', -1)) != -1
@@ -65,10 +65,10 @@ if ddp:
     model = DDP(model, device_ids=[ddp_local_rank])
 X, Y = get_batch('train')
 raw_model = model.module if ddp else model # unwrap DDP container if needed
-print(f'rank {ddp_rank} begins at {iter_num}', flush=True)
 while True:
     if iter_num % eval_interval == 0 and master_process:
         losses = estimate_loss()
+        print(f"step {iter_num}: val loss {losses['val']:.4f}", flush=True)
         if wandb_log:
             wandb.log(losses)
         if losses['val'] < best_val_loss or always_save_checkpoint:
