@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from cser_bench.algorithms.check.findings import check
+from cser_bench.algorithms.check.optimizers import check_optimizer, makes_optimizer
 from cser_bench.algorithms.check.subject import subjects_in
 from cser_bench.algorithms.core.method_file import MethodFileError
 
@@ -19,13 +20,20 @@ def main(arguments: list[str]) -> int:
     all_kept = True
     for file in arguments:
         try:
-            subjects = subjects_in(Path(file))
+            all_kept &= _check_file(Path(file))
         except MethodFileError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        for subject in subjects:
-            all_kept &= check(subject)
     return 0 if all_kept else 1
+
+
+def _check_file(path: Path) -> bool:
+    if makes_optimizer(path):
+        return check_optimizer(path)
+    all_kept = True
+    for subject in subjects_in(path):
+        all_kept &= check(subject)
+    return all_kept
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,10 +61,15 @@ def _told(error: Exception, subject: Subject) -> str:
 
 def check(subject: Subject) -> bool:
     """Print a line for each promise as it is checked; return whether all are kept."""
-    print(f"{subject.name} of {subject.file}:", flush=True)
+    return report(f"{subject.name} of {subject.file}", findings_of(subject))
+
+
+def report(what: str, findings: Iterable[Finding]) -> bool:
+    """Print findings as they come, and how many promises are kept; return whether all are."""
+    print(f"{what}:", flush=True)
     began = time.monotonic()
     verdicts = []
-    for finding in findings_of(subject):
+    for finding in findings:
         print(finding, flush=True)
         verdicts.append(finding.verdict)
     num_made = len(verdicts) - verdicts.count("none")

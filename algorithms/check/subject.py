@@ -27,13 +27,21 @@ def subjects_in(path: Path) -> list[Subject]:
 
     Raises MethodFileError: it cannot be read, does not import, or has none.
     """
+    source = source_of(path)
+    return [Subject(source, path.name, name) for name in methods_in(source, path.name)]
+
+
+def source_of(path: Path) -> str:
+    """Return a file's text.
+
+    Raises MethodFileError: it cannot be read.
+    """
     try:
-        source = path.read_text()
+        return path.read_text()
     except OSError as error:
         raise MethodFileError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise MethodFileError(f"{path} is no Python file: it is not UTF-8") from None
-    return [Subject(source, path.name, name) for name in methods_in(source, path.name)]
 
 
 def lines_past_collectives(source: str) -> list[int]:

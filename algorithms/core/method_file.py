@@ -41,7 +41,7 @@ def methods_in(source: str, file: str) -> dict[str, type[DistributedOptimizer]]:
 
     Raises MethodFileError: the text cannot be executed, or defines no method, or two of one name.
     """
-    module = _module_of(source, file)
+    module = module_of(source, file)
     found: dict[str, type[DistributedOptimizer]] = {}
     for item in vars(module).values():
         is_method = inspect.isclass(item) and issubclass(item, DistributedOptimizer)
@@ -62,8 +62,11 @@ def methods_in(source: str, file: str) -> dict[str, type[DistributedOptimizer]]:
     return found
 
 
-def _module_of(source: str, file: str) -> types.ModuleType:
-    """Execute a source text as a module of its own name, which its digest is in."""
+def module_of(source: str, file: str) -> types.ModuleType:
+    """Execute a source text as a module of its own name, which its digest is in.
+
+    Raises MethodFileError: that fails.
+    """
     name = f"cser_bench_method_{_digest_of(source)[:12]}"
     shown_as = f"<{file} {_digest_of(source)[:12]}>"
     module = types.ModuleType(name)
