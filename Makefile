@@ -135,7 +135,7 @@ reproduce-small: $(VENV)/.installed ## six short runs, here or with CLUSTER= on 
 resubmit: $(VENV)/.installed ## submit what is left of EXPERIMENT= on a Slurm cluster, as it was submitted before
 	@$(HARNESS) submit "$(EXPERIMENT)" $(if $(YES),--yes) $(RESULTS_OPTION)
 
-try: $(VENV)/.installed ## rank a method of your own, METHOD=FILE.py, among those that ship (NETWORK=residual or gpt)
+try: $(VENV)/.installed ## rank a method of your own, METHOD=FILE.py, among those that ship (NETWORK=perceptron, residual or gpt)
 	@$(HARNESS) try $(if $(METHOD),"$(METHOD)",$(error give METHOD=FILE.py, as examples/growing_local_sgd.py)) \
 	    $(if $(NETWORK),--network "$(NETWORK)") $(if $(JOBS),--jobs "$(JOBS)") $(if $(DATA),--data "$(DATA)") $(RESULTS_OPTION)
 

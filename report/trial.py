@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.metrics import Metric
+from cser_bench.harness.records.experiment import Experiment, read_experiment
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.statistics import COVERAGE, Difference, unpaired
 from cser_bench.report.wording import amount, counted, in_words, listed, nats, percent
@@ -39,12 +40,13 @@ class _Line:
         return math.fsum(self.scores) / len(self.scores)
 
 
-def verdict(tried: Path, shipped: Path) -> str:
+def verdict(tried: Path, shipped: Path, earlier_trials: Path | None = None) -> str:
     """Return the ranked table of a method and the rows that ship, and what follows from it.
 
     Args:
         tried: folder of the trial's records, of one row.
         shipped: folder of the records of all others.
+        earlier_trials: folder of the trials of rows that have their rate from another experiment.
 
     Raises UsageError: the two are not of one experiment, or the method has no finished run.
     """
@@ -63,8 +65,9 @@ def verdict(tried: Path, shipped: Path) -> str:
     if not len(own.done(name)):
         raise UsageError(f"{tried} holds no finished run of {name}; call try again")
     line = _line(own, name, is_tried=True)
-    lines = [_line(others, row) for row in _ranked_rows(others)]
-    baseline = _line(others, str(others.experiment.baseline))
+    earlier = read_experiment(earlier_trials) if earlier_trials is not None else None
+    lines = [_line(others, row, earlier) for row in _ranked_rows(others)]
+    baseline = _line(others, str(others.experiment.baseline), earlier)
     parts = [
         _table([*lines, line], baseline, own.metric),
         *_sentences(line, lines, baseline, others),
@@ -79,7 +82,12 @@ def _ranked_rows(frames: Frames) -> list[str]:
     return [row for row in chosen if len(frames.done(row))]
 
 
-def _line(frames: Frames, row: str, is_tried: bool = False) -> _Line:
+def _line(
+    frames: Frames,
+    row: str,
+    earlier: Experiment | None = None,
+    is_tried: bool = False,
+) -> _Line:
     experiment = frames.experiment
     label = str(frames.row(row)["label"])
     if row == experiment.baseline and not is_tried:
@@ -88,18 +96,24 @@ def _line(frames: Frames, row: str, is_tried: bool = False) -> _Line:
         label=label,
         scores=frames.done(row).to_numpy(dtype=float),
         link_models=float(frames.row(row)["link_models"]),
-        trials=_trials(frames, row),
+        trials=_trials(frames.experiment, row, earlier),
         is_bound=row in (experiment.baseline, experiment.floor),
         is_tried=is_tried,
     )
 
 
-def _trials(frames: Frames, row: str) -> str:
-    """Say how many trials chose the row's rate."""
-    tuning = frames.experiment.tuning
-    if tuning is None or row not in tuning.choices:
-        return "given, not tuned"
-    return str(tuning.choices[row].num_trials)
+def _trials(experiment: Experiment, name: str, earlier: Experiment | None) -> str:
+    """Say how many trials chose the row's rate, here or in an earlier experiment."""
+    tuning = experiment.tuning
+    if tuning is not None and name in tuning.choices:
+        return str(tuning.choices[name].num_trials)
+    if earlier is not None:
+        [row] = [row for row in experiment.rows if row.row == name]
+        trials = [trial for trial in earlier.rows if trial.tunes == name]
+        rates = [trial.learning_rate for trial in trials if trial.settings == row.settings]
+        if row.learning_rate in rates:
+            return str(len(trials))
+    return "given, not tuned"
 
 
 def _table(lines: list[_Line], baseline: _Line, metric: Metric) -> str:

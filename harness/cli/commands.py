@@ -195,7 +195,11 @@ def try_(options: argparse.Namespace) -> int:
         )
         if code is not None:
             return code
-    print(f"\n{verdict(options.results / planned.experiment.name, tried.shipped)}")
+    shipped = tried.shipped
+    tried_in = options.results / planned.experiment.name
+    print(f"\n{verdict(tried_in, shipped.runs, shipped.earlier_trials)}")
+    if shipped.afterwards:
+        print(shipped.afterwards)
     return 0
 
 

@@ -289,9 +289,10 @@ def _add_try_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("file", metavar="FILE.py", help="with the method; or an entry point's name")
     sub.add_argument(
         "--network",
-        choices=("residual", "gpt"),
-        default="residual",
-        help="what is trained (default: residual; gpt is for GPUs, and CPUs with bf16)",
+        choices=("perceptron", "residual", "gpt"),
+        default="perceptron",
+        help="what is trained (default: perceptron, the cheapest that can tell; residual is the next "
+        "to take; gpt is for GPUs, and CPUs with bf16)",
     )
     sub.add_argument("--method", metavar="NAME", help="which, where the file has several")
     sub.add_argument(

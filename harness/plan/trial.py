@@ -13,7 +13,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.plan import Plan, make_plan
@@ -26,13 +26,38 @@ from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.train.build import usual_settings
 from cser_bench.harness.train.methods import method_in, outside_methods
 
-NETWORKS = {"residual": "resnet_regime", "gpt": "gpt_text"}
-"""The experiments that a method can be tried in, all of whose rows but the bounds put one load on a
-link. The residual network is the first, as its runs take minutes on any CPU: the GPT's passes are in
-bf16, which takes an hour and more a run where a CPU has no instructions for it."""
 
-REFERENCE = SHIPPED_TUNINGS / "reference"
-"""Where experiments' runs ship."""
+class Shipped(NamedTuple):
+    """An experiment that a method can be tried in, and where its records lie among those that ship.
+
+    Attributes:
+        experiment: its name or the path of its spec.
+        runs: folder of its runs.
+        earlier_trials: folder of the trials that chose the rates of rows which it gives one; None
+            where it tuned every row itself.
+        afterwards: what is to be said after a verdict of how far it reaches.
+    """
+
+    experiment: str
+    runs: Path
+    earlier_trials: Path | None = None
+    afterwards: str = ""
+
+
+NETWORKS = {
+    "perceptron": Shipped(
+        "study_perceptron_load",
+        SHIPPED_TUNINGS / "study_perceptron_load",
+        SHIPPED_TUNINGS / "fashion_mnist_contrasts_tuning",
+        "A perceptron is the cheapest network that can tell, and larger ones may say otherwise: "
+        "the next to take is --network residual.",
+    ),
+    "residual": Shipped("resnet_regime", SHIPPED_TUNINGS / "reference" / "resnet_regime"),
+    "gpt": Shipped("gpt_text", SHIPPED_TUNINGS / "reference" / "gpt_text"),
+}
+"""The experiments that a method can be tried in, all of whose rows but the bounds put one load on a
+link. They stand in the order of what a run costs: under a minute, some minutes, and for the GPT,
+whose passes are in bf16, an hour and more where a CPU has no instructions for it."""
 
 NUM_SEEDS = 3
 
@@ -46,6 +71,7 @@ class Trial:
 
     Attributes:
         base: the spec of these rows.
+        shipped: where their records lie.
         spec: of the method's row alone, in all else the same.
         command: what makes the trial, for its records.
     """
@@ -53,13 +79,9 @@ class Trial:
     name: str
     source: MethodSource
     base: Spec
+    shipped: Shipped
     spec: Spec
     command: str
-
-    @property
-    def shipped(self) -> Path:
-        """The folder with the others' runs."""
-        return REFERENCE / self.base.name
 
     def plan(self, results: Path, tuning: bool) -> Plan:
         """Return the plan of the method's runs, or of its tuning.
@@ -100,7 +122,8 @@ def make_trial(
     if name not in outside:
         raise SpecError(f"{word} has no method {name!r}; it has {', '.join(outside)}")
     source = outside[name]
-    base = load_spec(find_spec(NETWORKS[network]))
+    shipped = NETWORKS[network]
+    base = load_spec(find_spec(shipped.experiment))
     row = RowSpec(
         row=name,
         label=name,
@@ -114,7 +137,7 @@ def make_trial(
     if learning_rate is not None:
         words += ["--learning-rate", f"{learning_rate:g}"]
     spec = _spec_of(row, base, source, network)
-    return Trial(name, source, base, spec, shlex.join(words))
+    return Trial(name, source, base, shipped, spec, shlex.join(words))
 
 
 def _spec_of(
@@ -175,25 +198,34 @@ def duration_words(trial: Trial, jobs: int) -> str:
 
     Raises SpecError: they are not here.
     """
-    runs = list(read_pack(trial.shipped).values())
+    runs = list(read_pack(trial.shipped.runs).values())
     if not runs:
         raise SpecError(
-            f"{trial.shipped} holds no runs to hold the method against; install the project again, "
+            f"{trial.shipped.runs} holds no runs to hold the method against; install the project again, "
             "or take another --network"
         )
     minutes = median(run["result"]["wall_seconds"] for run in runs) / 60
     cpu = runs[0]["run"]["attempts"][-1]["cpu"]
-    num_trials = 0
     more = ""
-    if trial.is_tuned and trial.spec.tuning is not None:
-        num_trials = len(trial.spec.tuning.grid)
-        more = f", and {minutes:.0f} more for each rate that it goes on to beyond the last"
-    rounds = math.ceil(num_trials / jobs) + math.ceil(NUM_SEEDS / jobs)
+    if trial.is_tuned:
+        more = f", and {minutes:.1f} more for each rate that it goes on to beyond the last"
+    batches = [*_tuning_batches(trial), NUM_SEEDS]
+    rounds = sum(math.ceil(batch / jobs) for batch in batches)
     return (
         f"this takes about {rounds * minutes + 1:.0f} minutes{more}: half a minute for the "
-        f"contract, {num_trials} runs that tune the rate and {NUM_SEEDS} that count, of "
+        f"contract, {sum(batches[:-1])} runs that tune the rate and {NUM_SEEDS} that count, of "
         f"{minutes:.1f} minutes each as on the machine whose runs ship ({cpu}), {jobs} at once"
     )
+
+
+def _tuning_batches(trial: Trial) -> list[int]:
+    """Return how many runs the search begins with, and how many its best rates take after them."""
+    tuning = trial.spec.tuning
+    if tuning is None:
+        return []
+    if tuning.finalists is None:
+        return [len(tuning.grid) * len(tuning.seeds)]
+    return [len(tuning.grid), tuning.finalists * (len(tuning.seeds) - 1)]
 
 
 def slowness_words(trial: Trial, device: str) -> str | None:
@@ -208,7 +240,7 @@ def slowness_words(trial: Trial, device: str) -> str | None:
         return None
     return (
         "warning: the passes are in bf16, for which this CPU has no instructions: it may take 20 "
-        "times as long; --network residual needs none"
+        "times as long; the other networks need none"
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.trial import NETWORKS
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from tests.harness.support import ROOT, changed, only, small_spec, write_spec
@@ -50,8 +51,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
     for tuning in (ROOT / "results").glob("*_tuning"):
         shutil.copytree(tuning, source / "results" / tuning.name, ignore=ignored)
-    for name in NETWORKS.values():
-        runs = Path("results", "reference", name)
+    for shipped in NETWORKS.values():
+        runs = Path("results", shipped.runs.relative_to(SHIPPED_TUNINGS))
         shutil.copytree(ROOT / runs, source / runs, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -83,9 +84,10 @@ def test_shipped_experiments_plan_from_an_empty_folder(
         and {path.name for path in (installed.packages / "cser_bench/harness/shipped").iterdir()}
         >= tunings
     )
-    for name in NETWORKS.values():
-        runs = installed.packages / "cser_bench/harness/shipped/reference" / name / "runs.jsonl"
-        assert runs.exists(), "what `try` holds methods against"
+    for shipped in NETWORKS.values():
+        runs = shipped.runs.relative_to(SHIPPED_TUNINGS)
+        pack = installed.packages / "cser_bench/harness/shipped" / runs / "runs.jsonl"
+        assert pack.exists(), "what `try` holds methods against"
     for name in (
         "fashion_mnist_regime",
         "studies/two_level",

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan import trial
-from cser_bench.harness.plan.trial import duration_words, make_trial
+from cser_bench.harness.plan.trial import NETWORKS, Shipped, duration_words, make_trial
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.packs import pack_runs
 from cser_bench.harness.spec.errors import SpecError
+from cser_bench.report.frame import read_frames
 from cser_bench.report.statistics import unpaired
-from cser_bench.report.trial import verdict
+from cser_bench.report.trial import _trials, verdict
 from tests.harness.support import ROOT, CommandLine, Table, changed, small_spec, write_spec
 
 EXAMPLE = ROOT / "examples" / "growing_local_sgd.py"
@@ -42,10 +44,10 @@ def base_spec() -> Table:
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> Path:
     """The folder of the base's runs, as it would ship."""
     path = write_spec(tmp_path, base_spec())
-    monkeypatch.setitem(trial.NETWORKS, "residual", str(path))
-    monkeypatch.setattr(trial, "REFERENCE", tmp_path / "reference")
-    cli.out("run", path, "--results", tmp_path / "reference")
-    folder = tmp_path / "reference" / "small"
+    cli.out("run", path, "--results", tmp_path / "shipped")
+    folder = tmp_path / "shipped" / "small"
+    small = Shipped(str(path), folder, afterwards="Then a larger one.")
+    monkeypatch.setitem(trial.NETWORKS, "perceptron", small)
     pack_runs(folder, remove_folders=True)
     return folder
 
@@ -63,7 +65,7 @@ def test_a_method_is_checked_tuned_run_and_ranked_and_others_are_not_run(
     assert printed.index("promises are kept") < printed.index("tuning the rate")
     table = printed[printed.index("models on a link") :]
     assert "SGD with everything sent" in table and "->" in table
-    folder = tmp_path / "results" / f"try_{NAME}_residual"
+    folder = tmp_path / "results" / f"try_{NAME}_perceptron"
     experiment = read_experiment(folder)
     [row] = experiment.rows
     assert row.settings == {"sync_interval": 2} and len(row.runs) == 3
@@ -71,10 +73,11 @@ def test_a_method_is_checked_tuned_run_and_ranked_and_others_are_not_run(
     num_trials = experiment.tuning.choices[NAME].num_trials
     assert f"  {num_trials}  " in next(line for line in table.splitlines() if "->" in line)
     assert {path.name for path in (tmp_path / "results").iterdir()} == {
-        f"try_{NAME}_residual",
-        f"try_{NAME}_residual_tuning",
+        f"try_{NAME}_perceptron",
+        f"try_{NAME}_perceptron_tuning",
     }
     assert "Three seeds would show a difference of" in table
+    assert table.endswith("Then a larger one.\n"), "it says what is next"
     # Called again, it does nothing anew.
     before = sorted(folder.glob("*/result.json"))
     times = [path.stat().st_mtime_ns for path in before]
@@ -117,13 +120,42 @@ def test_words_that_a_trial_cannot_be_made_of(tmp_path: Path) -> None:
     assert make_trial(str(two), "residual", "other").name == "other"
 
 
-def test_what_ships_is_there_and_its_length_said() -> None:
-    residual = make_trial(str(EXAMPLE), "residual")
-    assert residual.spec.rows[0].settings == {"sync_interval": 12}
-    assert "3 runs that tune the rate and 3 that count" in duration_words(residual, 2)
-    minutes = int(duration_words(residual, 2).split("about ")[1].split()[0])
+@pytest.mark.parametrize(
+    ("network", "interval", "num_trials"), [("perceptron", 48, 7), ("residual", 12, 3)]
+)
+def test_what_ships_is_there_and_its_length_said(
+    network: str, interval: int, num_trials: int
+) -> None:
+    """Of the perceptron the two best rates are tried at two seeds more, as all rows' were."""
+    tried = make_trial(str(EXAMPLE), network)
+    assert tried.spec.rows[0].settings == {"sync_interval": interval}
+    words = duration_words(tried, 2)
+    assert f"{num_trials} runs that tune the rate and 3 that count" in words
+    minutes = int(words.split("about ")[1].split()[0])
     assert minutes <= 20, "on two cores"
-    assert make_trial(str(EXAMPLE), "gpt").shipped.name == "gpt_text"
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_all_rows_that_a_method_is_ranked_among_were_tuned_by_about_as_many_trials(
+    network: str,
+) -> None:
+    shipped = NETWORKS[network]
+    experiment = read_frames(shipped.runs).experiment
+    earlier = read_experiment(shipped.earlier_trials) if shipped.earlier_trials else None
+    for row in experiment.rows:
+        assert _trials(experiment, row.row, earlier) in ("3", "4", "5", "6")
+
+
+def test_trials_of_another_rate_or_settings_do_not_count_as_a_rows() -> None:
+    experiment = read_frames(NETWORKS["perceptron"].runs).experiment
+    earlier = read_experiment(SHIPPED_TUNINGS / "fashion_mnist_contrasts_tuning")
+    assert _trials(experiment, "local_sgd-96", None) == "given, not tuned"
+    assert _trials(experiment, "local_sgd-96", earlier) == "3"
+    other_settings = []
+    for trial_row in earlier.rows:
+        other_settings.append(trial_row.model_copy(update={"settings": {"sync_interval": 12}}))
+    others = earlier.model_copy(update={"rows": other_settings})
+    assert _trials(experiment, "local_sgd-96", others) == "given, not tuned"
 
 
 def test_the_difference_of_samples_is_welchs() -> None:
