@@ -487,8 +487,16 @@ def enter(options: argparse.Namespace) -> int:
     from cser_bench.harness.tracks.enter import enter as make_entry
 
     row = options.row or name_in(known_file(options.method))
-    # Where `try --network gpt` leaves the runs of a method.
-    records = options.records or Path("results", f"try_{row}_gpt")
+    records = options.records
+    if records is None:
+        # Where `try --network gpt` leaves the runs of a method.
+        records = Path("results", f"try_{row}_gpt")
+        if not records.is_dir():
+            raise UsageError(
+                f"there is no folder {records}: the track takes runs of its GPT alone, which "
+                f"`{program()} try {options.method} --network gpt` does; if yours lie elsewhere, "
+                "say so by --records"
+            )
     folder = make_entry(
         Request(
             method=options.method,

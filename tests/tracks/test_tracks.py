@@ -321,7 +321,8 @@ def test_what_is_not_there_is_said(entered: Path, cli: CommandLine) -> None:
     assert "there is an entry" in cli.refused(*enter_words(entered, file, "small"))
     about = ["--author", "A. N. Other", "--description", "No words."]
     said = cli.refused(*words_of("enter", entered, file, *about))
-    assert "try_growing_local_sgd_gpt" in said, "where `try` leaves runs"
+    assert "try_growing_local_sgd_gpt: the track takes runs of its GPT alone" in said
+    assert f"try {file} --network gpt` does" in said
     words = enter_words(entered, file, "small", "other")
     assert "has no row" in cli.refused(*[word if word != "mine" else "his" for word in words])
 
