@@ -41,6 +41,8 @@ SHARDED = "fsdp2_compressed_gradients"
 """The example that has none of our optimisers."""
 OWN_METHOD = "growing_local_sgd"
 """The example that is no script, which tests/harness/test_own_methods.py tries."""
+OWN_OPTIMIZER = "torch_local_sgd"
+"""Likewise, which tests/algorithms/test_check_optimizers.py tries."""
 LIKE = {"like_nanogpt": 8, "like_torchvision": 8, "like_accelerate": 5, "like_fabric": 5}
 """The same of the scripts here that the guide's differences change."""
 NEEDS = {
@@ -163,7 +165,7 @@ def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
 
 def test_each_example_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
-    assert {path.stem for path in files} == LAST.keys() | {SHARDED, OWN_METHOD}
+    assert {path.stem for path in files} == LAST.keys() | {SHARDED, OWN_METHOD, OWN_OPTIMIZER}
 
 
 GUIDE = ROOT / "docs" / "in-your-own-script.md"
