@@ -23,8 +23,10 @@ from cser_bench.report.accuracy_figures import (
     loss_figure,
     with_verdicts,
 )
-from cser_bench.report.declared import are_without_verdict, seen_when_declared
+from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.frame import Frames, sharing_baseline
+from cser_bench.report.law.figure import draw_law
+from cser_bench.report.law.section import law_context, law_tables
 from cser_bench.report.regime import (
     assay_frame,
     lost_frame,
@@ -42,6 +44,7 @@ from cser_bench.report.statistics import (
     WORSE_BY_MARGIN,
     accuracy_frame,
     contrasts_frame,
+    num_tests,
     rates_frame,
     seed_correlation,
 )
@@ -93,10 +96,18 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     """
     tables = tables_of(frames)
     figures, captions = _figures(frames, tables["accuracy"])
-    context = _context(frames, tables) | {
-        "captions": captions,
-        "figures": figures,
-    }
+    law = law_context(frames, tables)
+    if law["law_findings"]:
+        captions["law"] = ". ".join(law["law_findings"])
+        figures["law"] = draw_law(frames, tables, captions["law"])
+    context = (
+        _context(frames, tables)
+        | law
+        | {
+            "captions": captions,
+            "figures": figures,
+        }
+    )
     csv = tables | _told_apart(frames)
     return write_report(
         output or frames.folder,
@@ -121,6 +132,7 @@ def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
         "predictors": predictors_frame(lost),
         "rates": rates_frame(frames),
         "tuning_cost": tuning_frame(frames),
+        **law_tables(frames),
     }
 
 
@@ -258,7 +270,7 @@ def _of_contrasts(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[st
     counts = contrasts["verdict"].value_counts()
     num_seen = Counter(seen and seen.num_rows for seen in seen_when_declared(frames))
     return {
-        "num_tests": _num_tests(frames),
+        "num_tests": num_tests(frames),
         "num_verdicts": {word: int(counts.get(word, 0)) for word in VERDICTS},
         "verdicts": _verdict_table(frames, contrasts),
         "contrasts": _answered(frames, contrasts),
@@ -360,15 +372,6 @@ def _columns(frames: Frames, rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
         if rows[name].isna().all():
             del columns[name]
     return columns
-
-
-def _num_tests(frames: Frames) -> int:
-    """Count the one-sided tests of the contrasts that may have a verdict."""
-    num_tests = 0
-    for contrast, is_late in zip(frames.contrasts, are_without_verdict(frames), strict=True):
-        if not is_late:
-            num_tests += contrast.num_tests
-    return num_tests
 
 
 def _written(frames: Frames) -> str:

@@ -468,7 +468,7 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high
     (two-sided 95 %, of this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared.
     Of a contrast's one-sided tests (`claims_of`), `claim` is the one with the least `p`, and
-    `p_holm` is that p adjusted for all tests of the experiment. A contrast without its runs, or
+    `p_holm` is that p adjusted for all tests of the experiment, those of exponents too. A contrast without its runs, or
     with one that diverged, enters with a p of 1. A claim that one method is better also needs
     `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
     verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
@@ -517,7 +517,8 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
         "at_equal_rate",
     ]
     family = pd.DataFrame(tests, columns=["contrast", "claim", "p"])
-    family["p_holm"] = holm(family["p"].to_numpy(dtype=float))
+    num_exponents = len(frames.experiment.exponents or [])
+    family["p_holm"] = holm(family["p"].to_numpy(dtype=float), num_exponents)
     by_p = family.sort_values("p", kind="stable")
     nearest = by_p.drop_duplicates("contrast").set_index("contrast")
     frame = pd.DataFrame(lines, columns=columns).join(nearest)
@@ -581,12 +582,27 @@ def _verdict(
     return OTHER_RATE
 
 
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the p values adjusted by Holm's step-down procedure, in the order given."""
-    if len(p_values) == 0:
+def num_tests(frames: Frames) -> int:
+    """Count the one-sided tests of the contrasts that may have a verdict."""
+    number = 0
+    for contrast, is_late in zip(frames.contrasts, are_without_verdict(frames), strict=True):
+        if not is_late:
+            number += contrast.num_tests
+    return number
+
+
+def holm(p_values: Sequence[float] | np.ndarray, num_others: int = 0) -> np.ndarray:
+    """Return the p values adjusted by Holm's step-down procedure, in the order given.
+
+    Args:
+        num_others: further tests of the same family, each with a p of 1.
+    """
+    num_values = len(p_values)
+    if num_values == 0:
         return np.array([], dtype=float)
     # A slow import, which a report without contrasts does without.
     from statsmodels.stats.multitest import multipletests
 
-    adjusted = multipletests(p_values, method="holm")[1]
-    return np.asarray(adjusted, dtype=float)
+    family = np.concatenate([p_values, np.ones(num_others)])
+    adjusted = multipletests(family, method="holm")[1]
+    return np.asarray(adjusted[:num_values], dtype=float)

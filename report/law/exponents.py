@@ -65,6 +65,7 @@ def exponents_frame(
     asked: Sequence[Exponent],
     diverged: Mapping[str, str],
     level: float = 0.05,
+    num_others: int = 0,
 ) -> pd.DataFrame:
     """Return the declared questions and their answers, one line each.
 
@@ -73,7 +74,9 @@ def exponents_frame(
         asked: the questions.
         diverged: `diverged_rows` of the experiment; the gap of a run that diverged has no number,
             so its method has no law.
-        level: of the family of all questions.
+        level: of the family of all tests of the experiment.
+        num_others: tests of that family that are not of exponents: those of its contrasts. They
+            count as tests that show nothing, so that these here err no more often than Holm says.
 
     Returns:
         The columns rows, of, than, question, estimate (the exponent, or how much it is above that
@@ -101,7 +104,7 @@ def exponents_frame(
             }
         )
     frame = pd.DataFrame(lines, columns=_COLUMNS)
-    frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float))
+    frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float), num_others)
     frame["is_shown"] = (frame["p_holm"] <= level) & frame["reason"].isna()
     return frame
 

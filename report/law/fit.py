@@ -90,6 +90,12 @@ class Law:
         left_out = np.asarray(self.exponents_left_out(term), dtype=np.float64)
         return float(estimate), jackknife_error(left_out)
 
+    def interval(self, term: str) -> tuple[float, float]:
+        """Return that of a term's exponent, two-sided, of 95 %."""
+        estimate, error = self.exponent(term)
+        half = float(special.stdtrit(self.degrees, (1 + COVERAGE) / 2)) * error
+        return estimate - half, estimate + half
+
     def exponents_left_out(self, term: str) -> pd.Series[float]:
         """Return the exponent of a term with each cell left out, by place."""
         return self.left_out[1 + self.terms.index(term)]

@@ -36,8 +36,9 @@ from cser_bench.report.law.gaps import (
     rate_costs_frame,
     steps_to,
 )
+from cser_bench.report.law.section import law_context, law_tables
 from cser_bench.report.regime import assay_frame, tells
-from cser_bench.report.statistics import against_baseline, rows_by_length
+from cser_bench.report.statistics import against_baseline, holm, rows_by_length
 
 SIZES, LENGTHS = (30_000, 110_000, 420_000, 1_600_000), (480, 961, 1922, 3844)
 PLACES = list(itertools.product(SIZES, LENGTHS))
@@ -342,6 +343,7 @@ def frames_of(
         {
             "row": row,
             "seed": seed,
+            "run_id": f"{row} {seed}",
             "status": "diverged" if score is None else "done",
             "score": score,
         }
@@ -359,7 +361,7 @@ def frames_of(
         pd.DataFrame(runs),
         empty,
         pd.DataFrame(trials or []),
-        empty,
+        pd.DataFrame(columns=["run_id", "started_at"]),
     )
 
 
@@ -476,3 +478,83 @@ def test_what_half_a_step_of_the_rate_costs() -> None:
         and inside["row"] == "local-8"
     )
     assert math.isnan(at_end["half_step"]) and at_end["at_end"]
+
+
+def grid_frames(gap_held_back: float | None = None) -> Frames:
+    """Runs of 3 sizes x 3 lengths without noise, whose gap is 0.1 (N / 100)^-0.25 (R / 5)^-0.5, and
+    a cell of four times the largest size that is held back."""
+    rows, scores = [], {}
+    places = [*itertools.product((100, 400, 1600), (40, 80, 160)), (6400, 40)]
+    for size, steps in places:
+        cell = f"@{size}-{steps}"
+        base = "" if (size, steps) == (100, 40) else cell
+        held_back = {"held_back": True} if size == 6400 else {}
+        for row, label, more in (
+            ("adamw", "AdamW", {}),
+            ("local-8", "local AdamW", {"sync_interval": 8}),
+        ):
+            name = f"{row}{base}"
+            planned_base = row if base else None
+            rows.append(
+                planned(name, planned_base, size, steps, tunes=None, **more, **held_back)
+                | {"label": label}
+            )
+        gap = 0.1 * (size / 100) ** -0.25 * (steps / 8 / 5) ** -0.5
+        if held_back and gap_held_back is None:
+            continue
+        if held_back:
+            gap = gap_held_back or 0.0
+        scores[f"adamw{base}"] = {1: -1.0, 2: -1.01, 3: -1.02}
+        scores[f"local-8{base}"] = {
+            seed: score - gap for seed, score in scores[f"adamw{base}"].items()
+        }
+    asked = [
+        Exponent(rows=["local-8"], of="size", question="with size?"),
+        Exponent(rows=["local-8"], of="rounds", question="with rounds?"),
+    ]
+    return frames_of(
+        rows,
+        scores,
+        exponents=asked,
+        contrasts=None,
+        confidence=0.95,
+        metric="loss",
+    )
+
+
+def test_a_report_says_what_twice_as_much_does() -> None:
+    """2^-0.25 is 0.84 and 2^-0.5 is 0.71: 16 and 29 per cent less."""
+    tables = law_tables(grid_frames())
+    [sentence] = law_context(grid_frames(), tables)["law_findings"]
+    assert sentence == (
+        "local AdamW loses 16 % less with twice the parameters (16 to 16 % less) and 29 % less with "
+        "twice the rounds (29 to 29 % less)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "not run yet"),
+        (0.1 * 64**-0.25, "inside the interval"),
+        (0.1, "outside: the law was wrong"),
+    ],
+)
+def test_what_is_held_back_is_predicted_before_and_after_its_runs(
+    found: float | None, said: str
+) -> None:
+    frames = grid_frames(found)
+    tables = law_tables(frames)
+    [line] = tables["law_predictions"].to_dict("records")
+    assert line["predicted"] == pytest.approx(0.1 * 64**-0.25) and line["beyond"] == 4
+    [words] = law_context(frames, tables)["law_predictions"].to_dict("records")
+    assert words["verdict"] == said
+
+
+def test_questions_of_exponents_and_contrasts_are_one_family() -> None:
+    assert holm([0.01, 0.02], num_others=2) == pytest.approx([0.04, 0.06])
+    cells = cells_frame(made_up(EXPONENTS, {"local-8": 8}, noise=0.004, misfit=0.1))
+    asked = [Exponent(rows=["local-8"], of="rounds", question="?")]
+    [alone] = exponents_frame(cells, asked, {})["p_holm"]
+    [beside] = exponents_frame(cells, asked, {}, num_others=3)["p_holm"]
+    assert beside == pytest.approx(4 * alone)

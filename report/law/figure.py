@@ -1,0 +1,146 @@
+"""The figure of the law: what methods lose over the network's size, a line a length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from cser_bench.report.frame import Frames
+from cser_bench.report.plotting import (
+    DASHES,
+    GREY,
+    decades,
+    end_labels,
+    headline,
+    new_figure,
+    plain,
+    style,
+)
+from cser_bench.report.wording import count
+
+_LENGTH_COLOUR = "#2A75DB"
+"""Of the longest run; shorter ones are paler."""
+
+_PALEST = 0.45
+"""Share of the colour that the shortest run has: less could not be read on white."""
+
+
+def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """Draw the gaps of the methods that have a law, a panel a method.
+
+    Points are means with intervals of 95 %; those of cells that no law was fitted to are hollow.
+
+    Args:
+        tables: of `law_tables`.
+    """
+    fitted = tables["law_fits"]["row"].unique()
+    cells = tables["law_cells"]
+    cells = cells[cells["row"].isin(fitted)]
+    lengths = sorted(cells["num_steps"].unique())
+    # A gap of nothing has no place on a logarithmic axis.
+    is_logarithmic = bool((cells["low"] > 0).all())
+    with style():
+        figure, panels = new_figure(3.0, len(fitted))
+        all_ends = []
+        for axes, row in zip(panels, fitted, strict=True):
+            own = cells[cells["row"] == row]
+            axes.set_title(plain(str(own["label"].iloc[0])), fontsize=8.5)
+            all_ends.append(_lines_of_lengths(axes, own, lengths))
+            axes.set_xscale("log")
+            if is_logarithmic:
+                axes.set_yscale("log")
+            else:
+                axes.axhline(0, **GREY)
+            decades(axes.xaxis)
+            low, high = own["num_parameters"].min(), own["num_parameters"].max()
+            axes.set_xlim(low / 1.4, high * (high / low) ** 0.45)
+            axes.set_xlabel("parameters of the network")
+        panels[0].set_ylabel(f"{frames.metric.loss_unit} lost against all sent")
+        _share_limits(panels)
+        figure.legend(handles=_handles(cells), loc="outside lower center", ncols=2)
+        headline(figure, title)
+        for axes, ends in zip(panels, all_ends, strict=True):
+            end_labels(axes, ends)
+    return figure
+
+
+def _lines_of_lengths(
+    axes: Axes, cells: pd.DataFrame, lengths: list[int]
+) -> list[tuple[float, float, str, str]]:
+    """Draw a line a length; return the ends where its name is to stand."""
+    ends = []
+    for number, num_steps in enumerate(lengths):
+        own = cells[cells["num_steps"] == num_steps].sort_values("num_parameters")
+        if own.empty:
+            continue
+        colour = _colour(number, len(lengths))
+        fitted = own[~own["held_back"]]
+        axes.plot(
+            fitted["num_parameters"],
+            fitted["gap"],
+            color=colour,
+            linestyle=DASHES[number % len(DASHES)],
+        )
+        for cell in own.to_dict("records"):
+            axes.plot(
+                [cell["num_parameters"]] * 2,
+                [cell["low"], cell["high"]],
+                color=colour,
+                linewidth=0.9,
+            )
+            axes.plot(
+                [cell["num_parameters"]],
+                [cell["gap"]],
+                linestyle="None",
+                marker="o",
+                markerfacecolor="white" if cell["held_back"] else colour,
+                markeredgecolor=colour,
+            )
+        last = own.iloc[-1]
+        place = (float(last["num_parameters"]), float(last["gap"]))
+        ends.append((*place, f"{count(num_steps)} steps", colour))
+    return ends
+
+
+def _colour(number: int, num_lengths: int) -> str:
+    """Return the colour of a length: the paler, the shorter the run."""
+    share = 1.0
+    if num_lengths > 1:
+        share = _PALEST + (1 - _PALEST) * number / (num_lengths - 1)
+    mixed = np.array(to_rgb(_LENGTH_COLOUR)) * share + (1 - share)
+    return to_hex(mixed.tolist())
+
+
+def _share_limits(panels: list[Axes]) -> None:
+    """Give all panels one axis upwards, so that they can be compared."""
+    lows, highs = zip(*(axes.get_ylim() for axes in panels), strict=True)
+    for axes in panels:
+        axes.set_ylim(min(lows), max(highs))
+
+
+def _handles(cells: pd.DataFrame) -> list[Line2D]:
+    looks = {
+        "the law is fitted to it": _LENGTH_COLOUR,
+        "held back, and predicted": "white",
+    }
+    handles = []
+    for name, face in looks.items():
+        if face == "white" and not cells["held_back"].any():
+            continue
+        handle = Line2D(
+            [],
+            [],
+            linestyle="None",
+            marker="o",
+            markerfacecolor=face,
+            markeredgecolor=_LENGTH_COLOUR,
+            label=name,
+        )
+        handles.append(handle)
+    return handles

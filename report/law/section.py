@@ -1,0 +1,358 @@
+"""The part of a report that says how losses go with a network's size and a run's length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cser_bench.report.frame import Frames
+from cser_bench.report.law.exponents import exponents_frame
+from cser_bench.report.law.fit import (
+    Law,
+    fit_law,
+    fitted_cells,
+    models_frame,
+    predicted,
+)
+from cser_bench.report.law.gaps import cells_frame, diverged_rows, gaps_frame, rate_costs_frame
+from cser_bench.report.statistics import against_baseline, num_tests
+from cser_bench.report.verdicts import loss, loss_interval, size
+from cser_bench.report.wording import NONE, count, listed
+
+TWICE = {"size": "the parameters", "rounds": "the rounds"}
+"""What there is twice as much of, by what a question asks of."""
+
+
+def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
+    """Return the tables of the law, whole and unrounded, by the name of their CSV files.
+
+    None where the experiment asks nothing of sizes and lengths.
+
+    law_cells: `cells_frame`, with low and high (95 %, Welch) of the gap, and rate_cost: what half a
+        step of the learning rate costs in the nearest corner where rates were tuned.
+    law_exponents: `exponents_frame`.
+    law_fits: a line a method and term: exponent, low, high, smallest, largest (of what was fitted).
+    law_models: `models_frame` of each method.
+    law_predictions: of cells that are held back: what was predicted and what was found.
+    """
+    asked = frames.experiment.exponents
+    if not asked:
+        return {}
+    cells = _with_errors(frames, cells_frame(gaps_frame(frames)))
+    exponents = exponents_frame(
+        cells,
+        asked,
+        diverged_rows(frames),
+        level=1 - frames.experiment.confidence,
+        num_others=num_tests(frames),
+    )
+    laws = _laws(frames, cells)
+    return {
+        "law_cells": cells,
+        "law_exponents": exponents,
+        "law_fits": _fits_frame(laws),
+        "law_models": _models_of_methods(cells, laws),
+        "law_predictions": _predictions_frame(frames, cells, laws),
+    }
+
+
+def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return what the template says of the law: the same tables in words."""
+    if "law_cells" not in tables:
+        return {"has_law": False, "law_findings": []}
+    unit = frames.metric.loss_unit
+    cells = tables["law_cells"]
+    return {
+        "has_law": True,
+        "law_answers": _answers(tables["law_exponents"]),
+        "law_findings": findings(tables["law_exponents"], _labels(frames)),
+        "law_cells": _cells_in_words(cells, unit),
+        "law_models": _models_in_words(tables["law_models"], unit),
+        "law_predictions": _predictions_in_words(tables["law_predictions"], unit),
+        "num_fitted_cells": len(
+            cells[~cells["held_back"]][["num_parameters", "num_steps"]].drop_duplicates()
+        ),
+        "least_gap": _least_gap(cells),
+    }
+
+
+def _labels(frames: Frames) -> dict[str, str]:
+    return dict(zip(frames.rows["row"], frames.rows["label"], strict=True))
+
+
+def _rows_with_law(frames: Frames) -> list[str]:
+    """List the rows that questions are about, as they are called in all cells."""
+    rows: dict[str, None] = {}
+    for question in frames.experiment.exponents or []:
+        rows |= dict.fromkeys([*question.rows, *question.than])
+    return list(rows)
+
+
+def _laws(frames: Frames, cells: pd.DataFrame) -> dict[str, Law]:
+    """Return the law of each method that has one, by row."""
+    diverged = diverged_rows(frames)
+    laws = {}
+    for row in _rows_with_law(frames):
+        law = fit_law(fitted_cells(cells, [row]))
+        if law is not None and row not in diverged:
+            laws[row] = law
+    return laws
+
+
+def _with_errors(frames: Frames, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with the interval of each gap, and what half a step of the rate costs."""
+    against = against_baseline(frames).set_index("row")
+    # A gap is the baseline's score less the row's, which is the difference turned round.
+    ends = {"low": -against["high"], "high": -against["low"]}
+    costs = _rate_costs(frames)
+    cost_of = [
+        _rate_cost(costs, cell, frames.experiment.baseline) for cell in cells.to_dict("records")
+    ]
+    return cells.assign(
+        low=cells["name"].map(ends["low"]),
+        high=cells["name"].map(ends["high"]),
+        rate_cost=pd.Series(cost_of, index=cells.index, dtype=float),
+    )
+
+
+def _rate_costs(frames: Frames) -> pd.DataFrame:
+    """Return what half a step of the rate costs where it was tuned, with the size and the length."""
+    costs = rate_costs_frame(frames)
+    places = frames.by_row[["num_parameters", "num_steps"]]
+    return costs.join(places, on="name")
+
+
+def _rate_cost(costs: pd.DataFrame, cell: Mapping[Hashable, Any], baseline: str | None) -> float:
+    """Return the larger cost of a method and of its baseline, in the nearest corner of the grid."""
+    largest = math.nan
+    for row in (cell["row"], baseline):
+        own = costs[costs["row"] == row]
+        if own.empty:
+            continue
+        distance = np.abs(np.log(own["num_parameters"] / cell["num_parameters"]))
+        distance += np.abs(np.log(own["num_steps"] / cell["num_steps"]))
+        cost = float(own.loc[distance.idxmin(), "half_step"])
+        largest = float(np.fmax(largest, cost))
+    return largest
+
+
+def _fits_frame(laws: Mapping[str, Law]) -> pd.DataFrame:
+    lines = []
+    for row, law in laws.items():
+        for term in law.terms:
+            estimate, _ = law.exponent(term)
+            low, high = law.interval(term)
+            smallest, largest = law.ranges[term]
+            lines.append((row, term, estimate, low, high, smallest, largest))
+    columns = ["row", "term", "exponent", "low", "high", "smallest", "largest"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _models_of_methods(cells: pd.DataFrame, laws: Mapping[str, Law]) -> pd.DataFrame:
+    parts = []
+    for row in laws:
+        own = fitted_cells(cells, [row])
+        parts.append(models_frame(own).assign(row=row, label=own["label"].iloc[0]))
+    if not parts:
+        return pd.DataFrame(
+            columns=["row", "label", "model", "size_left_out", "length_left_out", "is_chosen"]
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _predictions_frame(
+    frames: Frames,
+    cells: pd.DataFrame,
+    laws: Mapping[str, Law],
+) -> pd.DataFrame:
+    """Return what the laws predict of the cells that are held back, beside what was found there.
+
+    Columns: row, label, num_parameters, num_steps, beyond, predicted, predicted_low,
+    predicted_high, found (NaN where its runs are not done), low, high, is_inside.
+    """
+    found = cells.set_index("name")
+    lines = []
+    for planned in frames.rows.to_dict("records"):
+        row = str(planned["row"]).partition("@")[0]
+        if planned.get("held_back") is not True or row not in laws:
+            continue
+        place = pd.DataFrame([_place_in_law(planned, cells, row)])
+        [law] = predicted(laws[row], place).to_dict("records")
+        line = {
+            "row": row,
+            "label": planned["label"],
+            "num_parameters": planned["num_parameters"],
+            "num_steps": planned["num_steps"],
+            "beyond": law["beyond"],
+            "predicted": law["gap"],
+            "predicted_low": law["low"],
+            "predicted_high": law["high"],
+            "found": math.nan,
+            "low": math.nan,
+            "high": math.nan,
+        }
+        if planned["row"] in found.index:
+            own = found.loc[planned["row"]]
+            line |= {"found": own["gap"], "low": own["low"], "high": own["high"]}
+        line["is_inside"] = law["low"] <= line["found"] <= law["high"]
+        lines.append(line)
+    columns = [
+        "row",
+        "label",
+        "num_parameters",
+        "num_steps",
+        "beyond",
+        "predicted",
+        "predicted_low",
+        "predicted_high",
+        "found",
+        "low",
+        "high",
+        "is_inside",
+    ]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _place_in_law(
+    planned: Mapping[Hashable, Any], cells: pd.DataFrame, row: str
+) -> dict[str, float]:
+    """Return where a planned row lies, by the terms of a law."""
+    interval = float(cells.loc[cells["row"] == row, "interval"].iloc[0])
+    num_steps = float(planned["num_steps"])
+    return {
+        "num_parameters": float(planned["num_parameters"]),
+        "num_steps": num_steps,
+        "rounds": num_steps / interval,
+        "interval": interval,
+        "steps_a_parameter": num_steps / float(planned["num_parameters"]),
+    }
+
+
+def less_with_twice(exponent: float) -> float:
+    """Return the share of a gap that goes away with twice as much; below 0 where it grows."""
+    return float(1 - 2**exponent)
+
+
+def twice_in_words(exponent: float) -> str:
+    """Say what twice as much does to a gap: "12 % less", "8 % more"."""
+    share = less_with_twice(exponent)
+    percent = round(100 * abs(share))
+    if percent == 0:
+        return "as much"
+    return f"{percent} % {'less' if share > 0 else 'more'}"
+
+
+def interval_in_words(low: float, high: float) -> str:
+    """Say the ends of an exponent's interval in the same way: "5 % less to 3 % more"."""
+    first, second = twice_in_words(low), twice_in_words(high)
+    for word in (" % less", " % more"):
+        if first.endswith(word) and second.endswith(word):
+            first = first.removesuffix(word)
+    return f"{first} to {second}"
+
+
+def _answers(exponents: pd.DataFrame) -> pd.DataFrame:
+    """Return the questions of exponents with their answers in words."""
+    lines = []
+    for line in exponents.to_dict("records"):
+        if line["reason"] is not None:
+            texts = {"answer": f"No answer: {line['reason']}", "twice": NONE, "interval": NONE}
+        else:
+            texts = {
+                "answer": _answer(line),
+                "twice": twice_in_words(line["estimate"]),
+                "interval": interval_in_words(line["low"], line["high"]),
+            }
+        lines.append(line | texts)
+    columns = [*exponents.columns, "answer", "twice", "interval"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _answer(line: Mapping[Hashable, Any]) -> str:
+    if line["is_shown"]:
+        return "Yes"
+    if line["low"] > 0:
+        return "No: by its interval, the opposite"
+    return "Not shown"
+
+
+def findings(exponents: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """Say for each method, in a sentence, what twice the size and twice the rounds do to its gap."""
+    answered = exponents[exponents["reason"].isna() & (exponents["than"] == "")]
+    sentences = []
+    for row, lines in answered.groupby("rows", sort=False):
+        parts = []
+        for line in lines.to_dict("records"):
+            twice = twice_in_words(line["estimate"])
+            interval = interval_in_words(line["low"], line["high"])
+            shown = "" if line["is_shown"] else ", not shown"
+            parts.append(f"{twice} with twice {TWICE[line['of']]} ({interval}{shown})")
+        sentences.append(f"{labels.get(str(row), row)} loses {listed(parts)}")
+    return sentences
+
+
+def _cells_in_words(cells: pd.DataFrame, unit: str) -> pd.DataFrame:
+    ordered = cells.sort_values(["row", "num_parameters", "num_steps"], kind="stable")
+    lines = []
+    for cell in ordered.to_dict("records"):
+        texts = {
+            "loss": loss(-cell["gap"], unit),
+            "loss_interval": loss_interval(-cell["high"], -cell["low"], unit),
+            "cost": size(cell["rate_cost"], unit),
+            "saved": _steps_in_words(cell),
+        }
+        lines.append(cell | texts)
+    columns = [*cells.columns, "loss", "loss_interval", "cost", "saved"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _steps_in_words(cell: Mapping[Hashable, Any]) -> str:
+    """Say how many steps the baseline could leave out and lose as much."""
+    if math.isnan(cell["steps_saved"]):
+        return NONE
+    return count(round(cell["steps_saved"]))
+
+
+def _models_in_words(models: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Return what each model misses of sizes and lengths that it has not seen, in the gap's unit."""
+    lines = []
+    for line in models.to_dict("records"):
+        texts = {
+            "size_missed": size(line["size_left_out"], unit),
+            "length_missed": size(line["length_left_out"], unit),
+        }
+        lines.append(line | texts)
+    columns = [*models.columns, "size_missed", "length_missed"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _predictions_in_words(predictions: pd.DataFrame, unit: str) -> pd.DataFrame:
+    lines = []
+    for line in predictions.to_dict("records"):
+        ends = (-line["predicted_high"], -line["predicted_low"])
+        texts = {
+            "predicted_loss": f"{loss(-line['predicted'], unit)} ({loss_interval(*ends, unit)})",
+            "found_loss": NONE,
+            "verdict": "not run yet",
+        }
+        if not math.isnan(line["found"]):
+            texts["found_loss"] = loss(-line["found"], unit)
+            texts["verdict"] = (
+                "inside the interval" if line["is_inside"] else "outside: the law was wrong"
+            )
+        lines.append(line | texts)
+    columns = [*predictions.columns, "predicted_loss", "found_loss", "verdict"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _least_gap(cells: pd.DataFrame) -> list[str]:
+    """List the cells whose gap is smaller than half a step of the rate costs, which is no finding."""
+    small = cells[cells["gap"] < cells["rate_cost"]]
+    return [
+        f"{cell['label']} of {count(cell['num_parameters'])} parameters at {count(cell['num_steps'])} steps"
+        for cell in small.to_dict("records")
+    ]
