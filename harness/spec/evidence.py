@@ -28,6 +28,7 @@ Role = Literal[
     "momentum",
     "released",
     "width",
+    "size",
     "skew",
     "workers",
     "samples",

@@ -13,6 +13,7 @@ from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
 from cser_bench.report.questions.network_page import networks_of
+from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.questions.speed import RIVAL, gain, scored_method
 from cser_bench.report.render import TEMPLATES, environment, write_report
 from cser_bench.report.speed.comparisons import AT, DDP
@@ -165,6 +166,7 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     return cards | {
         "losses": [line for known in in_readme for line in _loss_of_reset(evidence, known)],
         "gbits": AT / 1e9,
+        "laws": laws_of(evidence),
         **_speed_of(evidence, answers.get(5)),
     }
 

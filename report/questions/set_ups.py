@@ -26,6 +26,7 @@ from cser_bench.report.questions.evidence import (
     Speaker,
     nearest_first,
 )
+from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.wording import in_words
 
@@ -221,6 +222,7 @@ def over_width(evidence: Evidence) -> Answer:
         "exceptions": sum(counts["exceptions"] for counts in loads),
         "declared_before": int(is_before.sum()),
         "widths": [f"`{name}`" for name in answer.frame["experiment"].unique()],
+        "laws": laws_of(evidence),
     }
     frame = pd.concat([answer.frame, lost], ignore_index=True)
     figure = answer.figure

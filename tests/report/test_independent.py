@@ -24,9 +24,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.genmod.families import Poisson
+from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.stats.multitest import multipletests
 
 from cser_bench.report.frame import read_frames
+from cser_bench.report.law.section import law_tables
 from cser_bench.report.statistics import contrasts_frame
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -177,7 +180,9 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         )
         tests += [(number, word, p) for word, p in claims_of(folder, contrast).items()]
     family = pd.DataFrame(tests, columns=["number", "shows", "p"])
-    family["p_holm"] = multipletests(family["p"], method="holm")[1]
+    # Questions of exponents are tests of the same family, whose p is not known here: at most 1.
+    others = [1.0] * len(plan.get("exponents") or [])
+    family["p_holm"] = multipletests([*family["p"], *others], method="holm")[1][: len(family)]
     least = family.loc[family.groupby("number")["p"].idxmin()].set_index("number")
     frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"]).join(least)
     level, words = 1 - plan["confidence"], []
@@ -214,3 +219,77 @@ def test_the_reports_contrasts(folder: Path) -> None:
         np.testing.assert_allclose(
             reported[column], found[column].astype(float), rtol=0, atol=1e-9, err_msg=column
         )
+
+
+LAWS = {folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("exponents")}
+
+
+def gaps_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
+    """Mean gap to the baseline of the same size, length and seed, a line a row and cell."""
+    results = {}
+    _, *lines = (folder / "runs.jsonl").read_text().splitlines()
+    for run in map(json.loads, lines):
+        results[run["run_id"]] = run["result"]
+    found = []
+    for row in plan["rows"]:
+        for seed, run_id in row["runs"].items():
+            if run_id in results:
+                line = {key: row[key] for key in ("num_parameters", "num_steps")}
+                interval = row["settings"].get(
+                    "sync_interval", row["settings"].get("reset_interval")
+                )
+                base = row["row"].partition("@")[0]
+                loss = results[run_id]["test_loss"]
+                held_back = row.get("held_back", False)
+                more = {"row": base, "seed": seed, "loss": loss, "interval": interval}
+                found.append(line | more | {"held_back": held_back})
+    runs = pd.DataFrame(found)
+    place = ["num_parameters", "num_steps", "seed"]
+    baselines = runs[runs["row"] == plan["baseline"]].set_index(place)["loss"]
+    others = runs[(runs["row"] != plan["baseline"]) & ~runs["held_back"]].join(
+        baselines, on=place, rsuffix="_of_baseline"
+    )
+    others["gap"] = others["loss"] - others["loss_of_baseline"]
+    others["rounds"] = others["num_steps"] / others["interval"].fillna(1)
+    keys = ["row", "num_parameters", "num_steps", "rounds"]
+    return others.dropna(subset="gap").groupby(keys)["gap"].mean().reset_index()
+
+
+def exponents_of(cells: pd.DataFrame) -> np.ndarray:
+    """Exponents of size and of rounds: a Poisson regression on logarithms, of one method."""
+    logs = np.log(cells[["num_parameters", "rounds"]].to_numpy(dtype=float))
+    model = GLM(cells["gap"].to_numpy(), np.hstack([np.ones((len(logs), 1)), logs]), Poisson())
+    return np.asarray(model.fit(tol=1e-14).params[1:])
+
+
+@pytest.mark.parametrize("folder", LAWS, ids=lambda folder: folder.name)
+def test_the_reports_exponents(folder: Path) -> None:
+    """With the error of a jackknife that leaves out each cell in turn, in both methods at once."""
+    plan = LAWS[folder]
+    cells = gaps_of(folder, plan)
+    reported = law_tables(read_frames(folder))["law_exponents"]
+    for asked, line in zip(plan["exponents"], reported.to_dict("records"), strict=True):
+        column = ["size", "rounds"].index(asked["of"])
+        parts = []
+        for rows, sign in ((asked["rows"], 1), (asked.get("than", []), -1)):
+            if not rows:
+                continue
+            [row] = rows
+            own = cells[cells["row"] == row].reset_index(drop=True)
+            left_out = [exponents_of(own.drop(index=each))[column] for each in own.index]
+            parts.append((sign, exponents_of(own)[column], np.array(left_out), len(own) - 3))
+        estimate = sum(sign * whole for sign, whole, _, _ in parts)
+        left = sum(sign * each for sign, _, each, _ in parts)
+        count, degrees = len(left), min(part[3] for part in parts)
+        error = math.sqrt((count - 1) / count * ((left - left.mean()) ** 2).sum())
+        half = stats.t.ppf(0.975, degrees) * error
+        assert line["estimate"] == pytest.approx(estimate, abs=1e-6)
+        assert line["low"] == pytest.approx(estimate - half, abs=1e-6)
+        assert line["high"] == pytest.approx(estimate + half, abs=1e-6)
+        assert line["p"] == pytest.approx(stats.t.cdf(estimate / error, degrees), abs=1e-6)
+    num_contrast_tests = sum(
+        3 if each["kind"] == "equivalence" else 2 for each in plan["contrasts"] or []
+    )
+    family = [*reported["p"], *[1.0] * num_contrast_tests]
+    adjusted = multipletests(family, method="holm")[1][: len(reported)]
+    np.testing.assert_allclose(reported["p_holm"], adjusted, rtol=0, atol=1e-9)
