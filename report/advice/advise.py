@@ -10,6 +10,7 @@ import pandas as pd
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.report.advice.by_law import said_by_law
 from cser_bench.report.advice.choice import (
     MOST_SEEDS,
     TRIAL,
@@ -70,6 +71,7 @@ def advise(
     alike: Sequence[Frames] = (),
     others: Sequence[Frames] = (),
     show_all: bool = False,
+    by_law: Sequence[str] = (),
 ) -> Advice:
     """Return advice from the runs of a kind of network and the traffic of their rows.
 
@@ -80,6 +82,7 @@ def advise(
         alike: other experiments that ran as these did.
         others: experiments whose methods have a step and memory here, and no loss.
         show_all: all methods, and how losses are predicted.
+        by_law: what a law of size and length says of the job, a sentence a method.
 
     Raises:
         UsageError: the runs are too few, of several networks, or cannot tell a loss; a margin or
@@ -143,6 +146,7 @@ def advise(
         "num_kinds": shares["network"].nunique(),
         "num_left": 0 if show_all else len(lines) - len(shown),
         "has_elsewhere": bool((shown["basis"] == ELSEWHERE).any()),
+        "by_law": by_law,
         "sent_all": maps[0].row(str(maps[0].experiment.baseline))["label"],
     }
     # Sentences are whole in the template, and folded here.
@@ -359,4 +363,5 @@ def advice_from(folders: Sequence[Path], job: TrainingJob, show_all: bool = Fals
         if known.baseline == maps[0].experiment.baseline:
             others.append(known.frames)
     tell = shares[shares["tells"]]
-    return advise(job, maps, tell, alike, [*maps, *others], show_all).text
+    by_law = said_by_law(evidence, maps[0], job)
+    return advise(job, maps, tell, alike, [*maps, *others], show_all, by_law).text
