@@ -126,6 +126,16 @@ def milliseconds(seconds: float) -> str:
 
 
 @_format
+def duration(seconds: float) -> str:
+    """Write how long something takes in three digits: "57 seconds", "29 minutes", "4.82 hours"."""
+    if seconds >= 3600:
+        return f"{_digits(seconds / 3600)} hours"
+    if seconds >= 60:
+        return f"{_digits(seconds / 60)} minutes"
+    return f"{_digits(seconds)} seconds"
+
+
+@_format
 def factor(value: float) -> str:
     """Write a speed-up: "1.25x", "12.3x", "123x"."""
     # The limits are those at which rounding would give a fourth digit.

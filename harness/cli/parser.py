@@ -80,7 +80,7 @@ _PREFIXES = {
 def _whole_amount(text: str) -> int:
     """Return the number of things that a word such as 25.6M stands for."""
     prefix = text[-1:] if text[-1:] in _PREFIXES else ""
-    number = _number(math.ulp(0), "a number as 25.6M")(text.removesuffix(prefix))
+    number = _number(math.ulp(0), "a number above 0, as 25.6M")(text.removesuffix(prefix))
     value = round(_PREFIXES[prefix] * number, 6)
     if value < 1 or value != int(value):
         wanted = f"must be a whole number of at least 1, not {text!r}"

@@ -34,8 +34,8 @@ from cser_bench.report.questions.networks import shares_lost, spread_between_kin
 from cser_bench.report.regime import assay_frame, losses_of
 from cser_bench.report.render import environment
 from cser_bench.report.speed.job import TrainingJob
-from cser_bench.report.verdicts import loss, size
-from cser_bench.report.wording import MINUS, NONE, amount, milliseconds
+from cser_bench.report.verdicts import interval_of, loss, size
+from cser_bench.report.wording import NONE, amount, milliseconds
 
 PLACES = (SHIPPED, SHIPPED / "reference")
 """Folders of the shipped experiments' folders."""
@@ -147,6 +147,7 @@ def advise(
         "num_left": 0 if show_all else len(lines) - len(shown),
         "has_elsewhere": bool((shown["basis"] == ELSEWHERE).any()),
         "by_law": by_law,
+        "standings": list(shown["standing"]),
         "sent_all": maps[0].row(str(maps[0].experiment.baseline))["label"],
     }
     # Sentences are whole in the template, and folded here.
@@ -213,11 +214,13 @@ def _shown(lines: pd.DataFrame, choice: Choice) -> pd.DataFrame:
 def _table(job: TrainingJob, lines: pd.DataFrame, show_all: bool) -> str:
     """Return lines as a table of the terminal, no wider than `WIDTH`."""
     unit = lines["unit"].iloc[0]
-    heads = ["method", "ratio", "ms/step", f"loss, {unit}", ""]
+    heads = ["method", "ratio", "ms", f"loss, {unit}", ""]
+    held = lines["held"] * 4 * job.num_parameters
+    bytes_of_unit = 1e9 if held.max() >= 1e9 else 1e6
     if show_all:
-        heads.insert(3, "GB")
+        heads.insert(3, "GB" if bytes_of_unit == 1e9 else "MB")
     rows = [heads]
-    for line in lines.to_dict("records"):
+    for line, held_bytes in zip(lines.to_dict("records"), held, strict=True):
         row = [
             str(line["method"]),
             amount(line["ratio"]),
@@ -226,8 +229,7 @@ def _table(job: TrainingJob, lines: pd.DataFrame, show_all: bool) -> str:
             f"{line['standing']}{'*' if line['basis'] == ELSEWHERE else ''}",
         ]
         if show_all:
-            held = line["held"] * 4 * job.num_parameters / 1e9
-            row.insert(3, f"{held:.2g}")
+            row.insert(3, f"{held_bytes / bytes_of_unit:.2g}")
         rows.append(row)
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     others = sum(widths[1:]) + len(_GAP) * (len(heads) - 1)
@@ -250,16 +252,12 @@ def _row_text(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _loss_cell(line: Line) -> str:
-    """Write a loss with its interval, a gain as a negative one."""
+    """Write a loss with its interval: "1.27 (0.25 to 2.29)", "gain 0.02 (gain 0.3 to loss 0.2)"."""
     if line["basis"] == DEFINED:
         return "0"
     if np.isnan(line["estimate"]):
         return NONE
-    unit = line["unit"]
-    estimate = loss(line["estimate"], unit).replace("gain ", MINUS)
-    low = loss(line["high"], unit).replace("gain ", MINUS)
-    high = loss(line["low"], unit).replace("gain ", MINUS)
-    return f"{estimate} ({low} to {high})"
+    return f"{loss(line['estimate'], line['unit'])} ({interval_of(line)})"
 
 
 def _refuse_mixed_maps(maps: Sequence[Frames]) -> None:
@@ -305,7 +303,7 @@ def folders_for(network: str | None, job: TrainingJob) -> list[Path]:
         wanted = _network_for(job, advised)
     if wanted not in advised:
         raise UsageError(
-            f"no shipped experiment is advised on as {network!r}; give one of {', '.join(advised)}"
+            f"there are no runs of a network {network!r}; give --network {', '.join(advised)}"
         )
     return advised[wanted]
 

@@ -27,6 +27,7 @@ MOST_SEEDS = 20
 
 SAFE = "safe"
 TRIAL = "trial"
+DOUBTFUL = "doubtful"
 LOSES = "loses"
 NOT_KNOWN = "not known"
 
@@ -69,8 +70,9 @@ def with_standing(lines: pd.DataFrame, margin: float) -> pd.DataFrame:
     """Return the lines with the column standing: what is known of each method's loss.
 
     SAFE: shown to be less than the margin, by a report's verdict where it judged it, else as its 95 %
-    interval ends before the margin. TRIAL: expected to be less, and not shown. LOSES: expected to
-    be more. NOT_KNOWN: nothing is expected.
+    interval ends before the margin. TRIAL: expected to be less, and not shown. DOUBTFUL: expected
+    to be more, and not shown. LOSES: shown to be more where it was run, in the same way.
+    NOT_KNOWN: nothing is expected.
     """
     standings = []
     for line in lines.to_dict("records"):
@@ -88,9 +90,13 @@ def _standing(line: Line, margin: float) -> str:
     is_within = -line["low"] <= margin
     if line["basis"] in (MEASURED, CURVE) and is_judged_less and is_within:
         return SAFE
-    if line["verdict"] != MORE and -line["estimate"] <= margin:
+    # A curve shows of no run that it loses.
+    is_beyond = line["basis"] != CURVE and line["verdict"] is None and -line["high"] > margin
+    if line["verdict"] == MORE or is_beyond:
+        return LOSES
+    if -line["estimate"] <= margin:
         return TRIAL
-    return LOSES
+    return DOUBTFUL
 
 
 def choose(lines: pd.DataFrame) -> Choice:

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cser_bench.report.advice.choice import LOSES, SAFE, TRIAL, Choice, choose, with_standing
+from cser_bench.report.advice.choice import (
+    DOUBTFUL,
+    LOSES,
+    SAFE,
+    TRIAL,
+    Choice,
+    choose,
+    with_standing,
+)
 from cser_bench.report.advice.predictions import lines_as_run
 from cser_bench.report.advice.runs import Line, alike_in, methods_run, own_length, ran_alike
 from cser_bench.report.advice.which_figure import FAR, NEAR, Band, map_figure
@@ -221,9 +229,12 @@ def _known(kind: Kind) -> dict[str, Any]:
     base = choose(lines).base
     first = dict(lines.iloc[0])
     faster = lines[lines["seconds"] < base["seconds"]]
+    # Whether it is shown that more is lost stands in the reports.
+    groups = {SAFE: (SAFE,), TRIAL: (TRIAL,), LOSES: (DOUBTFUL, LOSES)}
     names = {}
-    for standing in (SAFE, TRIAL, LOSES):
-        names[standing] = list(dict.fromkeys(faster.loc[faster["standing"] == standing, "method"]))
+    for name, standings in groups.items():
+        is_of_group = faster["standing"].isin(standings)
+        names[name] = list(dict.fromkeys(faster.loc[is_of_group, "method"]))
     # A method is listed once, by its best ratio.
     names[TRIAL] = [name for name in names[TRIAL] if name not in names[SAFE]]
     better = {*names[SAFE], *names[TRIAL]}

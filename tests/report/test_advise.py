@@ -214,6 +214,7 @@ def printed_by(capsys: pytest.CaptureFixture[str], words: str) -> str:
     assert main(["advise", *words.split()]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
+    assert "\N{MINUS SIGN}" not in printed, "a gain says that it is one"
     return printed
 
 
@@ -280,7 +281,7 @@ def test_pairs_meet_one_other_and_four_bits_travel_in_two_stages() -> None:
     [
         (
             "--parameters many --workers 8 --bandwidth 10Gb/s",
-            "argument --parameters: must be a number as 25.6M",
+            "argument --parameters: must be a number above 0, as 25.6M",
         ),
         (
             "--parameters 1M --bandwidth 10Gb/s",
