@@ -281,7 +281,9 @@ def over_older_methods(evidence: Evidence) -> Answer | None:
     for line in of_older.to_dict("records"):
         over.append((line["label"], line["at_10"]))
     numbers = {
-        "over": over,
+        "faster": [label for label, times in over if times > comparisons.CLEARLY],
+        "slower": [label for label, times in over if times < 1 / comparisons.CLEARLY],
+        "clearly": comparisons.CLEARLY,
         "sessions": frame["num_sessions"].min(),
         "most_sessions": frame["num_sessions"].max(),
     }

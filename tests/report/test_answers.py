@@ -128,11 +128,12 @@ def test_the_map_of_which_method_is_what_advice_says_and_can_be_read(shipped: Pa
 def test_findings_say_a_loss_as_a_positive_number_of_points_or_nats(rebuilt: Path) -> None:
     findings = (rebuilt / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
     networks = re.findall(
-        r"On an? [\w ]+ of [\d,]+ parameters and [\d,]+ steps it (\w+) (\S+) (\w+)", findings
+        r"On an? [\w ]+ of [\d,]+ parameters and [\d,]+ steps .+? (loses|gains) (\S+) (\w+)",
+        findings,
     )
     assert len(networks) >= 3, findings
-    for word, amount, unit in networks:
-        assert word in ("loses", "gains") and float(amount) >= 0 and unit in ("points", "nats")
+    for _, amount, unit in networks:
+        assert float(amount) >= 0 and unit in ("points", "nats")
 
 
 def test_an_answer_comes_first_and_is_short(rebuilt: Path) -> None:
