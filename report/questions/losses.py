@@ -94,7 +94,6 @@ def other_tasks(evidence: Evidence) -> Answer | None:
     is_superiority = lines["kind"] == "superiority"
     losses = lines[is_claimed & (lines["kind"] == "non-inferiority")]
     against = lines[is_claimed & is_superiority & is_reset]
-    is_apart = against["verdict"].isin((BETTER, WORSE))
     topk = lines[is_topk & is_superiority]
     num_workers = set()
     silent = []
@@ -104,7 +103,9 @@ def other_tasks(evidence: Evidence) -> Answer | None:
             silent.append(known.about.task)
     numbers = {
         **count_verdicts(losses),
-        "apart": int(is_apart.sum()),
+        "against": len(against),
+        "better": int((against["verdict"] == BETTER).sum()),
+        "worse": int((against["verdict"] == WORSE).sum()),
         "names": [f"`{known.name}`" for known in experiments],
         "silent": silent,
         "topk": topk.to_dict("records"),
