@@ -58,7 +58,7 @@ from cser_bench.report.verdicts import (
     size,
     verdict,
 )
-from cser_bench.report.wording import FORMATS, amount, listed, short
+from cser_bench.report.wording import FORMATS, amount, count, listed, short
 
 MOST_ROWS = 62
 """A table of more rows would not fit on a page: it then has those of the main ratio alone."""
@@ -505,9 +505,12 @@ def _losses_of_compared(
 
 
 def _name(frames: Frames, row: str) -> str:
-    """Return a row's label, with its ratio where the label would not tell which row it is."""
+    """Return a row's label, with its ratio, or its size and length, where that tells which it is."""
     line = frames.row(row)
     label = str(line["label"])
+    if frames.rows["num_parameters"].nunique() > 1:
+        place = f"{count(line['num_parameters'])} parameters at {count(line['num_steps'])} steps"
+        return f"{label} of {place}"
     ratio = line["ratio"]
     rows = frames.rows
     alike = rows[(rows["label"] == label) & rows["base"].isna()]

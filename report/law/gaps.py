@@ -59,7 +59,8 @@ def gaps_frame(frames: Frames) -> pd.DataFrame:
             }
             lines.append(row | line)
     columns = [*SHARED, "seed", "score", "baseline", "gap"]
-    return pd.DataFrame(lines, columns=columns)
+    # Of no line the columns would be objects, which cannot be asked for what is not so.
+    return pd.DataFrame(lines, columns=columns).astype({"held_back": bool})
 
 
 def _rows(frames: Frames) -> Iterator[dict[str, Any]]:
@@ -150,7 +151,7 @@ def cells_frame(gaps: pd.DataFrame) -> pd.DataFrame:
         "baseline_steps",
         "steps_saved",
     ]
-    return pd.DataFrame(lines, columns=columns)
+    return pd.DataFrame(lines, columns=columns).astype({"held_back": bool})
 
 
 def steps_to(score: float, curve: pd.Series[float]) -> float:
