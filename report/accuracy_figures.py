@@ -23,6 +23,8 @@ from cser_bench.report.plotting import (
     end_labels,
     family_handles,
     headline,
+    losses_across,
+    losses_up,
     mark,
     new_figure,
     plain,
@@ -193,6 +195,7 @@ def loss_figure(
                 zorder=0,
             )
         axes.set_xlabel(f"{unit} lost against all sent (bars: 95 %{shaded})")
+        losses_across(axes)
         axes.axvline(0, **GREY)
         axes.set_yticks(range(len(lines)), names)
         for text, line in zip(axes.get_yticklabels(), lines, strict=True):
@@ -377,6 +380,7 @@ def draw_loads(lost: pd.DataFrame, title: str | None = None) -> Figure:
             axes.set_title(network, fontsize=8.5)
             all_ends.append(_lines_of_methods(axes, group, is_wide=len(networks) == 1))
             axes.set_ylabel(f"{group['unit'].iloc[0]} lost against all sent")
+            losses_up(axes)
         figure.legend(
             handles=verdict_handles(lost["verdict"]),
             loc="outside lower center",
@@ -446,6 +450,8 @@ def _panel(axes: Axes, group: pd.DataFrame, margin: float | None, factor: int) -
     best = float(losses.min())
     if worst > _LINEAR_UP_TO * unit:
         _set_logarithmic(axes, worst, unit)
+    else:
+        losses_up(axes)
     axes.set_ylim(min(-0.15 * unit, best - 0.1 * unit), 1.15 * worst)
     decades(axes.xaxis)
     if margin is not None:

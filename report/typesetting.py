@@ -1,7 +1,7 @@
 """Markdown as a PDF: its tokens become Typst source, which a library compiles.
 
 Every text is a quoted string in that source, and so never markup. What the templates use is known:
-headings, paragraphs, bullets, quotes, tables, pictures, code, bold and italic type.
+headings, paragraphs, bullets, quotes, tables, pictures, code, links, bold and italic type.
 """
 
 import json
@@ -20,6 +20,9 @@ _LONG = 34
 # Rows of the longest table that is not broken over pages. A section of such tables, with one picture
 # at most, is kept on one page.
 _MOST_KEPT = 8
+
+# A text with more sections has a table of contents.
+_MOST_WITHOUT_CONTENTS = 8
 
 # Sizes of type that are tried, in the usual size.
 _SCALES = (0.9, 0.94, 0.97, 1.0, 1.04, 1.08, 1.12)
@@ -133,6 +136,8 @@ def typst_of(
     parts = [f"#let {name} = {value}" for name, value in settings.items()]
     parts.append(_PREAMBLE)
     parts += _blocks(tokens[: bounds[0]], root)
+    if len(starts) > _MOST_WITHOUT_CONTENTS:
+        parts.append("#contents")
     # Only the first of the last sections has a break before it; the others follow on its page.
     breaks = starts[-last:][:1] if last else []
     for start, end in pairwise(bounds):
@@ -183,11 +188,11 @@ def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
             end = number
             while tokens[end].type != "table_close":
                 end += 1
-            parts.append(_table(tokens[number:end]))
+            parts.append(_table(tokens[number:end], root))
             number = end
         elif token.type == "heading_open":
             level = token.tag.removeprefix("h")
-            parts.append(f"#heading(level: {level})[{_inline(tokens[number + 1])}]")
+            parts.append(f"#heading(level: {level})[{_inline(tokens[number + 1], root)}]")
             # Past the heading's text and its close.
             number += 2
         elif token.type == "inline":
@@ -218,13 +223,13 @@ def _code(token: Token) -> str:
 
 def _paragraph(token: Token, root: Path) -> str:
     if not (token.children and _is_picture(token)):
-        return f"#par[{_inline(token)}]"
+        return f"#par[{_inline(token, root)}]"
     picture = token.children[0]
     path = str(picture.attrs["src"])
     vector = str(Path(path).with_suffix(".pdf"))
     if (root / vector).exists():
         path = vector
-    return f"#picture({quote('/' + path)})[{_inline(picture)}]"
+    return f"#picture({quote('/' + path)})[{_inline(picture, root)}]"
 
 
 _MARKS = {
@@ -236,20 +241,39 @@ _MARKS = {
 }
 
 
-def _inline(token: Token) -> str:
+def _inline(token: Token, root: Path) -> str:
     parts = []
+    # Whether the link whose words follow leads somewhere from a PDF; of another the words stay.
+    is_linked = False
     for child in token.children or []:
         if child.type == "text":
             if child.content:
                 parts.append(f"#{quote(child.content)}")
         elif child.type == "code_inline":
             parts.append(f"#raw({quote(child.content)})")
+        elif child.type == "link_open":
+            address = _address(str(child.attrs["href"]), root)
+            is_linked = address is not None
+            if address is not None:
+                parts.append(f"#link({quote(address)})[")
+        elif child.type == "link_close":
+            parts.append("]" if is_linked else "")
         else:
             parts.append(_MARKS.get(child.type, ""))
     return "".join(parts)
 
 
-def _table(tokens: Sequence[Token]) -> str:
+def _address(link: str, root: Path) -> str | None:
+    """Return where a link leads from a PDF: to the web, or to the PDF of a text beside it."""
+    if link.startswith(("https://", "http://")):
+        return link
+    pdf = Path(link.partition("#")[0]).with_suffix(".pdf")
+    if (root / pdf).is_file():
+        return pdf.as_posix()
+    return None
+
+
+def _table(tokens: Sequence[Token], root: Path) -> str:
     cells = [token for token in tokens if token.type == "inline"]
     aligns = []
     for token in tokens:
@@ -267,8 +291,8 @@ def _table(tokens: Sequence[Token]) -> str:
         else:
             widths.append("auto")
     num_rows = len(body) // num_columns
-    first = ", ".join(f"[{_inline(cell)}]" for cell in head)
-    others = "".join(f", [{_inline(cell)}]" for cell in body)
+    first = ", ".join(f"[{_inline(cell, root)}]" for cell in head)
+    others = "".join(f", [{_inline(cell, root)}]" for cell in body)
     return (
         f"#grid-table(({', '.join(widths)},), ({', '.join(aligns)},), {num_rows}, "
         f"({first},){others})"

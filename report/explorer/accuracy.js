@@ -14,6 +14,7 @@ const relative = () => element("relative").value === "relative";
 const points = (share) => (FACTOR * share).toFixed(FACTOR === 1 ? 4 : 2);
 const onAxis = (score) => (known(score) ? SIGN * FACTOR * score : undefined);
 const turned = (v) => digits(v ? -v : 0); // the numbers of an axis that is drawn downwards
+const asLoss = (v) => (v > 0 ? `gain ${digits(v)}` : turned(v)); // and of one of losses, where what is above 0 is a gain
 
 function textOf(row) {
   if (!known(row.mean)) return "no score";
@@ -64,9 +65,9 @@ function scoreAxis(marks) {
   return { domain: depthOf(top, marks.flatMap((mark) => [mark.low, mark.y, mark.high])), references };
 }
 
-/** What that axis says: where losses are drawn downwards, its numbers are losses all the same. */
+/** What that axis says: where losses are drawn downwards, its numbers are losses all the same, and gains say so. */
 function scoreLabel(absolute) {
-  if (relative()) return { label: `${EXPERIMENT.loss_unit} lost against ${baselineName}`, format: turned };
+  if (relative()) return { label: `${EXPERIMENT.loss_unit} lost against ${baselineName}`, format: asLoss };
   return SIGN < 0 ? { label: absolute, format: turned } : { label: absolute };
 }
 
@@ -119,7 +120,9 @@ function drawProgress() {
   const marks = [], lines = [], near = less && measure === "score";
   const label = near ? `${EXPERIMENT.loss_unit} lost against ${baselineName}`
     : MEASURES[measure] + (less ? `, less ${baselineName}'s` : "");
-  const format = near || (measure === "score" && SIGN < 0) ? turned : undefined;
+  const absolute = measure === "score" && SIGN < 0 ? turned : digits, format = near ? asLoss : absolute;
+  const nameOf = (y) => (near ? `${y > 0 ? "gains" : "loses"} ${digits(Math.abs(y))} ${EXPERIMENT.loss_unit} against ${baselineName}`
+    : `${format(y)}, ${label}`);
   for (const row of rows.filter((each) => !(less && each === baseline))) {
     const own = scoresOf.get(row.row) ?? [], title = row.is_bound || ratio ? row.label : `${row.label} ${digits(row.ratio)}`;
     const curves = element("each-seed").checked ? [...Map.groupBy(own, (line) => line.seed)] : [[null, own]];
@@ -130,7 +133,7 @@ function drawProgress() {
       lines.push({ ...look(row.label), points: curve.map((p) => [p.x, p.y]), tag: seed === null ? title : "" });
       for (const p of curve.filter((each) => Number.isFinite(each.y)))
         marks.push({ ...p, ...look(row.label), open: () => openRows([row]),
-          name: `${name}, step ${digits(p.step)}: ${(format ?? digits)(p.y)}, ${label}` });
+          name: `${name}, step ${digits(p.step)}: ${nameOf(p.y)}` });
     }
   }
   drawChart(document.querySelector("[data-chart=progress]"), {

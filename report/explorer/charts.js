@@ -10,7 +10,7 @@ const SHAPES = [
 /** Text of a number: four significant digits, or the fifteen that a sum in binary leaves sure. */
 function digits(value, all = false) {
   if (value === null || value === undefined || value === "") return "";
-  if (typeof value !== "number") return String(value);
+  if (typeof value !== "number") return value === "inf" ? "∞" : String(value);
   if (all) return String(Number.isInteger(value) ? value : Number(value.toPrecision(15)));
   if (Number.isInteger(value)) return Math.abs(value) < 1e15 ? value.toLocaleString("en") : value.toExponential(3);
   const size = Math.abs(value);
@@ -83,7 +83,8 @@ function axesSvg({ x, y, ax, ay, px, py, box, width, height }) {
   const parts = [], middle = (box.top + box.bottom) / 2;
   for (const t of ticks(ax.low, ax.high, ax.log, Math.floor(width / 75))) {
     parts.push(lineSvg("grid", px(t), px(t), box.top, box.bottom));
-    parts.push(textSvg("", px(t), box.bottom + 16, (x.format ?? digits)(t), 'text-anchor="middle"'));
+    const text = (x.format ?? digits)(t), middle = Math.min(px(t), width - widthOf(text) / 2); // whole at the right edge
+    parts.push(textSvg("", middle, box.bottom + 16, text, 'text-anchor="middle"'));
   }
   for (const t of heightTicks(ay, height)) {
     parts.push(lineSvg("grid", box.left, box.right, py(t), py(t)));
@@ -104,17 +105,16 @@ function markSvg(mark, index, order, { px, py, kept, box }) {
     d="${SHAPES[mark.shape % SHAPES.length]}"/><circle class="halo" r="9"/></g>`;
 }
 
-/** The labels of lines: in the gutter at the right, in the order of their ends, or beside a point of each. */
-function tagsSvg(lines, { px, kept, box, height, gutter, labels }) {
+/** The labels of lines, as [line, place]: in the gutter at the right, in the order of their ends, or beside a point of each. */
+function tagsOf(lines, { px, kept, box, height, gutter, labels }) {
   const tagged = lines.filter((line) => line.tag).map((line) => ({ line, ends: line.points.filter((p) => Number.isFinite(p[1]))
     .map((p) => [px(p[0]), kept(p[1])]).reverse() })).filter(({ ends }) => ends.length);
-  if (!gutter) return tagged.map(({ line, ends }) => [line, labels.take(ends.flatMap((end) => labels.around(line.tag, end)))])
-    .filter(([, spot]) => spot).map(([line, spot]) => tagSvg(line.tag, spot, line.colour));
+  if (!gutter) return tagged.map(({ line, ends }) => [line, labels.take(ends.flatMap((end) => labels.around(line.tag, end)))]);
   tagged.sort((a, b) => a.ends[0][1] - b.ends[0][1]);
   const tops = tagged.map(({ ends }) => ends[0][1] - 7);
   for (let i = 1; i < tops.length; i += 1) tops[i] = Math.max(tops[i], tops[i - 1] + 14);
   for (let i = tops.length - 1, most = height - 14; i >= 0 && tops[i] > most; i -= 1, most -= 14) tops[i] = most;
-  return tagged.map(({ line }, i) => tagSvg(line.tag, { x: box.right + 7, y: tops[i] }, line.colour));
+  return tagged.map(({ line }, i) => [line, { x: box.right + 7, y: tops[i] }]);
 }
 
 const NARROW = 560; // pixels: in a narrower chart names would cross lines, so they stand below it
@@ -172,11 +172,11 @@ function drawChart(figure, { label, x, y, marks = [], lines = [], references = [
     if (spot) parts.push(textSvg("note", spot.x + 2, spot.y + 10, r.label));
   }
   const ordered = marks.map((m, index) => ({ m, index })).sort((a, b) => a.m.x - b.m.x || a.m.y - b.m.y);
-  parts.push(...ordered.map(({ m, index }, order) => markSvg(m, index, order, frame)), ...(narrow ? [] : tagsSvg(lines, frame)));
-  for (const m of marks.filter((each) => each.tag && !narrow)) {
-    const spot = labels.take(labels.around(m.tag, [px(m.x), kept(m.y)]));
-    if (spot) parts.push(tagSvg(m.tag, spot, m.colour));
-  }
+  parts.push(...ordered.map(({ m, index }, order) => markSvg(m, index, order, frame)));
+  const tags = narrow ? [] : tagsOf(lines, frame);
+  for (const m of marks.filter((each) => each.tag && !narrow)) tags.push([m, labels.take(labels.around(m.tag, [px(m.x), kept(m.y)]))]);
+  for (const [{ tag, colour }, spot] of tags.filter(([, place]) => place)) parts.push(tagSvg(tag, spot, colour));
+  named.push(...tags.filter(([, spot]) => !spot).map(([each]) => each)); // what found no room is named below
   figure.innerHTML = `<svg role="group" aria-label="${escaped(label)}" width="${width}" height="${height}"
     viewBox="0 0 ${width} ${height}">${parts.join("")}</svg>${legendHtml(named)}`;
   listenTo(figure, marks);

@@ -53,18 +53,23 @@ _MOST_INTEGER = 2**53
 
 _NUM_SHAPES = 6
 
-_PALETTE = (
-    "#1a6fd6",
-    "#c5221f",
-    "#188038",
-    "#8430ce",
-    "#a85a00",
-    "#00797f",
-    "#b8185a",
-    "#5f6b00",
-    "#5d4037",
+COLOURS = (
+    ("#2a75db", "#56a3ff"),
+    ("#c23b00", "#ce7604"),
+    ("#004d2c", "#13f5aa"),
+    ("#6a2c91", "#ffc0ff"),
+    ("#35001c", "#f62c54"),
+    ("#3200d0", "#e911c8"),
+    ("#000042", "#bef820"),
 )
-_GREY = "#5f6670"
+"""Colours of methods on light and on dark paper; the first are those of the figures' families.
+
+They were searched for, so that they stay apart with each kind of colour-blindness.
+"""
+
+GREY = ("#6e6e6e", "#8b93a0")
+"""The colour, on either paper, of what methods are compared with."""
+
 _CONTRAST = [
     "row",
     "reference",
@@ -342,24 +347,29 @@ def _methods(
         methods.append(
             {
                 "label": label,
-                "colour": _GREY,
+                "colour": _on_either_paper(GREY),
                 "shape": place % _NUM_SHAPES,
                 "on": True,
             }
         )
+    # No pair of a colour and a shape repeats soon: 7 and 6, their numbers, have no common divisor.
     for place, label in enumerate(coloured):
-        # When the colours begin anew the shapes are moved on by one, so that no pair repeats soon.
-        turn = place // len(_PALETTE)
         is_one_of_few = not declared and place < MOST_ON
         methods.append(
             {
                 "label": label,
-                "colour": _PALETTE[place % len(_PALETTE)],
-                "shape": (place + turn) % _NUM_SHAPES,
+                "colour": _on_either_paper(COLOURS[place % len(COLOURS)]),
+                "shape": place % _NUM_SHAPES,
                 "on": label in declared or is_one_of_few or label in with_step,
             }
         )
     return methods
+
+
+def _on_either_paper(colours: tuple[str, str]) -> str:
+    """Return the CSS of a colour that has one value on light paper and one on dark."""
+    light, dark = colours
+    return f"light-dark({light}, {dark})"
 
 
 def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:

@@ -62,7 +62,7 @@ function drawSpeedups(lines, baseSeconds, picked, { model, rate, compute }) {
   drawChart(document.querySelector("[data-chart=speedup]"), {
     label: `Speed-up over ${picked} against the links' rate`, y: { label: "speed-up" }, tagsRight: true,
     x: { label: "rate of each link (Gb/s)", log: true, format: (v) => digits(v / 1e9) },
-    lines: lines.map((l) => ({ points: curve(l.method), colour: l.colour, tag: l.method.label })),
+    lines: lines.map((l) => ({ points: curve(l.method), colour: l.colour, shape: l.shape, tag: l.method.label })),
     marks: isSeen ? lines.map((l) => ({ ...l, x: rate, y: l.speedup, low: undefined, high: undefined,
       name: `${l.method.label}: ${short(l.speedup)} times as fast as ${picked}, ${secondsText(l.seconds)} a step` })) : [],
     references: [{ axis: "y", at: 1, label: "as fast as the baseline" }, ...(isSeen ? [{ axis: "x", at: rate }] : [])],

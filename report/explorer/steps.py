@@ -89,7 +89,8 @@ def scored_models(study: SpeedStudy, frames: Frames) -> list[dict[str, Any]]:
     for workload, timed in _methods_by_workload(study).items():
         if workload not in study.models or not study.models[workload].is_modelled:
             continue
-        if not any(method.name in rows_of for method in timed):
+        # Of the baselines alone there would be no speed-up to draw.
+        if not any(method.name in rows_of and not method.baseline for method in timed):
             continue
         methods = []
         for method in timed:

@@ -65,17 +65,19 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         "names": sorted(names),
         "sharing": _sharing(evidence),
     }
+    folder = output or results / NAME
+    # Before the answers, whose PDF leads to theirs.
+    for question in QUESTIONS:
+        if question.number in answers and question.number in PAGES:
+            _write_page(folder, question, answers[question.number])
     path = write_report(
-        output or results / NAME,
+        folder,
         NAME,
         "answers.md.j2",
         context,
         frames,
         figures,
     )
-    for question in QUESTIONS:
-        if question.number in answers and question.number in PAGES:
-            _write_page(path.parent, question, answers[question.number])
     networks = environment().get_template("networks.md.j2").render(networks_of(evidence))
     write_text_atomically(path.with_name("networks.md"), networks.strip() + "\n", durable=False)
     if readme:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cser_bench.report.frame import Frames
-from cser_bench.report.plotting import FAMILIES, GREY, legend_beside, new_figure
+from cser_bench.report.plotting import FAMILIES, GREY, legend_beside, losses_across, new_figure
 from cser_bench.report.questions.agreement import agreement, combined
 from cser_bench.report.questions.evidence import (
     Answer,
@@ -259,6 +259,7 @@ def _by_kind(shares: pd.DataFrame) -> Figure:
         linewidth=0.8,
         linestyle="--",
     )
+    losses_across(axes)
     axes.set_xlabel("share lost of what can be lost: 0 is everything sent, 1 a worker alone")
     legend_beside(axes)
     return figure

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from cser_bench.harness.measures.declared import BEFORE_RUNS
 from cser_bench.harness.records.experiment import Role
 from cser_bench.report.accuracy_figures import draw_loads
-from cser_bench.report.plotting import FAMILIES, GREY, SHAPES, end_labels, new_figure
+from cser_bench.report.plotting import FAMILIES, GREY, SHAPES, end_labels, losses_up, new_figure
 from cser_bench.report.questions.evidence import (
     CONTRAST,
     Answer,
@@ -174,6 +174,7 @@ def _panels(frame: pd.DataFrame, axes_of: Sequence[Axis]) -> Figure:
             is_last=panel is panels[-1],
         )
     panels[0].set_ylabel("points lost")
+    losses_up(panels[0])
     return figure
 
 

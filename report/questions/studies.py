@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cser_bench.report.plotting import GREY, legend_beside, new_figure
+from cser_bench.report.plotting import GREY, legend_beside, losses_up, new_figure
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence
 from cser_bench.report.questions.losses import MOST_ROWS
 from cser_bench.report.verdicts import loss
@@ -120,6 +120,7 @@ def _splits(frame: pd.DataFrame) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set(xlabel="steps between resets, H", ylabel="points lost")
+    losses_up(axes)
     axes.axhline(0, **GREY)
     legend_beside(axes, "of the budget, for C2")
     return figure

@@ -16,6 +16,9 @@ from cser_bench.report.site.places import Places, page_of, relative
 
 HERE = Path(__file__).parent
 
+# A cell with more letters has a width of its own, or it would be a column of single words.
+_LONG = 80
+
 
 @dataclass(frozen=True)
 class Text:
@@ -64,6 +67,8 @@ def html_of(
                 title = title or text
             else:
                 headings.append((str(token.attrGet("id")), text))
+        if token.type == "td_open" and len(tokens[number + 1].content) > _LONG:
+            token.attrSet("class", "long")
         if token.type == "table_open":
             shown.append(
                 _markup('<div class="scroll" tabindex="0" role="region" aria-label="Table">')
@@ -146,6 +151,9 @@ def _linked(
             token.attrSet("loading", "lazy")
         if token.type == "link_close":
             is_in_link = False
+        if token.type == "text":
+            # A number stays on the line of its "%".
+            token.content = re.sub(r"(?<=\d) %", "\u00a0%", token.content)
         is_bound = token.type in ("link_open", "link_close")
         if token.type == "code_inline" and not is_in_link:
             parts += _link_about(token, source, places, named)

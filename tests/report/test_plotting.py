@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cser_bench.report.plotting import FAMILIES, SHAPES
+from cser_bench.report.explorer.page import COLOURS, GREY, LOOKS
+from cser_bench.report.plotting import FAMILIES, SHAPES, losses_across, losses_up, new_figure
 
 Colour = NDArray[np.float64]
 
@@ -62,19 +65,53 @@ def cielab(rgb: Colour) -> Colour:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
+def least_apart(colours: Iterable[str], kind: str) -> float:
+    """Return how far apart the two nearest of these colours are."""
+    seen = [cielab(SEEN[kind] @ linear(colour)) for colour in colours]
+    return min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2))
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours, by WCAG."""
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    darker, lighter = sorted(float(weights @ linear(colour)) for colour in (one, other))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
 @pytest.mark.parametrize("kind", SEEN)
 def test_families_stay_apart_with_each_kind_of_colour_blindness(kind: str) -> None:
     colours = set(FAMILIES.values())
-    seen = {colour: cielab(SEEN[kind] @ linear(colour)) for colour in colours}
-    apart = {
-        pair: float(np.linalg.norm(seen[pair[0]] - seen[pair[1]]))
-        for pair in combinations(sorted(colours), 2)
-    }
-    assert len(apart) == 10 and min(apart.values()) > LEAST_APART, apart
+    assert len(colours) == 5 and least_apart(colours, kind) > LEAST_APART
+
+
+@pytest.mark.parametrize("paper", ["light", "dark"])
+@pytest.mark.parametrize("kind", SEEN)
+def test_colours_of_an_explorer_stay_apart_too(kind: str, paper: str) -> None:
+    colours = [pair[paper == "dark"] for pair in (*COLOURS, GREY)]
+    assert least_apart(colours, kind) > LEAST_APART
+
+
+def test_names_in_the_colours_of_an_explorer_can_be_read() -> None:
+    papers = re.search(r"--paper: light-dark\((#\w+), (#\w+)\)", LOOKS.read_text())
+    assert papers
+    for colours in (*COLOURS, GREY):
+        for colour, paper in zip(colours, papers.groups(), strict=True):
+            assert contrast(colour, paper) >= LEAST_CONTRAST, colour
 
 
 def test_families_have_shapes_of_their_own_and_names_that_can_be_read() -> None:
     assert SHAPES.keys() == FAMILIES.keys() and len(set(SHAPES.values())) == len(SHAPES)
     for colour in FAMILIES.values():
-        luminance = float(np.array([0.2126, 0.7152, 0.0722]) @ linear(colour))
-        assert 1.05 / (luminance + 0.05) >= LEAST_CONTRAST, colour
+        assert contrast(colour, "#ffffff") >= LEAST_CONTRAST, colour
+
+
+def test_axes_of_losses_call_a_gain_a_gain() -> None:
+    figure, (axes,) = new_figure(2)
+    axes.plot([-0.5, 1], [-0.5, 1])
+    losses_across(axes)
+    losses_up(axes)
+    figure.draw_without_rendering()
+    across = [label.get_text() for label in axes.get_xticklabels()]
+    up = [label.get_text() for label in axes.get_yticklabels()]
+    assert "0.4\ngain" in across and "gain 0.5" in up
+    assert not any(sign in text for text in across + up for sign in "-\N{MINUS SIGN}")

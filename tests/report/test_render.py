@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
+import typst
 from matplotlib import cbook
 from matplotlib.text import Text
 
@@ -15,7 +17,7 @@ from cser_bench.report.frame import read_frames
 from cser_bench.report.plotting import end_labels, headline, new_figure, plain, save, style
 from cser_bench.report.render import table
 from cser_bench.report.statistics import accuracy_frame
-from cser_bench.report.typesetting import typst_of
+from cser_bench.report.typesetting import fitted_source, typst_of
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS
 
@@ -38,6 +40,26 @@ def test_cells_are_escaped_rounded_and_the_best_is_strong() -> None:
 def test_no_text_is_typst_markup(tmp_path: Path) -> None:
     source = typst_of('# T\n\nA #sum $x$ of "one"\\\\ and @two.\n', tmp_path)
     assert '#par[#"A #sum $x$ of \\"one\\"\\\\ and @two."]' in source
+
+
+def test_links_of_a_pdf_lead_to_the_web_and_to_pdfs(tmp_path: Path) -> None:
+    (tmp_path / "23.pdf").touch()
+    source = typst_of(
+        "# T\n\n[a](https://example.org) and [b](23.md#c), [d](../docs/d.md)\n", tmp_path
+    )
+    assert '#link("https://example.org")[#"a"]' in source
+    assert '#link("23.pdf")[#"b"]' in source
+    assert source.count("#link(") == 2 and '#"d"' in source
+
+
+@pytest.mark.parametrize(("num_sections", "has_contents"), [(4, False), (10, True)])
+def test_a_long_text_has_a_table_of_contents(
+    tmp_path: Path, num_sections: int, has_contents: bool
+) -> None:
+    sections = [f"## Section {number}\n\nWords.\n" for number in range(num_sections)]
+    source = fitted_source("# T\n\n" + "\n".join(sections), tmp_path)
+    found = typst.query(source, "outline", root=str(tmp_path))
+    assert (found != "[]") == has_contents
 
 
 def test_faults_of_figures_are_found() -> None:
