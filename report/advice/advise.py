@@ -14,6 +14,7 @@ from cser_bench.report.advice.by_law import said_by_law
 from cser_bench.report.advice.choice import (
     MOST_SEEDS,
     TRIAL,
+    WORTH,
     Choice,
     choose,
     trial_of,
@@ -131,6 +132,7 @@ def advise(
         "cost": cost,
         "first_shows": f"{size(cost.first_shows, unit)} {unit}" if cost else None,
         "most_seeds": MOST_SEEDS,
+        "worth": WORTH,
         "measured": MEASURED,
         "elsewhere": ELSEWHERE,
         "unit": unit,
