@@ -220,8 +220,8 @@ def printed_by(capsys: pytest.CaptureFixture[str], words: str) -> str:
 
 def table_of(printed: str) -> list[str]:
     """The lines of a table, without those that a name goes on in."""
-    lines = printed.split("\n\n")[-2].splitlines()
-    return [line for line in lines[2:] if not line.startswith(" ")]
+    [table] = [part for part in printed.split("\n\n") if "\n---" in part]
+    return [line for line in table.splitlines()[2:] if not line.startswith(" ")]
 
 
 def test_the_command_says_what_is_safe_and_what_a_trial_costs(
