@@ -242,7 +242,7 @@ PAGES = [
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_on_a_page_are_there(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / page).read_text()
-    for words in re.findall(r"python -m harness ([a-z][^`#|\n]*)", text):
+    for words in re.findall(r"(?:python -m |cser-)harness ([a-z][^`#|\n]*)", text):
         try:
             _parser("harness").parse_args(shlex.split(words.removesuffix(" \\")))
         except SystemExit as ended:

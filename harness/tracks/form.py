@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from cser_bench.algorithms.core.method_file import methods_in
 from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Experiment, Row, read_experiment
 from cser_bench.harness.records.packs import NAME as PACK
@@ -168,6 +169,11 @@ def _check_source(entry: Entry, config: RunConfig) -> None:
     if recorded is not None and recorded.sha256 != digest_of(entry.source):
         raise EntryError(f"{entry.name}: the runs are of another source than {SOURCE}")
     check_source(source, str(entry.source))
+    # Runs of a method that ships have no source of their own.
+    if recorded is None and config.algorithm not in methods_in(source, SOURCE):
+        raise EntryError(
+            f"{entry.name}: {SOURCE} has no method {config.algorithm!r}, which the runs are of"
+        )
 
 
 def _num_trials(entry: Entry, experiment: Experiment) -> int | None:

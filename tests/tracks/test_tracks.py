@@ -325,6 +325,8 @@ def test_what_is_not_there_is_said(entered: Path, cli: CommandLine) -> None:
     assert f"try {file} --network gpt` does" in said
     words = enter_words(entered, file, "small", "other")
     assert "has no row" in cli.refused(*[word if word != "mine" else "his" for word in words])
+    of_sgd = [word if word != "mine" else "sgd" for word in words]
+    assert "has no method 'sgd', which the runs are of" in cli.refused(*of_sgd, code=1)
 
 
 def test_a_record_falls_only_to_what_is_shown_to_be_better(copied: Path) -> None:
