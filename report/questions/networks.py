@@ -191,6 +191,7 @@ def _at_one_load(evidence: Evidence) -> dict[str, Any]:
     is_behind = of_all["estimate"] > 0
     numbers: dict[str, Any] = {
         "order": agreement(losses[[*ORDERED.values()]]),
+        "datasets": sorted({known.regime["dataset"] for known in images}),
         "text": [_order_on(known) for known in text],
         "depends_on_load": _depends_on_load(evidence, experiments),
         "num_behind": int(is_behind.sum()),
