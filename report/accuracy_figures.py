@@ -142,22 +142,21 @@ def finding(frames: Frames, shown: pd.DataFrame) -> str:
     verdicts = shown["verdict"].dropna()
     num_less = int((verdicts == LESS).sum())
     num_more = int((verdicts == MORE).sum())
+    if len(verdicts) == 1:
+        words = {LESS: "shown to be less than", MORE: "shown to be more than"}
+        shown_as = words.get(verdicts.iloc[0], "not shown to be less than")
+        return f"The loss asked about is {shown_as} {margin_text}"
     if len(verdicts):
-        is_one = num_less < 2 or len(verdicts) == 1
-        less = f"{num_less or 'None'} of {_losses(len(verdicts))} asked about"
+        is_one = num_less < 2
+        less = f"{num_less or 'None'} of {len(verdicts)} losses asked about"
         more = f"{num_more or 'none'} to be more"
         return f"{less} {'is' if is_one else 'are'} shown to be less than {margin_text}, and {more}"
     drawn = shown[~shown["is_bound"]]
     num_within = int((drawn["difference"] > -margin).sum())
+    if len(drawn) == 1:
+        return f"The loss is {'less' if num_within else 'more'} than {margin_text}, by mean"
     verb = "is" if num_within < 2 else "are"
-    means = _losses(len(drawn))
-    return f"{num_within or 'None'} of {means} {verb} less than {margin_text}, by mean"
-
-
-def _losses(number: int) -> str:
-    if number == 1:
-        return "1 loss"
-    return f"{number} losses"
+    return f"{num_within or 'None'} of {len(drawn)} losses {verb} less than {margin_text}, by mean"
 
 
 def loss_figure(
@@ -194,7 +193,8 @@ def loss_figure(
                 color=_MARGIN,
                 zorder=0,
             )
-        axes.set_xlabel(f"{unit} lost against all sent (bars: 95 %{shaded})")
+        # From the right, so that it is whole where names leave the axes little width.
+        axes.set_xlabel(f"{unit} lost against all sent (bars: 95 %{shaded})", loc="right")
         losses_across(axes)
         axes.axvline(0, **GREY)
         axes.set_yticks(range(len(lines)), names)
@@ -308,7 +308,11 @@ def finding_of_loads(known: pd.DataFrame) -> str:
         differences = rows.sort_values("link_models")["difference"]
         num_methods += 1
         num_losing += int(differences.iloc[0] < differences.iloc[-1])
-    return f"{num_losing} of {num_methods} methods lose more where a link carries less, by mean"
+    where = "more where a link carries less, by mean"
+    if num_methods == 1:
+        return f"The method {'loses' if num_losing else 'does not lose'} {where}"
+    verb = "loses" if num_losing == 1 else "lose"
+    return f"{num_losing} of {num_methods} methods {verb} {where}"
 
 
 def few_methods_at_loads(own: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
