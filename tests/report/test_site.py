@@ -140,6 +140,14 @@ def test_links_of_texts_are_those_of_pages(tmp_path: Path) -> None:
     assert '<a href="../index.html"><code>README.md</code></a>' in text.body
 
 
+def test_cells_of_long_texts_are_wide_and_numbers_stay_with_their_sign(tmp_path: Path) -> None:
+    words = "words " * 20
+    markdown = f"# A\n\nIt is 5 % of it.\n\n| a | b |\n| --- | --- |\n| short | {words}|\n"
+    text = html_of(markdown, "a.md", Places(tmp_path, tmp_path / "site", {}), {})
+    assert text.body.count('class="long"') == 1
+    assert "<td>short</td>" in text.body and "5\N{NO-BREAK SPACE}% of it" in text.body
+
+
 def test_what_is_no_site_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="something else"):
