@@ -17,7 +17,7 @@ from cser_bench.report.site.places import Places, page_of, relative
 HERE = Path(__file__).parent
 
 # A cell with more letters has a width of its own, or it would be a column of single words.
-_LONG = 80
+_LONG = 40
 
 
 @dataclass(frozen=True)
