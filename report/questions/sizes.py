@@ -9,7 +9,7 @@ from cser_bench.report.questions.evidence import Compared, Evidence
 def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     """Return what the law of each experiment on sizes says, of those whose fitted runs are done.
 
-    Keys: name, network, sizes and lengths (the least and the most that was fitted), findings
+    Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was fitted), findings
     (sentences), num_predicted and num_inside (cells that were held back and are done, and those of
     them inside of their predicted interval).
     """
@@ -27,6 +27,7 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
         laws.append(
             {
                 "name": known.name,
+                "folder": _folder_in_results(known),
                 "network": known.about.network,
                 "sizes": (fitted["num_parameters"].min(), fitted["num_parameters"].max()),
                 "lengths": (fitted["num_steps"].min(), fitted["num_steps"].max()),
@@ -44,3 +45,11 @@ def _is_fitted_whole(known: Compared) -> bool:
     runs = known.frames.runs
     fitted = runs[~runs["row"].isin(held_back)]
     return not fitted["status"].isin(("missing", "failed")).any()
+
+
+def _folder_in_results(known: Compared) -> str:
+    """Return where an experiment's report lies: those that others are compared with lie deeper."""
+    folder = known.frames.folder
+    if folder.parent.name == "reference":
+        return f"reference/{folder.name}"
+    return folder.name
