@@ -98,7 +98,7 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     figures, captions = _figures(frames, tables["accuracy"])
     law = law_context(frames, tables)
     if law["law_findings"]:
-        captions["law"] = ". ".join(law["law_findings"])
+        captions["law"] = law["law_headline"]
         figures["law"] = draw_law(frames, tables, captions["law"])
     context = (
         _context(frames, tables)

@@ -21,7 +21,7 @@ from cser_bench.report.law.fit import (
 from cser_bench.report.law.gaps import cells_frame, diverged_rows, gaps_frame, rate_costs_frame
 from cser_bench.report.statistics import against_baseline, num_tests
 from cser_bench.report.verdicts import loss, loss_interval, size
-from cser_bench.report.wording import NONE, count, listed
+from cser_bench.report.wording import NONE, count, in_words, listed
 
 TWICE = {"size": "the parameters", "rounds": "the rounds"}
 """What there is twice as much of, by what a question asks of."""
@@ -70,6 +70,7 @@ def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "has_law": True,
         "law_answers": _answers(tables["law_exponents"]),
         "law_findings": findings(tables["law_exponents"], _labels(frames)),
+        "law_headline": headline_of(tables["law_exponents"]),
         "law_cells": _cells_in_words(cells, unit),
         "law_models": _models_in_words(tables["law_models"], unit),
         "law_predictions": _predictions_in_words(tables["law_predictions"], unit),
@@ -291,8 +292,24 @@ def findings(exponents: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
             interval = interval_in_words(line["low"], line["high"])
             shown = "" if line["is_shown"] else ", not shown"
             parts.append(f"{twice} with twice {TWICE[line['of']]} ({interval}{shown})")
-        sentences.append(f"{labels.get(str(row), row)} loses {listed(parts)}")
+        label = labels.get(str(row), str(row))
+        sentences.append(f"{label[0].upper()}{label[1:]} loses {listed(parts)}")
     return sentences
+
+
+def headline_of(exponents: pd.DataFrame) -> str:
+    """Say of how many methods it is shown that they lose less on larger networks, and longer runs."""
+    answered = exponents[exponents["than"] == ""]
+    shown = answered[answered["is_shown"]].groupby("of").size()
+    num_methods = answered["rows"].nunique()
+    by_size = in_words(int(shown.get("size", 0)))
+    by_rounds = in_words(int(shown.get("rounds", 0)))
+    verb = "is" if by_size in ("none", "one") else "are"
+    methods = "method" if num_methods == 1 else "methods"
+    return (
+        f"{by_size.capitalize()} of {in_words(num_methods)} {methods} {verb} "
+        f"shown to lose less on larger networks, and {by_rounds} in longer runs"
+    )
 
 
 def _cells_in_words(cells: pd.DataFrame, unit: str) -> pd.DataFrame:

@@ -36,7 +36,7 @@ from cser_bench.report.law.gaps import (
     rate_costs_frame,
     steps_to,
 )
-from cser_bench.report.law.section import law_context, law_tables
+from cser_bench.report.law.section import headline_of, law_context, law_tables
 from cser_bench.report.regime import assay_frame, tells
 from cser_bench.report.statistics import against_baseline, holm, rows_by_length
 
@@ -527,8 +527,11 @@ def test_a_report_says_what_twice_as_much_does() -> None:
     tables = law_tables(grid_frames())
     [sentence] = law_context(grid_frames(), tables)["law_findings"]
     assert sentence == (
-        "local AdamW loses 16 % less with twice the parameters (16 to 16 % less) and 29 % less with "
+        "Local AdamW loses 16 % less with twice the parameters (16 to 16 % less) and 29 % less with "
         "twice the rounds (29 to 29 % less)"
+    )
+    assert headline_of(tables["law_exponents"]) == (
+        "One of one method is shown to lose less on larger networks, and one in longer runs"
     )
 
 
