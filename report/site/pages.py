@@ -101,6 +101,9 @@ def write_pages(
     doors["Experiments"] = EXPERIMENTS
     if ANSWERS in texts:
         doors["Answers"] = page_of(ANSWERS)
+    for source in texts:
+        if source.startswith("tracks/") and source.endswith("/README.md"):
+            doors["Track"] = page_of(source)
     doors["Docs"] = DOCS
     places = Places(root, output, texts)
     site = Site(output, places, reports, _quoted(places, reports), doors)
@@ -121,6 +124,7 @@ def _texts(root: Path, output: Path) -> dict[str, Path]:
     paths = sorted(root.glob("docs/*.md"))
     paths += sorted(root.glob("*.md"))
     paths += root.glob("results/README.md")
+    paths += sorted(root.glob("tracks/*/*.md"))
     texts = {}
     for path in paths:
         texts[path.relative_to(root).as_posix()] = path

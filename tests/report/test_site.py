@@ -60,6 +60,7 @@ def pages(site: Path) -> dict[str, Page]:
 
 def test_there_is_a_page_for_everything(pages: dict[str, Page]) -> None:
     wanted = ["index.html", "results/answers/index.html", "experiments.html", "docs/slurm.html"]
+    wanted += ["tracks/1/index.html", "tracks/1/rules.html"]
     wanted += [REPORT, f"results/reference/{EXPERIMENT}/explorer.html"]
     wanted += [method.page for method in read_methods(ROOT)]
     assert set(wanted) <= pages.keys()
