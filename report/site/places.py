@@ -11,7 +11,7 @@ INDEX = ("README.md", "report.md", "answers.md")
 
 EXPLORER = "explorer.html"
 
-_COPIED = (".png", ".pdf", ".csv")
+_COPIED = (".png", ".pdf", ".csv", ".jsonl")
 """Files of the repository that pages show or give as they are."""
 
 
