@@ -100,14 +100,8 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     if law["law_findings"]:
         captions["law"] = law["law_headline"]
         figures["law"] = draw_law(frames, tables, captions["law"])
-    context = (
-        _context(frames, tables)
-        | law
-        | {
-            "captions": captions,
-            "figures": figures,
-        }
-    )
+    context = _context(frames, tables) | law
+    context |= {"captions": captions, "figures": figures}
     csv = tables | _told_apart(frames)
     return write_report(
         output or frames.folder,

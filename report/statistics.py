@@ -468,8 +468,8 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high
     (two-sided 95 %, of this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared.
     Of a contrast's one-sided tests (`claims_of`), `claim` is the one with the least `p`, and
-    `p_holm` is that p adjusted for all tests of the experiment, those of exponents too. A contrast without its runs, or
-    with one that diverged, enters with a p of 1. A claim that one method is better also needs
+    `p_holm` is that p adjusted for all tests of the experiment, those of exponents too. A contrast
+    without its runs, or with one that diverged, enters with a p of 1. A claim that one method is better also needs
     `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
     verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
     """

@@ -1,10 +1,9 @@
 """What the law of size and length foretells of a job's losses, and how far the job lies beyond it."""
 
-import pandas as pd
-
 from cser_bench.report.frame import Frames
-from cser_bench.report.law.fit import fit_law, fitted_cells, predicted
-from cser_bench.report.law.gaps import cells_frame, diverged_rows, gaps_frame
+from cser_bench.report.law.fit import predicted
+from cser_bench.report.law.gaps import cells_frame, gaps_frame
+from cser_bench.report.law.section import interval_in, laws_by_row, place_in_law
 from cser_bench.report.questions.evidence import Evidence
 from cser_bench.report.speed.job import TrainingJob
 from cser_bench.report.verdicts import loss, loss_interval
@@ -25,29 +24,21 @@ def said_by_law(evidence: Evidence, maps: Frames, job: TrainingJob) -> list[str]
         return []
     sentences = []
     for known in evidence.all_of("size", network=about.network):
-        sentences += _of_experiment(known.frames, job)
+        sentences += sentences_of(known.frames, job)
     return sentences
 
 
-def _of_experiment(frames: Frames, job: TrainingJob) -> list[str]:
+def sentences_of(frames: Frames, job: TrainingJob) -> list[str]:
+    """Return what the laws of one experiment say of a job."""
     cells = cells_frame(gaps_frame(frames))
     unit = frames.metric.loss_unit
-    diverged = diverged_rows(frames)
     sentences = []
-    for row, own in cells.groupby("row", sort=False):
-        law = fit_law(fitted_cells(own, [str(row)]))
-        if law is None or row in diverged:
-            continue
-        interval = float(own["interval"].iloc[0])
-        place = {
-            "num_parameters": float(job.num_parameters),
-            "num_steps": float(job.num_steps),
-            "rounds": job.num_steps / interval,
-            "interval": interval,
-            "steps_a_parameter": job.num_steps / job.num_parameters,
-        }
-        [line] = predicted(law, pd.DataFrame([place])).to_dict("records")
-        name = f"{own['label'].iloc[0]} with all sent in {amount(interval)} steps"
+    for row, law in laws_by_row(frames, cells).items():
+        label = cells.loc[cells["row"] == row, "label"].iloc[0]
+        interval = interval_in(cells, row)
+        place = place_in_law(job.num_parameters, job.num_steps, interval)
+        [line] = predicted(law, place).to_dict("records")
+        name = f"{label} with all sent in {amount(interval)} steps"
         source = f"({frames.experiment.name})"
         if line["beyond"] > FURTHEST:
             sentences.append(

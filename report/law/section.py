@@ -50,7 +50,7 @@ def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         level=1 - frames.experiment.confidence,
         num_others=num_tests(frames),
     )
-    laws = _laws(frames, cells)
+    laws = laws_by_row(frames, cells)
     return {
         "law_cells": cells,
         "law_exponents": exponents,
@@ -93,7 +93,7 @@ def _rows_with_law(frames: Frames) -> list[str]:
     return list(rows)
 
 
-def _laws(frames: Frames, cells: pd.DataFrame) -> dict[str, Law]:
+def laws_by_row(frames: Frames, cells: pd.DataFrame) -> dict[str, Law]:
     """Return the law of each method that has one, by row."""
     diverged = diverged_rows(frames)
     laws = {}
@@ -181,7 +181,11 @@ def _predictions_frame(
         row = str(planned["row"]).partition("@")[0]
         if planned.get("held_back") is not True or row not in laws:
             continue
-        place = pd.DataFrame([_place_in_law(planned, cells, row)])
+        place = place_in_law(
+            planned["num_parameters"],
+            planned["num_steps"],
+            interval_in(cells, row),
+        )
         [law] = predicted(laws[row], place).to_dict("records")
         line = {
             "row": row,
@@ -218,29 +222,26 @@ def _predictions_frame(
     return pd.DataFrame(lines, columns=columns)
 
 
-def _place_in_law(
-    planned: Mapping[Hashable, Any], cells: pd.DataFrame, row: str
-) -> dict[str, float]:
-    """Return where a planned row lies, by the terms of a law."""
-    interval = float(cells.loc[cells["row"] == row, "interval"].iloc[0])
-    num_steps = float(planned["num_steps"])
-    return {
-        "num_parameters": float(planned["num_parameters"]),
-        "num_steps": num_steps,
+def place_in_law(num_parameters: float, num_steps: float, interval: float) -> pd.DataFrame:
+    """Return a size and a length as one line of the terms that laws have."""
+    line = {
+        "num_parameters": float(num_parameters),
+        "num_steps": float(num_steps),
         "rounds": num_steps / interval,
         "interval": interval,
-        "steps_a_parameter": num_steps / float(planned["num_parameters"]),
+        "steps_a_parameter": num_steps / num_parameters,
     }
+    return pd.DataFrame([line])
 
 
-def less_with_twice(exponent: float) -> float:
-    """Return the share of a gap that goes away with twice as much; below 0 where it grows."""
-    return float(1 - 2**exponent)
+def interval_in(cells: pd.DataFrame, row: str) -> float:
+    """Return the steps between two rounds of a method, as it is called in all cells."""
+    return float(cells.loc[cells["row"] == row, "interval"].iloc[0])
 
 
 def twice_in_words(exponent: float) -> str:
     """Say what twice as much does to a gap: "12 % less", "8 % more"."""
-    share = less_with_twice(exponent)
+    share = 1 - float(2**exponent)
     percent = round(100 * abs(share))
     if percent == 0:
         return "as much"

@@ -9,8 +9,8 @@ from cser_bench.report.questions.evidence import Compared, Evidence
 def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     """Return what the law of each experiment on sizes says, of those whose fitted runs are done.
 
-    Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was fitted), findings
-    (sentences), num_predicted and num_inside (cells that were held back and are done, and those of
+    Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
+    fitted), findings (sentences), num_predicted and num_inside (cells that were held back and are done, and those of
     them inside of their predicted interval).
     """
     laws = []

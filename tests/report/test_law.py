@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from statsmodels.genmod.families import Poisson
 from statsmodels.genmod.generalized_linear_model import GLM
 
 from cser_bench.harness.records.experiment import Choice, Experiment, Exponent, Tuning
+from cser_bench.report.advice.by_law import sentences_of
 from cser_bench.report.frame import Frames
 from cser_bench.report.law.exponents import exponents_frame
+from cser_bench.report.law.figure import draw_law
 from cser_bench.report.law.fit import (
     LAW,
     MODELS,
@@ -37,7 +40,10 @@ from cser_bench.report.law.gaps import (
     steps_to,
 )
 from cser_bench.report.law.section import headline_of, law_context, law_tables
+from cser_bench.report.plotting import DASHES
 from cser_bench.report.regime import assay_frame, tells
+from cser_bench.report.render import markdown_of
+from cser_bench.report.speed.job import TrainingJob
 from cser_bench.report.statistics import against_baseline, holm, rows_by_length
 
 SIZES, LENGTHS = (30_000, 110_000, 420_000, 1_600_000), (480, 961, 1922, 3844)
@@ -518,6 +524,7 @@ def grid_frames(gap_held_back: float | None = None) -> Frames:
         exponents=asked,
         contrasts=None,
         confidence=0.95,
+        name="made_up",
         metric="loss",
     )
 
@@ -561,3 +568,27 @@ def test_questions_of_exponents_and_contrasts_are_one_family() -> None:
     [alone] = exponents_frame(cells, asked, {})["p_holm"]
     [beside] = exponents_frame(cells, asked, {}, num_others=3)["p_holm"]
     assert beside == pytest.approx(4 * alone)
+
+
+def test_the_section_and_its_figure_have_every_cell_and_say_what_is_held_back() -> None:
+    frames = grid_frames()
+    tables = law_tables(frames)
+    context = law_context(frames, tables)
+    beside = {"captions": {"law": "A finding"}, "unit": "nats", "baseline": "AdamW"}
+    page = markdown_of("law.md.j2", context | beside | {"experiment": frames.experiment})
+    cells = [line for line in page.splitlines() if line.startswith("| local AdamW |")]
+    assert len(cells) == 1 + 9 + len(MODELS) - 1, "a prediction, the cells, and the other laws"
+    assert "not run yet" in page and "![A finding." in page
+    figure = draw_law(frames, tables, "A finding")
+    lengths = [line for line in figure.axes[0].lines if line.get_linestyle() in DASHES]
+    assert [len(line.get_xdata()) for line in lengths].count(3) == 3, "a line a length"
+
+
+def test_advice_foretells_by_the_law_and_says_nothing_beyond_thirty_times() -> None:
+    frames = grid_frames()
+    near = TrainingJob(800, 80, 8, 1, 0.01, 1e9)
+    [sentence] = sentences_of(frames, near)
+    # 0.1 (800 / 100)^-0.25 (80 / 8 / 5)^-0.5, inside of what was run.
+    assert f"{0.1 * 8**-0.25 * 2**-0.5:.4f} nats" in sentence and "beyond" not in sentence
+    [sentence] = sentences_of(frames, replace(near, num_parameters=1600 * 31))
+    assert "no evidence" in sentence and "31" in sentence
