@@ -93,7 +93,8 @@ class CellSpec(Strict):
 
     `model_options`: in place of the experiment's, key by key. `learning_rates`: those that the
     tuning begins with here. `seeds`: instead of the experiment's. `held_back`: laws of the gap are
-    not fitted to it, so that what they predict can be held against it.
+    not fitted to it, so that what they predict can be held against it. `tuned`: rows are tuned in
+    this cell itself, and have no rate from the corners, as where these are far away.
     """
 
     cell: Name
@@ -102,6 +103,7 @@ class CellSpec(Strict):
     learning_rates: Rates = []
     seeds: Seeds = []
     held_back: bool = False
+    tuned: bool = False
 
 
 class RowSpec(Strict):

@@ -210,6 +210,8 @@ class Spec(Strict):
 
         None where each row is tuned for itself.
         """
+        if row.cell is not None and row.cell.tuned:
+            return []
         return row.corners or (self.tuning.corners if self.tuning else [])
 
     def is_tuned(self, row: RowSpec) -> bool:

@@ -157,6 +157,25 @@ def test_rates_go_on_beyond_the_corners_as_between_them(
     assert rates["sgd@other"] == pytest.approx(0.1 * 10**-power, rel=0.01)
 
 
+def test_a_cell_that_is_tuned_has_its_own_rates_and_leaves_all_others_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A best rate that is a power of the length between the corners, and another one beyond."""
+
+    def best(row: str, config: RunConfig) -> float:
+        return 0.7 if config.num_steps == 60 else by_law(row, config)
+
+    _, without = plan_after(gridded(), tmp_path, monkeypatch, best)
+    far = {"cell": "far", "num_steps": 60, "learning_rates": [0.35, 0.7], "tuned": True}
+    trials, plan = plan_after(gridded(cells=[*CELLS, far]), tmp_path, monkeypatch, best)
+    before = {row.row: row.learning_rate for row in without.experiment.rows}
+    rates = {row.row: row.learning_rate for row in plan.experiment.rows}
+    assert {row: rates[row] for row in before} == before
+    assert rates["sgd@far"] == rates["cser@far"] == 0.7
+    tried = {row.tunes for row in trials.experiment.rows}
+    assert {"sgd@far", "cser@far"} <= tried and "sgd" not in tried
+
+
 def test_a_row_has_the_settings_of_the_nearest_corner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
