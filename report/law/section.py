@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cser_bench.report.frame import Frames
-from cser_bench.report.law.exponents import exponents_frame
+from cser_bench.report.law.exponents import EXPONENT_OF, exponents_frame
 from cser_bench.report.law.fit import (
     Law,
     fit_law,
@@ -38,6 +38,8 @@ def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     law_fits: a line a method and term: exponent, low, high, smallest, largest (of what was fitted).
     law_models: `models_frame` of each method.
     law_predictions: of cells that are held back: what was predicted and what was found.
+    law_fits_of_all: as law_fits, with the cells that were held back in the fit as well; without a
+        line until all of these are done.
     """
     asked = frames.experiment.exponents
     if not asked:
@@ -51,12 +53,14 @@ def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         num_others=num_tests(frames),
     )
     laws = laws_by_row(frames, cells)
+    predictions = _predictions_frame(frames, cells, laws)
     return {
         "law_cells": cells,
         "law_exponents": exponents,
         "law_fits": _fits_frame(laws),
         "law_models": _models_of_methods(cells, laws),
-        "law_predictions": _predictions_frame(frames, cells, laws),
+        "law_predictions": predictions,
+        "law_fits_of_all": _fits_frame(_laws_of_all(frames, cells, predictions)),
     }
 
 
@@ -74,6 +78,7 @@ def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "law_cells": _cells_in_words(cells, unit),
         "law_models": _models_in_words(tables["law_models"], unit),
         "law_predictions": _predictions_in_words(tables["law_predictions"], unit),
+        "law_of_all": findings_of_all(tables["law_fits_of_all"], _labels(frames)),
         "num_fitted_cells": len(
             cells[~cells["held_back"]][["num_parameters", "num_steps"]].drop_duplicates()
         ),
@@ -102,6 +107,20 @@ def laws_by_row(frames: Frames, cells: pd.DataFrame) -> dict[str, Law]:
         if law is not None and row not in diverged:
             laws[row] = law
     return laws
+
+
+def _laws_of_all(
+    frames: Frames,
+    cells: pd.DataFrame,
+    predictions: pd.DataFrame,
+) -> dict[str, Law]:
+    """Return the laws with the cells that were held back in the fit, once all of these are done.
+
+    Some of them alone would be a choice of what to fit, made after some was seen.
+    """
+    if predictions.empty or predictions["found"].isna().any():
+        return {}
+    return laws_by_row(frames, cells.assign(held_back=False))
 
 
 def _with_errors(frames: Frames, cells: pd.DataFrame) -> pd.DataFrame:
@@ -293,6 +312,22 @@ def findings(exponents: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
             interval = interval_in_words(line["low"], line["high"])
             shown = "" if line["is_shown"] else ", not shown"
             parts.append(f"{twice} with twice {TWICE[line['of']]} ({interval}{shown})")
+        label = labels.get(str(row), str(row))
+        sentences.append(f"{label[0].upper()}{label[1:]} loses {listed(parts)}")
+    return sentences
+
+
+def findings_of_all(fits: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """Say the same of a fit that was not declared, which gives intervals and no verdict."""
+    of_term = {term: of for of, term in EXPONENT_OF.items()}
+    asked = fits[fits["term"].isin(of_term)]
+    sentences = []
+    for row, lines in asked.groupby("row", sort=False):
+        parts = []
+        for line in lines.to_dict("records"):
+            twice = twice_in_words(line["exponent"])
+            interval = interval_in_words(line["low"], line["high"])
+            parts.append(f"{twice} with twice {TWICE[of_term[line['term']]]} ({interval})")
         label = labels.get(str(row), str(row))
         sentences.append(f"{label[0].upper()}{label[1:]} loses {listed(parts)}")
     return sentences

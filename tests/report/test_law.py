@@ -561,6 +561,22 @@ def test_what_is_held_back_is_predicted_before_and_after_its_runs(
     assert words["verdict"] == said
 
 
+def test_a_fit_with_what_was_held_back_waits_for_all_of_it_and_has_no_verdict() -> None:
+    """The gap that was found there lies on the law, so that the exponents stay -0.25 and -0.5."""
+    waiting = law_tables(grid_frames())
+    assert waiting["law_fits_of_all"].empty
+    frames = grid_frames(0.1 * 64**-0.25)
+    tables = law_tables(frames)
+    fits = tables["law_fits_of_all"].set_index("term")
+    assert fits.loc["num_parameters", "exponent"] == pytest.approx(-0.25)
+    assert fits.loc["num_parameters", "largest"] == 6400
+    [sentence] = law_context(frames, tables)["law_of_all"]
+    assert sentence == (
+        "Local AdamW loses 16 % less with twice the parameters (16 to 16 % less) and 29 % less with "
+        "twice the rounds (29 to 29 % less)"
+    )
+
+
 def test_questions_of_exponents_and_contrasts_are_one_family() -> None:
     assert holm([0.01, 0.02], num_others=2) == pytest.approx([0.04, 0.06])
     cells = cells_frame(made_up(EXPONENTS, {"local-8": 8}, noise=0.004, misfit=0.1))
