@@ -120,6 +120,10 @@ def _rates(text: str) -> list[float]:
     return [1e6 * _above_0(rate) for rate in text.split(",")]
 
 
+Add = Callable[..., argparse.ArgumentParser]
+"""Adds a command: its function and what it does, in words; returns the parser of its options."""
+
+
 def _parser(
     program: str,
     experiments: Sequence[str] | None = None,
@@ -160,6 +164,32 @@ def _parser(
         sub.set_defaults(command=command)
         return sub
 
+    _add_experiment_commands(add, experiments)
+    _add_try_options(
+        add(commands.try_, "rank a method of your own among those that ship, at their load")
+    )
+    _add_record_commands(add)
+    _add_page_commands(add)
+    _add_track_options(
+        add(commands.enter, "enter a method and its runs in the open track"),
+        add(
+            commands.verify, "verify entries of the open track: form, bits, and steps by processes"
+        ),
+        add(commands.leaderboard, "write the page of the open track from its entries"),
+    )
+    _add_advice_options(
+        add(commands.advise, "say what each method would take and lose in a job of yours")
+    )
+    _add_timing_options(
+        add(commands.speedups, "time methods and baselines on an emulated network, and report it"),
+        add(commands.netlab, "time collectives on an emulated network of this machine's own"),
+        add(commands.time, "time training steps of methods and baselines, under torchrun"),
+    )
+    return parser
+
+
+def _add_experiment_commands(add: Add, experiments: Sequence[str] | None) -> None:
+    """Add the commands that take the name of an experiment."""
     plan = add(
         commands.plan, "print the runs of an experiment with bits, memory and time; touches no data"
     )
@@ -178,13 +208,7 @@ def _parser(
         sub.add_argument(
             "--tuning", action="store_true", help="the experiment's tuning instead of itself"
         )
-        what = "folder of records (default: results)"
-        sub.add_argument(
-            "--results",
-            type=folder,
-            default=Path("results"),
-            help=what,
-        )
+        _add_results_folder(sub)
         sub.add_argument(
             "--methods",
             nargs="+",
@@ -196,26 +220,38 @@ def _parser(
     for sub in (preflight, run):
         _add_run_options(sub)
     _add_submit_options(submit)
-    _add_try_options(
-        add(commands.try_, "rank a method of your own among those that ship, at their load")
-    )
     status.add_argument("--json", action="store_true", help="for machines")
     report.add_argument(
         "--output", type=folder, help="folder to write into (default: that of the records)"
     )
+
+
+def _add_results_folder(
+    sub: argparse.ArgumentParser,
+    what: str = "folder of records (default: results)",
+) -> None:
+    sub.add_argument(
+        "--results",
+        type=folder,
+        default=Path("results"),
+        help=what,
+    )
+
+
+def _add_record_commands(add: Add) -> None:
+    """Add the commands that change the form of records, and nothing that they say."""
     pack = add(
         commands.pack,
         "put the finished runs of an experiment into one file, runs.jsonl in its folder",
     )
-    what = (
-        "afterwards remove the folders that the file gives back to the byte, logs and "
-        "checkpoints with them"
+    pack.add_argument(
+        "--remove-folders",
+        action="store_true",
+        help="afterwards remove the folders that the file gives back to the byte, logs and "
+        "checkpoints with them",
     )
-    pack.add_argument("--remove-folders", action="store_true", help=what)
-    for sub in (
-        pack,
-        add(commands.unpack, "make folders of the runs in an experiment's runs.jsonl"),
-    ):
+    unpack = add(commands.unpack, "make folders of the runs in an experiment's runs.jsonl")
+    for sub in (pack, unpack):
         sub.add_argument(
             "folder", type=Path, help="folder of the experiment, as results/fashion_mnist"
         )
@@ -230,15 +266,20 @@ def _parser(
         metavar="FOLDER",
         help="of an experiment",
     )
-    what = "of contrasts dated now that came too late for one, whose verdicts were published before"
-    declared.add_argument("--keep-verdicts", action="store_true", help=what)
+    declared.add_argument(
+        "--keep-verdicts",
+        action="store_true",
+        help="of contrasts dated now that came too late for one, whose verdicts were published "
+        "before",
+    )
+
+
+def _add_page_commands(add: Add) -> None:
+    """Add the commands that make pages of all experiments together."""
     answers = add(commands.answers, "answer the readers' questions from records; trains nothing")
-    what = "your own records; the rest is taken from those that ship (default: results)"
-    answers.add_argument(
-        "--results",
-        type=folder,
-        default=Path("results"),
-        help=what,
+    _add_results_folder(
+        answers,
+        "your own records; the rest is taken from those that ship (default: results)",
     )
     answers.add_argument(
         "--output", type=folder, help="folder to write into (default: answers/ in the results)"
@@ -247,12 +288,7 @@ def _parser(
         "--readme", type=Path, help="file that gets the three cards between its marks"
     )
     site = add(commands.site, "make a site of all reports, explorers, answers, methods and docs")
-    site.add_argument(
-        "--results",
-        type=folder,
-        default=Path("results"),
-        help="folder of records (default: results)",
-    )
+    _add_results_folder(site)
     site.add_argument(
         "--output",
         type=folder,
@@ -267,22 +303,6 @@ def _parser(
         help="these experiments alone",
     )
     site.add_argument("--jobs", type=_count, help="reports at once (default: the cores)")
-    _add_track_options(
-        add(commands.enter, "enter a method and its runs in the open track"),
-        add(
-            commands.verify, "verify entries of the open track: form, bits, and steps by processes"
-        ),
-        add(commands.leaderboard, "write the page of the open track from its entries"),
-    )
-    _add_advice_options(
-        add(commands.advise, "say what each method would take and lose in a job of yours")
-    )
-    _add_timing_options(
-        add(commands.speedups, "time methods and baselines on an emulated network, and report it"),
-        add(commands.netlab, "time collectives on an emulated network of this machine's own"),
-        add(commands.time, "time training steps of methods and baselines, under torchrun"),
-    )
-    return parser
 
 
 def _add_try_options(sub: argparse.ArgumentParser) -> None:
@@ -306,12 +326,7 @@ def _add_try_options(sub: argparse.ArgumentParser) -> None:
         metavar="NUMBER",
         help="given, not tuned (default: the best of as many trials as the others had)",
     )
-    sub.add_argument(
-        "--results",
-        type=folder,
-        default=Path("results"),
-        help="folder of records (default: results)",
-    )
+    _add_results_folder(sub)
     _add_infrastructure_options(sub)
 
 
