@@ -114,10 +114,30 @@ def evaluate(
     ]
     totals = torch.stack(rows)
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
-    correct, count, loss, *sums, error_square, distance_square = totals[0].tolist()
     expected = num_evaluation * labels_per_sample(samples)
     if each_scores_all:
         expected *= num_workers
+    return _score_of(
+        totals[0].tolist(), samples, expected, num_workers, has_error=error is not None
+    )
+
+
+def _score_of(
+    totals: Sequence[float],
+    samples: Samples,
+    expected: int,
+    num_workers: int,
+    has_error: bool,
+) -> Score:
+    """Return the score from sums over all workers.
+
+    Args:
+        totals: of what `_score` returns, then of squares of the error and of the distance.
+        expected: how many answers must have been scored.
+
+    Raises RuntimeError: so many were not scored.
+    """
+    correct, count, loss, *sums, error_square, distance_square = totals
     if int(count) != expected:
         raise RuntimeError(f"{int(count)} samples were scored where there should be {expected}")
     metrics = None
@@ -129,7 +149,7 @@ def evaluate(
         correct=int(correct),
         count=int(count),
         loss=loss / num_losses,
-        error_norm=None if error is None else (error_square / num_workers) ** 0.5,
+        error_norm=(error_square / num_workers) ** 0.5 if has_error else None,
         worker_distance=(distance_square / num_workers) ** 0.5,
         metrics=metrics,
     )

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from cser_bench.report.advice.choice import (
     TRIAL,
     WORTH,
     Choice,
+    Trial,
     choose,
     trial_of,
     with_standing,
@@ -99,14 +101,7 @@ def advise(
             f"{maps[0].folder} has no runs of several lengths or loads that can tell a loss, so it "
             "has no regime map; give another experiment with --map"
         )
-    gap = job.gap
-    if gap is None:
-        gap = float(telling["gap"].iloc[0])
-    margin = job.margin
-    if margin is None:
-        margin = maps[0].experiment.margin
-    assert margin is not None, "an experiment that can tell a loss has a margin"
-
+    gap, margin = _bounds(job, maps[0], telling)
     all_alike = _each_once([*maps, *alike])
     is_run = was_run(job, all_alike)
     if is_run:
@@ -117,15 +112,36 @@ def advise(
     unit = maps[0].metric.loss_unit
     lines = with_standing(lines, margin).assign(unit=unit, margin=margin)
     choice = choose(lines)
-
     shown = lines if show_all else _shown(lines, choice)
-    cost = trial_of(choice, margin, job.num_steps)
-    evidence = maps[0].experiment.evidence
-    others_advised = sorted(set(_advised()) - {evidence.advice if evidence else None})
-    context = {
+
+    context = _said_of_choice(choice, trial_of(choice, margin, job.num_steps), unit)
+    context |= _said_of_evidence(maps, lost, shares, lines)
+    context |= _said_of_table(lines, shown)
+    context |= {
         "job": job,
         "is_run": is_run,
         "show_all": show_all,
+        "gap": size(gap, unit),
+        "by_law": by_law,
+    }
+    return Advice(lines, choice, _text(context, _table(job, shown, show_all)))
+
+
+def _bounds(job: TrainingJob, frames: Frames, telling: pd.DataFrame) -> tuple[float, float]:
+    """Return what a worker alone loses, and the margin: the job's own, or else the experiment's."""
+    gap = job.gap
+    if gap is None:
+        gap = float(telling["gap"].iloc[0])
+    margin = job.margin
+    if margin is None:
+        margin = frames.experiment.margin
+    assert margin is not None, "an experiment that can tell a loss has a margin"
+    return gap, margin
+
+
+def _said_of_choice(choice: Choice, cost: Trial | None, unit: str) -> dict[str, Any]:
+    """Return what the text says of the methods that were chosen, and of the trial's cost."""
+    return {
         "base": choice.base,
         "safe": choice.safe,
         "trial": choice.trial,
@@ -133,10 +149,20 @@ def advise(
         "first_shows": f"{size(cost.first_shows, unit)} {unit}" if cost else None,
         "most_seeds": MOST_SEEDS,
         "worth": WORTH,
-        "measured": MEASURED,
-        "elsewhere": ELSEWHERE,
         "unit": unit,
-        "gap": size(gap, unit),
+    }
+
+
+def _said_of_evidence(
+    maps: Sequence[Frames],
+    lost: pd.DataFrame,
+    shares: pd.DataFrame,
+    lines: pd.DataFrame,
+) -> dict[str, Any]:
+    """Return what the text says of the runs that losses are foretold from."""
+    evidence = maps[0].experiment.evidence
+    others_advised = sorted(set(_advised()) - {evidence.advice if evidence else None})
+    return {
         "kind": evidence.network if evidence and evidence.advice else None,
         "others": [f"--network {name}" for name in others_advised],
         "names": _names(lines, maps),
@@ -146,18 +172,28 @@ def advise(
         "num_workers": maps[0].experiment.config["num_workers"],
         "predictor": best_predictor(lost),
         "num_kinds": shares["network"].nunique(),
-        "num_left": 0 if show_all else len(lines) - len(shown),
-        "has_elsewhere": bool((shown["basis"] == ELSEWHERE).any()),
-        "by_law": by_law,
-        "standings": list(shown["standing"]),
         "sent_all": maps[0].row(str(maps[0].experiment.baseline))["label"],
     }
+
+
+def _said_of_table(lines: pd.DataFrame, shown: pd.DataFrame) -> dict[str, Any]:
+    """Return what the text says below the table, of all lines and of those that it shows."""
+    return {
+        "measured": MEASURED,
+        "elsewhere": ELSEWHERE,
+        "num_left": len(lines) - len(shown),
+        "has_elsewhere": bool((shown["basis"] == ELSEWHERE).any()),
+        "standings": list(shown["standing"]),
+    }
+
+
+def _text(context: Mapping[str, Any], table: str) -> str:
     # Sentences are whole in the template, and folded here.
     rendered = environment().get_template("advice.md.j2").render(context)
     parts = [_folded(part) for part in rendered.strip().split("\n\n")]
-    parts.insert(parts.index("TABLE"), _table(job, shown, show_all))
+    parts.insert(parts.index("TABLE"), table)
     parts.remove("TABLE")
-    return Advice(lines, choice, "\n\n".join(parts))
+    return "\n\n".join(parts)
 
 
 def _each_once(frames: Sequence[Frames]) -> list[Frames]:
