@@ -79,17 +79,12 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
             "reason": _reason(experiment.margin, gap, deviation),
         }
         lines.append(line)
-    return pd.DataFrame(
-        lines,
-        columns=[
-            "num_steps",
-            "ceiling",
-            "floor",
-            "gap",
-            "deviation",
-            "reason",
-        ],
-    )
+    columns = ["num_steps", "ceiling", "floor", "gap", "deviation", "reason"]
+    frame = pd.DataFrame(lines, columns=columns)
+    # Of some reasons and some None pandas would make a column of text, in which None is NaN.
+    reasons = [line["reason"] for line in lines]
+    frame["reason"] = pd.Series(reasons, index=frame.index, dtype=object)
+    return frame
 
 
 def claimed_contrasts(frames: Frames) -> pd.DataFrame:

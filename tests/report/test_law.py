@@ -454,7 +454,10 @@ def test_whether_an_experiment_can_tell_a_loss_is_asked_of_its_own_size_and_leng
         "adamw@wide": {1: -0.5, 2: -0.51},
     }
     frames = frames_of(rows, scores, margin=0.01, floor="alone")
-    assert list(assay_frame(frames)["num_steps"]) == [40, 80] and tells(frames)
+    lengths = assay_frame(frames)
+    assert list(lengths["num_steps"]) == [40, 80] and tells(frames)
+    own, longer = lengths.to_dict("records")
+    assert own["reason"] is None and "lacks finished runs of a worker alone" in longer["reason"]
 
 
 def test_what_half_a_step_of_the_rate_costs() -> None:
