@@ -135,6 +135,7 @@ def leaderboard_text(tracks: Path, name: str) -> str:
         "baseline": baseline,
         "contradicted": contradicted,
         "num_entries": len(entries),
+        "num_reruns": sum(len(entry.reruns) for entry in entries),
         "own_link": lambda path: os.path.relpath(path, (tracks / name).absolute()),
         "pack": PACK,
     }

@@ -14,7 +14,7 @@ from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
 from cser_bench.report.questions.network_page import networks_of
 from cser_bench.report.questions.sizes import laws_of
-from cser_bench.report.questions.speed import RIVAL, gain, scored_method
+from cser_bench.report.questions.speed import RIVAL, blocks_over_best, gain, scored_method
 from cser_bench.report.render import TEMPLATES, environment, write_report
 from cser_bench.report.speed.comparisons import AT, DDP
 from cser_bench.report.verdicts import with_words
@@ -156,11 +156,12 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     cards: dict[str, Any] = {
         "order": None,
         "apart": None,
+        "shown": None,
     }
     if 9 in answers:
         numbers = answers[9].numbers
-        cards["order"] = numbers["order"]
-        cards["apart"] = numbers["apart"]
+        for name in ("order", "apart", "shown", "more", "undecided", "reversed"):
+            cards[name] = numbers[name]
     experiments = evidence.all_of("network", "loads")
     in_readme = [known for known in experiments if known.about.in_readme]
     # The largest network first: it is nearest to what people train.
@@ -188,11 +189,13 @@ def _loss_of_reset(evidence: Evidence, known: Compared) -> list[dict[Hashable, A
 def _speed_of(evidence: Evidence, answer: Answer | None) -> dict[str, Any]:
     """Return what M-CSER's timed step gains over the best baseline and over DDP.
 
-    Both are None where one of the three was not timed.
+    Both are None where one of the three was not timed; `blocks` is the same over the best baseline
+    of the form with the paper's blocks, None where that was not.
     """
     nothing = {
         "over_best": None,
         "over_ddp": None,
+        "blocks": None,
     }
     scored = scored_method(evidence)
     if answer is None or scored is None:
@@ -205,6 +208,7 @@ def _speed_of(evidence: Evidence, answer: Answer | None) -> dict[str, Any]:
     return {
         "over_best": gain(cells, scored, RIVAL),
         "over_ddp": gain(cells, scored, DDP),
+        "blocks": blocks_over_best(evidence, cells),
     }
 
 

@@ -3,6 +3,7 @@
 Besides there is what a synchronous tail changes.
 """
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -61,6 +62,7 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     compared["is_open"] = compared["verdict"].isna()
     by_network = compared.sort_values("is_open", kind="stable").drop_duplicates("network")
     shown = compared.loc[sorted(by_network.index)].drop(columns="is_open")
+    shown["times_the_load"] = [_times_the_load(evidence, line) for line in shown.to_dict("records")]
     verdicts = shown["verdict"]
     everything = [lines, main, loads, ties]
     everything += [part["rows"] for part in [*tails, *after]]
@@ -73,6 +75,7 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     local_load = link_load(quoted, quoted.row("local"))
     numbers = {
         "lines": lines.to_dict("records"),
+        "ends": evidence.elsewhere(evidence.other_networks, ("average_at_end", "baseline")),
         "heavier": topk_load / local_load,
         "same": _at_shorter_trials(evidence),
         "ties": ties.to_dict("records"),
@@ -89,6 +92,13 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
         "names": [f"`{name}`" for name in names if name != quoted.name],
     }
     return Answer(frame, numbers, rows=shown.head(MOST_ROWS))
+
+
+def _times_the_load(evidence: Evidence, line: Mapping[Hashable, Any]) -> float:
+    """Return what a row puts on a link, as a multiple of what its reference puts there."""
+    known = evidence.experiment(line["experiment"])
+    assert known is not None, "the line is from it"
+    return link_load(known, line["row"]) / link_load(known, line["reference"])
 
 
 def _of(known: Compared, *pairs: tuple[str, str], network: str | None = None) -> Part:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from cser_bench.harness.measures.declared import BEFORE_RUNS
 from cser_bench.report.questions.evidence import (
     Answer,
     Compared,
@@ -31,7 +32,13 @@ def what_is_lost(evidence: Evidence) -> Answer:
         frames.append(losses.assign(network=known.about.network, experiment=known.name))
         lines.append(_counted_on(known, losses))
     rows = pd.DataFrame(lines)
-    return Answer(pd.concat(frames, ignore_index=True), {"networks": lines}, rows=rows)
+    numbers = {
+        "judged": int(rows["judged"].sum()),
+        "less": int(rows["shown"].sum()),
+        "more": int(rows["more"].sum()),
+        "with_more": rows.loc[rows["more"] > 0, "network"].tolist(),
+    }
+    return Answer(pd.concat(frames, ignore_index=True), numbers, rows=rows)
 
 
 def _counted_on(known: Compared, losses: pd.DataFrame) -> dict[str, Any]:
@@ -49,6 +56,7 @@ def _counted_on(known: Compared, losses: pd.DataFrame) -> dict[str, Any]:
         "margin": margin_of({"margin": known.frames.experiment.margin, "unit": known.unit}),
         **scores,
         **count_verdicts(losses),
+        "before": int((losses["declared"] == BEFORE_RUNS).sum()),
     }
 
 
@@ -108,6 +116,11 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         "worse": int((against["verdict"] == WORSE).sum()),
         "names": [f"`{known.name}`" for known in experiments],
         "silent": silent,
+        "by_experiment": [
+            {"task": task, **count_verdicts(own)}
+            for task, own in losses.groupby("task", sort=False)
+        ],
+        "worse_on": sorted(set(against.loc[against["verdict"] == WORSE, "task"])),
         "topk": topk.to_dict("records"),
         "workers": sorted(num_workers),
     }

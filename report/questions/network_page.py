@@ -5,6 +5,7 @@ from typing import Any
 
 from cser_bench.report.questions.evidence import Compared, Evidence, Speaker
 from cser_bench.report.questions.one_load import LOAD_TOLERANCE, link_load, rows_at_one_load
+from cser_bench.report.regime import tells
 from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.verdicts import loss, margin_of
 from cser_bench.report.wording import amount
@@ -25,12 +26,13 @@ COLUMNS: Mapping[Speaker, str] = {
 def networks_of(evidence: Evidence) -> dict[str, Any]:
     """Return what the page's template needs: the columns, and a line a network, the largest first.
 
-    Of a network's experiments that is the first which ran the most of these methods at one load.
+    Of a network's experiments that can tell a loss, that is the first which ran the most of these
+    methods at one load.
     """
     chosen: dict[str, Compared] = {}
     for known in evidence.all_of("network", "task", "loads"):
         rows = _rows_of(known)
-        if not {"floor", "local"} <= rows.keys():
+        if not {"floor", "local"} <= rows.keys() or not tells(known.frames):
             continue
         before = chosen.get(known.about.network)
         if before is None or len(_near(known, rows)) > len(_near(before, _rows_of(before))):

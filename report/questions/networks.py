@@ -29,7 +29,7 @@ from cser_bench.report.questions.one_load import (
     with_all_methods,
 )
 from cser_bench.report.regime import tells
-from cser_bench.report.statistics import LESS
+from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.verdicts import loss, loss_interval
 
 SPEAKING: dict[Speaker, tuple[str, str]] = {
@@ -156,17 +156,50 @@ def other_networks(evidence: Evidence) -> Answer | None:
         asked_of_locals.append((known, [asked_of_local(known)], named))
     losses = evidence.contrasts(asked_of_losses)
     locals_ = evidence.contrasts(asked_of_locals)
-    is_less = losses["verdict"] == LESS
     shares = shares_lost(evidence)
     numbers = {
         "kinds": len(kinds),
-        "shown": int(is_less.sum()),
+        **_counted_of_reset(kinds, losses),
+        "reversed": _where_reset_is_ahead(evidence),
         "experiments": [f"`{known.name}`" for known in kinds],
         **_at_one_load(evidence),
     }
     # The two contrasts of a kind stand one under the other.
     frame = pd.concat([losses, locals_]).sort_index(kind="stable")
     return Answer(frame.reset_index(drop=True), numbers, _by_kind(shares))
+
+
+def _counted_of_reset(kinds: Sequence[Compared], losses: pd.DataFrame) -> dict[str, int]:
+    """Count the experiments in which error reset is shown to lose less, more, and neither.
+
+    `silent` cannot tell a loss.
+    """
+    verdicts = losses["verdict"].value_counts()
+    silent = sum(not tells(known.frames) for known in kinds)
+    shown = int(verdicts.get(LESS, 0))
+    more = int(verdicts.get(MORE, 0))
+    return {
+        "shown": shown,
+        "more": more,
+        "silent": silent,
+        "undecided": len(losses) - shown - more - silent,
+    }
+
+
+def _where_reset_is_ahead(evidence: Evidence) -> list[str]:
+    """List the studies of width, and of workers, where error reset by blocks loses less by mean.
+
+    That is less than local steps at one load of a link.
+    """
+    ahead = []
+    for known in evidence.all_of("width", "workers"):
+        for row, local in known.pairs(("blocks", "local")):
+            if known.contrast(row, local)["estimate"] > 0:
+                workers = known.regime["workers"]
+                ahead.append(
+                    f"{known.about.network} of {known.num_parameters:,} parameters with {workers} workers"
+                )
+    return ahead
 
 
 def asked_of_local(known: Compared) -> tuple[str, str]:

@@ -217,8 +217,11 @@ def over_width(evidence: Evidence) -> Answer:
     lost = over_loads(evidence)
     loads = [_counted(lines) for _, lines in lost.groupby("network", sort=False)]
     is_before = lost["declared"] == BEFORE_RUNS
+    widths = axis_along(evidence, "width").experiments
+    bounds = evidence.elsewhere([widths[0], widths[-1]], ("floor", "baseline"))
     numbers = {
         **answer.numbers,
+        "alone": bounds,
         "loads": loads,
         "exceptions": sum(counts["exceptions"] for counts in loads),
         "declared_before": int(is_before.sum()),
@@ -246,6 +249,7 @@ def _counted(lost: pd.DataFrame) -> dict[str, Any]:
     return {
         "network": lost["network"].iloc[0],
         "num": len(lost),
+        "num_methods": lost["label"].nunique(),
         "num_loads": int(lost.groupby("label").size().max()),
         "more": int(verdicts.get(MORE, 0)),
         "less": int(verdicts.get(LESS, 0)),
@@ -326,6 +330,7 @@ def _skewed(evidence: Evidence, known: Compared) -> dict[str, Any] | None:
     if len(here) < 2 or len(there) < 2:
         return None
     return {
+        "alone": evidence.elsewhere([known, usual], ("floor", "baseline")),
         "network": known.about.network,
         "setting": known.about.setting,
         "skewed": here.to_dict("records"),

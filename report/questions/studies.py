@@ -1,14 +1,15 @@
 """Questions on how the method works: its levels, its budget, its resets and its compressors."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from cser_bench.report.plotting import GREY, legend_beside, losses_up, new_figure
-from cser_bench.report.questions.evidence import Answer, Compared, Evidence
+from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Part
 from cser_bench.report.questions.losses import MOST_ROWS
-from cser_bench.report.verdicts import loss
+from cser_bench.report.verdicts import loss, loss_interval
 
 RULES = {
     "dropped": "dropped",
@@ -145,6 +146,7 @@ def why_resets_help(evidence: Evidence) -> Answer:
     rate_factors = frame["learning_rate"] / frame["other_rate"]
     numbers = {
         "elsewhere": evidence.elsewhere(evidence.other_networks, ("topk", "feedback")),
+        "at_one_load": _asked_at_one_load(evidence, quoted),
         "blocks": quoted.contrast(*blocks),
         "topk": quoted.contrast(*topk),
         "study": study.regime,
@@ -152,6 +154,19 @@ def why_resets_help(evidence: Evidence) -> Answer:
         "most_apart": rate_factors.max(),
     }
     return Answer(frame, numbers, rows=frame.head(MOST_ROWS))
+
+
+def _asked_at_one_load(evidence: Evidence, quoted: Compared) -> list[dict[Hashable, Any]]:
+    """Return top-k by both rules at one load of a link, on the network that answers quote.
+
+    That is where it was declared.
+    """
+    loads = evidence.all_of("loads", network=quoted.about.network)
+    parts: list[Part] = [
+        (known, known.pairs(("topk", "feedback")), {"experiment": known.name}) for known in loads
+    ]
+    lines = evidence.contrasts(parts).to_dict("records")
+    return [line for line in lines if isinstance(line["verdict"], str)]
 
 
 def is_the_error_ever_zero(evidence: Evidence) -> Answer:
@@ -263,7 +278,13 @@ def which_compressors_work(evidence: Evidence) -> Answer:
     resets = frame[frame["rule"] == RULES["reset"]]
     resets = resets.set_index("compressor")
     losses = wide.map(lambda estimate: loss(estimate, study.unit))
+    intervals = {
+        compressor: loss_interval(low, high, study.unit)
+        for compressor, low, high in zip(resets.index, resets["low"], resets["high"], strict=True)
+    }
     shown = losses.join(resets[["models_sent", "link_models"]])
+    shown["reset_interval"] = shown.index.map(intervals)
+    is_open = (resets["low"] < 0) & (resets["high"] > 0)
     by_loss = resets.reset_index().sort_values("estimate")
     first = study.about.compressors[0].compressor
     feedback = {
@@ -271,6 +292,7 @@ def which_compressors_work(evidence: Evidence) -> Answer:
         **study.lost(float(wide[RULES["feedback"]][first])),
     }
     numbers = {
+        "open": resets.index[is_open].tolist(),
         "best": by_loss.iloc[-1],
         "worst": by_loss.iloc[0],
         "feedback": feedback,

@@ -137,7 +137,8 @@ def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
     that both have. Test samples chose neither, so this may be a gain.
 
     Returns:
-        How many rows there are, and the median, the least and the most of their costs.
+        How many rows there are, how many of them gain, and the median, the least and the most of
+        their costs.
     """
     runs = frames.runs
     done = runs[runs["status"] == "done"]
@@ -154,6 +155,7 @@ def _tested_by_both_rules(frames: Frames) -> dict[str, float]:
         return {"rows": 0}
     return {
         "rows": len(costs),
+        "gaining": sum(cost < 0 for cost in costs),
         "median": float(np.median(costs)),
         "least": min(costs),
         "most": max(costs),
@@ -180,7 +182,7 @@ def what_tuning_costs(evidence: Evidence) -> Answer | None:
         spread=("spread", "median"),
     )
     numbers = {
-        "runs": frames.tuning["run_id"].nunique(),
+        "runs": _trials(frames)["run_id"].nunique(),
         "near": NEAR,
     }
     return Answer(frame, numbers, rows=shown)
@@ -242,8 +244,8 @@ def which_learning_rate(evidence: Evidence) -> Answer | None:
         "best": of_baseline,
         "lower": int(is_lower.sum()),
         "others": len(best) - 1,
-        "trials": len(trials),
-        "diverged": len(diverged),
+        "trials": trials["run_id"].nunique(),
+        "diverged": diverged["run_id"].nunique(),
         "from": diverged["learning_rate"].min(),
         "labels_from": sorted(set(at_lower["label"])),
         "trial_steps": _num_trial_steps(search.frames),
