@@ -98,7 +98,7 @@ def test_a_new_network_is_in_the_answers(answers: dict[int, Answer], number: int
     text = template.render(words_of(answer), figure="figure.png")
     sentence = {
         1: "| a made-up network | 77,594 |",
-        9: "6 of 6 networks on images have one order",
+        9: "6 of 6 kinds of network on images have one order",
         25: "| made-up network | M-CSER block | local SGD |",
     }
     assert sentence[number] in text
