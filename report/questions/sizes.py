@@ -10,7 +10,8 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     """Return what the law of each experiment on sizes says, of those whose fitted runs are done.
 
     Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
-    fitted), findings (sentences), num_predicted and num_inside (cells that were held back and are done, and those of
+    fitted), headline (of how many methods what is shown), findings (sentences), of_all (the same
+    with what was held back in the fit, without a verdict), num_predicted and num_inside (cells that were held back and are done, and those of
     them inside of their predicted interval).
     """
     laws = []
@@ -31,7 +32,9 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
                 "network": known.about.network,
                 "sizes": (fitted["num_parameters"].min(), fitted["num_parameters"].max()),
                 "lengths": (fitted["num_steps"].min(), fitted["num_steps"].max()),
+                "headline": context["law_headline"],
                 "findings": context["law_findings"],
+                "of_all": context["law_of_all"],
                 "num_predicted": len(found),
                 "num_inside": int(found["is_inside"].sum()),
             }
