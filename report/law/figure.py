@@ -30,11 +30,18 @@ _LENGTH_COLOUR = "#2A75DB"
 _PALEST = 0.45
 """Share of the colour that the shortest run has: less could not be read on white."""
 
+_APART = 1.06
+"""Factor between two lengths at one size, so that their intervals do not hide each other."""
+
+_ROOM = 1.7
+"""Of the axis, in the largest mean: intervals of two seeds would press all means into one line."""
+
 
 def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Draw the gaps of the methods that have a law, a panel a method.
 
-    Points are means with intervals of 95 %; those of cells that no law was fitted to are hollow.
+    Points are means with intervals of 95 %, which are cut where they leave the axis; those of cells
+    that no law was fitted to are hollow.
 
     Args:
         tables: of `law_tables`.
@@ -43,8 +50,6 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
     cells = tables["law_cells"]
     cells = cells[cells["row"].isin(fitted)]
     lengths = sorted(cells["num_steps"].unique())
-    # A gap of nothing has no place on a logarithmic axis.
-    is_logarithmic = bool((cells["low"] > 0).all())
     with style():
         figure, panels = new_figure(3.0, len(fitted))
         all_ends = []
@@ -53,16 +58,13 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
             axes.set_title(plain(str(own["label"].iloc[0])), fontsize=8.5)
             all_ends.append(_lines_of_lengths(axes, own, lengths))
             axes.set_xscale("log")
-            if is_logarithmic:
-                axes.set_yscale("log")
-            else:
-                axes.axhline(0, **GREY)
+            axes.axhline(0, **GREY)
+            axes.set_ylim(min(0.0, _ROOM * cells["gap"].min()), _ROOM * cells["gap"].max())
             decades(axes.xaxis)
             low, high = own["num_parameters"].min(), own["num_parameters"].max()
             axes.set_xlim(low / 1.4, high * (high / low) ** 0.45)
             axes.set_xlabel("parameters of the network")
         panels[0].set_ylabel(f"{frames.metric.loss_unit} lost against all sent")
-        _share_limits(panels)
         figure.legend(handles=_handles(cells), loc="outside lower center", ncols=2)
         headline(figure, title)
         for axes, ends in zip(panels, all_ends, strict=True):
@@ -79,6 +81,9 @@ def _lines_of_lengths(
         own = cells[cells["num_steps"] == num_steps].sort_values("num_parameters")
         if own.empty:
             continue
+        own = own.assign(
+            num_parameters=own["num_parameters"] * _APART ** (number - (len(lengths) - 1) / 2)
+        )
         colour = _colour(number, len(lengths))
         fitted = own[~own["held_back"]]
         axes.plot(
@@ -115,13 +120,6 @@ def _colour(number: int, num_lengths: int) -> str:
         share = _PALEST + (1 - _PALEST) * number / (num_lengths - 1)
     mixed = np.array(to_rgb(_LENGTH_COLOUR)) * share + (1 - share)
     return to_hex(mixed.tolist())
-
-
-def _share_limits(panels: list[Axes]) -> None:
-    """Give all panels one axis upwards, so that they can be compared."""
-    lows, highs = zip(*(axes.get_ylim() for axes in panels), strict=True)
-    for axes in panels:
-        axes.set_ylim(min(lows), max(highs))
 
 
 def _handles(cells: pd.DataFrame) -> list[Line2D]:

@@ -11,8 +11,8 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
 
     Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
     fitted), headline (of how many methods what is shown), findings (sentences), of_all (the same
-    with what was held back in the fit, without a verdict), num_predicted and num_inside (cells that were held back and are done, and those of
-    them inside of their predicted interval).
+    with what was held back in the fit, without a verdict), num_predicted and num_inside (cells that
+    were held back and are done, and those of them inside of their predicted interval).
     """
     laws = []
     for known in evidence.all_of("size"):
