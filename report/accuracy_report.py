@@ -316,6 +316,7 @@ def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
     if frames.is_tuning:
         # A tuning shows the best trial of each row that it tunes.
         tuned = rows["row"].map(frames.by_row["tunes"])
+        # pandas raises where a group has NaN alone, as a row has whose trials all lack a score.
         means = rows["mean"].fillna(-math.inf)
         rows = rows.loc[means.groupby(tuned, sort=False).idxmax()]
     if len(rows) > MOST_ROWS:

@@ -181,6 +181,8 @@ def _record(track: Track, lines: Sequence[Line]) -> Line | None:
 def _to_beat(track: Track, record: Line) -> float:
     """Return the mean loss that takes the record, of an entry with the same seeds and spread."""
     num_seeds = len(record.scores)
+    # Of two samples of one size and spread Satterthwaite's degrees of freedom are just these, so
+    # that the loss is the one at which `_record` lets the record fall.
     quantile = float(special.stdtrit(2 * (num_seeds - 1), 1 - track.p_below))
     deviation = float(record.scores.std(ddof=1))
     return record.mean_loss - quantile * deviation * math.sqrt(2 / num_seeds)

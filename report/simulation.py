@@ -167,6 +167,7 @@ def drawn(
     common_share = np.sqrt(scenario.correlation)
     noise_share = np.sqrt(1 - scenario.correlation)
     scores = common_share * common + noise_share * noise
+    # Scaled after the parts are joined: so the correlation is the same whatever a row's deviation.
     scores *= _deviations(scenario, num_draws, generator)[:, :, None]
     rows = scores[:, :-1, : scenario.seeds]
     baseline = scores[:, -1, : scenario.baseline_seeds]

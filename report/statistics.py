@@ -517,6 +517,8 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
         "at_equal_rate",
     ]
     family = pd.DataFrame(tests, columns=["contrast", "claim", "p"])
+    # What the exponents show is not known here. With a p of 1 each they leave Holm's factors at
+    # their largest, so that no adjusted p comes out too small.
     num_exponents = len(frames.experiment.exponents or [])
     family["p_holm"] = holm(family["p"].to_numpy(dtype=float), num_exponents)
     by_p = family.sort_values("p", kind="stable")

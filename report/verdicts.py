@@ -44,6 +44,7 @@ def size(share: float, unit: str) -> str:
 def loss(estimate: float, unit: str) -> str:
     """Write a loss without its unit: "1.27", or "gain 0.02"."""
     digits = size(estimate, unit)
+    # A gain that rounds to nothing is written as a loss of nothing, not as a gain of it.
     if estimate > 0 and float(digits) > 0:
         return f"gain {digits}"
     return digits

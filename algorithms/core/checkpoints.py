@@ -77,6 +77,7 @@ def consensus_checkpoint(
     folder = Path(folder)
     collectives = optimizer.collectives
     with optimizer.consensus(model):
+        # Copies, as the tensors hold this worker's own numbers again once the context is left.
         average = {key: _copy(value) for key, value in model.state_dict().items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if not optimizer.workers_differ:
@@ -156,6 +157,8 @@ def load_checkpoint(
         average |= worker["model"]
     model.load_state_dict(average)
     if optimizer is not None:
+        # After the model: where the state has this worker's own parameters, these take the place of
+        # the average.
         optimizer.load_state_dict(worker["optimizer"])
     for key, target in others.items():
         if key not in worker["others"]:
@@ -257,6 +260,7 @@ def _read_average(folder: Path, model: nn.Module, collectives: Collectives) -> d
     average = state["model"]
     for key, value in model.state_dict().items():
         if isinstance(value, Tensor):
+            # A checkpoint has no axis over workers, and a model whose workers are stacked has one.
             average[key] = average[key].expand_as(value)
     return average
 

@@ -72,6 +72,8 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
             if other != number:
                 _refuse_same_memory(tensors, other, number)
         numels[parameter.dtype] += parameter.numel()
+    # Of types with as many numbers the one that comes first in the groups, and so the same one on
+    # all workers.
     return [dtype for dtype, _ in numels.most_common()]
 
 
@@ -133,6 +135,7 @@ def check_agreement(
     texts = _texts_of(fields)
     # All messages of an all-gather are of one length.
     length = max(int(text) for text in _gathered(collectives, b"%12d" % len(texts)))
+    # Filled up with spaces, which JSON allows at its end.
     everyones = [json.loads(row) for row in _gathered(collectives, texts.ljust(length))]
     # A worker that does something else may have other fields, and fewer.
     rows = zip_longest(fields, zip_longest(*everyones))
@@ -422,6 +425,7 @@ class FirstStep:
         parameters = self._sums(flat.parameters for flat in self._flats)
         # One message for all six: the first step waits for the others once.
         steps = torch.full_like(gradients, num_steps)
+        # Signed, as int64 is: without a sign half of all digests would not fit.
         digest = int.from_bytes(digest_of(fields), signed=True)
         own = self._own.expand_as(gradients)
         rows = [

@@ -124,6 +124,7 @@ def rows_not_finite(rows: Tensor) -> Tensor:
         if sums.isfinite().all():
             return torch.zeros(len(rows), dtype=torch.bool)
     # Of finite numbers a sum may be infinite, and the largest is not.
+    # Where one is NaN, torch gives NaN as the largest.
     largest: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1)
     return ~largest.isfinite()
 

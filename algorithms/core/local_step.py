@@ -272,6 +272,7 @@ class DecayInMomentumOnly(Nesterov):
             buffers[0],
             strict=True,
         ):
+            # Momentum first: its decay is of x as it was before this step.
             own_m.mul_(beta).add_(own_g).add_(own_x, alpha=span.group["weight_decay"])
             own_x.add_(own_g, alpha=-lr)
             own_x.add_(own_m, alpha=-lr * beta)
@@ -320,6 +321,7 @@ class AdamW(LocalStep):
                     continue
                 whole = tensor if self.stepped_whole(tensor, group) else None
                 stop = tensor.offset + tensor.numel
+                # Two matrices are never joined: their windows begin at different places.
                 if last is not None and (last.num_done, last.whole) == (done, whole):
                     last = replace(last, stop=stop)
                     spans[-1] = last
@@ -358,6 +360,7 @@ class AdamW(LocalStep):
         fused = fused_is_right(changed)
         # A fill, not a copy: nobody waits for a GPU. The kernel that is not fused reads the number
         # on the host.
+        # The kernel adds 1 before it corrects the bias, so it gets the steps before this one.
         steps = torch.full(
             (len(changed),),
             float(span.num_done),
@@ -449,6 +452,7 @@ class Muon(AdamW):
         if target is None:
             target = x
             lr = -lr
+        # Before the direction, since the target may be x, and the decay is of x before this step.
         target.add_(x, alpha=lr * span.group["weight_decay"])
         matrix.view(target).add_(direction, alpha=lr * RMS * max(rows, columns) ** 0.5)
 

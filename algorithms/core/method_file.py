@@ -74,6 +74,7 @@ def module_of(source: str, file: str) -> types.ModuleType:
     # Dataclasses and annotations look their module up there.
     sys.modules[name] = module
     # So that a traceback out of the method shows its lines.
+    # None in place of a time keeps `linecache.checkcache` from dropping what is no file.
     linecache.cache[shown_as] = (len(source), None, source.splitlines(keepends=True), shown_as)
     try:
         exec(compile(source, shown_as, "exec"), vars(module))

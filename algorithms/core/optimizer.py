@@ -347,6 +347,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             return
         if not self._has_said_writes:
             self._has_said_writes = True
+            # Past step() and its two wrappers, no_grad's and the one that torch puts round every
+            # optimiser's step, so that the warning names the script's own line.
             warnings.warn(
                 f"{self.name}: something other than this optimiser has written parameters after "
                 f"step {self.num_steps}; where other weights were loaded, call "
@@ -403,6 +405,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             if self._first_step is not None and self._first_step is not first_step:
                 self._first_step.close()
             self.__dict__ = before
+            # In place: the list that `before` holds is the one that torch has added to.
             self.param_groups[:] = groups
             raise
         first_step.close()
@@ -652,6 +655,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         """
         _refuse_inside_consensus(self._shows_average, "load_state_dict()")
         groups = [dict(group) for group in state_dict.get("param_groups", [{}])]
+        # Out of the groups, of which torch makes deep copies: these would be of all vectors.
         flat = dict(groups[0].pop("flat", None) or state_dict.get("flat", {}))
         others = flat.pop(OTHER_TYPES, {})
         names = [str(replica.dtype) for replica in self.replicas[1:]]
@@ -675,6 +679,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if self._first_step is not None:
             self._first_step.was_loaded = True
         for replica, state in zip(self.replicas, states, strict=True):
+            # First, since what is under way would else be written into the restored state when it
+            # arrives.
             self._settle(replica)
             replica.restore(state)
 
@@ -769,6 +775,7 @@ def _send_first_workers(optimizer: DistributedOptimizer) -> None:
             optimizer.param_groups,
             model,
         )
+        # The rest of the model belongs to no type, and is sent once.
         model = None
 
 
@@ -820,6 +827,7 @@ def _is_left_out(optimizer: DistributedOptimizer) -> bool:
         return optimizer.skip_nonfinite and _says_not_finite(optimizer)
     optimizer._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
     num_workers = len(optimizer.flat.gradients)
+    # The scaler looks at all rows of stacked workers at once, and a collective wants a row of each.
     flags = found_inf.detach().float().reshape(1, 1).repeat(num_workers, 1)
     optimizer.collectives.all_reduce_sum_(flags, Purpose.CONTROL)
     if flags[0].item() > 0:

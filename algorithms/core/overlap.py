@@ -191,6 +191,7 @@ class Reducer:
         if self._stopped or not self._flat.holds(number):
             return
         # A second gradient in one step: what was sent of the first is not the whole.
+        # After a step all of its tensors count as finished still, but then nothing is under way.
         if self._paused or number in self._finished:
             self.drop()
         # A pass that another follows has not the whole gradient to send.

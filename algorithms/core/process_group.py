@@ -106,11 +106,15 @@ class ProcessGroupCollectives(Collectives):
         return str(group.group_name)
 
     def new_key(self) -> str:
+        # Counted for the process and not for this end: two ends of one group would else share keys,
+        # and an optimiser would read what another one's workers have said.
         _NUM_KEYS[self.group_name] += 1
         return f"algorithms: {self.group_name}, {_NUM_KEYS[self.group_name]}"
 
     def first_to_say(self, key: str, words: str) -> str:
         try:
+            # Where a key is not there yet, a store sets it if it is expected to be empty, and in
+            # any case it returns what it then holds: so of several workers at once one is first.
             return _get_default_store().compare_set(key, "", words).decode()
         except (RuntimeError, ValueError):  # The store is gone, and with it what others have said.
             return words
@@ -252,6 +256,8 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
             dist.get_process_group_ranks(parent),
             timeout=getattr(getattr(end, "options", None), "_timeout", None),
             backend=backend,
+            # Of a part of the workers the others do not call this, and torch would else wait for
+            # them.
             use_local_synchronization=group is not None,
         )
     assert isinstance(twin, dist.ProcessGroup)
@@ -284,6 +290,8 @@ def _first_failure() -> str:
     """
     try:
         store = _get_default_store()
+        # Checked first, since a store's `get` waits for a key that is not there, up to its
+        # time-out.
         return store.get(FIRST_FAILURE).decode() if store.check([FIRST_FAILURE]) else ""
     except dist.DistError:
         return (

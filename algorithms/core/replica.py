@@ -178,6 +178,7 @@ class Replica:
             if key in state:
                 buffer.copy_(state[key])
             else:
+                # It is momentum, which alone may be missing: the saved run had none yet.
                 buffer.zero_()
         self.dropped_until = state.get(DROPPED_UNTIL, 0)
         if "parameters" in state:

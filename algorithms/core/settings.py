@@ -164,6 +164,7 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
             # is neither.
             if key == "nesterov" and group.get("momentum") == 0:
                 continue
+            # torch's own groups have None where it is left to torch whether to fuse, say.
             if group.get(key, done) not in (done, None):
                 raise ValueError(
                     f"group {number}: {key} = {group[key]!r} is an option of torch.optim that "
@@ -294,6 +295,7 @@ class Setting:
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError where a number is out of range, or a value is not listed."""
         choices = get_args(self.declared)
+        # True equals 1, which may be one of the choices, and would pass for it.
         if get_origin(self.declared) is Literal and (
             isinstance(value, bool) or value not in choices
         ):
@@ -311,6 +313,8 @@ def declared_settings(
     """
     settings = dict(inherited)
     hints = inspect.get_annotations(declaring, eval_str=True)
+    # Takes the ranges off the types. Of the class itself it would also look at all bases, from
+    # which settings are inherited in their own way.
     plain = get_type_hints(SimpleNamespace(__annotations__=hints))
     for key, hint in hints.items():
         default = vars(declaring).get(key, REQUIRED)

@@ -93,6 +93,7 @@ def score_of(
         return value
     if metric.is_share:
         return 1 - value
+    # Not -value: of 0.0 that is -0.0, whose sign is printed.
     return 0 - value
 
 

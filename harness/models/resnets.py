@@ -145,6 +145,7 @@ class PreActivationBlock(nn.Module):
             self.shortcut = nn.Conv2d(entering, leaving, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        # The ReLU writes into what the batch norm returns, so that x stays the input.
         activated = self.activate(x)
         branch: Tensor = self.convolve(activated)
         if self.shortcut is None:

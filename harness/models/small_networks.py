@@ -48,6 +48,7 @@ def small_cnn(
     """
     channels, height, width = input_shape
     first, second = widths
+    # Strides of 3 and 2; with their padding both convolutions round sides up.
     pixels = math.ceil(height / 6) * math.ceil(width / 6)
     return nn.Sequential(
         nn.Conv2d(channels, first, 5, stride=3, padding=2, bias=False),
@@ -89,6 +90,7 @@ def small_densenet(
         num_classes=num_classes,
     )
     stem = nn.Conv2d(input_shape[0], growth_rate, 3, stride=3, padding=1, bias=False)
+    # As torchvision draws a DenseNet's convolutions; this one was not there yet when it did.
     nn.init.kaiming_normal_(stem.weight)
     network.set_submodule("features.pool0", nn.Identity())
     network.set_submodule("features.conv0", stem)

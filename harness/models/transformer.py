@@ -154,6 +154,8 @@ class Transformer(nn.Module):
         return tuple(layer.cross.keys_and_values(hidden) for layer in self.decoder), visible  # type: ignore[operator, union-attr]
 
     def _embedded(self, tokens: Tensor, first: int) -> Tensor:
+        # As in section 3.4 of Vaswani et al.: embeddings are drawn with a deviation of width^-0.5,
+        # and get one of 1 here.
         scaled = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
         return scaled + self.positions[first : first + tokens.shape[1]]  # type: ignore[no-any-return]
 

@@ -66,6 +66,7 @@ class FashionMNIST:
 def as_tensors(images: bytes, labels: bytes) -> tuple[Tensor, Tensor]:
     """Take pixels, bytes of shape (n, 1, 28, 28), and labels out of the files' contents."""
     # What the files hold comes after headers of 16 and 8 bytes.
+    # Copies, since torch warns about memory that is read-only, as bytes are.
     pixels = torch.from_numpy(np.frombuffer(images, np.uint8, offset=16).copy())
     classes = torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).copy())
     return pixels.view(-1, 1, 28, 28), classes.to(torch.int64)

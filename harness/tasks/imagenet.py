@@ -154,6 +154,7 @@ class ImageNetSamples:
     def training_batches(
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
     ) -> Iterator[Batch]:
+        # `calls` runs ahead of the batches that are yielded, so what belongs to each waits here.
         pending: deque[tuple[Tensor, Draws]] = deque()
 
         def calls() -> Iterator[Callable[[], Tensor]]:
@@ -193,6 +194,8 @@ class Readers(NamedTuple):
 def readers() -> Readers:
     """Start the reading threads of this process: one for each core that falls to it."""
     number = own_cores()
+    # Set in each reader, since torch counts for each thread apart: the main thread keeps its own
+    # number, and no reader starts a team beside the other readers.
     return Readers(number, ThreadPoolExecutor(number, "reader", lambda: torch.set_num_threads(1)))
 
 
@@ -206,6 +209,8 @@ def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
     number, pool = readers()
     try:
         while True:
+            # One more than there are readers: while the oldest batch is used, the reader that made
+            # it has another to go on with.
             for call in itertools.islice(waiting, number + 1 - len(ahead)):
                 ahead.append(pool.submit(call))
             if not ahead:

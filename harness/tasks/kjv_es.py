@@ -171,6 +171,7 @@ def chapters_of(english: list[str], spanish: list[str]) -> list[Chapter]:
     """
     chapters: list[Chapter] = []
     book = -1
+    # As after two headings, so that the first verse begins a book and a chapter.
     num_empty = 2
     for pair in zip(english, spanish, strict=True):
         if not any(pair):
@@ -237,6 +238,7 @@ def _testament(folder: Path, testament: str, package: str) -> list[str]:
 
 def plain_text(osis: str) -> str:
     """Take the words of a verse in OSIS: without notes, titles, tags and signs of paragraphs."""
+    # Not of a tag that closes itself: it has no end, and all up to the next note's would be lost.
     text = re.sub(r"<(note|title)\b[^>]*(?<!/)>.*?</\1>", " ", osis, flags=re.DOTALL)
     # Where a line ends, a word does.
     text = re.sub(r"</?(div|l|lb|lg|p|chapter|milestone)\b[^>]*>|¶", " ", text)

@@ -69,6 +69,7 @@ class BibleText:
         """
         share = data or SHARE
         slots = read_module(ENGLISH, share, self.num_slots)
+        # The text stands for both of a pair's languages; only `source` is read.
         chapters = chapters_of(slots, slots)
         scored = set(shuffled(len(chapters), seed=0)[: self.num_test_chapters])
         test = [chapter for number, chapter in enumerate(chapters) if number in scored]

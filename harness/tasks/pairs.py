@@ -183,6 +183,7 @@ class PairSamples:
 
     def parts(self, indices: Tensor) -> tuple[Tensor, ...]:
         """Divide the indices into batches that are scored at once."""
+        # torch would split nothing into one part without sentences, which has no longest one.
         if not len(indices):
             return ()
         return torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length))

@@ -41,6 +41,7 @@ def numbers_of(text: str, symbols: str, other: str) -> Tensor:
         symbols: those that have a number of their own, in the order of these.
         other: which of them stands for all that has none.
     """
+    # NumPy keeps a string as code points of 32 bits each.
     codes = numpy.array([text]).view(numpy.uint32)
     largest = max(int(codes.max()), *map(ord, symbols))
     number_by_code = numpy.full(largest + 1, symbols.index(other), numpy.uint8)

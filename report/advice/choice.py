@@ -139,6 +139,7 @@ def trial_of(
     nearest network and the method loses what is expected, but no gain.
     """
     line = choice.trial
+    # A deviation that is unknown is NaN, of which a comparison is false.
     if line is None or not line["deviation"] > 0:
         return None
     deviation = line["deviation"]
@@ -151,6 +152,7 @@ def trial_of(
     # More seeds than that are not counted: close to the margin they grow without bound.
     num_seeds = MOST_SEEDS + 1
     if room > quantiles * deviation / math.sqrt(num_seeds):
+        # Without the factor of 2 of two samples: the deviation is that of a difference of two runs.
         num_seeds = max(math.ceil((quantiles * deviation / room) ** 2), FEWEST_SEEDS)
     all_hours = num_seeds * (hours + base_hours)
     return Trial(
@@ -158,5 +160,6 @@ def trial_of(
         hours=all_hours,
         first_hours=hours + base_hours,
         first_shows=quantiles * deviation,
+        # The difference is never 0: `choose` takes for a trial what is faster by more than `WORTH`.
         jobs=math.ceil(all_hours / (safe_hours - hours)),
     )

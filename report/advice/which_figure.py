@@ -127,6 +127,7 @@ def _joined(stretches: Sequence[tuple[float, float, Line | None]]) -> list[Stret
         if line is None:
             continue
         key = (line["method"], line["ratio"])
+        # Equal to the bit where bands touch: `_edges` makes both ends of the same two rates.
         if joined and joined[-1][1] == low:
             before = joined[-1][2]
             if (before["method"], before["ratio"]) == key:

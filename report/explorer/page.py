@@ -227,6 +227,7 @@ def explorer_page(
         "tables": shown,
         "models": models,
     }
+    # Better an error here: Python would write NaN, at which the page's JSON.parse fails.
     text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
     scripts = [(HERE / name).read_text() for name in SCRIPTS]
     return _template().render(
@@ -501,6 +502,7 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
         is_text = all(isinstance(value, str) for value in known)
         # A table of runs or scores names its few rows in thousands of lines.
         if is_text and 2 * len(set(known)) < len(values):
+            # None gets the code -1, which tables.js reads as null.
             codes, words = pd.factorize(np.array(values, dtype=object))
             columns[str(name)] = {"words": words.tolist(), "codes": codes.tolist()}
         else:

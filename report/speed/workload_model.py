@@ -94,6 +94,8 @@ class WorkloadModel:
             fabric = timing.fabric
             rate = (fabric.bits_per_second or 0.0) * fabric.dilation
             if rate and fabric.layout == self.main.fabric.layout:
+                # Rounded, so that products of one real rate that differ in their last bits are one
+                # key.
                 dilations.setdefault(round(rate), fabric.dilation)
         return dict(sorted(dilations.items()))
 
