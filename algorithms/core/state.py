@@ -123,12 +123,13 @@ def averaged(
     restored = tensors + counts
     before = [tensor.clone() for tensor in restored]
     # A sum of the least numbers that there are, as in a mask, would be infinite. A power of two
-    # changes no other bit.
+    # changes no other bit. Numbers of fp16 are added in fp32, which has room for their sum, and
+    # there a division would take bits from the smallest; those of bfloat16 reach as far as fp32.
     scale = 2.0 ** (collectives.world_size - 1).bit_length()
     try:
         with torch.no_grad():
             for number, tensor in enumerate(tensors):
-                is_scaled = number >= len(parameters) and tensor.element_size() > 2
+                is_scaled = number >= len(parameters) and tensor.dtype != torch.float16
                 mean = tensor / scale if is_scaled else tensor.contiguous()
                 collectives.all_reduce_mean_(mean, Purpose.EVALUATION)
                 if is_scaled:

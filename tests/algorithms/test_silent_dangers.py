@@ -285,14 +285,16 @@ def test_what_would_be_thrown_away_or_saved_as_ones_own_is_refused_inside_consen
     train(optimizer, model, 0, [1])
 
 
-def test_moving_averages_are_averaged_where_they_are_named_and_a_masks_least_number_stays() -> None:
-    least = torch.finfo(torch.float32).min
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_moving_averages_are_averaged_where_they_are_named_and_a_masks_least_number_stays(
+    dtype: torch.dtype,
+) -> None:
+    least = torch.finfo(dtype).min
 
     def work(collectives: Collectives) -> None:
         model = make_model(torch.float32)
-        model.register_buffer(
-            "mask", torch.tensor([0.0, least, float("-inf"), 1.0 + collectives.rank])
-        )
+        mask = torch.tensor([0.0, least, float("-inf"), 1.0 + collectives.rank], dtype=dtype)
+        model.register_buffer("mask", mask)
         optimizer = made("local_sgd", model, collectives)
         train(optimizer, model, collectives.rank, [1])
         ema = copy.deepcopy(model)
