@@ -50,7 +50,12 @@ def quote(text: str) -> str:
         plain = f" {plain}"
     if text[-1:].isspace() and text.strip():
         plain = f"{plain} "
-    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
+    return _literal(plain)
+
+
+def _literal(text: str) -> str:
+    """Return a Typst string literal of just this text."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
@@ -215,9 +220,8 @@ def _show_something(tokens: Sequence[Token]) -> bool:
 
 
 def _code(token: Token) -> str:
-    quoted = []
-    for line in token.content.rstrip("\n").split("\n"):
-        quoted.append(quote(line) if line.strip() else '""')
+    # Indentation is a part of code, which `quote` would take for spaces between words.
+    quoted = [_literal(line) for line in token.content.rstrip("\n").split("\n")]
     return f'#raw(block: true, ({", ".join(quoted)},).join("\\n"))'
 
 

@@ -42,6 +42,11 @@ def test_no_text_is_typst_markup(tmp_path: Path) -> None:
     assert '#par[#"A #sum $x$ of \\"one\\"\\\\ and @two."]' in source
 
 
+def test_code_keeps_its_indentation_in_a_pdf(tmp_path: Path) -> None:
+    source = typst_of('# T\n\n```\nfor run in "runs":\n    go  (run)\n```\n', tmp_path)
+    assert '("for run in \\"runs\\":", "    go  (run)",)' in source
+
+
 def test_links_of_a_pdf_lead_to_the_web_and_to_pdfs(tmp_path: Path) -> None:
     (tmp_path / "23.pdf").touch()
     source = typst_of(
