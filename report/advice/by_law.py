@@ -3,7 +3,7 @@
 from cser_bench.report.frame import Frames
 from cser_bench.report.law.fit import predicted
 from cser_bench.report.law.gaps import cells_frame, gaps_frame
-from cser_bench.report.law.section import interval_in, laws_by_row, place_in_law
+from cser_bench.report.law.section import interval_in, laws_for_advice, place_in_law
 from cser_bench.report.questions.evidence import Evidence
 from cser_bench.report.speed.job import TrainingJob
 from cser_bench.report.verdicts import loss, loss_interval
@@ -33,7 +33,7 @@ def sentences_of(frames: Frames, job: TrainingJob) -> list[str]:
     cells = cells_frame(gaps_frame(frames))
     unit = frames.metric.loss_unit
     sentences = []
-    for row, law in laws_by_row(frames, cells).items():
+    for row, law in laws_for_advice(frames, cells).items():
         label = cells.loc[cells["row"] == row, "label"].iloc[0]
         interval = interval_in(cells, row)
         place = place_in_law(job.num_parameters, job.num_steps, interval)

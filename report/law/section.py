@@ -123,6 +123,17 @@ def _laws_of_all(
     return laws_by_row(frames, cells.assign(held_back=False))
 
 
+def laws_for_advice(frames: Frames, cells: pd.DataFrame) -> dict[str, Law]:
+    """Return the law of each method through all that was run, by row.
+
+    What was held back has done its work once it is run: a law that it contradicted would foretell
+    what is known to be wrong.
+    """
+    laws = laws_by_row(frames, cells)
+    predictions = _predictions_frame(frames, _with_errors(frames, cells), laws)
+    return _laws_of_all(frames, cells, predictions) or laws
+
+
 def _with_errors(frames: Frames, cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells with the interval of each gap, and what half a step of the rate costs."""
     against = against_baseline(frames).set_index("row")

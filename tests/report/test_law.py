@@ -611,3 +611,7 @@ def test_advice_foretells_by_the_law_and_says_nothing_beyond_thirty_times() -> N
     assert f"{0.1 * 8**-0.25 * 2**-0.5:.4f} nats" in sentence and "beyond" not in sentence
     [sentence] = sentences_of(frames, replace(near, num_parameters=1600 * 31))
     assert "no evidence" in sentence and "31" in sentence
+    # What was held back has four times the parameters, so that this is eight times beyond it.
+    whole = grid_frames(0.1 * 64**-0.25)
+    [sentence] = sentences_of(whole, replace(near, num_parameters=6400 * 8))
+    assert f"{0.1 * 512**-0.25 * 2**-0.5:.4f} nats" in sentence and "8 times beyond" in sentence
