@@ -121,6 +121,7 @@ def statuses(folder: Path, runs: Iterable[PlannedRun]) -> list[RunStatus]:
     campaign = read_campaign(folder)
     queue: dict[str, str] | None = {}
     if campaign.submissions:
+        # Before the records are read: a job that is not in it has written all that it will.
         queue = queued_jobs()
     unique = {run.run_id: run for run in runs}
     return [
@@ -154,6 +155,7 @@ def _place_in(
         return "gone"
     if queue[job] in WAITING:
         return "waits"
+    # Also in CONFIGURING, COMPLETING and the like: such a job must not be submitted again.
     return "runs"
 
 
@@ -175,6 +177,7 @@ def put_submission(folder: Path, number: int, submission: Submission | None) -> 
         submission: None takes it back, as where sbatch refused.
     """
     campaign = read_campaign(folder)
+    # Cut there, as the same submission is written twice: without its jobs, and with them.
     submissions = campaign.submissions[:number]
     if submission is not None:
         submissions.append(submission)

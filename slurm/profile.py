@@ -182,6 +182,7 @@ def sbatch_text(
     return _make_sbatch_string(
         command=command,
         folder=place.jobs,
+        # As submitit does it: a single task is no array.
         map_count=num_tasks if num_tasks > 1 else None,
         **parameters,
     )
@@ -201,6 +202,7 @@ def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) ->
         "nodes": profile.nodes,
         "ntasks_per_node": profile.workers_per_node,
         "cpus_per_task": profile.cpus_per_worker,
+        # Submitit's default is a key of its own, which a cluster that checks keys refuses.
         "wckey": None,
         "stderr_to_stdout": True,
         "setup": [

@@ -103,6 +103,7 @@ def array_sizes(num_runs: int) -> list[int]:
     config = output_of("scontrol", "show", "config") or ""
     largest = MAX_ARRAY_SIZE
     if limit := re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE):
+        # 0 means that the cluster takes no arrays: each run is then a job of its own.
         largest = max(1, int(limit[1]))
     return [min(largest, num_runs - start) for start in range(0, num_runs, largest)]
 
@@ -138,6 +139,7 @@ def submit(request: Request) -> list[str]:
         left = left_to_submit(request)
         if not left:
             return []
+        # Before any job can begin: contrasts count as declared when this is written.
         write_experiment(request.plan, request.results)
         if request.data is None:
             # Here, where there may be a network, so that jobs need not fetch it.
@@ -167,6 +169,7 @@ def _submit_all(request: Request, code: Path, runs: list[PlannedRun]) -> list[st
         before = []
         if jobs:
             last_array, _, _ = jobs[-1].partition("_")
+            # After any end: runs that fail in one array must not keep the next one from starting.
             before = [f"afterany:{last_array}"]
         jobs += _submit_array(request, code, runs[first : first + size], *after, *before)
         first += size

@@ -35,9 +35,11 @@ def end_of(command: Callable[[], int]) -> int:
     """
     try:
         code = command()
+        # Here, so that a reader who has gone is noticed below, and not when Python ends.
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # as in `plan | head`: whoever read has seen enough
+        # Python flushes once more as it ends, and that would fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return BROKEN_PIPE
     except OSError as error:
@@ -45,6 +47,7 @@ def end_of(command: Callable[[], int]) -> int:
         said = f"{error.strerror or error or type(error).__name__}{where}"
         return complain(f"{said}: what was recorded is kept; mend this and call again", FAILURE)
     except ModuleNotFoundError as error:
+        # A module of our own that is missing is a bug, and its trace is wanted.
         if OURS.joinpath(str(error.name).partition(".")[0]).exists():
             raise
         # Only a checkout can be installed from, and an installed program does not know where one is.
@@ -87,6 +90,7 @@ def loading() -> Iterator[None]:
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
+    # No print: where the signal interrupts one, a second raises.
     os.write(sys.stderr.fileno(), f"{INTERRUPTION}\n".encode())
     os._exit(INTERRUPTED)
 

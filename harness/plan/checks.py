@@ -94,6 +94,8 @@ def _science(spec: Spec, row: RowSpec) -> str:
 
     Settings at their defaults are left out of it, and 8 is 8.0.
     """
+    # A config needs a rate, and a row that is tuned has none. What it has of settings and rates is
+    # compared below.
     with_rate = row.model_copy(update={"settings": {}, "learning_rate": row.learning_rate or 1.0})
     config = config_of(spec, with_rate, 0)
     tables = [_without_defaults(config, table) for table in row.tables]

@@ -59,6 +59,7 @@ def _settled_between(
         assert rate_there is not None, "a settled row has one"
         powers.append(rate_there**share)
     rate = math.prod(powers)
+    # Of equal shares the larger place, whatever the order of the corners.
     nearest = max(shares, key=lambda place: (shares[place], place))
     return row.model_copy(
         update={

@@ -139,6 +139,7 @@ def _footprint(config_json: str) -> Footprint:
     rounds = optimizer.rounds
     model_bytes = _bytes_of(empty.state_dict().values())
     return Footprint(
+        # Methods write it for numbers of 32 bits, and a run may send those of 16.
         formula=optimizer.formula.replace("32 ", f"{optimizer.replicas[0].float_bits} "),
         num_parameters=optimizer.flat.layout.numel,
         num_steps=num_steps,

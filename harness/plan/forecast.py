@@ -342,9 +342,11 @@ def _power(
     error = math.sqrt(1 / count + 1 / other_count)
     needed = t.isf(level, degrees) * np.sqrt(square + other_square) / error
     away = contrast.margin / deviation / error
+    # Both tests must succeed; it is below 0 where no estimate passes both.
     if contrast.kind == "equivalence":
         return float(np.maximum(2 * norm.cdf(away - needed) - 1, 0).mean())
     power = float(norm.cdf(away - needed).mean())
+    # A difference in the other direction is one too.
     if contrast.kind == "superiority":
         power += float(norm.cdf(-away - needed).mean())
     return power

@@ -182,6 +182,7 @@ def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
         return False
     if best == max(rates) and tuning.highest is not None:
         beyond = next_rate(sorted(rates))
+    # Where all diverged the search goes down, as it is large rates that make runs diverge.
     elif best in (None, min(rates)) and tuning.lowest is not None:
         beyond = next_rate(sorted(rates, reverse=True))
     else:
@@ -199,6 +200,7 @@ def next_rate(rates: list[float]) -> float:
     """
     before, last = rates[-2:]
     rate = before * last / rates[-3] if len(rates) > 2 else last * last / before
+    # To the digits that rows' names have: a rate's last bits would make another run of it.
     return float(f"{rate:.6g}")
 
 

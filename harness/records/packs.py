@@ -33,6 +33,8 @@ FORMAT = 2
 """Version of the pack's format; a pack of another is refused, never guessed at."""
 NAME = "runs.jsonl"
 
+# A line begins with {"sha256":" of 11 characters, and a digest has 64; behind it come two signs
+# more, and at the end stand a brace and the line's end.
 DIGEST = slice(11, 75)
 """Where a line has its digest."""
 
@@ -65,6 +67,7 @@ def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
 
     States are asked of run by run. A file that was replaced has another `stamp`.
     """
+    # Bytes that are no UTF-8 are damage as any other: the digest tells of it, by the line's number.
     text = path.read_bytes().decode(errors="replace")
     first, *lines = text.splitlines(keepends=True) or [""]
     runs: dict[str, Files] = {}
@@ -184,6 +187,7 @@ def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[i
     if per_epoch is None:
         return set()
     planned = config.evaluation.steps(num_epochs, per_epoch)
+    # Not after its last step: there it was seen to diverge, and such a step leaves no score.
     return {step for step in planned if step < result.num_steps}
 
 

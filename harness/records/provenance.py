@@ -123,6 +123,8 @@ def changes_digest(folder: Path) -> str | None:
     track: a method that was put beside others is found and run. None where there is nothing
     besides, or no git.
     """
+    # Git takes patterns from the folder that it runs in, which has a part of our files alone;
+    # `:(top)` begins them at the top.
     diff = output_of("git", "diff", "HEAD", "--", ":(top)*.py", ":(top)*.toml", cwd=folder)
     top = output_of("git", "rev-parse", "--show-toplevel", cwd=folder)
     if diff is None or top is None:
@@ -138,6 +140,7 @@ def changes_digest(folder: Path) -> str | None:
 def _untracked(top: Path) -> list[str]:
     """Return the files of our packages that git neither tracks nor ignores, from the top."""
     kinds = [f":(top){room}/*.{ending}" for room in ROOMS for ending in ("py", "toml")]
+    # With -z, as git else writes names with other than ASCII letters in quotes and escapes.
     listed = output_of("git", "ls-files", "-z", "--others", "--exclude-standard", *kinds, cwd=top)
     return sorted(filter(None, (listed or "").split("\0")))
 

@@ -63,6 +63,7 @@ class Recorder:
         """
         path = self.folder / "run.json"
         before = store.read_record(path, RunFile).attempts if path.exists() else []
+        # A job of Slurm enters its start before its workers meet, and training enters it again.
         if self.attempt in [earlier.attempt for earlier in before]:
             self.check_is_newest()
             before.pop()
@@ -77,6 +78,8 @@ class Recorder:
         for name in ("run.json", "events.jsonl", "heartbeat.json", "result.json"):
             for torn in self.folder.glob(f".{name}.*"):  # an attempt was killed while it wrote
                 torn.unlink(missing_ok=True)
+        # Before the events are cut: from here on an older attempt that is still at work finds
+        # itself replaced, and adds none.
         self.enter(resumed_from_step)
         truncate_events(self.folder / "events.jsonl", resumed_from_step)
 
@@ -130,6 +133,7 @@ def write_failure(
             stands over all of these.
     """
     run = store.read_if_whole(folder / "run.json", RunFile)
+    # An attempt that run.json does not name failed before it began, and is heard.
     if run is not None and attempt in [earlier.attempt for earlier in run.attempts[:-1]]:
         return
     path = folder / "failure.json"

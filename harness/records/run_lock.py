@@ -38,6 +38,8 @@ def locked(path: Path, patience_seconds: float = math.inf, busy: str = "") -> It
     message.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The file stays when the lock is given back. Were it removed, one process could lock the
+    # removed file while another locks a new one of that name.
     with open(path, "w") as file:
         patience_ends = time.monotonic() + patience_seconds
         while _try_lock(file) is False:
@@ -67,6 +69,7 @@ def is_owned(folder: Path) -> bool | None:
     """
     try:
         with open(folder / NAME) as file:
+            # Shared, so that two who look at once do not take each other for the owner.
             could_lock = _try_lock(file, fcntl.LOCK_SH)
     except OSError:
         return None

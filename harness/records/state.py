@@ -135,12 +135,14 @@ def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) ->
         return "done", _how_done(seen.result)
     queue = None if job is None else job.queue
     failure = seen.failure
+    # Before the heartbeat is looked at: that of the start before may still be fresh.
     if queue == "waits":
         return "queued", "" if failure is None else f"again, after {failure.kind}"
     silent_seconds = _silent_seconds(seen, time.time() if now is None else now)
     fresh_seconds = GONE_FRESH_SECONDS if queue == "gone" else FRESH_SECONDS
     # The run's process lives: by its lock where that can be seen, else by its heartbeat.
     is_on = seen.owned
+    # A clock of the node that is ahead makes the silence negative, which is fresh too.
     if is_on is None:
         is_on = silent_seconds is not None and silent_seconds < fresh_seconds
     if is_on or queue == "runs":

@@ -410,13 +410,16 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
     Raises OSError: no space, no permission; the old file is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, as a rename is atomic within one file system alone.
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with errors_naming(path), os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
+            # Before the rename: else the name could stand over an empty file after a power cut.
             if durable:
                 os.fsync(file.fileno())
+        # mkstemp lets nobody but the owner read its file.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -27,6 +27,7 @@ def explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}; remove it or correct its name"
+    # A grid's columns may have capitals, so of them this would be wrong.
     if first["type"] == "string_pattern_mismatch" and "A-Z" not in first["ctx"]["pattern"]:
         message = f"{first['input']!r} must have small letters, digits and the signs _ . - alone"
         if where.endswith("algorithm"):

@@ -117,6 +117,7 @@ class EvaluationSpec(Strict):
         The last one is always among them.
         """
         scores = self.num_scores or self.per_epoch * num_epochs
+        # With more scores than steps the first ones round to step 0, where there is none.
         return {
             round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)
         } - {0}
@@ -220,6 +221,7 @@ def run_id(config: RunConfig) -> str:
 
     Fields at their default are left out, so that new ones change no old id.
     """
+    # A default must therefore never change: old ids would stand for other runs.
     fields = config.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IN_ID)
     return sha256_of(json.dumps(fields, sort_keys=True))[:ID_DIGITS]
 

@@ -393,6 +393,7 @@ class Spec(Strict):
             *(self.lengths.num_epochs if self.lengths else []),
         ]
         shortest = min([*lengths, (self.tuning and self.tuning.num_epochs) or lengths[0]])
+        # A schedule counts a run of num_steps as one epoch.
         shortest = 1 if self._has_num_steps else shortest
         warmups = [
             ("schedule", self.schedule.warmup_epochs + self.schedule.warmup_share * shortest)

@@ -146,6 +146,7 @@ class Lab:
         for index, machine in enumerate(self._machines):
             address = _address(index)
             how = f"src {address} congctl {CONGESTION_CONTROL}"
+            # With noprefixroute, as the kernel's own route would name no congestion control.
             lines = [
                 f"addr add {address}/24 dev {INTERFACE} noprefixroute",
                 f"route add {_address(-1)}/24 dev {INTERFACE} {how}",
@@ -269,6 +270,7 @@ def _empty(name: str) -> None:
             raise LabError(
                 f"process {pids[0]} in the namespace {name} does not end: end it, and call again"
             )
+        # In a loop: what is killed takes a moment to end, and may have forked before.
         for pid in map(int, pids):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -168,6 +168,7 @@ def scored_methods(
         if experiment == MAIN:
             main = load_spec(find_spec(experiment)).statistics.main_ratio
         at_main = {row.label for row in rows.values() if row.ratio == main}
+        # From the end, so that the row's first run is the one that stays.
         configs = {run.row: run.config for run in reversed(plan.runs) if run.row in rows}
         for name, row in rows.items():
             if main is not None and row.label in at_main and row.ratio != main:

@@ -129,6 +129,7 @@ def _dilation(
         for message in messages
     )
     step_seconds = session.workload.compute_seconds + 8 * num_bytes / link
+    # The second one whatever is wanted: a link of the lab carries `fastest` and no more.
     return max(min(wanted / step_seconds, highest), link / session.fastest, 1.0)
 
 

@@ -96,6 +96,7 @@ def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = 
         expected = 0.0
         for payload in payloads:
             formula = ring_bytes(collective, payload, network.num_workers)
+            # The last size's best time, and what the bytes beyond it take at the full rate.
             expected += 8 * (formula - known) / pace
             if (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
                 break

@@ -50,8 +50,10 @@ Groups = Sequence[ProcessGroup | None]
 
 def make_groups(num_parameters: int) -> tuple[Groups, Groups]:
     """Make the groups of all workers together, and of worker 0 alone; all workers must call it."""
+    # Two more, as the first and the last bucket are smaller than the others.
     num_buckets = math.ceil(4 * num_parameters / BUCKET_BYTES) + 2
     together = [None, *(dist.new_group() for _ in range(num_buckets - 1))]
+    # One will do: there is no other worker on which messages could have another order.
     alone = [dist.new_group([0])] * num_buckets
     return together, alone
 

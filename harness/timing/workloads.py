@@ -323,6 +323,7 @@ class _Waiting(nn.Module):
         self._wait = wait
 
     def forward(self, x: Tensor) -> Tensor:
+        # Autograd goes through them backwards, which is the order in which gradients come.
         for number in reversed(self._done):
             x = _Wait.apply(x, self, number, self.weights[number])  # type: ignore[no-untyped-call]
         return x

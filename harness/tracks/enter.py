@@ -76,6 +76,7 @@ def enter(request: Request) -> Path:
     experiment = read_experiment(request.records)
     row = _row_of(experiment, request)
     entries.mkdir(parents=True, exist_ok=True)
+    # Beside its place, so that one rename brings it there whole.
     with tempfile.TemporaryDirectory(prefix=".", dir=entries) as place:
         made = Path(place) / request.name
         made.mkdir()

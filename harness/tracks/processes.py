@@ -104,6 +104,7 @@ def _training(
 ) -> Training:
     """Return the training of the workers at one end, from the start and without records."""
     identity = run_id(config)
+    # A training looks into it for a checkpoint while it is made, and `_take` writes nothing.
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             experiment="verify",

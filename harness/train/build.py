@@ -47,6 +47,7 @@ def build_model(
     )
     _check_options(f"model {spec.name}", spec.options, build)
     # nn.Module draws initial values from the global generator and offers no other.
+    # That of the CPU, so that a seed gives the same values on every device.
     place = torch.device("cpu" if device.type != "meta" else "meta")
     with torch.random.fork_rng(devices=[]), place, _refusals(f"model {spec.name}: "):
         torch.manual_seed(derive_seed(seed, "init"))
@@ -82,6 +83,7 @@ def lay_out(model: nn.Module, keep_contiguous: bool = False) -> None:
 def format_of(model: nn.Module) -> MemoryFormat:
     """Return the format that a model is in."""
     filters = [parameter for parameter in model.parameters() if parameter.dim() == 4]
+    # A kernel of 1 x 1, or of one channel, is contiguous in both formats: one alone tells nothing.
     if all(parameter.is_contiguous() for parameter in filters):
         return "contiguous"
     return "channels_last"
@@ -162,6 +164,7 @@ def build_optimizer(
     except ValueError as error:
         raise SpecError(str(error)) from None
     steps_per_epoch = num_steps // config.num_schedule_epochs
+    # Dry training has no length, and so no schedule.
     if steps_per_epoch:
         optimizer.schedule = partial(_learning_rate, config, steps_per_epoch)
     return optimizer

@@ -54,6 +54,7 @@ def save(
     temporary = folder / f"{name}.{attempt}.tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     digest = write_own(temporary, collectives.rank, state)
+    # Also a barrier: rank 0 looks for the files of others only once all are written.
     digests = gathered_digests(digest, collectives)
     if collectives.rank == 0:
         check_is_newest()
@@ -90,6 +91,8 @@ def _publish(
         world_size=len(digests),
     )
     final = folder / name
+    # A rename replaces no folder that has something in it. Stopped in between, the generation
+    # before is still whole.
     if final.exists():
         shutil.rmtree(final)
     os.replace(temporary, final)
@@ -116,6 +119,8 @@ def _published(folder: Path) -> list[str]:
 
     All of them where there is no pointer.
     """
+    # What ends in a digit was renamed, and so is whole. All steps have nine digits, so names sort
+    # as numbers.
     names = sorted((path.name for path in folder.glob("step-*[0-9]")), reverse=True)
     try:
         latest = (folder / "latest").read_text().strip()
@@ -135,6 +140,7 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
     generations = _agreed(_published(folder), collectives)
     for name in generations:
         state = _load_generation(folder / name, collectives)
+        # Also of a rank that cannot read its own: all go through the generations together.
         intact = torch.tensor([float(state is not None)], dtype=torch.float64)
         collectives.all_reduce_sum_(intact, Purpose.CONTROL)
         if intact.item() == collectives.world_size and state is not None:
@@ -149,6 +155,7 @@ def _agreed(names: list[str], collectives: Collectives) -> list[str]:
 
     On a network file system others may see them later.
     """
+    # Of one size on all ranks, as others do not know yet how many there are.
     steps = torch.full((1, 4), -1, dtype=torch.int64)
     for place, name in enumerate(names[:4]):
         steps[0, place] = int(name.removeprefix("step-"))

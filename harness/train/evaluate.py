@@ -98,6 +98,7 @@ def evaluate(
         collectives,
         num_train,
     )
+    # In this order, so that "recalibrate" has the average model go through its batches.
     with optimizer.consensus(), batch_norm:
         distance_squares = _squares(parameters_before - optimizer.flat.parameters)
         if optimizer.averages_models:
@@ -334,6 +335,7 @@ def beam(
         scores, state = model.next_scores(newest, state)
         scores[:, :END] = -torch.inf
         likely = torch.log_softmax(scores.float(), 1).masked_fill(ended.unsqueeze(1), -torch.inf)
+        # The one way on of a beam that has ended, at no cost: so it keeps its place and its total.
         likely[:, PAD].masked_fill_(ended, 0.0)
         candidates = (total.view(-1, 1) + likely).view(batch, -1)
         total, chosen = candidates.topk(num_beams, dim=1)

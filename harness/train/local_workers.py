@@ -62,7 +62,9 @@ def bind_rows(models: Sequence[nn.Module], optimizer: DistributedOptimizer) -> N
     for rank, model in enumerate(models):
         for parameter, stacked in zip(model.parameters(), optimizer.flat.tensors, strict=True):
             assert stacked.grad is not None
+            # By `.data`: a row of a parameter is no leaf of the graph, and would get no gradient.
             parameter.data = stacked.data[rank]
+            # A backward pass adds in place to a gradient that is there: so it fills this one.
             parameter.grad = stacked.grad[rank]
 
 
@@ -150,6 +152,7 @@ def _add_gradients(
     for number in reversed(range(len(layers))):
         layer = layers[number]
         if layer is None:
+            # Autograd's own operator: a product with a mask makes nan of an infinite gradient.
             gradient = torch.ops.aten.threshold_backward(gradient, inputs[number], 0)
             continue
         weight, bias = layer
@@ -172,6 +175,7 @@ def _of_mean_loss(scores: Tensor, labels: Tensor, batch: int) -> Tensor:
 
     The mean is over `batch` samples; `scores` are the log-softmax of the outputs.
     """
+    # By autograd's own operator: exp(scores) less one at the label would be rounded otherwise.
     of_scores = torch.zeros_like(scores).scatter_(1, labels.unsqueeze(1), -1 / batch)
     return torch.ops.aten._log_softmax_backward_data(of_scores, scores, 1, scores.dtype)  # type: ignore[no-any-return]
 

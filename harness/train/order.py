@@ -231,6 +231,7 @@ def learning_rate_factor(
         epochs_done = (step + 1) / steps_per_epoch
         if schedule.staircase_warmup:
             epochs_done = math.floor(epoch) + 1
+        # A warm-up of no whole number of steps, or of stairs, would else end above the peak.
         return min(1.0, epochs_done / warmup_epochs) * _milestones(schedule, epoch)
     if schedule.kind == "cosine":
         share = (epoch - warmup_epochs) / (num_epochs - warmup_epochs)

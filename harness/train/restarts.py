@@ -123,6 +123,7 @@ def lose_state(
     worker 0's parameters go to all, and count as control. The number of steps is kept, and so is
     what comes of it: the schedule, and which blocks are drawn.
     """
+    # Copies, as making an optimiser gives its parameters worker 0's values in place.
     copies = nn.ParameterList(
         nn.Parameter(tensor.detach().clone()) for tensor in optimizer.flat.tensors
     )

@@ -88,6 +88,7 @@ class Monitor:
             self._stopping = self._anyone_wants_stop()
         else:
             return
+        # After the last step comes the result. A wish to stop comes too late for it.
         is_last = training.step == training.num_steps
         self._save_due = (save_wanted or self._stopping) and not is_last
         recorder = training.recorder
@@ -116,6 +117,8 @@ class Monitor:
         self._stopping = stoppers > 0
         # Stacked workers are asked as one, which takes no time.
         if not isinstance(collectives, StackedCollectives):
+            # From what all workers know alike: they ask by a collective, and one that asked at
+            # other steps than the rest would hang them.
             mean_step_seconds = sum_of_step_seconds / collectives.world_size
             self._ask_every = max(1, min(CHECK_EVERY, int(STOP_SECONDS / mean_step_seconds)))
         return bool(savers > 0)
@@ -154,6 +157,7 @@ class Monitor:
         not score that step again.
         """
         training = self._training
+        # A run that diverged is over, and its result is about to be written.
         if not self._save_due or training.diverged_at is not None:
             return
         self._save_due = False
@@ -258,6 +262,8 @@ def record_result(training: Training) -> None:
     training.clock.switch("compute")
     if training.recorder is not None:
         training.recorder.finish(_result(training, training.recorder, digest, accuracies))
+        # Last: without a result a run can only go on from there. Stopped in between, the next
+        # launch of the experiment clears up.
         checkpoint.discard(training.job.checkpoints)
 
 

@@ -152,6 +152,7 @@ class Training:
         )
         self.clock = Clock(collectives, device)
         self._resume()
+        # After `_resume`, which finds the step at which the batches begin.
         self._batches = self._all_batches()
         self._ahead: list[Batch] | None = None
         for trained in self.models:
@@ -202,6 +203,8 @@ class Training:
             return
         self.step, state = loaded
         self._check_state(state)
+        # The saved state is the tail's optimiser's, so that must stand first. What making it
+        # averages and counts is replaced by what was saved.
         if self._is_in_tail():
             self._send_everything()
         for model, saved in zip(self.models, state["models"], strict=True):
@@ -217,6 +220,7 @@ class Training:
         restart = self.config.restart
         if restart is None or not restart.everything_sent:
             return False
+        # Not at that step itself: its state is saved before the restart, which opens the next step.
         return self.step > round(restart.at * self.num_steps)
 
     def _check_state(self, state: dict[str, Any]) -> None:

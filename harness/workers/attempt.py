@@ -211,6 +211,7 @@ class ActiveRun:
         When one fails the others get a time of grace.
         """
         codes = self.workers.exit_codes()
+        # Before the `kill` below, which gives the ones that were only waiting the same code.
         self.was_killed |= -signal.SIGKILL in codes
         if all(code is not None for code in codes):
             return True
@@ -238,6 +239,7 @@ def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
     """Do what a run's process does; everything it prints goes to the run's log."""
     try:
         with open(job.folder / LOG, "a", buffering=1) as log:
+            # By number, so that what gloo and NCCL print past Python goes there too.
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             if workers == "processes":
@@ -265,6 +267,7 @@ def close(active: ActiveRun) -> Unfinished | None:
     active.workers.close()
     codes = [code or 0 for code in active.workers.exit_codes()]
     job = active.job
+    # A worker can fail with the result already written, as at the end of its group.
     if not any(codes) or is_done(job.folder):
         return None
     if EXIT_BUSY in codes:
@@ -275,6 +278,7 @@ def close(active: ActiveRun) -> Unfinished | None:
             f"{job.folder} cannot be written to; make room or give permission, and call again",
         )
     path = job.folder / "failure.json"
+    # A damaged record tells nothing, and is written anew below.
     with contextlib.suppress(RecordError):
         failure = read_failure(job.folder, job.attempt.attempt)
         if failure is not None and failure.kind == "preempted":
@@ -283,6 +287,7 @@ def close(active: ActiveRun) -> Unfinished | None:
         if failure is not None and not (active.was_killed and failure.kind == "communication"):
             return Unfinished(failure.kind, f"{failure.message} ({path})")
     kind, message = _death(active, codes)
+    # Where the disk is full, what is returned is all that is told.
     with contextlib.suppress(OSError):
         write_failure(
             job.folder,

@@ -154,6 +154,7 @@ def joined(
                 rendezvous(init_method, rank, world_size, timeout=timeout)
             )
             store = PrefixStore(key, shared)
+            # The meeting's timeout is not the store's: that of a file has torch's own.
             store.set_timeout(timeout)
             store.set(f"device of {rank}", identity(device))
             owned = [store.get(f"device of {other}").decode() for other in range(world_size)]

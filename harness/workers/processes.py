@@ -148,6 +148,8 @@ class WorkerProcesses:
         try:
             self.context.join(wait_seconds, GRACE_SECONDS)
         except ProcessException as error:
+            # Torch's message is the worker's whole traceback, which ends with its words. Of a
+            # worker that was killed it is one sentence, and stays whole.
             words = str(error).rpartition(f"{WorkerError.__name__}: ")[2].strip()
             raise WorkerError(f"worker {error.error_index} failed: {words}") from None
 
@@ -173,6 +175,7 @@ def start_workers(
 
     # One arena for all threads: workers then hand each other memory that is still in the core's
     # cache.
+    # Both variables are read as a process begins, so the fork server must have them.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     logging.getLogger("torch.multiprocessing.spawn").setLevel(
@@ -189,6 +192,7 @@ def start_workers(
         join=False,
         start_method="forkserver",
     )  # type: ignore[no-untyped-call]
+    # Else a worker's end would stay open here, and the end of its pipe would never be heard.
     for pipe in theirs:
         pipe.close()
     return WorkerProcesses(context, ours, folder)
@@ -201,7 +205,8 @@ def _start_fork_server(preload: Sequence[str]) -> None:
     `fork_server`, the first module that it loads, ignores them.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
-    # which the other would start, and let signals through after that
+    # The fork server's start would start this one first, and Python lets both signals through when
+    # that is done: the server would be made with neither kept from it.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
@@ -223,6 +228,8 @@ def _be(
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
+    # Torch has the kernel send SIGINT when the parent dies. But the parent is the fork server, and
+    # SIGINT is ignored below.
     threading.Thread(
         target=_die_with,
         args=(parent,),
@@ -231,6 +238,7 @@ def _be(
     flag = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, flag.note)
+    # Each worker is given all pipes. One that it kept open would hide the end of another worker.
     for pipe in pipes[:rank] + pipes[rank + 1 :]:  # type: ignore[operator]
         pipe.close()
     with open(os.devnull, "w") as nowhere:
@@ -258,6 +266,7 @@ def _be(
 
 def _die_with(parent: BaseProcess) -> None:
     parent.join()
+    # sys.exit would end this thread alone.
     os._exit(EXIT_ORPHAN)
 
 
@@ -286,6 +295,7 @@ class StopFlag:
         """Note a signal, as its handler."""
         if self._second_ends:
             self.raise_if_asked()
+        # The exit code tells of the first.
         self.number = self.number or number
 
     def raise_if_asked(self) -> None:
