@@ -74,7 +74,8 @@ def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "has_law": True,
         "law_answers": _answers(tables["law_exponents"]),
         "law_findings": findings(tables["law_exponents"], _labels(frames)),
-        "law_headline": headline_of(tables["law_exponents"]),
+        "law_headline": headline_of(tables["law_exponents"], tables["law_predictions"]),
+        "law_misses": misses_of(tables["law_predictions"], unit),
         "law_cells": _cells_in_words(cells, unit),
         "law_models": _models_in_words(tables["law_models"], unit),
         "law_predictions": _predictions_in_words(tables["law_predictions"], unit),
@@ -344,8 +345,31 @@ def findings_of_all(fits: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
     return sentences
 
 
-def headline_of(exponents: pd.DataFrame) -> str:
-    """Say of how many methods it is shown that they lose less on larger networks, and longer runs."""
+def misses_of(predictions: pd.DataFrame, unit: str) -> list[str]:
+    """Say of each loss outside its predicted interval what was found, and what was predicted."""
+    sentences = []
+    for line in _outside(predictions).to_dict("records"):
+        words = _prediction_in_words(line, unit)
+        label = str(line["label"])
+        sentences.append(
+            f"{label[0].upper()}{label[1:]} of {count(line['num_parameters'])} parameters loses "
+            f"{words['found_loss']} {unit} in {count(line['num_steps'])} steps, where "
+            f"{words['predicted_loss']} was predicted"
+        )
+    return sentences
+
+
+def _outside(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions whose cells were run, and lie outside."""
+    found = predictions.dropna(subset="found")
+    return found[~found["is_inside"].astype(bool)]
+
+
+def headline_of(exponents: pd.DataFrame, predictions: pd.DataFrame) -> str:
+    """Say of how many methods it is shown that they lose less on larger networks, and longer runs.
+
+    Where predictions were wrong it says of how many.
+    """
     answered = exponents[exponents["than"] == ""]
     shown = answered[answered["is_shown"]].groupby("of").size()
     num_methods = answered["rows"].nunique()
@@ -353,9 +377,15 @@ def headline_of(exponents: pd.DataFrame) -> str:
     by_rounds = in_words(int(shown.get("rounds", 0)))
     verb = "is" if by_size in ("none", "one") else "are"
     methods = "method" if num_methods == 1 else "methods"
+    wrong = ""
+    num_wrong = len(_outside(predictions))
+    if num_wrong:
+        num_found = int(predictions["found"].notna().sum())
+        were = "prediction was" if num_found == 1 else "predictions were"
+        wrong = f"; {num_wrong} of {num_found} {were} wrong"
     return (
         f"{by_size.capitalize()} of {in_words(num_methods)} {methods} {verb} "
-        f"shown to lose less on larger networks, and {by_rounds} in longer runs"
+        f"shown to lose less on larger networks, and {by_rounds} in longer runs{wrong}"
     )
 
 
@@ -395,22 +425,24 @@ def _models_in_words(models: pd.DataFrame, unit: str) -> pd.DataFrame:
 
 
 def _predictions_in_words(predictions: pd.DataFrame, unit: str) -> pd.DataFrame:
-    lines = []
-    for line in predictions.to_dict("records"):
-        ends = (-line["predicted_high"], -line["predicted_low"])
-        texts = {
-            "predicted_loss": f"{loss(-line['predicted'], unit)} ({loss_interval(*ends, unit)})",
-            "found_loss": NONE,
-            "verdict": "not run yet",
-        }
-        if not math.isnan(line["found"]):
-            texts["found_loss"] = loss(-line["found"], unit)
-            texts["verdict"] = (
-                "inside the interval" if line["is_inside"] else "outside: the law was wrong"
-            )
-        lines.append(line | texts)
+    lines = [line | _prediction_in_words(line, unit) for line in predictions.to_dict("records")]
     columns = [*predictions.columns, "predicted_loss", "found_loss", "verdict"]
     return pd.DataFrame(lines, columns=columns)
+
+
+def _prediction_in_words(line: Mapping[Hashable, Any], unit: str) -> dict[str, str]:
+    ends = (-line["predicted_high"], -line["predicted_low"])
+    texts = {
+        "predicted_loss": f"{loss(-line['predicted'], unit)} ({loss_interval(*ends, unit)})",
+        "found_loss": NONE,
+        "verdict": "not run yet",
+    }
+    if not math.isnan(line["found"]):
+        texts["found_loss"] = loss(-line["found"], unit)
+        texts["verdict"] = (
+            "inside the interval" if line["is_inside"] else "outside: the law was wrong"
+        )
+    return texts
 
 
 def _least_gap(cells: pd.DataFrame) -> list[str]:

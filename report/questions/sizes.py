@@ -10,9 +10,10 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     """Return what the law of each experiment on sizes says, of those whose fitted runs are done.
 
     Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
-    fitted), headline (of how many methods what is shown), findings (sentences), of_all (the same
-    with what was held back in the fit, without a verdict), num_predicted and num_inside (cells that
-    were held back and are done, and those of them inside of their predicted interval).
+    fitted), headline (of how many methods what is shown), findings (sentences), misses (of the law,
+    a sentence each), of_all (the findings with what was held back in the fit, without a verdict),
+    num_predicted and num_inside (cells that were held back and are done, and those of them inside
+    of their predicted interval).
     """
     laws = []
     for known in evidence.all_of("size"):
@@ -34,6 +35,7 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
                 "lengths": (fitted["num_steps"].min(), fitted["num_steps"].max()),
                 "headline": context["law_headline"],
                 "findings": context["law_findings"],
+                "misses": context["law_misses"],
                 "of_all": context["law_of_all"],
                 "num_predicted": len(found),
                 "num_inside": int(found["is_inside"].sum()),

@@ -51,7 +51,9 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         for run_id in row["runs"].values():
             if run_id in results:
                 result = results[run_id]
-                classes = len(result["class_counts"][0]) if result.get("class_counts") else 50_000
+                counts = result.get("class_counts") or [[]]
+                # Of text without labels all windows are of one class.
+                classes = len(counts[0]) if len(counts[0]) > 1 else 50_000
                 losses = [
                     result[key] for key in ("train_loss", "test_loss") if result[key] is not None
                 ]
@@ -247,7 +249,7 @@ def gaps_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     place = ["num_parameters", "num_steps", "seed"]
     baselines = runs[runs["row"] == plan["baseline"]].set_index(place)["loss"]
     others = runs[(runs["row"] != plan["baseline"]) & ~runs["held_back"]].join(
-        baselines, on=place, rsuffix="_of_baseline"
+        baselines.rename("loss_of_baseline"), on=place
     )
     others["gap"] = others["loss"] - others["loss_of_baseline"]
     others["rounds"] = others["num_steps"] / others["interval"].fillna(1)

@@ -540,7 +540,7 @@ def test_a_report_says_what_twice_as_much_does() -> None:
         "Local AdamW loses 16 % less with twice the parameters (16 to 16 % less) and 29 % less with "
         "twice the rounds (29 to 29 % less)"
     )
-    assert headline_of(tables["law_exponents"]) == (
+    assert headline_of(tables["law_exponents"], tables["law_predictions"]) == (
         "One of one method is shown to lose less on larger networks, and one in longer runs"
     )
 
@@ -560,8 +560,12 @@ def test_what_is_held_back_is_predicted_before_and_after_its_runs(
     tables = law_tables(frames)
     [line] = tables["law_predictions"].to_dict("records")
     assert line["predicted"] == pytest.approx(0.1 * 64**-0.25) and line["beyond"] == 4
-    [words] = law_context(frames, tables)["law_predictions"].to_dict("records")
+    context = law_context(frames, tables)
+    [words] = context["law_predictions"].to_dict("records")
     assert words["verdict"] == said
+    was_wrong = said.startswith("outside")
+    assert ("1 of 1 prediction was wrong" in context["law_headline"]) == was_wrong
+    assert len(context["law_misses"]) == was_wrong
 
 
 def test_a_fit_with_what_was_held_back_waits_for_all_of_it_and_has_no_verdict() -> None:
