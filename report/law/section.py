@@ -365,6 +365,15 @@ def _outside(predictions: pd.DataFrame) -> pd.DataFrame:
     return found[~found["is_inside"].astype(bool)]
 
 
+def _which_way(outside: pd.DataFrame) -> str:
+    """Say on which side predictions were wrong, if all were on one."""
+    if (outside["found"] < outside["predicted"]).all():
+        return ", and too high"
+    if (outside["found"] > outside["predicted"]).all():
+        return ", and too low"
+    return ""
+
+
 def headline_of(exponents: pd.DataFrame, predictions: pd.DataFrame) -> str:
     """Say of how many methods it is shown that they lose less on larger networks, and longer runs.
 
@@ -382,7 +391,7 @@ def headline_of(exponents: pd.DataFrame, predictions: pd.DataFrame) -> str:
     if num_wrong:
         num_found = int(predictions["found"].notna().sum())
         were = "prediction was" if num_found == 1 else "predictions were"
-        wrong = f"; {num_wrong} of {num_found} {were} wrong"
+        wrong = f"; {num_wrong} of {num_found} {were} wrong{_which_way(_outside(predictions))}"
     return (
         f"{by_size.capitalize()} of {in_words(num_methods)} {methods} {verb} "
         f"shown to lose less on larger networks, and {by_rounds} in longer runs{wrong}"

@@ -551,6 +551,7 @@ def test_a_report_says_what_twice_as_much_does() -> None:
         (None, "not run yet"),
         (0.1 * 64**-0.25, "inside the interval"),
         (0.1, "outside: the law was wrong"),
+        (0.01, "outside: the law was wrong"),
     ],
 )
 def test_what_is_held_back_is_predicted_before_and_after_its_runs(
@@ -565,6 +566,8 @@ def test_what_is_held_back_is_predicted_before_and_after_its_runs(
     assert words["verdict"] == said
     was_wrong = said.startswith("outside")
     assert ("1 of 1 prediction was wrong" in context["law_headline"]) == was_wrong
+    assert ("wrong, and too high" in context["law_headline"]) == (found == 0.01)
+    assert ("wrong, and too low" in context["law_headline"]) == (found == 0.1)
     assert len(context["law_misses"]) == was_wrong
 
 
