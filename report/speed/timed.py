@@ -297,7 +297,9 @@ def _losses(frames: Frames) -> pd.DataFrame:
         [(frames.experiment.baseline, 0.0, 0.0, 0.0)],
         columns=losses.columns,
     )
-    return pd.concat([losses, nothing])
+    # Of an experiment that has just begun there are none, in columns of objects.
+    numbers = dict.fromkeys(("estimate", "low", "high"), float)
+    return pd.concat([losses.astype(numbers), nothing])
 
 
 def _methods_of(rows: Sequence[Row], sessions: Sequence[Timing]) -> pd.DataFrame:

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -60,14 +59,15 @@ def _files(folder: Path, *patterns: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(found)}
 
 
-@pytest.fixture(scope="module")
-def what_is_compared() -> Iterator[None]:
+read_study_once = functools.cache(explorer.read_study)
+
+
+@pytest.fixture
+def what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are not compared, so they are not saved; and all pages show one study of speed-ups,
     which is read once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "save", lambda figure, path: plt.close(figure))
-        patch.setattr(explorer, "read_study", functools.cache(explorer.read_study))
-        yield
+    monkeypatch.setattr(render, "save", lambda figure, path: plt.close(figure))
+    monkeypatch.setattr(explorer, "read_study", read_study_once)
 
 
 @pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)

@@ -187,7 +187,10 @@ def test_the_pages_errors_are_those_recorded(shipped: pd.DataFrame) -> None:
         noises = ("equal", "as shipped", "row", "other row", "baseline")
         assert cells == [f"{100 * most[rule, int(seeds), noise]:.1f}" for noise in noises]
     welch = shipped[shipped["rule"] == "Welch"]
-    assert f"the most is {100 * welch['error_margin'].max():.1f}." in PAGE
+    at_margin, of_difference = (100 * welch[["error_margin", "error_better"]].max()).tolist()
+    assert (
+        f"the most is {at_margin:.1f} at the margin's edge, and {of_difference:.1f} for a" in PAGE
+    )
     said = (
         f"cover the truth in {100 * welch['coverage'].min():.1f} to "
         f"{100 * welch['coverage'].max():.1f} %"
@@ -217,10 +220,18 @@ def test_the_pages_costs_and_pairs_are_those_recorded(shipped: pd.DataFrame) -> 
 
 
 def test_what_the_page_says_of_correlations_and_families_is_what_was_recorded() -> None:
-    values = pd.read_csv(SHIPPED / "correlations.csv").set_index("experiment")["value"]
+    found = pd.read_csv(SHIPPED / "correlations.csv").set_index("experiment")
+    values = found["value"]
     ends = [f"{value:+.2f}".replace("-", "−") for value in (values.min(), values.max())]
-    assert f"correlation is {ends[0]} to {ends[1]}, with a median of {values.median():.2f}" in PAGE
-    above = re.search(r"above 0.3 in three: (.*)\.", PAGE)
+    assert (
+        f"correlation is estimated at {ends[0]} to {ends[1]}, with a median of {values.median():.2f}"
+        in " ".join(PAGE.split())
+    )
+    assert f"[{len(found)} experiments]" in PAGE
+    assert (found["high"] > 0.3).sum() == len(found) - 1, (
+        "all intervals except one reach beyond 0.3"
+    )
+    above = re.search(r"above 0.3 in three: ([^.]*)\.", PAGE)
     assert above and set(re.findall(r"`(\w+)`", above[1])) == set(values.index[values > 0.3])
     most = pd.read_csv(SHIPPED / "families.csv")[["one_family", "two_families"]].max()
     assert (

@@ -11,7 +11,9 @@ from scipy import stats
 
 from cser_bench.harness.records.timings import Timing
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.speed import timed as timed_steps
 from cser_bench.report.speed.timed import joined_frame, scored_steps_frame
+from cser_bench.report.statistics import against_baseline
 
 ROOT = Path(__file__).parents[2]
 LINKS = (1e9, 10e9)
@@ -105,6 +107,16 @@ def test_ddp_stands_for_sgd_which_loses_nothing_to_itself(frames: Frames) -> Non
     scores = {row: frames.done(row).mean() for row in ("sgd", "mcser-96")}
     line = found[(found["row"] == "mcser-96")].iloc[0]
     assert line["estimate"] == pytest.approx(scores["mcser-96"] - scores["sgd"], abs=1e-12)
+
+
+def test_an_experiment_that_has_just_begun_has_steps_and_no_losses(
+    frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = against_baseline(frames).iloc[:0].astype(object)
+    monkeypatch.setattr(timed_steps, "against_baseline", lambda frames: nothing)
+    found = joined_frame(frames, [made(frames)]).dropna(subset=["seconds"])
+    assert set(found.loc[found["estimate"].notna(), "row"]) == {"sgd"}
+    assert found.loc[found["frontier"], "row"].unique().tolist() == ["sgd"]
 
 
 def test_no_line_of_the_frontier_is_beaten(frames: Frames) -> None:

@@ -201,12 +201,14 @@ def test_experiments_that_share_runs_of_their_baseline_name_each_other(
     shipped: Frames, tmp_path: Path
 ) -> None:
     names = ("gpt_text", "gpt_text_methods", "kjv_es")
+    # Two folders down, as the folder above is looked into, where other tests have theirs.
+    results = tmp_path / "results"
     for name in names:
-        (tmp_path / name).mkdir()
-        shutil.copy(SHIPPED / name / "experiment.json", tmp_path / name)
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "experiment.json").write_text("{")
-    found = [sharing_baseline(read_frames(tmp_path / name)) for name in names]
+        (results / name).mkdir(parents=True)
+        shutil.copy(SHIPPED / name / "experiment.json", results / name)
+    (results / "broken").mkdir()
+    (results / "broken" / "experiment.json").write_text("{")
+    found = [sharing_baseline(read_frames(results / name)) for name in names]
     assert found == [["gpt_text_methods"], ["gpt_text"], []]
 
 
