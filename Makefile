@@ -173,8 +173,8 @@ gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely 
 	@$(MEASURE) -m gpu --junit-xml "$(RESULTS)/gpu/gpu_check.xml"
 
 # One thread per worker of the tests: they already run on all cores. One worker more than cores, since tests of clusters and
-# networks wait for most of their time. Tests of one group share what takes long to make, so one worker has them all.
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --dist loadgroup --durations 25 tests
+# networks wait for most of their time.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --durations 25 tests
 
 # What takes longest: jobs on a Slurm cluster of this machine's own, emulated networks, processes killed at any moment.
 LONGEST = tests/slurm tests/timing/test_lab.py tests/harness/test_checkpoints.py tests/report/test_accuracy_report.py

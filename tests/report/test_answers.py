@@ -37,9 +37,6 @@ from tests.harness.support import CommandLine
 from tests.report.faults import faults_of
 from tests.report.test_independent import PLANS, difference_of, scores_of
 
-# All are of answers that are built once, in half a minute.
-pytestmark = pytest.mark.xdist_group("answers")
-
 ROOT = Path(__file__).parents[2]
 JUDGED, LONG = "fashion_mnist_contrasts", "fashion_mnist_long"
 RECENT = ("gpt_text_methods", "resnet_methods")
