@@ -320,12 +320,9 @@ def findings(exponents: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
     for row, lines in answered.groupby("rows", sort=False):
         parts = []
         for line in lines.to_dict("records"):
-            twice = twice_in_words(line["estimate"])
-            interval = interval_in_words(line["low"], line["high"])
             shown = "" if line["is_shown"] else ", not shown"
-            parts.append(f"{twice} with twice {TWICE[line['of']]} ({interval}{shown})")
-        label = labels.get(str(row), str(row))
-        sentences.append(f"{label[0].upper()}{label[1:]} loses {listed(parts)}")
+            parts.append(_finding(line, line["estimate"], line["of"], shown))
+        sentences.append(_sentence(labels, row, parts))
     return sentences
 
 
@@ -337,12 +334,20 @@ def findings_of_all(fits: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
     for row, lines in asked.groupby("row", sort=False):
         parts = []
         for line in lines.to_dict("records"):
-            twice = twice_in_words(line["exponent"])
-            interval = interval_in_words(line["low"], line["high"])
-            parts.append(f"{twice} with twice {TWICE[of_term[line['term']]]} ({interval})")
-        label = labels.get(str(row), str(row))
-        sentences.append(f"{label[0].upper()}{label[1:]} loses {listed(parts)}")
+            parts.append(_finding(line, line["exponent"], of_term[line["term"]]))
+        sentences.append(_sentence(labels, row, parts))
     return sentences
+
+
+def _finding(line: Mapping[Hashable, Any], exponent: float, of: str, shown: str = "") -> str:
+    """Say what twice as much does, with its interval."""
+    interval = interval_in_words(line["low"], line["high"])
+    return f"{twice_in_words(exponent)} with twice {TWICE[of]} ({interval}{shown})"
+
+
+def _sentence(labels: Mapping[str, str], row: Hashable, parts: list[str]) -> str:
+    label = labels.get(str(row), str(row))
+    return f"{label[0].upper()}{label[1:]} loses {listed(parts)}"
 
 
 def misses_of(predictions: pd.DataFrame, unit: str) -> list[str]:
