@@ -97,7 +97,7 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     tables = tables_of(frames)
     figures, captions = _figures(frames, tables["accuracy"])
     law = law_context(frames, tables)
-    if law["law_findings"]:
+    if law["has_fit"]:
         captions["law"] = law["law_headline"]
         figures["law"] = draw_law(frames, tables, captions["law"])
     context = _context(frames, tables) | law

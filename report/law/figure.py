@@ -33,6 +33,10 @@ _PALEST = 0.45
 _APART = 1.06
 """Factor between two lengths at one size, so that their intervals do not hide each other."""
 
+_PREDICTED_COLOUR = "#D9D9D9"
+_PREDICTED_WIDTH = 7.0
+"""Points: wider than an interval, so that both can be seen where one lies on the other."""
+
 _ROOM = 1.7
 """Of the axis, in the largest mean: intervals of two seeds would press all means into one line."""
 
@@ -41,7 +45,7 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
     """Draw the gaps of the methods that have a law, a panel a method.
 
     Points are means with intervals of 95 %, which are cut where they leave the axis; those of cells
-    that no law was fitted to are hollow.
+    that no law was fitted to are hollow, with the interval that the law predicted behind them.
 
     Args:
         tables: of `law_tables`.
@@ -56,6 +60,8 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
         for axes, row in zip(panels, fitted, strict=True):
             own = cells[cells["row"] == row]
             axes.set_title(plain(str(own["label"].iloc[0])), fontsize=8.5)
+            predictions = tables["law_predictions"]
+            _predicted(axes, predictions[predictions["row"] == row], lengths)
             all_ends.append(_lines_of_lengths(axes, own, lengths))
             axes.set_xscale("log")
             axes.axhline(0, **GREY)
@@ -65,7 +71,7 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
             axes.set_xlim(low / 1.4, high * (high / low) ** 0.45)
             axes.set_xlabel("parameters of the network")
         panels[0].set_ylabel(f"{frames.metric.loss_unit} lost against all sent")
-        figure.legend(handles=_handles(cells), loc="outside lower center", ncols=2)
+        figure.legend(handles=_handles(cells), loc="outside lower center", ncols=3)
         headline(figure, title)
         for axes, ends in zip(panels, all_ends, strict=True):
             end_labels(axes, ends)
@@ -81,9 +87,7 @@ def _lines_of_lengths(
         own = cells[cells["num_steps"] == num_steps].sort_values("num_parameters")
         if own.empty:
             continue
-        own = own.assign(
-            num_parameters=own["num_parameters"] * _APART ** (number - (len(lengths) - 1) / 2)
-        )
+        own = own.assign(num_parameters=own["num_parameters"] * _apart(number, len(lengths)))
         colour = _colour(number, len(lengths))
         fitted = own[~own["held_back"]]
         axes.plot(
@@ -113,6 +117,37 @@ def _lines_of_lengths(
     return ends
 
 
+def _predicted(axes: Axes, predictions: pd.DataFrame, lengths: list[int]) -> None:
+    """Draw what the law predicted of cells that were held back: a bar and its middle."""
+    for line in predictions.to_dict("records"):
+        if line["num_steps"] not in lengths:
+            continue
+        apart = _apart(lengths.index(line["num_steps"]), len(lengths))
+        place = line["num_parameters"] * apart
+        axes.plot(
+            [place] * 2,
+            [line["predicted_low"], line["predicted_high"]],
+            color=_PREDICTED_COLOUR,
+            linewidth=_PREDICTED_WIDTH,
+            solid_capstyle="butt",
+            zorder=0,
+        )
+        axes.plot(
+            [place],
+            [line["predicted"]],
+            linestyle="None",
+            marker="_",
+            markersize=_PREDICTED_WIDTH,
+            color="#555555",
+            zorder=1,
+        )
+
+
+def _apart(number: int, num_lengths: int) -> float:
+    """Return the factor by which a length's points are moved along the axis."""
+    return float(_APART ** (number - (num_lengths - 1) / 2))
+
+
 def _colour(number: int, num_lengths: int) -> str:
     """Return the colour of a length: the paler, the shorter the run."""
     share = 1.0
@@ -125,7 +160,7 @@ def _colour(number: int, num_lengths: int) -> str:
 def _handles(cells: pd.DataFrame) -> list[Line2D]:
     looks = {
         "the law is fitted to it": _LENGTH_COLOUR,
-        "held back, and predicted": "white",
+        "held back, and found": "white",
     }
     handles = []
     for name, face in looks.items():
@@ -141,4 +176,14 @@ def _handles(cells: pd.DataFrame) -> list[Line2D]:
             label=name,
         )
         handles.append(handle)
+    if cells["held_back"].any():
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=_PREDICTED_COLOUR,
+                linewidth=_PREDICTED_WIDTH,
+                label="what the law predicted, 95 %",
+            )
+        )
     return handles

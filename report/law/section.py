@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from cser_bench.report.law.fit import (
 from cser_bench.report.law.gaps import cells_frame, diverged_rows, gaps_frame, rate_costs_frame
 from cser_bench.report.statistics import against_baseline, num_tests
 from cser_bench.report.verdicts import loss, loss_interval, size
-from cser_bench.report.wording import NONE, count, in_words, listed
+from cser_bench.report.wording import NONE, count, listed
 
 TWICE = {"size": "the parameters", "rounds": "the rounds"}
 """What there is twice as much of, by what a question asks of."""
@@ -67,19 +67,23 @@ def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
 def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Return what the template says of the law: the same tables in words."""
     if "law_cells" not in tables:
-        return {"has_law": False, "law_findings": []}
+        return {"has_law": False, "has_fit": False}
     unit = frames.metric.loss_unit
     cells = tables["law_cells"]
+    labels = _labels(frames)
+    baseline = labels[str(frames.experiment.baseline)]
+    answers = _answers(tables["law_exponents"], tables["law_fits_of_all"], labels)
+    with_law = list(tables["law_fits"]["row"].unique())
     return {
         "has_law": True,
-        "law_answers": _answers(tables["law_exponents"]),
-        "law_findings": findings(tables["law_exponents"], _labels(frames)),
-        "law_headline": headline_of(tables["law_exponents"], tables["law_predictions"]),
+        "has_fit": bool(with_law),
+        "law_answers": answers,
+        "law_headline": headline_of(answers, tables["law_predictions"]),
         "law_misses": misses_of(tables["law_predictions"], unit),
         "law_cells": _cells_in_words(cells, unit),
         "law_models": _models_in_words(tables["law_models"], unit),
         "law_predictions": _predictions_in_words(tables["law_predictions"], unit),
-        "law_of_all": findings_of_all(tables["law_fits_of_all"], _labels(frames)),
+        "law_steps": steps_needed(cells, with_law, baseline),
         "num_fitted_cells": len(
             cells[~cells["held_back"]][["num_parameters", "num_steps"]].drop_duplicates()
         ),
@@ -288,20 +292,38 @@ def interval_in_words(low: float, high: float) -> str:
     return f"{first} to {second}"
 
 
-def _answers(exponents: pd.DataFrame) -> pd.DataFrame:
-    """Return the questions of exponents with their answers in words."""
+def _answers(
+    exponents: pd.DataFrame,
+    fits_of_all: pd.DataFrame,
+    labels: Mapping[str, str],
+) -> pd.DataFrame:
+    """Return the questions of exponents with their answers in words.
+
+    Columns besides theirs: label (of the method), answer, twice_of (what there is twice as much of),
+    twice (what that does to the loss), interval (95 %), of_all (the same two where the cells that
+    were held back are in the fit too, which was not declared and has no verdict; a dash until all
+    of these are done, and for a difference of two methods).
+    """
     lines = []
     for line in exponents.to_dict("records"):
+        row = str(line["rows"])
+        texts = {
+            "label": labels.get(row, row),
+            "twice_of": TWICE[line["of"]],
+            "of_all": NONE,
+        }
         if line["reason"] is not None:
-            texts = {"answer": f"No answer: {line['reason']}", "twice": NONE, "interval": NONE}
+            texts |= {"answer": f"No answer: {line['reason']}", "twice": NONE, "interval": NONE}
         else:
-            texts = {
+            texts |= {
                 "answer": _answer(line),
                 "twice": twice_in_words(line["estimate"]),
                 "interval": interval_in_words(line["low"], line["high"]),
             }
+        if not line["than"]:
+            texts["of_all"] = _effect_of_all(fits_of_all, row, EXPONENT_OF[line["of"]])
         lines.append(line | texts)
-    columns = [*exponents.columns, "answer", "twice", "interval"]
+    columns = [*exponents.columns, "label", "answer", "twice_of", "twice", "interval", "of_all"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -313,41 +335,32 @@ def _answer(line: Mapping[Hashable, Any]) -> str:
     return "Not shown"
 
 
-def findings(exponents: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """Say for each method, in a sentence, what twice the size and twice the rounds do to its gap."""
-    answered = exponents[exponents["reason"].isna() & (exponents["than"] == "")]
-    sentences = []
-    for row, lines in answered.groupby("rows", sort=False):
-        parts = []
-        for line in lines.to_dict("records"):
-            shown = "" if line["is_shown"] else ", not shown"
-            parts.append(_finding(line, line["estimate"], line["of"], shown))
-        sentences.append(_sentence(labels, row, parts))
-    return sentences
-
-
-def findings_of_all(fits: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """Say the same of a fit that was not declared, which gives intervals and no verdict."""
-    of_term = {term: of for of, term in EXPONENT_OF.items()}
-    asked = fits[fits["term"].isin(of_term)]
-    sentences = []
-    for row, lines in asked.groupby("row", sort=False):
-        parts = []
-        for line in lines.to_dict("records"):
-            parts.append(_finding(line, line["exponent"], of_term[line["term"]]))
-        sentences.append(_sentence(labels, row, parts))
-    return sentences
-
-
-def _finding(line: Mapping[Hashable, Any], exponent: float, of: str, shown: str = "") -> str:
-    """Say what twice as much does, with its interval."""
+def _effect_of_all(fits_of_all: pd.DataFrame, row: str, term: str) -> str:
+    """Say what twice as much of a term does to a row's gap where all cells are in the fit."""
+    own = fits_of_all[(fits_of_all["row"] == row) & (fits_of_all["term"] == term)]
+    if own.empty:
+        return NONE
+    [line] = own.to_dict("records")
     interval = interval_in_words(line["low"], line["high"])
-    return f"{twice_in_words(exponent)} with twice {TWICE[of]} ({interval}{shown})"
+    return f"{twice_in_words(line['exponent'])} ({interval})"
 
 
-def _sentence(labels: Mapping[str, str], row: Hashable, parts: list[str]) -> str:
-    label = labels.get(str(row), str(row))
-    return f"{label[0].upper()}{label[1:]} loses {listed(parts)}"
+def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> list[str]:
+    """Say in what part of each method's steps the baseline comes as far, over all cells.
+
+    Cells in which the baseline's shortest run came further than the method are left out.
+    """
+    sentences = []
+    for row in rows:
+        own = cells[(cells["row"] == row) & cells["baseline_steps"].notna()]
+        if own.empty:
+            continue
+        shares = 100 * own["baseline_steps"] / own["num_steps"]
+        ends = f"{shares.min():.0f} to {shares.max():.0f} %"
+        sentences.append(
+            f"{baseline} needs {ends} of the steps to come as far as {own['label'].iloc[0]}"
+        )
+    return sentences
 
 
 def misses_of(predictions: pd.DataFrame, unit: str) -> list[str]:
@@ -379,28 +392,45 @@ def _which_way(outside: pd.DataFrame) -> str:
     return ""
 
 
-def headline_of(exponents: pd.DataFrame, predictions: pd.DataFrame) -> str:
-    """Say of how many methods it is shown that they lose less on larger networks, and longer runs.
+def headline_of(answers: pd.DataFrame, predictions: pd.DataFrame) -> str:
+    """Say which methods are shown to lose less on larger networks, and which in longer runs.
 
-    Where predictions were wrong it says of how many.
+    Methods whose interval says the opposite are named too, and where predictions were wrong it says
+    of how many.
+
+    Args:
+        answers: `_answers`.
+        predictions: `_predictions_frame`.
     """
-    answered = exponents[exponents["than"] == ""]
-    shown = answered[answered["is_shown"]].groupby("of").size()
-    num_methods = answered["rows"].nunique()
-    by_size = in_words(int(shown.get("size", 0)))
-    by_rounds = in_words(int(shown.get("rounds", 0)))
-    verb = "is" if by_size in ("none", "one") else "are"
-    methods = "method" if num_methods == 1 else "methods"
-    wrong = ""
+    asked = answers[(answers["than"] == "") & answers["reason"].isna()]
+    by_size = _labels_where(asked, "size", asked["is_shown"])
+    by_rounds = _labels_where(asked, "rounds", asked["is_shown"])
+    text = (
+        f"{_who(by_size, 'no method')} shown to lose less on larger networks, and "
+        f"{_who(by_rounds, 'none')} in longer runs"
+    )
+    for of, where in (("size", "on larger networks"), ("rounds", "in longer runs")):
+        grows = _labels_where(asked, of, asked["low"] > 0)
+        if grows:
+            verb = "loses" if len(grows) == 1 else "lose"
+            text += f"; by its interval {listed(grows)} {verb} more {where}"
     num_wrong = len(_outside(predictions))
     if num_wrong:
         num_found = int(predictions["found"].notna().sum())
         were = "prediction was" if num_found == 1 else "predictions were"
-        wrong = f"; {num_wrong} of {num_found} {were} wrong{_which_way(_outside(predictions))}"
-    return (
-        f"{by_size.capitalize()} of {in_words(num_methods)} {methods} {verb} "
-        f"shown to lose less on larger networks, and {by_rounds} in longer runs{wrong}"
-    )
+        way = _which_way(_outside(predictions))
+        text += f"; {num_wrong} of {num_found} {were} wrong{way}"
+    return text[0].upper() + text[1:]
+
+
+def _labels_where(asked: pd.DataFrame, of: str, where: pd.Series[bool]) -> list[str]:
+    """List the methods of which a question of size, or of rounds, has some answer."""
+    return list(asked.loc[where & (asked["of"] == of), "label"])
+
+
+def _who(labels: Sequence[str], nobody: str) -> str:
+    """Write methods, or the word for none, with their verb."""
+    return f"{listed(labels) or nobody} {'are' if len(labels) > 1 else 'is'}"
 
 
 def _cells_in_words(cells: pd.DataFrame, unit: str) -> pd.DataFrame:
@@ -419,10 +449,10 @@ def _cells_in_words(cells: pd.DataFrame, unit: str) -> pd.DataFrame:
 
 
 def _steps_in_words(cell: Mapping[Hashable, Any]) -> str:
-    """Say how many steps the baseline could leave out and lose as much."""
+    """Say how many of its steps in a hundred the baseline could leave out and lose as much."""
     if math.isnan(cell["steps_saved"]):
         return NONE
-    return count(round(cell["steps_saved"]))
+    return f"{100 * cell['steps_saved'] / cell['num_steps']:.0f}"
 
 
 def _models_in_words(models: pd.DataFrame, unit: str) -> pd.DataFrame:

@@ -2,18 +2,22 @@
 
 from typing import Any
 
+import pandas as pd
+
 from cser_bench.report.law.section import law_context, law_tables
 from cser_bench.report.questions.evidence import Compared, Evidence
+from cser_bench.report.verdicts import loss
 
 
 def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     """Return what the law of each experiment on sizes says, of those whose fitted runs are done.
 
     Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
-    fitted), headline (of how many methods what is shown), findings (sentences), misses (of the law,
-    a sentence each), of_all (the findings with what was held back in the fit, without a verdict),
-    num_predicted and num_inside (cells that were held back and are done, and those of them inside
-    of their predicted interval).
+    fitted), unit (of a loss), num_seeds, headline (of how many methods what is shown), answers (what twice the size and
+    twice the rounds do, in words), predictions (of cells that were held back and are done, in words),
+    misses (of these, a sentence each), steps (in what part of each method's steps the baseline
+    comes as far), alone (the least and the most that a worker alone loses, in words; None where it
+    was not run).
     """
     laws = []
     for known in evidence.all_of("size"):
@@ -21,11 +25,10 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
             continue
         tables = law_tables(known.frames)
         context = law_context(known.frames, tables)
-        if not context["law_findings"]:
+        if tables["law_fits"].empty:
             continue
         cells = tables["law_cells"]
         fitted = cells[~cells["held_back"]]
-        found = tables["law_predictions"].dropna(subset="found")
         laws.append(
             {
                 "name": known.name,
@@ -33,15 +36,27 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
                 "network": known.about.network,
                 "sizes": (fitted["num_parameters"].min(), fitted["num_parameters"].max()),
                 "lengths": (fitted["num_steps"].min(), fitted["num_steps"].max()),
+                "unit": known.frames.metric.loss_unit,
                 "headline": context["law_headline"],
-                "findings": context["law_findings"],
+                "answers": context["law_answers"].query("than == ''"),
+                "predictions": context["law_predictions"].dropna(subset="found"),
                 "misses": context["law_misses"],
-                "of_all": context["law_of_all"],
-                "num_predicted": len(found),
-                "num_inside": int(found["is_inside"].sum()),
+                "steps": context["law_steps"],
+                "num_seeds": int(fitted["num_seeds"].min()),
+                "alone": _loss_alone(known, cells),
             }
         )
     return laws
+
+
+def _loss_alone(known: Compared, cells: pd.DataFrame) -> str | None:
+    """Say what a worker alone loses in the cells where it was run."""
+    alone = cells[cells["row"] == known.frames.experiment.floor]
+    if alone.empty:
+        return None
+    unit = known.frames.metric.loss_unit
+    ends = [loss(-gap, unit) for gap in (alone["gap"].min(), alone["gap"].max())]
+    return f"{' to '.join(ends)} {unit}"
 
 
 def _is_fitted_whole(known: Compared) -> bool:

@@ -39,7 +39,7 @@ from cser_bench.report.law.gaps import (
     rate_costs_frame,
     steps_to,
 )
-from cser_bench.report.law.section import headline_of, law_context, law_tables
+from cser_bench.report.law.section import headline_of, law_context, law_tables, steps_needed
 from cser_bench.report.plotting import DASHES
 from cser_bench.report.regime import assay_frame, tells
 from cser_bench.report.render import markdown_of
@@ -534,15 +534,61 @@ def grid_frames(gap_held_back: float | None = None) -> Frames:
 
 def test_a_report_says_what_twice_as_much_does() -> None:
     """2^-0.25 is 0.84 and 2^-0.5 is 0.71: 16 and 29 per cent less."""
-    tables = law_tables(grid_frames())
-    [sentence] = law_context(grid_frames(), tables)["law_findings"]
-    assert sentence == (
-        "Local AdamW loses 16 % less with twice the parameters (16 to 16 % less) and 29 % less with "
-        "twice the rounds (29 to 29 % less)"
+    frames = grid_frames()
+    context = law_context(frames, law_tables(frames))
+    answers = context["law_answers"].set_index("of")
+    assert set(answers["label"]) == {"local AdamW"} and set(answers["answer"]) == {"Yes"}
+    assert answers.loc["size", ["twice_of", "twice", "interval"]].to_list() == [
+        "the parameters",
+        "16 % less",
+        "16 to 16 % less",
+    ]
+    assert answers.loc["rounds", ["twice_of", "twice", "interval"]].to_list() == [
+        "the rounds",
+        "29 % less",
+        "29 to 29 % less",
+    ]
+    assert context["law_headline"] == (
+        "Local AdamW is shown to lose less on larger networks, and local AdamW is in longer runs"
     )
-    assert headline_of(tables["law_exponents"], tables["law_predictions"]) == (
-        "One of one method is shown to lose less on larger networks, and one in longer runs"
+
+
+@pytest.mark.parametrize(
+    ("size", "rounds", "said"),
+    [
+        ({}, {}, "No method is shown to lose less on larger networks, and none is in longer runs"),
+        (
+            {"low": 0.1},
+            {"is_shown": True},
+            "No method is shown to lose less on larger networks, and CSER is in longer runs; by its "
+            "interval CSER loses more on larger networks",
+        ),
+    ],
+)
+def test_a_headline_names_who_loses_less_and_who_loses_more(
+    size: dict[str, Any], rounds: dict[str, Any], said: str
+) -> None:
+    undecided = {"label": "CSER", "than": "", "reason": None, "is_shown": False, "low": -0.1}
+    answers = pd.DataFrame(
+        [undecided | {"of": "size"} | size, undecided | {"of": "rounds"} | rounds]
     )
+    no_predictions = pd.DataFrame(columns=["found", "predicted", "is_inside"])
+    assert headline_of(answers, no_predictions) == said
+
+
+def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
+    """Cells where nothing is known of it are left out."""
+    cells = pd.DataFrame(
+        {
+            "row": ["local-8"] * 3,
+            "label": ["local AdamW"] * 3,
+            "num_steps": [100, 200, 400],
+            "baseline_steps": [np.nan, 150.0, 200.0],
+        }
+    )
+    assert steps_needed(cells, ["local-8", "cser-8"], "AdamW") == [
+        "AdamW needs 50 to 75 % of the steps to come as far as local AdamW"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -580,11 +626,9 @@ def test_a_fit_with_what_was_held_back_waits_for_all_of_it_and_has_no_verdict() 
     fits = tables["law_fits_of_all"].set_index("term")
     assert fits.loc["num_parameters", "exponent"] == pytest.approx(-0.25)
     assert fits.loc["num_parameters", "largest"] == 6400
-    [sentence] = law_context(frames, tables)["law_of_all"]
-    assert sentence == (
-        "Local AdamW loses 16 % less with twice the parameters (16 to 16 % less) and 29 % less with "
-        "twice the rounds (29 to 29 % less)"
-    )
+    answers = law_context(frames, tables)["law_answers"].set_index("of")
+    assert answers.loc["size", "of_all"] == "16 % less (16 to 16 % less)"
+    assert answers.loc["rounds", "of_all"] == "29 % less (29 to 29 % less)"
 
 
 def test_questions_of_exponents_and_contrasts_are_one_family() -> None:
@@ -600,10 +644,16 @@ def test_the_section_and_its_figure_have_every_cell_and_say_what_is_held_back() 
     frames = grid_frames()
     tables = law_tables(frames)
     context = law_context(frames, tables)
-    beside = {"captions": {"law": "A finding"}, "unit": "nats", "baseline": "AdamW"}
+    beside = {
+        "captions": {"law": "A finding"},
+        "unit": "nats",
+        "baseline": "AdamW",
+        "heading": "Test loss",
+    }
     page = markdown_of("law.md.j2", context | beside | {"experiment": frames.experiment})
     cells = [line for line in page.splitlines() if line.startswith("| local AdamW |")]
     assert len(cells) == 1 + 9 + len(MODELS) - 1, "a prediction, the cells, and the other laws"
+    assert "| 16 % less | 16 to 16 % less |" in page
     assert "not run yet" in page and "![A finding." in page
     figure = draw_law(frames, tables, "A finding")
     lengths = [line for line in figure.axes[0].lines if line.get_linestyle() in DASHES]
