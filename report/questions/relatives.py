@@ -31,6 +31,7 @@ def the_relatives(evidence: Evidence) -> Answer:
     frame = frame.sort_values("estimate", ascending=False)
     # None of these differences was declared, so none is judged.
     frame = frame.drop(columns=[*OF_DECLARED])
+    in_search = frame.assign(network=search.about.network, kind=None, verdict=None)
     [outer] = quoted.pairs(("outer", "baseline"))
     [outer_against_its_like] = quoted.pairs(("outer", "outer_baseline"))
     with_relatives = [known for known in evidence.other_networks if known.row("low_rank")]
@@ -50,7 +51,7 @@ def the_relatives(evidence: Evidence) -> Answer:
         "judged": quoted.regime,
         "outer_step": quoted.contrast(*outer),
         "outer": quoted.contrast(*outer_against_its_like),
-        "relatives": with_words(pd.DataFrame(of_relatives)),
+        "relatives": with_words(pd.concat([pd.DataFrame(of_relatives), in_search])),
         "search": search.regime,
         "recent": recent,
         "rivals": declared_by_network(evidence, "rivals"),
