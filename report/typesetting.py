@@ -4,7 +4,6 @@ Every text is a quoted string in that source, and so never markup. What the temp
 headings, paragraphs, bullets, quotes, tables, pictures, code, links, bold and italic type.
 """
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,19 +23,7 @@ _MOST_KEPT = 8
 # A text with more sections has a table of contents.
 _MOST_WITHOUT_CONTENTS = 8
 
-# Sizes of type that are tried, in the usual size.
-_SCALES = (0.9, 0.94, 0.97, 1.0, 1.04, 1.08, 1.12)
-
-# How many sections at the end begin a page together, which is tried at the usual size.
-_LAST_SECTIONS = (2, 3, 4)
-
-# The least width of a picture, in the width of the text: its type is at 7 points then.
-_LEAST_WIDTH = 0.94
-
 _PREAMBLE = (Path(__file__).parent / "templates/page.typ").read_text()
-
-# The page on which a text ends, and the share of that page's height above the end.
-_END = "#context { let at = here().position(); [#metadata((at.page, at.y / page.height)) <end>] }\n"
 
 
 def quote(text: str) -> str:
@@ -66,76 +53,27 @@ def pdf_of(markdown: str, root: Path) -> bytes:
         markdown: whose pictures are named by paths under `root`; where a PDF lies beside a PNG, it
             is taken.
     """
-    source = fitted_source(markdown, root)
     pdf = typst.compile(
-        source,
+        typst_of(markdown, root).encode(),
+        # The stubs want the root to be of the source's type, which only a path could be.
+        root=cast(Any, str(root.resolve())),
+        ignore_system_fonts=True,
         format="pdf",
         timestamp=0,
-        **_options(root),
     )
     return bytes(pdf)
 
 
-def fitted_source(markdown: str, root: Path) -> bytes:
-    """Return the Typst source with the fewest pages whose last page is at least half full.
-
-    Sizes of type are tried, and where none fits so, whether the last sections begin a page.
-    """
-    layouts = [(scale, 0) for scale in _SCALES]
-    layouts += [(1.0, last) for last in _LAST_SECTIONS]
-    tried = []
-    for scale, last in layouts:
-        source = typst_of(markdown, root, scale, last).encode()
-        end = typst.query(
-            source,
-            "<end>",
-            field="value",
-            one=True,
-            **_options(root),
-        )
-        page, height = json.loads(end)
-        is_nearly_empty = page > 1 and height < 0.5
-        # Compared in this order: the first to differ decides.
-        tried.append(
-            (
-                is_nearly_empty,
-                page,
-                last,
-                abs(scale - 1),
-                source,
-            )
-        )
-    return min(tried)[-1]
-
-
-def _options(root: Path) -> dict[str, Any]:
-    # The stubs want the root to be of the source's type, which only a path could be.
-    return {"root": cast(Any, str(root.resolve())), "ignore_system_fonts": True}
-
-
-def typst_of(
-    markdown: str,
-    root: Path,
-    scale: float = 1.0,
-    last: int = 0,
-) -> str:
-    """Return the Typst source of a Markdown text; `<end>` in it marks where it ends.
-
-    Args:
-        scale: of the type, in the usual size.
-        last: so many sections at the end begin a page together; 0 for none.
-    """
+def typst_of(markdown: str, root: Path) -> str:
+    """Return the Typst source of a Markdown text."""
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
     starts = []
     for number, token in enumerate(tokens):
         if token.type == "heading_open" and token.tag == "h2":
             starts.append(number)
     bounds = [*starts, len(tokens)]
-    width = min(max(scale, _LEAST_WIDTH), 1)
     settings = {
         "title": quote(_title(tokens)),
-        "scale": scale,
-        "width": f"{100 * width:g}%",
         "most_kept": _MOST_KEPT,
     }
     parts = [f"#let {name} = {value}" for name, value in settings.items()]
@@ -143,13 +81,8 @@ def typst_of(
     parts += _blocks(tokens[: bounds[0]], root)
     if len(starts) > _MOST_WITHOUT_CONTENTS:
         parts.append("#contents")
-    # Only the first of the last sections has a break before it; the others follow on its page.
-    breaks = starts[-last:][:1] if last else []
     for start, end in pairwise(bounds):
-        if start in breaks:
-            parts.append("#pagebreak()")
         parts += _section(tokens[start:end], root)
-    parts.append(_END)
     return "\n".join(parts)
 
 

@@ -9,13 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-import typst
-from matplotlib.image import imread
 
 from cser_bench.harness.__main__ import main
 from cser_bench.report import render
@@ -32,7 +29,6 @@ from cser_bench.report.explorer.page import write_experiment_page
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.regime import needs_frame
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame
-from cser_bench.report.typesetting import fitted_source
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS, Built, build, holed, resume, run_of, unpacked
 
@@ -41,7 +37,6 @@ REPORTED = sorted(
     for shipped in ("reference/*", "study_*")
     for path in RESULTS.glob(f"{shipped}/report.md")
 )
-PRINTED = [folder for folder in REPORTED if folder.parent.name == "reference"]
 """Those whose PDFs ship; the others' are made where somebody asks for them."""
 LONG = RESULTS / "reference" / "fashion_mnist_long"
 SMALL = RESULTS / "study_tail"
@@ -92,15 +87,6 @@ def test_what_does_not_ship_is_the_same_when_it_is_built_again(tmp_path: Path) -
     assert {"report.md", "report.pdf", "report.html", "csv/runs.csv"} <= once.keys()
     assert [name for name in once if once[name] != again[name]] == []
     assert once.keys() == again.keys()
-
-
-@pytest.mark.parametrize("folder", PRINTED, ids=lambda folder: folder.name)
-def test_a_shipped_report_is_short_and_its_last_page_at_least_half_full(folder: Path) -> None:
-    source = fitted_source((folder / "report.md").read_text(), folder)
-    pages = typst.compile(source, root=str(folder), format="png", ppi=8.0)
-    pages = pages if isinstance(pages, list) else [pages]
-    ink = (imread(BytesIO(pages[-1]))[..., :3].min(axis=(1, 2)) < 0.9).nonzero()[0] / 93
-    assert len(pages) <= 8 and ink[ink < 0.94].max() > 0.48, "the page's number stands below"
 
 
 def test_no_cell_of_what_a_method_needs_contradicts_another(long: Frames) -> None:

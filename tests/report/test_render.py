@@ -17,7 +17,7 @@ from cser_bench.report.frame import read_frames
 from cser_bench.report.plotting import end_labels, headline, new_figure, plain, save, style
 from cser_bench.report.render import table
 from cser_bench.report.statistics import accuracy_frame
-from cser_bench.report.typesetting import fitted_source, typst_of
+from cser_bench.report.typesetting import typst_of
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS
 
@@ -62,8 +62,8 @@ def test_a_long_text_has_a_table_of_contents(
     tmp_path: Path, num_sections: int, has_contents: bool
 ) -> None:
     sections = [f"## Section {number}\n\nWords.\n" for number in range(num_sections)]
-    source = fitted_source("# T\n\n" + "\n".join(sections), tmp_path)
-    found = typst.query(source, "outline", root=str(tmp_path))
+    source = typst_of("# T\n\n" + "\n".join(sections), tmp_path)
+    found = typst.query(source.encode(), "outline", root=str(tmp_path))
     assert (found != "[]") == has_contents
 
 
