@@ -30,6 +30,7 @@ from cser_bench.report.plotting import (
     plain,
     shape_of,
     style,
+    units_in_one,
     verdict_handles,
 )
 from cser_bench.report.regime import tells
@@ -178,7 +179,7 @@ def loss_figure(
     """
     lines = shown.iloc[:_MOST_LINES].to_dict("records")
     names = [plain(_name(line)) for line in lines]
-    factor = _factor(unit)
+    factor = units_in_one(unit)
     with style():
         figure, (axes,) = new_figure(1.35 + 0.19 * max(len(lines), 3))
         end = _end(lines, factor)
@@ -211,11 +212,6 @@ def loss_figure(
     return figure
 
 
-def _factor(unit: str) -> int:
-    """Return how many of a unit one is of a score: points are hundredths of a share."""
-    return 100 if unit == "points" else 1
-
-
 def _end(lines: list[dict[Hashable, Any]], factor: int) -> float:
     """Return where the axis ends at the right.
 
@@ -246,7 +242,7 @@ def _dot(
     unit: str,
 ) -> None:
     """Draw a row's loss with its interval, or an arrow where it lies beyond the axis."""
-    factor = _factor(unit)
+    factor = units_in_one(unit)
     colour = colour_of(line["algorithm"], families)
     middle = -factor * float(line["difference"])
     verdict = line.get("verdict")
@@ -354,7 +350,7 @@ def link_figure(
         figure, panels = new_figure(3.4, len(groups))
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
             axes.set(xscale="log", xlim=(low, high), xlabel="models on a link in a run")
-            _panel(axes, group, margin, _factor(unit))
+            _panel(axes, group, margin, units_in_one(unit))
             axes.set_title(name, color=FAMILIES[name], fontsize=8.5)
             axes.legend(
                 loc="upper center",
@@ -401,7 +397,7 @@ def _lines_of_methods(
     axes: Axes, lost: pd.DataFrame, is_wide: bool
 ) -> list[tuple[float, float, str, str]]:
     """Draw a line a method over the load of a link; return the ends where its name is to stand."""
-    factor = _factor(lost["unit"].iloc[0])
+    factor = units_in_one(lost["unit"].iloc[0])
     ends = []
     num_of_family: Counter[str] = Counter()
     for label, rows in lost.groupby("label", sort=False):

@@ -21,6 +21,7 @@ from cser_bench.report.plotting import (
     new_figure,
     plain,
     style,
+    units_in_one,
 )
 from cser_bench.report.wording import count
 
@@ -51,8 +52,14 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
         tables: of `law_tables`.
     """
     fitted = tables["law_fits"]["row"].unique()
+    unit = frames.metric.loss_unit
     cells = tables["law_cells"]
-    cells = cells[cells["row"].isin(fitted)]
+    cells = _in_unit(cells[cells["row"].isin(fitted)], ["gap", "low", "high"], unit)
+    predictions = _in_unit(
+        tables["law_predictions"],
+        ["predicted", "predicted_low", "predicted_high"],
+        unit,
+    )
     lengths = sorted(cells["num_steps"].unique())
     with style():
         figure, panels = new_figure(3.0, len(fitted))
@@ -60,7 +67,6 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
         for axes, row in zip(panels, fitted, strict=True):
             own = cells[cells["row"] == row]
             axes.set_title(plain(str(own["label"].iloc[0])), fontsize=8.5)
-            predictions = tables["law_predictions"]
             _predicted(axes, predictions[predictions["row"] == row], lengths)
             all_ends.append(_lines_of_lengths(axes, own, lengths))
             axes.set_xscale("log")
@@ -70,12 +76,17 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
             low, high = own["num_parameters"].min(), own["num_parameters"].max()
             axes.set_xlim(low / 1.4, high * (high / low) ** 0.45)
             axes.set_xlabel("parameters of the network")
-        panels[0].set_ylabel(f"{frames.metric.loss_unit} lost against all sent")
+        panels[0].set_ylabel(f"{unit} lost against all sent")
         figure.legend(handles=_handles(cells), loc="outside lower center", ncols=3)
         headline(figure, title)
         for axes, ends in zip(panels, all_ends, strict=True):
             end_labels(axes, ends)
     return figure
+
+
+def _in_unit(table: pd.DataFrame, columns: list[str], unit: str) -> pd.DataFrame:
+    """Return a table whose losses are in points, where that is their unit, and not in shares."""
+    return table.assign(**{column: table[column] * units_in_one(unit) for column in columns})
 
 
 def _lines_of_lengths(

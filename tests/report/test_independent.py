@@ -228,30 +228,29 @@ LAWS = {folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("exponen
 
 def gaps_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     """Mean gap to the baseline of the same size, length and seed, a line a row and cell."""
-    results = {}
-    _, *lines = (folder / "runs.jsonl").read_text().splitlines()
-    for run in map(json.loads, lines):
-        results[run["run_id"]] = run["result"]
+    scores = scores_of(folder, plan).set_index("run_id")["score"]
+    scores = scores[~scores.index.duplicated()]
     found = []
     for row in plan["rows"]:
+        interval = row["settings"].get("sync_interval", row["settings"].get("reset_interval"))
         for seed, run_id in row["runs"].items():
-            if run_id in results:
+            if run_id in scores:
                 line = {key: row[key] for key in ("num_parameters", "num_steps")}
-                interval = row["settings"].get(
-                    "sync_interval", row["settings"].get("reset_interval")
-                )
-                base = row["row"].partition("@")[0]
-                loss = results[run_id]["test_loss"]
-                held_back = row.get("held_back", False)
-                more = {"row": base, "seed": seed, "loss": loss, "interval": interval}
-                found.append(line | more | {"held_back": held_back})
+                more = {
+                    "row": row["row"].partition("@")[0],
+                    "seed": seed,
+                    "score": scores[run_id],
+                    "interval": interval,
+                    "held_back": row.get("held_back", False),
+                }
+                found.append(line | more)
     runs = pd.DataFrame(found)
     place = ["num_parameters", "num_steps", "seed"]
-    baselines = runs[runs["row"] == plan["baseline"]].set_index(place)["loss"]
+    baselines = runs[runs["row"] == plan["baseline"]].set_index(place)["score"]
     others = runs[(runs["row"] != plan["baseline"]) & ~runs["held_back"]].join(
-        baselines.rename("loss_of_baseline"), on=place
+        baselines.rename("baseline"), on=place
     )
-    others["gap"] = others["loss"] - others["loss_of_baseline"]
+    others["gap"] = others["baseline"] - others["score"]
     others["rounds"] = others["num_steps"] / others["interval"].fillna(1)
     keys = ["row", "num_parameters", "num_steps", "rounds"]
     return others.dropna(subset="gap").groupby(keys)["gap"].mean().reset_index()

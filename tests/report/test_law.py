@@ -489,7 +489,7 @@ def test_what_half_a_step_of_the_rate_costs() -> None:
     assert math.isnan(at_end["half_step"]) and at_end["at_end"]
 
 
-def grid_frames(gap_held_back: float | None = None) -> Frames:
+def grid_frames(gap_held_back: float | None = None, metric: str = "loss") -> Frames:
     """Runs of 3 sizes x 3 lengths without noise, whose gap is 0.1 (N / 100)^-0.25 (R / 5)^-0.5, and
     a cell of four times the largest size that is held back."""
     rows, scores = [], {}
@@ -528,7 +528,7 @@ def grid_frames(gap_held_back: float | None = None) -> Frames:
         contrasts=None,
         confidence=0.95,
         name="made_up",
-        metric="loss",
+        metric=metric,
     )
 
 
@@ -658,6 +658,17 @@ def test_the_section_and_its_figure_have_every_cell_and_say_what_is_held_back() 
     figure = draw_law(frames, tables, "A finding")
     lengths = [line for line in figure.axes[0].lines if line.get_linestyle() in DASHES]
     assert [len(line.get_xdata()) for line in lengths].count(3) == 3, "a line a length"
+
+
+def test_a_figure_of_accuracies_is_in_points() -> None:
+    """Scores are shares, and a point is a hundredth of one."""
+    heights = []
+    for metric in ("loss", "accuracy"):
+        frames = grid_frames(metric=metric)
+        [axes] = draw_law(frames, law_tables(frames), "A finding").axes
+        heights.append([line.get_ydata()[0] for line in axes.lines[:9]])
+    in_nats, in_points = np.array(heights)
+    assert in_points == pytest.approx(100 * in_nats)
 
 
 def test_advice_foretells_by_the_law_and_says_nothing_beyond_thirty_times() -> None:
