@@ -112,7 +112,7 @@ class CSER(DistributedOptimizer):
                     Purpose.ERROR,
                 )
         else:
-            self._sync_update_explicitly(replica, e, step)
+            self._sync_update_and_error(replica, e, step)
             if is_reset:
                 sent = replica.exchange(
                     e,
@@ -133,17 +133,19 @@ class CSER(DistributedOptimizer):
         )
         before = support.gather(x)
         replica.local_step_()
+        # C2 = 0 draws nothing.
         if not before.numel():
             return
         taken = before - support.gather(x)
         own, mean = replica.average(taken, Purpose.GRADIENT)
+        # Where nothing is rounded, what was sent is `taken` itself.
         if own is not taken:
             # Then x = x_after + own - mean: what rounding kept out of the message stays in the
             # worker's own parameters, as its error.
             before.sub_(taken).add_(own)
         support.copy_(x, before.sub_(mean))
 
-    def _sync_update_explicitly(
+    def _sync_update_and_error(
         self,
         replica: Replica,
         e: Tensor,

@@ -29,7 +29,7 @@ copy of x to fp16 where something was received; here both are of the parameters'
 With `drop_rest` what is not sent is lost, e_i <- 0: compression without a memory, as in QSGD
 (Alistarh et al., NeurIPS 2017), here of the update with its momentum. It is what error feedback is
 to be compared with.
-Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective.
+Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective; 64 d / R by top-k, which sends places too.
 State: the momentum or the moments, and e_i; with `decay_apart` v.
 """
 

@@ -47,8 +47,8 @@ class LocalSGD(DistributedOptimizer):
     second_moment_interval: Count | None = None
 
     def _set_up(self, replica: Replica) -> None:
-        is_short = replica.communication_dtype is not None or replica.dtype == torch.float16
-        has_moments = self.local_step == "adamw" and not is_short
+        is_16_bit = replica.communication_dtype is not None or replica.dtype == torch.float16
+        has_moments = self.local_step == "adamw" and not is_16_bit
         if any(self._moment_intervals()) and not has_moments:
             which = "first" if self.first_moment_interval else "second"
             raise ValueError(
@@ -71,6 +71,7 @@ class LocalSGD(DistributedOptimizer):
         replica.local_step_()
         if step % self.sync_interval == 0:
             self.average_(replica, replica.flat.parameters)
+        # AdamW has two, each with an interval of its own; SGD's one has none.
         moments = replica.local.buffers(self.param_groups)
         for moment, interval in zip(moments, self._moment_intervals(), strict=False):
             if interval is not None and step % interval == 0:

@@ -1,4 +1,4 @@
-"""A plain training loop with M-CSER at ratio 16: evaluated and saved at the consensus, and resumed.
+"""A plain training loop with EF-SGD that sends a number in 24: evaluated and saved at the consensus, and resumed.
 
     torchrun --nproc-per-node 2 examples/plain.py [FOLDER]
 
@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from cser_bench.algorithms import MCSER, consensus_checkpoint, load_checkpoint, newest_checkpoint
+from cser_bench.algorithms import (
+    EFSGD,
+    TopK,
+    consensus_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+)
 
 NUM_EPOCHS, BATCH_SIZE = 4, 32
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/plain")
@@ -51,7 +57,9 @@ if cuda:
 torch.distributed.init_process_group("nccl" if cuda else "gloo")
 torch.manual_seed(0)
 model = Net().to(device)
-optimizer = MCSER(model.parameters(), lr=0.1, weight_decay=5e-4, model=model, **MCSER.at_ratio(16))
+optimizer = EFSGD(
+    model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, model=model, compressor=TopK(24)
+)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NUM_EPOCHS)
 loss_function = nn.CrossEntropyLoss()
 samples = TensorDataset(*made_up(4000, seed=1))

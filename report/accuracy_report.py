@@ -98,7 +98,8 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     figures, captions = _figures(frames, tables["accuracy"])
     law = law_context(frames, tables)
     if law["has_fit"]:
-        captions["law"] = law["law_headline"]
+        headline = law["law_headline"]
+        captions["law"] = headline[0].upper() + headline[1:]
         figures["law"] = draw_law(frames, tables, captions["law"])
     context = _context(frames, tables) | law
     context |= {"captions": captions, "figures": figures}
@@ -227,6 +228,7 @@ def _about(frames: Frames) -> dict[str, Any]:
         "unit": unit,
         "baseline": _baseline_label(frames),
         "given": _given_rates(frames),
+        "tuned_places": _tuned_places(frames),
         "written": _written(frames),
         "mcser": {"mcser", "cser"} <= set(algorithms),
         "ours": bool(is_ours.any()),
@@ -299,6 +301,22 @@ def _given_rates(frames: Frames) -> list[str]:
     own = frames.rows[frames.rows["base"].isna() & frames.rows["learning_rate"].notna()]
     is_given = ~own["row"].isin([*tuning.selected])
     return [_name(frames, str(row)) for row in own.loc[is_given, "row"]]
+
+
+def _tuned_places(frames: Frames) -> list[str]:
+    """List the sizes and lengths in which the baseline was tuned, of an experiment that crosses them."""
+    tuning = frames.experiment.tuning
+    if tuning is None or not frames.experiment.exponents:
+        return []
+    rows = frames.rows[frames.rows["row"].isin([*tuning.selected])]
+    is_baseline = rows["row"].str.partition("@")[0] == frames.experiment.baseline
+    places = rows.loc[is_baseline, ["num_parameters", "num_steps"]].sort_values(
+        ["num_parameters", "num_steps"]
+    )
+    return [
+        f"{count(place.num_parameters)} parameters at {count(place.num_steps)} steps"
+        for place in places.itertuples()
+    ]
 
 
 def _needs_table(needs: pd.DataFrame) -> pd.DataFrame:

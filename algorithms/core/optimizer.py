@@ -103,7 +103,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     # A GradScaler then sets found_inf and grad_scale for the time of a step.
     _step_supports_amp_scaling = True
 
-    # The first arguments of every method's constructor; its own settings follow.
+    # The first arguments of every method's constructor; its own settings follow. They are declared
+    # as a dataclass declares them, so that type checkers know the constructor of each method
+    # (`dataclass_transform`); `_signature` reads them, and no attribute is made of them.
     params: InitVar[ParamsT] = argument(kw_only=False)
     lr: InitVar[float]
     momentum: InitVar[float | None] = None
@@ -328,7 +330,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         # Passed, so that from now on a script may change what a state has put there.
         for replica in self.replicas:
             replica.loaded = None
-        if _is_left_out(self):
+        if _agree_to_leave_out(self):
             self._drop_early()
             return loss
         self._reducer.begin_rest()
@@ -497,7 +499,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @property
     def traffic(self) -> Traffic:
-        """The exact payload bits and collectives of this worker so far, by purpose."""
+        """The exact payload bits and collectives of this worker so far, by purpose.
+
+        Waits for a message that is under way.
+        """
         # A message under way is counted when it has arrived.
         for replica in self.replicas:
             self._settle(replica)
@@ -812,7 +817,7 @@ def _parameters_in_words(replica: Replica) -> str:
 # Parts of a step, and what is asked of all replicas.
 
 
-def _is_left_out(optimizer: DistributedOptimizer) -> bool:
+def _agree_to_leave_out(optimizer: DistributedOptimizer) -> bool:
     """Agree whether the step is left out; where it is not, take a `GradScaler`'s scale out.
 
     Return True, on all workers, where the gradients of any are not finite. Else divide the
@@ -824,7 +829,7 @@ def _is_left_out(optimizer: DistributedOptimizer) -> bool:
     """
     found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
     if found_inf is None:
-        return optimizer.skip_nonfinite and _says_not_finite(optimizer)
+        return optimizer.skip_nonfinite and _anyone_not_finite(optimizer)
     optimizer._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
     num_workers = len(optimizer.flat.gradients)
     # The scaler looks at all rows of stacked workers at once, and a collective wants a row of each.
@@ -839,7 +844,7 @@ def _is_left_out(optimizer: DistributedOptimizer) -> bool:
     return False
 
 
-def _says_not_finite(optimizer: DistributedOptimizer) -> bool:
+def _anyone_not_finite(optimizer: DistributedOptimizer) -> bool:
     """Return whether any worker's gradients are not finite, and warn of whose."""
     rows = [rows_not_finite(replica.flat.gradients) for replica in optimizer.replicas]
     flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)

@@ -34,10 +34,10 @@ class Stage:
         purpose: what v is: the step's gradient or update, the error, or the model. Stages of one
             step differ in it where they draw, since equal purposes draw equal coordinates.
         compressor: C; by default the whole vector is sent.
-        every: the stage takes place at each so many-th step, the first of which is
-        first: this one, counted from 1, and by default number `every`,
-        last: and none comes after this one,
-        except_every: nor at multiples of this, itself a multiple of `every`.
+        every: steps from one time that the stage takes place to the next.
+        first: the step at which it first does, counted from 1; by default step `every`.
+        last: no step after this one has it; by default there is no last one.
+        except_every: steps that are multiples of this do not have it; itself a multiple of `every`.
         layout: of v where that is not the whole flat vector.
         neighbours: to how many a worker sends its message; None where it is averaged.
         equalises: whether workers hold the same parameters after it, if sums are exact; None where

@@ -134,7 +134,7 @@ class Training:
         self.models, self.optimizer = local_workers(config, model, collectives, self.num_steps)
         self._sent_before = Traffic()
         """What a method sends before a synchronous tail, by the closed form."""
-        self._find_passes()
+        self._choose_passes()
         self.step = 0
         self.precision = MixedPrecision(config.precision, device, config.label_smoothing)
         self.losses = torch.zeros(len(self.models), 2, dtype=torch.float64, device=device)
@@ -147,9 +147,9 @@ class Training:
         self._weights: Iterator[list[float]] | None = None
         """Weights of each step where losses are means over tokens; see `token_weights`."""
         num_classes = getattr(samples, "num_groups", task.num_classes)
-        self.class_counts = self._shards and class_counts(
-            self._shards, samples.train_labels, num_classes
-        )
+        self.class_counts: list[list[int]] | None = None
+        if self._shards is not None:
+            self.class_counts = class_counts(self._shards, samples.train_labels, num_classes)
         self.clock = Clock(collectives, device)
         self._resume()
         # After `_resume`, which finds the step at which the batches begin.
@@ -158,11 +158,8 @@ class Training:
         for trained in self.models:
             trained.train()
 
-    def _find_passes(self) -> None:
-        """Find what forward and backward passes go through.
-
-        It is all workers' at once, or each worker's.
-        """
+    def _choose_passes(self) -> None:
+        """Choose what forward and backward passes go through: all workers at once, or one by one."""
         config = self.config
         optimizer = self.optimizer
         self._trained = [module_to_train(optimizer, model) for model in self.models]
@@ -194,7 +191,7 @@ class Training:
         self.optimizer = tail_of(config, before.flat.tensors, before.collectives, self.num_steps)
         if isinstance(before.collectives, StackedCollectives):
             bind_rows(self.models, self.optimizer)
-        self._find_passes()
+        self._choose_passes()
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint, where there is one."""
@@ -360,9 +357,13 @@ class Clock:
     """How a run spends its time: phases that exclude each other and sum to the wall clock.
 
     It is always in one phase; what a phase spends in collectives is "communicate" (waiting for
-    others included). On a GPU the times are those at which it comes to the work and not those at
-    which it is told to, so a phase in which it waits for the CPU has that time. Nobody waits for
-    it: its events are read when they are over. `seconds` are of earlier attempts, by phase.
+    others included). On a GPU phases are timed by events on its stream: a phase begins when the
+    GPU comes to its work and not when the host hands it over, so time in which the GPU waits for
+    the host counts for the phase that it waits in. To switch phases never waits for the GPU; to
+    read `seconds` does.
+
+    Args:
+        seconds: of earlier attempts, by phase.
     """
 
     def __init__(

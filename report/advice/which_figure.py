@@ -203,7 +203,7 @@ def _legend(figure: Figure, bands: Sequence[Band]) -> None:
             if line is not None:
                 families.add(line["family"])
     handles: list[Patch | Line2D] = [
-        Patch(facecolor="#555555", label="shown to lose less than the margin"),
+        Patch(facecolor="#555555", label="safe, as the page defines it"),
         Patch(facecolor="white", edgecolor="#555555", label="worth a trial"),
     ]
     for family in FAMILIES:
@@ -235,6 +235,6 @@ def _finding(
             trial.add(band.kind)
     where = "In one building" if place == NEAR else "Between cities"
     return (
-        f"{where} a method faster than DDP is shown to be safe on {len(safe)} of {len(kinds)} "
+        f"{where} a method faster than DDP is safe on {len(safe)} of {len(kinds)} "
         f"kinds of network; on {len(trial - safe)} more one is worth a trial"
     )

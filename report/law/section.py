@@ -21,7 +21,7 @@ from cser_bench.report.law.fit import (
 from cser_bench.report.law.gaps import cells_frame, diverged_rows, gaps_frame, rate_costs_frame
 from cser_bench.report.statistics import against_baseline, num_tests
 from cser_bench.report.verdicts import loss, loss_interval, size
-from cser_bench.report.wording import NONE, count, listed
+from cser_bench.report.wording import NONE, count, listed, span
 
 TWICE = {"size": "the parameters", "rounds": "the rounds"}
 """What there is twice as much of, by what a question asks of."""
@@ -78,7 +78,7 @@ def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "has_law": True,
         "has_fit": bool(with_law),
         "law_answers": answers,
-        "law_headline": headline_of(answers, tables["law_predictions"]),
+        "law_headline": headline_of(answers, tables["law_predictions"], _lengths(cells)),
         "law_misses": misses_of(tables["law_predictions"], unit),
         "law_cells": _cells_in_words(cells, unit),
         "law_models": _models_in_words(tables["law_models"], unit),
@@ -352,13 +352,15 @@ def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> lis
     """
     sentences = []
     for row in rows:
-        own = cells[(cells["row"] == row) & cells["baseline_steps"].notna()]
-        if own.empty:
+        own = cells[cells["row"] == row]
+        known = own[own["baseline_steps"].notna()]
+        if known.empty:
             continue
-        shares = 100 * own["baseline_steps"] / own["num_steps"]
-        ends = f"{shares.min():.0f} to {shares.max():.0f} %"
+        shares = 100 * known["baseline_steps"] / known["num_steps"]
         sentences.append(
-            f"{baseline} needs {ends} of the steps to come as far as {own['label'].iloc[0]}"
+            f"{baseline} needs {shares.min():.0f} to {shares.max():.0f} % of the steps to come as "
+            f"far as {own['label'].iloc[0]}, in the {len(known)} of {len(own)} cells where that is "
+            "known"
         )
     return sentences
 
@@ -368,11 +370,10 @@ def misses_of(predictions: pd.DataFrame, unit: str) -> list[str]:
     sentences = []
     for line in _outside(predictions).to_dict("records"):
         words = _prediction_in_words(line, unit)
-        label = str(line["label"])
         sentences.append(
-            f"{label[0].upper()}{label[1:]} of {count(line['num_parameters'])} parameters loses "
-            f"{words['found_loss']} {unit} in {count(line['num_steps'])} steps, where "
-            f"{words['predicted_loss']} was predicted"
+            f"In {count(line['num_steps'])} steps on the network of "
+            f"{count(line['num_parameters'])} parameters {line['label']} loses "
+            f"{words['found_loss']} {unit}, where {words['predicted_loss']} was predicted"
         )
     return sentences
 
@@ -392,7 +393,11 @@ def _which_way(outside: pd.DataFrame) -> str:
     return ""
 
 
-def headline_of(answers: pd.DataFrame, predictions: pd.DataFrame) -> str:
+def headline_of(
+    answers: pd.DataFrame,
+    predictions: pd.DataFrame,
+    lengths: tuple[float, float],
+) -> str:
     """Say which methods are shown to lose less on larger networks, and which in longer runs.
 
     Methods whose interval says the opposite are named too, and where predictions were wrong it says
@@ -401,26 +406,43 @@ def headline_of(answers: pd.DataFrame, predictions: pd.DataFrame) -> str:
     Args:
         answers: `_answers`.
         predictions: `_predictions_frame`.
+        lengths: the least and the most steps that the law is fitted to: it says nothing of others.
     """
     asked = answers[(answers["than"] == "") & answers["reason"].isna()]
     by_size = _labels_where(asked, "size", asked["is_shown"])
     by_rounds = _labels_where(asked, "rounds", asked["is_shown"])
     text = (
-        f"{_who(by_size, 'no method')} shown to lose less on larger networks, and "
-        f"{_who(by_rounds, 'none')} in longer runs"
+        f"in {span(lengths)} steps {_who(by_size, 'no method of those asked about')} shown to lose "
+        f"less on larger networks, and {_who(by_rounds, 'none')} in longer runs"
     )
     for of, where in (("size", "on larger networks"), ("rounds", "in longer runs")):
         grows = _labels_where(asked, of, asked["low"] > 0)
         if grows:
             verb = "loses" if len(grows) == 1 else "lose"
             text += f"; by its interval {listed(grows)} {verb} more {where}"
-    num_wrong = len(_outside(predictions))
-    if num_wrong:
-        num_found = int(predictions["found"].notna().sum())
-        were = "prediction was" if num_found == 1 else "predictions were"
-        way = _which_way(_outside(predictions))
-        text += f"; {num_wrong} of {num_found} {were} wrong{way}"
-    return text[0].upper() + text[1:]
+    return text + _beyond_in_words(predictions, lengths)
+
+
+def _beyond_in_words(predictions: pd.DataFrame, lengths: tuple[float, float]) -> str:
+    """Say how what was held back came out; nothing where none of it was run."""
+    found = predictions.dropna(subset="found")
+    if found.empty:
+        return ""
+    longer = found[found["num_steps"] > lengths[1]]
+    if len(longer) > 1 and (longer["found"] < longer["predicted"]).all():
+        num_outside = len(_outside(longer))
+        outside = f"; {num_outside} outside the interval" if num_outside else ""
+        return f". In still longer runs all {len(longer)} losses were less than predicted{outside}"
+    num_wrong = len(_outside(found))
+    were = "prediction was" if len(found) == 1 else "predictions were"
+    way = _which_way(_outside(found)) if num_wrong else ""
+    return f". {num_wrong or 'None'} of {len(found)} {were} wrong{way}"
+
+
+def _lengths(cells: pd.DataFrame) -> tuple[float, float]:
+    """Return the least and the most steps of the cells that a law is fitted to."""
+    fitted = cells.loc[~cells["held_back"], "num_steps"]
+    return fitted.min(), fitted.max()
 
 
 def _labels_where(asked: pd.DataFrame, of: str, where: pd.Series[bool]) -> list[str]:

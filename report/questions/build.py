@@ -160,7 +160,7 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     }
     if 9 in answers:
         numbers = answers[9].numbers
-        for name in ("order", "apart", "shown", "more", "undecided", "reversed"):
+        for name in ("order", "apart", "shown", "more", "undecided", "reversed", "other_orders"):
             cards[name] = numbers[name]
     experiments = evidence.all_of("network", "loads")
     in_readme = [known for known in experiments if known.about.in_readme]

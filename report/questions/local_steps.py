@@ -81,6 +81,7 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
         "ties": ties.to_dict("records"),
         "num_networks": len(shown),
         "judged": int(verdicts.notna().sum()),
+        "asked_of_more": int((shown["kind"] == "equivalence").sum()),
         "better": int(verdicts.isin((BETTER, BETTER_BY_MARGIN)).sum()),
         "equal": int((verdicts == EQUAL).sum()),
         "worse": int(verdicts.isin((WORSE, WORSE_BY_MARGIN)).sum()),

@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cser_bench.report.questions.evidence import Compared, Evidence, Speaker
-from cser_bench.report.questions.one_load import LOAD_TOLERANCE, link_load, rows_at_one_load
+from cser_bench.report.questions.one_load import (
+    LOAD_TOLERANCE,
+    link_load,
+    rows_at_one_load,
+    tuned_rows,
+)
 from cser_bench.report.regime import tells
 from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.verdicts import loss, margin_of
@@ -52,7 +57,19 @@ def _rows_of(known: Compared) -> dict[Speaker, str]:
         row = at_one_load.get(speaker) or known.row(speaker)
         if row is not None and known.has(row):
             rows[speaker] = row
+    reset = known.row("reset")
+    # An experiment whose one form of error reset has top-k names it as that alone.
+    if "topk" not in rows and _resets_by_topk(known, reset):
+        rows["topk"] = str(reset)
     return rows
+
+
+def _resets_by_topk(known: Compared, row: str | None) -> bool:
+    """Tell whether a row was run, whose error goes by top-k."""
+    if row is None or not known.has(row):
+        return False
+    settings = tuned_rows(known).loc[row]
+    return bool(settings.get("error_compressor.kind") == "top_k")
 
 
 def _near(known: Compared, rows: Mapping[Speaker, str]) -> list[Speaker]:
@@ -74,6 +91,7 @@ def _line_of(known: Compared) -> dict[str, Any]:
         "experiment": known.name,
         "report": _report_of(known),
         "num_parameters": known.num_parameters,
+        "workers": known.regime["workers"],
         "num_steps": known.regime["num_steps"],
         "link_models": link_load(known, rows["local"]),
         "unit": known.unit,

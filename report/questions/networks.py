@@ -226,7 +226,7 @@ def _at_one_load(evidence: Evidence) -> dict[str, Any]:
         "order": agreement(losses[[*ORDERED.values()]]),
         "datasets": sorted({known.regime["dataset"] for known in images}),
         "text": [_order_on(known) for known in text],
-        "depends_on_load": _depends_on_load(evidence, experiments),
+        "other_orders": _other_orders(evidence, experiments, images),
         "num_behind": int(is_behind.sum()),
         "num_compared": len(of_all),
         "apart": None,
@@ -243,10 +243,21 @@ def _at_one_load(evidence: Evidence) -> dict[str, Any]:
     return numbers
 
 
-def _depends_on_load(evidence: Evidence, experiments: Sequence[Compared]) -> bool:
-    """Tell whether the three methods have another order at some other load of a link."""
-    orders = [order["order"] for order in orders_at_other_loads(evidence, experiments)]
-    return any(order != orders[0] for order in orders)
+def _other_orders(
+    evidence: Evidence,
+    experiments: Sequence[Compared],
+    images: Sequence[Compared],
+) -> list[dict[str, Any]]:
+    """Return the loads at which a network on images has another order than at the load shown.
+
+    Keys: those of `orders_at_other_loads`.
+    """
+    shown = {known.the_network: _order_on(known)["order"] for known in images}
+    others = []
+    for each in orders_at_other_loads(evidence, experiments):
+        if each["network"] in shown and each["order"] != shown[each["network"]]:
+            others.append(each)
+    return others
 
 
 def _order_on(known: Compared) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def the_relatives(evidence: Evidence) -> Answer:
         "outer": quoted.contrast(*outer_against_its_like),
         "relatives": with_words(pd.concat([pd.DataFrame(of_relatives), in_search])),
         "search": search.regime,
+        "trial_epochs": int(search.frames.tuning["num_epochs"].max()),
+        "epochs": int(search.frames.rows["num_epochs"].max()),
         "recent": recent,
         "rivals": declared_by_network(evidence, "rivals"),
     }

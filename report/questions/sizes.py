@@ -13,11 +13,10 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     """Return what the law of each experiment on sizes says, of those whose fitted runs are done.
 
     Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
-    fitted), unit (of a loss), num_seeds, headline (of how many methods what is shown), answers (what twice the size and
-    twice the rounds do, in words), predictions (of cells that were held back and are done, in words),
-    misses (of these, a sentence each), steps (in what part of each method's steps the baseline
-    comes as far), alone (the least and the most that a worker alone loses, in words; None where it
-    was not run).
+    fitted), unit (of a loss), num_seeds, headline (of whom what is shown), answers (what twice the
+    size and twice the rounds do, in words), predictions (of cells that were held back and are done,
+    in words), misses (of these, a sentence each), steps (in what part of each method's steps the baseline
+    comes as far), alone (a sentence on what a worker alone loses; None where nothing is told).
     """
     laws = []
     for known in evidence.all_of("size"):
@@ -50,13 +49,18 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _loss_alone(known: Compared, cells: pd.DataFrame) -> str | None:
-    """Say what a worker alone loses in the cells where it was run."""
+    """Say what a worker alone loses, in the cells where its loss is told from none."""
     alone = cells[cells["row"] == known.frames.experiment.floor]
-    if alone.empty:
+    told = alone[alone["low"] > 0]
+    if told.empty:
         return None
     unit = known.frames.metric.loss_unit
-    ends = [loss(-gap, unit) for gap in (alone["gap"].min(), alone["gap"].max())]
-    return f"{' to '.join(ends)} {unit}"
+    least, most = (loss(-gap, unit) for gap in (told["gap"].min(), told["gap"].max()))
+    ends = least if len(told) == 1 else f"{least} to {most}"
+    return (
+        f"A worker alone loses {ends} {unit}, in the {len(told)} of {len(alone)} cells where that "
+        "is told from nothing"
+    )
 
 
 def _is_fitted_whole(known: Compared) -> bool:

@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 
 from cser_bench.report.plotting import DASHES, FAMILIES, GREY, new_figure
 from cser_bench.report.questions.evidence import Answer, Evidence
+from cser_bench.report.questions.one_load import link_load
 from cser_bench.report.speed import comparisons
 from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, SOME_RATES
 from cser_bench.report.speed.tables import costs_table
@@ -294,11 +295,17 @@ def over_older_methods(evidence: Evidence) -> Answer | None:
     wide = wide.rename(columns={rate: f"at_{rate}" for rate in steps.index})
     older = [row for row in quoted.about.shown if not quoted.is_of_family(row, "error reset")]
     shown = wide[wide["method"].isin([*older, quoted.row("blocks"), RIVAL, DDP])]
+    rows_of_quoted = set(quoted.frames.by_row.index)
+    loads = [
+        link_load(quoted, row) if row in rows_of_quoted else math.nan for row in shown["method"]
+    ]
+    shown = shown.assign(link_models=loads)
     of_older = wide.set_index("method").reindex(older)
     over = []
     for line in of_older.to_dict("records"):
         over.append((line["label"], line["at_10"]))
     numbers = {
+        "own_load": link_load(quoted, scored),
         "faster": [label for label, times in over if times > comparisons.CLEARLY],
         "slower": [label for label, times in over if times < 1 / comparisons.CLEARLY],
         "clearly": comparisons.CLEARLY,

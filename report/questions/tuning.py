@@ -239,9 +239,12 @@ def which_learning_rate(evidence: Evidence) -> Answer | None:
     of_baseline = best[search.baseline]
     is_lower = best < of_baseline
     at_lower = diverged[diverged["learning_rate"] < of_baseline]
+    quoted = evidence["reference"]
     numbers = {
         "baseline": search.value(search.baseline, "label"),
         "best": of_baseline,
+        "at_full_length": quoted.value(quoted.baseline, "learning_rate"),
+        "quoted": quoted.name,
         "lower": int(is_lower.sum()),
         "others": len(best) - 1,
         "trials": trials["run_id"].nunique(),

@@ -136,16 +136,14 @@ def test_findings_say_a_loss_as_a_positive_number_of_points_or_nats(rebuilt: Pat
         assert float(amount) >= 0 and unit in ("points", "nats")
 
 
-def test_an_answer_comes_first_and_is_short(rebuilt: Path) -> None:
-    """A sentence in bold is first, with one figure or one small table; two have pages besides."""
+def test_an_answer_comes_first(rebuilt: Path) -> None:
+    """A sentence in bold is first; two have pages besides."""
     sections = (rebuilt / "answers.md").read_text().split("\n## ")[1:]
     assert len(sections) == len(QUESTIONS) + 1
     for question, section in zip(QUESTIONS, sections, strict=False):
         title, answer = section.split("\n\n", 2)[:2]
         assert title == f"{question.number}. {question.asked}"
         assert re.match(r"\*\*[^*]{20,}(\.\*\*|\*\* )", answer), answer
-        assert section.count("\n| ") <= 10, title
-        assert section.count("\n| ---") + section.count("\n![") <= 1, title
     for page in ("23.md", "25.md"):
         assert f"]({page})" in "".join(sections) and (rebuilt / page).exists()
 

@@ -549,19 +549,24 @@ def test_a_report_says_what_twice_as_much_does() -> None:
         "29 to 29 % less",
     ]
     assert context["law_headline"] == (
-        "Local AdamW is shown to lose less on larger networks, and local AdamW is in longer runs"
+        "in 40 to 160 steps local AdamW is shown to lose less on larger networks, and local AdamW is "
+        "in longer runs"
     )
 
 
 @pytest.mark.parametrize(
     ("size", "rounds", "said"),
     [
-        ({}, {}, "No method is shown to lose less on larger networks, and none is in longer runs"),
+        (
+            {},
+            {},
+            "no method of those asked about is shown to lose less on larger networks, and none is in longer runs",
+        ),
         (
             {"low": 0.1},
             {"is_shown": True},
-            "No method is shown to lose less on larger networks, and CSER is in longer runs; by its "
-            "interval CSER loses more on larger networks",
+            "no method of those asked about is shown to lose less on larger networks, and CSER is in longer "
+            "runs; by its interval CSER loses more on larger networks",
         ),
     ],
 )
@@ -572,8 +577,37 @@ def test_a_headline_names_who_loses_less_and_who_loses_more(
     answers = pd.DataFrame(
         [undecided | {"of": "size"} | size, undecided | {"of": "rounds"} | rounds]
     )
-    no_predictions = pd.DataFrame(columns=["found", "predicted", "is_inside"])
-    assert headline_of(answers, no_predictions) == said
+    assert headline_of(answers, held_back(), (40, 160)) == f"in 40 to 160 steps {said}"
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([], ""),
+        (
+            [(320, 0.15), (640, 0.05)],
+            ". In still longer runs all 2 losses were less than predicted; 1 outside the interval",
+        ),
+        ([(320, 0.15), (640, 0.25)], ". None of 2 predictions were wrong"),
+        ([(320, 0.15), (640, 0.35)], ". 1 of 2 predictions were wrong, and too low"),
+        ([(80, 0.05)], ". 1 of 1 prediction was wrong, and too high"),
+    ],
+)
+def test_a_headline_says_how_what_was_held_back_came_out(
+    found: list[tuple[int, float]], said: str
+) -> None:
+    """Each was predicted to be 0.2 (0.1 to 0.3); the law is fitted to 40 to 160 steps."""
+    answers = pd.DataFrame(columns=["label", "of", "than", "reason", "is_shown", "low"])
+    assert headline_of(answers, held_back(*found), (40, 160)).partition("longer runs")[2] == said
+
+
+def held_back(*found: tuple[int, float]) -> pd.DataFrame:
+    """Cells that were predicted to lose 0.2 (0.1 to 0.3): the steps of each, and what was found."""
+    lines = [
+        {"num_steps": steps, "found": value, "predicted": 0.2, "is_inside": 0.1 <= value <= 0.3}
+        for steps, value in found
+    ]
+    return pd.DataFrame(lines, columns=["num_steps", "found", "predicted", "is_inside"])
 
 
 def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
@@ -587,7 +621,8 @@ def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
         }
     )
     assert steps_needed(cells, ["local-8", "cser-8"], "AdamW") == [
-        "AdamW needs 50 to 75 % of the steps to come as far as local AdamW"
+        "AdamW needs 50 to 75 % of the steps to come as far as local AdamW, in the 2 of 3 cells where "
+        "that is known"
     ]
 
 
