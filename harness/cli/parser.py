@@ -285,7 +285,7 @@ def _add_page_commands(add: Add) -> None:
         "--output", type=folder, help="folder to write into (default: answers/ in the results)"
     )
     answers.add_argument(
-        "--readme", type=Path, help="file that gets the three cards between its marks"
+        "--readme", type=Path, help="file that gets the cards of findings between its marks"
     )
     site = add(commands.site, "make a site of all reports, explorers, answers, methods and docs")
     _add_results_folder(site)

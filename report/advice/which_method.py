@@ -197,8 +197,6 @@ def _shown(
 
 def _range(band: Band) -> str:
     """Write the rates of a band."""
-    if (band.low, band.high) == (RATES[0], RATES[-1]):
-        return "any"
     if band.low == band.high:
         return rate(band.low)
     return f"{rate(band.low)} to {rate(band.high)}"

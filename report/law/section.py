@@ -345,35 +345,46 @@ def _effect_of_all(fits_of_all: pd.DataFrame, row: str, term: str) -> str:
     return f"{twice_in_words(line['exponent'])} ({interval})"
 
 
-def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> list[str]:
+def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> str:
     """Say in what part of each method's steps the baseline comes as far, over all cells.
 
-    Cells in which the baseline's shortest run came further than the method are left out.
+    Cells in which the baseline's shortest run came further than the method are left out. Empty
+    where there are no others.
     """
-    sentences = []
-    for row in rows:
-        own = cells[cells["row"] == row]
-        known = own[own["baseline_steps"].notna()]
-        if known.empty:
-            continue
-        shares = 100 * known["baseline_steps"] / known["num_steps"]
-        sentences.append(
-            f"{baseline} needs {shares.min():.0f} to {shares.max():.0f} % of the steps to come as "
-            f"far as {own['label'].iloc[0]}, in the {len(known)} of {len(own)} cells where that is "
-            "known"
+    of_methods = cells[cells["row"].isin(rows)]
+    known = of_methods[of_methods["baseline_steps"].notna()]
+    parts = []
+    for _, own in known.groupby("row", sort=False):
+        shares = 100 * own["baseline_steps"] / own["num_steps"]
+        parts.append(
+            f"{shares.min():.0f} to {shares.max():.0f} % of the steps to come as far as "
+            f"{own['label'].iloc[0]}"
         )
-    return sentences
+    if not parts:
+        return ""
+    where = f"in the {len(known)} of {len(of_methods)} cells where that is known"
+    return f"{baseline} needs {listed(parts)}, {where}"
 
 
 def misses_of(predictions: pd.DataFrame, unit: str) -> list[str]:
-    """Say of each loss outside its predicted interval what was found, and what was predicted."""
+    """Say of each loss outside its predicted interval what was found, and what was predicted.
+
+    A sentence a size and length.
+    """
     sentences = []
-    for line in _outside(predictions).to_dict("records"):
-        words = _prediction_in_words(line, unit)
+    for (num_parameters, num_steps), lines in _outside(predictions).groupby(
+        ["num_parameters", "num_steps"], sort=False
+    ):
+        parts = []
+        for line in lines.to_dict("records"):
+            words = _prediction_in_words(line, unit)
+            parts.append(
+                f"{line['label']} loses {words['found_loss']} {unit}, where "
+                f"{words['predicted_loss']} was predicted"
+            )
         sentences.append(
-            f"In {count(line['num_steps'])} steps on the network of "
-            f"{count(line['num_parameters'])} parameters {line['label']} loses "
-            f"{words['found_loss']} {unit}, where {words['predicted_loss']} was predicted"
+            f"In {count(num_steps)} steps on the network of {count(num_parameters)} parameters "
+            f"{listed(parts)}"
         )
     return sentences
 

@@ -16,7 +16,7 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     fitted), unit (of a loss), num_seeds, headline (of whom what is shown), answers (what twice the
     size and twice the rounds do, in words), predictions (of cells that were held back and are done,
     in words), misses (of these, a sentence each), steps (in what part of each method's steps the baseline
-    comes as far), alone (a sentence on what a worker alone loses; None where nothing is told).
+    comes as far, a sentence), alone (a sentence on what a worker alone loses; None where nothing is told).
     """
     laws = []
     for known in evidence.all_of("size"):

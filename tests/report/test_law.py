@@ -620,10 +620,11 @@ def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
             "baseline_steps": [np.nan, 150.0, 200.0],
         }
     )
-    assert steps_needed(cells, ["local-8", "cser-8"], "AdamW") == [
+    assert steps_needed(cells, ["local-8", "cser-8"], "AdamW") == (
         "AdamW needs 50 to 75 % of the steps to come as far as local AdamW, in the 2 of 3 cells where "
         "that is known"
-    ]
+    )
+    assert steps_needed(cells, ["cser-8"], "AdamW") == ""
 
 
 @pytest.mark.parametrize(
