@@ -37,8 +37,29 @@ def what_is_lost(evidence: Evidence) -> Answer:
         "less": int(rows["shown"].sum()),
         "more": int(rows["more"].sum()),
         "with_more": rows.loc[rows["more"] > 0, "network"].tolist(),
+        "alone_with_all": _alone_with_all_data(evidence),
     }
     return Answer(pd.concat(frames, ignore_index=True), numbers, rows=rows)
+
+
+def _alone_with_all_data(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return what a worker alone that has all data loses, of each network where that was run.
+
+    Such a worker sends nothing. Where it loses less than the margin (`is_within`), a method that is
+    shown to lose less has not shown that sending helps.
+    """
+    lines = []
+    for known in evidence.all_of("bounds"):
+        others = [row.row for row in known.frames.experiment.rows if row.algorithm == "alone"]
+        for row in others:
+            if row == known.row("floor") or row == known.frames.experiment.floor:
+                continue
+            if not known.has(row):
+                continue
+            line = known.contrast(row, known.baseline)
+            is_within = -line["low"] < line["margin"]
+            lines.append(line | {"network": known.about.network, "is_within": is_within})
+    return lines
 
 
 def _counted_on(known: Compared, losses: pd.DataFrame) -> dict[str, Any]:
