@@ -100,7 +100,8 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     if law["has_fit"]:
         headline = law["law_headline"]
         captions["law"] = headline[0].upper() + headline[1:]
-        figures["law"] = draw_law(frames, tables, captions["law"])
+        # What was held back is drawn too, and its sentence would not fit in two lines.
+        figures["law"] = draw_law(frames, tables, captions["law"].partition(". ")[0])
     context = _context(frames, tables) | law
     context |= {"captions": captions, "figures": figures}
     csv = tables | _told_apart(frames)
