@@ -201,6 +201,9 @@ def begin_attempt(
             without having saved anything new.
     """
     folder = recorder.folder
+    # Slurm starts a job anew whose node died as its run ended; the record of what is done stays.
+    if is_done(folder):
+        raise NothingToDo(f"run {recorder.run_id} is done")
     attempts = read_attempts(folder)
     ours = of_job(attempts, allocation.job)
     try:
@@ -219,7 +222,7 @@ def begin_attempt(
         write_failure(folder, recorder.run_id, last, kind, message, "", is_last_word=True)
         raise NothingToDo(message)
     recorder.enter(saved_step(folder) or 0)
-    # Only now: having written to the folder, this node sees what others wrote to it before.
+    # And once more: having written to the folder, this node sees what others wrote to it before.
     if is_done(folder):
         raise NothingToDo(f"run {recorder.run_id} is done")
 

@@ -304,10 +304,25 @@ def test_starts_that_save_nothing_new_give_up_and_a_job_that_was_submitted_anew_
         begin_attempt(recorder_of(folder, allocation(job="9_0")), allocation(job="9_0"), 2, stack)
 
 
-def test_result_that_is_seen_late_is_not_made_twice(tmp_path: Path) -> None:
+def test_a_start_after_the_result_leaves_the_record_as_it_is(tmp_path: Path) -> None:
+    job = job_for(small_config(), tmp_path)
+    assert attempt_stacked(job)
+    names = ("result.json", "run.json")
+    before = [(job.folder / name).read_bytes() for name in names]
+    with pytest.raises(NothingToDo, match="is done"):
+        begun(job.folder)
+    assert [(job.folder / name).read_bytes() for name in names] == before
+
+
+def test_result_that_is_seen_late_is_not_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a shared folder, where a node sees what another wrote once it has written itself."""
     job = job_for(small_config(), tmp_path)
     assert attempt_stacked(job)
     before = (job.folder / "result.json").read_bytes()
+    seen = iter([False, True])
+    monkeypatch.setattr("cser_bench.slurm.requeue.is_done", lambda folder: next(seen))
     with pytest.raises(NothingToDo, match="is done"):
         begun(job.folder)
     assert (job.folder / "result.json").read_bytes() == before
