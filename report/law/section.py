@@ -356,10 +356,9 @@ def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> str
     parts = []
     for _, own in known.groupby("row", sort=False):
         shares = 100 * own["baseline_steps"] / own["num_steps"]
-        parts.append(
-            f"{shares.min():.0f} to {shares.max():.0f} % of the steps to come as far as "
-            f"{own['label'].iloc[0]}"
-        )
+        ends = sorted({round(shares.min()), round(shares.max())})
+        percent = " to ".join(map(str, ends))
+        parts.append(f"{percent} % of the steps to come as far as {own['label'].iloc[0]}")
     if not parts:
         return ""
     where = f"in the {len(known)} of {len(of_methods)} cells where that is known"

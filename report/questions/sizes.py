@@ -15,8 +15,9 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
     fitted), unit (of a loss), num_seeds, headline (of whom what is shown), answers (what twice the
     size and twice the rounds do, in words), predictions (of cells that were held back and are done,
-    in words), misses (of these, a sentence each), steps (in what part of each method's steps the baseline
-    comes as far, a sentence), alone (a sentence on what a worker alone loses; None where nothing is told).
+    in words), misses (of these, a sentence each), steps (a sentence: in what part of each method's
+    steps the baseline comes as far), alone (a sentence: what a worker alone loses; None where
+    nothing is told).
     """
     laws = []
     for known in evidence.all_of("size"):

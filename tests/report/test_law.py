@@ -625,6 +625,7 @@ def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
         "that is known"
     )
     assert steps_needed(cells, ["cser-8"], "AdamW") == ""
+    assert steps_needed(cells[:2], ["local-8"], "AdamW").startswith("AdamW needs 75 % of the steps")
 
 
 @pytest.mark.parametrize(
