@@ -77,6 +77,7 @@ def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str,
     return {
         "has_law": True,
         "has_fit": bool(with_law),
+        "has_fit_of_all": not tables["law_fits_of_all"].empty,
         "law_answers": answers,
         "law_headline": headline_of(answers, tables["law_predictions"], _lengths(cells)),
         "law_misses": misses_of(tables["law_predictions"], unit),

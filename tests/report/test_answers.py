@@ -236,6 +236,29 @@ def test_the_table_of_networks_is_of_the_raw_results(rebuilt: Path) -> None:
         assert high < 0 or "**" not in cells[cell], f"{row}: {low} to {high}"
 
 
+def test_answer_1_says_what_a_worker_alone_with_all_data_loses(rebuilt: Path) -> None:
+    """And where its whole interval lies within half a point, which is so on the perceptron alone."""
+    [section] = re.findall(r"\n## 1\. .+?\n## 2\.", (rebuilt / "answers.md").read_text(), re.DOTALL)
+    for name, is_within in (("study_perceptron_bounds", True), ("study_resnet_bounds", False)):
+        estimate, low, high = (-100 * value for value in welch(name, "alone_all", "sgd"))
+        said = f"loses {estimate:.2f} points ({high:.2f} to {low:.2f})."
+        assert (low < 0.5) == is_within
+        assert (f"{said} That is within the margin" in section) == is_within and said in section
+
+
+def test_the_first_page_names_the_load_at_which_an_order_is_another(rebuilt: Path) -> None:
+    """Each a row against everything sent, at about 130 models on a link of the perceptron."""
+    rows = {
+        "error reset by blocks": "mcser_block-384",
+        "local steps": "local_sgd-384",
+        "error feedback with top-k": "ef_topk-1536",
+    }
+    losses = {name: -welch("fashion_mnist_long", row, "sgd")[0] for name, row in rows.items()}
+    order = ", ".join(sorted(losses, key=lambda name: losses[name]))
+    text = (rebuilt / "README.md").read_text()
+    assert f"At 130 models on a link the order on the perceptron is another: {order}." in text
+
+
 # What goes wrong.
 
 
