@@ -303,30 +303,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             with torch.enable_grad():
                 loss = closure()
         # After the closure, in which a script may change numbers and parameters.
-        check_numbers(self.param_groups)
-        self._adopt_moved()
-        for replica in self.replicas:
-            replica.flat.collect_gradients()
-            check_still_loaded(replica.loaded, replica.flat.parameters)
-        # Last of the checks, as it is a collective: what a worker sees alone it must say before it
-        # waits for others.
-        if self._first_step is not None:
-            is_changed = self._first_step.check(
-                self._model,
-                self.workers_differ,
-                self.num_steps,
-                self._in_step(),
-            )
-            self._first_step.close()
-            self._first_step = None
-            if is_changed:
-                self.reanchor()
-        self._say_writes()
-        frozen = [replica.flat.frozen for replica in self.replicas]
-        if frozen != self._frozen:
-            if are_apart(self.collectives):
-                check_frozen(self.collectives, frozen, self._in_step())
-            self._frozen = frozen
+        self._take_in_changes()
+        self._compare_workers()
         # Passed, so that from now on a script may change what a state has put there.
         for replica in self.replicas:
             replica.loaded = None
@@ -343,20 +321,55 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._watch.end_step()
         return loss
 
+    def _take_in_changes(self) -> None:
+        """Take in what the script did to numbers, parameters and gradients since the last step.
+
+        Nothing is sent: what a worker sees alone it must say before it waits for others.
+        """
+        check_numbers(self.param_groups)
+        self._adopt_moved()
+        for replica in self.replicas:
+            replica.flat.collect_gradients()
+            check_still_loaded(replica.loaded, replica.flat.parameters)
+
+    def _compare_workers(self) -> None:
+        """Compare with the other workers what the next step rests on.
+
+        Before the first step that is the model; later, only what is frozen, where that changed.
+        """
+        if self._first_step is not None:
+            is_changed = self._first_step.check(
+                self._model,
+                self.workers_differ,
+                self.num_steps,
+                self._in_step(),
+            )
+            self._first_step.close()
+            self._first_step = None
+            if is_changed:
+                self.reanchor()
+        self._say_writes()
+        frozen = [replica.flat.frozen for replica in self.replicas]
+        if frozen == self._frozen:
+            return
+        if are_apart(self.collectives):
+            check_frozen(self.collectives, frozen, self._in_step())
+        self._frozen = frozen
+
     def _say_writes(self) -> None:
         """Warn, once, where someone has written the parameters since the last step."""
         if self._num_writes is None or self._num_writes == _num_writes(self.replicas):
             return
         if not self._has_said_writes:
             self._has_said_writes = True
-            # Past step() and its two wrappers, no_grad's and the one that torch puts round every
-            # optimiser's step, so that the warning names the script's own line.
+            # Past _compare_workers, step() and its two wrappers, no_grad's and the one that torch
+            # puts round every optimiser's step, so that the warning names the script's own line.
             warnings.warn(
                 f"{self.name}: something other than this optimiser has written parameters after "
                 f"step {self.num_steps}; where other weights were loaded, call "
                 "optimizer.reanchor() on all workers, as what the method holds is of the former "
                 "ones; where all workers change them alike, as by a clamp, nothing need be done",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -607,9 +620,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
         It is infinite where nothing is sent.
         """
+        # What is sent repeats after a common multiple of the method's intervals. Their product is
+        # one, and stays one where settings that are no intervals, such as a rank, are factors too.
         counts = [value for value in self.settings.values() if type(value) is int and value]
         intervals = math.prod(counts)
-        # Whole intervals; where draws differ, about their mean.
+        # A hundred steps or more: where draws differ, what is sent is about their mean.
         num_steps = intervals * math.ceil(100 / intervals)
         once = self.expected_traffic(num_steps).training_bits
         twice = self.expected_traffic(2 * num_steps).training_bits
