@@ -446,8 +446,16 @@ def _beyond_in_words(predictions: pd.DataFrame, lengths: tuple[float, float]) ->
         return f". In still longer runs all {len(longer)} losses were less than predicted{outside}"
     num_wrong = len(_outside(found))
     were = "prediction was" if len(found) == 1 else "predictions were"
-    way = _which_way(_outside(found)) if num_wrong else ""
+    way = _which_way(_outside(found)) if num_wrong else _widest_in_words(found)
     return f". {num_wrong or 'None'} of {len(found)} {were} wrong{way}"
+
+
+def _widest_in_words(predictions: pd.DataFrame) -> str:
+    """Say how far the widest interval reached: being inside a wide one says little."""
+    highest = predictions["predicted_high"] / predictions["predicted"]
+    widest = predictions.loc[highest.idxmax()]
+    low, high = (widest[end] / widest["predicted"] for end in ("predicted_low", "predicted_high"))
+    return f", and the widest interval was {low:.2f} to {high:.2f} times what was predicted"
 
 
 def _lengths(cells: pd.DataFrame) -> tuple[float, float]:

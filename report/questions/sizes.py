@@ -7,6 +7,7 @@ import pandas as pd
 from cser_bench.report.law.section import law_context, law_tables
 from cser_bench.report.questions.evidence import Compared, Evidence
 from cser_bench.report.verdicts import loss
+from cser_bench.report.wording import listed
 
 
 def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
@@ -16,8 +17,9 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     fitted), unit (of a loss), num_seeds, headline (of whom what is shown), answers (what twice the
     size and twice the rounds do, in words), predictions (of cells that were held back and are done,
     in words), misses (of these, a sentence each), steps (a sentence: in what part of each method's
-    steps the baseline comes as far), alone (a sentence: what a worker alone loses; None where
-    nothing is told).
+    steps the baseline comes as far), losses (a sentence: what each method loses by mean in the
+    cells that were fitted), alone (a sentence: what a worker alone loses; None where nothing is
+    told).
     """
     laws = []
     for known in evidence.all_of("size"):
@@ -43,10 +45,21 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
                 "misses": context["law_misses"],
                 "steps": context["law_steps"],
                 "num_seeds": int(fitted["num_seeds"].min()),
+                "losses": _losses(known, fitted[fitted["row"].isin(tables["law_fits"]["row"])]),
                 "alone": _loss_alone(known, cells),
             }
         )
     return laws
+
+
+def _losses(known: Compared, fitted: pd.DataFrame) -> str:
+    """Say what each method loses, by mean, at the least and at the most."""
+    unit = known.frames.metric.loss_unit
+    parts = []
+    for _, own in fitted.groupby("row", sort=False):
+        least, most = (loss(-gap, unit) for gap in (own["gap"].min(), own["gap"].max()))
+        parts.append(f"{own['label'].iloc[0]} loses {least} to {most}")
+    return f"By mean, {listed(parts)} {unit}"
 
 
 def _loss_alone(known: Compared, cells: pd.DataFrame) -> str | None:

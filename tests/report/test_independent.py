@@ -294,3 +294,22 @@ def test_the_reports_exponents(folder: Path) -> None:
     family = [*reported["p"], *[1.0] * num_contrast_tests]
     adjusted = multipletests(family, method="holm")[1][: len(reported)]
     np.testing.assert_allclose(reported["p_holm"], adjusted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("folder", LAWS, ids=lambda folder: folder.name)
+def test_the_first_page_says_what_methods_of_a_law_lose_by_mean(folder: Path) -> None:
+    """At the least and at the most, over the cells that were fitted, in order of rows."""
+    plan = LAWS[folder]
+    cells = gaps_of(folder, plan)
+    in_points = plan["metric"] != "loss"
+    parts = []
+    for row in plan["rows"]:
+        gaps = cells.loc[cells["row"] == row["row"], "gap"]
+        if gaps.empty or row["row"] == plan["floor"]:
+            continue
+        least, most = (
+            f"{100 * end:.2f}" if in_points else f"{end:.4f}" for end in (gaps.min(), gaps.max())
+        )
+        parts.append(f"{row['label']} loses {least} to {most}")
+    said = f"By mean, {' and '.join(parts)} {'points' if in_points else 'nats'}."
+    assert said in (RESULTS.parent / "README.md").read_text()

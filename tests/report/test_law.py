@@ -588,7 +588,10 @@ def test_a_headline_names_who_loses_less_and_who_loses_more(
             [(320, 0.15), (640, 0.05)],
             ". In still longer runs all 2 losses were less than predicted; 1 outside the interval",
         ),
-        ([(320, 0.15), (640, 0.25)], ". None of 2 predictions were wrong"),
+        (
+            [(320, 0.15), (640, 0.25)],
+            ". None of 2 predictions were wrong, and the widest interval was 0.50 to 1.50 times what was predicted",
+        ),
         ([(320, 0.15), (640, 0.35)], ". 1 of 2 predictions were wrong, and too low"),
         ([(80, 0.05)], ". 1 of 1 prediction was wrong, and too high"),
     ],
@@ -604,10 +607,25 @@ def test_a_headline_says_how_what_was_held_back_came_out(
 def held_back(*found: tuple[int, float]) -> pd.DataFrame:
     """Cells that were predicted to lose 0.2 (0.1 to 0.3): the steps of each, and what was found."""
     lines = [
-        {"num_steps": steps, "found": value, "predicted": 0.2, "is_inside": 0.1 <= value <= 0.3}
+        {
+            "num_steps": steps,
+            "found": value,
+            "predicted": 0.2,
+            "predicted_low": 0.1,
+            "predicted_high": 0.3,
+            "is_inside": 0.1 <= value <= 0.3,
+        }
         for steps, value in found
     ]
-    return pd.DataFrame(lines, columns=["num_steps", "found", "predicted", "is_inside"])
+    columns = [
+        "num_steps",
+        "found",
+        "predicted",
+        "predicted_low",
+        "predicted_high",
+        "is_inside",
+    ]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
