@@ -85,6 +85,7 @@ def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
 
     The least loss comes first. Where too few of the methods have such a row, all rows are returned.
     """
+    # A load that is unknown is NaN, which no row is below: then all rows are returned.
     best = accuracy[accuracy["link_models"] <= SAME_LOAD * load]
     if len(best):
         loads = best.groupby("label", sort=False)["link_models"]
@@ -323,6 +324,7 @@ def few_methods_at_loads(own: pd.DataFrame, families: Mapping[str, str]) -> pd.D
     if not 1 < known["label"].nunique() <= _MOST_NAMED:
         return known[:0]
     family = known["algorithm"].map(families)
+    # `draw_loads` heads a panel with its network, which the page of one experiment need not.
     return known.assign(family=family, estimate=known["difference"], network="")
 
 
@@ -388,6 +390,7 @@ def draw_loads(lost: pd.DataFrame, title: str | None = None) -> Figure:
         )
         if title is not None:
             headline(figure, title)
+        # After the legend and the headline, which take room: names go by where the axes then are.
         for axes, ends in zip(panels, all_ends, strict=True):
             end_labels(axes, ends)
     return figure
@@ -481,6 +484,7 @@ def _set_logarithmic(axes: Axes, worst: float, unit: float) -> None:
     for size in (0.0, 0.5, 1.0, 3.0, 10.0, 30.0, 100.0):
         if size * unit <= 1.3 * worst:
             places.append(size * unit)
+    # Zero and gains have no logarithm: below a unit the scale is linear.
     axes.set_yscale("symlog", linthresh=unit)
     axes.set_yticks(places, [f"{place:g}" for place in places])
     axes.yaxis.set_minor_locator(NullLocator())

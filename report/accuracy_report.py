@@ -212,6 +212,7 @@ def _about(frames: Frames) -> dict[str, Any]:
     """Return what the page says of the experiment itself."""
     label = frames.metric.label
     unit = frames.metric.loss_unit
+    # The template asks for each of these, and stops at one that is undefined.
     no_runs = {
         "done": 0,
         "diverged": 0,
@@ -380,6 +381,7 @@ def _columns(frames: Frames, rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
         "loss": (f"lost, {metric.loss_unit}", "digits"),
         "loss_interval": ("95 % interval", "text"),
     }
+    # Bare numbers stand at the right, as others do; with words among them they are text.
     if rows["runs"].str.isdigit().all():
         columns["runs"] = ("runs", "count")
     for name in ("models_sent", "link_models"):

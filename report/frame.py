@@ -296,6 +296,7 @@ def _frame(lines: Iterable[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     records = list(lines)
     if not records:
         return pd.DataFrame(columns=columns)
+    # Without `columns`, which would drop what only some records have, as traffic by purpose.
     return pd.DataFrame(records)
 
 
@@ -322,6 +323,7 @@ def _planned(
     planned = []
     for row in experiment.rows:
         try:
+            # Keys of JSON are texts, by which 10 would come before 9.
             seeds = sorted((int(seed), run_id) for seed, run_id in row.runs.items())
         except ValueError:
             path = folder / "experiment.json"
@@ -369,6 +371,7 @@ def _row_line(row: Row) -> dict[str, Any]:
     line |= dict(_paths(row.settings))
     if row.restart is not None:
         line |= dict(_paths({"restart": row.restart}))
+    # Only where it is so: the tables of experiments that hold nothing back lack the column.
     if row.held_back:
         line["held_back"] = True
     return line
@@ -433,7 +436,8 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
     num_classes = MOST_CLASSES
     if result.class_counts:
         num_classes = len(result.class_counts[0])
-    # To guess all classes alike costs the logarithm of their number, in nats.
+    # To guess all classes alike costs the logarithm of their number, in nats. Of one class that is
+    # 0, beyond which any loss would lie.
     limit = DIVERGED_FACTOR * math.log(max(num_classes, 2))
     losses = [loss for loss in (result.train_loss, result.test_loss) if loss is not None]
     is_beyond = any(not math.isfinite(loss) or loss > limit for loss in losses)

@@ -200,6 +200,7 @@ def save(figure: Figure, path: Path) -> None:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Resolution and type of fonts are read when a figure is saved, not when it is made.
     with style():
         figure.savefig(path, format="png", metadata={"Software": None})
         figure.set_layout_engine("none")  # which has placed all by now

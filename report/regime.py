@@ -64,6 +64,7 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
     own_length = {row: steps for steps, row in ceilings.items()}.get(str(experiment.baseline))
     lines = []
     for steps in sorted(lengths, key=lambda steps: (steps != own_length, -steps)):
+        # No row has an empty name: a bound that was not planned at this length has no scores.
         ceiling = frames.done(ceilings.get(steps, ""))
         floor = frames.done(floors.get(steps, ""))
         gap = ceiling.mean() - floor.mean()
@@ -100,6 +101,7 @@ def claimed_contrasts(frames: Frames) -> pd.DataFrame:
 
 def tells(frames: Frames) -> bool:
     """Tell whether an experiment can tell a loss at its own length."""
+    # `assay_frame` has the experiment's own length first; without any line nothing can be told.
     return bool(assay_frame(frames)["reason"].head(1).isna().any())
 
 

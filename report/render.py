@@ -123,6 +123,7 @@ def write_tables(folder: Path, frames: Mapping[str, pd.DataFrame]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
+        # pandas ends lines as the platform does, and the same records must give the same bytes.
         frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     return folder
 
@@ -156,6 +157,7 @@ def write_report(
         OSError: the folder cannot be written.
     """
     write_tables(output / "csv", frames)
+    # Before the PDF, which takes its pictures from this folder.
     for key, figure in figures.items():
         save(figure, output / "figures" / f"{key}.png")
     text = markdown_of(template, context)

@@ -161,6 +161,8 @@ def drawn(
 
     The row under test is the first.
     """
+    # All rows are drawn at the larger number and then cut, so that a row's seeds are the baseline's
+    # first and share their common part.
     num_seeds = max(scenario.seeds, scenario.baseline_seeds)
     common = generator.standard_normal((num_draws, 1, num_seeds))
     noise = generator.standard_normal((num_draws, scenario.rows, num_seeds))
@@ -347,6 +349,7 @@ def simulated(
         for name, rule in RULES.items():
             errors, degrees = rule(draws)
             estimates = draws.estimates
+            # This rule's error is of the seeds that both have, and so must its estimate be.
             if rule is by_block:
                 estimates = draws.paired.mean(axis=2)
             worth = _worth(
@@ -428,6 +431,7 @@ def correlations(results: Path) -> pd.DataFrame:
     """
     folders = [path.parent for path in results.rglob("experiment.json")]
     lines = []
+    # `rglob` goes in the order of the file system, which differs between machines.
     for folder in sorted(folders, key=lambda folder: folder.name):
         frames = read_frames(folder)
         if not frames.contrasts:

@@ -135,6 +135,7 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
         deviation = math.nan
         if num_runs > 1:
             deviation = float(scores.std(ddof=1))
+        # Of one run the deviation is NaN, and so is its interval, whatever the quantile.
         degrees = max(num_runs - 1, 1)
         quantile = float(special.stdtrit(degrees, (1 + COVERAGE) / 2))
         half = quantile * deviation / math.sqrt(num_runs)
@@ -187,6 +188,8 @@ def unpaired(row_scores: np.ndarray, reference_scores: np.ndarray) -> Difference
     row_part = float(row_scores.var(ddof=1)) / num_runs
     reference_part = float(reference_scores.var(ddof=1)) / num_references
     if row_part + reference_part == 0:
+        # Satterthwaite's degrees would be 0 / 0; with infinite ones the interval is the estimate,
+        # not NaN.
         return Difference(estimate, 0.0, math.inf)
     degrees = satterthwaite(
         row_part,
@@ -222,6 +225,8 @@ def seed_correlation(frames: Frames) -> SeedCorrelation | None:
     for contrast in frames.contrasts:
         names.add(contrast.row)
         names.add(contrast.reference)
+    # Sorted, as a set of texts has another order in each process, and sums then differ in the last
+    # bits.
     by_row = {row: frames.done(row) for row in sorted(names)}
     scores = pd.DataFrame(by_row).dropna()
     num_seeds, num_rows = scores.shape
@@ -413,8 +418,10 @@ def _rates_held_out(frames: Frames) -> list[tuple[Any, ...]]:
     lines = []
     for (row, rate), trials in frames.tuning[is_full].groupby(["row", "learning_rate"]):
         choice = choices.get(row)
+        # A search may have tuned rows that the experiment then did not run.
         if choice is None or row not in frames.by_row.index:
             continue
+        # A row that was searched over rates alone has no candidates, and its choice says 0.
         is_candidate = trials["candidate"].fillna(0) == choice.candidate
         scores = trials.loc[is_candidate, "score"]
         if len(scores):
@@ -449,6 +456,7 @@ def at_equal_rate(
     if rate == reference_rate:
         mean = frames.done(row).mean()
         return float(mean - frames.done(reference).mean())
+    # By kind, so that no score of test samples is set against one of held-out samples.
     scores = rates.pivot_table("score", ["kind", "learning_rate"], "row")
     scores = scores.reindex(columns=[row, reference])
     rates_run = scores.index.get_level_values("learning_rate")
@@ -521,11 +529,13 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     # their largest, so that no adjusted p comes out too small.
     num_exponents = len(frames.experiment.exponents or [])
     family["p_holm"] = holm(family["p"].to_numpy(dtype=float), num_exponents)
+    # Only now is one test of each contrast kept: the others had to be in Holm's family too.
     by_p = family.sort_values("p", kind="stable")
     nearest = by_p.drop_duplicates("contrast").set_index("contrast")
     frame = pd.DataFrame(lines, columns=columns).join(nearest)
     level = 1 - frames.experiment.confidence
     frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
+    # After the others: without a test p is NaN, which `_verdict` would not take for undecided.
     frame.loc[too_late, "verdict"] = TOO_LATE
     frame["declared"] = [in_words(seen) for seen in seen_when_declared(frames)]
     return frame

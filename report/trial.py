@@ -133,6 +133,7 @@ def _table(lines: list[_Line], baseline: _Line, metric: Metric) -> str:
         }
         table.append(cells)
     align = ("right", "left", "right", "left", "right", "right", "right")
+    # tabulate would else read texts as numbers, and write 4.00 as 4.
     return tabulate(table, "keys", disable_numparse=True, colalign=align)
 
 

@@ -230,6 +230,7 @@ def _table(tokens: Sequence[Token], root: Path) -> str:
     num_rows = len(body) // num_columns
     first = ", ".join(f"[{_inline(cell, root)}]" for cell in head)
     others = "".join(f", [{_inline(cell, root)}]" for cell in body)
+    # Behind a sole entry Typst needs the comma to take it for an array.
     return (
         f"#grid-table(({', '.join(widths)},), ({', '.join(aligns)},), {num_rows}, "
         f"({first},){others})"

@@ -202,6 +202,7 @@ def _place_in(question: str, label: str) -> int:
         place = question.find(" ".join(words[:count]))
         if place >= 0:
             return place
+    # Behind all that is named: a question that names neither is then about the row.
     return len(question)
 
 

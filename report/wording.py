@@ -57,6 +57,7 @@ def amount(value: float) -> str:
 
     A whole number, and any from 100 on, has no decimals: 96, 292, 28,050.
     """
+    # From 99.95 on three digits round to 100, and have no decimals.
     is_whole = abs(value) >= 99.95 or value == round(value)
     digits = f"{value:,.0f}" if is_whole else f"{value:#.3g}"
     return digits.replace("-", MINUS)

@@ -164,6 +164,7 @@ def queued_jobs() -> dict[str, str] | None:
 
     None where squeue does not answer, which is not the same as an empty queue.
     """
+    # Without --array tasks that wait share a line, as 12_[0-5], and none is found by its id.
     listed = output_of("squeue", "--me", "--array", "--noheader", "--format=%i|%T")
     if listed is None:
         return None

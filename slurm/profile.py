@@ -218,6 +218,7 @@ def preflight_parameters(profile: Profile, name: str, place: SubmissionPaths) ->
             f"--cpus-per-task={profile.cpus_per_worker}",
             "--export=ALL",
             "--kill-on-bad-exit=1",
+            # A job that is requeued goes on in the same logs, and must not empty them.
             "--open-mode=append",
         ],
         "additional_parameters": profile.sbatch,
@@ -242,6 +243,7 @@ def array_parameters(
     ]
     flags: dict[str, Any] = {"requeue": True}
     if after:
+        # Slurm would else keep an array for ever whose preflight has failed.
         flags |= {"dependency": ",".join(after), "kill-on-invalid-dep": "yes"}
     return preflight_parameters(profile, name, place) | {
         "job_name": name,
@@ -259,6 +261,7 @@ def _exports(profile: Profile, code: Path) -> list[str]:
     variables = {
         # Or the folder in which the command was typed would go before the snapshot.
         "PYTHONSAFEPATH": "1",
+        # It is read as a process begins, so that a worker cannot set it for itself.
         "OMP_NUM_THREADS": "1",
     }
     if profile.network_interface:

@@ -225,6 +225,7 @@ def wait_for_preflight(job: str, logs: Sequence[Path]) -> bool:
             print(*passed, sep="\n", flush=True)
             return True
         now = time.monotonic()
+        # That squeue does not answer is no sign that the job has gone.
         if queue is None or job in queue:
             last_seen = now
         if now - last_seen > LATE_SECONDS:
@@ -244,6 +245,7 @@ def _one_of_each_check(texts: Sequence[list[str]]) -> dict[str, str]:
     It is the first rank's, of those that have one.
     """
     lines = {}
+    # Backwards, so that the line that is put in last, and stays, is the first rank's.
     for text in reversed(texts):
         for line in text:
             lines[line.partition(":")[0]] = line
@@ -282,6 +284,7 @@ def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: 
     campaign.put_submission(request.folder, place.submission, submission)
     try:
         submitted = executor.map_array(do_run, given, [profile] * len(given))
+    # Also after Ctrl-C: else the record would hold a submission that sbatch never answered.
     except BaseException:
         campaign.put_submission(request.folder, place.submission, None)
         raise

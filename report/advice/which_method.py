@@ -122,6 +122,7 @@ def telling_kinds(evidence: Evidence) -> list[Kind]:
         is_new = not any(ran_alike(known.frames, other.frames) for other in chosen)
         if is_new and tells(known.frames):
             chosen.append(known)
+    # By size alone, where `kinds_of` has the reference last whatever its size.
     chosen.sort(key=lambda known: -known.num_parameters)
     kinds = []
     for known in chosen:

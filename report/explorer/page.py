@@ -327,6 +327,7 @@ def _methods(
     if frames is not None:
         label_of = frames.by_row["label"]
         ends = [frames.experiment.baseline, frames.experiment.floor]
+        # `reindex`, as either may be None, at which `loc` would raise.
         bounds.update(label_of.reindex(ends).dropna())
         compared: list[str] = []
         for contrast in frames.contrasts:

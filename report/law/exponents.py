@@ -160,5 +160,6 @@ def _difference(law: Law, other: Law, term: str) -> Answer:
     return Answer(
         estimate - other_estimate,
         jackknife_error(differences.to_numpy()),
+        # The fewer have the larger quantile: the interval is too wide rather than too narrow.
         min(law.degrees, other.degrees),
     )

@@ -74,11 +74,13 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
             axes.set_ylim(min(0.0, _ROOM * cells["gap"].min()), _ROOM * cells["gap"].max())
             decades(axes.xaxis)
             low, high = own["num_parameters"].min(), own["num_parameters"].max()
+            # At the right is room for the names of lines: a share of the axis, whatever was run.
             axes.set_xlim(low / 1.4, high * (high / low) ** 0.45)
             axes.set_xlabel("parameters of the network")
         panels[0].set_ylabel(f"{unit} lost against all sent")
         figure.legend(handles=_handles(cells), loc="outside lower center", ncols=3)
         headline(figure, title)
+        # After the legend and the headline, which take room: names go by where the axes then are.
         for axes, ends in zip(panels, all_ends, strict=True):
             end_labels(axes, ends)
     return figure

@@ -142,6 +142,7 @@ def fit_law(cells: pd.DataFrame, terms: Sequence[str] = MODELS[LAW]) -> Law | No
     left_out = {}
     for place in places.unique():
         others = (places != place).to_numpy()
+        # About the centre of all cells, not of the others: the constants must be of one place.
         without = pseudo_poisson(design[others], gaps[others])
         if without is None:
             return None
@@ -208,6 +209,7 @@ def pseudo_poisson(design: Vector, gaps: Vector) -> Vector | None:
         coefficients = coefficients + size * step
         if np.abs(coefficients[1:]).max(initial=0.0) > _STEEPEST:
             return None
+        # By the whole step: one that was halved to nothing is short too, and is at no minimum.
         if np.abs(step).max() < _TOLERANCE:
             return coefficients
     return None

@@ -171,6 +171,8 @@ def steps_to(score: float, curve: pd.Series[float]) -> float:
     after = min(max(after, 1), last)
     before = after - 1
     rise = scores[after] - scores[before]
+    # Only a first or last stretch can be flat here: it does not say in how many steps a score is
+    # reached.
     if rise <= 0:
         return math.nan
     share = (score - scores[before]) / rise
@@ -192,6 +194,7 @@ def rate_costs_frame(frames: Frames) -> pd.DataFrame:
     trials = frames.tuning
     lines = []
     for name, choice in frames.experiment.tuning.choices.items():
+        # A row that was searched over rates alone has no candidates, and its choice says 0.
         is_candidate = trials["candidate"].fillna(0) == choice.candidate
         own_trials = trials[(trials["row"] == name) & is_candidate]
         means = own_trials.groupby("learning_rate")["score"].mean().sort_index()
@@ -203,6 +206,7 @@ def rate_costs_frame(frames: Frames) -> pd.DataFrame:
                 name,
                 choice.learning_rate,
                 half_step,
+                # Not where it is NaN: then a neighbour diverged, and the rate is at no end.
                 half_step is None,
             )
         )

@@ -173,6 +173,7 @@ def _rate_cost(costs: pd.DataFrame, cell: Mapping[Hashable, Any], baseline: str 
         distance = np.abs(np.log(own["num_parameters"] / cell["num_parameters"]))
         distance += np.abs(np.log(own["num_steps"] / cell["num_steps"]))
         cost = float(own.loc[distance.idxmin(), "half_step"])
+        # `fmax`, as a cost is NaN where a neighbouring rate diverged, and must not hide the other.
         largest = float(np.fmax(largest, cost))
     return largest
 
@@ -239,6 +240,7 @@ def _predictions_frame(
         if planned["row"] in found.index:
             own = found.loc[planned["row"]]
             line |= {"found": own["gap"], "low": own["low"], "high": own["high"]}
+        # False also of NaN, where nothing was found yet: whoever reads it leaves these lines out.
         line["is_inside"] = law["low"] <= line["found"] <= law["high"]
         lines.append(line)
     columns = [
@@ -331,6 +333,7 @@ def _answers(
 def _answer(line: Mapping[Hashable, Any]) -> str:
     if line["is_shown"]:
         return "Yes"
+    # Only that an exponent is negative is tested; of the other side there is the interval alone.
     if line["low"] > 0:
         return "No: by its interval, the opposite"
     return "Not shown"

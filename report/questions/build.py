@@ -58,6 +58,7 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         if answer.figure is not None:
             figures[name] = answer.figure
     sections = [_section(question, answers.get(question.number)) for question in QUESTIONS]
+    # After all answers: only what they were drawn from has been read by now.
     names = [known.name for known in _read(evidence) if known.is_whole]
     context = {
         "questions": sections,

@@ -286,6 +286,7 @@ class Evidence:
             # One's own experiment hides the one that ships only once it has a finished run.
             is_done = frames.runs["status"] == "done"
             if is_done.any():
+                # A plan that does not say what it is evidence for goes by another of its name.
                 about = frames.experiment.evidence or self.about[name]
                 return Compared(frames, about)
         return None
@@ -327,6 +328,7 @@ class Evidence:
         tables = []
         for known, pairs, columns in parts:
             lines = known.contrasts_of(pairs)
+            # Columns without a line are of objects, and would make the joined ones objects too.
             if len(lines):
                 tables.append(lines.assign(**columns))
         if not tables:

@@ -61,6 +61,7 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
     # Of each network the first pair: that which was declared, if any was.
     compared["is_open"] = compared["verdict"].isna()
     by_network = compared.sort_values("is_open", kind="stable").drop_duplicates("network")
+    # Back in the order of networks, which the sort has broken.
     shown = compared.loc[sorted(by_network.index)].drop(columns="is_open")
     shown["times_the_load"] = [_times_the_load(evidence, line) for line in shown.to_dict("records")]
     verdicts = shown["verdict"]

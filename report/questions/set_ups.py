@@ -174,6 +174,7 @@ def _panels(frame: pd.DataFrame, axes_of: Sequence[Axis]) -> Figure:
             is_last=panel is panels[-1],
         )
     panels[0].set_ylabel("points lost")
+    # The other panels share this axis, and so its formatter.
     losses_up(panels[0])
     return figure
 

@@ -112,6 +112,7 @@ def _splits(frame: pd.DataFrame) -> Figure:
         axes.errorbar(
             lines["reset_interval"] * (1 + shift),
             -100 * lines["estimate"],
+            # An error bar takes half of the width; in points that is 50 times the width in shares.
             50 * (lines["high"] - lines["low"]),
             fmt=shape,
             color=colour,

@@ -67,6 +67,7 @@ def is_least_loss_best(evidence: Evidence) -> Answer | None:
     trials = _trials(frames).dropna(subset=["score"])
     if trials.empty:
         return None
+    # Trials that have both numbers, so that both rules choose among the same.
     groups = trials.dropna(subset="train_loss").groupby("row", sort=False)
     best = trials.loc[groups["score"].idxmax()]
     best = best.set_index("row")
@@ -276,6 +277,7 @@ def _rates(search: Compared, trials: pd.DataFrame) -> Figure:
         diverged = best.index[best.isna()]
         axes.plot(
             diverged,
+            # What diverged has no score: its cross stands just above the foot of the axis.
             np.full(len(diverged), 71.0),
             "x",
             color=colour,

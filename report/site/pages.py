@@ -111,6 +111,7 @@ def write_pages(
     _write_experiments(site, written)
     _write_methods(site, root, standings)
     _write_docs(site, written)
+    # After all other pages, whose links say which files need a page.
     _write_sources(site)
     shutil.copy(HERE / "search.js", output)
     looks = LOOKS.read_text() + (HERE / "site.css").read_text()

@@ -259,6 +259,7 @@ def step_seconds(
                 message.rounds,
             )
         )
+    # Not one step at the mean shares: how long messages wait for the link is not linear in them.
     return mean(_queued(compute, ready, sending) for ready in _ready_shares(messages))
 
 

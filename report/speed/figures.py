@@ -182,6 +182,7 @@ def _draw_curves(
 
 def _set_rate_axis(axes: Axes, decades_beyond: float) -> None:
     """Set the axis of rates, with room beyond the last for labels."""
+    # Lines end at `HIGH`, which is 10^2 Gb/s.
     right = 10 ** (2 + decades_beyond)
     axes.set(xscale="log", xlim=(LOW / _GIGA, right))
     _plain_ticks(axes.xaxis, (1, 2, 5, 10, 25, 50, 100))

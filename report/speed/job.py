@@ -88,6 +88,7 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
                 models=bits / num_collectives / (32 * row["num_parameters"]),
                 share_of_steps=num_collectives / row["num_steps"],
                 collective=_collective(run, row, purpose),
+                # NoLoCo draws its pairs itself, and has no topology among its settings.
                 one_peer=row.get("topology") == "one_peer" or row["algorithm"] == "noloco",
             )
         )

@@ -129,6 +129,7 @@ def _conditions_part(study: SpeedStudy) -> Parts:
     if len(wide):
         frames["wide_steps"] = wide[WIDE]
         table = conditions_table(wide)
+        # `conditions_frame` goes from the least latency to the largest.
         furthest = table.columns[-1]
         context["wide"] = table.sort_values(furthest)
     if len(row):
@@ -199,6 +200,7 @@ def _reach(headlines: pd.DataFrame) -> list[tuple[Any, pd.Series, pd.Series]]:
     )
     reach = []
     for words, lines in headlines[is_shown].groupby("headline", sort=False):
+        # `headlines_frame` goes from the least compute time to the most.
         reach.append((words, lines.iloc[0], lines.iloc[-1]))
     return reach
 

@@ -126,6 +126,7 @@ def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
         columns="rival",
         values="text",
     )
+    # A pivot sorts its columns by name, and has none for a rival that was not modelled.
     return table.reindex(columns=list(RIVALS)).reset_index()
 
 

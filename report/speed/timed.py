@@ -339,6 +339,7 @@ def _scored_steps(sessions: Sequence[Timing]) -> pd.DataFrame:
 
 def _is_on_frontier(lines: pd.DataFrame) -> pd.Series:
     known = lines.dropna(subset=["seconds", "estimate"])
+    # Of lines that are equally fast the best comes first, so that the others stay off the frontier.
     ordered = known.sort_values(["seconds", "estimate"], ascending=[True, False])
     best = ordered.groupby("bits_per_second")["estimate"].cummax()
     # The best among those that are faster.
@@ -379,6 +380,7 @@ def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]
     places = (folder.parent, folder.parent / "reference")
     names: dict[str, None] = {}
     for name, about in evidence_in(places).items():
+        # First, as the page shows the losses of the first experiment alone.
         if "reference" in about.roles:
             names[name] = None
     for session in sessions:
@@ -416,6 +418,7 @@ def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, f
         mean += cell.share * math.fsum(cell.seconds) / len(cell.seconds)
         variance += variance_of_cell
         spread += variance_of_cell**2 / (len(cell.seconds) - 1)
+    # Steps that all took the same time leave Satterthwaite's degrees at 0 / 0.
     if not variance:
         return mean, mean, mean
     degrees = variance**2 / spread

@@ -340,6 +340,7 @@ def _models(timings: Sequence[Timing], fits: tuple[Fit, ...]) -> dict[str, Workl
     for name, own_timings in by_workload.items():
         # The last record of a workload says its size, as it says all else of it.
         size = own_timings[-1].workload.num_parameters
+        # From the timings of all workloads: each has one size, and a line needs two.
         codecs = _host_codecs(timings, size)
         models[name] = WorkloadModel(tuple(own_timings), fits, codecs)
     return models
