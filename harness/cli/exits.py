@@ -113,6 +113,7 @@ def leave_out_current_folder() -> None:
         sys.path and sys.path[0] and Path(sys.path[0]).resolve() == Path.cwd()
     ):  # put there by `python -m`
         if Path.cwd() == OURS:
+            # Processes that we start would else not find our packages, by what is set below.
             before = os.environ.get("PYTHONPATH")
             os.environ["PYTHONPATH"] = f"{OURS}{os.pathsep}{before}" if before else str(OURS)
         else:

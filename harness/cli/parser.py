@@ -63,6 +63,7 @@ def _number(least: float, wanted: str, kind: type[float] = float) -> Callable[[s
 
 _count = _number(1, "a whole number of at least 1", int)
 _whole = _number(0, "a whole number of at least 0", int)
+# From the least number above 0, as `_number` takes its bound too.
 _above_0 = _number(math.ulp(0), "a number above 0")
 _at_least_0 = _number(0, "a number of at least 0")
 
@@ -81,6 +82,7 @@ def _whole_amount(text: str) -> int:
     """Return the number of things that a word such as 25.6M stands for."""
     prefix = text[-1:] if text[-1:] in _PREFIXES else ""
     number = _number(math.ulp(0), "a number above 0, as 25.6M")(text.removesuffix(prefix))
+    # Rounded, as the product of a decimal fraction may miss a whole number by its last bits.
     value = round(_PREFIXES[prefix] * number, 6)
     if value < 1 or value != int(value):
         wanted = f"must be a whole number of at least 1, not {text!r}"
@@ -216,6 +218,7 @@ def _add_experiment_commands(add: Add, experiments: Sequence[str] | None) -> Non
             default=[],
             help="files of methods of your own that rows name, or entry points that have such",
         )
+        # For commands that have no such options: all are planned by one function, which reads them.
         sub.set_defaults(rows=[], seeds=[])
     for sub in (preflight, run):
         _add_run_options(sub)
@@ -584,6 +587,7 @@ def _add_timing_options(
     netlab.add_argument(
         "--rates",
         type=_rates,
+        # argparse reads a default that is a word as it reads what is typed.
         default="10,50,100",
         metavar="LIST",
         help=what,

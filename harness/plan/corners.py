@@ -72,6 +72,7 @@ def _settled_between(
 
 def place_of(spec: Spec, row: RowSpec) -> Place:
     """Return where on the grid a row is run."""
+    # A config needs a rate, and rows may have none yet.
     config = config_of(spec, row.model_copy(update={"learning_rate": 1.0}), seed=0)
     return num_parameters_of(config.model, config.task.name), num_steps_of(config)[1]
 

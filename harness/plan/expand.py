@@ -87,6 +87,7 @@ def _rows_at_other_rates(spec: Spec, chosen: Chosen) -> Iterator[PlannedRow]:
     if spec.sensitivity is None:
         return
     for row in chosen.rows.values():
+        # A row of ratio 1 compresses nothing, and counts as one without a ratio.
         if row.ratio not in (None, 1, spec.statistics.main_ratio):
             continue
         assert row.learning_rate is not None, "a settled row has one"

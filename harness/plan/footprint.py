@@ -106,6 +106,7 @@ def footprint_of(config: RunConfig) -> Footprint:
     with warnings.catch_warnings():
         # The footprint's `caution` says it.
         warnings.filterwarnings("ignore", f"{config.algorithm}: ")
+        # As JSON, since a config has tables, with which it is no key of a cache.
         return _footprint(config.model_copy(update=update).model_dump_json())
 
 

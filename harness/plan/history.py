@@ -64,6 +64,7 @@ def date_contrasts(folder: Path, keep_verdicts: bool) -> Experiment:
     run_ids = {row.row: row.runs.values() for row in experiment.rows}
     starts = starts_of(runs)
     path = folder / "experiment.json"
+    # Not from the record that was read, which has lost the keys that this version does not know.
     fields = json.loads(path.read_text())
     for contrast, written in zip(experiment.contrasts or [], fields["contrasts"], strict=True):
         if contrast not in undated:
@@ -201,6 +202,7 @@ def _base_at(
     It lies beside that one, or among those that ship.
     """
     places = [str(PurePosixPath(path).parent / f"{like}.toml")]
+    # Resolved: in a checkout the package is a link, beyond which git knows no path.
     shipped = EXPERIMENTS.resolve() / f"{like}.toml"
     if shipped.is_relative_to(root):
         places.append(shipped.relative_to(root).as_posix())

@@ -114,6 +114,7 @@ def plan_experiment(
     given_as = shlex.join([name_or_path, *(["--methods", *method_files] if method_files else [])])
     try:
         _check_outside_used(file.spec, outside)
+        # A copy is not validated, and so may have what no file may give.
         spec = file.spec.model_copy(update={"outside": outside})
         plan = make_plan(spec, results, tuning, given_as)
     except SpecError as error:
@@ -200,6 +201,7 @@ def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
     ]
     exponents = [Exponent(**exponent.model_dump()) for exponent in spec.exponents]
     evidence = None if spec.evidence is None else PlannedEvidence(**spec.evidence.model_dump())
+    # A floor that is not tuned yet may have been left out.
     has_floor = statistics.floor in [planned.row.row for planned in rows]
     return {
         "name": spec.name,

@@ -164,6 +164,7 @@ def config_of(
         same_seed = None
     if row.warmup_epochs is not None:
         schedule = schedule.model_copy(
+            # Both, since a schedule adds them up.
             update={"warmup_epochs": row.warmup_epochs, "warmup_share": 0.0}
         )
     fields = {

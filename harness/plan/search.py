@@ -88,6 +88,7 @@ def search(tuning: TuningSpec, row: RowSpec, outcomes: Outcomes) -> SearchState:
         finished = [
             trial for trial, seeds in tried_at.items() if not _diverged(trial, seeds, outcomes)
         ]
+        # At the seeds that every trial has; only finalists have the others.
         by_loss = _ranking(finished, screening, outcomes, "train_loss")
         return SearchState(
             wanted=_in_order(tried_at),

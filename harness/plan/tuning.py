@@ -201,6 +201,7 @@ def _finished_search(
 def _search(spec: Spec, row: RowSpec, folder: Path) -> SearchState:
     metric = metric_of(spec.statistics.metric)
 
+    # The search asks for the same outcomes in each of its rounds.
     @cache
     def outcomes(trial: Trial, seed: int) -> TrialOutcome | None:
         result = read_result(folder / _run_id(spec, row, trial, seed))

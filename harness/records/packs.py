@@ -69,6 +69,7 @@ def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
     """
     # Bytes that are no UTF-8 are damage as any other: the digest tells of it, by the line's number.
     text = path.read_bytes().decode(errors="replace")
+    # JSON is written in ASCII, so no text in a run has any other sign that this splits at.
     first, *lines = text.splitlines(keepends=True) or [""]
     runs: dict[str, Files] = {}
     digests = ""
@@ -332,6 +333,7 @@ def _write_files(folder: Path, files: Files) -> None:
             text = "".join(store.event_line(event) for event in files[stem])
         else:
             text = store.record_text(files[stem])
+        # Not durable: the pack stays, and has all of it.
         store.write_text_atomically(folder / name, text, durable=False)
 
 

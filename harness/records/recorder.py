@@ -144,6 +144,7 @@ def write_failure(
         kind=kind,
         message=message,
         traceback=trace,
+        # Nobody knows it here, but records of this version must have the field.
         step=None,
     )
     # Workers that are processes may fail together, and must not write between each other's look and

@@ -96,6 +96,8 @@ def saved_step(folder: Path) -> int | None:
     None where there is none.
     """
     try:
+        # Without `train.checkpoint`, which loads torch: a cluster's job asks for it between two
+        # starts, and has no time for that.
         return int((folder / "checkpoint" / "latest").read_text().strip().removeprefix("step-"))
     except (OSError, ValueError):
         return None

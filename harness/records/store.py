@@ -47,6 +47,7 @@ class Record(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=True,
+        # The ratio of a row that sends nothing is infinite; by default it would be written as null.
         ser_json_inf_nan="constants",
     )
 
@@ -422,6 +423,7 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
         # mkstemp lets nobody but the owner read its file.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    # Of Ctrl-C too, or the torn file would stay until the next attempt at the run.
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

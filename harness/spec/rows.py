@@ -149,6 +149,7 @@ class RowSpec(Strict):
     def at(self, cell: CellSpec) -> RowSpec:
         """Return the row once more, in this cell."""
         rates = self.learning_rates or cell.learning_rates
+        # A copy is not validated, and so may have the cell that no file may give.
         return self.model_copy(
             update={"row": f"{self.row}@{cell.cell}", "cell": cell, "learning_rates": rates}
         )

@@ -254,6 +254,7 @@ class Spec(Strict):
             ("row of [evidence]", name)
             for name in (self.evidence.named_rows() if self.evidence else ())
         ]
+        # Restarted rows are compared and shown, but are no baseline or floor, nor restarted again.
         for known, uses in ((rows, named), (names, contrasted), (names, shown)):
             for what, name in uses:
                 if name is not None and name not in known:

@@ -103,6 +103,7 @@ def _base(path: Path, like: str) -> dict[str, Any]:
         raise SpecError(
             f"like = {like!r}, which is itself like {data['like']!r}; name that instead"
         )
+    # `resolve` takes the form of the base's tables for granted.
     _validated(place, data)
     return data
 

@@ -66,6 +66,7 @@ def finite(table: dict[str, Any]) -> dict[str, Any]:
     holds.
     """
     for number in _numbers(table):
+        # Put so that nan, which no comparison holds for, is refused too.
         if not abs(number) < math.inf or (isinstance(number, int) and abs(number) > MOST):
             raise ValueError(
                 f"holds {number}, which is no number that a setting can have; give a finite one"

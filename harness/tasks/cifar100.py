@@ -36,6 +36,7 @@ class CIFAR100:
     release: type[datasets.CIFAR100] = datasets.CIFAR100
 
     def prepare(self, data: Path | None) -> None:
+        # Either will do: torchvision verifies the files of both splits whichever it reads.
         self._read(data, "train")
 
     def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> CroppedSamples:

@@ -165,6 +165,7 @@ def _fetch_packaged(cache: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
 
         def run(*command: str, check: bool = True) -> None:
+            # What the commands say of a failure goes into our message, which is English.
             env = {**os.environ, "LC_ALL": "C"}
             subprocess.run(
                 command,

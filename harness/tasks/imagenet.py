@@ -193,6 +193,7 @@ class Readers(NamedTuple):
 @cache
 def readers() -> Readers:
     """Start the reading threads of this process: one for each core that falls to it."""
+    # Not before the first batch, as workers say only when they meet which cores are theirs.
     number = own_cores()
     # Set in each reader, since torch counts for each thread apart: the main thread keeps its own
     # number, and no reader starts a team beside the other readers.

@@ -241,6 +241,7 @@ class BleuAndChrf:
         return sums
 
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
+        # They are counts, which were summed over workers in float64.
         numbers = [int(value) for value in sums]
         scores = {}
         first = 0

@@ -183,6 +183,7 @@ class Lab:
         self._relay = subprocess.Popen(
             [*arguments, *namespaces], stdin=pipe, stdout=pipe, stderr=pipe, text=True
         )
+        # No order: it answers once the interfaces are there.
         self._tell_relay("")
 
     def _tell_relay(self, order: str) -> None:
@@ -194,6 +195,7 @@ class Lab:
         relay = self._relay
         assert relay is not None
         assert relay.stdin is not None and relay.stdout is not None and relay.stderr is not None
+        # Where it has ended, its last words say why, and are read below.
         with suppress(BrokenPipeError):
             relay.stdin.write(order)
             relay.stdin.flush()
@@ -228,6 +230,7 @@ def lab(topology: LabTopology) -> Iterator[Lab]:
         raise LabError(reason)
     network = Lab(topology, PREFIX)
     with _signals_as_exceptions(), locked(LOCKS / PREFIX, 0.0, ALREADY):
+        # Under the lock, so that what is there belongs to no lab that is up.
         remove_namespaces(PREFIX)
         try:
             network.lay_out()

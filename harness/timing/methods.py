@@ -77,6 +77,7 @@ def period_of(settings: Mapping[str, Any], num_steps: int) -> int:
     intervals = [settings[key] for key in INTERVALS if key in settings]
     if "end" in intervals:
         return num_steps
+    # Fragments are sent in turn, one after each such part of the interval.
     return math.lcm(*intervals) // settings.get("num_fragments", 1)  # type: ignore[no-any-return]
 
 
@@ -115,6 +116,7 @@ def _check_repeats(timed: TimedMethod) -> None:
     Steps are timed by these two kinds.
     """
     config = short_run(
+        # Any will do: the network is the one made below.
         problem_of("resnet50"),
         timed.algorithm,
         timed.settings,

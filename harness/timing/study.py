@@ -146,6 +146,7 @@ def run_study(output: Path, minutes: float) -> TimingStudy:
             left_out.append(LeftOut(what=what, why=why))
             continue
         name = f"timing-{job.workload}-{layout}-{job.bits_per_second / 1e6:g}mbps"
+        # Jobs may be alike but for their dilation.
         if f"{name}.json" in timings:
             name += f"-slowed-{place.dilation:g}"
         timings.append(f"{name}.json")

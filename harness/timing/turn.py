@@ -141,6 +141,8 @@ class Turn:
             for collective in seen
             if collective.ended is not None
         }
+        # Not every end was seen. DDP's backward pass waits for its all-reduces before it returns, so
+        # what follows the last gradient counts as theirs.
         if self._hides or len(intervals) < len(seen):
             intervals = {("backward", 0): (trainee.last_gradient, trainee.returned)}
 
@@ -186,6 +188,7 @@ def _own(
 ) -> DistributedOptimizer:
     """Build one of this project's methods."""
     collectives: Collectives
+    # NoLoCo's workers meet in pairs, which no setting says.
     has_neighbours = "topology" in method.settings or method.algorithm == "noloco"
     if has_neighbours and dist.get_world_size(group) < num_workers:
         # Alone it would have no neighbours, and so send nothing.
@@ -201,6 +204,7 @@ def _own(
         local_step=method.local_step,
         method_source=method.method_source,
     )
+    # An interval of "end" is then the period, as `period_of` reckons it.
     return build_optimizer(config, trainee.module, collectives, method.period)
 
 

@@ -55,6 +55,7 @@ def _obey(worker: Worker) -> None:
     with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
         worker.pipe.send("connected")
         timing_worker = TimingWorker(torch.device("cpu"))
+        # No order ends it: where `connected` ends, it kills the processes.
         while True:
             order, arguments = worker.pipe.recv()
             worker.pipe.send(order(timing_worker, *arguments))
@@ -74,6 +75,7 @@ class TimingWorker:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._turn: Turn | None = None
+        # Only the last one is kept: the repetitions of a size follow each other.
         self._prepared = lru_cache(maxsize=1)(partial(_prepared, device))
 
     def collective(

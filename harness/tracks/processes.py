@@ -72,6 +72,7 @@ def compare_workers(
     failed.
     """
     config = config.model_copy(update={"precision": "fp32"})
+    # As the processes do: with more threads a sum has another order.
     prepare_thread()
     attempt = new_attempt("verify", "gloo", torch.device("cpu"))
     training = _training(config, StackedCollectives(config.num_workers), data, attempt)

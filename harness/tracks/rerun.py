@@ -77,6 +77,7 @@ def _done_again(entry: Entry, config: RunConfig, attempt: Attempt, data: Path | 
             data=data,
             device="cpu",
             cores=tuple(sorted(os.sched_getaffinity(0))),
+            # The folder goes when this is over, and nobody could go on from a checkpoint in it.
             checkpoint_minutes=math.inf,
             timeout_seconds=300.0,
         )

@@ -99,6 +99,7 @@ def _publish(
     write_text_atomically(folder / "latest", name + "\n")
     # A later generation is a damaged one, or was never pointed to: the run has gone back behind it.
     kept = _published(folder)[:GENERATIONS]
+    # Among them is what attempts that ended left half written, whose names go on behind the step.
     for old in folder.glob("step-*"):
         if old.name not in kept:
             shutil.rmtree(old, ignore_errors=True)

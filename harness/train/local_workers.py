@@ -165,6 +165,7 @@ def _add_gradients(
 
 
 def _has_batched_form(layer: nn.Module) -> bool:
+    # By the very type: a class that is derived from one of these may compute something else.
     if type(layer) is nn.Linear:
         return layer.bias is not None
     return type(layer) in (nn.ReLU, nn.Flatten)

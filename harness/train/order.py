@@ -85,6 +85,7 @@ def by_length(
     num_batches = len(order) // batch_size
     order = order[: num_batches * batch_size]
     places = torch.argsort(lengths[order], stable=True).view(num_batches, batch_size)
+    # Workers take consecutive parts of a batch: by length, worker 0 would always have the shortest.
     places_in_order = places.sort(dim=1).values
     shuffled = places_in_order[torch.randperm(num_batches, generator=random)]
     return order[shuffled.view(-1)]
@@ -234,6 +235,7 @@ def learning_rate_factor(
         # A warm-up of no whole number of steps, or of stairs, would else end above the peak.
         return min(1.0, epochs_done / warmup_epochs) * _milestones(schedule, epoch)
     if schedule.kind == "cosine":
+        # Never by 0: where the warm-up is as long as the run, no step comes after it.
         share = (epoch - warmup_epochs) / (num_epochs - warmup_epochs)
         return 0.5 * (1 + math.cos(math.pi * share))
     return _milestones(schedule, epoch)

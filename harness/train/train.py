@@ -111,6 +111,8 @@ class Monitor:
         values = self._of_each_worker([wants_checkpoint, self._wants_stop(), step_seconds])
         totals = self._total(torch.cat([training.losses, values], dim=-1))
         loss_sum, num_losses, savers, stoppers, sum_of_step_seconds = totals.tolist()
+        # There are none where loss scaling skipped every step since the last score: such a run has
+        # diverged too.
         training.train_loss = loss_sum / num_losses if num_losses else math.nan
         if not math.isfinite(training.train_loss):
             training.diverged_at = training.step
@@ -249,6 +251,7 @@ def record_result(training: Training) -> None:
         )
     with optimizer.consensus():
         # Two runs with the same digest ended the same, to the bit.
+        # Of one row, as all of them are the average here.
         average = optimizer.flat.parameters[0].detach().cpu().numpy()
         digest = hashlib.sha256(average.tobytes()).hexdigest()
     training.clock.switch("evaluate")

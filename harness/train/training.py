@@ -146,6 +146,7 @@ class Training:
         )
         self._weights: Iterator[list[float]] | None = None
         """Weights of each step where losses are means over tokens; see `token_weights`."""
+        # Shards of text are of groups, as a text task's classes are symbols or tokens.
         num_classes = getattr(samples, "num_groups", task.num_classes)
         self.class_counts: list[list[int]] | None = None
         if self._shards is not None:
@@ -165,6 +166,7 @@ class Training:
         self._trained = [module_to_train(optimizer, model) for model in self.models]
         self._batched: Callable[[Tensor, Tensor], Tensor] | None = None
         """The passes of all workers at once, where there is such a form of them."""
+        # Of TensorSamples alone: others augment by rank, and a joint batch is of no single one.
         if (
             isinstance(optimizer.collectives, StackedCollectives)
             and isinstance(self.samples, TensorSamples)
@@ -186,9 +188,12 @@ class Training:
         config = self.config
         before = self.optimizer
         self._sent_before = traffic_before_tail(config, before, self.num_steps)
+        # As `traffic_before_tail` counts it: where workers agree, nothing is sent.
         if not before.agree_after(before.num_steps):
             before.collectives.all_reduce_mean_(before.flat.parameters, Purpose.MODEL)
         self.optimizer = tail_of(config, before.flat.tensors, before.collectives, self.num_steps)
+        # Making an optimiser has moved the parameters into a new vector, and models still have rows
+        # of the old one.
         if isinstance(before.collectives, StackedCollectives):
             bind_rows(self.models, self.optimizer)
         self._choose_passes()
@@ -281,6 +286,7 @@ class Training:
         indices = [self._indices(rank) for rank in ranks]
         if isinstance(samples, PairSamples):
             # Its loss is a mean over tokens, of which workers have different numbers.
+            # Their indices are made anew, since batches use up those above.
             of_all_workers = [self._indices(rank) for rank in range(self.config.num_workers)]
             self._weights = token_weights(samples.train.num_tokens, of_all_workers, ranks)
         if self._batched is not None:

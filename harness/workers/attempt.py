@@ -248,6 +248,7 @@ def _attempt(worker: Worker, job: Job, workers: Workers) -> None:
                 )
             else:
                 has_result = attempt_stacked(job, worker.stop_requested)
+            # No Exception, so it passes all handlers up to the process's end, torch's too.
             sys.exit(0 if has_result else 1)
     except BusyError:
         sys.exit(EXIT_BUSY)

@@ -186,6 +186,8 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
                     unfinished = close(ended)
                     if unfinished is None:
                         num_done += 1
+                    # Also one that somebody else asked to stop: what is left without a failure is
+                    # taken by the caller for another command's.
                     elif unfinished.kind != "skipped":
                         num_failures += 1
                     say(f"[{num_done}/{total}] {_verdict(ended.job.run, unfinished)}")
@@ -300,6 +302,7 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
                 runs[run_id],
                 attempt,
                 device,
+                # Who started this process has bound it to cores, or has not.
                 (),
                 plan,
                 options,

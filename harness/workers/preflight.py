@@ -44,6 +44,7 @@ def checks(plan: Plan, options: Options) -> Iterator[Check]:
         jobs = len(places(plan, options))
         suffice = Check("GPUs suffice", True, _use_of_gpus(plan, options, jobs))
     except SpecError as error:
+        # So that the disk is checked all the same, for one run.
         jobs = 1
         suffice = Check("GPUs suffice", False, str(error))
     yield check_results(plan, options.results, jobs)

@@ -101,6 +101,7 @@ class WorkerProcesses:
     def kill(self) -> None:
         for process in self.context.processes:
             process.kill()
+        # Callers read exit codes next, and a process that has none yet would pass for a success.
         for process in self.context.processes:
             process.join()
 
@@ -109,6 +110,7 @@ class WorkerProcesses:
         for pipe in self.pipes:
             pipe.close()
         self.folder.cleanup()
+        # Torch leaves behind what a worker that failed has written there.
         for file in self.context.error_files:
             Path(file).unlink(missing_ok=True)
 
@@ -126,12 +128,14 @@ class WorkerProcesses:
         Raises WorkerError: one failed, or is silent.
         """
         deadline = time.monotonic() + timeout_seconds
+        # In short waits: a worker that waits for one that failed says nothing, and does not end.
         while not self.pipes[rank].poll(POLL_SECONDS):
             self._raise_if_failed()
             if time.monotonic() > deadline:
                 raise WorkerError(f"worker {rank} did not answer in {timeout_seconds:g} s")
         try:
             return self.pipes[rank].recv()
+        # The pipe is a socket, which is reset where the worker ended with words of ours unread.
         except (EOFError, ConnectionResetError):
             self.context.processes[rank].join(END_SECONDS)
             for (
