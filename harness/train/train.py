@@ -250,8 +250,8 @@ def record_result(training: Training) -> None:
             f"{expected}"
         )
     with optimizer.consensus():
-        # Two runs with the same digest ended the same, to the bit.
-        # Of one row, as all of them are the average here.
+        # Two runs with the same digest ended the same, to the bit. One row tells: here all are the
+        # average.
         average = optimizer.flat.parameters[0].detach().cpu().numpy()
         digest = hashlib.sha256(average.tobytes()).hexdigest()
     training.clock.switch("evaluate")
