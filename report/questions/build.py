@@ -13,7 +13,7 @@ from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
 from cser_bench.report.questions.network_page import networks_of
-from cser_bench.report.questions.sizes import laws_of
+from cser_bench.report.questions.sizes import in_longer_runs, laws_of
 from cser_bench.report.questions.speed import RIVAL, blocks_over_best, gain, scored_method
 from cser_bench.report.render import TEMPLATES, environment, write_report
 from cser_bench.report.speed.comparisons import AT, DDP
@@ -167,10 +167,12 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     in_readme = [known for known in experiments if known.about.in_readme]
     # The largest network first: it is nearest to what people train.
     in_readme.sort(key=lambda known: -known.num_parameters)
+    laws = laws_of(evidence)
     return cards | {
         "losses": [line for known in in_readme for line in _loss_of_reset(evidence, known)],
         "gbits": AT / 1e9,
-        "laws": laws_of(evidence),
+        "laws": laws,
+        "longer": in_longer_runs(laws),
         **_speed_of(evidence, answers.get(5)),
     }
 

@@ -1,5 +1,6 @@
 """What answers say of size and length: the laws of the gap, from experiments that cross the two."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -50,6 +51,32 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
             }
         )
     return laws
+
+
+def in_longer_runs(laws: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say how losses in runs longer than any that was fitted came out, of all laws together.
+
+    None where fewer than two laws foretold any: what is said of one stands in its own headline.
+    """
+    longer = []
+    for law in laws:
+        predictions = law["predictions"]
+        own = predictions[predictions["num_steps"] > law["lengths"][1]]
+        if not own.empty:
+            longer.append(own.assign(network=law["network"]))
+    if len(longer) < 2:
+        return None
+    lines = pd.concat(longer)
+    num_less = int((lines["found"] < lines["predicted"]).sum())
+    num_outside = int((~lines["is_inside"].astype(bool)).sum())
+    networks = listed([f"on {network}" for network in lines["network"].unique()])
+    text = (
+        f"In runs longer than those that a law was fitted to, {num_less} of {len(lines)} losses were "
+        f"less than predicted, {networks} together; {num_outside} lay outside the interval"
+    )
+    if num_less == len(lines):
+        text += ". So shorter runs foretold too large a loss"
+    return text
 
 
 def _losses(known: Compared, fitted: pd.DataFrame) -> str:

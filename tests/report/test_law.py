@@ -41,6 +41,7 @@ from cser_bench.report.law.gaps import (
 )
 from cser_bench.report.law.section import headline_of, law_context, law_tables, steps_needed
 from cser_bench.report.plotting import DASHES
+from cser_bench.report.questions.sizes import in_longer_runs
 from cser_bench.report.regime import assay_frame, tells
 from cser_bench.report.render import markdown_of
 from cser_bench.report.speed.job import TrainingJob
@@ -626,6 +627,26 @@ def held_back(*found: tuple[int, float]) -> pd.DataFrame:
         "is_inside",
     ]
     return pd.DataFrame(lines, columns=columns)
+
+
+def of_network(network: str, *found: tuple[int, float]) -> dict[str, Any]:
+    """What a law fitted to 40 to 160 steps says of cells that were held back."""
+    return {"network": network, "lengths": (40, 160), "predictions": held_back(*found)}
+
+
+def test_longer_runs_of_all_laws_are_counted_together() -> None:
+    """Runs of a length that was fitted, at another size, are no longer runs."""
+    text = of_network("a GPT", (80, 0.9), (320, 0.15), (640, 0.05))
+    images = of_network("a residual network", (320, 0.15))
+    assert in_longer_runs([text]) is None
+    assert in_longer_runs([text, of_network("a residual network", (160, 0.05))]) is None
+    said = "less than predicted, on a GPT and on a residual network together; 1 lay outside the interval"
+    start = "In runs longer than those that a law was fitted to"
+    assert in_longer_runs([text, images]) == (
+        f"{start}, 3 of 3 losses were {said}. So shorter runs foretold too large a loss"
+    )
+    more = of_network("a residual network", (320, 0.25))
+    assert in_longer_runs([text, more]) == f"{start}, 2 of 3 losses were {said}"
 
 
 def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
