@@ -456,8 +456,9 @@ def _beyond_in_words(predictions: pd.DataFrame, lengths: tuple[float, float]) ->
 def _widest_in_words(predictions: pd.DataFrame) -> str:
     """Say how far the widest interval reached: being inside a wide one says little."""
     highest = predictions["predicted_high"] / predictions["predicted"]
-    widest = predictions.loc[highest.idxmax()]
-    low, high = (widest[end] / widest["predicted"] for end in ("predicted_low", "predicted_high"))
+    lowest = predictions["predicted_low"] / predictions["predicted"]
+    widest = highest.argmax()
+    low, high = lowest.iloc[widest], highest.iloc[widest]
     return f", and the widest interval was {low:.2f} to {high:.2f} times what was predicted"
 
 
