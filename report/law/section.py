@@ -446,7 +446,8 @@ def _beyond_in_words(predictions: pd.DataFrame, lengths: tuple[float, float]) ->
     if len(longer) > 1 and (longer["found"] < longer["predicted"]).all():
         num_outside = len(_outside(longer))
         outside = f"; {num_outside} outside the interval" if num_outside else ""
-        return f". In still longer runs all {len(longer)} losses were less than predicted{outside}"
+        every = "both" if len(longer) == 2 else f"all {len(longer)}"
+        return f". In still longer runs {every} losses were less than predicted{outside}"
     num_wrong = len(_outside(found))
     were = "prediction was" if len(found) == 1 else "predictions were"
     way = _which_way(_outside(found)) if num_wrong else _widest_in_words(found)

@@ -69,10 +69,12 @@ def in_longer_runs(laws: Sequence[Mapping[str, Any]]) -> str | None:
     lines = pd.concat(longer)
     num_less = int((lines["found"] < lines["predicted"]).sum())
     num_outside = int((~lines["is_inside"].astype(bool)).sum())
+    num_places = len(lines[["network", "num_parameters", "num_steps"]].drop_duplicates())
     networks = listed([f"on {network}" for network in lines["network"].unique()])
     text = (
         f"In runs longer than those that a law was fitted to, {num_less} of {len(lines)} losses were "
-        f"less than predicted, {networks} together; {num_outside} lay outside the interval"
+        f"less than predicted, {networks} together; {num_outside} lay outside the interval. They "
+        f"are of {num_places} sizes and lengths; in each, methods share one baseline"
     )
     if num_less == len(lines):
         text += ". So shorter runs foretold too large a loss"

@@ -587,7 +587,7 @@ def test_a_headline_names_who_loses_less_and_who_loses_more(
         ([], ""),
         (
             [(320, 0.15), (640, 0.05)],
-            ". In still longer runs all 2 losses were less than predicted; 1 outside the interval",
+            ". In still longer runs both losses were less than predicted; 1 outside the interval",
         ),
         (
             [(320, 0.15), (640, 0.25)],
@@ -609,6 +609,7 @@ def held_back(*found: tuple[int, float]) -> pd.DataFrame:
     """Cells that were predicted to lose 0.2 (0.1 to 0.3): the steps of each, and what was found."""
     lines = [
         {
+            "num_parameters": 100,
             "num_steps": steps,
             "found": value,
             "predicted": 0.2,
@@ -619,6 +620,7 @@ def held_back(*found: tuple[int, float]) -> pd.DataFrame:
         for steps, value in found
     ]
     columns = [
+        "num_parameters",
         "num_steps",
         "found",
         "predicted",
