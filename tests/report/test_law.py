@@ -642,7 +642,10 @@ def test_longer_runs_of_all_laws_are_counted_together() -> None:
     images = of_network("a residual network", (320, 0.15))
     assert in_longer_runs([text]) is None
     assert in_longer_runs([text, of_network("a residual network", (160, 0.05))]) is None
-    said = "less than predicted, on a GPT and on a residual network together; 1 lay outside the interval"
+    said = (
+        "less than predicted, on a GPT and on a residual network together; 1 lay outside the "
+        "interval. They are of 3 sizes and lengths; in each, methods share one baseline"
+    )
     start = "In runs longer than those that a law was fitted to"
     assert in_longer_runs([text, images]) == (
         f"{start}, 3 of 3 losses were {said}. So shorter runs foretold too large a loss"
