@@ -30,14 +30,17 @@ from cser_bench.report.statistics import COVERAGE
 Vector = npt.NDArray[np.float64]
 
 LAW = "size, rounds and interval"
+MEAN = "nothing: the mean of all cells"
 MODELS: dict[str, tuple[str, ...]] = {
     LAW: ("num_parameters", "rounds", "interval"),
     "size": ("num_parameters",),
     "rounds": ("rounds",),
     "steps": ("num_steps",),
     "steps a parameter": ("steps_a_parameter",),
+    MEAN: (),
 }
-"""What the gap may be a power of; samples a parameter are steps a parameter, times the batch."""
+"""What the gap may be a power of; samples a parameter are steps a parameter, times the batch. The
+mean of all cells, which knows neither size nor length, is what a law must do better than."""
 
 LEAST_VALUES = 3
 """Sizes and lengths that a law needs: with one of them left out a slope must remain."""

@@ -121,7 +121,8 @@ def cells_frame(gaps: pd.DataFrame) -> pd.DataFrame:
     share (of the baseline's loss, or of a score that is a share); baseline_steps (in which the
     baseline would come as far, from its own scores at this size) and steps_saved. Steps are NaN
     where the row came less far than the baseline's shortest run, or the baseline has one length at
-    this size.
+    this size. baseline_steps_below: the steps of that shortest run, where it came further and was
+    shorter than the row's own; else NaN.
     """
     curves = {}
     for size, of_size in gaps.groupby("num_parameters"):
@@ -138,7 +139,12 @@ def cells_frame(gaps: pd.DataFrame) -> pd.DataFrame:
             "share": means["gap"] / abs(means["baseline"]),
             "baseline_steps": baseline_steps,
             "steps_saved": shared["num_steps"] - baseline_steps,
+            "baseline_steps_below": math.nan,
         }
+        shortest = curves[shared["num_parameters"]].sort_index()
+        came_further = shortest.iloc[0] >= means["score"]
+        if came_further and shortest.index[0] < shared["num_steps"]:
+            numbers["baseline_steps_below"] = float(shortest.index[0])
         lines.append(shared | means | numbers)
     columns = [
         *SHARED,
@@ -150,6 +156,7 @@ def cells_frame(gaps: pd.DataFrame) -> pd.DataFrame:
         "share",
         "baseline_steps",
         "steps_saved",
+        "baseline_steps_below",
     ]
     return pd.DataFrame(lines, columns=columns).astype({"held_back": bool})
 

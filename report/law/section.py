@@ -12,6 +12,8 @@ import pandas as pd
 from cser_bench.report.frame import Frames
 from cser_bench.report.law.exponents import EXPONENT_OF, exponents_frame
 from cser_bench.report.law.fit import (
+    LAW,
+    MEAN,
     Law,
     fit_law,
     fitted_cells,
@@ -80,11 +82,13 @@ def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "has_fit_of_all": not tables["law_fits_of_all"].empty,
         "law_answers": answers,
         "law_headline": headline_of(answers, tables["law_predictions"], _lengths(cells)),
-        "law_misses": misses_of(tables["law_predictions"], unit),
+        "law_told": predictions_told(tables["law_predictions"], unit, _lengths(cells)),
+        "law_beaten": beaten_by_the_mean(tables["law_models"]),
         "law_cells": _cells_in_words(cells, unit),
         "law_models": _models_in_words(tables["law_models"], unit),
         "law_predictions": _predictions_in_words(tables["law_predictions"], unit),
         "law_steps": steps_needed(cells, with_law, baseline),
+        "law_rates": _rates_in_words(frames, cells),
         "num_fitted_cells": len(
             cells[~cells["held_back"]][["num_parameters", "num_steps"]].drop_duplicates()
         ),
@@ -352,8 +356,8 @@ def _effect_of_all(fits_of_all: pd.DataFrame, row: str, term: str) -> str:
 def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> str:
     """Say in what part of each method's steps the baseline comes as far, over all cells.
 
-    Cells in which the baseline's shortest run came further than the method are left out. Empty
-    where there are no others.
+    Where the baseline's shortest run came further than the method, only a bound is known. Empty
+    where no more is known of any cell.
     """
     of_methods = cells[cells["row"].isin(rows)]
     known = of_methods[of_methods["baseline_steps"].notna()]
@@ -366,24 +370,39 @@ def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> str
     if not parts:
         return ""
     where = f"in the {len(known)} of {len(of_methods)} cells where that is known"
-    return f"{baseline} needs {listed(parts)}, {where}"
+    text = f"{baseline} needs {listed(parts)}, {where}"
+    below = of_methods.dropna(subset="baseline_steps_below")
+    if not below.empty:
+        shares = 100 * below["baseline_steps_below"] / below["num_steps"]
+        ends = sorted({round(shares.min()), round(shares.max())})
+        text += f"; in {len(below)} more it needs less than {' to '.join(map(str, ends))} %"
+    return text
 
 
-def misses_of(predictions: pd.DataFrame, unit: str) -> list[str]:
-    """Say of each loss outside its predicted interval what was found, and what was predicted.
+def predictions_told(
+    predictions: pd.DataFrame,
+    unit: str,
+    lengths: tuple[float, float],
+) -> list[str]:
+    """Say what was predicted and found in runs longer than any fitted, and wherever it was outside.
 
     A sentence a size and length.
+
+    Args:
+        lengths: the least and the most steps that the law is fitted to.
     """
+    found = predictions.dropna(subset="found")
+    is_told = ~found["is_inside"].astype(bool) | (found["num_steps"] > lengths[1])
     sentences = []
-    for (num_parameters, num_steps), lines in _outside(predictions).groupby(
+    for (num_parameters, num_steps), lines in found[is_told].groupby(
         ["num_parameters", "num_steps"], sort=False
     ):
         parts = []
         for line in lines.to_dict("records"):
             words = _prediction_in_words(line, unit)
             parts.append(
-                f"{line['label']} loses {words['found_loss']} {unit}, where "
-                f"{words['predicted_loss']} was predicted"
+                f"{line['label']} loses {loss(-line['found'], unit)} {unit}, where "
+                f"{words['predicted_loss']} was predicted ({words['verdict']})"
             )
         sentences.append(
             f"In {count(num_steps)} steps on the network of {count(num_parameters)} parameters "
@@ -487,18 +506,33 @@ def _cells_in_words(cells: pd.DataFrame, unit: str) -> pd.DataFrame:
             "loss": loss(-cell["gap"], unit),
             "loss_interval": loss_interval(-cell["high"], -cell["low"], unit),
             "cost": size(cell["rate_cost"], unit),
-            "saved": _steps_in_words(cell),
+            "needed": _steps_in_words(cell),
         }
         lines.append(cell | texts)
-    columns = [*cells.columns, "loss", "loss_interval", "cost", "saved"]
+    columns = [*cells.columns, "loss", "loss_interval", "cost", "needed"]
     return pd.DataFrame(lines, columns=columns)
 
 
 def _steps_in_words(cell: Mapping[Hashable, Any]) -> str:
-    """Say how many of its steps in a hundred the baseline could leave out and lose as much."""
-    if math.isnan(cell["steps_saved"]):
-        return NONE
-    return f"{100 * cell['steps_saved'] / cell['num_steps']:.0f}"
+    """Say in how many of a hundred steps of a row the baseline comes as far, or below how many."""
+    if not math.isnan(cell["baseline_steps"]):
+        return f"{100 * cell['baseline_steps'] / cell['num_steps']:.0f}"
+    if not math.isnan(cell["baseline_steps_below"]):
+        return f"below {100 * cell['baseline_steps_below'] / cell['num_steps']:.0f}"
+    return NONE
+
+
+def beaten_by_the_mean(models: pd.DataFrame) -> list[str]:
+    """List the methods of which the mean of all cells misses lengths left out by less than the law.
+
+    The law is the one that was declared.
+    """
+    labels = []
+    for label, own in models.groupby("label", sort=False):
+        missed = own.set_index("model")["length_left_out"]
+        if missed[MEAN] < missed[LAW]:
+            labels.append(str(label))
+    return labels
 
 
 def _models_in_words(models: pd.DataFrame, unit: str) -> pd.DataFrame:
@@ -528,11 +562,31 @@ def _prediction_in_words(line: Mapping[Hashable, Any], unit: str) -> dict[str, s
         "verdict": "not run yet",
     }
     if not math.isnan(line["found"]):
-        texts["found_loss"] = loss(-line["found"], unit)
-        texts["verdict"] = (
-            "inside the interval" if line["is_inside"] else "outside: the law was wrong"
-        )
+        own = loss_interval(-line["high"], -line["low"], unit)
+        texts["found_loss"] = f"{loss(-line['found'], unit)} ({own})"
+        texts["verdict"] = "inside the interval" if line["is_inside"] else "outside the interval"
     return texts
+
+
+def _rates_in_words(frames: Frames, cells: pd.DataFrame) -> str:
+    """Say in how many places rates were tuned, and that they were carried over to the others.
+
+    Empty where they were given.
+    """
+    tuning = frames.experiment.tuning
+    if tuning is None:
+        return ""
+    places = cells[["name", "num_parameters", "num_steps", "held_back"]].copy()
+    places["is_tuned"] = places["name"].isin([*tuning.selected])
+    by_place = places.groupby(["num_parameters", "num_steps"]).agg(
+        is_tuned=("is_tuned", "any"), held_back=("held_back", "any")
+    )
+    fitted = by_place.loc[~by_place["held_back"], "is_tuned"]
+    text = f"Rates were tuned in {fitted.sum()} of the {len(fitted)} sizes and lengths that were fitted"
+    held_back = by_place.loc[by_place["held_back"], "is_tuned"]
+    if len(held_back):
+        text += f", and in {held_back.sum() or 'none'} of the {len(held_back)} that were held back"
+    return f"{text}; elsewhere they were carried over"
 
 
 def _least_gap(cells: pd.DataFrame) -> list[str]:

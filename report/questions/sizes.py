@@ -8,7 +8,7 @@ import pandas as pd
 from cser_bench.report.law.section import law_context, law_tables
 from cser_bench.report.questions.evidence import Compared, Evidence
 from cser_bench.report.verdicts import loss
-from cser_bench.report.wording import listed
+from cser_bench.report.wording import count, listed, span
 
 
 def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
@@ -17,10 +17,13 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
     fitted), unit (of a loss), num_seeds, headline (of whom what is shown), answers (what twice the
     size and twice the rounds do, in words), predictions (of cells that were held back and are done,
-    in words), misses (of these, a sentence each), steps (a sentence: in what part of each method's
-    steps the baseline comes as far), losses (a sentence: what each method loses by mean in the
-    cells that were fitted), alone (a sentence: what a worker alone loses; None where nothing is
-    told).
+    in words), told (of these, a sentence each), steps (a sentence: in what part of each method's
+    steps the baseline comes as far), rates (a sentence: where they were tuned), effects (a sentence
+    a method: what twice as much of each does, by the interval), losses (a sentence: what each method loses by
+    mean in the cells that were fitted), alone (a sentence: what a worker alone loses beside the
+    methods, at the experiment's own size and length; None where that is not told from nothing),
+    longer (times as many steps as in the longest run fitted, and the loss beside that run's of the
+    same size, of each method in each longer run that is done).
     """
     laws = []
     for known in evidence.all_of("size"):
@@ -43,27 +46,33 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
                 "headline": context["law_headline"],
                 "answers": context["law_answers"].query("than == ''"),
                 "predictions": context["law_predictions"].dropna(subset="found"),
-                "misses": context["law_misses"],
+                "told": context["law_told"],
                 "steps": context["law_steps"],
                 "num_seeds": int(fitted["num_seeds"].min()),
                 "losses": _losses(known, fitted[fitted["row"].isin(tables["law_fits"]["row"])]),
-                "alone": _loss_alone(known, cells),
+                "alone": _loss_alone(known, cells, list(tables["law_fits"]["row"].unique())),
+                "rates": context["law_rates"],
+                "effects": _effects(context["law_answers"].query("than == ''")),
+                "longer": _beside_longest(cells, list(tables["law_fits"]["row"].unique())),
             }
         )
     return laws
 
 
-def in_longer_runs(laws: Sequence[Mapping[str, Any]]) -> str | None:
+def in_longer_runs(laws: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
     """Say how losses in runs longer than any that was fitted came out, of all laws together.
 
-    None where fewer than two laws foretold any: what is said of one stands in its own headline.
+    Keys: headline, rest (sentences). None where fewer than two laws foretold any: what is said of
+    one stands in its own headline.
     """
     longer = []
+    beside: list[tuple[float, float]] = []
     for law in laws:
         predictions = law["predictions"]
         own = predictions[predictions["num_steps"] > law["lengths"][1]]
         if not own.empty:
             longer.append(own.assign(network=law["network"]))
+            beside += law["longer"]
     if len(longer) < 2:
         return None
     lines = pd.concat(longer)
@@ -71,14 +80,43 @@ def in_longer_runs(laws: Sequence[Mapping[str, Any]]) -> str | None:
     num_outside = int((~lines["is_inside"].astype(bool)).sum())
     num_places = len(lines[["network", "num_parameters", "num_steps"]].drop_duplicates())
     networks = listed([f"on {network}" for network in lines["network"].unique()])
-    text = (
-        f"In runs longer than those that a law was fitted to, {num_less} of {len(lines)} losses were "
-        f"less than predicted, {networks} together; {num_outside} lay outside the interval. They "
-        f"are of {num_places} sizes and lengths; in each, methods share one baseline"
+    headline = (
+        f"in runs longer than those that a law was fitted to, {num_less} of {len(lines)} losses were "
+        f"less than predicted, {networks} together"
     )
-    if num_less == len(lines):
-        text += ". So shorter runs foretold too large a loss"
-    return text
+    rest = (
+        f"{num_outside} lay outside the interval. They are of {num_places} sizes and lengths; in "
+        "each, methods share one baseline"
+    )
+    if beside:
+        times, shares = ([pair[place] for pair in beside] for place in (0, 1))
+        rest += (
+            f". At one size a run {span((min(times), max(times)))} times as long as the longest "
+            f"fitted loses {100 * min(shares):.0f} to {100 * max(shares):.0f} % as much, by mean; "
+            "that was not declared"
+        )
+    return {"headline": headline, "rest": rest}
+
+
+def _beside_longest(cells: pd.DataFrame, rows: Sequence[str]) -> list[tuple[float, float]]:
+    """Return how many times longer each longer run was than the longest fitted, and its loss's part."""
+    cells = cells[cells["row"].isin(rows)]
+    longest = cells.loc[~cells["held_back"], "num_steps"].max()
+    pairs = []
+    for cell in cells[cells["num_steps"] > longest].to_dict("records"):
+        same = (cells["row"] == cell["row"]) & (cells["num_parameters"] == cell["num_parameters"])
+        for gap in cells.loc[same & (cells["num_steps"] == longest), "gap"]:
+            pairs.append((cell["num_steps"] / longest, cell["gap"] / gap))
+    return pairs
+
+
+def _effects(answers: pd.DataFrame) -> list[str]:
+    """Say what twice the parameters, and twice the rounds, do to each method's loss, by 95 %."""
+    sentences = []
+    for label, own in answers[answers["reason"].isna()].groupby("label", sort=False):
+        said = [f"{line.interval} with twice {line.twice_of}" for line in own.itertuples()]
+        sentences.append(f"{label} loses {listed(said)} (95 %)")
+    return sentences
 
 
 def _losses(known: Compared, fitted: pd.DataFrame) -> str:
@@ -91,18 +129,24 @@ def _losses(known: Compared, fitted: pd.DataFrame) -> str:
     return f"By mean, {listed(parts)} {unit}"
 
 
-def _loss_alone(known: Compared, cells: pd.DataFrame) -> str | None:
-    """Say what a worker alone loses, in the cells where its loss is told from none."""
-    alone = cells[cells["row"] == known.frames.experiment.floor]
-    told = alone[alone["low"] > 0]
-    if told.empty:
+def _loss_alone(known: Compared, cells: pd.DataFrame, rows: Sequence[str]) -> str | None:
+    """Say what a worker alone loses beside the methods, where the experiment's own rows are."""
+    alone = cells[cells["name"] == known.frames.experiment.floor]
+    if alone.empty or not alone["low"].iloc[0] > 0:
         return None
     unit = known.frames.metric.loss_unit
-    least, most = (loss(-gap, unit) for gap in (told["gap"].min(), told["gap"].max()))
-    ends = least if len(told) == 1 else f"{least} to {most}"
+    place = alone.iloc[0]
+    beside = cells[
+        cells["row"].isin(rows)
+        & (cells["num_parameters"] == place["num_parameters"])
+        & (cells["num_steps"] == place["num_steps"])
+    ]
+    parts = [f"a worker alone loses {loss(-place['gap'], unit)} {unit}"]
+    for cell in beside.to_dict("records"):
+        parts.append(f"{cell['label']} {loss(-cell['gap'], unit)}")
     return (
-        f"A worker alone loses {ends} {unit}, in the {len(told)} of {len(alone)} cells where that "
-        "is told from nothing"
+        f"On the network of {count(place['num_parameters'])} parameters in "
+        f"{count(place['num_steps'])} steps {listed(parts)}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cser_bench.report.law.exponents import exponents_frame
 from cser_bench.report.law.figure import draw_law
 from cser_bench.report.law.fit import (
     LAW,
+    MEAN,
     MODELS,
     Law,
     fit_law,
@@ -39,7 +41,13 @@ from cser_bench.report.law.gaps import (
     rate_costs_frame,
     steps_to,
 )
-from cser_bench.report.law.section import headline_of, law_context, law_tables, steps_needed
+from cser_bench.report.law.section import (
+    beaten_by_the_mean,
+    headline_of,
+    law_context,
+    law_tables,
+    steps_needed,
+)
 from cser_bench.report.plotting import DASHES
 from cser_bench.report.questions.sizes import in_longer_runs
 from cser_bench.report.regime import assay_frame, tells
@@ -209,6 +217,7 @@ def test_where_nothing_is_lost_there_is_no_law() -> None:
         ("rounds", {"rounds": -0.6}),
         ("steps", {"num_steps": -0.6}),
         ("steps a parameter", {"num_steps": -0.3, "num_parameters": 0.3}),
+        (MEAN, {}),
     ],
 )
 def test_the_model_that_made_the_gaps_is_chosen(model: str, exponents: dict[str, float]) -> None:
@@ -631,27 +640,40 @@ def held_back(*found: tuple[int, float]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def of_network(network: str, *found: tuple[int, float]) -> dict[str, Any]:
+def of_network(
+    network: str, *found: tuple[int, float], beside: Sequence[tuple[float, float]] = ()
+) -> dict[str, Any]:
     """What a law fitted to 40 to 160 steps says of cells that were held back."""
-    return {"network": network, "lengths": (40, 160), "predictions": held_back(*found)}
+    predictions = held_back(*found)
+    return {
+        "network": network,
+        "lengths": (40, 160),
+        "predictions": predictions,
+        "longer": list(beside),
+    }
 
 
 def test_longer_runs_of_all_laws_are_counted_together() -> None:
     """Runs of a length that was fitted, at another size, are no longer runs."""
-    text = of_network("a GPT", (80, 0.9), (320, 0.15), (640, 0.05))
-    images = of_network("a residual network", (320, 0.15))
+    text = of_network(
+        "a GPT", (80, 0.9), (320, 0.15), (640, 0.05), beside=[(2.0, 0.7), (4.0, 0.25)]
+    )
+    images = of_network("a residual network", (320, 0.15), beside=[(2.0, 0.5)])
     assert in_longer_runs([text]) is None
     assert in_longer_runs([text, of_network("a residual network", (160, 0.05))]) is None
-    said = (
-        "less than predicted, on a GPT and on a residual network together; 1 lay outside the "
-        "interval. They are of 3 sizes and lengths; in each, methods share one baseline"
+    both = in_longer_runs([text, images])
+    assert both is not None
+    assert both["headline"] == (
+        "in runs longer than those that a law was fitted to, 3 of 3 losses were less than predicted, "
+        "on a GPT and on a residual network together"
     )
-    start = "In runs longer than those that a law was fitted to"
-    assert in_longer_runs([text, images]) == (
-        f"{start}, 3 of 3 losses were {said}. So shorter runs foretold too large a loss"
+    assert both["rest"] == (
+        "1 lay outside the interval. They are of 3 sizes and lengths; in each, methods share one "
+        "baseline. At one size a run 2 to 4 times as long as the longest fitted loses 25 to 70 % as "
+        "much, by mean; that was not declared"
     )
-    more = of_network("a residual network", (320, 0.25))
-    assert in_longer_runs([text, more]) == f"{start}, 2 of 3 losses were {said}"
+    more = in_longer_runs([text, of_network("a residual network", (320, 0.25))])
+    assert more is not None and "2 of 3 losses were less" in more["headline"]
 
 
 def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
@@ -662,6 +684,7 @@ def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
             "label": ["local AdamW"] * 3,
             "num_steps": [100, 200, 400],
             "baseline_steps": [np.nan, 150.0, 200.0],
+            "baseline_steps_below": [np.nan] * 3,
         }
     )
     assert steps_needed(cells, ["local-8", "cser-8"], "AdamW") == (
@@ -670,6 +693,35 @@ def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
     )
     assert steps_needed(cells, ["cser-8"], "AdamW") == ""
     assert steps_needed(cells[:2], ["local-8"], "AdamW").startswith("AdamW needs 75 % of the steps")
+    bounded = cells.assign(baseline_steps_below=[60.0, np.nan, np.nan])
+    assert steps_needed(bounded, ["local-8"], "AdamW").endswith(
+        "that is known; in 1 more it needs less than 60 %"
+    )
+
+
+def test_where_the_baselines_shortest_run_came_further_its_steps_bound_what_it_needs() -> None:
+    """The row's own shortest length says nothing: there the baseline has no shorter run."""
+    exponents = {"num_parameters": 0.0, "rounds": 0.0}
+    gaps = made_up(exponents, {"local-8": 8}, noise=0.0)
+    cells = cells_frame(gaps.assign(score=gaps["baseline"].min() - 1.0)).set_index("num_steps")
+    shortest = min(LENGTHS)
+    assert cells["baseline_steps"].isna().all()
+    assert cells.loc[[shortest], "baseline_steps_below"].isna().all()
+    assert (cells.drop(index=shortest)["baseline_steps_below"] == shortest).all()
+
+
+def test_the_mean_of_all_cells_stands_beside_the_laws_and_who_it_beats_is_named() -> None:
+    """Of gaps that know neither size nor length a law of both misses more than their mean does."""
+    flat = law_context(grid_frames(), law_tables(grid_frames()))
+    assert flat["law_beaten"] == [], "gaps that follow the law"
+    models = pd.DataFrame(
+        {
+            "label": ["local AdamW", "local AdamW", "CSER", "CSER"],
+            "model": [LAW, MEAN] * 2,
+            "length_left_out": [0.2, 0.1, 0.1, 0.2],
+        }
+    )
+    assert beaten_by_the_mean(models) == ["local AdamW"]
 
 
 @pytest.mark.parametrize(
@@ -677,8 +729,8 @@ def test_steps_that_the_baseline_needs_are_a_share_of_the_methods_own() -> None:
     [
         (None, "not run yet"),
         (0.1 * 64**-0.25, "inside the interval"),
-        (0.1, "outside: the law was wrong"),
-        (0.01, "outside: the law was wrong"),
+        (0.1, "outside the interval"),
+        (0.01, "outside the interval"),
     ],
 )
 def test_what_is_held_back_is_predicted_before_and_after_its_runs(
@@ -695,7 +747,7 @@ def test_what_is_held_back_is_predicted_before_and_after_its_runs(
     assert ("1 of 1 prediction was wrong" in context["law_headline"]) == was_wrong
     assert ("wrong, and too high" in context["law_headline"]) == (found == 0.01)
     assert ("wrong, and too low" in context["law_headline"]) == (found == 0.1)
-    assert len(context["law_misses"]) == was_wrong
+    assert len(context["law_told"]) == was_wrong
 
 
 def test_a_fit_with_what_was_held_back_waits_for_all_of_it_and_has_no_verdict() -> None:
