@@ -17,10 +17,11 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
     fitted), unit (of a loss), num_seeds, headline (of whom what is shown), answers (what twice the
     size and twice the rounds do, in words), predictions (of cells that were held back and are done,
-    in words), told (of these, a sentence each), steps (a sentence: in what part of each method's
-    steps the baseline comes as far), rates (a sentence: where they were tuned), effects (a sentence
-    a method: what twice as much of each does, by the interval), losses (a sentence: what each method loses by
-    mean in the cells that were fitted), alone (a sentence: what a worker alone loses beside the
+    in words), told (of these, a sentence each), load (a sentence: what
+    methods send), steps (a sentence: in what part of each method's steps the baseline comes as far),
+    rates (a sentence: where they were tuned), effects (a sentence a method: what twice as much of
+    each does, by the interval), losses (a sentence: what each method loses by mean in the cells that
+    were fitted), alone (a sentence: what a worker alone loses beside the
     methods, at the experiment's own size and length; None where that is not told from nothing),
     longer (times as many steps as in the longest run fitted, and the loss beside that run's of the
     same size, of each method in each longer run that is done).
@@ -51,6 +52,7 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
                 "num_seeds": int(fitted["num_seeds"].min()),
                 "losses": _losses(known, fitted[fitted["row"].isin(tables["law_fits"]["row"])]),
                 "alone": _loss_alone(known, cells, list(tables["law_fits"]["row"].unique())),
+                "load": _load(known),
                 "rates": context["law_rates"],
                 "effects": _effects(context["law_answers"].query("than == ''")),
                 "longer": _beside_longest(cells, list(tables["law_fits"]["row"].unique())),
@@ -117,6 +119,13 @@ def _effects(answers: pd.DataFrame) -> list[str]:
         said = [f"{line.interval} with twice {line.twice_of}" for line in own.itertuples()]
         sentences.append(f"{label} loses {listed(said)} (95 %)")
     return sentences
+
+
+def _load(known: Compared) -> str:
+    """Say how much less than everything methods send, and between how many workers."""
+    experiment = known.frames.experiment
+    num_workers = experiment.config["num_workers"]
+    return f"Methods send about a model in {experiment.main_ratio:g} steps, between {num_workers} workers"
 
 
 def _losses(known: Compared, fitted: pd.DataFrame) -> str:
