@@ -17,14 +17,14 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     Keys: name, folder (in results/), network, sizes and lengths (the least and the most that was
     fitted), unit (of a loss), num_seeds, headline (of whom what is shown), answers (what twice the
     size and twice the rounds do, in words), predictions (of cells that were held back and are done,
-    in words), told (of these, a sentence each), load (a sentence: what
-    methods send), steps (a sentence: in what part of each method's steps the baseline comes as far),
-    rates (a sentence: where they were tuned), effects (a sentence a method: what twice as much of
-    each does, by the interval), losses (a sentence: what each method loses by mean in the cells that
-    were fitted), alone (a sentence: what a worker alone loses beside the
-    methods, at the experiment's own size and length; None where that is not told from nothing),
-    longer (times as many steps as in the longest run fitted, and the loss beside that run's of the
-    same size, of each method in each longer run that is done).
+    in words), load (sentences: what methods send, and what of them was not tuned), steps (a
+    sentence: in what part of each method's steps the baseline comes as far), rates (a sentence:
+    where they were tuned), effects (a sentence a method: what twice as much of each does, by the
+    interval), alone (a sentence: what a worker alone loses beside the methods, at the experiment's
+    own size and length; None where that is not told from nothing), longer (times as many steps as
+    in the longest run fitted, and the loss beside that run's of the same size, of each method in
+    each longer run that is done), shows_size (whether a method is shown to lose less on larger
+    networks), is_read_once (whether no run sees an example twice).
     """
     laws = []
     for known in evidence.all_of("size"):
@@ -47,15 +47,15 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
                 "headline": context["law_headline"],
                 "answers": context["law_answers"].query("than == ''"),
                 "predictions": context["law_predictions"].dropna(subset="found"),
-                "told": context["law_told"],
                 "steps": context["law_steps"],
                 "num_seeds": int(fitted["num_seeds"].min()),
-                "losses": _losses(known, fitted[fitted["row"].isin(tables["law_fits"]["row"])]),
                 "alone": _loss_alone(known, cells, list(tables["law_fits"]["row"].unique())),
-                "load": _load(known),
+                "load": _load(known, list(tables["law_fits"]["row"].unique())),
                 "rates": context["law_rates"],
                 "effects": _effects(context["law_answers"].query("than == ''")),
                 "longer": _beside_longest(cells, list(tables["law_fits"]["row"].unique())),
+                "shows_size": bool(context["law_answers"].query("of == 'size'")["is_shown"].any()),
+                "is_read_once": _is_read_once(known, cells),
             }
         )
     return laws
@@ -121,21 +121,25 @@ def _effects(answers: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _load(known: Compared) -> str:
-    """Say how much less than everything methods send, and between how many workers."""
+def _load(known: Compared, rows: Sequence[str]) -> str:
+    """Say how much less than everything methods send, between whom, and whether they were tuned."""
     experiment = known.frames.experiment
     num_workers = experiment.config["num_workers"]
-    return f"Methods send about a model in {experiment.main_ratio:g} steps, between {num_workers} workers"
+    said = f"Methods send about a model in {experiment.main_ratio:g} steps, between {num_workers} workers"
+    trials = known.frames.tuning
+    of_methods = trials["row"].str.partition("@")[0].isin(rows)
+    # A row that was searched over rates alone has no candidates.
+    if trials.loc[of_methods, "candidate"].isna().all():
+        said += ". Only their rates were tuned, not how each splits what it sends"
+    return said
 
 
-def _losses(known: Compared, fitted: pd.DataFrame) -> str:
-    """Say what each method loses, by mean, at the least and at the most."""
-    unit = known.frames.metric.loss_unit
-    parts = []
-    for _, own in fitted.groupby("row", sort=False):
-        least, most = (loss(-gap, unit) for gap in (own["gap"].min(), own["gap"].max()))
-        parts.append(f"{own['label'].iloc[0]} loses {least} to {most}")
-    return f"By mean, {listed(parts)} {unit}"
+def _is_read_once(known: Compared, cells: pd.DataFrame) -> bool:
+    """Tell whether the longest run has no more examples than there are to train on."""
+    config = known.frames.experiment.config
+    examples_a_step = config["num_workers"] * config["batch_size"]
+    num_train = config["task"]["num_train"]
+    return 0 < cells["num_steps"].max() * examples_a_step <= num_train
 
 
 def _loss_alone(known: Compared, cells: pd.DataFrame, rows: Sequence[str]) -> str | None:
