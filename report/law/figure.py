@@ -34,6 +34,9 @@ _PALEST = 0.45
 _APART = 1.06
 """Factor between two lengths at one size, so that their intervals do not hide each other."""
 
+_FITTED_ALPHA = 0.4
+"""Of intervals that the law is fitted to: what was held back is the point, and must stand out."""
+
 _PREDICTED_COLOUR = "#D9D9D9"
 _PREDICTED_WIDTH = 7.0
 """Points: wider than an interval, so that both can be seen where one lies on the other."""
@@ -115,6 +118,7 @@ def _lines_of_lengths(
                 [cell["low"], cell["high"]],
                 color=colour,
                 linewidth=0.9,
+                alpha=1.0 if cell["held_back"] else _FITTED_ALPHA,
             )
             axes.plot(
                 [cell["num_parameters"]],

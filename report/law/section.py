@@ -82,7 +82,6 @@ def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "has_fit_of_all": not tables["law_fits_of_all"].empty,
         "law_answers": answers,
         "law_headline": headline_of(answers, tables["law_predictions"], _lengths(cells)),
-        "law_told": predictions_told(tables["law_predictions"], unit, _lengths(cells)),
         "law_beaten": beaten_by_the_mean(tables["law_models"]),
         "law_cells": _cells_in_words(cells, unit),
         "law_models": _models_in_words(tables["law_models"], unit),
@@ -356,6 +355,7 @@ def _effect_of_all(fits_of_all: pd.DataFrame, row: str, term: str) -> str:
 def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> str:
     """Say in what part of each method's steps the baseline comes as far, over all cells.
 
+    A case is a method in a cell.
     Where the baseline's shortest run came further than the method, only a bound is known. Empty
     where no more is known of any cell.
     """
@@ -369,46 +369,14 @@ def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> str
         parts.append(f"{percent} % of the steps to come as far as {own['label'].iloc[0]}")
     if not parts:
         return ""
-    where = f"in the {len(known)} of {len(of_methods)} cells where that is known"
-    text = f"{baseline} needs {listed(parts)}, {where}"
+    where = f"in the {len(known)} of {len(of_methods)} cases where that is known"
+    text = f"By mean, {baseline} needs {listed(parts)}, {where}"
     below = of_methods.dropna(subset="baseline_steps_below")
     if not below.empty:
         shares = 100 * below["baseline_steps_below"] / below["num_steps"]
         ends = sorted({round(shares.min()), round(shares.max())})
         text += f"; in {len(below)} more it needs less than {' to '.join(map(str, ends))} %"
     return text
-
-
-def predictions_told(
-    predictions: pd.DataFrame,
-    unit: str,
-    lengths: tuple[float, float],
-) -> list[str]:
-    """Say what was predicted and found in runs longer than any fitted, and wherever it was outside.
-
-    A sentence a size and length.
-
-    Args:
-        lengths: the least and the most steps that the law is fitted to.
-    """
-    found = predictions.dropna(subset="found")
-    is_told = ~found["is_inside"].astype(bool) | (found["num_steps"] > lengths[1])
-    sentences = []
-    for (num_parameters, num_steps), lines in found[is_told].groupby(
-        ["num_parameters", "num_steps"], sort=False
-    ):
-        parts = []
-        for line in lines.to_dict("records"):
-            words = _prediction_in_words(line, unit)
-            parts.append(
-                f"{line['label']} loses {loss(-line['found'], unit)} {unit}, where "
-                f"{words['predicted_loss']} was predicted ({words['verdict']})"
-            )
-        sentences.append(
-            f"In {count(num_steps)} steps on the network of {count(num_parameters)} parameters "
-            f"{listed(parts)}"
-        )
-    return sentences
 
 
 def _outside(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -466,7 +434,7 @@ def _beyond_in_words(predictions: pd.DataFrame, lengths: tuple[float, float]) ->
         num_outside = len(_outside(longer))
         outside = f"; {num_outside} outside the interval" if num_outside else ""
         every = "both" if len(longer) == 2 else f"all {len(longer)}"
-        return f". In still longer runs {every} losses were less than predicted{outside}"
+        return f". In runs longer than these {every} losses were less than predicted{outside}"
     num_wrong = len(_outside(found))
     were = "prediction was" if len(found) == 1 else "predictions were"
     way = _which_way(_outside(found)) if num_wrong else _widest_in_words(found)

@@ -1,6 +1,6 @@
 """From records to answers.md and answers.pdf, and to README's cards."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,22 @@ NAME = "answers"
 
 PAGES = sorted(int(path.name.partition(".")[0]) for path in (TEMPLATES / "pages").glob("*.j2"))
 """Questions that have a page of their own besides."""
+
+OF_NETWORKS = (
+    "order",
+    "apart",
+    "mean_apart",
+    "range_of_mean",
+    "datasets",
+    "text",
+    "shown",
+    "more",
+    "undecided",
+    "kept",
+    "reversed",
+    "other_orders",
+)
+"""What the cards take of the answer on other networks."""
 
 BEGIN = "<!-- begin: cards -->"
 END = "<!-- end: cards -->"
@@ -158,11 +174,14 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
         "order": None,
         "apart": None,
         "shown": None,
+        "beside_local": None,
     }
     if 9 in answers:
         numbers = answers[9].numbers
-        for name in ("order", "apart", "shown", "more", "undecided", "reversed", "other_orders"):
-            cards[name] = numbers[name]
+        for name in OF_NETWORKS:
+            cards[name] = numbers.get(name)
+    if 25 in answers:
+        cards["beside_local"] = answers[25].numbers
     experiments = evidence.all_of("network", "loads")
     in_readme = [known for known in experiments if known.about.in_readme]
     # The largest network first: it is nearest to what people train.
@@ -180,13 +199,51 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
 def _loss_of_reset(evidence: Evidence, known: Compared) -> list[dict[Hashable, Any]]:
     """Return what error reset loses in an experiment, with its bound and the steps it was seen at.
 
-    `alone` is what a worker alone loses, None where that was not run. Empty where error reset was
-    not run.
+    `alone` is what a worker alone loses, None where that was not run. `is_ours` says that it steps
+    by another rule than SGD, which the paper has not. `all_link_models` is what a link carries where
+    everything is sent. Empty where error reset was not run.
     """
     bounds = evidence.elsewhere([known], ("floor", "baseline"))
-    alone = bounds[0] if bounds else None
-    beside = {"num_steps": known.regime["num_steps"], "alone": alone}
-    return [line | beside for line in evidence.elsewhere([known], ("reset", "baseline"))]
+    lines = []
+    for line in evidence.elsewhere([known], ("reset", "baseline")):
+        beside = {
+            "num_steps": known.regime["num_steps"],
+            "alone": bounds[0] if bounds else None,
+            "is_ours": known.value(line["row"], "local_step") != "sgd",
+            "all_link_models": known.value(known.baseline, "link_models"),
+            "other_forms": _other_forms(evidence, known, line),
+        }
+        lines.append(line | beside)
+    return lines
+
+
+def _other_forms(
+    evidence: Evidence, known: Compared, line: Mapping[Hashable, Any]
+) -> list[dict[str, Any]]:
+    """Return the form of error reset that loses least by mean, of each experiment on methods.
+
+    Those on the same network and of the same length alone, where it loses less than in `line`.
+    `asked`: what was declared of it beside other methods that send less than everything.
+    """
+    forms = []
+    for other in evidence.all_of("methods", "rivals", network=known.about.network):
+        if not other.is_whole or other.regime["num_steps"] != known.regime["num_steps"]:
+            continue
+        resets = other.rows_of_family("error reset")
+        lost = other.contrasts_of((row, other.baseline) for row in resets)
+        if lost.empty:
+            continue
+        least = lost.loc[lost["estimate"].idxmax()].to_dict()
+        if least["estimate"] <= line["estimate"]:
+            continue
+        asked = [
+            pair
+            for pair in other.contrasts
+            if pair[0] == least["row"] and pair[1] != other.baseline
+        ]
+        least["asked"] = [other.contrast(*pair) for pair in asked]
+        forms.append(least)
+    return forms
 
 
 def _speed_of(evidence: Evidence, answer: Answer | None) -> dict[str, Any]:

@@ -172,9 +172,17 @@ def other_networks(evidence: Evidence) -> Answer | None:
 def _counted_of_reset(kinds: Sequence[Compared], losses: pd.DataFrame) -> dict[str, int]:
     """Count the experiments in which error reset is shown to lose less, more, and neither.
 
-    `silent` cannot tell a loss.
+    `silent` cannot tell a loss. `kept` are those verdicts that are of a question asked after runs of
+    both rows, and were published before such had none.
     """
     verdicts = losses["verdict"].value_counts()
+    kept = set()
+    for known in kinds:
+        for contrast in known.frames.contrasts:
+            if contrast.is_verdict_kept:
+                kept.add((known.name, contrast.row, contrast.reference))
+    judged = losses[losses["verdict"].isin((LESS, MORE))]
+    asked = zip(judged["experiment"], judged["row"], judged["reference"], strict=True)
     silent = sum(not tells(known.frames) for known in kinds)
     shown = int(verdicts.get(LESS, 0))
     more = int(verdicts.get(MORE, 0))
@@ -182,6 +190,7 @@ def _counted_of_reset(kinds: Sequence[Compared], losses: pd.DataFrame) -> dict[s
         "shown": shown,
         "more": more,
         "silent": silent,
+        "kept": len(kept.intersection(asked)),
         "undecided": len(losses) - shown - more - silent,
     }
 

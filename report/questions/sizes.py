@@ -18,8 +18,9 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
     fitted), unit (of a loss), num_seeds, headline (of whom what is shown), answers (what twice the
     size and twice the rounds do, in words), predictions (of cells that were held back and are done,
     in words), load (sentences: what methods send, and what of them was not tuned), steps (a
-    sentence: in what part of each method's steps the baseline comes as far), rates (a sentence:
-    where they were tuned), effects (a sentence a method: what twice as much of each does, by the
+    sentence: in what part of each method's steps the baseline comes as far), beaten (the methods of
+    which the mean of all cells misses lengths by less than the law), rates (a sentence: where they
+    were tuned), effects (a sentence a method: what twice as much of each does, by the
     interval), alone (a sentence: what a worker alone loses beside the methods, at the experiment's
     own size and length; None where that is not told from nothing), longer (times as many steps as
     in the longest run fitted, and the loss beside that run's of the same size, of each method in
@@ -48,6 +49,7 @@ def laws_of(evidence: Evidence) -> list[dict[str, Any]]:
                 "answers": context["law_answers"].query("than == ''"),
                 "predictions": context["law_predictions"].dropna(subset="found"),
                 "steps": context["law_steps"],
+                "beaten": context["law_beaten"],
                 "num_seeds": int(fitted["num_seeds"].min()),
                 "alone": _loss_alone(known, cells, list(tables["law_fits"]["row"].unique())),
                 "load": _load(known, list(tables["law_fits"]["row"].unique())),
@@ -94,8 +96,8 @@ def in_longer_runs(laws: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
         times, shares = ([pair[place] for pair in beside] for place in (0, 1))
         rest += (
             f". At one size a run {span((min(times), max(times)))} times as long as the longest "
-            f"fitted loses {100 * min(shares):.0f} to {100 * max(shares):.0f} % as much, by mean; "
-            "that was not declared"
+            f"fitted has {min(shares):.2f} to {max(shares):.2f} of its loss, by mean; that was not "
+            "declared"
         )
     return {"headline": headline, "rest": rest}
 
@@ -127,6 +129,8 @@ def _load(known: Compared, rows: Sequence[str]) -> str:
     num_workers = experiment.config["num_workers"]
     said = f"Methods send about a model in {experiment.main_ratio:g} steps, between {num_workers} workers"
     trials = known.frames.tuning
+    if trials.empty:
+        return said
     of_methods = trials["row"].str.partition("@")[0].isin(rows)
     # A row that was searched over rates alone has no candidates.
     if trials.loc[of_methods, "candidate"].isna().all():

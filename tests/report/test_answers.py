@@ -39,7 +39,6 @@ from tests.report.test_independent import PLANS, difference_of, scores_of
 
 ROOT = Path(__file__).parents[2]
 JUDGED, LONG = "fashion_mnist_contrasts", "fashion_mnist_long"
-RECENT = ("gpt_text_methods", "resnet_methods")
 RESULTS = ROOT / "results"
 SHIPPED = RESULTS / "answers"
 AGAIN = "python -m harness answers --readme README.md"
@@ -57,10 +56,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The results that ship, without experiments of one's own, which would be answered from
     first."""
     folder = tmp_path_factory.mktemp("results")
-    tunings = [f"{name}_tuning" for name in (LONG, *RECENT)]
-    for name in ("reference", "speedups", "scored_speedups", "study_*", *tunings):
-        for place in RESULTS.glob(name):
-            (folder / place.name).symlink_to(place)
+    names = ("reference", "speedups", "scored_speedups", "study_*", "*_tuning")
+    for place in {place for name in names for place in RESULTS.glob(name)}:
+        (folder / place.name).symlink_to(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evidence, "SHIPPED", folder)
         yield folder
