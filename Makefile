@@ -41,7 +41,7 @@ help: ## print this list
 	@echo
 	@echo "Variables, with what they are now:"
 	@echo "  PYTHON=$(PYTHON)  DEVICE=$(DEVICE) (of reproduce-cifar100 and -imagenet)"
-	@echo "  JOBS=$(or $(JOBS),(number of cores))  WORKERS=$(or $(WORKERS),stacked) (or processes)"
+	@echo "  JOBS=$(or $(JOBS),(number of cores))  WORKERS=$(or $(WORKERS),auto) (or stacked, processes)"
 	@echo "  DATA=$(or $(DATA),(found or fetched))  RESULTS=$(RESULTS)"
 	@echo "  EXPERIMENT=$(or $(EXPERIMENT),(of each target))  CLUSTER=$(or $(CLUSTER),(none: this machine))  YES=$(YES)"
 
@@ -83,7 +83,8 @@ tune: $(VENV)/.installed ## run the search that both experiments' settings and l
 STUDIES ?= two_level rules skew_class_shards skew_dirichlet_0.1 momentum workers_16 width_128 width_8 workers_2 \
     skew_dirichlet_1 workers_4 workers_32 weak_scaling_2 weak_scaling_4 weak_scaling_16 skew_dirichlet_10 released \
     relatives tail network_cnn batch_norm_recalibrate batch_norm_local group_norm network_densenet \
-    network_shufflenet gpt_text_books resnet_loads gpt_text_loads perceptron_load perceptron_bounds resnet_bounds
+    network_shufflenet gpt_text_books resnet_loads gpt_text_loads gpt_text_tail perceptron_load perceptron_bounds \
+    resnet_bounds gpt_text_every_step
 
 studies: $(VENV)/.installed ## run what is missing of the studies that answer single questions (STUDIES= names some), and report
 	@for study in $(STUDIES); do \
@@ -154,7 +155,7 @@ bench: $(VENV)/.installed-dev ## time the optimisers' own arithmetic on this mac
 netlab: $(VENV)/.installed ## time collectives on an emulated network of this machine's own (Linux, root)
 	@$(HARNESS) netlab --output "$(RESULTS)/netlab"
 
-speedups: $(VENV)/.installed ## time every method and baseline on such a network, then write the report of speed-ups
+speedups: $(VENV)/.installed ## time methods and baselines on such a network, then write the report of speed-ups
 	@$(HARNESS) speedups --output "$(RESULTS)/speedups"
 
 speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at 1, 10 and 25 Gb/s, a session more each time

@@ -125,6 +125,7 @@ class DDP(SGD):
         self._bits = self._calls = 0
 
     def _update(self, replica: Replica, step: int) -> None:
+        self._refuse_scaler()
         if not self._calls:
             raise RuntimeError(
                 f"{self.name}: no gradient was averaged; let forward passes go through "
@@ -134,8 +135,18 @@ class DDP(SGD):
         replica.local_step_()
 
     def _drop_early(self) -> None:
+        # A scaler's first steps are often left out, so that `_update` would come too late.
+        self._refuse_scaler()
         super()._drop_early()
         self._book(Purpose.CONTROL)
+
+    def _refuse_scaler(self) -> None:
+        """Raise where a GradScaler steps this, and the hook keeps what overflows."""
+        if not self.survives_overflow and getattr(self, "found_inf", None) is not None:
+            raise RuntimeError(
+                f"{self.name}: its hook keeps of each gradient what it did not send, also of one "
+                "that overflowed; train without a GradScaler, in bf16 or fp32"
+            )
 
     def memory_in_parameters(self) -> float:
         """DDP's buckets are as large as the gradients."""

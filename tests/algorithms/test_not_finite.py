@@ -236,6 +236,17 @@ def test_a_hook_that_keeps_what_is_not_finite_cannot_leave_steps_out() -> None:
         DDPPowerSGD([nn.Parameter(torch.zeros(8, 8))], lr=0.1, rank=1, skip_nonfinite=True)
 
 
+@pytest.mark.parametrize("overflowed", [0.0, 1.0])
+def test_a_hook_that_an_overflow_spoils_refuses_a_scaler(overflowed: float) -> None:
+    """Also where the first step under it is left out."""
+    weight = nn.Parameter(torch.zeros(8, 8))
+    optimizer = DDPPowerSGD([weight], lr=0.1, rank=1)
+    weight.sum().backward()
+    setattr(optimizer, "found_inf", torch.tensor([overflowed]))  # noqa: B010 (no field of it)
+    with pytest.raises(RuntimeError, match=r"ddp_powersgd: its hook keeps .*GradScaler"):
+        optimizer.step()
+
+
 # Parameters of 16 bits.
 
 
