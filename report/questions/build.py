@@ -219,13 +219,13 @@ def _loss_of_reset(evidence: Evidence, known: Compared) -> list[dict[Hashable, A
 
 def _other_forms(
     evidence: Evidence, known: Compared, line: Mapping[Hashable, Any]
-) -> list[dict[str, Any]]:
+) -> list[dict[Hashable, Any]]:
     """Return the form of error reset that loses least by mean, of each experiment on methods.
 
     Those on the same network and of the same length alone, where it loses less than in `line`.
     `asked`: what was declared of it beside other methods that send less than everything.
     """
-    forms = []
+    forms: list[dict[Hashable, Any]] = []
     for other in evidence.all_of("methods", "rivals", network=known.about.network):
         if not other.is_whole or other.regime["num_steps"] != known.regime["num_steps"]:
             continue
@@ -233,7 +233,7 @@ def _other_forms(
         lost = other.contrasts_of((row, other.baseline) for row in resets)
         if lost.empty:
             continue
-        least = lost.loc[lost["estimate"].idxmax()].to_dict()
+        least = max(lost.to_dict("records"), key=lambda each: each["estimate"])
         if least["estimate"] <= line["estimate"]:
             continue
         asked = [

@@ -143,7 +143,8 @@ def _is_read_once(known: Compared, cells: pd.DataFrame) -> bool:
     config = known.frames.experiment.config
     examples_a_step = config["num_workers"] * config["batch_size"]
     num_train = config["task"]["num_train"]
-    return 0 < cells["num_steps"].max() * examples_a_step <= num_train
+    num_examples = int(cells["num_steps"].max()) * examples_a_step
+    return bool(0 < num_examples <= num_train)
 
 
 def _loss_alone(known: Compared, cells: pd.DataFrame, rows: Sequence[str]) -> str | None:
