@@ -46,8 +46,8 @@ def _alone_with_all_data(evidence: Evidence) -> list[dict[str, Any]]:
     """Return what a worker alone that draws from all data loses, of each network where that was run.
 
     Such a worker sends nothing, and has its share of each epoch, which is another one each time
-    (`percent_seen` of the data in all). Where it loses less than the margin (`is_within`), a method that is
-    shown to lose less has not shown that sending helps.
+    (`percent_seen` of the data in all). Where it loses less than the margin (`is_within`), a method
+    that is shown to lose less has not shown that sending helps.
     """
     lines = []
     for known in evidence.all_of("bounds"):
