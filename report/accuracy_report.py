@@ -453,7 +453,9 @@ def _answered(frames: Frames, contrasts: pd.DataFrame) -> pd.DataFrame:
         said = line | named
         estimate, low, high = line["estimate"], line["low"], line["high"]
         equal_rate = line["at_equal_rate"]
-        if asks_of_reference(question, named["label"], named["other"]):
+        # A loss is always the row's, also where the question names first what it is held against.
+        is_loss = line["kind"] == "non-inferiority"
+        if not is_loss and asks_of_reference(question, named["label"], named["other"]):
             estimate, low, high = -estimate, -high, -low
             equal_rate = -equal_rate
         texts = {

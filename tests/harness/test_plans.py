@@ -287,6 +287,7 @@ def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(name: str
         "fashion_mnist": (4675, "sgd"),
         "fashion_mnist_crops": (4680, "sgd"),
         "kjv_text": (1922, "adamw"),
+        "gcide": (480, "adamw"),
     }
     num_steps, baseline = lengths[task]
     assert plan.experiment.floor == "alone" and plan.experiment.baseline == baseline

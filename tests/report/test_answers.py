@@ -244,6 +244,15 @@ def test_answer_1_says_what_a_worker_alone_with_all_data_loses(rebuilt: Path) ->
         assert (f"{said} That is within the margin" in section) == is_within and said in section
 
 
+def test_a_loss_is_the_rows_where_a_question_names_first_what_it_is_held_against() -> None:
+    name = "study_gpt_text_every_step"
+    estimate, low, high = (-value for value in welch(name, "csea_4", "adamw"))
+    report = (RESULTS / name / "report.md").read_text()
+    [line] = re.findall(r"^\| Does AdamW with 4 bits and error reset .*", report, re.MULTILINE)
+    assert f"It loses {estimate:.4f} nats" in line
+    assert f"| {estimate:.4f} | {high:.4f} to {low:.4f} |" in line
+
+
 def test_the_first_page_names_the_load_at_which_an_order_is_another(rebuilt: Path) -> None:
     """Each a row against everything sent, at about 130 models on a link of the perceptron."""
     rows = {
