@@ -242,6 +242,7 @@ def _other_forms(
             if pair[0] == least["row"] and pair[1] != other.baseline
         ]
         least["asked"] = [other.contrast(*pair) for pair in asked]
+        least["num_forms"] = len(lost)
         forms.append(least)
     return forms
 

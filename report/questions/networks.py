@@ -235,7 +235,7 @@ def _at_one_load(evidence: Evidence) -> dict[str, Any]:
         "order": agreement(losses[[*ORDERED.values()]]),
         "datasets": sorted({known.regime["dataset"] for known in images}),
         "text": [_order_on(known) for known in text],
-        "other_orders": _other_orders(evidence, experiments, images),
+        "other_orders": _other_orders(evidence, experiments),
         "num_behind": int(is_behind.sum()),
         "num_compared": len(of_all),
         "apart": None,
@@ -255,13 +255,12 @@ def _at_one_load(evidence: Evidence) -> dict[str, Any]:
 def _other_orders(
     evidence: Evidence,
     experiments: Sequence[Compared],
-    images: Sequence[Compared],
 ) -> list[dict[str, Any]]:
-    """Return the loads at which a network on images has another order than at the load shown.
+    """Return the loads at which a network has another order than at the load shown.
 
     Keys: those of `orders_at_other_loads`.
     """
-    shown = {known.the_network: _order_on(known)["order"] for known in images}
+    shown = {known.the_network: _order_on(known)["order"] for known in experiments}
     others = []
     for each in orders_at_other_loads(evidence, experiments):
         if each["network"] in shown and each["order"] != shown[each["network"]]:
