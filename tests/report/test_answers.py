@@ -242,6 +242,44 @@ def test_answer_1_says_what_a_worker_alone_with_all_data_loses(rebuilt: Path) ->
         said = f"loses {estimate:.2f} points ({high:.2f} to {low:.2f})."
         assert (low < 0.5) == is_within
         assert (f"{said} That is within the margin" in section) == is_within and said in section
+        assert f"sees {percent_dealt_to_one_worker(name):.0f} % of it, {said}" in section
+
+
+def percent_dealt_to_one_worker(name: str) -> float:
+    """Of all samples, by dealing: each epoch is shuffled anew, and a worker gets its share of it."""
+    plan = PLANS[folder_of(name)]
+    [row] = [row for row in plan["rows"] if row["row"] == "alone_all"]
+    generator = np.random.default_rng(0)
+    has_seen = np.zeros(80_000, dtype=bool)
+    for _ in range(row["num_epochs"]):
+        share = len(has_seen) // plan["config"]["num_workers"]
+        has_seen[generator.permutation(len(has_seen))[:share]] = True
+    return 100 * float(has_seen.mean())
+
+
+def test_only_the_text_that_is_long_enough_is_said_to_be_read_once(rebuilt: Path) -> None:
+    text = (rebuilt / "answers.md").read_text()
+    for name in ("gap_text", "gap_images"):
+        plan = PLANS[folder_of(name)]
+        examples = max(row["num_steps"] for row in plan["rows"]) * 8 * plan["config"]["batch_size"]
+        num_train = {"gap_text": 492_032, "gap_images": 60_000}[name]
+        said = f"In `{name}` no run reads an example twice"
+        assert (said in text) == (examples <= num_train), name
+
+
+def test_the_first_page_has_the_form_of_error_reset_that_loses_least_of_each_experiment(
+    rebuilt: Path,
+) -> None:
+    """Of the rows of its family, by their means; with its interval."""
+    text = (rebuilt / "README.md").read_text()
+    forms = {
+        "gpt_text_methods": ["cser-64", "cser_topk-64", "cser_pl_4-8"],
+        "study_gpt_text_every_step": ["csea_4"],
+    }
+    for name, rows in forms.items():
+        losses = [[-value for value in welch(name, row, "adamw")] for row in rows]
+        estimate, low, high = min(losses)
+        assert f" loses {estimate:.4f} nats ({high:.4f} to {low:.4f})" in text, name
 
 
 def test_a_loss_is_the_rows_where_a_question_names_first_what_it_is_held_against() -> None:
