@@ -1,4 +1,7 @@
-"""What the law of size and length foretells of a job's losses, and how far the job lies beyond it."""
+"""What the laws of size and length foretell of a job's losses, and how far the job lies beyond them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cser_bench.report.frame import Frames
 from cser_bench.report.law.fit import predicted
@@ -13,6 +16,21 @@ FURTHEST = 30.0
 """How many times beyond what was fitted, in parameters or rounds, a law still says anything."""
 
 
+@dataclass(frozen=True)
+class Foretold:
+    """What one law says of a method in a job.
+
+    Attributes:
+        method: its label, and the steps in which it sends all.
+        beyond: how many times the job lies outside the sizes and rounds that were run; 1 inside.
+        sentence: the loss with its interval, or that there is no evidence.
+    """
+
+    method: str
+    beyond: float
+    sentence: str
+
+
 def said_by_law(evidence: Evidence, maps: Frames, job: TrainingJob) -> list[str]:
     """Return a sentence for each method that has a law on this kind of network.
 
@@ -22,33 +40,45 @@ def said_by_law(evidence: Evidence, maps: Frames, job: TrainingJob) -> list[str]
     about = maps.experiment.evidence
     if about is None:
         return []
-    sentences = []
-    for known in evidence.all_of("size", network=about.network):
-        sentences += sentences_of(known.frames, job)
-    return sentences
+    experiments = [known.frames for known in evidence.all_of("size", network=about.network)]
+    return sentences_of(experiments, job)
 
 
-def sentences_of(frames: Frames, job: TrainingJob) -> list[str]:
+def sentences_of(experiments: Sequence[Frames], job: TrainingJob) -> list[str]:
+    """Return what the laws of experiments say of a job, a sentence a method.
+
+    Of a method with several laws it is what the law says that the job lies least beyond.
+    """
+    nearest: dict[str, Foretold] = {}
+    for frames in experiments:
+        for line in _foretold(frames, job):
+            known = nearest.get(line.method)
+            if known is None or line.beyond < known.beyond:
+                nearest[line.method] = line
+    return [line.sentence for line in nearest.values()]
+
+
+def _foretold(frames: Frames, job: TrainingJob) -> list[Foretold]:
     """Return what the laws of one experiment say of a job."""
     cells = cells_frame(gaps_frame(frames))
     unit = frames.metric.loss_unit
-    sentences = []
+    lines = []
     for row, law in laws_for_advice(frames, cells).items():
         label = cells.loc[cells["row"] == row, "label"].iloc[0]
         interval = interval_in(cells, row)
         place = place_in_law(job.num_parameters, job.num_steps, interval)
-        [line] = predicted(law, place).to_dict("records")
-        name = f"{label} with all sent in {amount(interval)} steps"
+        [said] = predicted(law, place).to_dict("records")
+        method = f"{label} with all sent in {amount(interval)} steps"
+        beyond = float(said["beyond"])
         source = f"({frames.experiment.name})"
-        if line["beyond"] > FURTHEST:
-            sentences.append(
-                f"{name}: no evidence. This job is {amount(line['beyond'])} times beyond the "
+        if beyond > FURTHEST:
+            sentence = (
+                f"{method}: no evidence. This job is {amount(beyond)} times beyond the "
                 f"sizes and rounds that were run {source}."
             )
-            continue
-        ends = loss_interval(-line["high"], -line["low"], unit)
-        beyond = ""
-        if line["beyond"] > 1:
-            beyond = f", {amount(line['beyond'])} times beyond what was run"
-        sentences.append(f"{name}: {loss(-line['gap'], unit)} {unit} ({ends}){beyond} {source}.")
-    return sentences
+        else:
+            ends = loss_interval(-said["high"], -said["low"], unit)
+            distance = f", {amount(beyond)} times beyond what was run" if beyond > 1 else ""
+            sentence = f"{method}: {loss(-said['gap'], unit)} {unit} ({ends}){distance} {source}."
+        lines.append(Foretold(method, beyond, sentence))
+    return lines

@@ -807,12 +807,24 @@ def test_a_figure_of_accuracies_is_in_points() -> None:
 def test_advice_foretells_by_the_law_and_says_nothing_beyond_thirty_times() -> None:
     frames = grid_frames()
     near = TrainingJob(800, 80, 8, 1, 0.01, 1e9)
-    [sentence] = sentences_of(frames, near)
+    [sentence] = sentences_of([frames], near)
     # 0.1 (800 / 100)^-0.25 (80 / 8 / 5)^-0.5, inside of what was run.
     assert f"{0.1 * 8**-0.25 * 2**-0.5:.4f} nats" in sentence and "beyond" not in sentence
-    [sentence] = sentences_of(frames, replace(near, num_parameters=1600 * 31))
+    [sentence] = sentences_of([frames], replace(near, num_parameters=1600 * 31))
     assert "no evidence" in sentence and "31" in sentence
     # What was held back has four times the parameters, so that this is eight times beyond it.
     whole = grid_frames(0.1 * 64**-0.25)
-    [sentence] = sentences_of(whole, replace(near, num_parameters=6400 * 8))
+    [sentence] = sentences_of([whole], replace(near, num_parameters=6400 * 8))
     assert f"{0.1 * 512**-0.25 * 2**-0.5:.4f} nats" in sentence and "8 times beyond" in sentence
+
+
+def test_of_two_laws_of_a_method_advice_takes_the_one_that_the_job_lies_least_beyond() -> None:
+    """One is fitted to a size four times as large as the other's largest, which was held back there."""
+    small = grid_frames()
+    large = grid_frames(0.2)
+    job = TrainingJob(1600 * 8, 80, 8, 1, 0.01, 1e9)
+    own = {name: sentences_of([frames], job) for name, frames in (("small", small), ("large", large))}
+    assert own["small"] != own["large"]
+    assert "8 times beyond" in own["small"][0] and "2 times beyond" in own["large"][0]
+    assert sentences_of([small, large], job) == own["large"]
+    assert sentences_of([large, small], job) == own["large"]
