@@ -100,8 +100,7 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     if law["has_fit"]:
         headline = law["law_headline"]
         captions["law"] = headline[0].upper() + headline[1:]
-        # What was held back is drawn too, and its sentence would not fit in two lines.
-        figures["law"] = draw_law(frames, tables, captions["law"].partition(". ")[0])
+        figures["law"] = draw_law(frames, tables, captions["law"])
     context = _context(frames, tables) | law
     context |= {"captions": captions, "figures": figures}
     csv = tables | _told_apart(frames)

@@ -44,7 +44,8 @@ OTHER = "#7B4B2A"
 
 SHAPES = {
     "all sent": "P",
-    "bounds": "X",
+    # No cross: that says of a method that it is shown to lose more than the margin.
+    "bounds": "*",
     "error reset": "o",
     "error feedback": "s",
     "local steps": "^",
@@ -213,9 +214,9 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def decades(axis: Axis) -> None:
-    """Set the ticks of a log axis at powers of ten, with "k" for thousands."""
+    """Set the ticks of a log axis at powers of ten, with "k" for thousands and "M" for millions."""
     axis.set_major_locator(LogLocator(numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _in_thousands(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -244,10 +245,12 @@ def losses_up(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(_Losses("gain ", ""))
 
 
-def _in_thousands(value: float) -> str:
-    if value < 1000:
+def _short(value: float) -> str:
+    if value < 1_000:
         return f"{value:g}"
-    return f"{value / 1000:,g}k"
+    if value < 1_000_000:
+        return f"{value / 1_000:g}k"
+    return f"{value / 1_000_000:g}M"
 
 
 def units_in_one(unit: str) -> int:

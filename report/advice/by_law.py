@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+
 from cser_bench.report.frame import Frames
 from cser_bench.report.law.fit import predicted
 from cser_bench.report.law.gaps import cells_frame, gaps_frame
@@ -13,7 +16,7 @@ from cser_bench.report.verdicts import loss, loss_interval
 from cser_bench.report.wording import amount
 
 FURTHEST = 30.0
-"""How many times beyond what was fitted, in parameters or rounds, a law still says anything."""
+"""How many times off the nearest run, in parameters or rounds, a law still says anything."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,13 @@ class Foretold:
 
     Attributes:
         method: its label, and the steps in which it sends all.
-        beyond: how many times the job lies outside the sizes and rounds that were run; 1 inside.
+        distance: from the nearest run of that law: by what factor the job's parameters or its rounds
+            differ from it, the larger of the two.
         sentence: the loss with its interval, or that there is no evidence.
     """
 
     method: str
-    beyond: float
+    distance: float
     sentence: str
 
 
@@ -47,13 +51,13 @@ def said_by_law(evidence: Evidence, maps: Frames, job: TrainingJob) -> list[str]
 def sentences_of(experiments: Sequence[Frames], job: TrainingJob) -> list[str]:
     """Return what the laws of experiments say of a job, a sentence a method.
 
-    Of a method with several laws it is what the law says that the job lies least beyond.
+    Of a method with several laws it is what the law says that has a run nearest to the job.
     """
     nearest: dict[str, Foretold] = {}
     for frames in experiments:
         for line in _foretold(frames, job):
             known = nearest.get(line.method)
-            if known is None or line.beyond < known.beyond:
+            if known is None or line.distance < known.distance:
                 nearest[line.method] = line
     return [line.sentence for line in nearest.values()]
 
@@ -69,16 +73,27 @@ def _foretold(frames: Frames, job: TrainingJob) -> list[Foretold]:
         place = place_in_law(job.num_parameters, job.num_steps, interval)
         [said] = predicted(law, place).to_dict("records")
         method = f"{label} with all sent in {amount(interval)} steps"
-        beyond = float(said["beyond"])
+        distance = _from_nearest(cells[cells["row"] == row], place)
         source = f"({frames.experiment.name})"
-        if beyond > FURTHEST:
+        if distance > FURTHEST:
             sentence = (
-                f"{method}: no evidence. This job is {amount(beyond)} times beyond the "
-                f"sizes and rounds that were run {source}."
+                f"{method}: no evidence. This job is {amount(distance)} times off the nearest run, "
+                f"in parameters or rounds {source}."
             )
         else:
             ends = loss_interval(-said["high"], -said["low"], unit)
-            distance = f", {amount(beyond)} times beyond what was run" if beyond > 1 else ""
-            sentence = f"{method}: {loss(-said['gap'], unit)} {unit} ({ends}){distance} {source}."
-        lines.append(Foretold(method, beyond, sentence))
+            sentence = (
+                f"{method}: {loss(-said['gap'], unit)} {unit} ({ends}), {amount(distance)} times off "
+                f"the nearest run {source}."
+            )
+        lines.append(Foretold(method, distance, sentence))
     return lines
+
+
+def _from_nearest(cells: pd.DataFrame, place: pd.DataFrame) -> float:
+    """Return the least factor, over cells, by which their size or rounds differ from a place."""
+    factors = []
+    for term in ("num_parameters", "rounds"):
+        ratios = cells[term] / place[term].iloc[0]
+        factors.append(np.maximum(ratios, 1 / ratios))
+    return float(np.maximum(*factors).min())

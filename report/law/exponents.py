@@ -64,6 +64,7 @@ def exponents_frame(
     cells: pd.DataFrame,
     asked: Sequence[Exponent],
     diverged: Mapping[str, str],
+    baseline: str,
     level: float = 0.05,
     num_others: int = 0,
 ) -> pd.DataFrame:
@@ -74,6 +75,7 @@ def exponents_frame(
         asked: the questions.
         diverged: `diverged_rows` of the experiment; the gap of a run that diverged has no number,
             so its method has no law.
+        baseline: the row that gaps are to; where a run of it diverged, no method has a law.
         level: of the family of all tests of the experiment.
         num_others: tests of that family that are not of exponents: those of its contrasts. They
             count as tests that show nothing, so that these here err no more often than Holm says.
@@ -86,7 +88,7 @@ def exponents_frame(
     """
     lines = []
     for question in asked:
-        answer = _answer(cells, question, diverged)
+        answer = _answer(cells, question, diverged, baseline)
         low, high = answer.interval
         lines.append(
             {
@@ -113,9 +115,10 @@ def _answer(
     cells: pd.DataFrame,
     question: Exponent,
     diverged: Mapping[str, str],
+    baseline: str,
 ) -> Answer:
     # The mean gap of the other runs would be too small, by just the runs that lost most.
-    for row in (*question.rows, *question.than):
+    for row in (baseline, *question.rows, *question.than):
         if row in diverged:
             return Answer(reason=f"a run of {diverged[row]} diverged")
     term = EXPONENT_OF[question.of]

@@ -97,12 +97,17 @@ def _in_unit(table: pd.DataFrame, columns: list[str], unit: str) -> pd.DataFrame
 def _lines_of_lengths(
     axes: Axes, cells: pd.DataFrame, lengths: list[int]
 ) -> list[tuple[float, float, str, str]]:
-    """Draw a line a length; return the ends where its name is to stand."""
+    """Draw a line a length; return the ends of lines, which are to be named at the right.
+
+    A length that was run at one size alone, and not the largest, has its name beside its point.
+    """
     ends = []
+    largest = cells["num_parameters"].max()
     for number, num_steps in enumerate(lengths):
         own = cells[cells["num_steps"] == num_steps].sort_values("num_parameters")
         if own.empty:
             continue
+        is_lone = len(own) == 1 and own["num_parameters"].max() < largest
         own = own.assign(num_parameters=own["num_parameters"] * _apart(number, len(lengths)))
         colour = _colour(number, len(lengths))
         fitted = own[~own["held_back"]]
@@ -130,7 +135,14 @@ def _lines_of_lengths(
             )
         last = own.iloc[-1]
         place = (float(last["num_parameters"]), float(last["gap"]))
-        ends.append((*place, f"{count(num_steps)} steps", colour))
+        name = f"{count(num_steps)} steps"
+        if is_lone:
+            # At the end of the axis nobody would know which point it names.
+            axes.annotate(
+                name, place, xytext=(4, -3), textcoords="offset points", va="top", color=colour
+            )
+        else:
+            ends.append((*place, name, colour))
     return ends
 
 

@@ -28,6 +28,10 @@ from cser_bench.report.wording import NONE, count, listed, span
 TWICE = {"size": "the parameters", "rounds": "the rounds"}
 """What there is twice as much of, by what a question asks of."""
 
+ON_LARGER = "on larger networks"
+IN_LONGER = "in longer runs"
+NOBODY = "no method asked about"
+
 
 def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     """Return the tables of the law, whole and unrounded, by the name of their CSV files.
@@ -51,6 +55,7 @@ def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         cells,
         asked,
         diverged_rows(frames),
+        str(frames.experiment.baseline),
         level=1 - frames.experiment.confidence,
         num_others=num_tests(frames),
     )
@@ -81,7 +86,8 @@ def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "has_fit": bool(with_law),
         "has_fit_of_all": not tables["law_fits_of_all"].empty,
         "law_answers": answers,
-        "law_headline": headline_of(answers, tables["law_predictions"], _lengths(cells)),
+        "law_headline": headline_of(answers, _lengths(cells)),
+        "law_beyond": beyond_in_words(tables["law_predictions"], _lengths(cells)),
         "law_beaten": beaten_by_the_mean(tables["law_models"]),
         "law_cells": _cells_in_words(cells, unit),
         "law_models": _models_in_words(tables["law_models"], unit),
@@ -110,7 +116,10 @@ def _rows_with_law(frames: Frames) -> list[str]:
 def laws_by_row(frames: Frames, cells: pd.DataFrame) -> dict[str, Law]:
     """Return the law of each method that has one, by row."""
     diverged = diverged_rows(frames)
-    laws = {}
+    laws: dict[str, Law] = {}
+    # Without those seeds the gaps of all methods would be of other runs than were planned.
+    if frames.experiment.baseline in diverged:
+        return laws
     for row in _rows_with_law(frames):
         law = fit_law(fitted_cells(cells, [row]))
         if law is not None and row not in diverged:
@@ -140,7 +149,7 @@ def laws_for_advice(frames: Frames, cells: pd.DataFrame) -> dict[str, Law]:
     """
     laws = laws_by_row(frames, cells)
     predictions = _predictions_frame(frames, _with_errors(frames, cells), laws)
-    return _laws_of_all(frames, cells, predictions) or laws
+    return laws | _laws_of_all(frames, cells, predictions)
 
 
 def _with_errors(frames: Frames, cells: pd.DataFrame) -> pd.DataFrame:
@@ -213,7 +222,8 @@ def _predictions_frame(
     """Return what the laws predict of the cells that are held back, beside what was found there.
 
     Columns: row, label, num_parameters, num_steps, beyond, predicted, predicted_low,
-    predicted_high, found (NaN where its runs are not done), low, high, is_inside.
+    predicted_high, num_seeds, found (NaN until all its runs and the baseline's are done, and where
+    one of them diverged), low, high, is_inside, diverged.
     """
     found = cells.set_index("name")
     lines = []
@@ -226,25 +236,28 @@ def _predictions_frame(
             planned["num_steps"],
             interval_in(cells, row),
         )
-        [law] = predicted(laws[row], place).to_dict("records")
+        [said] = predicted(laws[row], place).to_dict("records")
         line = {
             "row": row,
             "label": planned["label"],
             "num_parameters": planned["num_parameters"],
             "num_steps": planned["num_steps"],
-            "beyond": law["beyond"],
-            "predicted": law["gap"],
-            "predicted_low": law["low"],
-            "predicted_high": law["high"],
+            "beyond": said["beyond"],
+            "predicted": said["gap"],
+            "predicted_low": said["low"],
+            "predicted_high": said["high"],
+            "num_seeds": len(_own_runs(frames, planned["row"])),
             "found": math.nan,
             "low": math.nan,
             "high": math.nan,
         }
-        if planned["row"] in found.index:
+        statuses = _runs_behind(frames, planned["row"])["status"]
+        line["diverged"] = bool((statuses == "diverged").any())
+        if planned["row"] in found.index and (statuses == "done").all():
             own = found.loc[planned["row"]]
             line |= {"found": own["gap"], "low": own["low"], "high": own["high"]}
         # False also of NaN, where nothing was found yet: whoever reads it leaves these lines out.
-        line["is_inside"] = law["low"] <= line["found"] <= law["high"]
+        line["is_inside"] = said["low"] <= line["found"] <= said["high"]
         lines.append(line)
     columns = [
         "row",
@@ -255,12 +268,25 @@ def _predictions_frame(
         "predicted",
         "predicted_low",
         "predicted_high",
+        "num_seeds",
         "found",
         "low",
         "high",
         "is_inside",
+        "diverged",
     ]
     return pd.DataFrame(lines, columns=columns)
+
+
+def _own_runs(frames: Frames, row: str) -> pd.DataFrame:
+    return frames.runs[frames.runs["row"] == row]
+
+
+def _runs_behind(frames: Frames, row: str) -> pd.DataFrame:
+    """Return the runs that a row's gap is of: its own, and the baseline's in the same cell."""
+    _, at, cell = row.partition("@")
+    baseline = f"{frames.experiment.baseline}{at}{cell}"
+    return pd.concat([_own_runs(frames, row), _own_runs(frames, baseline)])
 
 
 def place_in_law(num_parameters: float, num_steps: float, interval: float) -> pd.DataFrame:
@@ -379,66 +405,74 @@ def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> str
     return text
 
 
-def _outside(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the predictions whose cells were run, and lie outside."""
-    found = predictions.dropna(subset="found")
-    return found[~found["is_inside"].astype(bool)]
-
-
-def _which_way(outside: pd.DataFrame) -> str:
-    """Say on which side predictions were wrong, if all were on one."""
-    if (outside["found"] < outside["predicted"]).all():
-        return ", and too high"
-    if (outside["found"] > outside["predicted"]).all():
-        return ", and too low"
-    return ""
-
-
-def headline_of(
-    answers: pd.DataFrame,
-    predictions: pd.DataFrame,
-    lengths: tuple[float, float],
-) -> str:
+def headline_of(answers: pd.DataFrame, lengths: tuple[float, float]) -> str:
     """Say which methods are shown to lose less on larger networks, and which in longer runs.
 
-    Methods whose interval says the opposite are named too, and where predictions were wrong it says
-    of how many.
+    Methods whose interval says the opposite are named too.
 
     Args:
         answers: `_answers`.
-        predictions: `_predictions_frame`.
         lengths: the least and the most steps that the law is fitted to: it says nothing of others.
     """
     asked = answers[(answers["than"] == "") & answers["reason"].isna()]
     by_size = _labels_where(asked, "size", asked["is_shown"])
     by_rounds = _labels_where(asked, "rounds", asked["is_shown"])
-    text = (
-        f"in {span(lengths)} steps {_who(by_size, 'no method of those asked about')} shown to lose "
-        f"less on larger networks, and {_who(by_rounds, 'none')} in longer runs"
-    )
-    for of, where in (("size", "on larger networks"), ("rounds", "in longer runs")):
+    text = f"in {span(lengths)} steps {_who_loses_less(by_size, by_rounds)}"
+    for of, where in (("size", ON_LARGER), ("rounds", IN_LONGER)):
         grows = _labels_where(asked, of, asked["low"] > 0)
         if grows:
             verb = "loses" if len(grows) == 1 else "lose"
             text += f"; by its interval {listed(grows)} {verb} more {where}"
-    return text + _beyond_in_words(predictions, lengths)
+    return text
 
 
-def _beyond_in_words(predictions: pd.DataFrame, lengths: tuple[float, float]) -> str:
-    """Say how what was held back came out; nothing where none of it was run."""
+def _who_loses_less(by_size: Sequence[str], by_rounds: Sequence[str]) -> str:
+    """Write the methods that are shown to lose less on larger networks, and in longer runs."""
+    if not by_size and not by_rounds:
+        return f"{NOBODY} is shown to lose less {ON_LARGER} or {IN_LONGER}"
+    if by_size == by_rounds:
+        return f"{_are(by_size)} shown to lose less {ON_LARGER} and {IN_LONGER}"
+    if not by_size:
+        return f"{_are(by_rounds)} shown to lose less {IN_LONGER}, and {NOBODY} {ON_LARGER}"
+    return f"{_are(by_size)} shown to lose less {ON_LARGER}, and {listed(by_rounds) or NOBODY} {IN_LONGER}"
+
+
+def _are(labels: Sequence[str]) -> str:
+    """Write methods with their verb."""
+    return f"{listed(labels)} {'are' if len(labels) > 1 else 'is'}"
+
+
+def beyond_in_words(predictions: pd.DataFrame, lengths: tuple[float, float]) -> str:
+    """Say how what was held back came out, as sentences; empty where none of it is done.
+
+    Args:
+        predictions: `_predictions_frame`.
+        lengths: the least and the most steps that the law is fitted to.
+    """
     found = predictions.dropna(subset="found")
     if found.empty:
         return ""
+    num_outside = int((~found["is_inside"].astype(bool)).sum())
+    if len(found) == 1:
+        text = (
+            f"The loss that was predicted lay {'outside' if num_outside else 'inside'} the interval"
+        )
+    else:
+        text = f"Of {len(found)} predicted losses {num_outside or 'none'} lay outside the interval"
+    if not num_outside:
+        text += f", and {_widest_in_words(found)}"
     longer = found[found["num_steps"] > lengths[1]]
-    if len(longer) > 1 and (longer["found"] < longer["predicted"]).all():
-        num_outside = len(_outside(longer))
-        outside = f"; {num_outside} outside the interval" if num_outside else ""
+    if len(longer) > 1:
         every = "both" if len(longer) == 2 else f"all {len(longer)}"
-        return f". In runs longer than these {every} losses were less than predicted{outside}"
-    num_wrong = len(_outside(found))
-    were = "prediction was" if len(found) == 1 else "predictions were"
-    way = _which_way(_outside(found)) if num_wrong else _widest_in_words(found)
-    return f". {num_wrong or 'None'} of {len(found)} {were} wrong{way}"
+        for word, is_so in (
+            ("less", longer["found"] < longer["predicted"]),
+            ("more", longer["found"] > longer["predicted"]),
+        ):
+            if is_so.all():
+                return (
+                    f"In runs longer than these {every} losses were {word} than predicted. {text}"
+                )
+    return text
 
 
 def _widest_in_words(predictions: pd.DataFrame) -> str:
@@ -447,7 +481,7 @@ def _widest_in_words(predictions: pd.DataFrame) -> str:
     lowest = predictions["predicted_low"] / predictions["predicted"]
     widest = highest.argmax()
     low, high = lowest.iloc[widest], highest.iloc[widest]
-    return f", and the widest interval was {low:.2f} to {high:.2f} times what was predicted"
+    return f"the widest interval was {low:.2f} to {high:.2f} times what was predicted"
 
 
 def _lengths(cells: pd.DataFrame) -> tuple[float, float]:
@@ -459,11 +493,6 @@ def _lengths(cells: pd.DataFrame) -> tuple[float, float]:
 def _labels_where(asked: pd.DataFrame, of: str, where: pd.Series[bool]) -> list[str]:
     """List the methods of which a question of size, or of rounds, has some answer."""
     return list(asked.loc[where & (asked["of"] == of), "label"])
-
-
-def _who(labels: Sequence[str], nobody: str) -> str:
-    """Write methods, or the word for none, with their verb."""
-    return f"{listed(labels) or nobody} {'are' if len(labels) > 1 else 'is'}"
 
 
 def _cells_in_words(cells: pd.DataFrame, unit: str) -> pd.DataFrame:
@@ -527,7 +556,7 @@ def _prediction_in_words(line: Mapping[Hashable, Any], unit: str) -> dict[str, s
     texts = {
         "predicted_loss": f"{loss(-line['predicted'], unit)} ({loss_interval(*ends, unit)})",
         "found_loss": NONE,
-        "verdict": "not run yet",
+        "verdict": "a run diverged" if line["diverged"] else "not all run yet",
     }
     if not math.isnan(line["found"]):
         own = loss_interval(-line["high"], -line["low"], unit)

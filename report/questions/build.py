@@ -13,7 +13,7 @@ from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
 from cser_bench.report.questions.network_page import networks_of
-from cser_bench.report.questions.sizes import in_longer_runs, laws_of
+from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.questions.speed import RIVAL, blocks_over_best, gain, scored_method
 from cser_bench.report.render import TEMPLATES, environment, write_report
 from cser_bench.report.speed.comparisons import AT, DDP
@@ -186,46 +186,43 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     in_readme = [known for known in experiments if known.about.in_readme]
     # The largest network first: it is nearest to what people train.
     in_readme.sort(key=lambda known: -known.num_parameters)
-    laws = laws_of(evidence)
-    return cards | {
+    return {
+        **cards,
+        **networks_of(evidence),
         "losses": [line for known in in_readme for line in _loss_of_reset(evidence, known)],
         "gbits": AT / 1e9,
-        "laws": laws,
-        "longer": in_longer_runs(laws),
+        "laws": laws_of(evidence),
         **_speed_of(evidence, answers.get(5)),
     }
 
 
 def _loss_of_reset(evidence: Evidence, known: Compared) -> list[dict[Hashable, Any]]:
-    """Return what error reset loses in an experiment, with its bound and the steps it was seen at.
+    """Return what error reset loses in an experiment.
 
-    `alone` is what a worker alone loses, None where that was not run. `is_ours` says that it steps
-    by another rule than SGD, which the paper has not. `all_link_models` is what a link carries where
-    everything is sent. Empty where error reset was not run.
+    `is_ours` says that it steps by another rule than SGD, which the paper has not. `least` is the
+    form that loses less there than this one and all others, None where none does. Empty where error
+    reset was not run.
     """
-    bounds = evidence.elsewhere([known], ("floor", "baseline"))
     lines = []
     for line in evidence.elsewhere([known], ("reset", "baseline")):
         beside = {
-            "num_steps": known.regime["num_steps"],
-            "alone": bounds[0] if bounds else None,
             "is_ours": known.value(line["row"], "local_step") != "sgd",
-            "all_link_models": known.value(known.baseline, "link_models"),
-            "other_forms": _other_forms(evidence, known, line),
+            "least": _form_that_loses_least(evidence, known, line),
         }
         lines.append(line | beside)
     return lines
 
 
-def _other_forms(
+def _form_that_loses_least(
     evidence: Evidence, known: Compared, line: Mapping[Hashable, Any]
-) -> list[dict[Hashable, Any]]:
-    """Return the form of error reset that loses least by mean, of each experiment on methods.
+) -> dict[Hashable, Any] | None:
+    """Return the form of error reset that loses least by mean, of all experiments on methods.
 
-    Those on the same network and of the same length alone, where it loses less than in `line`.
-    `asked`: what was declared of it beside other methods that send less than everything.
+    Those on the same network and of the same length alone; None where none loses less than `line`.
+    `asked`: what was declared of it beside other methods that send less than everything, each with
+    its `family`, empty for a method of none.
     """
-    forms: list[dict[Hashable, Any]] = []
+    least: dict[Hashable, Any] | None = None
     for other in evidence.all_of("methods", "rivals", network=known.about.network):
         if not other.is_whole or other.regime["num_steps"] != known.regime["num_steps"]:
             continue
@@ -233,18 +230,21 @@ def _other_forms(
         lost = other.contrasts_of((row, other.baseline) for row in resets)
         if lost.empty:
             continue
-        least = max(lost.to_dict("records"), key=lambda each: each["estimate"])
-        if least["estimate"] <= line["estimate"]:
-            continue
-        asked = [
-            pair
-            for pair in other.contrasts
-            if pair[0] == least["row"] and pair[1] != other.baseline
-        ]
-        least["asked"] = [other.contrast(*pair) for pair in asked]
-        least["num_forms"] = len(lost)
-        forms.append(least)
-    return forms
+        form = max(lost.to_dict("records"), key=lambda each: each["estimate"])
+        if form["estimate"] > (least or line)["estimate"]:
+            least = form | {"asked": _asked_beside_others(other, form["row"])}
+    return least
+
+
+def _asked_beside_others(known: Compared, row: str) -> list[dict[str, Any]]:
+    """Return what was declared of a row beside others than the baseline, each with its family."""
+    families = known.frames.experiment.families
+    asked = []
+    for mine, reference in known.contrasts:
+        if mine == row and reference != known.baseline:
+            family = families.get(known.value(reference, "algorithm"), "")
+            asked.append({**known.contrast(mine, reference), "family": family})
+    return asked
 
 
 def _speed_of(evidence: Evidence, answer: Answer | None) -> dict[str, Any]:

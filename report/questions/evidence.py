@@ -20,6 +20,7 @@ from cser_bench.report.frame import Frames, evidence_in, read_frames
 from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import UNKNOWN, difference
+from cser_bench.report.wording import FORMATS
 
 SHIPPED = Path(__file__).resolve().parents[2] / "results"
 """Records that come with the project."""
@@ -109,6 +110,23 @@ class Compared:
     @property
     def num_parameters(self) -> int:
         return int(self.frames.rows["num_parameters"].iloc[0])
+
+    @property
+    def folder_in_results(self) -> str:
+        """Where its report lies in results/: those that others are compared with lie deeper."""
+        folder = self.frames.folder
+        if folder.parent.name == "reference":
+            return f"reference/{folder.name}"
+        return folder.name
+
+    def mean_of(self, row: str) -> str:
+        """Write the mean score of a row's runs with its unit."""
+        mean = float(self.frames.done(row).mean())
+        metric = self.frames.metric
+        if not metric.is_share:
+            return f"{FORMATS['nats'](mean)} {self.unit}"
+        unit = "%" if metric.unit == "percent" else metric.label
+        return f"{FORMATS['percent'](mean)} {unit}"
 
     def lost(self, estimate: float) -> dict[str, Any]:
         """Return a difference of scores as what `report.verdicts` says in words."""

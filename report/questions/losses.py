@@ -15,7 +15,6 @@ from cser_bench.report.questions.evidence import (
 from cser_bench.report.regime import NOT_CLAIMED, tells
 from cser_bench.report.statistics import BETTER, LESS, MORE, WORSE
 from cser_bench.report.verdicts import margin_of
-from cser_bench.report.wording import FORMATS
 
 MOST_ROWS = 8
 """Rows of a table of an answer, at most."""
@@ -68,18 +67,13 @@ def _alone_with_all_data(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _counted_on(known: Compared, losses: pd.DataFrame) -> dict[str, Any]:
     """Return what was shown on a network, and the scores between which methods lie there."""
-    write = FORMATS["percent" if known.frames.metric.is_share else "nats"]
-    unit = "%" if known.frames.metric.is_share else known.unit
-    scores = {}
-    for name, row in (("ceiling", known.baseline), ("floor", known.row("floor"))):
-        mean = float(known.frames.done(row or "").mean())
-        scores[name] = f"{write(mean)} {unit}"
     return {
         "network": known.about.network,
         "num_parameters": known.num_parameters,
         "experiment": known.name,
         "margin": margin_of({"margin": known.frames.experiment.margin, "unit": known.unit}),
-        **scores,
+        "ceiling": known.mean_of(known.baseline),
+        "floor": known.mean_of(known.row("floor") or ""),
         **count_verdicts(losses),
         "before": int((losses["declared"] == BEFORE_RUNS).sum()),
     }

@@ -89,11 +89,13 @@ def _line_of(known: Compared) -> dict[str, Any]:
     return {
         "network": known.network,
         "experiment": known.name,
-        "report": _report_of(known),
+        "folder": known.folder_in_results,
         "num_parameters": known.num_parameters,
         "workers": known.regime["workers"],
         "num_steps": known.regime["num_steps"],
         "link_models": link_load(known, rows["local"]),
+        "all_link_models": link_load(known, known.baseline),
+        "all_sent": known.mean_of(known.baseline),
         "unit": known.unit,
         "margin": margin_of(contrast),
         "cells": [_cell(known, rows, speaker) for speaker in COLUMNS],
@@ -117,11 +119,3 @@ def _cell(known: Compared, rows: Mapping[Speaker, str], speaker: Speaker) -> str
     if speaker == "floor" or speaker in _near(known, rows):
         return written
     return f"{written} (at {amount(link_load(known, row))})"
-
-
-def _report_of(known: Compared) -> str:
-    """Return the path of an experiment's report, from the folder that the answers stand in."""
-    folder = known.frames.folder
-    if folder.parent.name == "reference":
-        return f"../reference/{folder.name}/report.md"
-    return f"../{folder.name}/report.md"

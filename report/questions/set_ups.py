@@ -26,7 +26,7 @@ from cser_bench.report.questions.evidence import (
     Speaker,
     nearest_first,
 )
-from cser_bench.report.questions.sizes import in_longer_runs, laws_of
+from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.wording import in_words
 
@@ -220,7 +220,6 @@ def over_width(evidence: Evidence) -> Answer:
     is_before = lost["declared"] == BEFORE_RUNS
     widths = axis_along(evidence, "width").experiments
     bounds = evidence.elsewhere([widths[0], widths[-1]], ("floor", "baseline"))
-    laws = laws_of(evidence)
     numbers = {
         **answer.numbers,
         "alone": bounds,
@@ -228,8 +227,7 @@ def over_width(evidence: Evidence) -> Answer:
         "exceptions": sum(counts["exceptions"] for counts in loads),
         "declared_before": int(is_before.sum()),
         "widths": [f"`{name}`" for name in answer.frame["experiment"].unique()],
-        "laws": laws,
-        "longer": in_longer_runs(laws),
+        "laws": laws_of(evidence),
     }
     frame = pd.concat([answer.frame, lost], ignore_index=True)
     figure = answer.figure

@@ -112,7 +112,7 @@ def test_a_new_network_is_in_the_figure_of_kinds_and_on_the_cards(
     assert "Made up" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
     cards: dict[str, Any] = cards_of(evidence, answers)
     assert "a made-up network" in [line["network"] for line in cards["losses"]]
-    assert "On a made-up network" in environment().get_template("cards.md.j2").render(cards)
+    assert "| [made-up network](" in environment().get_template("cards.md.j2").render(cards)
 
 
 def test_reports_name_no_experiment_and_no_row() -> None:
