@@ -88,8 +88,9 @@ class EvidenceSpec(Strict):
     `task`: what tables of tasks call it. `setting`: what is other than usual, as in "workers have
         ...".
     `note`: a sentence that an answer adds. `order`: experiments stand in the order of this number.
-    `in_readme`: whether README holds other forms of error reset against its form. `asks_again`: another experiment with the same
-        questions. `advice`: the name of the network for `harness advise`.
+    `in_readme`: whether README holds other forms of error reset against the one that it has.
+    `asks_again`: another experiment with the same questions.
+    `advice`: the name of the network for `harness advise`.
     `rows`: the rows that speak for the families of methods. `shown`: rows that a table of an answer
         shows, where it cannot show all.
     """

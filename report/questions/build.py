@@ -12,7 +12,7 @@ from cser_bench.report.frame import baseline_runs
 from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
-from cser_bench.report.questions.network_page import networks_of
+from cser_bench.report.questions.network_page import networks_of, sends_four_bits
 from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.questions.speed import RIVAL, blocks_over_best, gain, scored_method
 from cser_bench.report.render import TEMPLATES, environment, write_report
@@ -34,7 +34,8 @@ OF_NETWORKS = (
     "shown",
     "more",
     "undecided",
-    "kept",
+    "kept_on",
+    "num_ours",
     "reversed",
     "other_orders",
 )
@@ -219,8 +220,9 @@ def _form_that_loses_least(
     """Return the form of error reset that loses least by mean, of all experiments on methods.
 
     Those on the same network and of the same length alone; None where none loses less than `line`.
-    `asked`: what was declared of it beside other methods that send less than everything, each with
-    its `family`, empty for a method of none.
+    `is_of_four_bits`: whether all that it sends is in 4 bits a number. `asked`: what was declared of
+    it beside other methods that send less than everything, each with its `family`, empty for a
+    method of none.
     """
     least: dict[Hashable, Any] | None = None
     for other in evidence.all_of("methods", "rivals", network=known.about.network):
@@ -232,7 +234,10 @@ def _form_that_loses_least(
             continue
         form = max(lost.to_dict("records"), key=lambda each: each["estimate"])
         if form["estimate"] > (least or line)["estimate"]:
-            least = form | {"asked": _asked_beside_others(other, form["row"])}
+            least = form | {
+                "asked": _asked_beside_others(other, form["row"]),
+                "is_of_four_bits": sends_four_bits(other, form["row"]),
+            }
     return least
 
 

@@ -17,6 +17,9 @@ from cser_bench.report.wording import amount
 
 NAME = "networks"
 
+COMPRESSORS = ("compressor", "gradient_compressor", "error_compressor")
+"""Settings that name one, of all methods."""
+
 COLUMNS: Mapping[Speaker, str] = {
     "floor": "a worker alone",
     "low_rank": "PowerSGD",
@@ -26,6 +29,13 @@ COLUMNS: Mapping[Speaker, str] = {
     "topk": "error reset, top-k",
 }
 """What the table's columns are of, by what a row speaks for."""
+
+OF_FOUR_BITS: Mapping[str, str] = {
+    "error feedback": "error feedback, 4 bits",
+    "error reset": "error reset, 4 bits",
+}
+"""Columns of methods that send all numbers in 4 bits each, by their family. They are from another
+experiment on the same network, of as many steps."""
 
 
 def networks_of(evidence: Evidence) -> dict[str, Any]:
@@ -44,8 +54,8 @@ def networks_of(evidence: Evidence) -> dict[str, Any]:
             chosen[known.about.network] = known
     experiments = sorted(chosen.values(), key=lambda known: -known.num_parameters)
     return {
-        "columns": list(COLUMNS.values()),
-        "networks": [_line_of(known) for known in experiments],
+        "columns": [*COLUMNS.values(), *OF_FOUR_BITS.values()],
+        "networks": [_line_of(evidence, known) for known in experiments],
     }
 
 
@@ -82,10 +92,13 @@ def _near(known: Compared, rows: Mapping[Speaker, str]) -> list[Speaker]:
     return near
 
 
-def _line_of(known: Compared) -> dict[str, Any]:
+def _line_of(evidence: Evidence, known: Compared) -> dict[str, Any]:
     """Return a network's line: its numbers, and a cell for each column as it is printed."""
     rows = _rows_of(known)
     contrast = known.contrast(rows["local"], known.baseline)
+    load = link_load(known, rows["local"])
+    cells = [_cell(known, rows, speaker) for speaker in COLUMNS]
+    cells += [_cell_of_four_bits(evidence, known, load, family) for family in OF_FOUR_BITS]
     return {
         "network": known.network,
         "experiment": known.name,
@@ -93,29 +106,61 @@ def _line_of(known: Compared) -> dict[str, Any]:
         "num_parameters": known.num_parameters,
         "workers": known.regime["workers"],
         "num_steps": known.regime["num_steps"],
-        "link_models": link_load(known, rows["local"]),
+        "link_models": load,
+        "share": load / link_load(known, known.baseline),
         "all_link_models": link_load(known, known.baseline),
         "all_sent": known.mean_of(known.baseline),
         "unit": known.unit,
         "margin": margin_of(contrast),
-        "cells": [_cell(known, rows, speaker) for speaker in COLUMNS],
+        "cells": cells,
     }
 
 
 def _cell(known: Compared, rows: Mapping[Speaker, str], speaker: Speaker) -> str:
-    """Write a loss against everything sent; bold if shown to be more than the margin.
-
-    One in italics is shown to be less. Empty where the method was not run.
-    """
+    """Write what a speaker's row loses, with its load where that is another; empty without one."""
     row = rows.get(speaker)
     if row is None:
         return ""
-    contrast = known.contrast(row, known.baseline)
-    written = loss(contrast["estimate"], contrast["unit"])
-    if contrast["verdict"] == MORE:
-        written = f"**{written}**"
-    elif contrast["verdict"] == LESS:
-        written = f"*{written}*"
+    written = _loss_of(known, row)
     if speaker == "floor" or speaker in _near(known, rows):
         return written
     return f"{written} (at {amount(link_load(known, row))})"
+
+
+def _loss_of(known: Compared, row: str) -> str:
+    """Write a loss against everything sent; bold if shown to be more than the margin.
+
+    One in italics is shown to be less.
+    """
+    contrast = known.contrast(row, known.baseline)
+    written = loss(contrast["estimate"], contrast["unit"])
+    if contrast["verdict"] == MORE:
+        return f"**{written}**"
+    if contrast["verdict"] == LESS:
+        return f"*{written}*"
+    return written
+
+
+def _cell_of_four_bits(evidence: Evidence, known: Compared, load: float, family: str) -> str:
+    """Write what a family's method with messages of 4 bits loses at about this load.
+
+    The other experiment has a baseline of its own. Empty where none has such a row.
+    """
+    num_steps = known.regime["num_steps"]
+    for other in evidence.all_of("methods", "rivals", network=known.about.network):
+        if not other.is_whole or other.regime["num_steps"] != num_steps:
+            continue
+        for row in other.rows_of_family(family):
+            is_near = abs(link_load(other, row) / load - 1) <= LOAD_TOLERANCE
+            if is_near and sends_four_bits(other, row):
+                return _loss_of(other, row)
+    return ""
+
+
+def sends_four_bits(known: Compared, row: str) -> bool:
+    """Tell whether all that a method sends is in 4 bits a number."""
+    settings = tuned_rows(known).loc[row]
+    kinds = {settings.get(f"{name}.kind") for name in COMPRESSORS}
+    bits = {settings.get(f"{name}.bits") for name in COMPRESSORS}
+    named = {kind for kind in kinds if isinstance(kind, str)}
+    return named == {"quantised_blocks"} and 4 in bits

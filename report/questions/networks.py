@@ -169,11 +169,13 @@ def other_networks(evidence: Evidence) -> Answer | None:
     return Answer(frame.reset_index(drop=True), numbers, _by_kind(shares))
 
 
-def _counted_of_reset(kinds: Sequence[Compared], losses: pd.DataFrame) -> dict[str, int]:
+def _counted_of_reset(kinds: Sequence[Compared], losses: pd.DataFrame) -> dict[str, Any]:
     """Count the experiments in which error reset is shown to lose less, more, and neither.
 
     `silent` cannot tell a loss. `kept` are those verdicts that are of a question asked after runs of
-    both rows, and were published before such had none.
+    both rows, and were published before such had none, and `kept_on` are their networks. `num_ours`
+    of those that can tell have error reset with another rule of steps than SGD, which the paper has
+    not.
     """
     verdicts = losses["verdict"].value_counts()
     kept = set()
@@ -183,6 +185,8 @@ def _counted_of_reset(kinds: Sequence[Compared], losses: pd.DataFrame) -> dict[s
                 kept.add((known.name, contrast.row, contrast.reference))
     judged = losses[losses["verdict"].isin((LESS, MORE))]
     asked = zip(judged["experiment"], judged["row"], judged["reference"], strict=True)
+    kept_verdicts = kept.intersection(asked)
+    network_of = {known.name: known.about.network for known in kinds}
     silent = sum(not tells(known.frames) for known in kinds)
     shown = int(verdicts.get(LESS, 0))
     more = int(verdicts.get(MORE, 0))
@@ -190,9 +194,15 @@ def _counted_of_reset(kinds: Sequence[Compared], losses: pd.DataFrame) -> dict[s
         "shown": shown,
         "more": more,
         "silent": silent,
-        "kept": len(kept.intersection(asked)),
+        "kept": len(kept_verdicts),
+        "kept_on": [network_of[name] for name, *_ in sorted(kept_verdicts)],
+        "num_ours": sum(_is_ours(known) for known in kinds if tells(known.frames)),
         "undecided": len(losses) - shown - more - silent,
     }
+
+
+def _is_ours(known: Compared) -> bool:
+    return bool(known.value(known.row("reset"), "local_step") != "sgd")
 
 
 def _where_reset_is_ahead(evidence: Evidence) -> list[str]:
