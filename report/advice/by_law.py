@@ -8,7 +8,6 @@ import pandas as pd
 
 from cser_bench.report.frame import Frames
 from cser_bench.report.law.fit import predicted
-from cser_bench.report.law.gaps import cells_frame, gaps_frame
 from cser_bench.report.law.section import interval_in, laws_for_advice, place_in_law
 from cser_bench.report.questions.evidence import Evidence
 from cser_bench.report.speed.job import TrainingJob
@@ -64,10 +63,10 @@ def sentences_of(experiments: Sequence[Frames], job: TrainingJob) -> list[str]:
 
 def _foretold(frames: Frames, job: TrainingJob) -> list[Foretold]:
     """Return what the laws of one experiment say of a job."""
-    cells = cells_frame(gaps_frame(frames))
+    laws, cells = laws_for_advice(frames)
     unit = frames.metric.loss_unit
     lines = []
-    for row, law in laws_for_advice(frames, cells).items():
+    for row, law in laws.items():
         label = cells.loc[cells["row"] == row, "label"].iloc[0]
         interval = interval_in(cells, row)
         place = place_in_law(job.num_parameters, job.num_steps, interval)
@@ -82,10 +81,10 @@ def _foretold(frames: Frames, job: TrainingJob) -> list[Foretold]:
             )
         else:
             ends = loss_interval(-said["high"], -said["low"], unit)
-            sentence = (
-                f"{method}: {loss(-said['gap'], unit)} {unit} ({ends}), {amount(distance)} times off "
-                f"the nearest run {source}."
-            )
+            far = "as was run"
+            if distance > 1:
+                far = f"{amount(distance)} times off the nearest run"
+            sentence = f"{method}: {loss(-said['gap'], unit)} {unit} ({ends}), {far} {source}."
         lines.append(Foretold(method, distance, sentence))
     return lines
 

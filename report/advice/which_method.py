@@ -23,7 +23,7 @@ from cser_bench.report.advice.runs import Line, alike_in, methods_run, own_lengt
 from cser_bench.report.advice.which_figure import FAR, NEAR, Band, map_figure
 from cser_bench.report.frame import Frames
 from cser_bench.report.plotting import style
-from cser_bench.report.questions.evidence import Compared, Evidence, evidence_of
+from cser_bench.report.questions.evidence import Compared, Evidence, evidence_of, folder_in_results
 from cser_bench.report.questions.networks import kinds_of
 from cser_bench.report.regime import tells
 from cser_bench.report.render import write_report
@@ -90,7 +90,7 @@ def build_which_method(results: Path, output: Path) -> Path:
     figures = {}
     for place, latency in LATENCIES.items():
         bands = [band for kind in kinds for band in bands_of(kind, latency)]
-        tables[place] = [_shown(evidence, kinds, band) for band in bands]
+        tables[place] = [_shown(kinds, band) for band in bands]
         with style():
             figures[f"which_method_{place}"] = map_figure(place, RATES, bands)
     context = {
@@ -181,13 +181,14 @@ def _keys(choice: Choice) -> tuple[Any, ...]:
 
 
 def _shown(
-    evidence: Evidence,
     kinds: Sequence[Kind],
     band: Band,
 ) -> dict[str, Any]:
     """Return a band as the table has it."""
     kind = next(kind for kind in kinds if kind.name == band.kind)
-    links = {frames.experiment.name: _report_of(evidence, frames) for frames in kind.alike}
+    links = {}
+    for frames in kind.alike:
+        links[frames.experiment.name] = f"../{folder_in_results(frames)}/report.md"
     return {
         "kind": band.kind,
         "link": _range(band),
@@ -212,14 +213,6 @@ def _named(line: Line, links: dict[str, str]) -> str:
         f"**{line['method']}** at {line['ratio']:.4g}: {with_unit(line)} "
         f"({interval_of(line)}), [`{line['experiment']}`]({link})"
     )
-
-
-def _report_of(evidence: Evidence, frames: Frames) -> str:
-    """Return the path of an experiment's report from the folder of the answers."""
-    for place in evidence.places:
-        if frames.folder.is_relative_to(place):
-            return f"../{frames.folder.relative_to(place).as_posix()}/report.md"
-    return f"{frames.folder}/report.md"
 
 
 def _known(kind: Kind) -> dict[str, Any]:

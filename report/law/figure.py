@@ -133,7 +133,8 @@ def _lines_of_lengths(
                 markerfacecolor="white" if cell["held_back"] else colour,
                 markeredgecolor=colour,
             )
-        last = own.iloc[-1]
+        # A point that is held back is at no end of a line.
+        last = (own if fitted.empty else fitted).iloc[-1]
         place = (float(last["num_parameters"]), float(last["gap"]))
         name = f"{count(num_steps)} steps"
         if is_lone:

@@ -50,7 +50,7 @@ def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     asked = frames.experiment.exponents
     if not asked:
         return {}
-    cells = _with_errors(frames, cells_frame(gaps_frame(frames)))
+    cells = _with_errors(frames, whole_cells(frames))
     exponents = exponents_frame(
         cells,
         asked,
@@ -141,15 +141,48 @@ def _laws_of_all(
     return laws_by_row(frames, cells.assign(held_back=False))
 
 
-def laws_for_advice(frames: Frames, cells: pd.DataFrame) -> dict[str, Law]:
-    """Return the law of each method through all that was run, by row.
+def laws_for_advice(frames: Frames) -> tuple[dict[str, Law], pd.DataFrame]:
+    """Return the law of each method through all that was run, by row, and the cells that it is of.
 
-    What was held back has done its work once it is run: a law that it contradicted would foretell
-    what is known to be wrong.
+    What was held back has done its work once all of it is run: a law that it contradicted would
+    foretell what is known to be wrong. There is none before all runs are done that it is fitted to.
     """
+    cells = whole_cells(frames)
+    if not is_fitted_whole(frames):
+        return {}, cells
     laws = laws_by_row(frames, cells)
     predictions = _predictions_frame(frames, _with_errors(frames, cells), laws)
-    return laws | _laws_of_all(frames, cells, predictions)
+    of_all = _laws_of_all(frames, cells, predictions)
+    if not of_all:
+        return laws, cells[~cells["held_back"]]
+    return laws | of_all, cells
+
+
+def is_fitted_whole(frames: Frames) -> bool:
+    """Tell whether all runs that a law is fitted to are done."""
+    held_back = frames.rows.loc[_is_held_back(frames.rows), "row"]
+    fitted = frames.runs[~frames.runs["row"].isin(held_back)]
+    return not fitted["status"].isin(("missing", "failed")).any()
+
+
+def whole_cells(frames: Frames) -> pd.DataFrame:
+    """Return `cells_frame` without what is held back and not all done.
+
+    The mean of a part of its seeds would be of another experiment than was planned.
+    """
+    cells = cells_frame(gaps_frame(frames))
+    parts = []
+    for cell in cells[cells["held_back"]].to_dict("records"):
+        if not (_runs_behind(frames, cell["name"])["status"] == "done").all():
+            parts.append(cell["name"])
+    return cells[~cells["name"].isin(parts)].reset_index(drop=True)
+
+
+def _is_held_back(rows: pd.DataFrame) -> pd.Series[bool]:
+    if "held_back" not in rows:
+        return pd.Series(False, index=rows.index)
+    # NaN where another row of the frame is held back.
+    return rows["held_back"].eq(True)
 
 
 def _with_errors(frames: Frames, cells: pd.DataFrame) -> pd.DataFrame:
@@ -253,7 +286,7 @@ def _predictions_frame(
         }
         statuses = _runs_behind(frames, planned["row"])["status"]
         line["diverged"] = bool((statuses == "diverged").any())
-        if planned["row"] in found.index and (statuses == "done").all():
+        if planned["row"] in found.index:
             own = found.loc[planned["row"]]
             line |= {"found": own["gap"], "low": own["low"], "high": own["high"]}
         # False also of NaN, where nothing was found yet: whoever reads it leaves these lines out.
@@ -463,15 +496,13 @@ def beyond_in_words(predictions: pd.DataFrame, lengths: tuple[float, float]) -> 
         text += f", and {_widest_in_words(found)}"
     longer = found[found["num_steps"] > lengths[1]]
     if len(longer) > 1:
-        every = "both" if len(longer) == 2 else f"all {len(longer)}"
-        for word, is_so in (
-            ("less", longer["found"] < longer["predicted"]),
-            ("more", longer["found"] > longer["predicted"]),
-        ):
-            if is_so.all():
-                return (
-                    f"In runs longer than these {every} losses were {word} than predicted. {text}"
-                )
+        num_less = int((longer["found"] < longer["predicted"]).sum())
+        num_places = len(longer[["num_parameters", "num_steps"]].drop_duplicates())
+        where = f"{num_places} {'size and length' if num_places == 1 else 'sizes and lengths'}"
+        text = (
+            f"In runs longer than these {num_less or 'none'} of {len(longer)} losses were less than "
+            f"predicted; they are of {where}, and methods share a baseline there. {text}"
+        )
     return text
 
 

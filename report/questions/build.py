@@ -13,6 +13,7 @@ from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
 from cser_bench.report.questions.network_page import networks_of, sends_four_bits
+from cser_bench.report.questions.one_load import LOAD_TOLERANCE, link_load
 from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.questions.speed import RIVAL, blocks_over_best, gain, scored_method
 from cser_bench.report.render import TEMPLATES, environment, write_report
@@ -27,8 +28,6 @@ PAGES = sorted(int(path.name.partition(".")[0]) for path in (TEMPLATES / "pages"
 OF_NETWORKS = (
     "order",
     "apart",
-    "mean_apart",
-    "range_of_mean",
     "datasets",
     "text",
     "shown",
@@ -36,7 +35,6 @@ OF_NETWORKS = (
     "undecided",
     "kept_on",
     "num_ours",
-    "reversed",
     "other_orders",
 )
 """What the cards take of the answer on other networks."""
@@ -96,7 +94,7 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         frames,
         figures,
     )
-    networks = environment().get_template("networks.md.j2").render(networks_of(evidence))
+    networks = environment().get_template("networks.md.j2").render(networks_of(evidence, root=".."))
     write_text_atomically(path.with_name("networks.md"), networks.strip() + "\n", durable=False)
     if readme:
         template = environment().get_template("cards.md.j2")
@@ -189,7 +187,7 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     in_readme.sort(key=lambda known: -known.num_parameters)
     return {
         **cards,
-        **networks_of(evidence),
+        **networks_of(evidence, root="results"),
         "losses": [line for known in in_readme for line in _loss_of_reset(evidence, known)],
         "gbits": AT / 1e9,
         "laws": laws_of(evidence),
@@ -200,14 +198,12 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
 def _loss_of_reset(evidence: Evidence, known: Compared) -> list[dict[Hashable, Any]]:
     """Return what error reset loses in an experiment.
 
-    `is_ours` says that it steps by another rule than SGD, which the paper has not. `least` is the
-    form that loses less there than this one and all others, None where none does. Empty where error
-    reset was not run.
+    `least` is the form that loses less there than this one and all others, None where none does.
+    Empty where error reset was not run.
     """
     lines = []
     for line in evidence.elsewhere([known], ("reset", "baseline")):
         beside = {
-            "is_ours": known.value(line["row"], "local_step") != "sgd",
             "least": _form_that_loses_least(evidence, known, line),
         }
         lines.append(line | beside)
@@ -219,7 +215,8 @@ def _form_that_loses_least(
 ) -> dict[Hashable, Any] | None:
     """Return the form of error reset that loses least by mean, of all experiments on methods.
 
-    Those on the same network and of the same length alone; None where none loses less than `line`.
+    Those on the same network, of the same length and at about the same load alone; None where none
+    loses less than `line`.
     `is_of_four_bits`: whether all that it sends is in 4 bits a number. `asked`: what was declared of
     it beside other methods that send less than everything, each with its `family`, empty for a
     method of none.
@@ -228,7 +225,11 @@ def _form_that_loses_least(
     for other in evidence.all_of("methods", "rivals", network=known.about.network):
         if not other.is_whole or other.regime["num_steps"] != known.regime["num_steps"]:
             continue
-        resets = other.rows_of_family("error reset")
+        resets = [
+            row
+            for row in other.rows_of_family("error reset")
+            if abs(link_load(other, row) / line["link_models"] - 1) <= LOAD_TOLERANCE
+        ]
         lost = other.contrasts_of((row, other.baseline) for row in resets)
         if lost.empty:
             continue

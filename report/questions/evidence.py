@@ -113,11 +113,7 @@ class Compared:
 
     @property
     def folder_in_results(self) -> str:
-        """Where its report lies in results/: those that others are compared with lie deeper."""
-        folder = self.frames.folder
-        if folder.parent.name == "reference":
-            return f"reference/{folder.name}"
-        return folder.name
+        return folder_in_results(self.frames)
 
     def mean_of(self, row: str) -> str:
         """Write the mean score of a row's runs with its unit."""
@@ -248,6 +244,14 @@ class Compared:
             "margin": experiment.margin,
             "unit": self.unit,
         }
+
+
+def folder_in_results(frames: Frames) -> str:
+    """Return where an experiment lies in results/: those that others are compared with lie deeper."""
+    folder = frames.folder
+    if folder.parent.name == "reference":
+        return f"reference/{folder.name}"
+    return folder.name
 
 
 Part = tuple[Compared, Iterable[tuple[str, str]], Mapping[str, Any]]

@@ -1,5 +1,6 @@
 """The page of all networks: what each family of methods loses on each, near one load of a link."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,11 +39,14 @@ OF_FOUR_BITS: Mapping[str, str] = {
 experiment on the same network, of as many steps."""
 
 
-def networks_of(evidence: Evidence) -> dict[str, Any]:
+def networks_of(evidence: Evidence, root: str) -> dict[str, Any]:
     """Return what the page's template needs: the columns, and a line a network, the largest first.
 
     Of a network's experiments that can tell a loss, that is the first which ran the most of these
     methods at one load.
+
+    Args:
+        root: the folder of results, from where the table stands.
     """
     chosen: dict[str, Compared] = {}
     for known in evidence.all_of("network", "task", "loads"):
@@ -55,7 +59,7 @@ def networks_of(evidence: Evidence) -> dict[str, Any]:
     experiments = sorted(chosen.values(), key=lambda known: -known.num_parameters)
     return {
         "columns": [*COLUMNS.values(), *OF_FOUR_BITS.values()],
-        "networks": [_line_of(evidence, known) for known in experiments],
+        "networks": [_line_of(evidence, known, root) for known in experiments],
     }
 
 
@@ -92,17 +96,17 @@ def _near(known: Compared, rows: Mapping[Speaker, str]) -> list[Speaker]:
     return near
 
 
-def _line_of(evidence: Evidence, known: Compared) -> dict[str, Any]:
+def _line_of(evidence: Evidence, known: Compared, root: str) -> dict[str, Any]:
     """Return a network's line: its numbers, and a cell for each column as it is printed."""
     rows = _rows_of(known)
     contrast = known.contrast(rows["local"], known.baseline)
     load = link_load(known, rows["local"])
     cells = [_cell(known, rows, speaker) for speaker in COLUMNS]
-    cells += [_cell_of_four_bits(evidence, known, load, family) for family in OF_FOUR_BITS]
+    for family in OF_FOUR_BITS:
+        cells.append(_cell_of_four_bits(evidence, known, load, family, root))
     return {
         "network": known.network,
-        "experiment": known.name,
-        "folder": known.folder_in_results,
+        "report": f"{root}/{known.folder_in_results}/report.md",
         "num_parameters": known.num_parameters,
         "workers": known.regime["workers"],
         "num_steps": known.regime["num_steps"],
@@ -141,26 +145,44 @@ def _loss_of(known: Compared, row: str) -> str:
     return written
 
 
-def _cell_of_four_bits(evidence: Evidence, known: Compared, load: float, family: str) -> str:
+def _cell_of_four_bits(
+    evidence: Evidence, known: Compared, load: float, family: str, root: str
+) -> str:
     """Write what a family's method with messages of 4 bits loses at about this load.
 
-    The other experiment has a baseline of its own. Empty where none has such a row.
+    The other experiment has a baseline of its own, and where its passes have another precision that
+    is named. Of several rows it is the one that loses least by mean. Empty where there is none.
     """
     num_steps = known.regime["num_steps"]
+    least: tuple[float, str] | None = None
     for other in evidence.all_of("methods", "rivals", network=known.about.network):
         if not other.is_whole or other.regime["num_steps"] != num_steps:
             continue
         for row in other.rows_of_family(family):
             is_near = abs(link_load(other, row) / load - 1) <= LOAD_TOLERANCE
-            if is_near and sends_four_bits(other, row):
-                return _loss_of(other, row)
-    return ""
+            if not is_near or not sends_four_bits(other, row):
+                continue
+            estimate = other.contrast(row, other.baseline)["estimate"]
+            if least is None or estimate > least[0]:
+                written = f"[{_loss_of(other, row)}]({root}/{other.folder_in_results}/report.md)"
+                least = estimate, written + _other_precision(known, other)
+    return "" if least is None else least[1]
+
+
+def _other_precision(known: Compared, other: Compared) -> str:
+    """Write the precision of an experiment's passes in brackets, where it is not another's."""
+    precision = other.frames.experiment.config["precision"]
+    if precision == known.frames.experiment.config["precision"]:
+        return ""
+    return f" ({precision})"
 
 
 def sends_four_bits(known: Compared, row: str) -> bool:
     """Tell whether all that a method sends is in 4 bits a number."""
-    settings = tuned_rows(known).loc[row]
+    settings: Any = tuned_rows(known).loc[row]
     kinds = {settings.get(f"{name}.kind") for name in COMPRESSORS}
     bits = {settings.get(f"{name}.bits") for name in COMPRESSORS}
+    # A compressor that a method has not is None, or NaN where another row has it.
     named = {kind for kind in kinds if isinstance(kind, str)}
-    return named == {"quantised_blocks"} and 4 in bits
+    widths = {width for width in bits if width is not None and not math.isnan(width)}
+    return named == {"quantised_blocks"} and widths == {4}

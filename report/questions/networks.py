@@ -172,8 +172,8 @@ def other_networks(evidence: Evidence) -> Answer | None:
 def _counted_of_reset(kinds: Sequence[Compared], losses: pd.DataFrame) -> dict[str, Any]:
     """Count the experiments in which error reset is shown to lose less, more, and neither.
 
-    `silent` cannot tell a loss. `kept` are those verdicts that are of a question asked after runs of
-    both rows, and were published before such had none, and `kept_on` are their networks. `num_ours`
+    `silent` cannot tell a loss. `kept_on` are the networks of those verdicts that are of a question
+    asked after runs of both rows, and were published before such had none. `num_ours`
     of those that can tell have error reset with another rule of steps than SGD, which the paper has
     not.
     """
@@ -194,7 +194,6 @@ def _counted_of_reset(kinds: Sequence[Compared], losses: pd.DataFrame) -> dict[s
         "shown": shown,
         "more": more,
         "silent": silent,
-        "kept": len(kept_verdicts),
         "kept_on": [network_of[name] for name, *_ in sorted(kept_verdicts)],
         "num_ours": sum(_is_ours(known) for known in kinds if tells(known.frames)),
         "undecided": len(losses) - shown - more - silent,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cser_bench.report.law.section import law_context, law_tables
+from cser_bench.report.law.section import is_fitted_whole, law_context, law_tables
 from cser_bench.report.questions.evidence import Compared, Evidence
 from cser_bench.report.verdicts import loss
 from cser_bench.report.wording import count, listed
@@ -34,7 +34,7 @@ class SaidOfSize:
         beaten: the methods of which the mean of all cells misses lengths by less than the law.
         alone: what a worker alone loses beside the methods, at the experiment's own size and
             length, as a sentence; None where that is not told from nothing.
-        shows_size: whether a method is shown to lose less on larger networks.
+        shown_by_size: the methods that are shown to lose less on larger networks.
         is_read_once: whether no run sees an example twice.
     """
 
@@ -55,7 +55,7 @@ class SaidOfSize:
     rates: str
     beaten: list[str]
     alone: str | None
-    shows_size: bool
+    shown_by_size: list[str]
     is_read_once: bool
 
 
@@ -63,7 +63,7 @@ def laws_of(evidence: Evidence) -> list[SaidOfSize]:
     """Return what the law of each experiment on sizes says, of those whose fitted runs are done."""
     laws = []
     for known in evidence.all_of("size"):
-        if _is_fitted_whole(known):
+        if is_fitted_whole(known.frames):
             said = _said_of(known)
             if said is not None:
                 laws.append(said)
@@ -98,7 +98,7 @@ def _said_of(known: Compared) -> SaidOfSize | None:
         rates=context["law_rates"],
         beaten=context["law_beaten"],
         alone=_loss_alone(known, cells, rows),
-        shows_size=bool(answers.query("of == 'size'")["is_shown"].any()),
+        shown_by_size=list(answers.query("of == 'size' and is_shown")["label"]),
         is_read_once=_is_read_once(known, cells),
     )
 
@@ -146,11 +146,3 @@ def _loss_alone(known: Compared, cells: pd.DataFrame, rows: Sequence[str]) -> st
         f"On the network of {count(place['num_parameters'])} parameters in "
         f"{count(place['num_steps'])} steps {listed(parts)}"
     )
-
-
-def _is_fitted_whole(known: Compared) -> bool:
-    """Tell whether all runs that a law is fitted to are done."""
-    held_back = [row.row for row in known.frames.experiment.rows if row.held_back]
-    runs = known.frames.runs
-    fitted = runs[~runs["row"].isin(held_back)]
-    return not fitted["status"].isin(("missing", "failed")).any()

@@ -580,6 +580,20 @@ def test_a_report_says_what_twice_as_much_does() -> None:
     )
 
 
+def test_a_headline_names_other_methods_for_size_than_for_length() -> None:
+    shown = {"than": "", "reason": None, "is_shown": True, "low": -0.1}
+    lines = [("CSER", "size"), ("DiLoCo", "rounds"), ("local SGD", "rounds")]
+    answers = pd.DataFrame([shown | {"label": label, "of": of} for label, of in lines])
+    assert headline_of(answers, (40, 160)) == (
+        "in 40 to 160 steps CSER is shown to lose less on larger networks, and DiLoCo and local SGD in "
+        "longer runs"
+    )
+    assert headline_of(answers[1:], (40, 160)) == (
+        "in 40 to 160 steps DiLoCo and local SGD are shown to lose less in longer runs, and no method "
+        "asked about on larger networks"
+    )
+
+
 @pytest.mark.parametrize(
     ("size", "rounds", "said"),
     [
@@ -623,20 +637,22 @@ def test_a_headline_names_who_loses_less_and_who_loses_more(
         ([], ""),
         (
             [(320, 0.15), (640, 0.05)],
-            "In runs longer than these both losses were less than predicted. "
-            "Of 2 predicted losses 1 lay outside the interval",
+            "In runs longer than these 2 of 2 losses were less than predicted; they are of 2 sizes and "
+            "lengths, and methods share a baseline there. Of 2 predicted losses 1 lay outside the interval",
         ),
         (
             [(320, 0.35), (640, 0.45), (640, 0.25), (80, 0.15)],
-            "In runs longer than these all 3 losses were more than predicted. "
-            "Of 4 predicted losses 2 lay outside the interval",
+            "In runs longer than these none of 3 losses were less than predicted; they are of 2 sizes "
+            "and lengths, and methods share a baseline there. Of 4 predicted losses 2 lay outside the "
+            "interval",
         ),
         (
-            [(320, 0.15), (640, 0.25)],
-            "Of 2 predicted losses none lay outside the interval, and the widest interval was 0.50 to "
-            "1.50 times what was predicted",
+            [(320, 0.15), (320, 0.25)],
+            "In runs longer than these 1 of 2 losses were less than predicted; they are of 1 size and "
+            "length, and methods share a baseline there. Of 2 predicted losses none lay outside the "
+            "interval, and the widest interval was 0.50 to 1.50 times what was predicted",
         ),
-        ([(320, 0.15), (640, 0.35)], "Of 2 predicted losses 1 lay outside the interval"),
+        ([(80, 0.15), (160, 0.35)], "Of 2 predicted losses 1 lay outside the interval"),
         ([(80, 0.05)], "The loss that was predicted lay outside the interval"),
         (
             [(320, 0.15)],
@@ -827,6 +843,11 @@ def test_a_part_of_the_runs_of_what_was_held_back_finds_nothing(
     [line] = tables["law_predictions"].to_dict("records")
     assert math.isnan(line["found"]) and not line["is_inside"]
     assert tables["law_fits_of_all"].empty and not tables["law_fits"].empty
+    assert not tables["law_cells"]["held_back"].any()
+    [axes] = draw_law(replace(whole, runs=runs), tables, "A finding").axes
+    assert "white" not in [line.get_markerfacecolor() for line in axes.lines]
+    [axes] = draw_law(whole, law_tables(whole), "A finding").axes
+    assert "white" in [line.get_markerfacecolor() for line in axes.lines]
     context = law_context(replace(whole, runs=runs), tables)
     assert list(context["law_predictions"]["verdict"]) == [said] and context["law_beyond"] == ""
 
@@ -844,21 +865,40 @@ def test_advice_foretells_by_the_law_and_says_nothing_beyond_thirty_times_off_a_
     frames = grid_frames()
     near = TrainingJob(800, 80, 8, 1, 0.01, 1e9)
     [sentence] = sentences_of([frames], near)
-    # 0.1 (800 / 100)^-0.25 (80 / 8 / 5)^-0.5; the nearest run has twice or half the parameters.
-    assert f"{0.1 * 8**-0.25 * 2**-0.5:.4f} nats" in sentence and "2 times off" in sentence
+    # 0.1 (800 / 100)^-0.25 (80 / 8 / 5)^-0.5; the nearest runs have twice and half the parameters.
+    assert f": {0.1 * 8**-0.25 * 2**-0.5:.4f} nats (" in sentence
+    assert sentence.endswith("), 2 times off the nearest run (made_up).")
     [sentence] = sentences_of([frames], replace(near, num_parameters=1600 * 31))
-    assert "no evidence" in sentence and "31 times off" in sentence
+    assert sentence.endswith(
+        ": no evidence. This job is 31 times off the nearest run, in parameters or rounds (made_up)."
+    )
     # What was held back has four times the parameters, and half the steps.
     whole = grid_frames(0.1 * 64**-0.25)
     [sentence] = sentences_of([whole], replace(near, num_parameters=6400 * 8))
-    assert f"{0.1 * 512**-0.25 * 2**-0.5:.4f} nats" in sentence and "8 times off" in sentence
+    assert f": {0.1 * 512**-0.25 * 2**-0.5:.4f} nats (" in sentence
+    assert sentence.endswith("), 8 times off the nearest run (made_up).")
 
 
 def test_advice_does_not_take_a_corner_where_nothing_was_run_for_a_run() -> None:
     """Of the largest network there are runs of 40 steps, and of the longest runs smaller networks."""
     job = TrainingJob(6400, 160, 8, 1, 0.01, 1e9)
     [sentence] = sentences_of([grid_frames(0.1 * 64**-0.25)], job)
-    assert "4 times off" in sentence
+    assert sentence.endswith("), 4 times off the nearest run (made_up).")
+
+
+def test_advice_has_no_law_of_a_part_of_its_runs_and_no_run_that_a_law_does_not_know() -> None:
+    whole = grid_frames(0.1 * 64**-0.25)
+    job = TrainingJob(6400, 40, 8, 1, 0.01, 1e9)
+    assert sentences_of([whole], job)[0].endswith("), as was run (made_up).")
+
+    def without(row: str) -> Frames:
+        runs = whole.runs.copy()
+        runs.loc[(runs["row"] == row) & (runs["seed"] == 3), "status"] = "missing"
+        return replace(whole, runs=runs)
+
+    assert sentences_of([without("local-8@400-80")], job) == []
+    [sentence] = sentences_of([without("local-8@6400-40")], job)
+    assert sentence.endswith("), 4 times off the nearest run (made_up).")
 
 
 def test_of_two_laws_of_a_method_advice_takes_the_one_with_the_nearest_run() -> None:
@@ -866,7 +906,7 @@ def test_of_two_laws_of_a_method_advice_takes_the_one_with_the_nearest_run() -> 
     large = grid_frames(0.2)
     large = replace(large, experiment=large.experiment.model_copy(update={"name": "larger"}))
     job = TrainingJob(1600 * 8, 40, 8, 1, 0.01, 1e9)
-    assert "8 times off the nearest run (made_up)" in sentences_of([small], job)[0]
-    assert "2 times off the nearest run (larger)" in sentences_of([large], job)[0]
+    assert sentences_of([small], job)[0].endswith("), 8 times off the nearest run (made_up).")
+    assert sentences_of([large], job)[0].endswith("), 2 times off the nearest run (larger).")
     assert sentences_of([small, large], job) == sentences_of([large], job)
     assert sentences_of([large, small], job) == sentences_of([large], job)
