@@ -3,6 +3,7 @@ order of methods."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 
@@ -11,6 +12,7 @@ import pytest
 
 from cser_bench.report.questions.agreement import agreement
 from cser_bench.report.questions.evidence import Evidence, evidence_of
+from cser_bench.report.questions.network_page import sends_four_bits
 from cser_bench.report.questions.networks import (
     SPEAKING,
     kinds_of,
@@ -58,6 +60,21 @@ def test_a_share_is_the_loss_over_what_a_worker_alone_loses(evidence: Evidence) 
                 )
                 assert line["low"] < line["share"] < line["high"]
     assert {"Perceptron", "Convolutions"} <= set(shares.index.get_level_values("network"))
+
+
+def test_what_sends_4_bits_sends_nothing_else(evidence: Evidence) -> None:
+    known = evidence.experiment("resnet_methods")
+    assert known is not None
+    own = [row.row for row in known.frames.experiment.rows if row.base is None]
+    assert {row for row in own if sends_four_bits(known, row)} == {"qsparse_4-3", "cser_pl_4-3"}
+    for row, column, value in (
+        ("qsparse_4-3", "compressor.bits", 8),
+        ("cser_pl_4-3", "gradient_compressor.kind", "block"),
+    ):
+        rows = known.frames.rows.copy()
+        rows.loc[rows["row"] == row, column] = value
+        other = replace(known, frames=replace(known.frames, rows=rows))
+        assert not sends_four_bits(other, row)
 
 
 def test_the_spread_is_the_standard_deviation_over_kinds() -> None:
