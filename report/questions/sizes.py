@@ -8,7 +8,7 @@ import pandas as pd
 from cser_bench.report.law.section import is_fitted_whole, law_context, law_tables
 from cser_bench.report.questions.evidence import Compared, Evidence
 from cser_bench.report.verdicts import loss
-from cser_bench.report.wording import count, listed
+from cser_bench.report.wording import NONE, count, listed
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class SaidOfSize:
         headline: of which methods it is shown that they lose less, as a sentence without its end.
         beyond: how losses came out that the law is not fitted to; empty where none was run.
         answers: what twice the size and twice the rounds do, in words, a line a question.
+        effects: the same by method: label, size and rounds, each what twice as much does to its loss
+            with the interval of 95 %.
         predictions: the losses that the law is not fitted to, in words, of those that are done.
         are_predictions_fitted: whether `answers` says what the fit of all is, with these.
         load: what methods send, and what of them was not tuned; sentences.
@@ -48,6 +50,7 @@ class SaidOfSize:
     headline: str
     beyond: str
     answers: pd.DataFrame
+    effects: list[dict[str, str]]
     predictions: pd.DataFrame
     are_predictions_fitted: bool
     load: str
@@ -91,6 +94,7 @@ def _said_of(known: Compared) -> SaidOfSize | None:
         headline=context["law_headline"],
         beyond=context["law_beyond"],
         answers=answers,
+        effects=_effects(answers),
         predictions=context["law_predictions"].dropna(subset="found"),
         are_predictions_fitted=context["has_fit_of_all"],
         load=_load(known, rows),
@@ -101,6 +105,17 @@ def _said_of(known: Compared) -> SaidOfSize | None:
         shown_by_size=list(answers.query("of == 'size' and is_shown")["label"]),
         is_read_once=_is_read_once(known, cells),
     )
+
+
+def _effects(answers: pd.DataFrame) -> list[dict[str, str]]:
+    """Return what twice the parameters, and twice the rounds, do to each method's loss, in words."""
+    effects = []
+    for label, own in answers[answers["reason"].isna()].groupby("label", sort=False):
+        effect = {"label": str(label), "size": NONE, "rounds": NONE}
+        for line in own.to_dict("records"):
+            effect[line["of"]] = f"{line['twice']} ({line['interval']})"
+        effects.append(effect)
+    return effects
 
 
 def _load(known: Compared, rows: Sequence[str]) -> str:
