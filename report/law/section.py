@@ -247,6 +247,25 @@ def _models_of_methods(cells: pd.DataFrame, laws: Mapping[str, Law]) -> pd.DataF
     return pd.concat(parts, ignore_index=True)
 
 
+_PREDICTED = [
+    "row",
+    "label",
+    "num_parameters",
+    "num_steps",
+    "beyond",
+    "predicted",
+    "predicted_low",
+    "predicted_high",
+    "num_seeds",
+    "found",
+    "low",
+    "high",
+    "is_inside",
+    "diverged",
+]
+"""Columns of `_predictions_frame`."""
+
+
 def _predictions_frame(
     frames: Frames,
     cells: pd.DataFrame,
@@ -254,61 +273,54 @@ def _predictions_frame(
 ) -> pd.DataFrame:
     """Return what the laws predict of the cells that are held back, beside what was found there.
 
-    Columns: row, label, num_parameters, num_steps, beyond, predicted, predicted_low,
-    predicted_high, num_seeds, found (NaN until all its runs and the baseline's are done, and where
-    one of them diverged), low, high, is_inside, diverged.
+    Columns: `_PREDICTED`. found, low and high are NaN until all runs of a cell and the baseline's
+    are done, and where one of them diverged.
+
+    Args:
+        cells: `whole_cells`, with the ends of their intervals.
     """
     found = cells.set_index("name")
     lines = []
     for planned in frames.rows.to_dict("records"):
-        row = str(planned["row"]).partition("@")[0]
+        name = str(planned["row"])
+        row = name.partition("@")[0]
         if planned.get("held_back") is not True or row not in laws:
             continue
-        place = place_in_law(
-            planned["num_parameters"],
-            planned["num_steps"],
-            interval_in(cells, row),
-        )
-        [said] = predicted(laws[row], place).to_dict("records")
-        line = {
-            "row": row,
-            "label": planned["label"],
-            "num_parameters": planned["num_parameters"],
-            "num_steps": planned["num_steps"],
-            "beyond": said["beyond"],
-            "predicted": said["gap"],
-            "predicted_low": said["low"],
-            "predicted_high": said["high"],
-            "num_seeds": len(_own_runs(frames, planned["row"])),
-            "found": math.nan,
-            "low": math.nan,
-            "high": math.nan,
-        }
-        statuses = _runs_behind(frames, planned["row"])["status"]
-        line["diverged"] = bool((statuses == "diverged").any())
-        if planned["row"] in found.index:
-            own = found.loc[planned["row"]]
+        line = _predicted_of(planned, row, laws[row], cells)
+        line["num_seeds"] = len(_own_runs(frames, name))
+        line["diverged"] = bool((_runs_behind(frames, name)["status"] == "diverged").any())
+        if name in found.index:
+            own = found.loc[name]
             line |= {"found": own["gap"], "low": own["low"], "high": own["high"]}
         # False also of NaN, where nothing was found yet: whoever reads it leaves these lines out.
-        line["is_inside"] = said["low"] <= line["found"] <= said["high"]
+        line["is_inside"] = line["predicted_low"] <= line["found"] <= line["predicted_high"]
         lines.append(line)
-    columns = [
-        "row",
-        "label",
-        "num_parameters",
-        "num_steps",
-        "beyond",
-        "predicted",
-        "predicted_low",
-        "predicted_high",
-        "num_seeds",
-        "found",
-        "low",
-        "high",
-        "is_inside",
-        "diverged",
-    ]
-    return pd.DataFrame(lines, columns=columns)
+    return pd.DataFrame(lines, columns=_PREDICTED)
+
+
+def _predicted_of(
+    planned: Mapping[Hashable, Any], row: str, law: Law, cells: pd.DataFrame
+) -> dict[str, Any]:
+    """Return what a law predicts of a planned row, with nothing found yet."""
+    place = place_in_law(
+        planned["num_parameters"],
+        planned["num_steps"],
+        interval_in(cells, row),
+    )
+    [said] = predicted(law, place).to_dict("records")
+    return {
+        "row": row,
+        "label": planned["label"],
+        "num_parameters": planned["num_parameters"],
+        "num_steps": planned["num_steps"],
+        "beyond": said["beyond"],
+        "predicted": said["gap"],
+        "predicted_low": said["low"],
+        "predicted_high": said["high"],
+        "found": math.nan,
+        "low": math.nan,
+        "high": math.nan,
+    }
 
 
 def _own_runs(frames: Frames, row: str) -> pd.DataFrame:
