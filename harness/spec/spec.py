@@ -130,13 +130,14 @@ class ContrastSpec(Strict):
 class ExponentSpec(Strict):
     """A question of how gaps to the baseline grow over cells, that was decided on before the runs.
 
-    A gap is fitted as a power of the model's parameters ("size") and of a run's rounds of
-    communication ("rounds"). Asked is whether the exponent of these rows together is negative, or
-    lower than that of the rows `than`.
+    A gap is fitted as a power of the model's parameters ("size"), of a run's rounds of
+    communication ("rounds"), and, where rows differ in it, of the steps between two rounds
+    ("interval"). Asked is whether the exponent of these rows together is negative, or lower than
+    that of the rows `than`.
     """
 
     rows: Annotated[list[Name], Field(min_length=1)]
-    of: Literal["size", "rounds"]
+    of: Literal["size", "rounds", "interval"]
     than: list[Name] = []
     question: str
 

@@ -13,7 +13,7 @@ from cser_bench.harness.records.experiment import Exponent
 from cser_bench.report.law.fit import Law, fit_law, fitted_cells, jackknife_error, why_no_law
 from cser_bench.report.statistics import COVERAGE, holm
 
-EXPONENT_OF = {"size": "num_parameters", "rounds": "rounds"}
+EXPONENT_OF = {"size": "num_parameters", "rounds": "rounds", "interval": "interval"}
 """By what a question asks of: the column of the cells."""
 
 _COLUMNS = [

@@ -25,7 +25,11 @@ from cser_bench.report.statistics import against_baseline, num_tests
 from cser_bench.report.verdicts import loss, loss_interval, size
 from cser_bench.report.wording import NONE, count, listed, span
 
-TWICE = {"size": "the parameters", "rounds": "the rounds"}
+TWICE = {
+    "size": "the parameters",
+    "rounds": "the rounds",
+    "interval": "the steps between rounds",
+}
 """What there is twice as much of, by what a question asks of."""
 
 ON_LARGER = "on larger networks"
