@@ -389,7 +389,7 @@ def _answers(
     for line in exponents.to_dict("records"):
         row = str(line["rows"])
         texts = {
-            "label": labels.get(row, row),
+            "label": listed([labels[name] for name in row.split(" and ")]),
             "twice_of": TWICE[line["of"]],
             "of_all": NONE,
         }

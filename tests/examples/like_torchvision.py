@@ -122,4 +122,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    main(SimpleNamespace(output_dir=sys.argv[1], epochs=3, start_epoch=0, batch_size=16, lr=0.1, momentum=0.9, weight_decay=1e-4, opt="sgd", lr_scheduler="cosineannealinglr", label_smoothing=0.1, amp=True, model_ema=True, model_ema_decay=0.98, model_ema_steps=2, test_only=False))
+    main(SimpleNamespace(output_dir=sys.argv[1], epochs=3, start_epoch=0, batch_size=16, lr=0.02, momentum=0.9, weight_decay=1e-4, opt="sgd", lr_scheduler="cosineannealinglr", label_smoothing=0.1, amp=True, model_ema=True, model_ema_decay=0.98, model_ema_steps=2, test_only=False))
