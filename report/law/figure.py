@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cser_bench.report.frame import Frames
+from cser_bench.report.law.section import rows_asked
 from cser_bench.report.plotting import (
     DASHES,
     GREY,
@@ -46,7 +47,7 @@ _ROOM = 1.7
 
 
 def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
-    """Draw the gaps of the methods that have a law, a panel a method.
+    """Draw the gaps of the methods that were asked about, a panel a method.
 
     Points are means with intervals of 95 %, which are cut where they leave the axis; those of cells
     that no law was fitted to are hollow, with the interval that the law predicted behind them.
@@ -54,10 +55,11 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
     Args:
         tables: of `law_tables`.
     """
-    fitted = tables["law_fits"]["row"].unique()
     unit = frames.metric.loss_unit
     cells = tables["law_cells"]
-    cells = _in_unit(cells[cells["row"].isin(fitted)], ["gap", "low", "high"], unit)
+    # A method whose gaps have no law, as where they cannot be told from nothing, is shown as well.
+    rows = [row for row in rows_asked(frames) if row in set(cells["row"])]
+    cells = _in_unit(cells[cells["row"].isin(rows)], ["gap", "low", "high"], unit)
     predictions = _in_unit(
         tables["law_predictions"],
         ["predicted", "predicted_low", "predicted_high"],
@@ -65,9 +67,9 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
     )
     lengths = sorted(cells["num_steps"].unique())
     with style():
-        figure, panels = new_figure(3.0, len(fitted))
+        figure, panels = new_figure(3.0, len(rows))
         all_ends = []
-        for axes, row in zip(panels, fitted, strict=True):
+        for axes, row in zip(panels, rows, strict=True):
             own = cells[cells["row"] == row]
             axes.set_title(plain(str(own["label"].iloc[0])), fontsize=8.5)
             _predicted(axes, predictions[predictions["row"] == row], lengths)

@@ -34,7 +34,6 @@ TWICE = {
 
 ON_LARGER = "on larger networks"
 IN_LONGER = "in longer runs"
-NOBODY = "no method asked about"
 
 
 def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
@@ -109,8 +108,8 @@ def _labels(frames: Frames) -> dict[str, str]:
     return dict(zip(frames.rows["row"], frames.rows["label"], strict=True))
 
 
-def _rows_with_law(frames: Frames) -> list[str]:
-    """List the rows that questions are about, as they are called in all cells."""
+def rows_asked(frames: Frames) -> list[str]:
+    """List the rows that questions of exponents are about, as they are called in all cells."""
     rows: dict[str, None] = {}
     for question in frames.experiment.exponents or []:
         rows |= dict.fromkeys([*question.rows, *question.than])
@@ -124,7 +123,7 @@ def laws_by_row(frames: Frames, cells: pd.DataFrame) -> dict[str, Law]:
     # Without those seeds the gaps of all methods would be of other runs than were planned.
     if frames.experiment.baseline in diverged:
         return laws
-    for row in _rows_with_law(frames):
+    for row in rows_asked(frames):
         law = fit_law(fitted_cells(cells, [row]))
         if law is not None and row not in diverged:
             laws[row] = law
@@ -463,10 +462,12 @@ def headline_of(answers: pd.DataFrame, lengths: tuple[float, float]) -> str:
         answers: `_answers`.
         lengths: the least and the most steps that the law is fitted to: it says nothing of others.
     """
-    asked = answers[(answers["than"] == "") & answers["reason"].isna()]
+    is_of_either = answers["of"].isin(["size", "rounds"]) & (answers["than"] == "")
+    asked = answers[is_of_either & answers["reason"].isna()]
+    labels = list(asked["label"].unique())
     by_size = _labels_where(asked, "size", asked["is_shown"])
     by_rounds = _labels_where(asked, "rounds", asked["is_shown"])
-    text = f"in {span(lengths)} steps {_who_loses_less(by_size, by_rounds)}"
+    text = f"in {span(lengths)} steps {_who_loses_less(labels, by_size, by_rounds)}"
     for of, where in (("size", ON_LARGER), ("rounds", IN_LONGER)):
         grows = _labels_where(asked, of, asked["low"] > 0)
         if grows:
@@ -475,15 +476,18 @@ def headline_of(answers: pd.DataFrame, lengths: tuple[float, float]) -> str:
     return text
 
 
-def _who_loses_less(by_size: Sequence[str], by_rounds: Sequence[str]) -> str:
-    """Write the methods that are shown to lose less on larger networks, and in longer runs."""
+def _who_loses_less(
+    labels: Sequence[str], by_size: Sequence[str], by_rounds: Sequence[str]
+) -> str:
+    """Write which of these methods are shown to lose less on larger networks, and in longer runs."""
     if not by_size and not by_rounds:
-        return f"{NOBODY} is shown to lose less {ON_LARGER} or {IN_LONGER}"
+        nobody = f"{labels[0]} is not" if len(labels) == 1 else f"of {listed(labels)} none is"
+        return f"{nobody} shown to lose less {ON_LARGER} or {IN_LONGER}"
     if by_size == by_rounds:
         return f"{_are(by_size)} shown to lose less {ON_LARGER} and {IN_LONGER}"
     if not by_size:
-        return f"{_are(by_rounds)} shown to lose less {IN_LONGER}, and {NOBODY} {ON_LARGER}"
-    return f"{_are(by_size)} shown to lose less {ON_LARGER}, and {listed(by_rounds) or NOBODY} {IN_LONGER}"
+        return f"{_are(by_rounds)} shown to lose less {IN_LONGER}, and none {ON_LARGER}"
+    return f"{_are(by_size)} shown to lose less {ON_LARGER}, and {listed(by_rounds) or 'none'} {IN_LONGER}"
 
 
 def _are(labels: Sequence[str]) -> str:

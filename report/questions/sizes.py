@@ -27,7 +27,8 @@ class SaidOfSize:
         beyond: how losses came out that the law is not fitted to; empty where none was run.
         answers: what twice the size and twice the rounds do, in words, a line a question.
         effects: the same by method: label, size and rounds, each what twice as much does to its loss
-            with the interval of 95 %.
+            with the interval of 95 %; of questions of size and rounds alone.
+        interval: what twice the steps between rounds do, as sentences; empty where it was not asked.
         predictions: the losses that the law is not fitted to, in words, of those that are done.
         are_predictions_fitted: whether `answers` says what the fit of all is, with these.
         load: what methods send, and what of them was not tuned; sentences.
@@ -51,6 +52,7 @@ class SaidOfSize:
     beyond: str
     answers: pd.DataFrame
     effects: list[dict[str, str]]
+    interval: str
     predictions: pd.DataFrame
     are_predictions_fitted: bool
     load: str
@@ -94,7 +96,8 @@ def _said_of(known: Compared) -> SaidOfSize | None:
         headline=context["law_headline"],
         beyond=context["law_beyond"],
         answers=answers,
-        effects=_effects(answers),
+        effects=_effects(answers[answers["of"].isin(["size", "rounds"])]),
+        interval=_interval_in_words(answers[answers["of"] == "interval"]),
         predictions=context["law_predictions"].dropna(subset="found"),
         are_predictions_fitted=context["has_fit_of_all"],
         load=_load(known, rows),
@@ -118,11 +121,25 @@ def _effects(answers: pd.DataFrame) -> list[dict[str, str]]:
     return effects
 
 
+def _interval_in_words(answers: pd.DataFrame) -> str:
+    """Say what twice the steps between rounds do to a loss, at equal size and as many rounds."""
+    sentences = []
+    for line in answers[answers["reason"].isna()].to_dict("records"):
+        sentences.append(
+            f"With twice the steps between rounds, and as many rounds, the loss of {line['label']} "
+            f"is {line['twice']} ({line['interval']})"
+        )
+    return ". ".join(sentences)
+
+
 def _load(known: Compared, rows: Sequence[str]) -> str:
     """Say how much less than everything methods send, between whom, and whether they were tuned."""
     experiment = known.frames.experiment
     num_workers = experiment.config["num_workers"]
-    said = f"Methods send about a model in {experiment.main_ratio:g} steps, between {num_workers} workers"
+    planned = known.frames.rows
+    ratios = sorted(planned.loc[planned["row"].isin(rows), "ratio"].unique())
+    loads = listed([f"{ratio:g}" for ratio in ratios])
+    said = f"Methods send about a model in {loads} steps, between {num_workers} workers"
     trials = known.frames.tuning
     if trials.empty:
         return said
