@@ -71,7 +71,8 @@ def _foretold(frames: Frames, job: TrainingJob) -> list[Foretold]:
         interval = interval_in(cells, row)
         place = place_in_law(job.num_parameters, job.num_steps, interval)
         [said] = predicted(law, place).to_dict("records")
-        method = f"{label} with all sent in {amount(interval)} steps"
+        when = "at every step" if interval == 1 else f"in {amount(interval)} steps"
+        method = f"{label} with all sent {when}"
         distance = _from_nearest(cells[cells["row"] == row], place)
         source = f"({frames.experiment.name})"
         if distance > FURTHEST:

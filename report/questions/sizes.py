@@ -104,7 +104,7 @@ def _said_of(known: Compared) -> SaidOfSize | None:
         steps=context["law_steps"],
         rates=context["law_rates"],
         beaten=context["law_beaten"],
-        alone=_loss_alone(known, cells, rows),
+        alone=_loss_alone(known, cells),
         shown_by_size=list(answers.query("of == 'size' and is_shown")["label"]),
         is_read_once=_is_read_once(known, cells),
     )
@@ -159,7 +159,7 @@ def _is_read_once(known: Compared, cells: pd.DataFrame) -> bool:
     return bool(0 < num_examples <= num_train)
 
 
-def _loss_alone(known: Compared, cells: pd.DataFrame, rows: Sequence[str]) -> str | None:
+def _loss_alone(known: Compared, cells: pd.DataFrame) -> str | None:
     """Say what a worker alone loses beside the methods, where the experiment's own rows are."""
     alone = cells[cells["name"] == known.frames.experiment.floor]
     if alone.empty or not alone["low"].iloc[0] > 0:
@@ -167,7 +167,7 @@ def _loss_alone(known: Compared, cells: pd.DataFrame, rows: Sequence[str]) -> st
     unit = known.frames.metric.loss_unit
     place = alone.iloc[0]
     beside = cells[
-        cells["row"].isin(rows)
+        (cells["row"] != place["row"])
         & (cells["num_parameters"] == place["num_parameters"])
         & (cells["num_steps"] == place["num_steps"])
     ]

@@ -252,16 +252,22 @@ def gaps_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         baselines.rename("baseline"), on=place
     )
     others["gap"] = others["baseline"] - others["score"]
-    others["rounds"] = others["num_steps"] / others["interval"].fillna(1)
-    keys = ["row", "num_parameters", "num_steps", "rounds"]
+    others["interval"] = others["interval"].fillna(1)
+    others["rounds"] = others["num_steps"] / others["interval"]
+    keys = ["row", "num_parameters", "num_steps", "rounds", "interval"]
     return others.dropna(subset="gap").groupby(keys)["gap"].mean().reset_index()
 
 
-def exponents_of(cells: pd.DataFrame) -> np.ndarray:
-    """Exponents of size and of rounds: a Poisson regression on logarithms, of one method."""
-    logs = np.log(cells[["num_parameters", "rounds"]].to_numpy(dtype=float))
+COLUMNS = {"size": "num_parameters", "rounds": "rounds", "interval": "interval"}
+
+
+def exponents_of(cells: pd.DataFrame) -> dict[str, float]:
+    """Exponents of size and of rounds, and of the steps between these where they differ: a Poisson
+    regression on logarithms."""
+    terms = [of for of, column in COLUMNS.items() if cells[column].nunique() > 1]
+    logs = np.log(cells[[COLUMNS[of] for of in terms]].to_numpy(dtype=float))
     model = GLM(cells["gap"].to_numpy(), np.hstack([np.ones((len(logs), 1)), logs]), Poisson())
-    return np.asarray(model.fit(tol=1e-14).params[1:])
+    return dict(zip(terms, model.fit(tol=1e-14).params[1:], strict=True))
 
 
 @pytest.mark.parametrize("folder", LAWS, ids=lambda folder: folder.name)
@@ -271,15 +277,17 @@ def test_the_reports_exponents(folder: Path) -> None:
     cells = gaps_of(folder, plan)
     reported = law_tables(read_frames(folder))["law_exponents"]
     for asked, line in zip(plan["exponents"], reported.to_dict("records"), strict=True):
-        column = ["size", "rounds"].index(asked["of"])
-        parts = []
+        of, parts = asked["of"], []
         for rows, sign in ((asked["rows"], 1), (asked.get("than", []), -1)):
             if not rows:
                 continue
-            [row] = rows
-            own = cells[cells["row"] == row].reset_index(drop=True)
-            left_out = [exponents_of(own.drop(index=each))[column] for each in own.index]
-            parts.append((sign, exponents_of(own)[column], np.array(left_out), len(own) - 3))
+            own = cells[cells["row"].isin(rows)]
+            whole = exponents_of(own)
+            # All methods of a size and length are left out together.
+            places = own.groupby(["num_parameters", "num_steps"]).groups.values()
+            left_out = [exponents_of(own.drop(index=place))[of] for place in places]
+            degrees = len(places) - 1 - len(whole)
+            parts.append((sign, whole[of], np.array(left_out), degrees))
         estimate = sum(sign * whole for sign, whole, _, _ in parts)
         left = sum(sign * each for sign, _, each, _ in parts)
         count, degrees = len(left), min(part[3] for part in parts)
