@@ -535,7 +535,7 @@ def grid_frames(
         held_back = {"held_back": True} if size == 6400 else {}
         methods: list[tuple[str, str, dict[str, Any]]] = [("adamw", "AdamW", {})]
         for interval in intervals:
-            label = "local AdamW" if interval == 8 else f"local AdamW, H {interval}"
+            label = "local AdamW" if interval == 8 else f"local AdamW (H {interval})"
             methods.append((f"local-{interval}", label, {"sync_interval": interval}))
         for row, label, more in methods:
             name = f"{row}{base}"
@@ -599,7 +599,7 @@ def test_rows_that_differ_in_it_have_a_law_of_the_steps_between_rounds() -> None
     frames = grid_frames(intervals=(8, 32))
     context = law_context(frames, law_tables(frames))
     answer = context["law_answers"].set_index("of").loc["interval"]
-    assert answer["label"] == "local AdamW and local AdamW, H 32"
+    assert answer["label"] == "local AdamW and local AdamW (H 32)"
     assert (answer["twice_of"], answer["twice"]) == ("the steps between rounds", "7 % less")
     assert answer["answer"] == "Yes" and answer["estimate"] == pytest.approx(-0.1)
     assert context["law_headline"] == (
