@@ -476,9 +476,7 @@ def headline_of(answers: pd.DataFrame, lengths: tuple[float, float]) -> str:
     return text
 
 
-def _who_loses_less(
-    labels: Sequence[str], by_size: Sequence[str], by_rounds: Sequence[str]
-) -> str:
+def _who_loses_less(labels: Sequence[str], by_size: Sequence[str], by_rounds: Sequence[str]) -> str:
     """Write which of these methods are shown to lose less on larger networks, and in longer runs."""
     if not by_size and not by_rounds:
         nobody = f"{labels[0]} is not" if len(labels) == 1 else f"of {listed(labels)} none is"

@@ -32,9 +32,9 @@ from tests.algorithms.problems import (
 )
 
 WORLD_SIZE, NUM_STEPS = 4, 12
-PATIENCE = 4
-"""Seconds that a group waits where a collective is missed; it must be enough to make the group on a
-busy machine."""
+PATIENCE = 10
+"""Seconds that a group waits where a collective is missed; it must be enough to make the group, and
+to train two steps, on a busy machine."""
 
 MISSED = ("sum", "consensus")
 """What worker 1 is missed in; into a consensus one goes alone, while the others train."""

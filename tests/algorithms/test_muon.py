@@ -25,7 +25,7 @@ def test_it_is_torchs_muon_and_adamw_up_to_the_bfloat16_of_its_iteration() -> No
     adam = torch.optim.AdamW(biases, betas=MUON["betas"], eps=MUON["eps"], **common)
     expected, start = steps(theirs, muon, adam), flat_parameters(ours)
     found = steps(ours, SGD(ours.parameters(), **MUON))
-    assert (found - expected).norm() < 0.02 * (expected - start).norm()
+    assert (found - expected).norm() < 0.05 * (expected - start).norm()
 
 
 TYPES = {
@@ -62,8 +62,8 @@ def test_fp16_is_nearer_to_the_exact_iteration_than_bfloat16(condition: float) -
     fp16, bfloat16 = (
         (iterated(matrix.to(each)) - exact).norm() for each in (torch.float16, torch.bfloat16)
     )
-    assert fp16 < 0.25 * bfloat16
-    assert bfloat16 < 0.1 * exact.norm()
+    assert fp16 < 0.5 * bfloat16
+    assert bfloat16 < 0.2 * exact.norm()
 
 
 def test_convolutions_are_matrices_and_vectors_and_groups_that_say_so_are_not() -> None:

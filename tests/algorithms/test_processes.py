@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import astuple
 from functools import partial
@@ -74,12 +75,16 @@ def test_a_worker_that_is_left_over_meets_nobody(by_processes: list[dict[str, An
 def test_a_missed_collective_of_processes_times_out(
     by_processes: list[dict[str, Any]], kind: str
 ) -> None:
+    waited = []
     for rank in (0, 2, 3):
         said, seconds = by_processes[rank]["missed"][kind]
-        assert "a collective failed" in said and processes.PATIENCE - 1 < seconds < 60
+        assert "a collective failed" in said and seconds < 60
         assert (kind, rank) != ("consensus", 0) or said.startswith(
             "all workers must enter consensus()"
         )
+        waited.append(seconds)
+    # The first whose time is over ends the others' waiting, who may have come later.
+    assert max(waited) > processes.PATIENCE - 1
 
 
 @slow_to_start
@@ -163,10 +168,15 @@ def test_who_failed_first_is_named_to_others(rank: int, fails: str, waits: str, 
 
 
 def test_time_in_collectives_is_measured() -> None:
+    is_about_to_wait = threading.Event()
+
     def work(collectives: Collectives) -> float:
-        time.sleep(0.2 * collectives.rank)
+        if collectives.rank == 1:
+            is_about_to_wait.wait()
+            time.sleep(0.5)
+        is_about_to_wait.set()
         collectives.all_gather(torch.ones(1), Purpose.CONTROL)
         return sum(collectives.elapsed.seconds().values())
 
     patient, _ = workers(work, 2)
-    assert patient > 0.05
+    assert patient > 0.1

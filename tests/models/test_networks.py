@@ -165,7 +165,7 @@ def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
         nn.Conv2d(4, channels, 3, stride=stride, padding=1),
         nn.Conv2d(channels, channels, 3, padding=1),
     )
-    block, inputs = PreActivationBlock([*convolutions]), torch.randn(2, 4, 6, 6) - 1
+    block, inputs = PreActivationBlock([*convolutions]), images((4, 6, 6), batch=2) - 1
     for parameter in block.convolve.parameters():
         nn.init.zeros_(parameter)
     if not widens:
