@@ -32,6 +32,7 @@ class SaidOfSize:
         predictions: the losses that the law is not fitted to, in words, of those that are done.
         are_predictions_fitted: whether `answers` says what the fit of all is, with these.
         load: what methods send, and what of them was not tuned; sentences.
+        order: in which order methods lose by mean, and at how many sizes and lengths; a sentence.
         steps: in what part of each method's steps the baseline comes as far; a sentence.
         rates: where they were tuned; a sentence.
         beaten: the methods of which the mean of all cells misses lengths by less than the law.
@@ -56,6 +57,7 @@ class SaidOfSize:
     predictions: pd.DataFrame
     are_predictions_fitted: bool
     load: str
+    order: str
     steps: str
     rates: str
     beaten: list[str]
@@ -101,6 +103,7 @@ def _said_of(known: Compared) -> SaidOfSize | None:
         predictions=context["law_predictions"].dropna(subset="found"),
         are_predictions_fitted=context["has_fit_of_all"],
         load=_load(known, rows),
+        order=context["law_order"],
         steps=context["law_steps"],
         rates=context["law_rates"],
         beaten=context["law_beaten"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from cser_bench.report.law.section import (
     headline_of,
     law_context,
     law_tables,
+    order_in_words,
     steps_needed,
 )
 from cser_bench.report.plotting import DASHES
@@ -605,6 +607,37 @@ def test_rows_that_differ_in_it_have_a_law_of_the_steps_between_rounds() -> None
     assert context["law_headline"] == (
         "in 40 to 160 steps local AdamW is shown to lose less on larger networks and in longer runs"
     )
+
+
+@pytest.mark.parametrize(
+    ("gaps", "said"),
+    [
+        (
+            {"A": [1, 1, 1], "B": [2, 2, 2]},
+            "By mean A loses less than B at all 3 sizes and lengths",
+        ),
+        (
+            {"A": [1, 3, 1], "B": [2, 2, 2]},
+            "By mean A loses less than B at 2 of 3 sizes and lengths",
+        ),
+        (
+            {"A": [1, 1, 1], "B": [3, 2, 2], "C": [2, 3, 3]},
+            "By mean A loses least, then B, then C, at 2 of 3 sizes and lengths; it loses least at all",
+        ),
+        # A row that was not run everywhere is left out.
+        ({"A": [1, 1, 1], "B": [2]}, ""),
+    ],
+)
+def test_the_order_of_methods_is_counted_over_sizes_and_lengths(
+    gaps: dict[str, list[float]], said: str
+) -> None:
+    lines = []
+    for row, values in gaps.items():
+        for number, gap in enumerate(values):
+            place = {"num_parameters": 100, "num_steps": 40 * (1 + number), "held_back": False}
+            lines.append(place | {"row": row, "label": row, "gap": gap})
+    lines.append({**lines[0], "num_steps": 640, "held_back": True, "gap": 9.0})
+    assert order_in_words(pd.DataFrame(lines)) == said
 
 
 def test_a_headline_names_other_methods_for_size_than_for_length() -> None:
