@@ -177,14 +177,14 @@ def family_handles(families: Iterable[str]) -> list[Line2D]:
     return handles
 
 
-def new_figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Make a figure of page width and so many inches high, with axes side by side.
+def new_figure(height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """Make a figure of page width and so many inches high, with axes side by side, row by row.
 
     No global state: figures do not touch.
     """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
 def legend_beside(axes: Axes, title: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,6 +43,12 @@ _PREDICTED_COLOUR = "#D9D9D9"
 _PREDICTED_WIDTH = 7.0
 """Points: wider than an interval, so that both can be seen where one lies on the other."""
 
+_HEIGHT = 3.0
+"""Inches, of a line of panels."""
+
+_MOST_COLUMNS = 2
+"""Panels side by side: in narrower ones the names of lines would not fit."""
+
 _ROOM = 1.7
 """Of the axis, in the largest mean: intervals of two seeds would press all means into one line."""
 
@@ -58,7 +65,7 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
     unit = frames.metric.loss_unit
     cells = tables["law_cells"]
     # A method whose gaps have no law, as where they cannot be told from nothing, is shown as well.
-    rows = [row for row in rows_asked(frames) if row in set(cells["row"])]
+    rows = [row for row in cells["row"].unique() if row in rows_asked(frames)]
     cells = _in_unit(cells[cells["row"].isin(rows)], ["gap", "low", "high"], unit)
     predictions = _in_unit(
         tables["law_predictions"],
@@ -67,7 +74,12 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
     )
     lengths = sorted(cells["num_steps"].unique())
     with style():
-        figure, panels = new_figure(3.0, len(rows))
+        columns = min(len(rows), _MOST_COLUMNS)
+        num_lines = math.ceil(len(rows) / columns)
+        figure, panels = new_figure(_HEIGHT * num_lines, columns, num_lines)
+        for axes in panels[len(rows) :]:
+            axes.remove()
+        panels = panels[: len(rows)]
         all_ends = []
         for axes, row in zip(panels, rows, strict=True):
             own = cells[cells["row"] == row]
@@ -81,8 +93,10 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
             low, high = own["num_parameters"].min(), own["num_parameters"].max()
             # At the right is room for the names of lines: a share of the axis, whatever was run.
             axes.set_xlim(low / 1.4, high * (high / low) ** 0.45)
+        for axes in panels[-columns:]:
             axes.set_xlabel("parameters of the network")
-        panels[0].set_ylabel(f"{unit} lost against all sent")
+        for axes in panels[::columns]:
+            axes.set_ylabel(f"{unit} lost against all sent")
         figure.legend(handles=_handles(cells), loc="outside lower center", ncols=3)
         headline(figure, title)
         # After the legend and the headline, which take room: names go by where the axes then are.

@@ -394,7 +394,8 @@ def _answers(
             "twice_of": TWICE[line["of"]],
             "of_all": NONE,
         }
-        if line["reason"] is not None:
+        # NaN where another line has a reason.
+        if pd.notna(line["reason"]):
             texts |= {"answer": f"No answer: {line['reason']}", "twice": NONE, "interval": NONE}
         else:
             texts |= {
@@ -511,7 +512,7 @@ def headline_of(answers: pd.DataFrame, lengths: tuple[float, float]) -> str:
 def _who_loses_less(labels: Sequence[str], by_size: Sequence[str], by_rounds: Sequence[str]) -> str:
     """Write which of these methods are shown to lose less on larger networks, and in longer runs."""
     if not by_size and not by_rounds:
-        nobody = f"{labels[0]} is not" if len(labels) == 1 else f"of {listed(labels)} none is"
+        nobody = f"{labels[0]} is not" if len(labels) == 1 else f"none of {listed(labels)} is"
         return f"{nobody} shown to lose less {ON_LARGER} or {IN_LONGER}"
     if by_size == by_rounds:
         return f"{_are(by_size)} shown to lose less {ON_LARGER} and {IN_LONGER}"
