@@ -512,7 +512,11 @@ def headline_of(answers: pd.DataFrame, lengths: tuple[float, float]) -> str:
 def _who_loses_less(labels: Sequence[str], by_size: Sequence[str], by_rounds: Sequence[str]) -> str:
     """Write which of these methods are shown to lose less on larger networks, and in longer runs."""
     if not by_size and not by_rounds:
-        nobody = f"{labels[0]} is not" if len(labels) == 1 else f"none of {listed(labels)} is"
+        nobody = f"none of {listed(labels)} is"
+        if len(labels) == 1:
+            nobody = f"{labels[0]} is not"
+        if len(labels) == 2:
+            nobody = f"neither {labels[0]} nor {labels[1]} is"
         return f"{nobody} shown to lose less {ON_LARGER} or {IN_LONGER}"
     if by_size == by_rounds:
         return f"{_are(by_size)} shown to lose less {ON_LARGER} and {IN_LONGER}"
