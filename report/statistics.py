@@ -613,9 +613,9 @@ def holm(p_values: Sequence[float] | np.ndarray, num_others: int = 0) -> np.ndar
     """
     # statsmodels has it too, but collects garbage at each call, which takes longer than a law.
     given = np.asarray(p_values, dtype=float)
-    num_tests = len(given) + num_others
+    family_size = len(given) + num_others
     order = np.argsort(given)
-    multiples = num_tests - np.arange(len(given))
+    multiples = family_size - np.arange(len(given))
     # A test is rejected only where all with smaller p values are.
     stepped_down = np.maximum.accumulate(given[order] * multiples)
     adjusted = np.empty_like(given)

@@ -71,8 +71,10 @@ def _foretold(frames: Frames, job: TrainingJob) -> list[Foretold]:
         interval = interval_in(cells, row)
         place = place_in_law(job.num_parameters, job.num_steps, interval)
         [said] = predicted(law, place).to_dict("records")
-        when = "at every step" if interval == 1 else f"in {amount(interval)} steps"
-        method = f"{label} with all sent {when}"
+        method = f"{label} with all sent in {amount(interval)} steps"
+        if interval == 1:
+            # A compressed message is not all that there is to send.
+            method = f"{label} at every step"
         distance = _from_nearest(cells[cells["row"] == row], place)
         source = f"({frames.experiment.name})"
         if distance > FURTHEST:

@@ -92,11 +92,11 @@ def law_context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         "law_answers": answers,
         "law_headline": headline_of(answers, _lengths(cells)),
         "law_beyond": beyond_in_words(tables["law_predictions"], _lengths(cells)),
-        "law_beaten": beaten_by_the_mean(tables["law_models"]),
+        "law_beaten": beaten_in_words(tables["law_models"]),
         "law_cells": _cells_in_words(cells, unit),
         "law_models": _models_in_words(tables["law_models"], unit),
         "law_predictions": _predictions_in_words(tables["law_predictions"], unit),
-        "law_order": order_in_words(cells),
+        "law_order": order_in_words(cells, frames.experiment.floor),
         "law_steps": steps_needed(cells, with_law, baseline),
         "law_rates": _rates_in_words(frames, cells),
         "num_fitted_cells": len(
@@ -456,16 +456,16 @@ def steps_needed(cells: pd.DataFrame, rows: Sequence[str], baseline: str) -> str
     return text
 
 
-def order_in_words(cells: pd.DataFrame) -> str:
+def order_in_words(cells: pd.DataFrame, floor: str | None) -> str:
     """Say in which order methods lose, by mean, and at how many sizes and lengths they do.
 
-    Of the methods that were run at all of them; empty where there are fewer than two. It is a count,
-    and no test: places share their seeds.
+    Of the methods that were run at all of them, without the floor; empty where there are fewer than
+    two. It is a count, and no test: places share their seeds.
 
     Args:
-        cells: `cells_frame`; of the floor there are fewer cells, so it is no method here.
+        cells: `cells_frame`.
     """
-    fitted = cells[~cells["held_back"]]
+    fitted = cells[~cells["held_back"] & (cells["row"] != floor)]
     place = ["num_parameters", "num_steps"]
     num_places = len(fitted[place].drop_duplicates())
     everywhere = fitted.groupby("row")["row"].transform("size") == num_places
@@ -480,10 +480,14 @@ def order_in_words(cells: pd.DataFrame) -> str:
     if len(usual) == 2:
         return f"By mean {usual[0]} loses less than {usual[1]} at {where}"
     text = f"By mean {usual[0]} loses least, then {', then '.join(usual[1:])}, at {where}"
-    num_first = sum(number for order, number in orders.items() if order[0] == usual[0])
-    if num_first > num_usual:
-        text += f"; it loses least at {'all' if num_first == num_places else num_first}"
-    return text
+    if num_usual == num_places:
+        return text
+    firsts = Counter(order[0] for order in orders.elements())
+    num_first = firsts.pop(usual[0])
+    if not firsts:
+        return f"{text}; it loses least at all"
+    others = [f"{label} at {number}" for label, number in firsts.items()]
+    return f"{text}; it loses least at {num_first}, {listed(others)}"
 
 
 def headline_of(answers: pd.DataFrame, lengths: tuple[float, float]) -> str:
@@ -511,6 +515,8 @@ def headline_of(answers: pd.DataFrame, lengths: tuple[float, float]) -> str:
 
 def _who_loses_less(labels: Sequence[str], by_size: Sequence[str], by_rounds: Sequence[str]) -> str:
     """Write which of these methods are shown to lose less on larger networks, and in longer runs."""
+    if not labels:
+        return "no question of size or length has an answer"
     if not by_size and not by_rounds:
         nobody = f"none of {listed(labels)} is"
         if len(labels) == 1:
@@ -605,17 +611,23 @@ def _steps_in_words(cell: Mapping[Hashable, Any]) -> str:
     return NONE
 
 
-def beaten_by_the_mean(models: pd.DataFrame) -> list[str]:
-    """List the methods of which the mean of all cells misses lengths left out by less than the law.
+def beaten_in_words(models: pd.DataFrame) -> str:
+    """Say of which methods the mean of all cells misses what was left out by less than the law.
 
-    The law is the one that was declared.
+    The law is the one that was declared. Empty where there are none.
     """
-    labels = []
-    for label, own in models.groupby("label", sort=False):
-        missed = own.set_index("model")["length_left_out"]
-        if missed[MEAN] < missed[LAW]:
-            labels.append(str(label))
-    return labels
+    parts = []
+    for column, what in (("size_left_out", "a size"), ("length_left_out", "a length")):
+        labels = []
+        for label, own in models.groupby("label", sort=False):
+            missed = own.set_index("model")[column]
+            if missed[MEAN] < missed[LAW]:
+                labels.append(str(label))
+        if labels:
+            parts.append(f"on {what} left out for {listed(labels)}")
+    if not parts:
+        return ""
+    return f"The plain mean of all losses does better than the law {', and '.join(parts)}"
 
 
 def _models_in_words(models: pd.DataFrame, unit: str) -> pd.DataFrame:

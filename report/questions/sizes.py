@@ -35,7 +35,8 @@ class SaidOfSize:
         order: in which order methods lose by mean, and at how many sizes and lengths; a sentence.
         steps: in what part of each method's steps the baseline comes as far; a sentence.
         rates: where they were tuned; a sentence.
-        beaten: the methods of which the mean of all cells misses lengths by less than the law.
+        beaten: of which methods the mean of all cells misses what was left out by less than the law;
+            a sentence, empty where there are none.
         alone: what a worker alone loses beside the methods, at the experiment's own size and
             length, as a sentence; None where that is not told from nothing.
         shown_by_size: the methods that are shown to lose less on larger networks.
@@ -60,7 +61,7 @@ class SaidOfSize:
     order: str
     steps: str
     rates: str
-    beaten: list[str]
+    beaten: str
     alone: str | None
     shown_by_size: list[str]
     is_read_once: bool
@@ -141,7 +142,7 @@ def _load(known: Compared, rows: Sequence[str]) -> str:
     num_workers = experiment.config["num_workers"]
     planned = known.frames.rows
     ratios = sorted(planned.loc[planned["row"].isin(rows), "ratio"].unique())
-    loads = listed([f"{ratio:g}" for ratio in ratios])
+    loads = " or ".join(f"{ratio:g}" for ratio in ratios)
     said = f"Methods send about a model in {loads} steps, between {num_workers} workers"
     trials = known.frames.tuning
     if trials.empty:

@@ -42,7 +42,7 @@ from cser_bench.report.law.gaps import (
     steps_to,
 )
 from cser_bench.report.law.section import (
-    beaten_by_the_mean,
+    beaten_in_words,
     beyond_in_words,
     headline_of,
     law_context,
@@ -624,6 +624,10 @@ def test_rows_that_differ_in_it_have_a_law_of_the_steps_between_rounds() -> None
             {"A": [1, 1, 1], "B": [3, 2, 2], "C": [2, 3, 3]},
             "By mean A loses least, then B, then C, at 2 of 3 sizes and lengths; it loses least at all",
         ),
+        (
+            {"A": [1, 1, 3], "B": [2, 2, 2], "C": [3, 3, 1]},
+            "By mean A loses least, then B, then C, at 2 of 3 sizes and lengths; it loses least at 2, C at 1",
+        ),
         # A row that was not run everywhere is left out.
         ({"A": [1, 1, 1], "B": [2]}, ""),
     ],
@@ -637,7 +641,8 @@ def test_the_order_of_methods_is_counted_over_sizes_and_lengths(
             place = {"num_parameters": 100, "num_steps": 40 * (1 + number), "held_back": False}
             lines.append(place | {"row": row, "label": row, "gap": gap})
     lines.append({**lines[0], "num_steps": 640, "held_back": True, "gap": 9.0})
-    assert order_in_words(pd.DataFrame(lines)) == said
+    lines.append({**lines[0], "row": "alone", "label": "alone", "gap": 0.0})
+    assert order_in_words(pd.DataFrame(lines), "alone") == said
 
 
 def test_a_headline_names_other_methods_for_size_than_for_length() -> None:
@@ -651,6 +656,22 @@ def test_a_headline_names_other_methods_for_size_than_for_length() -> None:
     assert headline_of(answers[1:], (40, 160)) == (
         "in 40 to 160 steps DiLoCo and local SGD are shown to lose less in longer runs, and none on "
         "larger networks"
+    )
+
+
+def test_a_headline_names_all_that_were_asked_about() -> None:
+    undecided = {"than": "", "reason": None, "is_shown": False, "low": -0.1, "of": "rounds"}
+    answers = pd.DataFrame([undecided | {"label": label} for label in ("CSER", "DiLoCo", "QSR")])
+    where = "shown to lose less on larger networks or in longer runs"
+    assert headline_of(answers, (40, 160)) == (
+        f"in 40 to 160 steps none of CSER, DiLoCo and QSR is {where}"
+    )
+    assert headline_of(answers[1:], (40, 160)) == (
+        f"in 40 to 160 steps neither DiLoCo nor QSR is {where}"
+    )
+    none_answered = answers.assign(reason="a run diverged")
+    assert headline_of(none_answered, (40, 160)) == (
+        "in 40 to 160 steps no question of size or length has an answer"
     )
 
 
@@ -792,15 +813,19 @@ def test_where_the_baselines_shortest_run_came_further_its_steps_bound_what_it_n
 def test_the_mean_of_all_cells_stands_beside_the_laws_and_who_it_beats_is_named() -> None:
     """Of gaps that know neither size nor length a law of both misses more than their mean does."""
     flat = law_context(grid_frames(), law_tables(grid_frames()))
-    assert flat["law_beaten"] == [], "gaps that follow the law"
+    assert flat["law_beaten"] == "", "gaps that follow the law"
     models = pd.DataFrame(
         {
             "label": ["local AdamW", "local AdamW", "CSER", "CSER"],
             "model": [LAW, MEAN] * 2,
+            "size_left_out": [0.2, 0.1, 0.2, 0.1],
             "length_left_out": [0.2, 0.1, 0.1, 0.2],
         }
     )
-    assert beaten_by_the_mean(models) == ["local AdamW"]
+    assert beaten_in_words(models) == (
+        "The plain mean of all losses does better than the law on a size left out for local AdamW and "
+        "CSER, and on a length left out for local AdamW"
+    )
 
 
 @pytest.mark.parametrize(
