@@ -107,17 +107,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def overtime(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """A run that takes longer than its time limit of a minute, submitted before the others, which
-    it disturbs little.
+    """A run that takes longer than its time limit of two minutes, submitted before the others,
+    which it disturbs little.
 
-    Its 40 steps are slow, so that workers ask each other at every one whether to stop. On a busy
-    machine half of a minute passes before the first step, so it may take many turns. The job is
-    held while its code is edited.
+    Its 40 steps are slow, so that workers ask each other at every one whether to stop, and alone
+    take longer than the limit. On a busy machine most of a minute passes before a process listens
+    for signals: one that came earlier would end it, so that a limit of a minute is too short. The
+    job is held while its code is edited.
     """
     folder = tmp_path_factory.mktemp("overtime")
-    slow = slow_checkout(folder / "checkout", 1.25)
+    slow = slow_checkout(folder / "checkout", 3.0)
     limits = {
-        "time_limit_minutes": 1,
+        "time_limit_minutes": 2,
         "warning_seconds": 10,
         "checkpoint_minutes": 60.0,
         "max_retries": 20,
