@@ -65,7 +65,8 @@ def draw_law(frames: Frames, tables: Mapping[str, pd.DataFrame], title: str) -> 
     unit = frames.metric.loss_unit
     cells = tables["law_cells"]
     # A method whose gaps have no law, as where they cannot be told from nothing, is shown as well.
-    rows = [row for row in cells["row"].unique() if row in rows_asked(frames)]
+    asked = rows_asked(frames)
+    rows = [row for row in cells["row"].unique() if row in asked]
     cells = _in_unit(cells[cells["row"].isin(rows)], ["gap", "low", "high"], unit)
     predictions = _in_unit(
         tables["law_predictions"],
