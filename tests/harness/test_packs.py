@@ -7,8 +7,10 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +324,39 @@ def test_a_packed_run_is_done_in_every_respect(tmp_path: Path) -> None:
     assert launch(plan, launch_options(tmp_path), Quiet()) == 0 and not any(
         folder.glob("*/run.json")
     )
+
+
+def test_another_clone_goes_on_with_what_is_committed_of_an_unfinished_experiment(
+    tmp_path: Path,
+) -> None:
+    def git(*words: str | Path) -> str:
+        command = ["git", "-C", str(tmp_path), *map(str, words)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    git("init", "--quiet")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    results = tmp_path / "results" / "unfinished"
+    tuned = only(small_spec(), "sgd")
+    del tuned["rows"][0]["learning_rate"]
+    spec = load_spec(write_spec(tmp_path, tuned))
+    trials = make_plan(spec, results, tuning=True)
+    one_trial = replace(trials, runs=trials.runs[:1])
+    assert launch(one_trial, launch_options(results), Quiet()) == 0
+    folder = results / trials.experiment.name
+    pack_runs(folder, remove_folders=True)
+    # One that is on has a folder, which no commit takes.
+    unpack_runs(folder)
+
+    git("add", "results")
+    kept = git("ls-files").split()
+    assert sorted(Path(name).name for name in kept) == ["experiment.json", PACK]
+    clone = tmp_path / "clone"
+    for name in kept:
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / name, clone / name)
+    there = make_plan(spec, clone / "results" / "unfinished", tuning=True)
+    left = missing_runs(there, clone / "results" / "unfinished" / there.experiment.name)
+    assert [run.run_id for run in left] == [run.run_id for run in trials.runs[1:]]
 
 
 # Killed in between
