@@ -241,7 +241,7 @@ def steps_in_draws(
     """
     generator = np.random.default_rng(SEED)
     means = _redrawn(generator, curve.means, curve.counts, curve.deviation, curve.degrees)
-    inverses = [_inverse(curve, of_draw) for of_draw in means]
+    log_steps, curves = _grid_of(curve, means)
     found = []
     for number, scores in enumerate(samples):
         deviation, degrees = pooled_deviation([scores])
@@ -249,10 +249,10 @@ def steps_in_draws(
             deviation, degrees = pooled_deviation(siblings[number])
         mean = np.array([scores.mean()])
         targets = _redrawn(generator, mean, np.array([len(scores)]), deviation, degrees)[:, 0]
-        steps = [
-            _steps_to(target, *inverse) for target, inverse in zip(targets, inverses, strict=True)
-        ]
-        found.append(np.array(steps))
+        steps = _steps_to(targets, log_steps, curves)
+        if curve.degrees == 0:
+            steps[1:] = math.nan
+        found.append(steps)
     return found
 
 
@@ -288,31 +288,45 @@ def _redrawn(
     return np.vstack([means, drawn])
 
 
-def _inverse(curve: Curve, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the curve through these means on a fine grid of ln t: (log steps, scores)."""
+def _grid_of(curve: Curve, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return curves through means on a fine grid of ln t.
+
+    Args:
+        means: of shape (draws, lengths).
+
+    Returns the grid, (points,), and the scores there, (points, draws).
+    """
     log_steps = np.log(curve.steps)
+    # Straight lines between so many points differ from the cubic by less than 1e-5 of w.
+    grid = np.linspace(log_steps[0], log_steps[-1], 1001)
     if np.isnan(means).any():
-        return log_steps, np.full(len(log_steps), math.nan)
-    regressed = isotonic_regression(means, weights=curve.counts).x
-    # Straight lines between so many points differ from the cubic by less than 1e-6 of w.
-    grid = np.linspace(log_steps[0], log_steps[-1], 2001)
-    return grid, PchipInterpolator(log_steps, regressed)(grid)
+        # Without a deviation only the means themselves are known.
+        means = np.where(np.isnan(means), means[0], means)
+    regressed = [isotonic_regression(of_draw, weights=curve.counts).x for of_draw in means]
+    return grid, PchipInterpolator(log_steps, np.transpose(regressed))(grid)
 
 
-def _steps_to(score: float, log_steps: np.ndarray, scores: np.ndarray) -> float:
-    """Return the smallest number of steps that reaches the score; 0 or infinity beyond the ends."""
-    if math.isnan(score) or math.isnan(scores[0]):
-        return math.nan
-    if score < scores[0]:
-        return 0.0
-    if score > scores[-1]:
-        return math.inf
-    after = int(np.searchsorted(scores, score))
-    if after == 0:
-        return math.exp(log_steps[0])
-    rise = scores[after] - scores[after - 1]
-    share = (score - scores[after - 1]) / rise
-    return math.exp(log_steps[after - 1] + share * (log_steps[after] - log_steps[after - 1]))
+def _steps_to(targets: np.ndarray, log_steps: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the smallest number of steps in which each curve reaches its target.
+
+    Args:
+        targets: a score for each draw, (draws,).
+        log_steps, scores: the curves, (points,) and (points, draws).
+
+    0 where the target lies before a curve's first point, infinite where it lies beyond the last.
+    """
+    num_points = len(log_steps)
+    # The first point that reaches the target, as scores never fall along a curve.
+    after = (scores < targets).sum(axis=0)
+    right = np.clip(after, 1, num_points - 1)
+    draw = np.arange(len(targets))
+    below, above = scores[right - 1, draw], scores[right, draw]
+    # A target on the first point is at its beginning, where a flat curve has no rise to divide by.
+    rise = np.where(above > below, above - below, 1.0)
+    share = np.clip((targets - below) / rise, 0.0, 1.0)
+    steps = np.exp(log_steps[right - 1] + share * (log_steps[right] - log_steps[right - 1]))
+    steps = np.where(targets < scores[0], 0.0, steps)
+    return np.where(targets > scores[-1], math.inf, np.where(np.isnan(targets), math.nan, steps))
 
 
 def _line(
