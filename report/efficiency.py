@@ -31,8 +31,8 @@ NUM_DRAWS = 4000
 SEED = 20201
 """Of the draws, so that a report says the same each time."""
 
-LEAST_LENGTHS = 4
-"""Of a curve: fewer say nothing of its shape."""
+LEAST_LENGTHS = 6
+"""Of a curve: fewer, an octave apart, say too little of its shape."""
 
 MOST_APART = 1.5
 """Factor between the two lengths beside t, beyond which the curve between them is not known."""
@@ -364,25 +364,25 @@ def _judged(curve: Curve, steps: float, low: float, high: float) -> tuple[Kind, 
     """
     shortest, longest = curve.steps[0], curve.steps[-1]
     if math.isnan(low):
-        return "none", math.nan, "too few runs for an interval"
+        return "none", math.nan, "too few runs"
     if low == 0 and high == math.inf:
-        return "none", math.nan, "the interval is wider than the curve"
+        return "none", math.nan, "interval too wide"
     if low == 0:
         return "at most", max(high, shortest), ""
     if high == math.inf:
         return "at least", min(low, longest), ""
     if high > WIDEST * low:
-        return "none", math.nan, f"the interval's ends are more than {WIDEST:g} times apart"
+        return "none", math.nan, "interval too wide"
     after = min(max(int(np.searchsorted(curve.steps, steps)), 1), len(curve.steps) - 1)
     if curve.steps[after] > MOST_APART * curve.steps[after - 1]:
         return (
             "none",
             math.nan,
-            f"the baseline's lengths there are more than {MOST_APART:g} times apart",
+            "curve too coarse there",
         )
     nearest = min((abs(math.log(steps / length)) for length in curve.tuned), default=math.inf)
     if nearest > math.log(MOST_FROM_TUNED):
-        return "none", math.nan, "the baseline's learning rate was not tuned near that length"
+        return "none", math.nan, "rate not tuned near there"
     return "estimate", steps, ""
 
 
