@@ -36,11 +36,13 @@ SHORTEST = 961
 def main() -> None:
     runs = all_runs()
     curves = {
-        size: curve(of_size) for size, of_size in runs[runs["method"] == "adamw"].groupby("size")
+        int(str(size)): curve(of_size)
+        for size, of_size in runs[runs["method"] == "adamw"].groupby("size")
     }
     lines = []
     valued = runs[(runs["num_steps"] >= SHORTEST) & runs["method"].isin(PREDICTED)]
-    for (method, size, num_steps), group in valued.groupby(["method", "size", "num_steps"]):
+    for place, group in valued.groupby(["method", "size", "num_steps"]):
+        method, size, num_steps = str(place[0]), int(str(place[1])), int(str(place[2]))
         scores = -group["test_loss"].to_numpy()
         own = steps_in_draws(curves[size], [scores])[0][0]
         lines.append((method, size, num_steps, len(scores), own / num_steps))
@@ -76,7 +78,8 @@ def all_runs() -> pd.DataFrame:
 def curve(baseline: pd.DataFrame) -> Curve:
     """Return AdamW's curve at one size."""
     by_length = {
-        int(steps): -group["test_loss"].to_numpy() for steps, group in baseline.groupby("num_steps")
+        int(str(steps)): -group["test_loss"].to_numpy()
+        for steps, group in baseline.groupby("num_steps")
     }
     deviation, degrees = pooled_deviation(list(by_length.values()))
     return Curve(
