@@ -3,6 +3,7 @@ packs whole."""
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import re
@@ -396,6 +397,24 @@ def test_a_folder_that_changes_while_it_is_packed_stays(
     monkeypatch.setattr(store, "write_text_atomically", rewritten)
     pack_runs(folder, remove_folders=True)
     assert list(finished(folder)) == [path.parent.name]
+
+
+# Compressed packs, as installed
+
+
+def test_a_compressed_pack_is_read_as_it_was(tmp_path: Path) -> None:
+    shutil.copy(TUNING / "experiment.json", tmp_path)
+    (tmp_path / f"{PACK}.gz").write_bytes(gzip.compress((TUNING / PACK).read_bytes()))
+    assert read_pack(tmp_path) and read_pack(tmp_path) == read_pack(TUNING)
+    assert read_runs(tmp_path).keys() == read_runs(TUNING).keys()
+
+
+def test_a_compressed_pack_that_was_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / f"{PACK}.gz"
+    whole = gzip.compress((TUNING / PACK).read_bytes())
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RecordError, match=rf"^{re.escape(str(path))} is damaged .*again$"):
+        read_pack(tmp_path)
 
 
 # Packs that ship
