@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from cser_bench.algorithms.core.collectives import CollectiveError, Collectives, StackedCollectives
-from cser_bench.algorithms.core.flat import FlatBuffers, dense, unexpanded
+from cser_bench.algorithms.core.flat import FlatBuffers, dense, integers, unexpanded
+from cser_bench.algorithms.core.same_parameters import rest_of
 from cser_bench.algorithms.core.traffic import Purpose
 
 _SHARDED = {
@@ -26,7 +27,7 @@ _SHARDED = {
 them takes long."""
 
 DIGEST_BYTES = 8
-TEXT_LENGTH = 120
+TEXT_LENGTH = 160
 """Of a value, in the error that names it."""
 
 STEPS = "steps done"
@@ -206,7 +207,7 @@ def digest_of_parameters(flats: Iterable[FlatBuffers]) -> list[int]:
     It waits for a GPU.
     """
     # Read as integers they add up to the same in any order.
-    return [int(_integers(flat.parameters).sum()) for flat in flats]
+    return [int(integers(flat.parameters).sum()) for flat in flats]
 
 
 def enter_together(
@@ -271,7 +272,7 @@ def _gathered(collectives: Collectives, message: bytes) -> list[bytes]:
 def equalise_(
     collectives: Collectives,
     flat: FlatBuffers,
-    groups: Iterable[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, Any]],
     model: nn.Module | None,
 ) -> None:
     """Send worker 0's parameters, and of what the model, if given, has beside the groups.
@@ -279,26 +280,11 @@ def equalise_(
     Frozen ones and buffers.
     """
     collectives.broadcast_(flat.parameters, Purpose.CONTROL)
-    if model is None:
-        return
-    known = {id(parameter) for group in groups for parameter in group["params"]}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if id(tensor) not in known:
-            written = unexpanded(tensor.detach())
-            message = written.contiguous().unsqueeze(0)
-            collectives.broadcast_(message, Purpose.CONTROL)
-            written.copy_(message[0])
-
-
-def _integers(tensor: Tensor) -> Tensor:
-    """Return a floating-point tensor's bits as integers of its size."""
-    return tensor.view(
-        {
-            2: torch.int16,
-            4: torch.int32,
-            8: torch.int64,
-        }[tensor.element_size()]
-    )
+    for _, tensor in rest_of(model, groups):
+        written = unexpanded(tensor.detach())
+        message = written.contiguous().unsqueeze(0)
+        collectives.broadcast_(message, Purpose.CONTROL)
+        written.copy_(message[0])
 
 
 class FirstStep:
@@ -343,19 +329,9 @@ class FirstStep:
                 self._hooks.append(handle)
 
     def _sums(self, vectors: Iterable[Tensor]) -> Tensor:
-        """Return, of each worker here and tensor, the sum of the numbers read as integers.
-
-        Exact in any order.
-        """
-        # Integers add up to the same in any order, and tell any two bit patterns apart that differ
-        # in one number; sums of floats would do neither.
-        sums = []
-        for flat, vector in zip(self._flats, vectors, strict=True):
-            integers = _integers(vector)
-            for window in flat.layout.tensors:
-                part = window.view(integers)
-                sums.append(part.reshape(len(part), -1).sum(1))
-        return torch.stack(sums, dim=1)
+        """Return the bit sums of each worker here and tensor, type by type."""
+        pairs = zip(self._flats, vectors, strict=True)
+        return torch.cat([flat.bit_sums(vector) for flat, vector in pairs], dim=1)
 
     def close(self) -> None:
         """Note nothing any more."""
@@ -366,7 +342,7 @@ class FirstStep:
     def _note(self, number: int, parameter: Tensor) -> None:
         assert parameter.grad is not None
         self._silent.discard(number)
-        self._own[number] = _integers(dense(parameter.grad)).sum()
+        self._own[number] = integers(dense(parameter.grad)).sum()
 
     def check(
         self,

@@ -91,6 +91,17 @@ class FlatBuffers:
         """Return zeros of shape (local workers, d), by default of the parameters' type."""
         return torch.zeros_like(self.parameters, dtype=dtype)
 
+    def bit_sums(self, vector: Tensor) -> Tensor:
+        """Return, of each worker here and tensor, the sum of the numbers read as integers.
+
+        Exact in any order, of shape (local workers, tensors).
+        """
+        # Integers add up to the same in any order, and tell any two bit patterns apart that differ
+        # in one number; sums of floats would do neither.
+        bits = integers(vector)
+        parts = [window.view(bits) for window in self.layout.tensors]
+        return torch.stack([part.reshape(len(part), -1).sum(1) for part in parts], dim=1)
+
     def zero_gradients(self) -> None:
         self.gradients.zero_()
         # A script may have set p.grad to None meanwhile.
@@ -264,6 +275,17 @@ def _own_view(row: Tensor, window: Window) -> Tensor:
     # A slice shares the vector's storage; what comes through DLPack has one of its own.
     piece: Tensor = from_dlpack(row[window.offset : stop])
     return piece.as_strided(window.shape, window.strides)
+
+
+def integers(tensor: Tensor) -> Tensor:
+    """Return a floating-point tensor's bits as integers of its size."""
+    return tensor.view(
+        {
+            2: torch.int16,
+            4: torch.int32,
+            8: torch.int64,
+        }[tensor.element_size()]
+    )
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -39,6 +39,12 @@ from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.overlap import Reducer
 from cser_bench.algorithms.core.process_group import default_collectives
 from cser_bench.algorithms.core.replica import Replica, described
+from cser_bench.algorithms.core.same_parameters import (
+    REMEDY,
+    check_order,
+    parameters_in_words,
+    rest_in_words,
+)
 from cser_bench.algorithms.core.settings import (
     FROM_1_UP,
     NUMBERS,
@@ -65,7 +71,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     Args:
         params: trainable parameters or groups of them, real and on one device; worker 0's values
             are sent to all. Each type has flat vectors, state and messages of its own; overlap
-            sends those of the type of most numbers early.
+            sends those of the type of most numbers early. All workers must give them in the same
+            order, which they compare by shapes, by the values that they begin with, and by names
+            where `named_parameters()` or `model` has them. Without names the order of parameters of
+            one shape is not seen where workers begin with values of their own.
         lr: learning rate, per group.
         momentum: Nesterov momentum, per group; local, never averaged. By default 0, or 0.9 where
             the method needs it; Muon's by default 0.95.
@@ -781,7 +790,7 @@ def _make_equal(optimizer: DistributedOptimizer) -> None:
     if optimizer.collectives.world_size == 1:
         return
     if are_apart(optimizer.collectives):
-        check_agreement(optimizer.collectives, _to_agree_on(optimizer))
+        _compare_optimizers(optimizer)
     _send_first_workers(optimizer)
 
 
@@ -799,34 +808,33 @@ def _send_first_workers(optimizer: DistributedOptimizer) -> None:
         model = None
 
 
-def _to_agree_on(optimizer: DistributedOptimizer) -> dict[str, object]:
-    """Return what workers must have in common: what is trained, with which numbers and settings."""
+def _compare_optimizers(optimizer: DistributedOptimizer) -> None:
+    """Compare what workers must have in common: what is trained, with which numbers and settings."""
+    collectives = optimizer.collectives
+    groups = optimizer.param_groups
     first, *others = optimizer.replicas
+    flats = [replica.flat for replica in optimizer.replicas]
     keys = NUMBERS[optimizer.local_step]
     numbers = []
-    for group in optimizer.param_groups:
+    for group in groups:
         numbers.append([np.asarray(group[key], float).tolist() for key in keys])
-    return {
+    parameters = parameters_in_words(flats, groups, optimizer._model)
+    rest = rest_in_words(optimizer._model, groups)
+    fields = {
         "method": optimizer.name,
         "seed": optimizer.seed,
-        "parameters": _parameters_in_words(first),
+        **parameters,
         f"{', '.join(keys)} of each group": numbers,
         "frozen parameters": first.flat.frozen,
-        "overlap": optimizer.collectives.early is not None,
+        "overlap": collectives.early is not None,
         "skip_nonfinite": optimizer.skip_nonfinite,
         "what numpy draws from one seed": digest_of_draws(),
-        "parameters of other types": [_parameters_in_words(replica) for replica in others],
         "frozen parameters of other types": [replica.flat.frozen for replica in others],
         **described(first.chosen),
+        **rest,
     }
-
-
-def _parameters_in_words(replica: Replica) -> str:
-    tensors = replica.flat.layout.tensors
-    device = replica.flat.parameters.device.type
-    kind = f"{str(replica.dtype).removeprefix('torch.')} on {device}"
-    shapes = "; ".join(f"{tensor.shape} strides {tensor.strides}" for tensor in tensors)
-    return f"{replica.flat.layout.numel:,} in {len(tensors)} tensors, {kind}: {shapes}"
+    check_agreement(collectives, fields, dict.fromkeys([*parameters, *rest], REMEDY))
+    check_order(collectives, flats)
 
 
 # Parts of a step, and what is asked of all replicas.

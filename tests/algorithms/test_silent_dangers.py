@@ -5,7 +5,8 @@ import copy
 import io
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -443,6 +444,183 @@ def test_frozen_layers_may_be_thawed_later() -> None:
         assert [not torch.equal(*pair) for pair in zip(model.parameters(), start, strict=True)] == [
             step > 1
         ] * 2 + [True] * 2
+
+
+# Workers that have the same parameters in another order.
+
+
+class Twins(nn.Module):
+    """Two layers of one shape, and two buffers of one shape."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.normal_(generator=generator)
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("variance", torch.ones(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.second(self.first(inputs))
+        return outputs.sum()
+
+    def second_first(self) -> list[tuple[str, nn.Parameter]]:
+        return [*self.second.named_parameters("second"), *self.first.named_parameters("first")]
+
+    def variance_first(self) -> nn.Module:
+        mean = self.get_buffer("mean")
+        del self.mean
+        self.register_buffer("mean", mean)
+        return self
+
+
+def unnamed(pairs: list[tuple[str, nn.Parameter]]) -> list[nn.Parameter]:
+    return [parameter for _, parameter in pairs]
+
+
+def of_torch(pairs: Any) -> list[dict[str, Any]]:
+    return torch.optim.SGD(pairs, lr=0.1).param_groups
+
+
+def divided(model: Twins, first: int) -> list[dict[str, Any]]:
+    parameters = list(model.parameters())
+    return [{"params": parameters[:first]}, {"params": parameters[first:]}]
+
+
+Given = Callable[[Twins], dict[str, Any]]
+SWAPPED = "float32 parameter 0 = first.weight .* on ranks 0, 2; .* = second.weight .* on rank 1"
+ORDERS: dict[str, tuple[Given, Given, str]] = {
+    "with the model": (
+        lambda model: {"params": model.parameters(), "model": model},
+        lambda model: {"params": unnamed(model.second_first()), "model": model},
+        SWAPPED,
+    ),
+    "named": (
+        lambda model: {"params": model.named_parameters()},
+        lambda model: {"params": model.second_first()},
+        SWAPPED,
+    ),
+    "torch's groups, named": (
+        lambda model: {"params": of_torch(model.named_parameters())},
+        lambda model: {"params": of_torch(model.second_first())},
+        SWAPPED,
+    ),
+    "named on some": (
+        lambda model: {"params": model.named_parameters()},
+        lambda model: {"params": model.parameters()},
+        "parameter 0 = first.weight .* on ranks 0, 2; .* = one without a name .* on rank 1",
+    ),
+    "in other groups": (
+        lambda model: {"params": divided(model, 2)},
+        lambda model: {"params": divided(model, 3)},
+        "parameter 2 = .* in group 1, .* on ranks 0, 2; .* in group 0, .* on rank 1",
+    ),
+    "buffers": (
+        lambda model: {"params": model.named_parameters(), "model": model},
+        lambda model: {"params": model.named_parameters(), "model": model.variance_first()},
+        "tensor 0 of the rest = mean, .* on ranks 0, 2; .* = variance, .* on rank 1",
+    ),
+    "a model on some": (
+        lambda model: {"params": model.named_parameters(), "model": model},
+        lambda model: {"params": model.named_parameters()},
+        "rest of the model = 2 tensors on ranks 0, 2; .* = no model is given on rank 1",
+    ),
+}
+"""What workers 0 and 2 give, what worker 1 gives, and the difference that all are told."""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_another_order_on_one_worker_is_told_to_all(order: str) -> None:
+    """Though all begin with values of their own; and nothing of theirs is changed."""
+    usual, other, words = ORDERS[order]
+
+    def work(collectives: Collectives) -> str:
+        model = Twins(collectives.rank)
+        given = (other if collectives.rank == 1 else usual)(model)
+        with pytest.raises(
+            ValueError, match=f"optimisers differ .*{words}.*; .*same order"
+        ) as told:
+            SGD(lr=0.1, collectives=collectives, **given)
+        for now, before in zip(
+            model.parameters(), Twins(collectives.rank).parameters(), strict=True
+        ):
+            assert torch.equal(now, before)
+        return str(told.value)
+
+    assert len(set(workers(work, 3))) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["sgd", "mcser"])
+def test_another_order_without_names_is_seen_by_equal_values(name: str, dtype: torch.dtype) -> None:
+    own = own_settings(name, [SHARED["blocks"]], 3)
+
+    def work(collectives: Collectives) -> str:
+        model = Twins(0).to(dtype)
+        pairs = list(model.named_parameters())
+        given = unnamed(model.second_first() if collectives.rank == 1 else pairs)
+        with pytest.raises(
+            ValueError, match=r"parameter 0 has on rank 1 the values that \w+ parameter 2 has on"
+        ) as told:
+            algorithms()[name](given, lr=0.1, momentum=0.9, collectives=collectives, **own)
+        return str(told.value)
+
+    assert len(set(workers(work, 3))) == 1
+
+
+def test_layers_that_begin_by_seeds_of_rank_and_layer_are_in_one_order() -> None:
+    """A worker's layer then begins as the next one of the worker before."""
+
+    def work(collectives: Collectives) -> None:
+        layers = [nn.Parameter(torch.full((4,), float(collectives.rank + n))) for n in range(5)]
+        SGD(layers, lr=0.1, collectives=collectives)
+        assert [layer[0].item() for layer in layers] == [0, 1, 2, 3, 4]
+
+    workers(work, 3)
+
+
+def test_norms_that_are_exchanged_are_seen_where_weights_are_each_workers_own() -> None:
+    """Of one shape are a norm's scales, which begin as ones, and its shifts, as zeros."""
+
+    def work(collectives: Collectives) -> None:
+        model = nn.Sequential(Twins(collectives.rank), nn.LayerNorm(3))
+        *others, scales, shifts = model.parameters()
+        norm = [shifts, scales] if collectives.rank == 1 else [scales, shifts]
+        with pytest.raises(ValueError, match=r"differ .* has on rank 1 the values"):
+            SGD([*others, *norm], lr=0.1, collectives=collectives)
+
+    workers(work, 2)
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)], ids=["equal", "own"])
+@pytest.mark.parametrize("given", [*ORDERS, "unnamed"])
+def test_workers_of_one_order_begin_from_worker_0s_values_whatever_theirs_are(
+    given: str, seeds: tuple[int, int]
+) -> None:
+    """And all that was sent to see it is counted as control."""
+    usual, _, _ = ORDERS.get(given, (lambda model: {"params": model.parameters()}, None, ""))
+
+    def work(collectives: Collectives) -> None:
+        model, seen = Twins(seeds[collectives.rank]), []
+
+        @contextmanager
+        def observe(kind: object, group: str, num_bytes: int) -> Iterator[None]:
+            seen.append(8 * num_bytes)
+            yield
+
+        collectives.observer = observe
+        optimizer = SGD(lr=0.1, collectives=collectives, **usual(model))
+        for now, first in zip(model.parameters(), Twins(seeds[0]).parameters(), strict=True):
+            assert torch.equal(now, first)
+        assert optimizer.traffic[Purpose.CONTROL].gathered_bits == sum(seen) > 0
+        assert optimizer.traffic.training_bits == 0
+        model(torch.ones(3)).backward()
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+
+    workers(work, 2)
 
 
 # Scaled gradients: the scale is taken out, and all workers skip a step where one of them

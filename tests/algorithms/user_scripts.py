@@ -381,6 +381,17 @@ def workers_that_differ_are_told_so(name: str) -> None:
         model.head = nn.Linear(5, 3).double()
     with refused(ValueError, "parameters = "):
         make(name, model)
+    model = Net(seed=rank)
+    *trunk, weight, bias, other_weight, other_bias = model.named_parameters()
+    heads = [weight, bias, other_weight, other_bias]
+    if rank == 1:
+        heads = [other_weight, other_bias, weight, bias]
+    with refused(
+        ValueError, "4 = head.weight", "on ranks 0, 2, 3", "4 = other.weight", "on rank 1"
+    ):
+        algorithms()[name](
+            [*trunk, *heads], lr=LR, momentum=MOMENTUM, **own_settings(name, [BLOCK])
+        )
     other = next(each for each in ("sgd", "local_sgd") if each != name)
     with refused(ValueError, f"method = {name} on ranks", f"method = {other} on rank 1"):
         make(other if rank == 1 else name, Net())
