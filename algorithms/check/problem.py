@@ -142,24 +142,26 @@ def settings_for(
 ) -> dict[str, Any]:
     """Return a value for each setting that the method must be given.
 
-    Compressors are given in turn. An interval is an integer that the method says to be 1 where it
-    is SGD. Others are as `no_compression` has them, or beside compressors and intervals as
-    `tried_with` has them.
+    What the author states is taken: `no_compression` has it where nothing is compressed and the
+    interval is 1, and `tried_with` beside compressors and intervals. Of other settings compressors
+    are given in turn, an interval is an integer that the method says to be 1 where it is SGD, and
+    the rest is as `no_compression` has it.
 
     Raises ValueError: a setting has no value.
     """
     turn = itertools.cycle(compressors)
     lossless = dict(method.no_compression or {})
-    chosen = dict(lossless)
-    if interval != 1 or tuple(compressors) != (Identity(),):
-        chosen |= method.tried_with
+    is_lossless = interval == 1 and tuple(compressors) == (Identity(),)
+    stated = lossless if is_lossless else method.tried_with
+    chosen = {**lossless, **stated}
     for key, setting in method.declared.items():
-        kind = setting.declared
-        if isinstance(kind, type) and issubclass(kind, Compressor):
+        if key in stated:
+            continue
+        if setting.admits(Compressor):
             chosen[key] = next(turn)
-        elif kind is int and lossless.get(key) == 1:
+        elif setting.declared is int and lossless.get(key) == 1:
             chosen[key] = interval
-        elif kind is bool:
+        elif setting.declared is bool:
             chosen.setdefault(key, False)
         elif setting.is_required and key not in chosen:
             raise ValueError(
@@ -168,18 +170,22 @@ def settings_for(
     return chosen
 
 
+def compressor_settings(method: Method) -> list[str]:
+    """Return the names of the settings that are compressors."""
+    return [key for key, setting in method.declared.items() if setting.admits(Compressor)]
+
+
 def taken_compressors(method: Method) -> dict[str, Compressor]:
     """Return those of `COMPRESSORS` that all of the method's settings take.
 
-    It is one that does nothing where the method takes no compressor.
+    It is one that does nothing where the method takes no compressor, or states all that it takes.
     """
-    kinds = []
-    for setting in method.declared.values():
-        kind = setting.declared
-        if isinstance(kind, type) and issubclass(kind, Compressor):
-            kinds.append(kind)
+    kinds: list[Any] = []
+    for key in compressor_settings(method):
+        if key not in method.tried_with:
+            kinds.append(method.declared[key].declared)
     if not kinds:
-        return {"no compressor": Identity()}
+        return {"its own settings": Identity()}
     taken = {}
     for name, compressor in COMPRESSORS.items():
         if all(isinstance(compressor, kind) for kind in kinds):

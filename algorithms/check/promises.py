@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from cser_bench.algorithms.check.problem import (
     ADAMW,
+    COMPRESSORS,
     INTERVAL,
     NUMBERS,
     Method,
     Rows,
     batch_loss,
+    compressor_settings,
     flat,
     make_model,
     make_optimizer,
@@ -34,6 +36,7 @@ from cser_bench.algorithms.check.reference import HeavyBall
 from cser_bench.algorithms.check.subject import Subject, lines_past_collectives
 from cser_bench.algorithms.check.threads import run_workers
 from cser_bench.algorithms.core.collectives import Add, Collectives, Kind, StackedCollectives
+from cser_bench.algorithms.core.compressors import Identity
 from cser_bench.algorithms.core.optimizer import DistributedOptimizer
 from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import TRAINING, Entry, Purpose
@@ -83,7 +86,10 @@ def promise(sentence: str) -> Callable[[Check], Check]:
 
 @promise("says what it is, and what it is to be tried with")
 def describes_itself(subject: Subject) -> None:
-    """Hold a method to a family that reports know, and to values for its settings."""
+    """Hold a method to a family that reports know, and to values for its settings.
+
+    With these all that it declares must take place while it is checked.
+    """
     method = subject.method
     if method.family not in FAMILIES:
         raise BrokenError(
@@ -101,6 +107,53 @@ def describes_itself(subject: Subject) -> None:
         make_optimizer(method, make_model().parameters(), settings)
     except (TypeError, ValueError) as error:
         raise BrokenError(str(error)) from None
+    _check_takes_place(method)
+
+
+def _check_takes_place(method: Method) -> None:
+    """Raise BrokenError where checks would not reach a stage or a compressor of the method."""
+    taken = taken_compressors(method)
+    if not taken:
+        raise BrokenError(
+            f"none of {', '.join(COMPRESSORS)} is what all its compressors may be, so nothing "
+            "would be checked; state values for them in tried_with"
+        )
+    for name, compressor in taken.items():
+        settings = settings_for(method, [compressor], INTERVAL)
+        rows = Rows(method, settings, StackedCollectives(2), seed=3)
+        with _named(name):
+            _check_stages(rows.optimizer, settings)
+            rows.train(range(1, NUM_STEPS + 1))
+            for key in compressor_settings(method):
+                without = Rows(
+                    method,
+                    settings | {key: Identity()},
+                    StackedCollectives(2),
+                    seed=3,
+                )
+                without.train(range(1, NUM_STEPS + 1))
+                if _did_the_same(rows, without):
+                    raise BrokenError(
+                        f"{key} changes nothing in {NUM_STEPS} steps, neither what is sent nor a "
+                        "parameter, so it is not checked; state settings in tried_with with which "
+                        f"it does (tried were {settings})"
+                    )
+
+
+def _check_stages(optimizer: DistributedOptimizer, settings: dict[str, Any]) -> None:
+    for number, stage in enumerate(optimizer.stages(optimizer.replicas[0]), 1):
+        if not any(stage.takes_place(step) for step in range(1, NUM_STEPS + 1)):
+            raise BrokenError(
+                f"stage {number} ({stage.purpose.value}, every {stage.every} steps) takes place in "
+                f"none of {NUM_STEPS} steps, so it is not checked; state settings in tried_with "
+                f"with which it does (tried were {settings})"
+            )
+
+
+def _did_the_same(one: Rows, other: Rows) -> bool:
+    if one.optimizer.traffic.training() != other.optimizer.traffic.training():
+        return False
+    return all(torch.equal(one.rows[key], other.rows[key]) for key in one.rows)
 
 
 @promise("talks through its collectives alone")

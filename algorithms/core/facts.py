@@ -44,8 +44,8 @@ class MethodFacts:
     """Settings of its own with which the method is SGD on the mean gradient; None where no settings
     make it that."""
     tried_with: ClassVar[Mapping[str, Any]] = {}
-    """Settings that tests try the method with beside compressors and intervals, where
-    `no_compression` has others."""
+    """Settings that checks try the method with: in place of the compressors and intervals that they
+    would give, and of what `no_compression` has."""
     formula: ClassVar[str]
     """Payload bits of one worker per step, in words of d and the settings."""
     family: ClassVar[str] = "other"

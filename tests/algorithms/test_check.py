@@ -1,5 +1,6 @@
 """The kit: methods that ship keep all promises, and each cheat and slip fails on its own line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,136 @@ def test_each_slip_fails_on_its_line(slip: str) -> None:
     assert lines <= failed, findings
     if needs_processes and slip != "torch.distributed":
         assert failed == lines
+
+
+TWO_INTERVALS = """
+from typing import ClassVar
+from cser_bench.algorithms import RandomK
+from cser_bench.algorithms.core import (
+    DistributedOptimizer, Identity, Purpose, SharedSupport, Stage, Traffic,
+)
+from cser_bench.algorithms.core.settings import Count
+
+
+class Mine(DistributedOptimizer):
+    name = "mine"
+    formula = "a part of d every H steps, and d every G"
+    no_compression: ClassVar = {"compressor": Identity(), "part_every": 1, "all_every": 1}
+    tried_with: ClassVar = TRIED
+
+    compressor: KIND
+    part_every: Count
+    all_every: Count
+
+    def stages(self, replica):
+        part = Stage(Purpose.MODEL, SENT, every=self.part_every, except_every=self.all_every)
+        return [part, Stage(Purpose.MODEL, every=self.all_every)]
+
+    def _update(self, replica, step):
+        replica.local_step_()
+        x = replica.flat.parameters
+        if step % self.all_every == 0:
+            replica.average_in_place_(x, Purpose.MODEL)
+        elif step % self.part_every == 0:
+            sent = replica.exchange(x, SENT, step, Purpose.MODEL)
+            sent.support.add_(x, sent.mean - sent.own)
+"""
+STAGES = """    def _expected_traffic(self, replica, num_steps):
+        traffic, rounds = Traffic(), num_steps // self.all_every
+        traffic.add(Purpose.MODEL, replica.float_bits * replica.flat.layout.numel * rounds, rounds)
+        return traffic
+
+    def no_stages"""
+DESCRIBED = "says what it is, and what it is to be tried with"
+
+
+def two_intervals(
+    tried: str = '{"part_every": 3, "all_every": 6}',
+    kind: str = "SharedSupport",
+    sent: str = "self.compressor",
+) -> str:
+    """A method that sends a part of the model at some steps, and all of it at others."""
+    return TWO_INTERVALS.replace("TRIED", tried).replace("KIND", kind).replace("SENT", sent)
+
+
+def raising(source: str) -> str:
+    """The method with an error where it sends a part."""
+    line = "            sent = "
+    assert line in source
+    return source.replace(line, f"            raise KeyError('never seen')\n{line}")
+
+
+def failed(source: str) -> dict[str, str]:
+    """What is said of each promise that the method does not keep."""
+    promises = [promise for promise in PROMISES if promise != IN_PROCESSES]
+    findings = [finding_of(Subject(source, "mine.py", "mine"), promise) for promise in promises]
+    return {each.promise: each.words for each in findings if each.verdict == "FAIL"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        two_intervals(),
+        two_intervals('{"part_every": 3, "all_every": 6, "compressor": RandomK(5)}', "RandomK"),
+    ],
+    ids=["intervals", "and compressor"],
+)
+def test_a_method_is_tried_with_what_its_author_states(source: str) -> None:
+    assert failed(source) == {}
+    assert "never seen" in failed(raising(source))[BITS]
+
+
+NOT_REACHED = {
+    "a stage in whose place another is": (
+        raising(two_intervals("{}")),
+        r"with blocks, stage 1 \(model, every 4 steps\) takes place in none of 12 steps.* tried_with",
+    ),
+    "a stage after the last step": (
+        two_intervals('{"part_every": 3, "all_every": 60}'),
+        r"with blocks, stage 2 \(model, every 60 steps\) takes place in none of 12 steps",
+    ),
+    "a compressor of a method without stages": (
+        raising(two_intervals("{}")).replace("    def stages", STAGES),
+        "with blocks, compressor changes nothing in 12 steps.* tried_with",
+    ),
+    "a compressor that is never used": (
+        two_intervals(sent="Identity()"),
+        "with blocks, compressor changes nothing in 12 steps",
+    ),
+    "a compressor that is left out": (
+        two_intervals(
+            '{"part_every": 3, "all_every": 6, "compressor": None}',
+            "SharedSupport | None",
+            "(self.compressor or Identity())",
+        ),
+        "compressor changes nothing in 12 steps",
+    ),
+    "a compressor of a kind of its own": (
+        two_intervals(kind="RandomK"),
+        "none of blocks, top-k, qsgd is what all its compressors may be.* tried_with",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_REACHED)
+def test_what_checks_do_not_reach_is_said(kind: str) -> None:
+    source, words = NOT_REACHED[kind]
+    finding = finding_of(Subject(source, "mine.py", "mine"), DESCRIBED)
+    assert finding.verdict == "FAIL" and re.search(words, finding.words), finding
+
+
+def test_an_optional_compressor_is_tried() -> None:
+    sent = "(self.compressor or Identity())"
+    source = two_intervals(kind="SharedSupport | None = None", sent=sent)
+    assert failed(source) == {}
+    with_one = raising(source).replace("            raise", "            if self.compressor: raise")
+    assert "never seen" in failed(with_one)[BITS]
+
+
+@pytest.mark.parametrize("name", algorithms())
+def test_checks_reach_all_of_each_method_that_ships(name: str) -> None:
+    finding = finding_of(subject_of(name), DESCRIBED)
+    assert finding.verdict == "ok", finding
 
 
 def test_the_command_says_a_line_for_each_promise_and_an_authors_suite_has_cases(
