@@ -55,7 +55,9 @@ class RandomK(SharedSupport):
 class TopK(Gathered):
     """k = d / R coordinates of largest magnitude, each worker its own.
 
-    32 bits of index go with each number.
+    32 bits of index go with each number. All workers' messages are all-gathered, so a link carries
+    n / R of DDP's traffic in fp32 between n workers: with `TopK(192)` 1/96 at 2 workers, 1/48 at 4,
+    1/24 at 8 and 1/12 at 16.
     """
 
     kind: ClassVar[str] = "top_k"
@@ -111,7 +113,8 @@ class TopK(Gathered):
 class ChunkTopK(Gathered):
     """The `kept` coordinates of largest magnitude in each chunk, each worker its own.
 
-    Indices are within the chunk.
+    Indices are within the chunk. Messages are all-gathered, so that traffic grows with the number of
+    workers; see `TopK`.
 
     Source: Sarfi et al., arXiv 2508.15706; the quantiser is that of the authors' earlier release,
     CCLoco. What is sent falls into bins of width 6 sigma / 2^bits, the middle one, number 2^(bits -

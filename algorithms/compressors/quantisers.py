@@ -23,7 +23,8 @@ from cser_bench.algorithms.core.settings import Count
 class ScaledSign(Gathered):
     """sign(v) * mean|v|: one bit a coordinate and one 32-bit scale (Karimireddy 2019).
 
-    Zero counts as positive.
+    Zero counts as positive. Messages are all-gathered, so that traffic grows with the number of
+    workers: n / 64 of DDP's in fp32 between n of them.
 
     DeepSpeed has another scale: see `QuantisedBlocks`.
     """
@@ -71,6 +72,9 @@ class QSGD(Gathered):
     """QSGD (Alistarh 2017).
 
     Per bucket, v is rounded at random, without bias, to s = 2^(bits-1) - 1 levels of its norm.
+
+    Messages are all-gathered, so that traffic grows with the number of workers: with 4 bits about
+    n / 16 of DDP's in fp32 between n of them. That of `QuantisedBlocks` does not.
 
     Where rounding may take more than there was (buckets of 4 s^2 numbers or more), feedback takes C
     / (1 + omega).
@@ -154,6 +158,9 @@ class QuantisedBlocks(Reduced):
     """Each block of coordinates in integers of its own scale.
 
     Its largest magnitude over L = 2^(bits-1) - 1.
+
+    Messages are all-reduced in two stages: with 4 bits traffic is 0.13 of DDP's in fp32, whatever
+    the number of workers.
 
     With one bit they are signs, and the scale is the mean magnitude. Rounding is to the nearest, so
     C leaves out less than there was; it is biased, and meant for methods that keep what is not

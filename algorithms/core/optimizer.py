@@ -47,6 +47,7 @@ from cser_bench.algorithms.core.same_parameters import (
 )
 from cser_bench.algorithms.core.settings import (
     FROM_1_UP,
+    FROM_2_UP,
     NUMBERS,
     REQUIRED,
     LocalStepName,
@@ -62,7 +63,7 @@ from cser_bench.algorithms.core.settings import (
 from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
 from cser_bench.algorithms.core.state import OTHER_TYPES, averaged, check_still_loaded
 from cser_bench.algorithms.core.topology import Topology, rounds_of
-from cser_bench.algorithms.core.traffic import Purpose, Traffic
+from cser_bench.algorithms.core.traffic import Entry, Purpose, Traffic, carried
 
 
 class DistributedOptimizer(MethodFacts, Optimizer):
@@ -553,7 +554,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return state / held
 
     def __repr__(self) -> str:
-        """Return the method, settings, the groups' numbers, d, the overall ratio and the worker."""
+        """Return the method, settings, the groups' numbers, d, what is sent, and the worker."""
         chosen = self.replicas[0].chosen
         if chosen["communication_dtype"] is None:
             del chosen["communication_dtype"]
@@ -565,6 +566,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             given += f", group {number}: {numbers}"
         ratio = self.overall_ratio()
         sent = "nothing is sent" if ratio == math.inf else f"overall ratio {ratio:,.4g}"
+        if ratio < math.inf and self.collectives.world_size > 1:
+            sent += f", {self.traffic_share():.4g} of DDP's traffic in fp32"
         worker = f"worker {self.collectives.rank} of {self.collectives.world_size}"
         num_parameters = _num_parameters(self.replicas)
         return f"{type(self).__name__}({given}; d = {num_parameters:,}, {sent}, {worker})"
@@ -627,20 +630,55 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     def overall_ratio(self) -> float:
         """Return SGD's bits (32 d a step) over this method's in the long run.
 
-        It is infinite where nothing is sent.
+        It is infinite where nothing is sent. It is the ratio of messages, whatever the number of
+        workers; `traffic_share` is that of what links carry.
         """
+        sent, num_steps = self._long_run()
+        if not sent.bits:
+            return math.inf
+        return FLOAT_BITS * _num_parameters(self.replicas) * num_steps / sent.bits
+
+    def traffic_share(self, world_size: int | None = None) -> float:
+        """Return what a worker's link carries in the long run, as a share of DDP's in fp32.
+
+        DDP's is an all-reduce of 32 d bits a step. Messages that are all-gathered, as top-k's are,
+        take a larger share the more workers there are; those that are all-reduced do not.
+
+        Args:
+            world_size: the number of workers, from 2 up; by default as many as there are.
+
+        Raises:
+            ValueError: it is no such number, or workers talk to neighbours, and it is not the
+                number of those that there are.
+        """
+        if world_size is None:
+            world_size = self.collectives.world_size
+        FROM_2_UP.check(f"{self.name}: world_size", world_size)
+        stages = [stage for replica in self.replicas for stage in self.stages(replica)]
+        has_neighbours = any(stage.neighbours is not None for stage in stages)
+        if has_neighbours and world_size != self.collectives.world_size:
+            raise ValueError(
+                f"{self.name}: how many neighbours a worker has depends on the number of workers; "
+                f"to ask for {world_size} of them make it there, as here are "
+                f"{self.collectives.world_size}"
+            )
+        sent, num_steps = self._long_run()
+        ddp_bits = carried(world_size, FLOAT_BITS * _num_parameters(self.replicas) * num_steps)
+        return sent.link_bits(world_size) / ddp_bits
+
+    def _long_run(self) -> tuple[Entry, int]:
+        """Return what one worker sends in training in so many steps, once it repeats."""
         # What is sent repeats after a common multiple of the method's intervals. Their product is
         # one, and stays one where settings that are no intervals, such as a rank, are factors too.
         counts = [value for value in self.settings.values() if type(value) is int and value]
         intervals = math.prod(counts)
         # A hundred steps or more: where draws differ, what is sent is about their mean.
         num_steps = intervals * math.ceil(100 / intervals)
-        once = self.expected_traffic(num_steps).training_bits
-        twice = self.expected_traffic(2 * num_steps).training_bits
-        bits = twice - once  # without what is sent but once, at the start
-        if not bits:
-            return math.inf
-        return FLOAT_BITS * _num_parameters(self.replicas) * num_steps / bits
+        once = astuple(self.expected_traffic(num_steps).training_total())
+        twice = astuple(self.expected_traffic(2 * num_steps).training_total())
+        # Without what is sent but once, at the start.
+        sent = [after - before for before, after in zip(once, twice, strict=True)]
+        return Entry(*sent), num_steps
 
     # What is saved.
 

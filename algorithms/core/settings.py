@@ -244,6 +244,7 @@ class Range:
 
 
 FROM_1_UP = Range("be an integer from 1 up", lambda value: isinstance(value, int) and value >= 1)
+FROM_2_UP = Range("be an integer from 2 up", lambda value: isinstance(value, int) and value >= 2)
 Count = Annotated[int, FROM_1_UP]
 Ratio = Annotated[float, Range("be a number from 1 up", lambda value: 1 <= value < inf)]
 Positive = Annotated[float, Range("be a number above 0", lambda value: 0 < value < inf)]

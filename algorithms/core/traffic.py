@@ -42,6 +42,26 @@ class Entry:
     gathered_bits: int = 0
     neighbour_bits: int = 0
 
+    def link_bits(self, num_workers: int) -> float:
+        """Return the bits that one worker's link carries for these, by rings."""
+        all_reduced = self.bits - self.gathered_bits - self.neighbour_bits
+        return carried(num_workers, all_reduced, self.gathered_bits, self.neighbour_bits)
+
+
+def carried(
+    num_workers: int,
+    all_reduced: float,
+    gathered: float = 0.0,
+    to_neighbours: float = 0.0,
+) -> float:
+    """Return what one worker's link carries for what the worker contributes, in its unit.
+
+    A ring carries an all-reduce's message 2 (n - 1) / n times, and each worker's message of an
+    all-gather n - 1 times. What goes to neighbours is carried once.
+    """
+    n = num_workers
+    return 2 * (n - 1) / n * all_reduced + (n - 1) * gathered + to_neighbours
+
 
 @dataclass
 class Traffic:
@@ -101,6 +121,13 @@ class Traffic:
     def training_bits(self) -> int:
         """Payload bits of the algorithm itself: gradient, error and model."""
         return sum(self.entries[purpose].bits for purpose in TRAINING)
+
+    def training_total(self) -> Entry:
+        """Return the algorithm's own entries added up."""
+        total = [0, 0, 0, 0]
+        for purpose in TRAINING:
+            total = [a + b for a, b in zip(total, astuple(self.entries[purpose]), strict=True)]
+        return Entry(*total)
 
     def training(self) -> dict[str, Entry]:
         """Return the algorithm's own entries, by the purpose's name."""

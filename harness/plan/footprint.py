@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cser_bench.algorithms import DistributedOptimizer, StackedCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.algorithms.core.topology import spectral_gap
+from cser_bench.algorithms.core.traffic import carried
 from cser_bench.harness.plan.memory import peak_models
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import ModelSpec, RunConfig, ScheduleSpec
@@ -79,17 +80,12 @@ class Footprint:
 
     @property
     def link_models(self) -> float:
-        """What one worker's link carries for `models_sent`, in models.
-
-        Of a ring all-reduce 2 (n-1)/n times the payload, of an all-gather n-1 times; what goes to
-        neighbours once.
-        """
-        n = self.num_workers
+        """What one worker's link carries for `models_sent`, in models."""
         model_bits = 32 * self.num_parameters
         gathered = self.gathered_bits / model_bits
         to_neighbours = self.neighbour_bits / model_bits
         all_reduced = self.models_sent - gathered - to_neighbours
-        return 2 * (n - 1) / n * all_reduced + (n - 1) * gathered + to_neighbours
+        return carried(self.num_workers, all_reduced, gathered, to_neighbours)
 
 
 def footprint_of(config: RunConfig) -> Footprint:
