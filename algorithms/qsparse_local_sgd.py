@@ -30,20 +30,17 @@ steps.
 State: the momentum or the moments, e_i and x; with `keep_master` z_i.
 """
 
-import math
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from cser_bench.algorithms.compressors.block import BlockSparsifier
 from cser_bench.algorithms.core import (
     Compressor,
     Count,
     DistributedOptimizer,
     Identity,
-    Layout,
     Purpose,
     Replica,
     SharedSupport,
@@ -98,18 +95,6 @@ class QSparseLocalSGD(DistributedOptimizer):
                     "share, as block has; leave keep_master out"
                 )
             replica.new_buffer("master", like=replica.flat.parameters)
-
-    @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Return settings with R1 H = R.
-
-        H is 8, as in the CSER paper's experiments, or the greatest power of 2 below that divides R.
-        """
-        sync_interval = math.gcd(ratio, 8)
-        return {
-            "compressor": BlockSparsifier(ratio // sync_interval),
-            "sync_interval": sync_interval,
-        }
 
     def stages(self, replica: Replica) -> list[Stage]:
         # A step right after a synchronisation is from the master copy, which is not there during

@@ -3,6 +3,7 @@
 import inspect
 import math
 import operator
+import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -277,8 +278,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         required = [key for key, setting in cls.declared.items() if setting.is_required]
         if required == ["sync_interval"]:
             return {"sync_interval": ratio}
+        begin = re.search(r"Begin with `([^`]+)`", inspect.getdoc(cls) or "")
+        written = f"write {begin[1]}" if begin else "give its settings themselves"
         raise ValueError(
-            f"{cls.name} does not say how it reaches a ratio; give its settings themselves"
+            f"{cls.name} does not choose its settings by a ratio; {written} instead, and ask "
+            "traffic_share(world_size) what links then carry"
         )
 
     def _settle(self, replica: Replica) -> None:
@@ -621,7 +625,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             params: the model's parameters; needed where what is sent depends on their shapes.
 
         Raises:
-            ValueError: no settings reach that ratio.
+            ValueError: no settings reach that ratio, or the method does not choose them by one.
         """
         FROM_1_UP.check(f"{cls.name}: ratio", ratio)
         layout = None if params is None else Layout.of(params)

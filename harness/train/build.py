@@ -277,7 +277,7 @@ def usual_settings(method: type[DistributedOptimizer], ratio: int) -> dict[str, 
         raise SpecError(
             f"{method.name} does not say how it sends 1/{ratio} of what SGD sends; give it "
             f"_at_ratio, or its {', '.join(required)}, as `try` takes them by --settings "
-            f"'sync_interval = {ratio}'"
+            f"'sync_interval = {ratio}' or 'compressor = {{ kind = \"top_k\", ratio = {ratio} }}'"
         )
     return {}
 

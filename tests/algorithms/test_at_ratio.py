@@ -2,12 +2,14 @@
 there are such."""
 
 import math
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import cser_bench.algorithms as package
 from cser_bench.algorithms import (
     BlockSparsifier,
     DistributedOptimizer,
@@ -25,6 +27,11 @@ REFUSED = {
     "alone": "sends nothing",
     "qsr": "depends on the learning rates",
     "powersgd": "give at_ratio its parameters",
+    "ef_sgd": r"write compressor=TopK\(192\) instead",
+    "ef21_sgdm": r"write compressor=TopK\(192\) instead",
+    "qsparse_local_sgd": r"write compressor=QuantisedBlocks\(4\), sync_interval=4 instead",
+    "sparse_loco": r"write compressor=ChunkTopK\(\), sync_interval=4 instead",
+    "csea": r"write error_compressor=TopK\(192\) instead",
 }
 ONLY_1 = ("sgd", "dpsgd")
 """Methods that compress nothing."""
@@ -70,12 +77,20 @@ def test_the_published_settings_and_those_of_the_benchmarks() -> None:
     for ratio, r1, interval in ((32, 8, 4), (64, 8, 8), (256, 16, 16), (1024, 32, 32), (96, 12, 8)):
         own = {"error_compressor": BlockSparsifier(r1), "reset_interval": interval}
         assert algorithms()["cser_pl"].at_ratio(ratio) == own
-    for ratio, r1 in ((32, 4), (64, 8), (256, 32), (1024, 128)):
-        own = {"compressor": BlockSparsifier(r1), "sync_interval": 8}
-        assert algorithms()["qsparse_local_sgd"].at_ratio(ratio) == own
-    assert algorithms()["ef_sgd"].at_ratio(256) == {"compressor": BlockSparsifier(256)}
-    assert algorithms()["csea"].at_ratio(256) == {"error_compressor": BlockSparsifier(256)}
     assert algorithms()["local_sgd"].at_ratio(256) == {"sync_interval": 256}
+
+
+@pytest.mark.parametrize(
+    "name", ["ef_sgd", "ef21_sgdm", "qsparse_local_sgd", "sparse_loco", "csea"]
+)
+def test_what_is_written_instead_of_a_ratio_sends_less_than_ddp_and_no_blocks(name: str) -> None:
+    """By random blocks error feedback is worse than a worker alone, so a ratio must not choose them."""
+    with pytest.raises(ValueError) as refused:
+        algorithms()[name].at_ratio(24)
+    (written,) = re.findall(r"; write (.*) instead", str(refused.value))
+    optimizer = made(name, eval(f"dict({written})", vars(package)))
+    assert not any(isinstance(value, BlockSparsifier) for value in optimizer.settings.values())
+    assert 0 < optimizer.traffic_share(8) < 0.1
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 3, 5, 10, 19])

@@ -37,14 +37,22 @@ from cser_bench.harness.workers.processes import Worker, start_workers
 from tests.harness.support import BLOCK, settings_of
 
 RATIO = 256
+BLOCKS = {"kind": "block", "ratio": RATIO}
+LOCAL_BLOCKS = {"compressor": {"kind": "block", "ratio": RATIO // 8}, "sync_interval": 8}
 WITHOUT_RATIO: dict[str, dict[str, Any]] = {
     "sgd": {},
     "alone": {},
     "dpsgd": {"topology": "ring", "order": "adapt_then_combine"},
     "powersgd": {"rank": 1},
     "qsr": {"sync_interval": RATIO, "alpha": 0.01},
+    "ef_sgd": {"compressor": BLOCKS},
+    "ef21_sgdm": {"compressor": BLOCKS},
+    "csea": {"error_compressor": BLOCKS},
+    "qsparse_local_sgd": LOCAL_BLOCKS,
+    "sparse_loco": LOCAL_BLOCKS,
 }
-"""Methods that do not reach it, or not on these models, with what is measured instead."""
+"""Methods that do not choose settings by it, or not on these models, with what is measured instead: blocks where a
+method takes them, as what an encoding takes is no part of an update's time."""
 WITHOUT_MOMENTUM = ("cser", "cser_released")
 """The paper's algorithm 2 has none; with it they are M-CSER."""
 SMALL_SHAPES = ((64, 32), (48,), (3, 3, 16))
