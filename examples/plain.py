@@ -1,4 +1,4 @@
-"""A plain training loop with EF-SGD that sends a number in 24: evaluated and saved at the consensus, and resumed.
+"""A plain training loop with EF-SGD that sends a number in 192: evaluated and saved at the consensus, and resumed.
 
     torchrun --nproc-per-node 2 examples/plain.py [FOLDER]
 
@@ -58,7 +58,7 @@ torch.distributed.init_process_group("nccl" if cuda else "gloo")
 torch.manual_seed(0)
 model = Net().to(device)
 optimizer = EFSGD(
-    model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, model=model, compressor=TopK(24)
+    model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, model=model, compressor=TopK(192)
 )
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NUM_EPOCHS)
 loss_function = nn.CrossEntropyLoss()
