@@ -1,0 +1,213 @@
+"""DeepMind's sanity check of local SGD with an outer step: DiLoCo has the losses of its arithmetic, and those that it
+prints.
+
+Source: google-deepmind/asyncdiloco, AsyncLocalSGDToyExample.ipynb, "Sanity Check", whose synchronous run prints the
+losses. Numbers and the order of draws are theirs, the code is not.
+"""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cser_bench.algorithms import DiLoCo, StackedCollectives
+
+Vectors = NDArray[np.float64]
+
+SEED = 42
+NUM_INPUTS, NUM_CLASSES = 512, 4
+NUM_WORKERS, BATCH_SIZE = 4, 32
+NUM_ROUNDS, SYNC_INTERVAL = 5, 20
+OUTER_LR = 0.5
+LR, LOWEST_LR, WEIGHT_DECAY, BETAS, EPS = 2e-4, 1e-6, 1e-3, (0.9, 0.999), 1e-8
+PRINTED = [1.391600, 1.357046, 1.325124, 1.307899, 1.300403, 1.298819]
+"""Before training and after each round, with 65,000 hidden units and all of the data."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Samples and their classes, a row each; which of them each worker takes, in order; which are scored."""
+
+    inputs: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    order: NDArray[np.int64]
+    scored: list[int]
+
+    def batches(self, step: int) -> NDArray[np.int64]:
+        """Each worker's samples at this step of all, counted from 0."""
+        return self.order[:, step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
+
+
+def drawn(num_samples: int, clusters_per_class: int, num_scored: int) -> Problem:
+    """Gaussian clusters about points of the unit sphere, a like number of each class."""
+    normal = np.random.RandomState(SEED).randn
+    num_clusters = clusters_per_class * NUM_CLASSES
+    centres = normal(num_clusters, NUM_INPUTS)
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    size = num_samples // num_clusters
+    # Cluster by cluster, so that numbers of 64 bits are not all held at once.
+    clusters = [(0.5 * normal(size, NUM_INPUTS) + centre).astype(np.float32) for centre in centres]
+    labels = np.repeat(np.arange(NUM_CLASSES), size * clusters_per_class)
+    of_data = random.Random(SEED)
+    shards, scored = list(range(num_samples)), list(range(num_samples))
+    of_data.shuffle(shards)
+    of_data.shuffle(scored)
+    of_training = random.Random(SEED)
+    shard_size = num_samples // NUM_WORKERS
+    order = []
+    for first in range(0, num_samples, shard_size):
+        places = list(range(shard_size))
+        of_training.shuffle(places)
+        order.append([shards[first + place] for place in places])
+    return Problem(np.concatenate(clusters), labels, np.array(order), scored[:num_scored])
+
+
+def initial(hidden: int) -> list[Tensor]:
+    """The weights and biases of two layers, by PyTorch's default."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        layers = nn.Linear(NUM_INPUTS, hidden), nn.Linear(hidden, NUM_CLASSES)
+    return [parameter.detach() for layer in layers for parameter in layer.parameters()]
+
+
+def learning_rates() -> Iterator[float]:
+    """A cosine over all steps, but that each round's first step has the highest."""
+    num_steps = NUM_ROUNDS * SYNC_INTERVAL
+    for step in range(num_steps):
+        falling = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        is_first = step % SYNC_INTERVAL == 0
+        yield LR if is_first else LOWEST_LR + (LR - LOWEST_LR) * falling
+
+
+# Their arithmetic, in NumPy.
+
+
+def scores(x: list[Vectors], inputs: Vectors) -> tuple[Vectors, Vectors]:
+    """What the hidden units are, and the logarithms of the classes' probabilities."""
+    units = np.maximum(inputs @ x[0].T + x[1], 0)
+    logits = units @ x[2].T + x[3]
+    logits -= logits.max(axis=1, keepdims=True)
+    return units, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def gradients(x: list[Vectors], inputs: Vectors, labels: NDArray[np.int64]) -> list[Vectors]:
+    """Of the mean cross-entropy."""
+    units, logarithms = scores(x, inputs)
+    wrong = (np.exp(logarithms) - np.eye(NUM_CLASSES)[labels]) / len(labels)
+    back = (wrong @ x[2]) * (units > 0)
+    return [back.T @ inputs, back.sum(axis=0), wrong.T @ units, wrong.sum(axis=0)]
+
+
+def trained_alone(
+    x: list[Vectors], problem: Problem, worker: int, first: int, rates: list[float]
+) -> list[Vectors]:
+    """What a worker makes of the model in a round, by an AdamW whose moments begin at 0."""
+    x = [vector.copy() for vector in x]
+    moments = [[np.zeros_like(vector) for vector in x] for _ in BETAS]
+    for count, rate in enumerate(rates, 1):
+        here = problem.batches(first + count - 1)[worker]
+        found = gradients(x, problem.inputs[here].astype(np.float64), problem.labels[here])
+        for vector, gradient, mean, square in zip(x, found, *moments, strict=True):
+            mean += (1 - BETAS[0]) * (gradient - mean)
+            square += (1 - BETAS[1]) * (gradient**2 - square)
+            unbiased = mean / (1 - BETAS[0] ** count)
+            scale = np.sqrt(square / (1 - BETAS[1] ** count)) + EPS
+            vector *= 1 - rate * WEIGHT_DECAY
+            vector -= rate * unbiased / scale
+    return x
+
+
+def losses_by_hand(problem: Problem, hidden: int) -> list[float]:
+    """Their server steps by SGD on the mean of what workers have moved by."""
+    x = [parameter.double().numpy() for parameter in initial(hidden)]
+    inputs, labels = problem.inputs[problem.scored], problem.labels[problem.scored]
+
+    def loss() -> float:
+        _, logarithms = scores(x, inputs.astype(np.float64))
+        return float(-logarithms[np.arange(len(labels)), labels].mean())
+
+    rates = list(learning_rates())
+    found = [loss()]
+    for first in range(0, len(rates), SYNC_INTERVAL):
+        own_rates = rates[first : first + SYNC_INTERVAL]
+        moved = [
+            trained_alone(x, problem, worker, first, own_rates) for worker in range(NUM_WORKERS)
+        ]
+        for number, vector in enumerate(x):
+            pseudo_gradient = sum(vector - own[number] for own in moved) / NUM_WORKERS
+            vector -= OUTER_LR * pseudo_gradient
+        found.append(loss())
+    return found
+
+
+# Ours.
+
+
+def losses_by_diloco(
+    problem: Problem, hidden: int, dtype: torch.dtype, device: str = "cpu"
+) -> list[float]:
+    parameters = [
+        nn.Parameter(parameter.to(device, dtype).repeat(NUM_WORKERS, *[1] * parameter.dim()))
+        for parameter in initial(hidden)
+    ]
+
+    def logits(worker: int, here: list[int] | NDArray[np.int64]) -> Tensor:
+        first, first_bias, second, second_bias = (parameter[worker] for parameter in parameters)
+        inputs = torch.from_numpy(problem.inputs[here]).to(device, dtype)
+        return (inputs @ first.T + first_bias).relu() @ second.T + second_bias
+
+    def loss(worker: int, here: list[int] | NDArray[np.int64]) -> Tensor:
+        labels = torch.from_numpy(problem.labels[here]).to(device)
+        return cross_entropy(logits(worker, here), labels)
+
+    def scored() -> float:
+        with torch.no_grad():
+            parts = [problem.scored[at : at + 1000] for at in range(0, len(problem.scored), 1000)]
+            return sum(float(loss(0, part)) * len(part) for part in parts) / len(problem.scored)
+
+    found = [scored()]
+    rates = iter(learning_rates())
+    for first in range(0, NUM_ROUNDS * SYNC_INTERVAL, SYNC_INTERVAL):
+        # A new one in each round: theirs begin with moments of 0, ours would keep them.
+        optimizer = DiLoCo(
+            parameters,
+            lr=LR,
+            weight_decay=WEIGHT_DECAY,
+            local_step="adamw",
+            betas=BETAS,
+            eps=EPS,
+            sync_interval=SYNC_INTERVAL,
+            outer_lr=OUTER_LR,
+            outer_momentum=0.0,
+            collectives=StackedCollectives(NUM_WORKERS),
+        )
+        for step in range(first, first + SYNC_INTERVAL):
+            optimizer.param_groups[0]["lr"] = next(rates)
+            optimizer.zero_grad()
+            for worker, here in enumerate(problem.batches(step)):
+                loss(worker, here).backward()
+            optimizer.step()
+        found.append(scored())
+    return found
+
+
+def test_diloco_has_the_losses_of_their_arithmetic() -> None:
+    """At a size that takes seconds: fewer samples, clusters and hidden units, and 64 bits."""
+    problem = drawn(num_samples=16_000, clusters_per_class=2, num_scored=1000)
+    by_hand = losses_by_hand(problem, hidden=60)
+    assert by_hand[-1] < by_hand[0] - 0.01
+    assert losses_by_diloco(problem, 60, torch.float64) == pytest.approx(by_hand, rel=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="takes minutes without a GPU")
+def test_diloco_has_the_losses_that_they_print() -> None:
+    problem = drawn(num_samples=128_000, clusters_per_class=8, num_scored=10_000)
+    found = losses_by_diloco(problem, 65_000, torch.float32, "cuda")
+    assert found == pytest.approx(PRINTED, abs=2e-6)
