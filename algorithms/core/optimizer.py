@@ -662,9 +662,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         has_neighbours = any(stage.neighbours is not None for stage in stages)
         if has_neighbours and world_size != self.collectives.world_size:
             raise ValueError(
-                f"{self.name}: how many neighbours a worker has depends on the number of workers; "
-                f"to ask for {world_size} of them make it there, as here are "
-                f"{self.collectives.world_size}"
+                f"{self.name}: how many neighbours a worker has depends on the number of workers, "
+                f"and here are {self.collectives.world_size}; ask where there are {world_size}"
             )
         sent, num_steps = self._long_run()
         ddp_bits = carried(world_size, FLOAT_BITS * _num_parameters(self.replicas) * num_steps)
