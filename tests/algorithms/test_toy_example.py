@@ -1,8 +1,9 @@
 """DeepMind's sanity check of local SGD with an outer step: DiLoCo has the losses of its arithmetic, and those that it
 prints.
 
-Source: google-deepmind/asyncdiloco, AsyncLocalSGDToyExample.ipynb, "Sanity Check", whose synchronous run prints the
-losses. Numbers and the order of draws are theirs, the code is not.
+Source: google-deepmind/asyncdiloco, AsyncLocalSGDToyExample.ipynb at commit e783a30, "Sanity Check", whose synchronous
+run prints the losses. Numbers and the order of draws are theirs, the code is not. The notebook's first version
+(26e0d9a) scored other samples, and printed other losses of the same training.
 """
 
 import math
@@ -56,9 +57,9 @@ def drawn(num_samples: int, clusters_per_class: int, num_scored: int) -> Problem
     clusters = [(0.5 * normal(size, NUM_INPUTS) + centre).astype(np.float32) for centre in centres]
     labels = np.repeat(np.arange(NUM_CLASSES), size * clusters_per_class)
     of_data = random.Random(SEED)
-    shards, scored = list(range(num_samples)), list(range(num_samples))
+    shards = list(range(num_samples))
     of_data.shuffle(shards)
-    of_data.shuffle(scored)
+    scored = of_data.sample(range(num_samples), num_scored)
     of_training = random.Random(SEED)
     shard_size = num_samples // NUM_WORKERS
     order = []
@@ -66,7 +67,7 @@ def drawn(num_samples: int, clusters_per_class: int, num_scored: int) -> Problem
         places = list(range(shard_size))
         of_training.shuffle(places)
         order.append([shards[first + place] for place in places])
-    return Problem(np.concatenate(clusters), labels, np.array(order), scored[:num_scored])
+    return Problem(np.concatenate(clusters), labels, np.array(order), scored)
 
 
 def initial(hidden: int) -> list[Tensor]:
