@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from cser_bench.report.frame import Frames
+from cser_bench.report.frame import LOAD_TOLERANCE, Frames
 from cser_bench.report.plotting import (
     DASHES,
     FAMILIES,
@@ -37,10 +37,6 @@ from cser_bench.report.regime import tells
 from cser_bench.report.statistics import LESS, MORE, contrasts_frame
 from cser_bench.report.verdicts import loss, margin_of
 from cser_bench.report.wording import amount
-
-SAME_LOAD = 1.07
-"""A row may put so much more on a link than the load that rows are compared at: blocks of 4 bits
-have their scales."""
 
 LEAST_LOADS = 3
 """A method is drawn over the load of a link where it was run at so many loads or more."""
@@ -86,7 +82,7 @@ def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
     The least loss comes first. Where too few of the methods have such a row, all rows are returned.
     """
     # A load that is unknown is NaN, which no row is below: then all rows are returned.
-    best = accuracy[accuracy["link_models"] <= SAME_LOAD * load]
+    best = accuracy[accuracy["link_models"] <= (1 + LOAD_TOLERANCE) * load]
     if len(best):
         loads = best.groupby("label", sort=False)["link_models"]
         best = best.loc[loads.idxmax()]

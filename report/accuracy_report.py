@@ -26,7 +26,7 @@ from cser_bench.report.accuracy_figures import (
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_section
-from cser_bench.report.frame import Frames, sharing_baseline
+from cser_bench.report.frame import LOAD_TOLERANCE, Frames, sharing_baseline
 from cser_bench.report.law.figure import draw_law
 from cser_bench.report.law.section import law_context, law_tables
 from cser_bench.report.regime import (
@@ -67,9 +67,6 @@ MOST_ROWS = 62
 
 _MOST_STATES = 6
 """States of the code, or machines, that are named on a page."""
-
-SAME_LOAD = 1.5
-"""Rows whose links carry numbers of models nearer than this factor count as one load."""
 
 _JOINED = {
     EQUAL: "and",
@@ -510,10 +507,8 @@ def _asked_by_load(accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> list[dict
     own = accuracy[accuracy["is_own"]].set_index("row")
     loads = asked["row"].map(own["link_models"])
     asked = asked.assign(load=loads).sort_values("load")
-    # In the order of loads, a group ends where the next load is far above the last.
-    begins_load = asked["load"] > SAME_LOAD * asked["load"].shift()
     groups = []
-    for _, group in asked.groupby(begins_load.cumsum()):
+    for _, group in asked.groupby(_groups_of_loads(asked["load"])):
         verdicts = group["verdict"].value_counts()
         counts = {
             "lowest": group["load"].min(),
@@ -523,6 +518,24 @@ def _asked_by_load(accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> list[dict
             "num_more": int(verdicts.get("loses more than the margin", 0)),
         }
         groups.append(counts)
+    return groups
+
+
+def _groups_of_loads(loads: pd.Series) -> list[int]:
+    """Return the number of the group at one load that each load is in, of loads in rising order.
+
+    Every load of a group is compared with its lowest: a chain of small steps would join loads that
+    are far apart.
+    """
+    groups: list[int] = []
+    lowest = math.inf
+    number = -1
+    for load in loads:
+        # An unknown load is NaN, comes last, and begins no group but where there is no other.
+        if number < 0 or load > (1 + LOAD_TOLERANCE) * lowest:
+            number += 1
+            lowest = load
+        groups.append(number)
     return groups
 
 

@@ -38,6 +38,9 @@ record says."""
 MOST_CLASSES = 50_000
 """Stands for the number of classes where a record does not count them, as of text."""
 
+LOAD_TOLERANCE = 0.1
+"""Rows are at one load of a link if what it carries differs by this share at most."""
+
 TRAINING = ("gradient", "error", "model")
 """Purposes of traffic that are a method's cost; evaluation and control are not."""
 

@@ -13,12 +13,9 @@ from tabulate import tabulate
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.metrics import Metric
 from cser_bench.harness.records.experiment import Experiment, read_experiment
-from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.frame import LOAD_TOLERANCE, Frames, read_frames
 from cser_bench.report.statistics import COVERAGE, Difference, unpaired
 from cser_bench.report.wording import amount, counted, in_words, listed, nats, percent
-
-SAME_LOAD = 0.1
-"""Loads on a link that differ by less than this share count as the same."""
 
 POWER = 0.8
 """How often what three seeds can show is to be seen."""
@@ -201,7 +198,7 @@ def _at_load(line: _Line, others: list[_Line]) -> tuple[list[_Line], str]:
     rivals = [other for other in others if not other.is_bound]
     same = []
     for other in rivals:
-        if abs(other.link_models - line.link_models) <= SAME_LOAD * line.link_models:
+        if abs(other.link_models - line.link_models) <= LOAD_TOLERANCE * line.link_models:
             same.append(other)
     if same:
         return same, f"at this load ({amount(line.link_models)} models on a link)"

@@ -8,12 +8,12 @@ import pandas as pd
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.store import write_text_atomically
-from cser_bench.report.frame import baseline_runs
+from cser_bench.report.frame import LOAD_TOLERANCE, baseline_runs
 from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
 from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
 from cser_bench.report.questions.network_page import networks_of, sends_four_bits
-from cser_bench.report.questions.one_load import LOAD_TOLERANCE, link_load
+from cser_bench.report.questions.one_load import link_load
 from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.questions.speed import RIVAL, blocks_over_best, gain, scored_method
 from cser_bench.report.render import TEMPLATES, environment, write_report

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from cser_bench.report.frame import LOAD_TOLERANCE
 from cser_bench.report.questions.evidence import (
     Answer,
     Compared,
@@ -17,7 +18,6 @@ from cser_bench.report.questions.evidence import (
 )
 from cser_bench.report.questions.losses import MOST_ROWS, tied
 from cser_bench.report.questions.one_load import (
-    LOAD_TOLERANCE,
     link_load,
     plain_local_rows,
     rows_at_one_load,

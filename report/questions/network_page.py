@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from cser_bench.report.frame import LOAD_TOLERANCE
 from cser_bench.report.questions.evidence import Compared, Evidence, Speaker
 from cser_bench.report.questions.one_load import (
-    LOAD_TOLERANCE,
     link_load,
     rows_at_one_load,
     tuned_rows,

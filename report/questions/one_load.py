@@ -8,11 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from cser_bench.report.frame import LOAD_TOLERANCE
 from cser_bench.report.questions.evidence import Compared, Evidence, Speaker
 from cser_bench.report.statistics import difference
-
-LOAD_TOLERANCE = 0.1
-"""Rows have one load of a link if what it carries differs by so much at most."""
 
 ORDERED: dict[Speaker, str] = {
     "feedback": "error feedback with top-k",
