@@ -26,6 +26,7 @@ from cser_bench.report.accuracy_figures import (
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_section
+from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames, sharing_baseline
 from cser_bench.report.law.figure import draw_law
 from cser_bench.report.law.section import law_context, law_tables
@@ -45,7 +46,6 @@ from cser_bench.report.statistics import (
     WORSE,
     WORSE_BY_MARGIN,
     accuracy_frame,
-    contrasts_frame,
     num_tests,
     rates_frame,
     seed_correlation,
@@ -508,7 +508,7 @@ def _asked_by_load(accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> list[dict
     loads = asked["row"].map(own["link_models"])
     asked = asked.assign(load=loads).sort_values("load")
     groups = []
-    for _, group in asked.groupby(_groups_of_loads(asked["load"])):
+    for _, group in asked.groupby(groups_at_one_load(asked["load"])):
         verdicts = group["verdict"].value_counts()
         counts = {
             "lowest": group["load"].min(),
@@ -521,7 +521,7 @@ def _asked_by_load(accuracy: pd.DataFrame, contrasts: pd.DataFrame) -> list[dict
     return groups
 
 
-def _groups_of_loads(loads: pd.Series) -> list[int]:
+def groups_at_one_load(loads: pd.Series) -> list[int]:
     """Return the number of the group at one load that each load is in, of loads in rising order.
 
     Every load of a group is compared with its lowest: a chain of small steps would join loads that

@@ -470,7 +470,7 @@ def at_equal_rate(
     return min(differences, key=abs)
 
 
-def contrasts_frame(frames: Frames) -> pd.DataFrame:
+def judged_contrasts(frames: Frames, other_p_values: Sequence[float]) -> pd.DataFrame:
     """Return the declared contrasts and their verdicts, in the order of their declaration.
 
     Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high
@@ -480,12 +480,14 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     without its runs, or with one that diverged, enters with a p of 1. A claim that one method is better also needs
     `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
     verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
+
+    Args:
+        frames: of the experiment.
+        other_p_values: p of the family's other tests, those of exponents; `report.family` has them.
     """
     rates = rates_frame(frames)
-    too_late = are_without_verdict(frames)
     lines = []
-    tests = []
-    for number, contrast in enumerate(frames.contrasts):
+    for contrast in frames.contrasts:
         estimated = difference(frames, contrast.row, contrast.reference) or UNKNOWN
         # What loses less than a margin need not be better, so a rate in common is not asked for.
         equal_rate = math.nan
@@ -507,14 +509,6 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
                 equal_rate,
             )
         )
-        if too_late[number]:
-            continue
-        num_diverged = _num_diverged(frames, contrast.row, contrast.reference)
-        is_unknown = math.isnan(estimated.standard_error) or num_diverged > 0
-        for claim, p in claims_of(contrast, estimated).items():
-            # A test that cannot be made stays in the family: else a run that is lost would make
-            # the other tests easier.
-            tests.append((number, claim, 1.0 if is_unknown else p))
     columns = [
         *Contrast.model_fields,
         "estimate",
@@ -524,21 +518,39 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
         "high",
         "at_equal_rate",
     ]
-    family = pd.DataFrame(tests, columns=["contrast", "claim", "p"])
-    # What the exponents show is not known here. With a p of 1 each they leave Holm's factors at
-    # their largest, so that no adjusted p comes out too small.
-    num_exponents = len(frames.experiment.exponents or [])
-    family["p_holm"] = holm(family["p"].to_numpy(dtype=float), num_exponents)
+    family = contrast_tests(frames)
+    family["p_holm"] = holm([*family["p"], *other_p_values])[: len(family)]
     # Only now is one test of each contrast kept: the others had to be in Holm's family too.
     by_p = family.sort_values("p", kind="stable")
     nearest = by_p.drop_duplicates("contrast").set_index("contrast")
     frame = pd.DataFrame(lines, columns=columns).join(nearest)
     level = 1 - frames.experiment.confidence
     frame["verdict"] = [_verdict(frames, line, level) for _, line in frame.iterrows()]
+    too_late = are_without_verdict(frames)
     # After the others: without a test p is NaN, which `_verdict` would not take for undecided.
     frame.loc[too_late, "verdict"] = TOO_LATE
     frame["declared"] = [in_words(seen) for seen in seen_when_declared(frames)]
     return frame
+
+
+def contrast_tests(frames: Frames) -> pd.DataFrame:
+    """Return the one-sided tests of the contrasts that may have a verdict.
+
+    Columns: contrast (its number), claim, p.
+    """
+    tests = []
+    too_late = are_without_verdict(frames)
+    for number, contrast in enumerate(frames.contrasts):
+        if too_late[number]:
+            continue
+        estimated = difference(frames, contrast.row, contrast.reference) or UNKNOWN
+        num_diverged = _num_diverged(frames, contrast.row, contrast.reference)
+        is_unknown = math.isnan(estimated.standard_error) or num_diverged > 0
+        for claim, p in claims_of(contrast, estimated).items():
+            # A test that cannot be made stays in the family: else a run that is lost would make
+            # the other tests easier.
+            tests.append((number, claim, 1.0 if is_unknown else p))
+    return pd.DataFrame(tests, columns=["contrast", "claim", "p"])
 
 
 def claims_of(contrast: Contrast, estimated: Difference) -> dict[str, float]:
@@ -603,19 +615,15 @@ def num_tests(frames: Frames) -> int:
     return number
 
 
-def holm(p_values: Sequence[float] | np.ndarray, num_others: int = 0) -> np.ndarray:
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the p values adjusted by Holm's step-down procedure, in the order given.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stat. 1979.
-
-    Args:
-        num_others: further tests of the same family, each with a p of 1.
     """
     # statsmodels has it too, but collects garbage at each call, which takes longer than a law.
     given = np.asarray(p_values, dtype=float)
-    family_size = len(given) + num_others
     order = np.argsort(given)
-    multiples = family_size - np.arange(len(given))
+    multiples = len(given) - np.arange(len(given))
     # A test is rejected only where all with smaller p values are.
     stepped_down = np.maximum.accumulate(given[order] * multiples)
     adjusted = np.empty_like(given)

@@ -66,7 +66,7 @@ def exponents_frame(
     diverged: Mapping[str, str],
     baseline: str,
     level: float = 0.05,
-    num_others: int = 0,
+    other_p_values: Sequence[float] = (),
 ) -> pd.DataFrame:
     """Return the declared questions and their answers, one line each.
 
@@ -77,8 +77,8 @@ def exponents_frame(
             so its method has no law.
         baseline: the row that gaps are to; where a run of it diverged, no method has a law.
         level: of the family of all tests of the experiment.
-        num_others: tests of that family that are not of exponents: those of its contrasts. They
-            count as tests that show nothing, so that these here err no more often than Holm says.
+        other_p_values: of the tests of that family that are not of exponents: those of its
+            contrasts.
 
     Returns:
         The columns rows, of, than, question, estimate (the exponent, or how much it is above that
@@ -106,7 +106,7 @@ def exponents_frame(
             }
         )
     frame = pd.DataFrame(lines, columns=_COLUMNS)
-    frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float), num_others)
+    frame["p_holm"] = holm([*frame["p"], *other_p_values])[: len(frame)]
     frame["is_shown"] = (frame["p_holm"] <= level) & frame["reason"].isna()
     return frame
 

@@ -22,7 +22,7 @@ from cser_bench.report.law.fit import (
     predicted,
 )
 from cser_bench.report.law.gaps import cells_frame, diverged_rows, gaps_frame, rate_costs_frame
-from cser_bench.report.statistics import against_baseline, num_tests
+from cser_bench.report.statistics import against_baseline, contrast_tests
 from cser_bench.report.verdicts import loss, loss_interval, size
 from cser_bench.report.wording import NONE, count, listed, span
 
@@ -61,7 +61,7 @@ def law_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         diverged_rows(frames),
         str(frames.experiment.baseline),
         level=1 - frames.experiment.confidence,
-        num_others=num_tests(frames),
+        other_p_values=contrast_tests(frames)["p"].tolist(),
     )
     laws = laws_by_row(frames, cells)
     predictions = _predictions_frame(frames, cells, laws)

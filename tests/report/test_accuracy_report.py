@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
 from cser_bench.harness.__main__ import main
@@ -23,12 +24,13 @@ from cser_bench.report.accuracy_figures import (
     loss_figure,
     main_load,
 )
-from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.accuracy_report import build_report, groups_at_one_load
 from cser_bench.report.explorer import page as explorer
 from cser_bench.report.explorer.page import write_experiment_page
-from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.family import contrasts_frame
+from cser_bench.report.frame import LOAD_TOLERANCE, Frames, read_frames
 from cser_bench.report.regime import needs_frame
-from cser_bench.report.statistics import accuracy_frame, contrasts_frame
+from cser_bench.report.statistics import accuracy_frame
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS, Built, build, holed, resume, run_of, unpacked
 
@@ -87,6 +89,17 @@ def test_what_does_not_ship_is_the_same_when_it_is_built_again(tmp_path: Path) -
     assert {"report.md", "report.pdf", "report.html", "csv/runs.csv"} <= once.keys()
     assert [name for name in once if once[name] != again[name]] == []
     assert once.keys() == again.keys()
+
+
+def test_loads_of_a_group_are_all_near_its_lowest_and_no_other_group_is() -> None:
+    """Not only each near the next: steps of 9 % would lead from any load to any other."""
+    loads = pd.Series([100.0 * 1.09**step for step in range(12)])
+    groups = pd.Series(groups_at_one_load(loads))
+    by_group = loads.groupby(groups)
+    lowest, highest = by_group.min(), by_group.max()
+    assert (highest <= (1 + LOAD_TOLERANCE) * lowest).all()
+    assert (lowest.iloc[1:].to_numpy() > (1 + LOAD_TOLERANCE) * lowest.iloc[:-1].to_numpy()).all()
+    assert groups_at_one_load(pd.Series([math.nan, math.nan])) == [0, 0], "unknown loads"
 
 
 def test_no_cell_of_what_a_method_needs_contradicts_another(long: Frames) -> None:

@@ -29,9 +29,9 @@ from statsmodels.genmod.families import Poisson
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.stats.multitest import multipletests
 
+from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import read_frames
 from cser_bench.report.law.section import law_tables
-from cser_bench.report.statistics import contrasts_frame
 
 RESULTS = Path(__file__).parents[2] / "results"
 PLANS = {
@@ -168,8 +168,15 @@ def is_so_at_one_rate(
     return all(each * estimate > 0 for each in apart) if apart else None
 
 
-def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
-    """Estimate, interval, least p, that p adjusted, and word of every contrast."""
+def exponent_p_values(folder: Path) -> list[float]:
+    """The p of the questions of exponents as reported, which have a test of their own here."""
+    tables = law_tables(read_frames(folder))
+    return list(tables["law_exponents"]["p"]) if tables else []
+
+
+def worked_out(folder: Path, plan: dict[str, Any]) -> tuple[pd.DataFrame, list[float]]:
+    """Estimate, interval, least p, that p adjusted, and word of every contrast; and the p of all
+    their tests."""
     scores, lost = known_of(folder)
     numbers, tests = [], []
     for number, contrast in enumerate(plan["contrasts"]):
@@ -183,8 +190,8 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         )
         tests += [(number, word, p) for word, p in claims_of(folder, contrast).items()]
     family = pd.DataFrame(tests, columns=["number", "shows", "p"])
-    # Questions of exponents are tests of the same family, whose p is not known here: at most 1.
-    others = [1.0] * len(plan.get("exponents") or [])
+    # Questions of exponents are tests of the same family.
+    others = exponent_p_values(folder)
     family["p_holm"] = multipletests([*family["p"], *others], method="holm")[1][: len(family)]
     least = family.loc[family.groupby("number")["p"].idxmin()].set_index("number")
     frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"]).join(least)
@@ -198,7 +205,7 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
         else:
             words.append(word(folder, plan, contrast, line.shows, line.estimate))
     frame["word"] = words
-    return frame
+    return frame, family["p"].tolist()
 
 
 def word(
@@ -216,7 +223,7 @@ def word(
 @pytest.mark.parametrize("folder", DECLARED, ids=lambda folder: folder.name)
 def test_the_reports_contrasts(folder: Path) -> None:
     reported = contrasts_frame(read_frames(folder))
-    found = worked_out(folder, DECLARED[folder])
+    found, _ = worked_out(folder, DECLARED[folder])
     assert reported["verdict"].tolist() == found["word"].tolist()
     for column in ("estimate", "low", "high", "p", "p_holm"):
         np.testing.assert_allclose(
@@ -297,10 +304,8 @@ def test_the_reports_exponents(folder: Path) -> None:
         assert line["low"] == pytest.approx(estimate - half, abs=1e-6)
         assert line["high"] == pytest.approx(estimate + half, abs=1e-6)
         assert line["p"] == pytest.approx(stats.t.cdf(estimate / error, degrees), abs=1e-6)
-    num_contrast_tests = sum(
-        3 if each["kind"] == "equivalence" else 2 for each in plan["contrasts"] or []
-    )
-    family = [*reported["p"], *[1.0] * num_contrast_tests]
+    _, of_contrasts = worked_out(folder, plan)
+    family = [*reported["p"], *of_contrasts]
     adjusted = multipletests(family, method="holm")[1][: len(reported)]
     np.testing.assert_allclose(reported["p_holm"], adjusted, rtol=0, atol=1e-9)
 
