@@ -6,7 +6,7 @@ Everything else in a report starts from them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ import pandas as pd
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.metrics import Metric, metric_of, score_in, score_of
+from cser_bench.harness.measures.steps import link_models
 from cser_bench.harness.records.experiment import (
     Contrast,
     Experiment,
@@ -27,7 +28,7 @@ from cser_bench.harness.records.experiment import (
     read_experiment,
 )
 from cser_bench.harness.records.packs import read_runs
-from cser_bench.harness.records.store import RecordError, Result, RunRecord
+from cser_bench.harness.records.store import RecordError, Result, RunRecord, TrafficEntry
 
 Status = Literal["done", "diverged", "failed", "missing"]
 
@@ -117,7 +118,8 @@ class Frames:
     Scores are shares (0.8738 is 87.38 %); more is better, also of an error rate.
 
     rows: one line a planned row. Its settings are columns named by their path (`compressor.kind`,
-        `reset_interval`).
+        `reset_interval`). `models_sent` and `link_models` are of the finished runs where these sent
+        other than was planned.
     runs: one line a planned run; `score` is NaN unless it is done. `bits` are one worker's training
         payload.
     scores: one line an evaluation of a run.
@@ -207,12 +209,15 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
     metric = metric_of(experiment.metric)
     found = read_runs(folder)
     planned = _planned(folder, experiment, found)
+    results = _results_by_row(planned)
     # Where the experiment is a tuning itself, its own runs are the trials.
     trials = [each for each in planned if each.row.tunes] or _trials(folder, experiment, tuning)
     return Frames(
         folder,
         experiment,
-        pd.DataFrame([_row_line(row) for row in experiment.rows]),
+        pd.DataFrame(
+            [_row_line(row) | _sent(row, results.get(row.row, [])) for row in experiment.rows]
+        ),
         _frame((_run_line(folder, each, metric) for each in planned), _RUN),
         pd.DataFrame(
             [line for each in planned for line in _score_lines(each, metric)], columns=_SCORE
@@ -380,6 +385,40 @@ def _row_line(row: Row) -> dict[str, Any]:
     return line
 
 
+def _results_by_row(planned: Iterable[_Planned]) -> dict[str, list[Result]]:
+    """Return the results of finished runs by row."""
+    results: dict[str, list[Result]] = {}
+    for each in planned:
+        of_row = results.setdefault(each.row.row, [])
+        if each.status == "done" and each.run and each.run.result:
+            of_row.append(each.run.result)
+    return results
+
+
+def _sent(row: Row, results: Sequence[Result]) -> dict[str, float]:
+    """Return what a row's finished runs sent by mean, where that is not what was planned.
+
+    A compressor that draws whole tensors sends as many bits as it happens to draw, and a plan has
+    their expectation.
+    """
+    bits = [sum(entry.bits for entry in _training(result)) for result in results]
+    if row.models_sent is None or all(number == row.expected_bits for number in bits):
+        return {}
+    gathered = sum(entry.gathered_bits for each in results for entry in _training(each))
+    to_neighbours = sum(entry.neighbour_bits for each in results for entry in _training(each))
+    model_bits = 32 * row.num_parameters * len(results)
+    models_sent = sum(bits) / model_bits + row.final_exchange
+    carried = link_models(
+        models_sent, gathered / model_bits, to_neighbours / model_bits, results[0].world_size
+    )
+    return {"models_sent": models_sent, "link_models": carried}
+
+
+def _training(result: Result) -> list[TrafficEntry]:
+    """List the traffic of a run that is its method's cost."""
+    return [result.traffic[purpose] for purpose in TRAINING if purpose in result.traffic]
+
+
 def _paths(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield settings by path; a list, as the matrix of a topology, as the text of it."""
     for key, value in settings.items():
@@ -403,11 +442,10 @@ def _run_line(folder: Path, planned: _Planned, metric: Metric) -> dict[str, Any]
     if planned.run is None or planned.run.result is None:
         return line
     result = planned.run.result
-    traffic = [result.traffic[purpose] for purpose in TRAINING if purpose in result.traffic]
     line |= {
         "train_loss": result.train_loss,
         "test_loss": result.test_loss,
-        "bits": sum(entry.bits for entry in traffic),
+        "bits": sum(entry.bits for entry in _training(result)),
         "wall_seconds": result.wall_seconds,
         "diverged_at_step": result.diverged_at_step,
     }

@@ -14,6 +14,26 @@ BUCKET_BYTES = 25 << 20
 """DDP's default for all buckets but the first, which at the start is of 1 MB, and the last."""
 
 
+def link_models(
+    models_sent: float, gathered: float, to_neighbours: float, num_workers: int
+) -> float:
+    """Return what one worker's link carries for what the worker sends, all in models.
+
+    A ring all-reduce carries the payload 2 (n-1)/n times, an all-gather n-1 times, and a message to
+    a neighbour once. This is `algorithms.core.traffic.carried` without torch, which reports may not
+    load; a test holds the two together.
+
+    Args:
+        models_sent: all that the worker sends.
+        gathered: the part of it that is all-gathered.
+        to_neighbours: the part of it that goes straight to neighbours.
+        num_workers: n.
+    """
+    n = num_workers
+    all_reduced = models_sent - gathered - to_neighbours
+    return 2 * (n - 1) / n * all_reduced + (n - 1) * gathered + to_neighbours
+
+
 def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) -> tuple[int, float]:
     """Return the hops of a flat ring, and the bytes that a worker sends in each.
 

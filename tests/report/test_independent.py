@@ -231,6 +231,34 @@ def test_the_reports_contrasts(folder: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["resnet_regime", "gpt_text"])
+def test_what_rows_sent_is_what_their_runs_counted(name: str) -> None:
+    """By mean, also of a compressor that draws whole tensors and so sends what it happens to."""
+    folder = RESULTS / "reference" / name
+    _, *lines = (folder / "runs.jsonl").read_text().splitlines()
+    results = {run["run_id"]: run["result"] for run in map(json.loads, lines)}
+    reported = read_frames(folder).by_row
+    for row in PLANS[folder]["rows"]:
+        sent, carried = [], []
+        for result in (results[run_id] for run_id in row["runs"].values()):
+            training = [result["traffic"].get(key, {}) for key in ("gradient", "error", "model")]
+            bits, gathered, to_neighbours = (
+                sum(entry.get(key, 0) for entry in training)
+                for key in ("bits", "gathered_bits", "neighbour_bits")
+            )
+            model_bits = 32 * row["num_parameters"]
+            # The workers' average is taken once more when the run is over.
+            at_the_end = row.get("final_exchange", False)
+            in_ring = bits - gathered - to_neighbours + at_the_end * model_bits
+            n = result["world_size"]
+            link = 2 * (n - 1) / n * in_ring + (n - 1) * gathered + to_neighbours
+            sent.append(bits / model_bits + at_the_end)
+            carried.append(link / model_bits)
+        line = reported.loc[row["row"]]
+        assert line["models_sent"] == pytest.approx(np.mean(sent), rel=1e-9), row["row"]
+        assert line["link_models"] == pytest.approx(np.mean(carried), rel=1e-9), row["row"]
+
+
 LAWS = {folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("exponents")}
 
 
