@@ -60,7 +60,7 @@ from cser_bench.report.verdicts import (
     size,
     verdict,
 )
-from cser_bench.report.wording import FORMATS, amount, count, listed, short
+from cser_bench.report.wording import FORMATS, amount, code, count, listed, short
 
 MOST_ROWS = 62
 """A table of more rows would not fit on a page: it then has those of the main ratio alone."""
@@ -235,7 +235,7 @@ def _about(frames: Frames) -> dict[str, Any]:
         "mcser": {"mcser", "cser"} <= set(algorithms),
         "ours": bool(is_ours.any()),
         "correlation": seed_correlation(frames),
-        "sharing": [f"`{name}`" for name in sharing_baseline(frames)],
+        "sharing": [code(name) for name in sharing_baseline(frames)],
     }
 
 

@@ -1,13 +1,14 @@
 """From numbers to pages: jinja2 templates make Markdown, and the same Markdown makes the PDF."""
 
 import re
-from collections.abc import Hashable, Mapping
-from functools import lru_cache
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from cser_bench.harness.records.store import write_text_atomically
@@ -20,21 +21,39 @@ TEMPLATES = Path(__file__).parent / "templates"
 LEFT = ("text", "code", "span")
 """Formats of columns that are aligned to the left; numbers are aligned to the right."""
 
-# An underscore inside a word, as in a name of a row, is plain text in CommonMark.
-_SPECIAL = re.compile(r"([\\`*<\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+# An underscore inside a word, as in a name of a row, is plain text in CommonMark, and so is an
+# ampersand that begins no entity.
+_SPECIAL = re.compile(r"([\\`*<\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)|^[#>])")
+_LINE_BREAK = re.compile(r"\s*[\r\n]+\s*")
 
 
-def escape(value: Any) -> str:
-    """Return text that Markdown shows as it is, on one line."""
-    line = " ".join(str(value).split())
-    return _SPECIAL.sub(r"\\\1", line)
+def escape(value: Any) -> Markup:
+    """Return text that Markdown shows as it is, on one line; a `Markup` is Markdown already."""
+    if isinstance(value, Markup):
+        return value
+    line = _LINE_BREAK.sub(" ", str(value))
+    return Markup(_SPECIAL.sub(r"\\\1", line))
+
+
+def _printed(value: Any) -> Any:
+    """Escape a text that a template prints. What is undefined must stay so, to be an error."""
+    return escape(value) if isinstance(value, str) else value
+
+
+def _joined(items: Iterable[Any], separator: str = "") -> Markup:
+    """Join items that are escaped each by a separator that is Markdown."""
+    return Markup(separator).join(map(escape, items))
+
+
+def _listed(items: Sequence[Any]) -> Markup:
+    return Markup(wording.listed([*map(escape, items)]))
 
 
 def table(
     frame: pd.DataFrame,
     columns: Mapping[str, tuple[str, str]],
     strong: str | None = None,
-) -> str:
+) -> Markup:
     """Return a Markdown table of some of a frame's columns; a filter of the templates.
 
     Args:
@@ -42,7 +61,7 @@ def table(
             `report.wording.FORMATS`. Two columns with a comma between go into one cell.
         strong: a column of booleans; its true rows are set in bold.
     """
-    heads = [escape(head) for head, _ in columns.values()]
+    heads: list[str] = [escape(head) for head, _ in columns.values()]
     rules = ["---" if name in LEFT else "---:" for _, name in columns.values()]
     lines = [heads, rules]
     for record in frame.to_dict("records"):
@@ -50,7 +69,7 @@ def table(
         if strong is not None and record[strong]:
             cells = [f"**{cell}**" for cell in cells]
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return Markup("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def _cell(
@@ -62,33 +81,35 @@ def _cell(
     # A column of the report of speed is a network, whose name has a comma too.
     if column not in record:
         value = tuple(record[part] for part in column.split(", "))
-    text = wording.FORMATS[name](value)
-    if name == "code":
-        # Markdown takes nothing between backquotes as markup.
-        return text
-    return escape(text)
+    return escape(wording.FORMATS[name](value))
 
 
-@lru_cache(maxsize=1)
-def environment() -> Environment:
+@cache
+def environment(is_markdown: bool = True) -> Environment:
     """Return the environment of the templates.
 
     Its filters are the formats of `report.wording`, what `report.verdicts` says of a comparison,
-    `listed`, `counted`, `escape` and `table`. The macros of macros.md.j2 can be called in all templates.
+    `listed`, `counted` and `table`. The macros of macros.md.j2 can be called in all templates.
+
+    Args:
+        is_markdown: whether every text that a template prints is escaped, but for a `Markup`; a
+            text for a terminal is not.
     """
-    # Jinja escapes HTML; these are Markdown, for which there is the filter `escape`.
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        # Jinja would escape HTML; what went through `escape` it takes for done. So macros, which
+        # return a Markup here, are escaped once.
+        autoescape=is_markdown,
+        finalize=_printed if is_markdown else None,
     )
     templates.filters |= wording.FORMATS
     templates.filters |= {
         "listed": wording.listed,
         "counted": wording.counted,
-        "escape": escape,
         "in_words": wording.in_words,
         "between": verdicts.between,
         "interval_of": verdicts.interval_of,
@@ -100,6 +121,8 @@ def environment() -> Environment:
         "worse": verdicts.worse,
         "table": table,
     }
+    if is_markdown:
+        templates.filters |= {"listed": _listed, "join": _joined}
     templates.globals |= vars(templates.get_template("macros.md.j2").module)
     return templates
 

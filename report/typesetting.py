@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import typst
-from markdown_it import MarkdownIt
 from markdown_it.token import Token
+
+from cser_bench.report.markdown import markdown_parser, without_comments
 
 # A column of texts with a longer cell, in letters, takes what width is left, and wraps.
 _LONG = 34
@@ -66,7 +67,7 @@ def pdf_of(markdown: str, root: Path) -> bytes:
 
 def typst_of(markdown: str, root: Path) -> str:
     """Return the Typst source of a Markdown text."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    tokens = markdown_parser().parse(without_comments(markdown))
     starts = []
     for number, token in enumerate(tokens):
         if token.type == "heading_open" and token.tag == "h2":

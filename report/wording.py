@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+from markupsafe import Markup
+
 MINUS = "\u2212"
 NONE = "\u2013"
 """Shown where there is no number."""
@@ -122,9 +124,12 @@ def digits(value: Any) -> str:
 
 
 @_format
-def code(value: Any) -> str:
-    """Write a name, as a row's or a run's, in type of a fixed width."""
-    return f"`{value}`"
+def code(value: Any) -> Markup:
+    """Write a name, as a row's or a run's, in type of a fixed width.
+
+    It is Markdown: nothing between backquotes is taken as markup.
+    """
+    return Markup(f"`{value}`")
 
 
 @_format

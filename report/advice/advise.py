@@ -189,7 +189,7 @@ def _said_of_table(lines: pd.DataFrame, shown: pd.DataFrame) -> dict[str, Any]:
 
 def _text(context: Mapping[str, Any], table: str) -> str:
     # Sentences are whole in the template, and folded here.
-    rendered = environment().get_template("advice.md.j2").render(context)
+    rendered = environment(is_markdown=False).get_template("advice.md.j2").render(context)
     parts = [_folded(part) for part in rendered.strip().split("\n\n")]
     # The table goes in only now: folding would break its rows.
     parts.insert(parts.index("TABLE"), table)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from cser_bench.report.advice.choice import (
     DOUBTFUL,
     LOSES,
@@ -26,10 +28,10 @@ from cser_bench.report.plotting import style
 from cser_bench.report.questions.evidence import Compared, Evidence, evidence_of, folder_in_results
 from cser_bench.report.questions.networks import kinds_of
 from cser_bench.report.regime import tells
-from cser_bench.report.render import write_report
+from cser_bench.report.render import escape, write_report
 from cser_bench.report.speed.job import Sending, TrainingJob
 from cser_bench.report.verdicts import interval_of, margin_of, with_unit
-from cser_bench.report.wording import NONE, rate
+from cser_bench.report.wording import NONE, code, rate
 
 NAME = "which-method"
 
@@ -209,9 +211,9 @@ def _named(line: Line, links: dict[str, str]) -> str:
     if line["family"] == "all sent":
         return str(line["method"])
     link = links[line["experiment"]]
-    return (
-        f"**{line['method']}** at {line['ratio']:.4g}: {with_unit(line)} "
-        f"({interval_of(line)}), [`{line['experiment']}`]({link})"
+    return Markup(
+        f"**{escape(line['method'])}** at {line['ratio']:.4g}: {with_unit(line)} "
+        f"({interval_of(line)}), [{code(line['experiment'])}]({link})"
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.store import write_text_atomically
@@ -19,6 +20,7 @@ from cser_bench.report.questions.speed import RIVAL, blocks_over_best, gain, sco
 from cser_bench.report.render import TEMPLATES, environment, write_report
 from cser_bench.report.speed.comparisons import AT, DDP
 from cser_bench.report.verdicts import with_words
+from cser_bench.report.wording import code
 
 NAME = "answers"
 
@@ -140,7 +142,7 @@ def _section(question: Question, answer: Answer | None) -> dict[str, Any]:
     template = environment().get_template(f"questions/{question.number}.md.j2")
     figure = f"figures/question_{question.number}.png"
     text = template.render(words_of(answer), figure=figure)
-    return section | {"text": text.strip()}
+    return section | {"text": Markup(text.strip())}
 
 
 def _sharing(evidence: Evidence) -> list[list[str]]:
@@ -152,7 +154,7 @@ def _sharing(evidence: Evidence) -> list[list[str]]:
     for known in _read(evidence):
         if not known.frames.contrasts:
             continue
-        names = [f"`{known.name}`"]
+        names = [code(known.name)]
         runs = set(baseline_runs(known.frames.experiment))
         # An experiment may join groups that had nothing in common before.
         apart = []

@@ -26,7 +26,7 @@ from cser_bench.report.questions.relatives import declared_by_network
 from cser_bench.report.regime import tells
 from cser_bench.report.statistics import BETTER, BETTER_BY_MARGIN, EQUAL, WORSE, WORSE_BY_MARGIN
 from cser_bench.report.verdicts import verdict, with_words
-from cser_bench.report.wording import amount
+from cser_bench.report.wording import amount, code
 
 LOADS_IN_WORDS = {
     4.0: "four times",
@@ -91,7 +91,7 @@ def would_local_sgd_do(evidence: Evidence) -> Answer:
         "tails": tails,
         "after": after,
         "bounds": bounds,
-        "names": [f"`{name}`" for name in names if name != quoted.name],
+        "names": [code(name) for name in names if name != quoted.name],
     }
     return Answer(frame, numbers, rows=shown.head(MOST_ROWS))
 

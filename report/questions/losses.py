@@ -15,6 +15,7 @@ from cser_bench.report.questions.evidence import (
 from cser_bench.report.regime import NOT_CLAIMED, tells
 from cser_bench.report.statistics import BETTER, LESS, MORE, WORSE
 from cser_bench.report.verdicts import margin_of
+from cser_bench.report.wording import code
 
 MOST_ROWS = 8
 """Rows of a table of an answer, at most."""
@@ -133,7 +134,7 @@ def other_tasks(evidence: Evidence) -> Answer | None:
         "against": len(against),
         "better": int((against["verdict"] == BETTER).sum()),
         "worse": int((against["verdict"] == WORSE).sum()),
-        "names": [f"`{known.name}`" for known in experiments],
+        "names": [code(known.name) for known in experiments],
         "silent": silent,
         "by_experiment": [
             {"task": task, **count_verdicts(own)}

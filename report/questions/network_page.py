@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from cser_bench.report.frame import LOAD_TOLERANCE
 from cser_bench.report.questions.evidence import Compared, Evidence, Speaker
 from cser_bench.report.questions.one_load import (
@@ -128,7 +130,7 @@ def _cell(known: Compared, rows: Mapping[Speaker, str], speaker: Speaker) -> str
     written = _loss_of(known, row)
     if speaker == "floor" or speaker in _near(known, rows):
         return written
-    return f"{written} (at {amount(link_load(known, row))})"
+    return Markup(f"{written} (at {amount(link_load(known, row))})")
 
 
 def _loss_of(known: Compared, row: str) -> str:
@@ -139,9 +141,9 @@ def _loss_of(known: Compared, row: str) -> str:
     contrast = known.contrast(row, known.baseline)
     written = loss(contrast["estimate"], contrast["unit"])
     if contrast["verdict"] == MORE:
-        return f"**{written}**"
+        return Markup(f"**{written}**")
     if contrast["verdict"] == LESS:
-        return f"*{written}*"
+        return Markup(f"*{written}*")
     return written
 
 
@@ -164,8 +166,8 @@ def _cell_of_four_bits(
                 continue
             estimate = other.contrast(row, other.baseline)["estimate"]
             if least is None or estimate > least[0]:
-                written = f"[{_loss_of(other, row)}]({root}/{other.folder_in_results}/report.md)"
-                least = estimate, written + _other_precision(known, other)
+                link = f"[{_loss_of(other, row)}]({root}/{other.folder_in_results}/report.md)"
+                least = estimate, Markup(link + _other_precision(known, other))
     return "" if least is None else least[1]
 
 

@@ -31,6 +31,7 @@ from cser_bench.report.questions.one_load import (
 from cser_bench.report.regime import tells
 from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.verdicts import loss, loss_interval
+from cser_bench.report.wording import code
 
 SPEAKING: dict[Speaker, tuple[str, str]] = {
     "reset": ("error reset", FAMILIES["error reset"]),
@@ -161,7 +162,7 @@ def other_networks(evidence: Evidence) -> Answer | None:
         "kinds": len(kinds),
         **_counted_of_reset(kinds, losses),
         "reversed": _where_reset_is_ahead(evidence),
-        "experiments": [f"`{known.name}`" for known in kinds],
+        "experiments": [code(known.name) for known in kinds],
         **_at_one_load(evidence),
     }
     # The two contrasts of a kind stand one under the other.

@@ -28,7 +28,7 @@ from cser_bench.report.questions.evidence import (
 )
 from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.statistics import LESS, MORE
-from cser_bench.report.wording import in_words
+from cser_bench.report.wording import code, in_words
 
 FOLLOWED: dict[Speaker, tuple[str, str]] = {
     "blocks": ("M-CSER, blocks", "error reset"),
@@ -128,7 +128,7 @@ def _over(evidence: Evidence, *changed: Role) -> Answer:
         "first_place": places[0],
         "last_place": places[-1],
         "models_sent": levels.value(levels.row("blocks"), "models_sent"),
-        "others": [f"`{name}`" for name in sorted(others)],
+        "others": [code(name) for name in sorted(others)],
     }
     return Answer(frame, numbers, _panels(frame, axes))
 
@@ -226,7 +226,7 @@ def over_width(evidence: Evidence) -> Answer:
         "loads": loads,
         "exceptions": sum(counts["exceptions"] for counts in loads),
         "declared_before": int(is_before.sum()),
-        "widths": [f"`{name}`" for name in answer.frame["experiment"].unique()],
+        "widths": [code(name) for name in answer.frame["experiment"].unique()],
         "laws": laws_of(evidence),
     }
     frame = pd.concat([answer.frame, lost], ignore_index=True)
@@ -255,7 +255,7 @@ def _counted(lost: pd.DataFrame) -> dict[str, Any]:
         "more": int(verdicts.get(MORE, 0)),
         "less": int(verdicts.get(LESS, 0)),
         "exceptions": exceptions,
-        "names": [f"`{name}`" for name in sorted(lost["experiment"].unique())],
+        "names": [code(name) for name in sorted(lost["experiment"].unique())],
     }
 
 
@@ -301,15 +301,9 @@ def over_skew(evidence: Evidence) -> Answer:
         skewed = _skewed(evidence, known)
         if skewed is not None:
             elsewhere.append(skewed)
-    networks = {skewed["network"] for skewed in elsewhere}
-    alike = []
-    for known in evidence.other_networks:
-        if known.about.network not in networks:
-            alike.append(f"{known.the_network} (`{known.name}`)")
     numbers = {
         **answer.numbers,
         "elsewhere": elsewhere,
-        "alike": alike,
     }
     return replace(answer, numbers=numbers)
 
@@ -337,7 +331,7 @@ def _skewed(evidence: Evidence, known: Compared) -> dict[str, Any] | None:
         "skewed": here.to_dict("records"),
         "equal": there.to_dict("records"),
         "models_sent": here["models_sent"].iloc[0],
-        "names": [f"`{known.name}`", f"`{usual.name}`"],
+        "names": [code(known.name), code(usual.name)],
     }
 
 

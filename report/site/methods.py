@@ -208,7 +208,7 @@ def _table(caption: str, lines: Iterable[Standing], reports: Mapping[str, str]) 
         if line.experiment in reports:
             network = f'<a href="{reports[line.experiment]}">{network}</a>'
         # It may be broken at its words alone.
-        experiment = line.experiment.replace("_", "_<wbr>")
+        experiment = html.escape(line.experiment).replace("_", "_<wbr>")
         name = f'{network} <code class="name">{experiment}</code>'
         models = "" if line.models is None else amount(line.models)
         words = (

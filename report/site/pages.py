@@ -61,8 +61,6 @@ class Site:
 
     def write(self, place: str, title: str, body: str) -> None:
         """Write a page."""
-        path = self.output / place
-        path.parent.mkdir(parents=True, exist_ok=True)
         page = template().render(
             site=NAME,
             title=title,
@@ -71,7 +69,7 @@ class Site:
             doors=self.doors.items(),
             body=body,
         )
-        path.write_text(page)
+        self.places.to_write(place).write_text(page)
 
 
 def write_pages(
@@ -240,7 +238,9 @@ def relative_place(page: str, name: str) -> str:
 
 def _links(links: Sequence[tuple[str, str]]) -> str:
     """Return links in a line."""
-    return " · ".join(f'<a href="{href}">{html.escape(name)}</a>' for name, href in links)
+    return " · ".join(
+        f'<a href="{html.escape(href)}">{html.escape(name)}</a>' for name, href in links
+    )
 
 
 def _beside_report(site: Site, source: str) -> str:
@@ -393,5 +393,5 @@ def _folder_lines(site: Site, source: str) -> Iterator[str]:
             place = site.places.place(f"{source}/{name}")
             if place is not None:
                 link = relative(f"{source}/index.html", place)
-                yield f'<li><a href="{link}">{html.escape(name)}</a></li>'
+                yield f'<li><a href="{html.escape(link)}">{html.escape(name)}</a></li>'
     yield "</ul>"

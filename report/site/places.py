@@ -52,6 +52,14 @@ class Places:
     sources: set[str] = field(default_factory=set)
     missing: set[tuple[str, str]] = field(default_factory=set)
 
+    def to_write(self, place: str) -> Path:
+        """Return where a file of the site is written, in a folder that is there."""
+        path = self.site / place
+        # Whatever a text links to, nothing is written outside the site.
+        assert path.resolve().is_relative_to(self.site.resolve()), place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
     def link(self, source: str, href: str) -> str | None:
         """Return a link of a text as its page has it; None where it leads nowhere in the site.
 
@@ -73,6 +81,9 @@ class Places:
 
     def place(self, path: str) -> str | None:
         """Return where a file of the repository stands in the site; None where it does not."""
+        # A path on this machine, or out of the repository, is nothing that pages may link to.
+        if posixpath.isabs(path) or path.split("/")[0] == "..":
+            return None
         if path in self.texts:
             return page_of(path)
         if (self.site / path).is_file():
@@ -81,13 +92,11 @@ class Places:
             if f"{path}/{name}" in self.texts:
                 return page_of(f"{path}/{name}")
         in_root = self.root / path
-        # Results that were not built have no page, nor has what lies outside the repository.
-        is_ours = not path.startswith("..") and in_root.exists()
-        if not is_ours or path.endswith(".md"):
+        # Results that were not built have no page.
+        if not in_root.exists() or path.endswith(".md"):
             return None
         if path.endswith(_COPIED):
-            (self.site / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(in_root, self.site / path)
+            shutil.copy(in_root, self.to_write(path))
             return path
         self.sources.add(path)
         if in_root.is_dir():

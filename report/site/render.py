@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from cser_bench.report.markdown import markdown_parser, without_comments
 from cser_bench.report.site.places import Places, page_of, relative
 
 HERE = Path(__file__).parent
@@ -50,7 +50,8 @@ def html_of(
         under_heading: returns the HTML to put under a heading of the first or second level, given
             its tag, its id and the Markdown under it.
     """
-    parser = MarkdownIt("commonmark").enable("table")
+    markdown = without_comments(markdown)
+    parser = markdown_parser()
     tokens = parser.parse(markdown)
     lines = markdown.split("\n")
     taken: set[str] = set()

@@ -1,21 +1,27 @@
 """The site: every link leads to a page, every page has a title, and nothing comes from a network."""
 
+import json
 import posixpath
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.site.build import build_site
 from cser_bench.report.site.method_files import read_methods
+from cser_bench.report.site.pages import write_pages
 from cser_bench.report.site.places import Places, page_of
-from cser_bench.report.site.render import html_of
+from cser_bench.report.site.render import html_of, plain
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = "resnet_regime"
 REPORT = f"results/reference/{EXPERIMENT}/index.html"
+SMALL = "study_tail"
+HOSTILE = "a|b *c* <script>alert(1)</script> [d](e) &lt;"
 
 
 class Page(HTMLParser):
@@ -26,6 +32,10 @@ class Page(HTMLParser):
         self.ids: set[str] = set()
         self.links: list[str] = []
         self.loaded: list[str] = []
+        self.policies: list[str] = []
+        self.scripts: list[str] = []
+        self.cells: list[str] = []
+        self.inside = ""
         self.images: list[dict[str, str | None]] = []
         self.num_titles = 0
         self.heads: list[int] = []
@@ -33,6 +43,14 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         facts = dict(attrs)
+        if tag in ("script", "td", "th"):
+            self.inside = tag
+        if tag == "meta" and facts.get("http-equiv") == "Content-Security-Policy":
+            self.policies.append(str(facts["content"]))
+        if tag == "script":
+            self.scripts.append("")
+        if tag in ("td", "th"):
+            self.cells.append("")
         if facts.get("id"):
             self.ids.add(str(facts["id"]))
         if tag == "a":
@@ -45,6 +63,16 @@ class Page(HTMLParser):
         if re.fullmatch("h[1-6]", tag):
             self.heads.append(int(tag[1]))
 
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self.inside:
+            self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts[-1] += data
+        if self.inside in ("td", "th"):
+            self.cells[-1] += data
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,6 +84,79 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[str, Page]:
     return {path.relative_to(site).as_posix(): Page(path) for path in site.rglob("*.html")}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of one experiment whose spec has texts that would be markup."""
+    results = tmp_path_factory.mktemp("hostile") / "results"
+    shutil.copytree(ROOT / "results" / SMALL, results / SMALL)
+    record = results / SMALL / "experiment.json"
+    experiment = json.loads(record.read_text())
+    for row in experiment["rows"]:
+        row["label"] = f"{HOSTILE} {row['label']}"
+    for contrast in experiment["contrasts"] or []:
+        contrast["question"] = f"{HOSTILE}?"
+    experiment["title"] = HOSTILE
+    experiment["declared"] = HOSTILE
+    record.write_text(json.dumps(experiment))
+    output = results.parent / "made"
+    build_site(results, output, ROOT, [SMALL])
+    return output / "results" / SMALL
+
+
+def test_texts_of_a_spec_are_texts_in_a_report(hostile: Path) -> None:
+    """To a reader of Markdown that knows HTML, as most do."""
+    tokens = MarkdownIt("commonmark").enable("table").parse((hostile / "report.md").read_text())
+    lines = [token for token in tokens if token.type == "inline"]
+    parts = [part for line in lines for part in line.children or []]
+    assert not [part.content for part in parts if part.type == "html_inline"]
+    blocks = [token.content.strip() for token in tokens if token.type == "html_block"]
+    assert all(re.fullmatch("<!-- [^<>]+ -->", block) for block in blocks)
+    words = [plain(line) for line in lines]
+    assert words[0] == HOSTILE, "the title"
+    assert sum(text.startswith(f"{HOSTILE} ") for text in words) > 2, "labels in a table"
+    assert f"{HOSTILE}?" in words, "a question"
+    assert any(f"were declared {HOSTILE}." in text for text in words)
+
+
+def test_texts_of_a_spec_are_texts_in_the_site_and_the_explorer(hostile: Path) -> None:
+    page = Page(hostile / "index.html")
+    assert page.scripts == ["", ""], "its own two, which are files"
+    assert sum(cell.startswith(f"{HOSTILE} ") for cell in page.cells) > 2
+    explorer = Page(hostile / "explorer.html")
+    payload, _ = explorer.scripts
+    labels = [method["label"] for method in json.loads(payload)["methods"]]
+    assert labels and all(label.startswith(f"{HOSTILE} ") for label in labels)
+
+
+def test_pages_may_load_the_sites_own_files_alone(pages: dict[str, Page]) -> None:
+    for place, page in pages.items():
+        [policy] = page.policies
+        directives = dict(part.split(" ", 1) for part in policy.split("; "))
+        assert directives["default-src"] == "'none'", place
+        assert "http" not in policy and "*" not in policy, place
+        if not place.endswith("explorer.html"):
+            assert "unsafe" not in directives["script-src"], place
+
+
+def test_nothing_is_written_outside_the_site(tmp_path: Path) -> None:
+    """Not where a text links to a folder or a picture that is on this machine."""
+    outside, root, site = (tmp_path / name for name in ("outside", "root", "site"))
+    for folder in (outside, root / "docs", site):
+        folder.mkdir(parents=True)
+    (outside / "a.png").touch()
+    links = f"[a]({outside}/) [b]({outside}/a.png) [c](../outside/) [d](docs)"
+    (root / "README.md").write_text(f"# A\n\n{links} `{outside}/a.png`\n")
+    written = write_pages(root, site, {}, [])
+    assert sorted(path.name for path in outside.iterdir()) == ["a.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"outside", "root", "site"}
+    assert len(written.places.missing) == 3
+    assert (site / "docs" / "index.html").is_file()
+    assert "a b c <a" in (site / "index.html").read_text()
+    for place in (f"{outside}/index.html", "../index.html"):
+        with pytest.raises(AssertionError):
+            written.write(place, "A", "")
 
 
 def test_there_is_a_page_for_everything(pages: dict[str, Page]) -> None:
