@@ -24,6 +24,8 @@ from cser_bench.algorithms import (
     algorithms,
 )
 from cser_bench.algorithms.core.compressors import Draw, Encoded
+from cser_bench.algorithms.core.traffic import carried
+from cser_bench.harness.measures.steps import link_models
 from tests.algorithms.problems import NAMES, own_settings
 
 NUMEL = 30_720
@@ -174,3 +176,10 @@ def test_the_documents_have_them() -> None:
             over, _, under = number.partition("/")
             said = float(over) / float(under or 1)
             assert said == pytest.approx(optimizer.traffic_share(num_workers), rel=0.01), words
+
+
+def test_a_report_reckons_what_links_carry_as_methods_do() -> None:
+    """Reports load no torch, and so have a formula of their own."""
+    for num_workers in (2, 3, 8, 32):
+        by_methods = carried(num_workers, all_reduced=3.0, gathered=0.25, to_neighbours=1.5)
+        assert link_models(4.75, 0.25, 1.5, num_workers) == pytest.approx(by_methods, rel=1e-15)
