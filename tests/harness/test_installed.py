@@ -15,6 +15,7 @@ import pytest
 
 from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.trial import NETWORKS
+from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from tests.harness.support import ROOT, changed, only, small_spec, write_spec
 
@@ -42,6 +43,11 @@ class Installed:
         return next(self.folder.glob("lib/python*/site-packages"))
 
 
+def tunings() -> list[Path]:
+    """The searches that ship."""
+    return [path for path in shipped_experiments() if path.name.endswith("_tuning")]
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("installed")
@@ -49,7 +55,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in (*PACKAGES, "cser_bench", "tracks"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
-    for tuning in (ROOT / "results").glob("*_tuning"):
+    for tuning in tunings():
         shutil.copytree(tuning, source / "results" / tuning.name, ignore=ignored)
     for shipped in NETWORKS.values():
         runs = Path("results", shipped.runs.relative_to(SHIPPED_TUNINGS))
@@ -78,12 +84,9 @@ def test_shipped_experiments_plan_from_an_empty_folder(
     code = "from cser_bench import harness, report; print(harness.__file__, report.__file__)"
     done = installed.call("python", "-c", code, cwd=tmp_path)
     assert done.stdout.count(str(installed.packages)) == 2, done.stdout + done.stderr
-    tunings = {path.name for path in (ROOT / "results").glob("*_tuning")}
-    assert (
-        tunings
-        and {path.name for path in (installed.packages / "cser_bench/harness/shipped").iterdir()}
-        >= tunings
-    )
+    names = {path.name for path in tunings()}
+    packed = {path.name for path in (installed.packages / "cser_bench/harness/shipped").iterdir()}
+    assert names and packed >= names
     for shipped in NETWORKS.values():
         runs = shipped.runs.relative_to(SHIPPED_TUNINGS)
         pack = installed.packages / "cser_bench/harness/shipped" / runs / "runs.jsonl"
