@@ -3,7 +3,6 @@ it."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 
 from cser_bench.harness.cli.show import taken_lines
 from cser_bench.harness.places import SHIPPED_TUNINGS
-from cser_bench.harness.records.packs import NAME, read_pack, render_pack
+from cser_bench.harness.records.packs import read_pack
 from cser_bench.harness.records.shipped import (
     LIST,
     SHIPPED,
@@ -24,21 +23,11 @@ from cser_bench.harness.records.shipped import (
 )
 from tests.harness.support import ROOT
 from tests.only_shipped import ReadsOwnResultsError
+from tests.own_runs import begin, rename
 
 EXPERIMENT = "cmudict"
 REFERENCE = SHIPPED / "reference" / EXPERIMENT
 NUM_RUNS = len(read_pack(REFERENCE))
-
-
-def begun(results: Path, num_done: int, name: str = EXPERIMENT) -> Path:
-    """Make the user's own run of a shipped experiment, of which so many runs are done."""
-    folder = results / name
-    folder.mkdir(parents=True)
-    shutil.copy(REFERENCE / "experiment.json", folder)
-    runs = sorted(read_pack(REFERENCE).items())
-    if num_done:
-        (folder / NAME).write_text(render_pack(EXPERIMENT, dict(runs[:num_done])))
-    return folder
 
 
 def taken_of(results: Path, name: str = EXPERIMENT) -> Path:
@@ -50,14 +39,14 @@ def taken_of(results: Path, name: str = EXPERIMENT) -> Path:
 def test_what_ships_is_taken_until_all_planned_runs_of_ones_own_are_done(
     num_done: int, tmp_path: Path
 ) -> None:
-    own = begun(tmp_path, num_done)
+    own = begin(tmp_path, EXPERIMENT, num_done)
     assert taken_of(tmp_path) == REFERENCE
     said = f"cmudict: left out {own}, as {num_done} of {NUM_RUNS} planned runs are done"
     assert taken_lines(take(tmp_path)) == [said]
 
 
 def test_ones_own_is_taken_when_all_its_runs_are_done(tmp_path: Path) -> None:
-    own = begun(tmp_path, NUM_RUNS)
+    own = begin(tmp_path, EXPERIMENT, NUM_RUNS)
     assert taken_of(tmp_path) == own
     assert taken_lines(take(tmp_path)) == [f"cmudict: took {own}, all runs of which are done"]
     [line] = taken_lines(take(tmp_path), only_shipped=True)
@@ -66,23 +55,21 @@ def test_ones_own_is_taken_when_all_its_runs_are_done(tmp_path: Path) -> None:
 
 def test_an_experiment_that_does_not_ship_is_taken_by_the_same_rule(tmp_path: Path) -> None:
     for name, num_done in (("mine", 5), ("also_mine", NUM_RUNS)):
-        plan = begun(tmp_path, num_done, name) / "experiment.json"
-        plan.write_text(json.dumps(json.loads(plan.read_text()) | {"name": name}))
+        rename(begin(tmp_path, EXPERIMENT, num_done, name), name)
     folders = take(tmp_path).folders
     assert tmp_path / "also_mine" in folders and tmp_path / "mine" not in folders
     assert folders[1:] == take(None).folders
 
 
 def test_a_folder_that_was_put_aside_under_another_name_is_not_taken(tmp_path: Path) -> None:
-    begun(tmp_path, NUM_RUNS, "cmudict_before")
+    begin(tmp_path, EXPERIMENT, NUM_RUNS, "cmudict_before")
     assert take(tmp_path) == take(None)
 
 
 def test_searches_and_trials_of_the_users_own_are_nothing_to_tell_of(tmp_path: Path) -> None:
     folder = tmp_path / "cmudict_mine_tuning"
     shutil.copytree(SHIPPED / "cmudict_tuning", folder)
-    plan = folder / "experiment.json"
-    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"name": folder.name}))
+    rename(folder, folder.name)
     assert taken_lines(take(tmp_path)) == []
 
 
