@@ -1,7 +1,7 @@
 """What ships with the project in results/, and which of two experiments of one name is taken.
 
-`results/shipped.txt` is the list of what ships. An installation has no results folder, so that
-nothing ships with it.
+`results/shipped.txt` is the list of what ships. An installation has no such folder; the records
+that plans and `try` need are elsewhere there, see `harness.places`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OwnExperiment:
 
     @property
     def is_done(self) -> bool:
-        return self.num_done == self.num_planned
+        return 0 < self.num_planned == self.num_done
 
 
 @dataclass(frozen=True)

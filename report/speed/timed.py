@@ -372,8 +372,8 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
 def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:
     """Return the experiments whose losses stand beside the step times of a study's folder.
 
-    They are the one that answers quote and those whose rows the sessions name: those that ship
-    beside a study that ships, and else the user's own beside the study that are done first.
+    They are the one that answers quote and those whose rows the sessions name. Beside a study that
+    ships they ship too; beside another, the user's own are taken where they are done.
 
     Raises:
         RecordError: a record is damaged or of another version; the message names the file.
