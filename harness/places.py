@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cser_bench
+
 PACKAGE = "cser_bench"
-OURS = Path(__file__).absolute().parents[2]
-"""The folder that our package lies in. Not resolved: in a checkout `cser_bench/harness` is a
-link."""
+OURS = Path(cser_bench.__file__).absolute().parents[1]
+"""The folder that our package lies in."""
+
+PROGRAM = Path(__file__).resolve().parents[1]
+"""The folder with `harness`, `results` and the others beside it: the top of a checkout, in an
+installation our package. Resolved: in a checkout `cser_bench/harness` may be a link."""
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 """The experiments that come with the program."""
 
-SHIPPED_TUNINGS = Path(__file__).parent / "shipped"
-"""Records of tunings that come with the program: in a checkout its results folder, in an
-installation the tunings of it."""
+SHIPPED_TUNINGS = PROGRAM / "results"
+"""Records that come with the program: in a checkout its results folder, in an installation the
+packed experiments of it."""
 
-TRACKS = OURS / PACKAGE / "tracks"
+TRACKS = PROGRAM / "tracks"
 """The open tracks: in a checkout all of them with their entries, in an installation the rules."""

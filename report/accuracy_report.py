@@ -24,6 +24,8 @@ from cser_bench.report.accuracy_figures import (
     with_verdicts,
 )
 from cser_bench.report.declared import seen_when_declared
+from cser_bench.report.efficiency import efficiency_frame
+from cser_bench.report.efficiency_section import curve_frames, efficiency_section
 from cser_bench.report.frame import Frames, sharing_baseline
 from cser_bench.report.law.figure import draw_law
 from cser_bench.report.law.section import law_context, law_tables
@@ -121,6 +123,7 @@ def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
     return {
         "accuracy": accuracy_frame(frames),
         "contrasts": contrasts_frame(frames),
+        "efficiency": efficiency_frame(frames, curve_frames(frames)),
         "needs": needs_frame(frames),
         "lengths": assay_frame(frames),
         "lost": lost,
@@ -200,6 +203,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         **_about(frames),
         **_of_rows(frames, tables),
         **_of_contrasts(frames, tables),
+        **_of_efficiency(frames, tables),
         "needs": _needs_table(tables["needs"]),
         "noise": noise_share(tables["lost"]),
         "rates": _rate_table(frames, tables["rates"]),
@@ -275,6 +279,35 @@ def _of_contrasts(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[st
         "compared": _losses_of_compared(frames, accuracy, contrasts),
         "num_seen": num_seen,
         "num_kept": sum(contrast.is_verdict_kept for contrast in frames.contrasts),
+    }
+
+
+def _of_efficiency(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return the section on statistical efficiency, and the heads of its tables."""
+    section = efficiency_section(frames, tables["accuracy"], tables["efficiency"])
+    score_head = f"{frames.metric.score_label}, {'%' if frames.metric.is_share else 'nats'}"
+    columns = {
+        "label": ("method", "text"),
+        "traffic": ("traffic", "traffic"),
+        "mean": (score_head, _written(frames)),
+        "drop": (f"drop, {frames.metric.loss_unit}", "text"),
+        "by_loss": ("efficiency by test loss", "text"),
+        "by_score": (f"by {frames.metric.score_label}", "text"),
+    }
+    curve_columns = {
+        "num_steps": ("steps", "count"),
+        "learning_rate": ("learning rate", "short"),
+        "num_runs": ("runs", "count"),
+        "mean": (score_head, _written(frames)),
+        "test_loss": ("test loss, nats", "loss"),
+    }
+    if section is not None and not section.has_two_scores:
+        del columns["by_score"]
+        del curve_columns["test_loss"]
+    return {
+        "efficiency": section,
+        "efficiency_columns": columns,
+        "curve_columns": curve_columns,
     }
 
 

@@ -46,6 +46,22 @@ def nats(score: float) -> str:
 
 
 @_format
+def traffic(value: float) -> str:
+    """Write a share of DDP's traffic: "1/24", and "0.67" of more than a half; nothing is "0"."""
+    if value == 0:
+        return "0"
+    if value > 0.55:
+        return f"{value:.2g}"
+    return f"1/{1 / value:.3g}"
+
+
+@_format
+def loss(value: float) -> str:
+    """Write a loss in nats, which is no score: 1.23456 is "1.2346"."""
+    return f"{value:.4f}"
+
+
+@_format
 def signed(value: float) -> str:
     """Write a number with its sign in two decimals, as a correlation: "+0.55"."""
     return f"{value:+.2f}".replace("-", MINUS)

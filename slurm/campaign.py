@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cser_bench.harness.places import OURS, PACKAGE
+from cser_bench.harness.places import OURS, PACKAGE, PROGRAM
 from cser_bench.harness.records import store
-from cser_bench.harness.records.provenance import output_of
+from cser_bench.harness.records.provenance import ROOMS, output_of
 from cser_bench.harness.records.state import RunStatus, Submitted, status_of
 from cser_bench.harness.records.store import Record
 from cser_bench.slurm.profile import Profile, SubmissionPaths
@@ -189,7 +189,10 @@ def take_snapshot(folder: Path) -> Path:
     """Copy our package to this folder, and return it."""
     # A submission that was refused may have left a copy.
     shutil.rmtree(folder, ignore_errors=True)
-    # `shipped` is a link to results, which jobs do not need.
-    ignored = shutil.ignore_patterns("__pycache__", "shipped")
-    shutil.copytree(OURS / PACKAGE, folder / PACKAGE, ignore=ignored)
+    package = folder / PACKAGE
+    ignored = shutil.ignore_patterns("__pycache__")
+    # From where they lie: in a checkout without links our package does not have them.
+    for room in ROOMS:
+        shutil.copytree(PROGRAM / room, package / room, ignore=ignored)
+    shutil.copy(OURS / PACKAGE / "__init__.py", package)
     return folder

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import cser_bench
 from cser_bench.algorithms.check.problem import (
     INTERVAL,
     Rows,
@@ -95,7 +96,7 @@ def run_processes(module: str, folder: Path) -> None:
 
 
 def _start(module: str, rank: int, folder: Path) -> subprocess.Popen[str]:
-    ours = str(Path(__file__).absolute().parents[3])
+    ours = str(Path(cser_bench.__file__).absolute().parents[1])
     paths = [ours, os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,

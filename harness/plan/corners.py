@@ -1,13 +1,14 @@
 """Learning rates of a grid of sizes and lengths from those that the tuning chose in its corners.
 
-A rate lies between the corners' in proportion, on logarithmic scales of the rate, of parameters and
-of steps: along one of them where corners differ in one alone, else along both (bilinear). Beyond
-the corners it goes on as between them.
+A rate lies between those of the nearest corners, on logarithmic scales of the rate, of parameters
+and of steps: along one of them where corners differ in one alone, else along both (bilinear).
+Beyond the last corners it goes on as between the last two.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Mapping
 
 from cser_bench.harness.plan.footprint import num_parameters_of
@@ -89,22 +90,22 @@ def shares_of(where: str, place: Place, corners: list[Place]) -> dict[Place, flo
     if len(corners) < 2 or len(corners) != num_corners_of_grid:
         raise SpecError(
             f"{where} needs a learning rate from tuning.corners, of which it is in {len(corners)}: "
-            "give the four cells of two sizes and two lengths, or two that differ in one of "
-            "these, with this row in each"
+            "give every cell of some sizes and some lengths, two at least, with this row in each"
         )
     return {corner: by_size[corner[0]] * by_length[corner[1]] for corner in corners}
 
 
 def _along(value: int, ends: list[int]) -> dict[int, float]:
-    """Return the share of either end by the distance from the other, as logarithms.
+    """Return the share of each end by the distances on a logarithmic scale; they add up to 1.
 
-    There are no shares where there are more than two ends.
+    Between two neighbouring ends these two share, and all others have 0. Beyond the last ends the
+    last two share, and one of them has less than 0.
     """
-    low = min(ends, default=1)
-    high = max(ends, default=1)
-    if not set(ends) <= {low, high}:
-        return {}
-    if low == high:
-        return {low: 1.0}
+    known = sorted(set(ends))
+    if len(known) < 2:
+        return dict.fromkeys(known, 1.0)
+    # The neighbours are the ends at `above - 1` and `above`.
+    above = min(max(bisect(known, value), 1), len(known) - 1)
+    low, high = known[above - 1], known[above]
     share = math.log(value / low) / math.log(high / low)
-    return {low: 1 - share, high: share}
+    return dict.fromkeys(known, 0.0) | {low: 1 - share, high: share}

@@ -26,6 +26,7 @@ from cser_bench.harness.records.experiment import (
     Exponent,
     OutsideMethod,
     PlannedEvidence,
+    Prediction,
     Tuning,
 )
 from cser_bench.harness.spec.errors import SpecError
@@ -200,6 +201,7 @@ def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
         for contrast in spec.contrasts
     ]
     exponents = [Exponent(**exponent.model_dump()) for exponent in spec.exponents]
+    predictions = [Prediction(**predicted.model_dump()) for predicted in spec.predictions]
     evidence = None if spec.evidence is None else PlannedEvidence(**spec.evidence.model_dump())
     # A floor that is not tuned yet may have been left out.
     has_floor = statistics.floor in [planned.row.row for planned in rows]
@@ -216,6 +218,8 @@ def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
         "declared": statistics.declared,
         "contrasts": contrasts or None,
         "exponents": exponents or None,
+        "predictions": predictions or None,
+        "curve": statistics.curve,
         "evidence": evidence,
     }
 

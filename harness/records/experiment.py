@@ -56,6 +56,8 @@ class Row(Planned):
     partition: dict[str, Any] | None = None
     """How the row's samples are divided among workers; None where that is as the experiment
     says."""
+    wire: str | None = None
+    """The type of the numbers that the row sends; None where it is the experiment's."""
     restart: dict[str, Any] | None = None
     """What workers lose in the middle of a run: `without` (parts of the state), `at` (share of the
     run), `worker`."""
@@ -121,6 +123,23 @@ class PlannedEvidence(EvidenceSpec):
 
 class Exponent(ExponentSpec):
     """A question of how gaps grow over sizes and lengths, that was declared before the runs."""
+
+
+class Prediction(Planned):
+    """The statistical efficiency that a row was predicted to have, before its runs.
+
+    Attributes:
+        efficiency: the predicted value; None where it is what `experiment` measures of its row of
+            the same name.
+        tolerance: the largest |ln(measured / predicted)| that counts as equal.
+        source: where the prediction comes from, in words.
+    """
+
+    row: str
+    tolerance: float
+    source: str
+    efficiency: float | None = None
+    experiment: str | None = None
 
 
 class Choice(Planned):
@@ -195,6 +214,10 @@ class Experiment(Planned):
     """Which runs had been seen when the contrasts were declared, in words."""
     contrasts: list[Contrast] | None = None
     exponents: list[Exponent] | None = None
+    predictions: list[Prediction] | None = None
+    curve: str | None = None
+    """The experiment that ran the baseline at several lengths; None where its own cells have
+    them, or none has."""
     evidence: PlannedEvidence | None = None
     families: dict[str, str] = Field(default_factory=dict)
     """The family of each algorithm of the rows, as its class says it."""

@@ -1,6 +1,7 @@
 """Packed records: the finished runs of an experiment in one file.
 
-The file is results/<experiment>/runs.jsonl, with a JSON line for each run.
+The file is results/<experiment>/runs.jsonl, with a JSON line for each run. In an installation it is
+compressed, as runs.jsonl.gz.
 
 A run's line has its files as plain JSON: `run`, `events`, `result`, and `failure` where an attempt
 before failed. It begins with the sha256 of the rest of the line. The first line is a header, with
@@ -10,9 +11,11 @@ So no line can be changed, left out or added unseen.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -32,6 +35,7 @@ from cser_bench.harness.spec.run import RunConfig, is_run_id, run_id
 FORMAT = 2
 """Version of the pack's format; a pack of another is refused, never guessed at."""
 NAME = "runs.jsonl"
+COMPRESSED = f"{NAME}.gz"
 
 # A line begins with {"sha256":" of 11 characters, and a digest has 64; behind it come two signs
 # more, and at the end stand a brace and the line's end.
@@ -53,12 +57,13 @@ def read_pack(folder: Path) -> Mapping[str, Files]:
 
     Raises RecordError: the pack is bad.
     """
-    path = folder / NAME
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return {}
-    return _read_once(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    for path in (folder / NAME, folder / COMPRESSED):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        return _read_once(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    return {}
 
 
 @lru_cache(maxsize=8)
@@ -67,8 +72,11 @@ def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
 
     States are asked of run by run. A file that was replaced has another `stamp`.
     """
+    content = path.read_bytes()
+    if path.name == COMPRESSED:
+        content = _decompressed(content, path)
     # Bytes that are no UTF-8 are damage as any other: the digest tells of it, by the line's number.
-    text = path.read_bytes().decode(errors="replace")
+    text = content.decode(errors="replace")
     # JSON is written in ASCII, so no text in a run has any other sign that this splits at.
     first, *lines = text.splitlines(keepends=True) or [""]
     runs: dict[str, Files] = {}
@@ -94,6 +102,13 @@ def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
             "its own"
         )
     return runs
+
+
+def _decompressed(content: bytes, path: Path) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RecordError(f"{path} is damaged ({error}); install the project again") from None
 
 
 def _damaged(path: Path, number: int) -> RecordError:

@@ -1,7 +1,7 @@
 """What ships with the project in results/, and which of two experiments of one name is taken.
 
-`results/shipped.txt` is the list of what ships. An installation has no such folder; the records
-that plans and `try` need are elsewhere there, see `harness.places`.
+`results/shipped.txt` is the list of what ships; an installation has it too, and of what it names
+the packed experiments.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cser_bench.harness.places import OURS
+from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.records.experiment import Experiment, read_experiment
 from cser_bench.harness.records.packs import read_result
 
-SHIPPED = (OURS / "results").resolve()
-"""The folder of what ships; a user's own runs lie in it too."""
+SHIPPED = SHIPPED_TUNINGS
+"""The folder of what ships; in a checkout a user's own runs lie in it too."""
 
 LIST = "shipped.txt"
 """Names what ships, by paths from that folder."""

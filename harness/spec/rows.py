@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from cser_bench.harness.spec.values import (
     Betas,
+    CommunicationDtype,
     Count,
     Finite,
     LocalStep,
@@ -130,6 +131,8 @@ class RowSpec(Strict):
     betas: Betas | None = None
     eps: Positive | None = None
     warmup_epochs: NonNegative | None = None
+    wire: CommunicationDtype | None = None
+    """The type of the numbers that are sent, instead of the experiment's."""
     candidates: list[Settings] = []
     learning_rates: Rates = []
     restart: RestartSpec | None = None

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from cser_bench.harness.spec.rows import PartitionSpec, RestartSpec
 from cser_bench.harness.spec.values import (
     Betas,
+    CommunicationDtype,
     Count,
     LocalStep,
     Name,
@@ -26,9 +27,6 @@ from cser_bench.harness.spec.values import (
 Precision = Literal["fp32", "fp16", "bf16"]
 """Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss
 scaling."""
-
-CommunicationDtype = Literal["fp32", "fp16"]
-"""Of the numbers that are sent, and so of the bits that are counted."""
 
 ID_DIGITS = 12
 """Hexadecimal digits of a run's id."""

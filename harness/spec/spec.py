@@ -74,6 +74,9 @@ class StatisticsSpec(Strict):
     seed_deviation: Positive | None = None
     """Standard deviation of a score between seeds that a plan's power is reckoned with, in the unit
     of the margin."""
+    curve: Name | None = None
+    """The experiment that ran the baseline at several lengths, by which steps are valued. None
+    where this experiment's own cells have the lengths."""
 
 
 class TuningSpec(Strict):
@@ -88,9 +91,9 @@ class TuningSpec(Strict):
     `num_epochs`: length of the tuning's runs. `lowest`, `highest`: how far a row's rates go on
     where the best of them is the last; None for not at all. `records`: the experiment whose tuning
     this is, where it is not this one's own.
-    `corners`: two or four cells, in which alone rows are tuned; elsewhere a row's rate lies between
-    those that were chosen there, in proportion on logarithmic scales of parameters and steps, and
-    its settings are the nearest one's.
+    `corners`: the cells in which alone rows are tuned, every one of some sizes and some lengths;
+    elsewhere a row's rate lies between those of the nearest corners, on logarithmic scales of
+    parameters and steps, and its settings are the nearest one's.
     `both_rules`: plan rows for the choices by least training loss too, where they differ; at
         `both_rules_seeds`.
     """
@@ -142,6 +145,30 @@ class ExponentSpec(Strict):
     question: str
 
 
+class PredictionSpec(Strict):
+    """The statistical efficiency that a row was predicted to have, before its runs.
+
+    `efficiency`: the predicted value, or None where it is what `experiment` measures of its row of
+    the same name. `tolerance`: the largest |ln(measured / predicted)| that counts as equal.
+    `source`: where the prediction comes from.
+    """
+
+    row: str
+    efficiency: Positive | None = None
+    experiment: Name | None = None
+    tolerance: Positive
+    source: Text
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PredictionSpec:
+        if (self.efficiency is None) == (self.experiment is None):
+            raise ValueError(
+                f"the prediction of {self.row!r} needs an efficiency, or the experiment that "
+                "measures one, and not both"
+            )
+        return self
+
+
 class SensitivitySpec(Strict):
     """The rows at the main ratio, and those without one, again at neighbouring learning rates.
 
@@ -183,6 +210,7 @@ class Spec(Strict):
     sensitivity: SensitivitySpec | None = None
     contrasts: list[ContrastSpec] = []
     exponents: list[ExponentSpec] = []
+    predictions: list[PredictionSpec] = []
     rows: list[RowSpec] = []
     grids: list[GridSpec] = []
     cells: list[CellSpec] = []
@@ -246,6 +274,7 @@ class Spec(Strict):
             for asked in self.exponents
             for name in [*asked.rows, *asked.than]
         ]
+        named += [("row of a prediction", predicted.row) for predicted in self.predictions]
         contrasted = [
             ("contrast's row", name)
             for each in self.contrasts
@@ -262,10 +291,11 @@ class Spec(Strict):
                     raise ValueError(
                         f"the {what} {name!r} is no row; the rows are {', '.join(known)}"
                     )
-        if (self.contrasts or self.exponents) and self.statistics.declared is None:
+        declared = self.contrasts or self.exponents or self.predictions
+        if declared and self.statistics.declared is None:
             raise ValueError(
-                "contrasts and exponents need statistics.declared, which says what had been seen "
-                "when they were made"
+                "contrasts, exponents and predictions need statistics.declared, which says what "
+                "had been seen when they were made"
             )
         self._check_cells()
         self._check_contrasts()

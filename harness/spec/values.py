@@ -30,6 +30,9 @@ LocalStep = Literal["sgd", "adamw", "muon"]
 """By whose rule a worker steps: Nesterov SGD's; AdamW's with `betas` and `eps`, which has no
 momentum; or Muon's, with momentum on hidden matrices and AdamW on all else."""
 
+CommunicationDtype = Literal["fp32", "fp16"]
+"""Of the numbers that are sent, and so of the bits that are counted."""
+
 Betas = Annotated[list[ShareBelowOne], Field(min_length=2, max_length=2)]
 
 

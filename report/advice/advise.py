@@ -375,8 +375,8 @@ def _network_for(job: TrainingJob, advised: Mapping[str, Sequence[Path]]) -> str
 def _check_shipped() -> None:
     if not SHIPPED.is_dir():
         raise UsageError(
-            f"advice stands on the records in {SHIPPED}, which come with a checkout and not with "
-            "an installation; run `python -m harness advise` in a checkout"
+            f"advice stands on the records in {SHIPPED}, which are not there; install the "
+            "project again"
         )
 
 

@@ -157,6 +157,35 @@ def test_rates_go_on_beyond_the_corners_as_between_them(
     assert rates["sgd@other"] == pytest.approx(0.1 * 10**-power, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(14, 0.04), (28, 0.02 * 2**0.5), (80, 0.08)],
+    ids=["between the first two", "between the last two", "beyond"],
+)
+def test_between_three_lengths_the_two_nearest_give_the_rate(
+    steps: int, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best rates are 0.08, 0.02 and 0.04 at 10, 20 and 40 steps: they fall, and then rise.
+
+    14 lies half-way from 10 to 20 on a logarithmic scale, 28 half-way from 20 to 40, and 80 as far
+    beyond 40.
+    """
+    table = gridded(
+        cells=[*CELLS, {"cell": "other", "num_steps": steps}], rows=small_spec()["rows"][:1]
+    )
+    del table["rows"][0]["learning_rate"]
+    table["rows"][0] |= {
+        "corners": ["narrow-10", "narrow-20", "narrow-40"],
+        "learning_rates": [0.02, 0.04],
+    }
+    best = {10: 0.08, 20: 0.02, 40: 0.04}
+    _, plan = plan_after(
+        table, tmp_path, monkeypatch, lambda row, config: best[config.num_steps or 0]
+    )
+    rates = {row.row: row.learning_rate for row in plan.experiment.rows}
+    assert rates["sgd@other"] == pytest.approx(expected, rel=0.03)
+
+
 def test_a_cell_that_is_tuned_has_its_own_rates_and_leaves_all_others_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,9 +248,7 @@ def test_rows_that_are_not_tuned_yet_are_left_out_unless_a_contrast_names_them(
         )
 
 
-@pytest.mark.parametrize(
-    "corners", [CORNERS[:3], CORNERS[:1], ["narrow-10", "narrow-20", "narrow-40"]]
-)
+@pytest.mark.parametrize("corners", [CORNERS[:3], CORNERS[:1], [*CORNERS, "narrow-20"]])
 def test_corners_that_are_no_grid_are_refused(
     corners: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,7 +121,14 @@ def miniature(name: str, folder: Path, patch: pytest.MonkeyPatch) -> object:
 
 
 # Their rows are another's, all or some.
-BORROWERS = {"fashion_mnist_contrasts", "fashion_mnist_regime", "fashion_mnist_ties", "lost_state"}
+BORROWERS = {
+    "fashion_mnist_contrasts",
+    "fashion_mnist_regime",
+    "fashion_mnist_ties",
+    "lost_state",
+    "table_densenet",
+    "table_shufflenet",
+}
 NAMES = sorted({path.stem for path in EXPERIMENTS.glob("*.toml")} - BORROWERS)
 
 

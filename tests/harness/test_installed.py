@@ -1,26 +1,32 @@
 """The program as others have it: from a wheel, in a folder with nothing of ours in it, or with
-names like ours."""
+names like ours; and from a checkout without symbolic links."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile, ZipInfo
 
 import pytest
 
 from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.trial import NETWORKS
+from cser_bench.harness.records.packs import NAME, read_pack
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
-from tests.harness.support import ROOT, changed, only, small_spec, write_spec
+from tests.harness.support import ROOT, call, changed, only, small_spec, write_spec
 
 PACKAGES = ("algorithms", "harness", "slurm", "report")
-"""The folders at the top of the repository, to which `cser_bench` has a link each."""
+"""The folders at the top of the repository to which `cser_bench` has links."""
+
+ADVICE = "advise --parameters 25.6M --steps 450000 --workers 8 --compute-ms 27 --bandwidth 10Gb/s"
+
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Installed:
     """Another environment, with the wheel in it and our packages' dependencies beside it."""
 
     folder: Path
+    wheel: Path
 
     def call(self, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         """A console script, in `cwd`, without anything of this checkout on the path."""
@@ -43,37 +50,55 @@ class Installed:
         return next(self.folder.glob("lib/python*/site-packages"))
 
 
-def tunings() -> list[Path]:
-    """The searches that ship."""
-    return [path for path in shipped_experiments() if path.name.endswith("_tuning")]
+def _kept() -> list[str]:
+    """The files of the repository as they are now, without pictures, of which nothing is built."""
+    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [name for name in listed.split("\0") if name and not name.endswith((".png", ".pdf"))]
+    return [name for name in names if os.path.lexists(ROOT / name)]
+
+
+def _wheel_of(source: Path) -> Path:
+    offline = ["--no-deps", "--no-build-isolation"]
+    subprocess.run([*PIP, "wheel", *offline, "-w", source.parent, source], check=True)
+    (wheel,) = source.parent.glob("cser_bench-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def without_links(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout as `git archive` packs it in a ZIP, and as Python unpacks that: a link is a text
+    file."""
+    folder = tmp_path_factory.mktemp("without_links")
+    with ZipFile(folder / "main.zip", "w") as archive:
+        for name in _kept():
+            if (ROOT / name).is_symlink():
+                link = ZipInfo(name)
+                link.external_attr = (stat.S_IFLNK | 0o777) << 16
+                archive.writestr(link, os.readlink(ROOT / name))
+            else:
+                archive.write(ROOT / name, name)
+    with ZipFile(folder / "main.zip") as archive:
+        archive.extractall(folder / "source")
+    assert (folder / "source" / "cser_bench" / "harness").is_file()
+    return folder / "source"
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("installed")
     source = folder / "source"
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in (*PACKAGES, "cser_bench", "tracks"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
-    for tuning in tunings():
-        shutil.copytree(tuning, source / "results" / tuning.name, ignore=ignored)
-    for shipped in NETWORKS.values():
-        runs = Path("results", shipped.runs.relative_to(SHIPPED_TUNINGS))
-        shutil.copytree(ROOT / runs, source / runs, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    for name in _kept():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name, follow_symlinks=False)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
-    env = Installed(folder / "env")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    offline = ["--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "wheel", *offline, "-w", folder, source], check=True)
-    (wheel,) = folder.glob("cser_bench-*.whl")
-    subprocess.run(
-        [*pip, "--python", env.folder / "bin" / "python", "install", "--no-deps", wheel], check=True
-    )
+    env = Installed(folder / "env", _wheel_of(source))
+    python = env.folder / "bin" / "python"
+    subprocess.run([*PIP, "--python", python, "install", "--no-deps", env.wheel], check=True)
     # What the wheel needs is not installed again. Links that lie there, as to this checkout, are
     # not followed.
-    (env.packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    beside = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (env.packages / "dependencies.pth").write_text("\n".join(beside))
     return env
 
 
@@ -84,13 +109,15 @@ def test_shipped_experiments_plan_from_an_empty_folder(
     code = "from cser_bench import harness, report; print(harness.__file__, report.__file__)"
     done = installed.call("python", "-c", code, cwd=tmp_path)
     assert done.stdout.count(str(installed.packages)) == 2, done.stdout + done.stderr
-    names = {path.name for path in tunings()}
-    packed = {path.name for path in (installed.packages / "cser_bench/harness/shipped").iterdir()}
-    assert names and packed >= names
-    for shipped in NETWORKS.values():
-        runs = shipped.runs.relative_to(SHIPPED_TUNINGS)
-        pack = installed.packages / "cser_bench/harness/shipped" / runs / "runs.jsonl"
-        assert pack.exists(), "what `try` holds methods against"
+    shipped = installed.packages / "cser_bench" / "results"
+    packed = [folder for folder in shipped_experiments() if (folder / NAME).exists()]
+    experiments = {folder.relative_to(SHIPPED_TUNINGS) for folder in packed}
+    for name in ("experiment.json", f"{NAME}.gz"):
+        assert {path.relative_to(shipped).parent for path in shipped.rglob(name)} == experiments
+    for network in NETWORKS.values():
+        runs = network.runs.relative_to(SHIPPED_TUNINGS)
+        pack = read_pack(shipped / runs)
+        assert pack and pack == read_pack(ROOT / "results" / runs), "what `try` compares with"
     for name in (
         "fashion_mnist_regime",
         "studies/two_level",
@@ -99,6 +126,62 @@ def test_shipped_experiments_plan_from_an_empty_folder(
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(load_spec(find_spec(name)).title)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(400)
+def test_advice_is_that_of_a_checkout(installed: Installed, tmp_path: Path) -> None:
+    words = ADVICE.split()
+    done = installed.call("cser-harness", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    in_checkout = call([sys.executable, "-m", "harness", *words], ROOT)
+    assert done.stdout and done.stdout == in_checkout.stdout
+
+
+@pytest.mark.timeout(400)
+def test_a_checkout_without_links_gives_the_same_wheel(
+    installed: Installed, without_links: Path
+) -> None:
+    left = without_links / "build" / "lib" / "cser_bench" / "algorithms" / "gone.py"
+    left.parent.mkdir(parents=True)
+    left.touch()  # as by an earlier version that was built here
+    wheels = (installed.wheel, _wheel_of(without_links))
+    first, second = ({each.filename: each.CRC for each in ZipFile(w).filelist} for w in wheels)
+    assert first == second
+
+
+@pytest.mark.timeout(400)
+def test_a_checkout_without_links_runs(
+    installed: Installed, without_links: Path, tmp_path: Path
+) -> None:
+    """Its code and records are its own, beside the same that is installed.
+
+    This environment may have an editable install, by which code of this checkout would be found.
+    """
+    code = "from cser_bench.harness import places; print(places.OURS, places.SHIPPED_TUNINGS)"
+    done = installed.call("python", "-c", code, cwd=without_links)
+    assert done.stdout.split() == [str(without_links), str(without_links / "results")], done.stderr
+    done = installed.call("python", "-m", "harness", "--help", cwd=without_links)
+    assert done.returncode == 0 and done.stdout.startswith("usage: python -m harness"), done.stderr
+    for name in (
+        str(write_spec(tmp_path, changed(small_spec(), "tuning"))),
+        "fashion_mnist_regime",
+    ):  # of which the second takes another's tuning
+        done = installed.call("python", "-m", "harness", "plan", name, cwd=without_links)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(load_spec(find_spec(name)).title)
+
+
+def test_jobs_get_whole_packages_from_a_checkout_without_links(
+    installed: Installed, without_links: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import pathlib, sys; from cser_bench.slurm.campaign import take_snapshot; "
+        "take_snapshot(pathlib.Path(sys.argv[1]))"
+    )
+    done = installed.call("python", "-c", code, tmp_path / "code", cwd=without_links)
+    assert done.returncode == 0, done.stderr
+    done = installed.call("python", "-m", "cser_bench.harness", "--help", cwd=tmp_path / "code")
+    assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
 
 
 @pytest.mark.timeout(400)

@@ -3,12 +3,15 @@ packs whole."""
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +328,39 @@ def test_a_packed_run_is_done_in_every_respect(tmp_path: Path) -> None:
     )
 
 
+def test_another_clone_goes_on_with_what_is_committed_of_an_unfinished_experiment(
+    tmp_path: Path,
+) -> None:
+    def git(*words: str | Path) -> str:
+        command = ["git", "-C", str(tmp_path), *map(str, words)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    git("init", "--quiet")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    results = tmp_path / "results" / "unfinished"
+    tuned = only(small_spec(), "sgd")
+    del tuned["rows"][0]["learning_rate"]
+    spec = load_spec(write_spec(tmp_path, tuned))
+    trials = make_plan(spec, results, tuning=True)
+    one_trial = replace(trials, runs=trials.runs[:1])
+    assert launch(one_trial, launch_options(results), Quiet()) == 0
+    folder = results / trials.experiment.name
+    pack_runs(folder, remove_folders=True)
+    # One that is on has a folder, which no commit takes.
+    unpack_runs(folder)
+
+    git("add", "results")
+    kept = git("ls-files").split()
+    assert sorted(Path(name).name for name in kept) == ["experiment.json", PACK]
+    clone = tmp_path / "clone"
+    for name in kept:
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / name, clone / name)
+    there = make_plan(spec, clone / "results" / "unfinished", tuning=True)
+    left = missing_runs(there, clone / "results" / "unfinished" / there.experiment.name)
+    assert [run.run_id for run in left] == [run.run_id for run in trials.runs[1:]]
+
+
 # Killed in between
 
 
@@ -362,6 +398,24 @@ def test_a_folder_that_changes_while_it_is_packed_stays(
     monkeypatch.setattr(store, "write_text_atomically", rewritten)
     pack_runs(folder, remove_folders=True)
     assert list(finished(folder)) == [path.parent.name]
+
+
+# Compressed packs, as installed
+
+
+def test_a_compressed_pack_is_read_as_it_was(tmp_path: Path) -> None:
+    shutil.copy(TUNING / "experiment.json", tmp_path)
+    (tmp_path / f"{PACK}.gz").write_bytes(gzip.compress((TUNING / PACK).read_bytes()))
+    assert read_pack(tmp_path) and read_pack(tmp_path) == read_pack(TUNING)
+    assert read_runs(tmp_path).keys() == read_runs(TUNING).keys()
+
+
+def test_a_compressed_pack_that_was_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / f"{PACK}.gz"
+    whole = gzip.compress((TUNING / PACK).read_bytes())
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RecordError, match=rf"^{re.escape(str(path))} is damaged .*again$"):
+        read_pack(tmp_path)
 
 
 # Packs that ship

@@ -63,9 +63,8 @@ def one_run(row: str, **training: Any) -> Table:
 def slow_checkout(folder: Path, seconds: float) -> Path:
     """A copy of the sources in which the task `blobs` sleeps before each batch, which changes no
     result."""
-    shutil.copytree(
-        ROOT / PACKAGE, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "shipped")
-    )
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / PACKAGE, folder / PACKAGE, ignore=ignored)
     path = folder / PACKAGE / "harness" / "tasks" / "task.py"
     text, batch = path.read_text(), "        for index in indices:\n"
     assert text.count(batch) == 1

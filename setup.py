@@ -1,0 +1,54 @@
+"""Which folders are packages, and what the wheel has of records and rules; pyproject.toml has the rest.
+
+The folders at the top are built as packages of `cser_bench`, whether or not its links to them are
+links: where git makes none, or in an unpacked ZIP, they are text files.
+"""
+
+import gzip
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+FOLDERS = ("algorithms", "harness", "report", "slurm")
+
+
+class BuildWithRecords(build_py):
+    """Builds the packages, and beside them the records and rules that commands read."""
+
+    def run(self):
+        """Build afresh: what an earlier version left in the folder would go into the wheel."""
+        if self.editable_mode:
+            super().run()
+            return
+        built = Path(self.build_lib, "cser_bench")
+        shutil.rmtree(built, ignore_errors=True)
+        super().run()
+        for rules in [*Path("tracks").glob("*/*.toml"), *Path("tracks").glob("*/rules.md")]:
+            copy(rules, built / rules)
+        listed = Path("results", "shipped.txt")
+        copy(listed, built / listed)
+        # Own experiments, packed or not, stay here.
+        for name in listed.read_text().splitlines():
+            pack = Path("results", name, "runs.jsonl")
+            if not pack.is_file():
+                continue
+            copy(pack.with_name("experiment.json"), built / pack.with_name("experiment.json"))
+            # Without the time, so that the same records give the same wheel.
+            compressed = gzip.compress(pack.read_bytes(), mtime=0)
+            (built / f"{pack}.gz").write_bytes(compressed)
+
+
+def copy(source, target):
+    """Copy a file into a folder that may not be there yet."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+in_folders = find_packages(include=[*FOLDERS, *(f"{folder}.*" for folder in FOLDERS)])
+setup(
+    packages=["cser_bench", *(f"cser_bench.{name}" for name in in_folders)],
+    package_dir={f"cser_bench.{folder}": folder for folder in FOLDERS},
+    cmdclass={"build_py": BuildWithRecords},
+)

@@ -1,0 +1,289 @@
+"""Statistical efficiency on made-up curves: what is put in comes out, is covered, or is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import brentq
+
+from cser_bench.harness.errors import UsageError
+from cser_bench.report import efficiency
+from cser_bench.report.efficiency import (
+    Curve,
+    efficiency_frame,
+    pooled_deviation,
+    quadratic_steps,
+    steps_in_draws,
+)
+from cser_bench.report.frame import Frames, read_frames
+from tests.harness.support import ROOT
+
+SHIPPED = ROOT / "results"
+
+T = 4800
+LENGTHS = [600, 857, 1200, 1714, 2400, 3429, 4000, 4800]
+TUNED = (600, 1714, 4800)
+Score = Callable[[float], float]
+
+
+def falling_loss(steps: float) -> float:
+    """Score of a loss that falls ever more slowly; more is better."""
+    return -0.2 - 40 / (steps + 200)
+
+
+def curve_through(
+    score: Score,
+    deviation: float = 0.0,
+    lengths: list[int] = LENGTHS,
+    tuned: tuple[int, ...] = TUNED,
+    num_runs: int = 5,
+    generator: np.random.Generator | None = None,
+) -> Curve:
+    """The curve of runs that differ from a true score by normal noise."""
+    noise = generator or np.random.default_rng(0)
+    samples = [score(steps) + deviation * noise.standard_normal(num_runs) for steps in lengths]
+    pooled, degrees = pooled_deviation(samples)
+    return Curve(
+        steps=np.array(lengths, dtype=float),
+        means=np.array([values.mean() for values in samples]),
+        counts=np.full(len(lengths), num_runs),
+        deviation=pooled,
+        degrees=degrees,
+        tuned=tuned,
+    )
+
+
+@pytest.mark.parametrize("share", [0.13, 0.3, 0.5, 0.77, 0.97])
+def test_a_score_is_valued_by_the_steps_that_the_baseline_needs_for_it(share: float) -> None:
+    """A score that is linear in ln t: cubic, quadratic and the truth are then one line."""
+    curve = curve_through(math.log)
+    reached = math.log(share * T)
+    steps = steps_in_draws(curve, [np.full(5, reached)])[0]
+    assert steps[0] / T == pytest.approx(share, rel=1e-6)
+    assert quadratic_steps(curve, reached) / T == pytest.approx(share, rel=1e-6)
+
+
+def test_between_lengths_a_cubic_errs_less_than_a_straight_line() -> None:
+    """Straight lines below a concave curve overstate the steps that a score needs."""
+    curve = curve_through(falling_loss)
+    for steps in (700, 1400, 2000, 2900, 4400):
+        found = steps_in_draws(curve, [np.full(5, falling_loss(steps))])[0][0]
+        straight = math.exp(np.interp(falling_loss(steps), curve.means, np.log(curve.steps)))
+        assert abs(math.log(found / steps)) < 0.004
+        assert abs(math.log(found / steps)) < abs(math.log(straight / steps))
+
+
+def test_a_longer_run_that_came_less_far_does_not_turn_the_curve_back() -> None:
+    means = np.array([1.0, 2.0, 4.0, 3.0, 5.0])
+    curve = Curve(np.array([1.0, 2, 4, 8, 16]), means, np.array([5, 5, 5, 5, 5]), 0.0, 20, (1, 16))
+    # The two in the middle pool to 3.5, which the smallest of their lengths reaches.
+    assert steps_in_draws(curve, [np.full(5, 3.5)])[0][0] == pytest.approx(4.0)
+    assert not curve.is_monotone
+    heavier = replace(curve, counts=np.array([5, 5, 15, 5, 5]))
+    # By runs the pool is (15 x 4 + 5 x 3) / 20 = 3.75.
+    assert steps_in_draws(heavier, [np.full(5, 3.75)])[0][0] == pytest.approx(4.0)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(efficiency, "NUM_DRAWS", 300)
+    generator = np.random.default_rng(7)
+    deviation, num_covered, num_tries = 0.0004, 0, 100
+    for _ in range(num_tries):
+        curve = curve_through(falling_loss, deviation, generator=generator)
+        scores = falling_loss(0.5 * T) + deviation * generator.standard_normal(5)
+        drawn = steps_in_draws(curve, [scores])[0][1:]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        num_covered += bool(low <= 0.5 * T <= high)
+    # 95 of 100, and by chance 88 or more in 99.9 % of such trials.
+    assert num_covered >= 88
+
+
+def test_methods_share_the_draws_of_their_baseline() -> None:
+    """Two rows of one score, known without error, have the same steps in every draw."""
+    curve = curve_through(falling_loss, 0.001)
+    scores = np.full(5, falling_loss(2000))
+    first, second = steps_in_draws(curve, [scores, scores.copy()])
+    assert (first == second).all() and first[1:].std() > 0
+
+
+def judged(curve: Curve, scores: np.ndarray) -> tuple[str, float, str]:
+    steps = steps_in_draws(curve, [scores])[0]
+    low, high = (
+        np.quantile(steps[1:], 0.025, method="lower"),
+        np.quantile(steps[1:], 0.975, method="higher"),
+    )
+    return efficiency._judged(curve, float(steps[0]), float(low), float(high))
+
+
+def test_beyond_the_curve_there_is_a_bound_and_no_number() -> None:
+    curve = curve_through(falling_loss, 0.0001)
+    kind, steps, _ = judged(curve, np.full(5, falling_loss(300)))
+    assert (kind, steps) == ("at most", 600)
+    kind, steps, _ = judged(curve, np.full(5, falling_loss(9000)))
+    assert (kind, steps) == ("at least", 4800)
+    # On the edge the interval's other end is what is known.
+    kind, steps, _ = judged(curve, falling_loss(4790) + 0.0002 * np.arange(-2, 3))
+    assert kind == "at least" and 4000 < steps < 4800
+
+
+@pytest.mark.parametrize(
+    ("changes", "scores", "reason"),
+    [
+        ({"deviation": 0.02}, falling_loss(2400) + 0.001 * np.arange(5), "interval too wide"),
+        (
+            {"lengths": [*LENGTHS[:4], 4800]},
+            np.full(5, falling_loss(3000)),
+            "curve too coarse there",
+        ),
+        ({"tuned": (600, 4800)}, np.full(5, falling_loss(1700)), "rate not tuned near there"),
+        ({"num_runs": 1}, np.full(5, falling_loss(1700)), "too few runs"),
+    ],
+)
+def test_what_is_not_known_is_a_dash_with_its_reason(
+    changes: dict[str, object], scores: np.ndarray, reason: str
+) -> None:
+    curve = curve_through(falling_loss, **({"deviation": 0.0001} | changes))  # type: ignore[arg-type]
+    kind, steps, why = judged(curve, scores)
+    assert kind == "none" and math.isnan(steps) and why == reason
+
+
+# On records
+
+
+@pytest.fixture
+def frames(monkeypatch: pytest.MonkeyPatch) -> Frames:
+    """An experiment whose baseline has four lengths, as if so few were enough."""
+    monkeypatch.setattr(efficiency, "LEAST_LENGTHS", 4)
+    return read_frames(SHIPPED / "reference" / "gap_text_longer")
+
+
+def test_a_row_has_one_line_a_score_and_the_baseline_none(frames: Frames) -> None:
+    table = efficiency_frame(frames)
+    assert not table["row"].str.startswith("adamw").any()
+    assert set(table["score_name"]) == {"test_loss"}, "the experiment compares losses"
+    assert not table.duplicated(["row", "score_name"]).any()
+    shown = table[table["kind"] == "estimate"]
+    assert (shown["low"] <= shown["efficiency"]).all()
+    assert (shown["efficiency"] <= shown["high"]).all()
+    assert (table.loc[table["kind"] == "none", "reason"] != "").all()
+
+
+def test_too_few_lengths_give_an_empty_frame(frames: Frames) -> None:
+    regime = read_frames(SHIPPED / "reference" / "resnet_regime")
+    assert efficiency_frame(regime).empty
+
+
+def test_a_curve_of_another_network_is_refused(frames: Frames, tmp_path: Path) -> None:
+    other = read_frames(SHIPPED / "reference" / "resnet_regime")
+    with pytest.raises(UsageError, match="takes its baseline's curve from gap_text_longer, whose"):
+        efficiency_frame(other, frames)
+
+
+# A second working-out, from the packs alone
+
+
+def losses_in_packs(*names: str) -> pd.DataFrame:
+    """Test losses of finished runs, by row, model width and steps, each run once."""
+    lines = {}
+    for name in names:
+        text = (SHIPPED / "reference" / name / "runs.jsonl").read_text()
+        for line in text.splitlines()[1:]:
+            files = json.loads(line)
+            if files["result"]["status"] == "done":
+                row = files["run"]["row"].partition("@")[0]
+                config = files["run"]["config"]
+                key = (row, config["model"]["options"]["width"], files["result"]["num_steps"])
+                lines[files["run_id"]] = (*key, files["result"]["test_loss"])
+    return pd.DataFrame(lines.values(), columns=["row", "width", "steps", "loss"])
+
+
+def pooled_by_max_of_min(means: np.ndarray, counts: np.ndarray) -> list[float]:
+    """Isotonic regression, falling, by its formula: the largest of the smallest mean of blocks."""
+    size = len(means)
+
+    def block(first: int, last: int) -> float:
+        part = slice(first, last + 1)
+        return float((means[part] * counts[part]).sum() / counts[part].sum())
+
+    return [
+        min(max(block(first, last) for last in range(here, size)) for first in range(here + 1))
+        for here in range(size)
+    ]
+
+
+def steps_by_root(losses: pd.DataFrame, target: float) -> float:
+    """The steps to a loss: a cubic through the pooled means, and the root of it less the target."""
+    by_steps = losses.groupby("steps")["loss"]
+    means, counts = by_steps.mean().to_numpy(), by_steps.count().to_numpy()
+    knots = np.log(by_steps.mean().index.to_numpy(dtype=float))
+    cubic = PchipInterpolator(knots, pooled_by_max_of_min(means, counts))
+    root = brentq(lambda x: float(cubic(x)) - target, knots[0], knots[-1])
+    return math.exp(root)
+
+
+def test_the_efficiencies_of_the_dictionary_follow_from_the_packs() -> None:
+    losses = losses_in_packs("gap_text", "gap_text_longer", "gap_text_load")
+    baseline = losses[losses["row"] == "adamw"]
+    table = pd.read_csv(SHIPPED / "statistics" / "dictionary_efficiency.csv")
+    widths = {9056: 16, 30400: 32, 109952: 64, 416512: 128}
+    assert len(table) == 28
+    for line in table.itertuples():
+        width = widths[line.num_parameters]
+        is_own = (losses["width"] == width) & (losses["steps"] == line.num_steps)
+        own = losses.loc[is_own & (losses["row"] == line.method), "loss"]
+        steps = steps_by_root(baseline[baseline["width"] == width], own.mean())
+        assert len(own) == line.num_runs
+        assert steps / line.num_steps == pytest.approx(line.efficiency, abs=2e-4)
+
+
+def test_an_interval_follows_from_the_packs_by_draws_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CSER by blocks on the middle network, in the longest runs: the curve is steep there."""
+    losses = losses_in_packs("gap_text_longer")
+    baseline = losses[(losses["row"] == "adamw") & (losses["width"] == 32)]
+    own = losses[(losses["width"] == 32) & (losses["steps"] == 3844) & (losses["row"] != "adamw")]
+    target = own.loc[own["row"] == "cser-8", "loss"]
+    by_steps = baseline.groupby("steps")["loss"]
+    degrees = int((by_steps.count() - 1).sum())
+    pooled = math.sqrt(float(((by_steps.count() - 1) * by_steps.var()).sum()) / degrees)
+    by_row = own.groupby("row")["loss"]
+    own_degrees = int((by_row.count() - 1).sum())
+    own_pooled = math.sqrt(float(((by_row.count() - 1) * by_row.var()).sum()) / own_degrees)
+
+    generator = np.random.default_rng(11)
+    drawn = []
+    for _ in range(600):
+        noise = generator.standard_t(degrees, len(by_steps)) * pooled
+        means = by_steps.mean() + noise / np.sqrt(by_steps.count())
+        redrawn = pd.DataFrame({"steps": means.index, "loss": means.to_numpy()})
+        redrawn = redrawn.loc[redrawn.index.repeat(by_steps.count())]
+        aim = target.mean() + generator.standard_t(own_degrees) * own_pooled / math.sqrt(
+            len(target)
+        )
+        try:
+            drawn.append(steps_by_root(redrawn, aim))
+        except ValueError:  # beyond the curve
+            drawn.append(math.inf)
+    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
+
+    monkeypatch.setattr(efficiency, "LEAST_LENGTHS", 4)
+    frames = read_frames(SHIPPED / "reference" / "gap_text_longer")
+    size = int(frames.row("cser-8@w32-s3844")["num_parameters"])
+    curve = efficiency.curve_of(frames, None, size, "test_loss")
+    assert curve is not None
+    rows = efficiency.draws(frames, curve, size, "test_loss")
+    ours = next(steps for reached, steps in rows if reached.row == "cser-8@w32-s3844")
+    our_low, our_high = np.quantile(ours[1:], [0.025, 0.975], method="nearest")
+    assert math.log(our_low / low) == pytest.approx(0, abs=0.05)
+    assert math.log(our_high / high) == pytest.approx(0, abs=0.05)
