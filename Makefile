@@ -94,7 +94,7 @@ studies: $(VENV)/.installed ## run what is missing of the studies that answer si
 	    $(HARNESS) report "studies/$$study" $(RESULTS_OPTION) || exit 1; \
 	done
 
-answers: $(VENV)/.installed ## answer the paper's readers' questions from the records there are; trains nothing
+answers: $(VENV)/.installed ## answer the paper's readers' questions from records that ship, or with RESULTS= from yours too
 	@$(RUN) -m harness answers --results "$(RESULTS)"
 
 site: $(VENV)/.installed ## make site/, all reports, explorers, answers, methods and docs as pages that need no network

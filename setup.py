@@ -27,8 +27,13 @@ class BuildWithRecords(build_py):
         super().run()
         for rules in [*Path("tracks").glob("*/*.toml"), *Path("tracks").glob("*/rules.md")]:
             copy(rules, built / rules)
-        # Own experiments, which are not packed, stay here.
-        for pack in Path("results").rglob("runs.jsonl"):
+        listed = Path("results", "shipped.txt")
+        copy(listed, built / listed)
+        # Own experiments, packed or not, stay here.
+        for name in listed.read_text().splitlines():
+            pack = Path("results", name, "runs.jsonl")
+            if not pack.is_file():
+                continue
             copy(pack.with_name("experiment.json"), built / pack.with_name("experiment.json"))
             # Without the time, so that the same records give the same wheel.
             compressed = gzip.compress(pack.read_bytes(), mtime=0)

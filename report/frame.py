@@ -28,6 +28,7 @@ from cser_bench.harness.records.experiment import (
     read_experiment,
 )
 from cser_bench.harness.records.packs import read_runs
+from cser_bench.harness.records.shipped import shipped_experiments, ships
 from cser_bench.harness.records.store import RecordError, Result, RunRecord, TrafficEntry
 
 Status = Literal["done", "diverged", "failed", "missing"]
@@ -231,19 +232,19 @@ def read_frames(folder: Path, tuning: Path | None = None) -> Frames:
     )
 
 
-def evidence_in(places: Iterable[Path]) -> dict[str, PlannedEvidence]:
+def evidence_in(folders: Iterable[Path]) -> dict[str, PlannedEvidence]:
     """Return what experiments are evidence for, by their names, in the order that they ask for.
 
     Args:
-        places: folders of experiments' folders; of two experiments of one name the first counts.
+        folders: of experiments, among others; of two experiments of one name the first counts.
 
     Raises:
         RecordError: a plan is damaged or of another version; the message names the file.
     """
     tables: dict[str, PlannedEvidence] = {}
-    for place in places:
-        for path in sorted(place.glob("*/experiment.json")):
-            experiment = read_experiment(path.parent)
+    for folder in folders:
+        if (folder / "experiment.json").exists():
+            experiment = read_experiment(folder)
             if experiment.evidence is not None:
                 tables.setdefault(experiment.name, experiment.evidence)
     return dict(sorted(tables.items(), key=lambda item: (item[1].order, item[0])))
@@ -252,18 +253,24 @@ def evidence_in(places: Iterable[Path]) -> dict[str, PlannedEvidence]:
 def sharing_baseline(frames: Frames) -> list[str]:
     """Return the names of other experiments that share a run of the baseline with this one.
 
-    They have contrasts, and lie beside the folder or one above. Those that cannot be read are left
-    out: they stop their own report, not this one.
+    They have contrasts. Where this one ships they ship too, and else they lie beside the folder or
+    one above. Those that cannot be read are left out: they stop their own report, not this one.
     """
     own = baseline_runs(frames.experiment)
     names = set()
-    places = (frames.folder.parent, frames.folder.parent / "reference", frames.folder.parent.parent)
-    for path in (path for place in places for path in place.glob("*/experiment.json")):
+    for folder in _experiments_beside(frames.folder):
         with suppress(RecordError):
-            other = read_experiment(path.parent)
+            other = read_experiment(folder)
             if other.contrasts and own & baseline_runs(other):
                 names.add(other.name)
     return sorted(names - {frames.experiment.name})
+
+
+def _experiments_beside(folder: Path) -> list[Path]:
+    if ships(folder):
+        return shipped_experiments()
+    places = (folder.parent, folder.parent / "reference", folder.parent.parent)
+    return [path.parent for place in places for path in place.glob("*/experiment.json")]
 
 
 def baseline_runs(experiment: Experiment) -> set[str]:

@@ -6,17 +6,16 @@ pooled where a Brown-Forsythe test does not object; and seeds as a block. The re
 results/statistics/, made by `python -m cser_bench.report.simulation`, and in docs/statistics.md.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
+from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
 from cser_bench.report.frame import read_frames
 from cser_bench.report.moderation import Array, Prior, moderated, plain_prior, robust_prior
 from cser_bench.report.statistics import COVERAGE, satterthwaite, seed_correlation
@@ -421,18 +420,16 @@ def families(num_draws: int = DRAWS, seed: int = SEED) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def correlations(results: Path) -> pd.DataFrame:
-    """Return the intraclass correlation by seed of each experiment with contrasts in a folder.
+def correlations() -> pd.DataFrame:
+    """Return the intraclass correlation by seed of each experiment with contrasts that ships.
 
     Columns: experiment, and those of `SeedCorrelation`.
 
     Raises:
         RecordError: a record is damaged or of another version.
     """
-    folders = [path.parent for path in results.rglob("experiment.json")]
     lines = []
-    # `rglob` goes in the order of the file system, which differs between machines.
-    for folder in sorted(folders, key=lambda folder: folder.name):
+    for folder in sorted(shipped_experiments(), key=lambda folder: folder.name):
         frames = read_frames(folder)
         if not frames.contrasts:
             continue
@@ -442,18 +439,18 @@ def correlations(results: Path) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def main(results: Path) -> None:
+def main() -> None:
     """Write simulation.csv, families.csv and correlations.csv into results/statistics."""
     tables = {
         "simulation": simulated(scenarios()),
         "families": families(),
-        "correlations": correlations(results),
+        "correlations": correlations(),
     }
-    folder = results / "statistics"
+    folder = SHIPPED / "statistics"
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
         table.round(4).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results"))
+    main()

@@ -1,4 +1,4 @@
-"""Which tests stay together where pytest-xdist has several workers."""
+"""Which tests stay together where pytest-xdist has several workers, and what none may read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import only_shipped
+
 if TYPE_CHECKING:
     from tests.harness.support import CommandLine
+
+only_shipped.hold()
 
 FOLDERS = ("tests/slurm/", "tests/measured/")
 """Whose tests share a cluster, or time things one after another."""

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STATISTICS = ("correlations", "families", "simulation")
+STATISTICS = ("correlations", "dictionary_efficiency", "families", "simulation")
 PACKAGES = re.compile(r'"packages": ?(\{[^{}]*\})')
 
 

@@ -424,6 +424,7 @@ def _check_methods(folder: Path, files: list[str]) -> None:
 def advise(options: argparse.Namespace) -> int:
     """Print advice for a job: a recommendation, the table, and what it rests on."""
     from cser_bench.report.advice.advise import advice_from, folders_for
+    from cser_bench.report.questions.evidence import evidence_of
     from cser_bench.report.speed.job import TrainingJob
 
     num_machines, workers_per_machine = options.layout
@@ -442,8 +443,13 @@ def advise(options: argparse.Namespace) -> int:
     )
     for folder in options.map or ():
         known_folder(folder)
-    folders = options.map or folders_for(options.network, job)
-    print(advice_from(folders, job, options.all))
+    # Without runs of one's own there is no such folder, and advice needs none.
+    results = options.results if options.results.is_dir() else None
+    evidence = evidence_of(results)
+    folders = options.map or folders_for(options.network, job, evidence)
+    advice = advice_from(folders, job, evidence, options.all)
+    _say_what_is_taken(results)
+    print(advice)
     return 0
 
 
@@ -456,8 +462,24 @@ def answers(options: argparse.Namespace) -> int:
         known_file(options.readme)
     path = build_answers(options.results, options.output, options.readme)
     build_which_method(options.results, path.parent)
+    _say_what_is_taken(options.results, path.parent)
     print(f"wrote {path}, and answers.pdf and which-method.md beside it")
     return 0
+
+
+def _say_what_is_taken(results: Path | None, pages: Path | None = None) -> None:
+    """Say of each experiment of the user's own that counts whether it was taken.
+
+    Args:
+        results: folder of the user's own records; None where there is none.
+        pages: the folder that was written into, if any.
+    """
+    from cser_bench.harness.cli.show import taken_lines
+    from cser_bench.harness.records.shipped import ships, take
+
+    only_shipped = pages is not None and ships(pages)
+    for line in taken_lines(take(results), only_shipped):
+        print(line)
 
 
 def site(options: argparse.Namespace) -> int:
@@ -473,6 +495,7 @@ def site(options: argparse.Namespace) -> int:
         options.only,
         num_jobs,
     )
+    _say_what_is_taken(options.results)
     print(f"wrote {options.output / 'index.html'}; open it in a browser")
     # A site of some experiments lacks the others on purpose.
     missing = () if options.only else sorted(made.places.missing)

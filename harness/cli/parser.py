@@ -68,6 +68,12 @@ _above_0 = _number(math.ulp(0), "a number above 0")
 _at_least_0 = _number(0, "a number of at least 0")
 
 
+OWN_RECORDS = (
+    "your own records, each read when all its runs are done; the rest is taken from those that ship "
+    "(default: results)"
+)
+"""Help on `--results` of commands that read what ships as well."""
+
 _PREFIXES = {
     "": 1.0,
     "k": 1e3,
@@ -280,18 +286,18 @@ def _add_record_commands(add: Add) -> None:
 def _add_page_commands(add: Add) -> None:
     """Add the commands that make pages of all experiments together."""
     answers = add(commands.answers, "answer the readers' questions from records; trains nothing")
-    _add_results_folder(
-        answers,
-        "your own records; the rest is taken from those that ship (default: results)",
-    )
+    _add_results_folder(answers, OWN_RECORDS)
     answers.add_argument(
-        "--output", type=folder, help="folder to write into (default: answers/ in the results)"
+        "--output",
+        type=folder,
+        help="folder to write into (default: answers/ in the results; those that ship are made "
+        "from records that ship alone)",
     )
     answers.add_argument(
         "--readme", type=Path, help="file that gets the cards of findings between its marks"
     )
     site = add(commands.site, "make a site of all reports, explorers, answers, methods and docs")
-    _add_results_folder(site)
+    _add_results_folder(site, OWN_RECORDS)
     site.add_argument(
         "--output",
         type=folder,
@@ -524,6 +530,7 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show all methods, and how their losses are predicted",
     )
+    _add_results_folder(advise, OWN_RECORDS)
     maps = advise.add_mutually_exclusive_group()
     maps.add_argument(
         "--network",

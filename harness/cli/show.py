@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from cser_bench.harness.measures.declared import Seen, in_words, seen_runs, starts_of
 from cser_bench.harness.records.experiment import Contrast, Experiment
+from cser_bench.harness.records.shipped import Taken
 from cser_bench.harness.records.state import RunStatus, State
 from cser_bench.harness.records.store import RunFile
 
@@ -38,6 +39,29 @@ def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
         f"{totals_text(runs)}; hours of a worker: {spent:,.2g} in runs that are done, {to_come} left"
     )
     return "\n".join(lines)
+
+
+def taken_lines(taken: Taken, only_shipped: bool = False) -> list[str]:
+    """Say of each experiment of the user's own that is evidence whether it was taken, a line each.
+
+    Args:
+        only_shipped: whether none was, as what was written ships.
+    """
+    lines = []
+    for own in taken.own:
+        if not own.is_evidence:
+            continue
+        if not own.is_done:
+            reason = f"{own.num_done} of {own.num_planned} planned runs are done"
+            lines.append(f"{own.folder.name}: left out {own.folder}, as {reason}")
+        elif only_shipped:
+            lines.append(
+                f"{own.folder.name}: left out {own.folder}, as these pages ship; --output FOLDER "
+                "writes pages with it"
+            )
+        else:
+            lines.append(f"{own.folder.name}: took {own.folder}, all runs of which are done")
+    return lines
 
 
 def totals_text(runs: Sequence[RunStatus]) -> str:

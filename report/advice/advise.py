@@ -1,7 +1,7 @@
 """Advice for one's own job, in words: what is safe, what is worth a trial, and what that costs."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.report.advice.by_law import said_by_law
 from cser_bench.report.advice.choice import (
     MOST_SEEDS,
@@ -31,17 +32,14 @@ from cser_bench.report.advice.predictions import (
     lines_beyond,
 )
 from cser_bench.report.advice.runs import Line, alike_in, methods_run, was_run
-from cser_bench.report.frame import Frames, evidence_in, read_frames
-from cser_bench.report.questions.evidence import SHIPPED, Evidence
+from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.questions.evidence import Evidence
 from cser_bench.report.questions.networks import shares_lost, spread_between_kinds
 from cser_bench.report.regime import assay_frame, losses_of
 from cser_bench.report.render import environment
 from cser_bench.report.speed.job import TrainingJob
 from cser_bench.report.verdicts import interval_of, loss, size
 from cser_bench.report.wording import NONE, amount, milliseconds
-
-PLACES = (SHIPPED, SHIPPED / "reference")
-"""Folders of the shipped experiments' folders."""
 
 MOST_ROWS = 5
 """Of the short table."""
@@ -75,6 +73,7 @@ def advise(
     others: Sequence[Frames] = (),
     show_all: bool = False,
     by_law: Sequence[str] = (),
+    networks: Iterable[str] = (),
 ) -> Advice:
     """Return advice from the runs of a kind of network and the traffic of their rows.
 
@@ -86,6 +85,7 @@ def advise(
         others: experiments whose methods have a step and memory here, and no loss.
         show_all: all methods, and how losses are predicted.
         by_law: what a law of size and length says of the job, a sentence a method.
+        networks: names of the networks that advice is on.
 
     Raises:
         UsageError: the runs are too few, of several networks, or cannot tell a loss; a margin or
@@ -115,7 +115,7 @@ def advise(
     shown = lines if show_all else _shown(lines, choice)
 
     context = _said_of_choice(choice, trial_of(choice, margin, job.num_steps), unit)
-    context |= _said_of_evidence(maps, lost, shares, lines)
+    context |= _said_of_evidence(maps, lost, shares, lines, networks)
     context |= _said_of_table(lines, shown)
     context |= {
         "job": job,
@@ -158,10 +158,11 @@ def _said_of_evidence(
     lost: pd.DataFrame,
     shares: pd.DataFrame,
     lines: pd.DataFrame,
+    networks: Iterable[str],
 ) -> dict[str, Any]:
     """Return what the text says of the runs that losses are foretold from."""
     evidence = maps[0].experiment.evidence
-    others_advised = sorted(set(_advised()) - {evidence.advice if evidence else None})
+    others_advised = sorted(set(networks) - {evidence.advice if evidence else None})
     return {
         "kind": evidence.network if evidence and evidence.advice else None,
         "others": [f"--network {name}" for name in others_advised],
@@ -323,8 +324,8 @@ def _refuse_beyond_all(job: TrainingJob, frames: Frames) -> None:
             )
 
 
-def folders_for(network: str | None, job: TrainingJob) -> list[Path]:
-    """Return the folders of the shipped experiments whose runs predict losses on a network.
+def folders_for(network: str | None, job: TrainingJob, evidence: Evidence) -> list[Path]:
+    """Return the folders of the experiments whose runs predict losses on a network.
 
     They are one of several lengths, or more of several loads.
 
@@ -336,7 +337,7 @@ def folders_for(network: str | None, job: TrainingJob) -> list[Path]:
         UsageError: there are no shipped records, or none of this network.
     """
     _check_shipped()
-    advised = _advised()
+    advised = _advised(evidence)
     wanted = network
     if wanted is None:
         wanted = _network_for(job, advised)
@@ -347,12 +348,12 @@ def folders_for(network: str | None, job: TrainingJob) -> list[Path]:
     return advised[wanted]
 
 
-def _advised() -> dict[str, list[Path]]:
-    """Return the folders of the shipped experiments of each network that advice is on."""
+def _advised(evidence: Evidence) -> dict[str, list[Path]]:
+    """Return the folders of the experiments of each network that advice is on."""
     advised: dict[str, list[Path]] = {}
-    for name, about in evidence_in(PLACES).items():
+    for name, about in evidence.about.items():
         if about.advice:
-            folder = next(place / name for place in PLACES if (place / name).is_dir())
+            folder = next(folder for folder in evidence.folders if folder.name == name)
             advised.setdefault(about.advice, []).append(folder)
     return advised
 
@@ -379,14 +380,15 @@ def _check_shipped() -> None:
         )
 
 
-def advice_from(folders: Sequence[Path], job: TrainingJob, show_all: bool = False) -> str:
+def advice_from(
+    folders: Sequence[Path], job: TrainingJob, evidence: Evidence, show_all: bool = False
+) -> str:
     """Return advice from the runs in experiments' folders, in words.
 
     Raises:
         UsageError: as `advise`, or there are no shipped records.
     """
     _check_shipped()
-    evidence = Evidence((SHIPPED,))
     maps = [read_frames(folder) for folder in folders]
     alike = alike_in(evidence, maps[0])
     if was_run(job, [*maps, *alike]):
@@ -400,5 +402,6 @@ def advice_from(folders: Sequence[Path], job: TrainingJob, show_all: bool = Fals
         if known.baseline == maps[0].experiment.baseline:
             others.append(known.frames)
     tell = shares[shares["tells"]]
+    networks = _advised(evidence)
     by_law = said_by_law(evidence, maps[0], job)
-    return advise(job, maps, tell, alike, [*maps, *others], show_all, by_law).text
+    return advise(job, maps, tell, alike, [*maps, *others], show_all, by_law, networks).text

@@ -25,7 +25,7 @@ from cser_bench.report.advice.runs import Line, alike_in, methods_run, own_lengt
 from cser_bench.report.advice.which_figure import FAR, NEAR, Band, map_figure
 from cser_bench.report.frame import Frames
 from cser_bench.report.plotting import style
-from cser_bench.report.questions.evidence import Compared, Evidence, evidence_of, folder_in_results
+from cser_bench.report.questions.evidence import Compared, Evidence, evidence_for, folder_in_results
 from cser_bench.report.questions.networks import kinds_of
 from cser_bench.report.regime import tells
 from cser_bench.report.render import escape, write_report
@@ -86,7 +86,7 @@ def build_which_method(results: Path, output: Path) -> Path:
         RecordError: a record is damaged. UsageError: `results` is no folder. OSError: the output
             cannot be written.
     """
-    evidence = evidence_of(results)
+    evidence = evidence_for(output, results)
     kinds = telling_kinds(evidence)
     tables = {}
     figures = {}

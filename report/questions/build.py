@@ -12,7 +12,13 @@ from cser_bench.harness.records.store import write_text_atomically
 from cser_bench.report.frame import LOAD_TOLERANCE, baseline_runs
 from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS, Question
-from cser_bench.report.questions.evidence import Answer, Compared, Evidence, evidence_of
+from cser_bench.report.questions.evidence import (
+    Answer,
+    Compared,
+    Evidence,
+    evidence_for,
+    evidence_of,
+)
 from cser_bench.report.questions.network_page import networks_of, sends_four_bits
 from cser_bench.report.questions.one_load import link_load
 from cser_bench.report.questions.sizes import laws_of
@@ -48,10 +54,10 @@ END = "<!-- end: cards -->"
 def build_answers(results: Path, output: Path | None = None, readme: Path | None = None) -> Path:
     """Write answers.md, networks.md, pages of long answers, PDFs, figures/, csv/; return answers.md.
 
-    The same records give the same bytes.
+    The same records give the same bytes. The pages and the cards that ship are of what ships alone.
 
     Args:
-        results: folder of one's own records; what is not there is taken from those that ship.
+        results: folder of one's own records; what is not done there is taken from those that ship.
         output: where to write; None is the folder "answers" in `results`.
         readme: a file with marks between which the cards go; None for none.
 
@@ -60,13 +66,9 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         UsageError: `results` is no folder, or the readme has no marks.
         OSError: the output cannot be written.
     """
-    evidence = evidence_of(results)
-    answers: dict[int, Answer] = {}
-    with style():
-        for question in QUESTIONS:
-            answer = question.answer(evidence)
-            if answer is not None:
-                answers[question.number] = answer
+    folder = output or results / NAME
+    evidence = evidence_for(folder, results)
+    answers = _answers_from(evidence)
     frames = {}
     figures = {}
     for number, answer in answers.items():
@@ -83,7 +85,6 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         "names": sorted(names),
         "sharing": _sharing(evidence),
     }
-    folder = output or results / NAME
     # Before the answers, whose PDF leads to theirs.
     for question in QUESTIONS:
         if question.number in answers and question.number in PAGES:
@@ -99,10 +100,28 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
     networks = environment().get_template("networks.md.j2").render(networks_of(evidence, root=".."))
     write_text_atomically(path.with_name("networks.md"), networks.strip() + "\n", durable=False)
     if readme:
-        template = environment().get_template("cards.md.j2")
-        cards = template.render(cards_of(evidence, answers))
-        put_into(readme, cards.strip())
+        shipped = evidence_of(None)
+        if shipped.folders == evidence.folders:
+            put_into(readme, _cards_text(evidence, answers))
+        else:
+            put_into(readme, _cards_text(shipped, _answers_from(shipped)))
     return path
+
+
+def _answers_from(evidence: Evidence) -> dict[int, Answer]:
+    """Return the answers there are, by the number of the question."""
+    answers = {}
+    with style():
+        for question in QUESTIONS:
+            answer = question.answer(evidence)
+            if answer is not None:
+                answers[question.number] = answer
+    return answers
+
+
+def _cards_text(evidence: Evidence, answers: dict[int, Answer]) -> str:
+    template = environment().get_template("cards.md.j2")
+    return template.render(cards_of(evidence, answers)).strip()
 
 
 def _read(evidence: Evidence) -> list[Compared]:

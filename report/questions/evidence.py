@@ -1,6 +1,6 @@
 """What there is to answer from: experiments and step times.
 
-They are one's own where they were run, and else those that ship.
+They are one's own where all their runs are done, and else those that ship.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import PlannedEvidence, Role, RowRole
+from cser_bench.harness.records.shipped import TIMINGS, ships, take
 from cser_bench.harness.records.store import read_record
 from cser_bench.harness.records.timings import Timing
 from cser_bench.report.frame import Frames, evidence_in, read_frames
@@ -21,9 +22,6 @@ from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import UNKNOWN, difference
 from cser_bench.report.wording import FORMATS
-
-SHIPPED = Path(__file__).resolve().parents[2] / "results"
-"""Records that come with the project."""
 
 Speaker = RowRole | Literal["baseline", "floor"]
 """What a row can speak for in an answer: a family of methods, everything sent, or nothing sent."""
@@ -260,22 +258,14 @@ Part = tuple[Compared, Iterable[tuple[str, str]], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """The experiments and step times in folders of results; each is read when first asked for.
+    """Experiments and step times; each is read when first asked for.
 
-    places: the folders, one's own before those shipped.
+    folders: theirs; of two of one name the first counts.
     known: the experiments read so far, by name; None for one that there is nothing of.
     """
 
-    places: tuple[Path, ...]
+    folders: tuple[Path, ...]
     known: dict[str, Compared | None] = field(default_factory=dict)
-
-    @cached_property
-    def folders(self) -> list[Path]:
-        """Folders that hold experiments' folders, in the order in which they are looked in."""
-        folders = []
-        for place in self.places:
-            folders += [place, place / "reference"]
-        return folders
 
     @cached_property
     def about(self) -> dict[str, PlannedEvidence]:
@@ -289,8 +279,6 @@ class Evidence:
     def experiment(self, name: str) -> Compared | None:
         """Return an experiment; None where it is evidence for nothing, or has no finished run.
 
-        A finished run in any of the folders will do.
-
         Raises:
             RecordError: a record is damaged or of another version.
         """
@@ -302,10 +290,10 @@ class Evidence:
         if name not in self.about:
             return None
         for folder in self.folders:
-            if not (folder / name / "experiment.json").exists():
+            if folder.name != name:
                 continue
-            frames = read_frames(folder / name)
-            # One's own experiment hides the one that ships only once it has a finished run.
+            frames = read_frames(folder)
+            # Runs that all diverged have no score to answer from.
             is_done = frames.runs["status"] == "done"
             if is_done.any():
                 # A plan that does not say what it is evidence for goes by another of its name.
@@ -380,17 +368,18 @@ class Evidence:
         Raises:
             RecordError: a record is damaged.
         """
-        for place in self.places:
-            if (place / "speedups" / STUDY).exists():
-                return read_study(place / "speedups")
+        for folder in self.folders:
+            if folder.name == TIMINGS and (folder / STUDY).exists():
+                return read_study(folder)
         return None
 
     @cached_property
     def scored(self) -> list[Timing]:
         """Sessions that timed exactly the settings that accuracy runs score."""
         paths: list[Path] = []
-        for place in self.places:
-            paths += sorted(place.glob("*speedups/scored-*.json"))
+        for folder in self.folders:
+            if folder.name.endswith(TIMINGS):
+                paths += sorted(folder.glob("scored-*.json"))
         return [read_record(path, Timing) for path in paths]
 
 
@@ -406,17 +395,30 @@ def nearest_first(experiments: Iterable[Compared]) -> list[Compared]:
     return sorted(experiments, key=place)
 
 
-def evidence_of(results: Path) -> Evidence:
-    """Return what there is to answer from, one's own results first.
+def evidence_of(results: Path | None) -> Evidence:
+    """Return what there is to answer from.
+
+    Args:
+        results: folder of one's own records, or None for what ships alone.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder. RecordError: a record of one's own is damaged.
     """
-    if not results.is_dir():
+    if results is not None and not results.is_dir():
         raise UsageError(
             f"there is no folder {results}; give the folder of results, as --results results"
         )
-    places = [results.resolve()]
-    if SHIPPED.resolve() not in places:
-        places.append(SHIPPED.resolve())
-    return Evidence(tuple(places))
+    return Evidence(take(results and results.resolve()).folders)
+
+
+def evidence_for(pages: Path, results: Path) -> Evidence:
+    """Return what the pages in a folder are drawn from: what ships alone where the folder ships.
+
+    Args:
+        pages: the folder.
+        results: folder of one's own records.
+
+    Raises:
+        UsageError, RecordError: as `evidence_of`.
+    """
+    return evidence_of(None if ships(pages) else results)

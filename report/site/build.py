@@ -2,12 +2,13 @@
 
 import multiprocessing
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from cser_bench.harness.errors import UsageError
+from cser_bench.harness.records.shipped import SHIPPED, take
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.advice.which_method import build_which_method
 from cser_bench.report.explorer.page import write_experiment_page, write_study_page
@@ -48,7 +49,7 @@ def build_site(
     The same records and texts give the same bytes.
 
     Args:
-        results: folder of records.
+        results: folder of one's own records; what is not done there is taken from those that ship.
         output: where to write; what an earlier site left there is removed.
         root: of the repository, with README.md and docs/.
         only: experiments by name, for a look; none given is all. Links to others are left out, and
@@ -63,12 +64,10 @@ def build_site(
     """
     if not (root / "README.md").is_file() or not (root / "docs").is_dir():
         raise UsageError(f"there is no README.md with docs/ in {root}; make the site in a checkout")
-    folders = _folders(results, only)
+    taken = take(results.resolve())
+    places = _places(taken.folders, results.resolve(), only)
     _clear(output)
-    tasks = []
-    for folder in folders:
-        place = folder.relative_to(results).as_posix()
-        tasks.append((folder, output / "results" / place, f"results/{place}"))
+    tasks = [(folder, output / place, place) for place, folder in places.items()]
     # Each report is made in a process of its own kind, so that no drawing state is shared.
     answers = output / "results" / ANSWERS
     processes = ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context("spawn"))
@@ -77,32 +76,48 @@ def build_site(
         if not only:
             processes.submit(build_answers, results, answers).result()
             processes.submit(build_which_method, results, answers).result()
-        elif (results / ANSWERS).is_dir():
-            shutil.copytree(results / ANSWERS, answers)
+        elif (known_answers := _answers_of(results)) is not None:
+            shutil.copytree(known_answers, answers)
         built = [future.result() for future in futures]
-    standings = [line for part in built for line in part.standings]
-    reports = {Path(part.path).parent.name: part.path for part in built}
+    # Of two reports of one name the first is the user's own, and that which answers rest on.
+    reports: dict[str, str] = {}
+    standings: list[Standing] = []
+    for part in built:
+        name = Path(part.path).parent.name
+        if name not in reports:
+            reports[name] = part.path
+            standings += part.standings
     return write_pages(root, output, reports, standings)
 
 
-def _folders(results: Path, only: Collection[str]) -> list[Path]:
-    """Return the folders of experiments and of the study of step times, tunings left out."""
-    places = sorted(results.glob("*"))
-    places += sorted(results.glob("reference/*"))
-    folders = []
-    for path in places:
-        has_records = (path / "experiment.json").exists() or (path / STUDY).exists()
+def _places(folders: Iterable[Path], results: Path, only: Collection[str]) -> dict[str, Path]:
+    """Return the folder of each report by its place in the site, tunings left out.
+
+    Of two folders with one place the first counts.
+    """
+    places: dict[str, Path] = {}
+    for folder in folders:
+        has_records = (folder / "experiment.json").exists() or (folder / STUDY).exists()
         # A search is told in the report of the experiment that it was made for.
-        is_asked = not only or path.name in only
-        if has_records and is_asked and not path.name.endswith(_TUNING):
-            folders.append(path)
-    missing = set(only) - {path.name for path in folders}
+        is_asked = not only or folder.name in only
+        if has_records and is_asked and not folder.name.endswith(_TUNING):
+            root = results if folder.is_relative_to(results) else SHIPPED
+            places.setdefault(f"results/{folder.relative_to(root).as_posix()}", folder)
+    missing = set(only) - {folder.name for folder in places.values()}
     if missing:
         name = min(missing)
         raise UsageError(f"there are no records of {name} in {results}; give another name")
-    if not folders:
+    if not places:
         raise UsageError(f"there are no records in {results}; give a folder that has some")
-    return folders
+    return places
+
+
+def _answers_of(results: Path) -> Path | None:
+    """Return the folder of the answers there are: the user's own, or else those that ship."""
+    for place in (results, SHIPPED):
+        if (place / ANSWERS).is_dir():
+            return place / ANSWERS
+    return None
 
 
 def _clear(output: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.records.shipped import ships, take
 from cser_bench.harness.records.timings import Cell, TimedMethod, Timing
 from cser_bench.report.frame import Frames, evidence_in, read_frames
 from cser_bench.report.statistics import against_baseline
@@ -371,15 +372,15 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
 def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:
     """Return the experiments whose losses stand beside the step times of a study's folder.
 
-    They are the one that answers quote and those whose rows the sessions name, where they lie
-    beside the study or under reference/.
+    They are the one that answers quote and those whose rows the sessions name. Beside a study that
+    ships they ship too; beside another, the user's own are taken where they are done.
 
     Raises:
         RecordError: a record is damaged or of another version; the message names the file.
     """
-    places = (folder.parent, folder.parent / "reference")
+    folders = take(None if ships(folder) else folder.parent).folders
     names: dict[str, None] = {}
-    for name, about in evidence_in(places).items():
+    for name, about in evidence_in(folders).items():
         # First, as the page shows the losses of the first experiment alone.
         if "reference" in about.roles:
             names[name] = None
@@ -388,12 +389,9 @@ def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]
             for row in method.rows:
                 experiment, _, _ = row.partition("/")
                 names[experiment] = None
-    experiments = []
-    for name in names:
-        for place in places:
-            if (place / name / "experiment.json").exists():
-                experiments.append(read_frames(place / name))
-    return experiments
+    # From the end, so that of two experiments of one name the first stays.
+    by_name = {path.name: path for path in reversed(folders)}
+    return [read_frames(by_name[name]) for name in names if name in by_name]
 
 
 def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ import tomli_w
 
 from cser_bench.harness.__main__ import main
 from cser_bench.harness.plan.plan import plan_experiment
+from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.harness.workers.launch import write_experiment
 from tests.harness.support import (
     ROOT,
@@ -161,8 +162,13 @@ def test_report_of_nothing_says_how_to_begin_and_where_runs_ship(
     assert str(shipped) in cli.refused("report", path, "--results", results)
 
 
-def test_status_knows_that_runs_ship(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_status_knows_that_runs_ship(
+    tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where none was run: in the checkout that the tests are of someone may have."""
+    (tmp_path / "results" / "reference").mkdir(parents=True)
+    (tmp_path / "results" / "reference" / "gpt_text").symlink_to(SHIPPED / "reference" / "gpt_text")
+    monkeypatch.chdir(tmp_path)
     said = cli.out("status", "gpt_text")
     assert said.startswith("30 of 30 runs ship with the project, in results/reference/gpt_text")
     assert "missing" not in said

@@ -18,6 +18,7 @@ from cser_bench.harness.plan.history import Asked, versions_of
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.experiment import Contrast, Experiment, read_experiment
 from cser_bench.harness.records.provenance import new_attempt
+from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.records.store import VERSION, RunFile, write_record
 from cser_bench.harness.spec.spec_file import find_spec
 from cser_bench.harness.workers.launch import write_experiment
@@ -26,9 +27,9 @@ from tests.harness.support import ROOT, CommandLine, Table, changed, small_spec
 RESULTS = ROOT / "results"
 CONTRAST = {"row": "cser", "reference": "sgd", "kind": "superiority", "question": "Is CSER better?"}
 SHIPPED = [
-    path.parent
-    for path in sorted(RESULTS.rglob("experiment.json"))
-    if '"declared_in"' in path.read_text()
+    folder
+    for folder in shipped_experiments()
+    if '"declared_in"' in (folder / "experiment.json").read_text()
 ]
 
 

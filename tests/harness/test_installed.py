@@ -17,6 +17,7 @@ import pytest
 from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.trial import NETWORKS
 from cser_bench.harness.records.packs import NAME, read_pack
+from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from tests.harness.support import ROOT, call, changed, only, small_spec, write_spec
 
@@ -109,7 +110,8 @@ def test_shipped_experiments_plan_from_an_empty_folder(
     done = installed.call("python", "-c", code, cwd=tmp_path)
     assert done.stdout.count(str(installed.packages)) == 2, done.stdout + done.stderr
     shipped = installed.packages / "cser_bench" / "results"
-    experiments = {Path(name).relative_to("results").parent for name in _packs()}
+    packed = [folder for folder in shipped_experiments() if (folder / NAME).exists()]
+    experiments = {folder.relative_to(SHIPPED_TUNINGS) for folder in packed}
     for name in ("experiment.json", f"{NAME}.gz"):
         assert {path.relative_to(shipped).parent for path in shipped.rglob(name)} == experiments
     for network in NETWORKS.values():
@@ -124,10 +126,6 @@ def test_shipped_experiments_plan_from_an_empty_folder(
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(load_spec(find_spec(name)).title)
     assert list(tmp_path.iterdir()) == []
-
-
-def _packs() -> list[str]:
-    return [name for name in _kept() if Path(name).name == NAME and name.startswith("results/")]
 
 
 @pytest.mark.timeout(400)

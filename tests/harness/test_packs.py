@@ -29,6 +29,7 @@ from cser_bench.harness.records.packs import (
     render_pack,
     unpack_runs,
 )
+from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.records.store import VERSION, RecordError, read_run, read_run_files
 from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.workers.launch import launch, missing_runs
@@ -419,7 +420,7 @@ def test_a_compressed_pack_that_was_cut_is_refused(tmp_path: Path) -> None:
 
 # Packs that ship
 
-SHIPPED = sorted(path.parent for path in (ROOT / "results").rglob(PACK))
+SHIPPED = [folder for folder in shipped_experiments() if (folder / PACK).exists()]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from cser_bench.harness.plan.search import Trial
 from cser_bench.harness.plan.show import show_plan
 from cser_bench.harness.plan.tuning import settled
 from cser_bench.harness.records.experiment import read_experiment
+from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import RunConfig, run_id
 from cser_bench.harness.spec.spec_file import load_spec
@@ -248,7 +249,7 @@ def test_the_papers_experiments_have_the_runs_that_they_had_five_of_each_setting
 
 
 RESULTS = ROOT / "results"
-RECORDED = sorted(path.parent for path in RESULTS.rglob("experiment.json"))
+RECORDED = shipped_experiments()
 STUDIES = sorted(path.stem for path in (EXPERIMENTS / "studies").glob("*.toml"))
 FIXED = [
     name

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from cser_bench.harness.__main__ import main
+from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.report import render
 from cser_bench.report.accuracy_figures import (
     drawn_methods,
@@ -34,11 +35,11 @@ from cser_bench.report.statistics import accuracy_frame
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS, Built, build, holed, resume, run_of, unpacked
 
-REPORTED = sorted(
-    path.parent
-    for shipped in ("reference/*", "study_*")
-    for path in RESULTS.glob(f"{shipped}/report.md")
-)
+REPORTED = [
+    folder
+    for folder in shipped_experiments()
+    if (folder / "report.md").exists() and not folder.name.endswith("_tuning")
+]
 """Those whose PDFs ship; the others' are made where somebody asks for them."""
 LONG = RESULTS / "reference" / "fashion_mnist_long"
 SMALL = RESULTS / "study_tail"

@@ -16,6 +16,7 @@ from cser_bench.report.advice.advise import advise, folders_for
 from cser_bench.report.advice.choice import trial_of
 from cser_bench.report.advice.predictions import expected_losses
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.questions.evidence import evidence_of
 from cser_bench.report.regime import losses_of, lost_frame, lost_rows
 from cser_bench.report.speed.fitting import network_on
 from cser_bench.report.speed.job import (
@@ -29,7 +30,9 @@ from cser_bench.report.speed.workload_model import read_study
 from cser_bench.report.statistics import against_baseline
 
 RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
-MAP = folders_for("perceptron", RESNET50)[0]
+EVIDENCE = evidence_of(None)
+MAP = folders_for("perceptron", RESNET50, EVIDENCE)[0]
+ALONE = ("--results", "no results of one's own")
 SPEEDUPS = Path(__file__).parents[2] / "results/speedups"
 
 
@@ -211,7 +214,7 @@ def test_an_interval_is_widened_by_the_spread_between_kinds(lost: pd.DataFrame) 
 
 
 def printed_by(capsys: pytest.CaptureFixture[str], words: str) -> str:
-    assert main(["advise", *words.split()]) == 0
+    assert main(["advise", *words.split(), *ALONE]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert "\N{MINUS SIGN}" not in printed, "a gain says that it is one"
@@ -308,7 +311,9 @@ def test_mistakes_are_one_sentence(
     words: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        code: object = main(["advise", *words.split(), "--steps", "1000", "--compute-ms", "27"])
+        code: object = main(
+            ["advise", *words.split(), *ALONE, "--steps", "1000", "--compute-ms", "27"]
+        )
     except SystemExit as ended:  # argparse's, after the usage
         code = ended.code
     assert code == 2 and said in capsys.readouterr().err.splitlines()[-1]
@@ -319,7 +324,7 @@ def test_curves_through_three_loads_of_a_gpt_foretell_a_fourth(
 ) -> None:
     """What methods lose at an eighth of the load, from runs at four times, at once and at a
     quarter; and no steps."""
-    lost = losses_of([read_frames(folder) for folder in folders_for("gpt", RESNET50)])
+    lost = losses_of([read_frames(folder) for folder in folders_for("gpt", RESNET50, EVIDENCE)])
     fourth = lost_rows(read_frames(MAP.parent / "gpt_text_methods")).set_index("row")
     seen = {
         "local-64": "local AdamW",
@@ -349,7 +354,9 @@ def test_curves_through_three_loads_of_a_gpt_foretell_a_fourth(
 def test_a_residual_network_has_curves_through_three_loads(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lost = losses_of([read_frames(folder) for folder in folders_for("residual", RESNET50)])
+    lost = losses_of(
+        [read_frames(folder) for folder in folders_for("residual", RESNET50, EVIDENCE)]
+    )
     counts = lost["label"].value_counts()
     assert (
         set(counts.index) == {"local SGD", "DiLoCo", "M-CSER block", "EF-SGD top-k"}

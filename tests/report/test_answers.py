@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from cser_bench.harness.records import shipped
 from cser_bench.harness.spec.spec_file import find_spec
 from cser_bench.report.advice.advise import advise
 from cser_bench.report.advice.which_figure import map_figure
@@ -27,7 +27,6 @@ from cser_bench.report.advice.which_method import (
     telling_kinds,
 )
 from cser_bench.report.plotting import style
-from cser_bench.report.questions import evidence
 from cser_bench.report.questions.asked import QUESTIONS
 from cser_bench.report.questions.build import BEGIN, END, build_answers, put_into
 from cser_bench.report.questions.evidence import Evidence, evidence_of
@@ -52,23 +51,10 @@ COMPARED = {
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The results that ship, without experiments of one's own, which would be answered from
-    first."""
-    folder = tmp_path_factory.mktemp("results")
-    names = ("reference", "speedups", "scored_speedups", "study_*", "*_tuning")
-    for place in {place for name in names for place in RESULTS.glob(name)}:
-        (folder / place.name).symlink_to(place)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evidence, "SHIPPED", folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def rebuilt(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("answers")
     shutil.copy(ROOT / "README.md", output)
-    build_answers(shipped, output, output / "README.md")
+    build_answers(tmp_path_factory.mktemp("nothing"), output, output / "README.md")
     return output
 
 
@@ -82,9 +68,10 @@ def test_the_shipped_answers_and_the_cards_are_what_the_records_give_to_the_byte
 
 
 def test_the_page_of_which_method_is_what_the_records_give_and_leads_to_its_runs(
-    shipped: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    page = build_which_method(shipped, tmp_path).read_text()
+    (tmp_path / "nothing").mkdir()
+    page = build_which_method(tmp_path / "nothing", tmp_path).read_text()
     assert page == (SHIPPED / "which-method.md").read_text(), f"run {AGAIN}"
     links = set(re.findall(r"\]\(([^)]+)\)", page))
     assert len(links) > 5
@@ -92,8 +79,8 @@ def test_the_page_of_which_method_is_what_the_records_give_and_leads_to_its_runs
         assert (SHIPPED / link).is_file(), link
 
 
-def test_the_map_of_which_method_is_what_advice_says_and_can_be_read(shipped: Path) -> None:
-    kinds = {kind.name: kind for kind in telling_kinds(evidence_of(shipped))}
+def test_the_map_of_which_method_is_what_advice_says_and_can_be_read() -> None:
+    kinds = {kind.name: kind for kind in telling_kinds(evidence_of(None))}
     kind = kinds["Residual"]
     for latency in LATENCIES.values():
         # A job that was run, on a link that is as much slower as its network is smaller.
@@ -174,13 +161,13 @@ def test_an_answer_comes_first(rebuilt: Path) -> None:
         assert f"]({page})" in "".join(sections) and (rebuilt / page).exists()
 
 
-def test_figures_have_no_small_or_overlapping_type_and_few_lines(shipped: Path) -> None:
-    own = evidence_of(shipped)
+def test_figures_have_no_small_or_overlapping_type_and_few_lines() -> None:
+    known = evidence_of(None)
     with style():
         figures = [
             answer.figure
             for question in QUESTIONS
-            if (answer := question.answer(own)) and answer.figure
+            if (answer := question.answer(known)) and answer.figure
         ]
         assert len(figures) > 5
         assert [faults_of(figure) for figure in figures] == [[]] * len(figures)
@@ -351,7 +338,7 @@ def test_an_answer_names_the_load_at_which_an_order_is_another(rebuilt: Path) ->
 def test_without_runs_every_question_names_a_command_that_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evidence, "SHIPPED", tmp_path / "nothing")
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "nothing")
     (tmp_path / "results").mkdir()
     text = build_answers(tmp_path / "results").read_text()
     targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -14,6 +14,7 @@ import pytest
 
 from cser_bench.harness.measures.declared import in_words
 from cser_bench.harness.records.experiment import Contrast, PlannedEvidence
+from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.explorer.page import experiment_tables
@@ -24,7 +25,7 @@ from cser_bench.report.statistics import VERDICTS
 
 RESULTS = Path(__file__).parents[2] / "results"
 PLANS = {
-    path.parent: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("experiment.json"))
+    folder: json.loads((folder / "experiment.json").read_text()) for folder in shipped_experiments()
 }
 DECLARED = {folder: plan for folder, plan in PLANS.items() if plan.get("contrasts")}
 SMALL = RESULTS / "reference" / "cmudict"

@@ -13,8 +13,8 @@ import pytest
 
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.packs import NAME, unpack_runs
+from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
 from cser_bench.harness.records.store import write_record
-from cser_bench.report.questions import evidence as evidence_module
 from cser_bench.report.questions.asked import QUESTIONS
 from cser_bench.report.questions.build import cards_of, words_of
 from cser_bench.report.questions.evidence import Answer, Evidence, evidence_of
@@ -119,8 +119,8 @@ def test_reports_name_no_experiment_and_no_row() -> None:
     """By literals of Python and the heads and bodies of templates; names that are an algorithm's
     or a word's as well tell nothing."""
     names = set()
-    for path in RESULTS.rglob("experiment.json"):
-        plan = json.loads(path.read_text())
+    for folder in shipped_experiments():
+        plan = json.loads((folder / "experiment.json").read_text())
         if plan.get("evidence"):
             names |= {plan["name"], *(row["row"] for row in plan["rows"])}
             names -= {row["algorithm"] for row in plan["rows"]}
@@ -141,4 +141,4 @@ def test_reports_name_no_experiment_and_no_row() -> None:
 def test_evidence_that_ships_is_read_where_nothing_was_run(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     known = evidence_of(tmp_path / "results").first("reference")
-    assert known is not None and known.frames.folder.is_relative_to(evidence_module.SHIPPED)
+    assert known is not None and known.frames.folder.is_relative_to(SHIPPED)

@@ -46,8 +46,9 @@ def frames() -> Frames:
 def study(tmp_path_factory: pytest.TempPathFactory) -> SpeedStudy:
     """The shipped study, with the shipped sessions of scored methods."""
     folder = tmp_path_factory.mktemp("study")
-    for path in (*RESULTS.glob("speedups/*.json"), *RESULTS.glob("*/scored-*.json")):
-        shutil.copy(path, folder)
+    for name in ("speedups", "scored_speedups"):
+        for path in (RESULTS / name).glob("*.json"):
+            shutil.copy(path, folder)
     return read_study(folder)
 
 

@@ -29,13 +29,14 @@ from statsmodels.genmod.families import Poisson
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.stats.multitest import multipletests
 
+from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import read_frames
 from cser_bench.report.law.section import law_tables
 
 RESULTS = Path(__file__).parents[2] / "results"
 PLANS = {
-    path.parent: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("experiment.json"))
+    folder: json.loads((folder / "experiment.json").read_text()) for folder in shipped_experiments()
 }
 PACKED = [folder for folder in PLANS if (folder / "runs.jsonl").exists()]
 """What ships; one's own runs beside it are not packed."""

@@ -76,8 +76,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("site") / "made"
-    build_site(ROOT / "results", output, ROOT, [EXPERIMENT])
+    folder = tmp_path_factory.mktemp("site")
+    output = folder / "made"
+    build_site(folder / "nothing", output, ROOT, [EXPERIMENT])
     return output
 
 
@@ -253,7 +254,7 @@ def test_cells_of_long_texts_are_wide_and_numbers_stay_with_their_sign(tmp_path:
 def test_what_is_no_site_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="something else"):
-        build_site(ROOT / "results", tmp_path, ROOT, [EXPERIMENT])
+        build_site(tmp_path / "nothing", tmp_path, ROOT, [EXPERIMENT])
     with pytest.raises(UsageError, match="no records of nothing"):
-        build_site(ROOT / "results", tmp_path / "new", ROOT, ["nothing"])
+        build_site(tmp_path / "nothing", tmp_path / "new", ROOT, ["nothing"])
     assert (tmp_path / "mine.txt").read_text() == "mine"

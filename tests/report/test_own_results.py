@@ -1,0 +1,133 @@
+"""What answers, README, advice, the site and reports say beside experiments of the user's own: as
+without them until they are done, and of README at any time."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cser_bench.harness.records import shipped
+from cser_bench.harness.records.shipped import SHIPPED
+from cser_bench.report.frame import read_frames, sharing_baseline
+from cser_bench.report.questions import build
+from cser_bench.report.questions.build import build_answers
+from cser_bench.report.questions.evidence import Evidence, evidence_for, evidence_of
+from cser_bench.report.site.build import build_site
+from cser_bench.report.speed.timed import experiments_beside
+from cser_bench.report.speed.workload_model import read_study
+from tests.harness.support import ROOT, CommandLine
+from tests.own_runs import begin, keep_rows, rename
+
+EXPERIMENT = "resnet_regime"
+NUM_RUNS = 65
+FEW = ("sgd", "alone", "local_sgd-24", "mcser_block-24")
+ADVICE = "--parameters 25.6M --steps 450000 --workers 8 --compute-ms 27 --bandwidth 10Gb/s"
+README = ROOT / "README.md"
+CARDS = (5, 9, 25)
+"""Questions that the cards take their numbers from."""
+
+
+def done(results: Path) -> Path:
+    """The user's own run of the experiment with fewer rows, all of whose runs are done."""
+    own = begin(results, EXPERIMENT, NUM_RUNS)
+    keep_rows(own, *FEW)
+    return own
+
+
+def rows_of(evidence: Evidence) -> int:
+    known = evidence.experiment(EXPERIMENT)
+    assert known is not None
+    return len(known.frames.rows)
+
+
+def said_of(cli: CommandLine, results: Path) -> str:
+    return cli.out("advise", *ADVICE.split(), "--results", results)
+
+
+@pytest.mark.parametrize("num_done", [0, 24])
+def test_advice_is_as_with_what_ships_until_all_runs_are_done(
+    num_done: int, tmp_path: Path, cli: CommandLine
+) -> None:
+    before = said_of(cli, tmp_path / "nothing")
+    begin(tmp_path, EXPERIMENT, num_done)
+    first, rest = said_of(cli, tmp_path).split("\n", 1)
+    assert first.startswith(f"{EXPERIMENT}: left out ") and f"{num_done} of {NUM_RUNS} " in first
+    assert rest == before
+
+
+def test_advice_takes_ones_own_when_it_is_done_and_says_so(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    own = done(tmp_path)
+    said = said_of(cli, tmp_path)
+    assert said.startswith(f"{EXPERIMENT}: took {own}, all runs of which are done\n")
+    assert said.partition("\n")[2] != said_of(cli, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_readme_is_of_what_ships_whatever_was_run(
+    is_done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of answers elsewhere is of one's own, once that is done."""
+    if is_done:
+        done(tmp_path / "results")
+    else:
+        begin(tmp_path / "results", EXPERIMENT, 24)
+    asked = [question for question in build.QUESTIONS if question.number in CARDS]
+    monkeypatch.setattr(build, "QUESTIONS", asked)
+    readme = tmp_path / "README.md"
+    shutil.copy(README, readme)
+    page = build_answers(tmp_path / "results", tmp_path / "mine", readme)
+    assert readme.read_bytes() == README.read_bytes()
+    networks = page.with_name("networks.md").read_bytes()
+    is_as_shipped = networks == (SHIPPED / "answers" / "networks.md").read_bytes()
+    assert is_as_shipped is not is_done
+
+
+def test_answers_that_ship_are_of_what_ships_alone(tmp_path: Path) -> None:
+    done(tmp_path)
+    assert evidence_for(SHIPPED / "answers", tmp_path).folders == evidence_of(None).folders
+    assert rows_of(evidence_for(tmp_path / "answers", tmp_path)) == len(FEW)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A results folder as of a checkout in which someone runs experiments: what ships, by links,
+    and beside it some of the user's own, done and not."""
+    results = tmp_path / "results"
+    (results / "reference").mkdir(parents=True)
+    for path in shipped.shipped_paths():
+        (results / path.relative_to(SHIPPED)).symlink_to(path)
+    monkeypatch.setattr(shipped, "SHIPPED", results)
+    begin(results, EXPERIMENT, 24)
+    begin(results, "fashion_mnist_regime", 56)
+    rename(begin(results, "cmudict", 15, "cmudict_again"), "cmudict_again")
+    return results
+
+
+def test_what_ships_is_told_from_ones_own_in_one_folder(mixed: Path) -> None:
+    ours = {folder.resolve() for folder in evidence_of(None).folders}
+    assert ours and all(folder.is_relative_to(SHIPPED) for folder in ours)
+    assert rows_of(evidence_of(mixed)) == rows_of(evidence_of(None))
+    own = [folder for folder in evidence_of(mixed).folders if folder.resolve() not in ours]
+    assert mixed / "fashion_mnist_regime" in own and mixed / EXPERIMENT not in own
+
+
+def test_reports_that_ship_name_no_experiments_of_ones_own(mixed: Path) -> None:
+    shared = sharing_baseline(read_frames(mixed / "reference" / "cmudict"))
+    assert "cmudict_again" not in shared
+    assert "cmudict" in sharing_baseline(read_frames(mixed / "cmudict_again"))
+    study = read_study(mixed / "speedups")
+    beside = [each.folder for each in experiments_beside(mixed / "speedups", study.sessions)]
+    assert len(beside) > 1 and all(folder.is_relative_to(mixed / "reference") for folder in beside)
+
+
+def test_a_site_has_reports_of_what_ships_and_of_ones_own_that_is_done(tmp_path: Path) -> None:
+    begin(tmp_path / "results", "cmudict", 3)
+    rename(begin(tmp_path / "results", "cmudict", 99, "cmudict_again"), "cmudict_again")
+    output = tmp_path / "site"
+    build_site(tmp_path / "results", output, ROOT, ["cmudict", "cmudict_again"])
+    reports = {path.parent.relative_to(output).as_posix() for path in output.rglob("report.md")}
+    assert reports == {"results/reference/cmudict", "results/cmudict_again"}
