@@ -60,7 +60,15 @@ def efficiency_section(
             "label": shown["label"],
             "traffic": shown["link_models"] / _baseline_models(frames),
             "mean": shown["mean"],
-            "drop": [_drop(line, frames) for line in shown.to_dict("records")],
+            "drop": [
+                drop_cell(difference, low, high, frames.metric.loss_unit)
+                for difference, low, high in zip(
+                    shown["difference"],
+                    shown["difference_low"],
+                    shown["difference_high"],
+                    strict=True,
+                )
+            ],
             "by_loss": [by_loss.get(row, NONE) for row in shown["row"]],
             "by_score": [by_score.get(row, NONE) for row in shown["row"]],
         }
@@ -111,16 +119,22 @@ def efficiency_cell(line: Mapping[Any, Any]) -> str:
     return f"{line['efficiency']:.2f} ({line['low']:.2f} to {line['high']:.2f})"
 
 
-def _drop(line: Mapping[Any, Any], frames: Frames) -> str:
-    """Write how much worse than the baseline a row is: positive is worse."""
-    if math.isnan(line["difference"]):
+def drop_cell(difference: float, low: float, high: float, unit: str) -> str:
+    """Write how much worse than the baseline a row is: "0.22 (0.06 to 0.37)"; positive is worse.
+
+    Args:
+        difference: of scores, row less baseline, with the ends of its interval.
+        unit: "points", which are hundredths of a score, or "nats".
+    """
+    if math.isnan(difference):
         return NONE
-    scale, digits = (100, 2) if frames.metric.loss_unit == "points" else (1, 4)
-    ends = (line["difference"], line["difference_high"], line["difference_low"])
-    drop, low, high = (f"{-scale * end:.{digits}f}" for end in ends)
-    if math.isnan(line["difference_low"]):
+    scale, digits = (100, 2) if unit == "points" else (1, 4)
+    # Rounded first, so that what rounds to nothing has no sign.
+    ends = [round(-scale * end, digits) + 0.0 for end in (difference, high, low)]
+    drop, least, most = (f"{end:.{digits}f}" for end in ends)
+    if math.isnan(low):
         return drop
-    return f"{drop} ({low} to {high})"
+    return f"{drop} ({least} to {most})"
 
 
 def _curve_table(frames: Frames) -> pd.DataFrame:

@@ -31,9 +31,6 @@ sent."""
 _LEAST_ROWS = 5
 """Rows that a method needs for its curves."""
 
-_LEAST_LOADS = 3
-"""Loads that a method needs for a curve where all runs have one length."""
-
 _LIMITS = (10.0, 4.0)
 """Bounds of a curve's middle value and of its slopes, either way. Without them, a curve through a
 jump would grow ever steeper."""
@@ -214,19 +211,6 @@ def lost_frame(frames: Frames) -> pd.DataFrame:
     Such a method must have at least five rows.
     """
     return _of_several_lengths(lost_rows(frames))
-
-
-def losses_of(maps: Sequence[Frames]) -> pd.DataFrame:
-    """Return the lines of `lost_rows` of methods that a curve can be fitted to.
-
-    The curve goes through lengths, or where only one was run through loads.
-    """
-    lost = pd.concat([lost_rows(each) for each in maps], ignore_index=True)
-    if lost["num_steps"].nunique() > 1:
-        return _of_several_lengths(lost)
-    return lost[
-        lost.groupby("label")["models_sent"].transform("nunique") >= _LEAST_LOADS
-    ].reset_index(drop=True)
 
 
 def _of_several_lengths(lost: pd.DataFrame) -> pd.DataFrame:

@@ -111,7 +111,6 @@ def environment(is_markdown: bool = True) -> Environment:
         "listed": wording.listed,
         "counted": wording.counted,
         "in_words": wording.in_words,
-        "between": verdicts.between,
         "interval_of": verdicts.interval_of,
         "loses": verdicts.loses,
         "margin": verdicts.margin_of,

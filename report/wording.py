@@ -54,7 +54,8 @@ def traffic(value: float) -> str:
         return "0"
     if value > 0.55:
         return f"{value:.2g}"
-    return f"1/{1 / value:.3g}"
+    parts = 1 / value
+    return f"1/{parts:,.0f}" if parts >= 999.5 else f"1/{parts:.3g}"
 
 
 @_format
@@ -113,8 +114,8 @@ def probability(value: float) -> str:
 
 @_format
 def text(value: Any) -> str:
-    """Write a word as it is."""
-    return str(value)
+    """Write a word as it is; Markdown stays Markdown."""
+    return value if isinstance(value, str) else str(value)
 
 
 @_format
@@ -145,16 +146,6 @@ def rate(bits_per_second: float) -> str:
 def milliseconds(seconds: float) -> str:
     """Write seconds as milliseconds in three digits, without the unit."""
     return _digits(1e3 * seconds)
-
-
-@_format
-def duration(seconds: float) -> str:
-    """Write how long something takes in three digits: "57 seconds", "29 minutes", "4.82 hours"."""
-    if seconds >= 3600:
-        return f"{_digits(seconds / 3600)} hours"
-    if seconds >= 60:
-        return f"{_digits(seconds / 60)} minutes"
-    return f"{_digits(seconds)} seconds"
 
 
 @_format

@@ -422,8 +422,8 @@ def _check_methods(folder: Path, files: list[str]) -> None:
 
 
 def advise(options: argparse.Namespace) -> int:
-    """Print advice for a job: a recommendation, the table, and what it rests on."""
-    from cser_bench.report.advice.advise import advice_from, folders_for
+    """Print the efficiency that each method needs in a job, and what is known of it."""
+    from cser_bench.report.advice.advise import advice
     from cser_bench.report.questions.evidence import evidence_of
     from cser_bench.report.speed.job import TrainingJob
 
@@ -437,19 +437,12 @@ def advise(options: argparse.Namespace) -> int:
         bits_per_second=options.bandwidth,
         inside_bits_per_second=options.inside,
         latency_seconds=options.latency_us / 1e6,
-        margin=None if options.margin is None else options.margin / 100,
-        gap=None if options.gap is None else options.gap / 100,
-        dollars_per_hour=options.dollars_per_hour,
     )
-    for folder in options.map or ():
-        known_folder(folder)
     # Without runs of one's own there is no such folder, and advice needs none.
     results = options.results if options.results.is_dir() else None
-    evidence = evidence_of(results)
-    folders = options.map or folders_for(options.network, job, evidence)
-    advice = advice_from(folders, job, evidence, options.all)
+    text = advice(job, options.network, evidence_of(results))
     _say_what_is_taken(results)
-    print(advice)
+    print(text)
     return 0
 
 

@@ -186,7 +186,7 @@ def _parser(
         add(commands.leaderboard, "write the page of the open track from its entries"),
     )
     _add_advice_options(
-        add(commands.advise, "say what each method would take and lose in a job of yours")
+        add(commands.advise, "say what a step of each method must be worth in a job of yours")
     )
     _add_timing_options(
         add(commands.speedups, "time methods and baselines on an emulated network, and report it"),
@@ -514,35 +514,12 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
         default=50.0,
         help="of a hop (default: 50)",
     )
-    add(
-        "--margin",
-        type=_above_0,
-        help="loss that counts as none, in points (default: the map's own)",
-    )
-    add(
-        "--gap",
-        type=_above_0,
-        help="points between a worker alone and all sent in this job (default: the map's)",
-    )
-    add("--dollars-per-hour", type=_above_0, help="of all machines together")
-    advise.add_argument(
-        "--all",
-        action="store_true",
-        help="show all methods, and how their losses are predicted",
-    )
     _add_results_folder(advise, OWN_RECORDS)
-    maps = advise.add_mutually_exclusive_group()
-    maps.add_argument(
+    advise.add_argument(
         "--network",
-        help="nearest to the job's: residual (the default), gpt or perceptron",
-    )
-    what = "folder of your own experiment, or of several, in place of that network's"
-    maps.add_argument(
-        "--map",
-        type=Path,
-        nargs="+",
-        metavar="FOLDER",
-        help=what,
+        default="residual",
+        help="whose methods are shown: residual and perceptron step by SGD, gpt by AdamW "
+        "(default: residual)",
     )
 
 

@@ -1,1 +1,1 @@
-"""Which method to use: for a job of one's own, and as a map over kinds of network and links."""
+"""What a method's steps must be worth: in a job of one's own, and over bandwidths."""

@@ -1,407 +1,124 @@
-"""Advice for one's own job, in words: what is safe, what is worth a trial, and what that costs."""
+"""Advice for one's own job: the table that `advise` prints."""
+
+from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import pandas as pd
-
-from cser_bench.harness.errors import UsageError
-from cser_bench.harness.records.experiment import read_experiment
-from cser_bench.harness.records.shipped import SHIPPED
-from cser_bench.report.advice.by_law import said_by_law
-from cser_bench.report.advice.choice import (
-    MOST_SEEDS,
-    TRIAL,
-    WORTH,
-    Choice,
-    Trial,
-    choose,
-    trial_of,
-    with_standing,
-)
-from cser_bench.report.advice.predictions import (
-    DEFINED,
-    ELSEWHERE,
-    MEASURED,
-    best_predictor,
-    lines_as_run,
-    lines_beyond,
-)
-from cser_bench.report.advice.runs import Line, alike_in, methods_run, was_run
-from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in
+from cser_bench.report.advice.needed import Line, needed_lines
+from cser_bench.report.advice.runs import experiments_on, methods_run
 from cser_bench.report.questions.evidence import Evidence
-from cser_bench.report.questions.networks import shares_lost, spread_between_kinds
-from cser_bench.report.regime import assay_frame, losses_of
 from cser_bench.report.render import environment
 from cser_bench.report.speed.job import TrainingJob
-from cser_bench.report.verdicts import interval_of, loss, size
-from cser_bench.report.wording import NONE, amount, milliseconds
-
-MOST_ROWS = 5
-"""Of the short table."""
+from cser_bench.report.wording import NONE, count, milliseconds, traffic
 
 WIDTH = 80
-"""Characters of a line of the text, where no terminal is narrower."""
+"""Characters of a line of the text, where no cell is wider."""
+
+NOT_MEASURED = "not measured"
+NOT_AT_SIZE = "not measured at your size"
 
 _GAP = "  "
-"""Between two columns of a table."""
+"""Before each column of a table."""
+
+Row = tuple[str, list[str]]
+"""What a row of a table is of, on lines of its own, and the cells below."""
 
 
-@dataclass(frozen=True)
-class Advice:
-    """All lines, the fastest first, what was chosen of them, and the text.
-
-    `lines` has the columns method, ratio, seconds, models_sent, held (in models, the most at a
-    synchronisation), estimate, low and high (of the score less the baseline's), beyond (times
-    beyond what was run), basis and standing.
-    """
-
-    lines: pd.DataFrame
-    choice: Choice
-    text: str
-
-
-def advise(
-    job: TrainingJob,
-    maps: Sequence[Frames],
-    shares: pd.DataFrame,
-    alike: Sequence[Frames] = (),
-    others: Sequence[Frames] = (),
-    show_all: bool = False,
-    by_law: Sequence[str] = (),
-    networks: Iterable[str] = (),
-) -> Advice:
-    """Return advice from the runs of a kind of network and the traffic of their rows.
-
-    Args:
-        maps: one experiment of several lengths, or some of one length, which share their bounds.
-        shares: what methods lose on other kinds of network; see
-            `report.questions.networks.shares_lost`. A job that was run needs none.
-        alike: other experiments that ran as these did.
-        others: experiments whose methods have a step and memory here, and no loss.
-        show_all: all methods, and how losses are predicted.
-        by_law: what a law of size and length says of the job, a sentence a method.
-        networks: names of the networks that advice is on.
-
-    Raises:
-        UsageError: the runs are too few, of several networks, or cannot tell a loss; a margin or
-            gap is above 100.
-    """
-    _refuse_mixed_maps(maps)
-    _refuse_beyond_all(job, maps[0])
-    lost = losses_of(maps)
-    assays = assay_frame(maps[0])
-    telling = assays[assays["reason"].isna()]
-    if lost.empty or telling.empty:
-        raise UsageError(
-            f"{maps[0].folder} has no runs of several lengths or loads that can tell a loss, so it "
-            "has no regime map; give another experiment with --map"
-        )
-    gap, margin = _bounds(job, maps[0], telling)
-    all_alike = _each_once([*maps, *alike])
-    is_run = was_run(job, all_alike)
-    if is_run:
-        lines = lines_as_run(job, maps[0], methods_run(all_alike, job.num_steps))
-    else:
-        spreads = spread_between_kinds(shares)
-        lines = lines_beyond(job, maps, all_alike, others, lost, spreads, gap)
-    unit = maps[0].metric.loss_unit
-    lines = with_standing(lines, margin).assign(unit=unit, margin=margin)
-    choice = choose(lines)
-    shown = lines if show_all else _shown(lines, choice)
-
-    context = _said_of_choice(choice, trial_of(choice, margin, job.num_steps), unit)
-    context |= _said_of_evidence(maps, lost, shares, lines, networks)
-    context |= _said_of_table(lines, shown)
-    context |= {
-        "job": job,
-        "is_run": is_run,
-        "show_all": show_all,
-        "gap": size(gap, unit),
-        "by_law": by_law,
-    }
-    return Advice(lines, choice, _text(context, _table(job, shown, show_all)))
-
-
-def _bounds(job: TrainingJob, frames: Frames, telling: pd.DataFrame) -> tuple[float, float]:
-    """Return what a worker alone loses, and the margin: the job's own, or else the experiment's."""
-    gap = job.gap
-    if gap is None:
-        gap = float(telling["gap"].iloc[0])
-    margin = job.margin
-    if margin is None:
-        margin = frames.experiment.margin
-    assert margin is not None, "an experiment that can tell a loss has a margin"
-    return gap, margin
-
-
-def _said_of_choice(choice: Choice, cost: Trial | None, unit: str) -> dict[str, Any]:
-    """Return what the text says of the methods that were chosen, and of the trial's cost."""
-    return {
-        "base": choice.base,
-        "safe": choice.safe,
-        "trial": choice.trial,
-        "cost": cost,
-        "first_shows": f"{size(cost.first_shows, unit)} {unit}" if cost else None,
-        "most_seeds": MOST_SEEDS,
-        "worth": WORTH,
-        "unit": unit,
-    }
-
-
-def _said_of_evidence(
-    maps: Sequence[Frames],
-    lost: pd.DataFrame,
-    shares: pd.DataFrame,
-    lines: pd.DataFrame,
-    networks: Iterable[str],
-) -> dict[str, Any]:
-    """Return what the text says of the runs that losses are foretold from."""
-    evidence = maps[0].experiment.evidence
-    others_advised = sorted(set(networks) - {evidence.advice if evidence else None})
-    return {
-        "kind": evidence.network if evidence and evidence.advice else None,
-        "others": [f"--network {name}" for name in others_advised],
-        "names": _names(lines, maps),
-        "size": maps[0].rows["num_parameters"].iloc[0],
-        "lengths": lost["num_steps"].drop_duplicates(),
-        "num_loads": lost.groupby("label")["models_sent"].nunique().min(),
-        "num_workers": maps[0].experiment.config["num_workers"],
-        "predictor": best_predictor(lost),
-        "num_kinds": shares["network"].nunique(),
-        "sent_all": maps[0].row(str(maps[0].experiment.baseline))["label"],
-    }
-
-
-def _said_of_table(lines: pd.DataFrame, shown: pd.DataFrame) -> dict[str, Any]:
-    """Return what the text says below the table, of all lines and of those that it shows."""
-    return {
-        "measured": MEASURED,
-        "elsewhere": ELSEWHERE,
-        "num_left": len(lines) - len(shown),
-        "has_elsewhere": bool((shown["basis"] == ELSEWHERE).any()),
-        "standings": list(shown["standing"]),
-    }
-
-
-def _text(context: Mapping[str, Any], table: str) -> str:
-    # Sentences are whole in the template, and folded here.
-    rendered = environment(is_markdown=False).get_template("advice.md.j2").render(context)
-    parts = [_folded(part) for part in rendered.strip().split("\n\n")]
-    # The table goes in only now: folding would break its rows.
-    parts.insert(parts.index("TABLE"), table)
-    parts.remove("TABLE")
-    return "\n\n".join(parts)
-
-
-def _each_once(frames: Sequence[Frames]) -> list[Frames]:
-    return list({each.experiment.name: each for each in frames}.values())
-
-
-def _names(lines: pd.DataFrame, maps: Sequence[Frames]) -> list[str]:
-    """Return the experiments whose runs the losses rest on."""
-    names = [frames.experiment.name for frames in maps]
-    has_loss = lines["estimate"].notna() & (lines["basis"] != DEFINED)
-    return list(dict.fromkeys([*names, *lines.loc[has_loss, "experiment"]]))
-
-
-def _folded(part: str) -> str:
-    """Fold each line of a text; what follows its first words is indented."""
-    folded = []
-    for line in part.splitlines():
-        folded.append(
-            textwrap.fill(
-                line,
-                WIDTH,
-                subsequent_indent="  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        )
-    return "\n".join(folded)
-
-
-def _shown(lines: pd.DataFrame, choice: Choice) -> pd.DataFrame:
-    """Return the lines of the short table: what was chosen, DDP, and what comes next.
-
-    Next come other methods that are worth a trial, then those that are expected to lose least. None
-    is slower than DDP, and none is there twice.
-    """
-    chosen = [choice.safe, choice.base]
-    if choice.trial is not None:
-        chosen.append(choice.trial)
-    # A line is its method at a ratio.
-    keys = list(dict.fromkeys((line["method"], line["ratio"]) for line in chosen))
-    methods = {method for method, _ in keys}
-    faster = lines[lines["seconds"] < choice.base["seconds"]]
-    is_trial = faster["standing"] == TRIAL
-    next_best = [
-        faster[is_trial].sort_values("seconds"),
-        faster[~is_trial].sort_values("estimate", ascending=False),
-    ]
-    for line in pd.concat(next_best).to_dict("records"):
-        if len(keys) < MOST_ROWS and line["method"] not in methods:
-            keys.append((line["method"], line["ratio"]))
-            methods.add(line["method"])
-    is_shown = [key in keys for key in zip(lines["method"], lines["ratio"], strict=True)]
-    return lines[is_shown].drop_duplicates(["method", "ratio"])
-
-
-def _table(job: TrainingJob, lines: pd.DataFrame, show_all: bool) -> str:
-    """Return lines as a table of the terminal, no wider than `WIDTH`."""
-    unit = lines["unit"].iloc[0]
-    heads = ["method", "ratio", "ms", f"loss, {unit}", ""]
-    held = lines["held"] * 4 * job.num_parameters
-    bytes_of_unit = 1e9 if held.max() >= 1e9 else 1e6
-    if show_all:
-        heads.insert(3, "GB" if bytes_of_unit == 1e9 else "MB")
-    rows = [heads]
-    for line, held_bytes in zip(lines.to_dict("records"), held, strict=True):
-        row = [
-            str(line["method"]),
-            amount(line["ratio"]),
-            milliseconds(line["seconds"]),
-            _loss_cell(line),
-            f"{line['standing']}{'*' if line['basis'] == ELSEWHERE else ''}",
-        ]
-        if show_all:
-            row.insert(3, f"{held_bytes / bytes_of_unit:.2g}")
-        rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    others = sum(widths[1:]) + len(_GAP) * (len(heads) - 1)
-    widths[0] = min(widths[0], WIDTH - others)
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(_row_text(row, widths) for row in rows)
-
-
-def _row_text(row: Sequence[str], widths: Sequence[int]) -> str:
-    """Return a row of a table; a name that is too long goes on in a line below."""
-    first, *rest = textwrap.wrap(row[0], widths[0])
-    cells = [first.ljust(widths[0])]
-    # Numbers are aligned right, and the last column is a word.
-    for cell, width in zip(row[1:-1], widths[1:-1], strict=True):
-        cells.append(cell.rjust(width))
-    cells.append(row[-1])
-    lines = [_GAP.join(cells).rstrip()]
-    lines += [f"  {part}" for part in rest]
-    return "\n".join(lines)
-
-
-def _loss_cell(line: Line) -> str:
-    """Write a loss with its interval: "1.27 (0.25 to 2.29)", "gain 0.02 (gain 0.3 to loss 0.2)"."""
-    if line["basis"] == DEFINED:
-        return "0"
-    if np.isnan(line["estimate"]):
-        return NONE
-    return f"{loss(line['estimate'], line['unit'])} ({interval_of(line)})"
-
-
-def _refuse_mixed_maps(maps: Sequence[Frames]) -> None:
-    networks = set()
-    for frames in maps:
-        experiment = frames.experiment
-        size = frames.rows["num_parameters"].iloc[0]
-        networks.add((experiment.task, experiment.baseline, size))
-    if len(networks) > 1:
-        raise UsageError(
-            "the folders of --map differ in task, network or baseline; give folders of one network"
-        )
-
-
-def _refuse_beyond_all(job: TrainingJob, frames: Frames) -> None:
-    """Refuse a margin or gap that is more than all of an accuracy."""
-    if not frames.metric.is_share:
-        return
-    for option, value in (("--margin", job.margin), ("--gap", job.gap)):
-        if value is not None and value > 1:
-            raise UsageError(
-                f"{option} is {100 * value:g} points, and all of {frames.metric.label} is 100; "
-                "give less"
-            )
-
-
-def folders_for(network: str | None, job: TrainingJob, evidence: Evidence) -> list[Path]:
-    """Return the folders of the experiments whose runs predict losses on a network.
-
-    They are one of several lengths, or more of several loads.
-
-    Args:
-        network: as their specs name it for advice; None is the one of a job that was run, else the
-            largest on images.
+def advice(job: TrainingJob, network: str, evidence: Evidence) -> str:
+    """Return what each method that was run on a network needs in a job, and what is known of it.
 
     Raises:
         UsageError: there are no shipped records, or none of this network.
     """
-    _check_shipped()
-    advised = _advised(evidence)
-    wanted = network
-    if wanted is None:
-        wanted = _network_for(job, advised)
-    if wanted not in advised:
-        raise UsageError(
-            f"there are no runs of a network {network!r}; give --network {', '.join(advised)}"
-        )
-    return advised[wanted]
+    measured = measured_in(evidence.folders)
+    experiments = experiments_on(network, evidence, measured)
+    lines = needed_lines(job, methods_run(experiments), efficiencies_of(measured))
+    context = {
+        "needed": needed_table(lines, experiments[0].metric.loss_unit),
+        "has_heavy": any(line.is_heavy for line in lines),
+        "measured": measured_table(job, lines),
+    }
+    return environment(is_markdown=False).get_template("advice.md.j2").render(context).strip("\n")
 
 
-def _advised(evidence: Evidence) -> dict[str, list[Path]]:
-    """Return the folders of the experiments of each network that advice is on."""
-    advised: dict[str, list[Path]] = {}
-    for name, about in evidence.about.items():
-        if about.advice:
-            folder = next(folder for folder in evidence.folders if folder.name == name)
-            advised.setdefault(about.advice, []).append(folder)
-    return advised
+def needed_table(lines: Sequence[Line], unit: str) -> str:
+    """Return the table of what methods need, and of what they lost where they were run."""
+    drop = "drop, points" if unit == "points" else "gap, nats"
+    heads = ["traffic", "ms", "needs\nfp16", "needs\nfp32", "measured\nefficiency", drop]
+    rows: list[Row] = []
+    for line in lines:
+        experiment = "" if line.method is None else f" ({line.method.experiment})"
+        cells = [
+            f"{traffic(line.traffic)} !" if line.is_heavy else traffic(line.traffic),
+            milliseconds(line.seconds),
+            f"{line.over_hook:.2f}",
+            f"{line.over_ddp:.2f}",
+            efficiency_cell(line),
+            NONE if line.method is None else line.method.drop,
+        ]
+        rows.append((f"{line.name}{experiment}", cells))
+    return _table(heads, rows)
 
 
-def _network_for(job: TrainingJob, advised: Mapping[str, Sequence[Path]]) -> str:
-    """Return the network of a job that was run, else the largest on images."""
-    sizes = {}
-    for network, folders in advised.items():
-        experiment = read_experiment(folders[0])
-        num_parameters = experiment.rows[0].num_parameters
-        is_size = job.num_parameters == num_parameters
-        if is_size and job.num_steps in {row.num_steps for row in experiment.rows}:
-            return network
-        if experiment.evidence and experiment.evidence.data == "images":
-            sizes[network] = num_parameters
-    return max(sizes, key=lambda network: sizes[network])
+def measured_table(job: TrainingJob, lines: Sequence[Line]) -> str:
+    """Return the table of where efficiencies were measured, and what they say of the job.
 
-
-def _check_shipped() -> None:
-    if not SHIPPED.is_dir():
-        raise UsageError(
-            f"advice stands on the records in {SHIPPED}, which are not there; install the "
-            "project again"
-        )
-
-
-def advice_from(
-    folders: Sequence[Path], job: TrainingJob, evidence: Evidence, show_all: bool = False
-) -> str:
-    """Return advice from the runs in experiments' folders, in words.
-
-    Raises:
-        UsageError: as `advise`, or there are no shipped records.
+    Empty where none was.
     """
-    _check_shipped()
-    maps = [read_frames(folder) for folder in folders]
-    alike = alike_in(evidence, maps[0])
-    if was_run(job, [*maps, *alike]):
-        # Losses were measured, so nothing is foretold from other networks.
-        shares = shares_lost(Evidence(()))
-        return advise(job, maps, shares, alike, show_all=show_all).text
-    shares = shares_lost(evidence)
-    others = []
-    for known in evidence.all_of("methods"):
-        # Methods of another optimiser's family would be compared with another baseline.
-        if known.baseline == maps[0].experiment.baseline:
-            others.append(known.frames)
-    tell = shares[shares["tells"]]
-    networks = _advised(evidence)
-    by_law = said_by_law(evidence, maps[0], job)
-    return advise(job, maps, tell, alike, [*maps, *others], show_all, by_law, networks).text
+    heads = ["network", "parameters", "steps", "traffic", "net speed-up", "plan"]
+    rows: list[Row] = []
+    for line in lines:
+        efficiency = line.efficiency
+        if efficiency is None:
+            continue
+        cells = [
+            efficiency.network,
+            count(efficiency.num_parameters),
+            count(efficiency.num_steps),
+            traffic(efficiency.traffic),
+            *_said_of_job(efficiency, job, line.over_hook),
+        ]
+        rows.append((f"{line.name} ({efficiency.experiment})", cells))
+    return _table(heads, rows) if rows else ""
+
+
+def _said_of_job(efficiency: Efficiency, job: TrainingJob, needed: float) -> tuple[str, str]:
+    """Return the net speed-up in a job and the steps to plan, where its size was run."""
+    if not efficiency.is_number:
+        return efficiency.text, NONE
+    if not efficiency.is_near(job):
+        return NOT_AT_SIZE, NONE
+    return efficiency.net_speedup(needed), efficiency.planned_steps
+
+
+def efficiency_cell(line: Line) -> str:
+    """Write a line's measured efficiency with its interval; of DDP it is 1 by definition."""
+    if line.is_ddp:
+        return NONE
+    if line.efficiency is None:
+        return NOT_MEASURED
+    return line.efficiency.text if line.efficiency.is_number else NONE
+
+
+def _table(heads: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return a table for a terminal: each row a line that says what it is of, and one of cells."""
+    columns = [*zip(*(cells for _, cells in rows), strict=True)]
+    head_lines = [head.split("\n") for head in heads]
+    widths = []
+    for head, column in zip(head_lines, columns, strict=True):
+        widths.append(max(len(text) for text in (*head, *column)))
+    depth = max(len(head) for head in head_lines)
+    padded = [[""] * (depth - len(head)) + head for head in head_lines]
+    lines = [_row_text([head[part] for head in padded], widths) for part in range(depth)]
+    lines.append("".join(f"{_GAP}{'-' * width}" for width in widths))
+    for title, cells in rows:
+        lines += textwrap.wrap(title, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        lines.append(_row_text(cells, widths))
+    return "\n".join(lines)
+
+
+def _row_text(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    return "".join(f"{_GAP}{cell}" for cell in padded).rstrip()

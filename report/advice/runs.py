@@ -1,27 +1,128 @@
-"""The runs that advice rests on: which experiments ran alike, and what methods lost in them."""
+"""Methods at the settings that experiments ran: what each sends, and how much worse it scored."""
 
-import math
-from collections.abc import Iterable, Sequence
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from cser_bench.harness.records.experiment import Role
+from cser_bench.harness.errors import UsageError
+from cser_bench.harness.records.experiment import Experiment, Role, Row
+from cser_bench.harness.records.shipped import SHIPPED
+from cser_bench.report.efficiency_section import drop_cell
 from cser_bench.report.frame import Frames
 from cser_bench.report.questions.evidence import Evidence
-from cser_bench.report.regime import claimed_contrasts
-from cser_bench.report.speed.job import Sending, TrainingJob, sendings_of
+from cser_bench.report.speed.job import Sending, sendings_of
 from cser_bench.report.statistics import against_baseline
 
 ROLES: tuple[Role, ...] = ("network", "task", "reference", "search", "loads", "methods", "rivals")
 """Of experiments whose rows are methods as one would use them, not the subject of a study."""
 
-Line = dict[Any, Any]
-"""A method in a table of methods, by the names of its columns."""
+INTERVALS = ("sync_interval", "reset_interval")
+"""Settings that the papers call H: the steps between two averages."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method at a setting, with the run of it that counts.
+
+    Attributes:
+        key: equal for rows of one algorithm, setting and local step.
+        sendings: what one worker sent in the runs.
+        drop: how much worse than the baseline it scored, with its interval; positive is worse.
+        unit: of the drop, "points" or "nats".
+        is_fp16_hook: whether it is DDP with its fp16 hook.
+        frames: the experiment of these runs.
+    """
+
+    key: str
+    label: str
+    setting: str
+    sendings: tuple[Sending, ...]
+    drop: str
+    unit: str
+    num_runs: int
+    is_fp16_hook: bool
+    frames: Frames
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return self.frames.experiment.name
+
+
+def key_of(experiment: Experiment, row: Row) -> str:
+    """Return what is equal for rows of one algorithm, setting and local step."""
+    wire = row.wire or experiment.config.get("wire")
+    return json.dumps([row.algorithm, row.local_step, wire, row.settings], sort_keys=True)
+
+
+def setting_of(settings: Mapping[str, Any]) -> str:
+    """Write a row's settings: "H 24", "top-k 192", "gradient block 48, error block 3, H 16"."""
+    return ", ".join(_setting(name, value) for name, value in settings.items())
+
+
+def _setting(name: str, value: Any) -> str:
+    if name in INTERVALS:
+        return f"H {value}"
+    if isinstance(value, Mapping):
+        stage = name.removesuffix("compressor").removesuffix("_")
+        others = {key: entry for key, entry in value.items() if key != "kind"}
+        words = [stage, str(value.get("kind", "")).replace("_", "-")]
+        words += [f"{'' if key == 'ratio' else key} {entry}" for key, entry in others.items()]
+        return " ".join(" ".join(words).replace("_", " ").split())
+    return f"{name.replace('_', ' ')} {value}"
+
+
+def advised(evidence: Evidence) -> dict[str, list[Frames]]:
+    """Return the experiments that say that advice on a network reads them, by its name.
+
+    Raises:
+        UsageError: there are no shipped records.
+    """
+    if not SHIPPED.is_dir():
+        raise UsageError(
+            f"advice stands on the records in {SHIPPED}, which are not there; install the "
+            "project again"
+        )
+    networks: dict[str, list[Frames]] = {}
+    for name, about in evidence.about.items():
+        known = evidence.experiment(name) if about.advice else None
+        if about.advice and known is not None:
+            networks.setdefault(about.advice, []).append(known.frames)
+    return networks
+
+
+def experiments_on(
+    network: str, evidence: Evidence, measured: Sequence[Frames] = ()
+) -> list[Frames]:
+    """Return the experiments whose rows advice on a network shows, each once.
+
+    They are those that say so, and others that ran alike.
+
+    Args:
+        measured: experiments that have efficiencies, whatever they are evidence for.
+
+    Raises:
+        UsageError: there are no shipped records, or none of this network.
+    """
+    networks = advised(evidence)
+    if network not in networks:
+        raise UsageError(
+            f"there are no runs of a network {network!r}; give --network {', '.join(networks)}"
+        )
+    shown = networks[network]
+    first = shown[0]
+    about = first.experiment.evidence
+    assert about is not None, "an experiment is advised on by what it is evidence for"
+    others = [known.frames for known in evidence.all_of(*ROLES, network=about.network)]
+    alike = [frames for frames in (*others, *measured) if ran_alike(first, frames)]
+    return list({frames.experiment.name: frames for frames in (*shown, *alike)}.values())
 
 
 def ran_alike(frames: Frames, other: Frames) -> bool:
-    """Tell whether two experiments have one network, data, baseline and number of workers."""
+    """Tell whether two experiments have one network, data, baseline, length and workers."""
     return _set_up(frames) == _set_up(other)
 
 
@@ -31,103 +132,64 @@ def _set_up(frames: Frames) -> tuple[Any, ...]:
         experiment.task,
         experiment.model,
         experiment.baseline,
-        frames.rows["num_parameters"].iloc[0],
+        experiment.rows[0].num_parameters,
+        own_length(experiment),
         experiment.config["num_workers"],
         str(experiment.config["partition"]),
     )
 
 
-def alike_in(evidence: Evidence, frames: Frames) -> list[Frames]:
-    """Return the experiments of one's own and those that ship that ran as this one did."""
-    about = frames.experiment.evidence
-    if about is None:
-        return []
-    known = evidence.all_of(*ROLES, network=about.network)
-    return [other.frames for other in known if ran_alike(other.frames, frames)]
-
-
-def was_run(job: TrainingJob, alike: Iterable[Frames]) -> bool:
-    """Tell whether a job has the size, the steps and the workers of experiments that ran alike."""
-    for frames in alike:
-        rows = frames.rows
-        is_own = rows["num_parameters"] == job.num_parameters
-        is_own &= rows["num_steps"] == job.num_steps
-        if is_own.any() and frames.experiment.config["num_workers"] == job.num_workers:
-            return True
-    return False
-
-
-def own_length(frames: Frames) -> int:
+def own_length(experiment: Experiment) -> int:
     """Return the steps of an experiment's own rows, not of those that repeat them at others."""
-    rows = frames.rows
-    return int(rows.loc[rows["base"].isna(), "num_steps"].max())
+    return max(row.num_steps for row in experiment.rows if row.base is None)
 
 
-def methods_run(alike: Sequence[Frames], num_steps: int) -> list[tuple[Line, list[Sending]]]:
-    """Return what each method lost in runs of so many steps, and what it sends.
+def methods_run(experiments: Sequence[Frames]) -> list[Method]:
+    """Return the methods that experiments ran at their own size and length, each setting once.
 
-    Of a method that several experiments ran, the line counts that a report judges, and else the one
-    of the most runs.
-
-    Returns:
-        Lines with the columns method, algorithm, family, ratio, held, final_exchange, estimate, low,
-        high (differences of scores to the baseline, 95 %), deviation (of a run of the method less
-        one of the baseline), verdict (None where none was declared), num_runs and experiment.
+    Where several ran a setting, the one with an efficiency counts, then the one of most runs.
     """
-    best: dict[tuple[str, str], tuple[Line, list[Sending]]] = {}
-    for frames in alike:
-        for line, sendings in _methods_of(frames, num_steps):
-            key = (str(line["method"]), f"{line['ratio']:.4g}")
-            if key not in best or _weight(line) > _weight(best[key][0]):
-                best[key] = (line, sendings)
+    best: dict[str, Method] = {}
+    for frames in experiments:
+        for method in _methods_of(frames):
+            known = best.get(method.key)
+            if known is None or _weight(method) > _weight(known):
+                best[method.key] = method
     return list(best.values())
 
 
-def _weight(line: Line) -> tuple[bool, int]:
-    return line["verdict"] is not None, int(line["num_runs"])
+def _weight(method: Method) -> tuple[bool, int]:
+    return method.frames.experiment.curve is not None, method.num_runs
 
 
-def _methods_of(frames: Frames, num_steps: int) -> list[tuple[Line, list[Sending]]]:
+def _methods_of(frames: Frames) -> list[Method]:
     experiment = frames.experiment
-    rows = frames.rows
-    is_method = rows["tunes"].isna() & (rows["rule"] == "held_out") & (rows["ratio"] > 1)
-    is_method &= (rows["num_steps"] == num_steps) & (rows["models_sent"].fillna(0) > 0)
-    is_method &= rows["num_parameters"] == rows["num_parameters"].iloc[0]
-    against = against_baseline(frames).set_index("row")
-    verdicts = {}
-    for contrast in claimed_contrasts(frames).to_dict("records"):
-        is_judged = isinstance(contrast["verdict"], str)
-        if contrast["kind"] == "non-inferiority" and is_judged:
-            verdicts[contrast["row"], contrast["reference"]] = contrast["verdict"]
+    unit = frames.metric.loss_unit
+    against = against_baseline(frames).set_index("row").to_dict("index")
+    lines = {str(line["row"]): line for _, line in frames.rows.iterrows()}
     methods = []
-    for _, row in rows[is_method & rows["row"].isin(against.index)].iterrows():
-        sendings = sendings_of(frames, row)
+    for row in experiment.rows:
+        is_own = row.num_parameters == experiment.rows[0].num_parameters
+        is_own &= row.base is None and row.num_steps == own_length(experiment)
+        is_method = row.tunes is None and row.rule == "held_out" and row.ratio > 1
+        if not (is_own and is_method and row.models_sent) or row.row not in against:
+            continue
+        sendings = sendings_of(frames, lines[row.row])
         if not sendings:
             continue
-        difference = against.loc[row["row"]]
-        scores = frames.done(row["row"])
-        references = frames.done(difference["reference"])
-        line = {
-            "method": row["label"],
-            "algorithm": row["algorithm"],
-            "family": experiment.families.get(row["algorithm"], ""),
-            "ratio": float(row["ratio"]),
-            "held": row["peak_models"],
-            "final_exchange": row["final_exchange"],
-            "estimate": float(difference["estimate"]),
-            "low": float(difference["low"]),
-            "high": float(difference["high"]),
-            "deviation": math.sqrt(scores.var(ddof=1) + references.var(ddof=1)),
-            "verdict": verdicts.get((row["row"], difference["reference"])),
-            "num_runs": len(scores),
-            "experiment": experiment.name,
-        }
-        methods.append((line, sendings))
+        difference = against[row.row]
+        estimate, low, high = (difference[name] for name in ("estimate", "low", "high"))
+        methods.append(
+            Method(
+                key=key_of(experiment, row),
+                label=row.label,
+                setting=setting_of(row.settings),
+                sendings=tuple(sendings),
+                drop=drop_cell(estimate, low, high, unit),
+                unit=unit,
+                num_runs=len(frames.done(row.row)),
+                is_fp16_hook=row.algorithm == "sgd" and row.wire == "fp16",
+                frames=frames,
+            )
+        )
     return methods
-
-
-def deviations_of(methods: Sequence[tuple[Line, list[Sending]]]) -> dict[str, float]:
-    """Return the largest deviation of a run of each method less one of the baseline."""
-    frame = pd.DataFrame([line for line, _ in methods], columns=["method", "deviation"])
-    largest = frame.groupby("method")["deviation"].max()
-    return {str(method): float(deviation) for method, deviation in largest.items()}

@@ -1,84 +1,49 @@
-"""Which method, when: for kinds of network, links and latencies, what advice says of a job as run.
+"""Which method, when: what a step of each method must be worth, over bandwidths.
 
-A cell is what `advise` says: the same lines, the same standing, the same choice. Losses are those of
-the runs, and step times are modelled for one size that many know.
+It has the lines that `advise` prints, of one job that many know.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
-from cser_bench.report.advice.choice import (
-    DOUBTFUL,
-    LOSES,
-    SAFE,
-    TRIAL,
-    Choice,
-    choose,
-    with_standing,
-)
-from cser_bench.report.advice.predictions import lines_as_run
-from cser_bench.report.advice.runs import Line, alike_in, methods_run, own_length, ran_alike
-from cser_bench.report.advice.which_figure import FAR, NEAR, Band, map_figure
+from cser_bench.report.advice.advise import efficiency_cell
+from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in
+from cser_bench.report.advice.needed import Line, needed_lines
+from cser_bench.report.advice.runs import advised, experiments_on, methods_run, own_length
 from cser_bench.report.frame import Frames
-from cser_bench.report.plotting import style
-from cser_bench.report.questions.evidence import Compared, Evidence, evidence_for, folder_in_results
-from cser_bench.report.questions.networks import kinds_of
-from cser_bench.report.regime import tells
-from cser_bench.report.render import escape, write_report
-from cser_bench.report.speed.job import Sending, TrainingJob
-from cser_bench.report.verdicts import interval_of, margin_of, with_unit
+from cser_bench.report.questions.evidence import evidence_for, folder_in_results
+from cser_bench.report.render import write_report
+from cser_bench.report.speed.job import TrainingJob
 from cser_bench.report.wording import NONE, code, rate
 
 NAME = "which-method"
 
-NUM_PARAMETERS = 25_600_000
-"""Of the job whose steps are modelled: those of ResNet-50."""
+BANDWIDTHS = (1e8, 1e9, 1e10, 2.5e10, 1e11)
+"""Of a machine's link, in bits a second."""
 
-COMPUTE_SECONDS = 27e-3
-"""Of that job: both passes of 32 images on a V100."""
+SHOWN_AT = 1e10
+"""Bandwidth by which lines are ordered."""
 
-RATES = (1e7, 2e7, 5e7, 1e8, 2e8, 5e8, 1e9, 2e9, 5e9, 1e10)
-"""Of a machine's link in bits a second: 10 Mb/s to 10 Gb/s, three a decade.
-
-On faster links the time to encode decides, which modelled steps leave out: a map there would flatter
-whoever sends by top-k.
-"""
-
-LATENCIES = {NEAR: 50e-6, FAR: 20e-3}
-"""Seconds of a hop, in one building and between cities."""
-
-LISTED_AT = 1e9
-"""Rate of the link at which methods that lose more are listed."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of network with what was run on it.
-
-    Attributes:
-        name: with its optimiser.
-        alike: experiments that ran alike, the one that speaks for the kind first.
-        methods: what they lost and send, of the first one's own length.
-    """
-
-    name: str
-    alike: list[Frames]
-    methods: list[tuple[Line, list[Sending]]]
-
-    @property
-    def margin(self) -> float:
-        """The first experiment's; one that can tell a loss has one."""
-        margin = self.alike[0].experiment.margin
-        assert margin is not None, "an experiment that can tell a loss has a margin"
-        return margin
+JOB = TrainingJob(
+    num_parameters=25_600_000,
+    num_steps=450_000,
+    num_machines=8,
+    workers_per_machine=1,
+    compute_seconds=27e-3,
+    bits_per_second=SHOWN_AT,
+)
+"""Of ResNet-50, both passes of 32 images on a V100; README's command asks about it."""
 
 
 def build_which_method(results: Path, output: Path) -> Path:
-    """Write which-method.md and its figures into a folder beside the answers, and return the page.
+    """Write which-method.md into a folder beside the answers, and return the page.
 
     The same records give the same bytes.
 
@@ -87,158 +52,76 @@ def build_which_method(results: Path, output: Path) -> Path:
             cannot be written.
     """
     evidence = evidence_for(output, results)
-    kinds = telling_kinds(evidence)
-    tables = {}
-    figures = {}
-    for place, latency in LATENCIES.items():
-        bands = [band for kind in kinds for band in bands_of(kind, latency)]
-        tables[place] = [_shown(kinds, band) for band in bands]
-        with style():
-            figures[f"which_method_{place}"] = map_figure(place, RATES, bands)
-    context = {
-        "near": tables[NEAR],
-        "far": tables[FAR],
-        "known": [_known(kind) for kind in kinds],
-        "silent": [known.kind for known in kinds_of(evidence) if not tells(known.frames)],
-        "num_parameters": NUM_PARAMETERS,
-        "compute_seconds": COMPUTE_SECONDS,
-        "latencies": LATENCIES,
-        "listed_at": LISTED_AT,
+    measured = measured_in(evidence.folders)
+    efficiencies = efficiencies_of(measured)
+    networks = []
+    for name in advised(evidence):
+        experiments = experiments_on(name, evidence, measured)
+        # The network of the search is none that people train.
+        if not any(frames.has_role("search") for frames in experiments):
+            networks.append(_section(experiments[0], pivot(experiments, efficiencies)))
+    columns = {
+        "method": ("method", "text"),
+        "setting": ("setting", "text"),
+        "traffic": ("traffic", "traffic"),
+        **{rate(bandwidth): (rate(bandwidth), "digits") for bandwidth in BANDWIDTHS},
+        "efficiency": ("measured efficiency", "text"),
+        "drop": ("drop", "text"),
+        "experiment": ("experiment", "text"),
     }
     return write_report(
         output,
         NAME,
         "which-method.md.j2",
-        context,
+        {"networks": networks, "columns": columns, "job": JOB},
         frames={},
-        figures=figures,
+        figures={},
         with_pdf=False,
     )
 
 
-def telling_kinds(evidence: Evidence) -> list[Kind]:
-    """Return the kinds of network on which a loss can be told, the largest network first."""
-    chosen: list[Compared] = []
-    for known in kinds_of(evidence):
-        # Two experiments that ran alike are one kind, for which the first speaks.
-        is_new = not any(ran_alike(known.frames, other.frames) for other in chosen)
-        if is_new and tells(known.frames):
-            chosen.append(known)
-    # By size alone, where `kinds_of` has the reference last whatever its size.
-    chosen.sort(key=lambda known: -known.num_parameters)
-    kinds = []
-    for known in chosen:
-        others = alike_in(evidence, known.frames)
-        alike = [known.frames, *(frames for frames in others if frames is not known.frames)]
-        kinds.append(Kind(known.kind, alike, methods_run(alike, own_length(known.frames))))
-    return kinds
-
-
-def choice_at(
-    kind: Kind,
-    bits_per_second: float,
-    latency_seconds: float,
-) -> Choice:
-    """Return what to use on a link, in a job as it was run."""
-    return choose(_lines_at(kind, bits_per_second, latency_seconds))
-
-
-def _lines_at(
-    kind: Kind,
-    bits_per_second: float,
-    latency_seconds: float,
-) -> Any:
-    first = kind.alike[0]
-    job = TrainingJob(
-        num_parameters=NUM_PARAMETERS,
-        num_steps=own_length(first),
-        num_machines=first.experiment.config["num_workers"],
-        workers_per_machine=1,
-        compute_seconds=COMPUTE_SECONDS,
-        bits_per_second=bits_per_second,
-        latency_seconds=latency_seconds,
-    )
-    lines = lines_as_run(job, first, kind.methods)
-    unit = first.metric.loss_unit
-    return with_standing(lines, kind.margin).assign(unit=unit, margin=kind.margin)
-
-
-def bands_of(kind: Kind, latency_seconds: float) -> list[Band]:
-    """Return the ranges of rates over which the choice is the same, from the slowest link on."""
-    bands: list[Band] = []
-    for bits_per_second in RATES:
-        choice = choice_at(kind, bits_per_second, latency_seconds)
-        if bands and _keys(bands[-1].choice) == _keys(choice):
-            first = bands.pop()
-            bands.append(Band(kind.name, first.low, bits_per_second, first.choice))
-        else:
-            bands.append(Band(kind.name, bits_per_second, bits_per_second, choice))
-    return bands
-
-
-def _keys(choice: Choice) -> tuple[Any, ...]:
-    trial = choice.trial
-    key = None if trial is None else (trial["method"], trial["ratio"])
-    return choice.safe["method"], choice.safe["ratio"], key
-
-
-def _shown(
-    kinds: Sequence[Kind],
-    band: Band,
-) -> dict[str, Any]:
-    """Return a band as the table has it."""
-    kind = next(kind for kind in kinds if kind.name == band.kind)
-    links = {}
-    for frames in kind.alike:
-        links[frames.experiment.name] = f"../{folder_in_results(frames)}/report.md"
+def _section(frames: Frames, table: pd.DataFrame) -> dict[str, Any]:
+    """Return what the page says of a network."""
+    experiment = frames.experiment
+    assert experiment.evidence is not None, "an experiment is advised on by what it is evidence for"
     return {
-        "kind": band.kind,
-        "link": _range(band),
-        "safe": _named(band.choice.safe, links),
-        "trial": _named(band.choice.trial, links) if band.choice.trial else NONE,
+        "network": experiment.evidence.network,
+        "unit": frames.metric.loss_unit,
+        "num_parameters": experiment.rows[0].num_parameters,
+        "num_steps": own_length(experiment),
+        "num_workers": experiment.config["num_workers"],
+        "table": table,
     }
 
 
-def _range(band: Band) -> str:
-    """Write the rates of a band."""
-    if band.low == band.high:
-        return rate(band.low)
-    return f"{rate(band.low)} to {rate(band.high)}"
+def pivot(experiments: Sequence[Frames], efficiencies: Sequence[Efficiency]) -> pd.DataFrame:
+    """Return a line a method and setting, with what it needs at each bandwidth.
+
+    Columns: method, setting, traffic, each bandwidth as `rate` writes it (the efficiency needed to
+    tie with DDP's fp16 hook), efficiency, drop, experiment. The one that needs least at `SHOWN_AT`
+    comes first.
+    """
+    methods = methods_run(experiments)
+    needed: dict[str, dict[str, str]] = {}
+    for bandwidth in BANDWIDTHS:
+        job = replace(JOB, bits_per_second=bandwidth)
+        for line in needed_lines(job, methods, ()):
+            needed.setdefault(line.key, {})[rate(bandwidth)] = f"{line.over_hook:.2f}"
+    lines = needed_lines(JOB, methods, efficiencies)
+    return pd.DataFrame([_pivoted(line) | needed[line.key] for line in lines])
 
 
-def _named(line: Line, links: dict[str, str]) -> str:
-    """Name a method with its ratio, its loss and the report of its runs."""
-    if line["family"] == "all sent":
-        return str(line["method"])
-    link = links[line["experiment"]]
-    return Markup(
-        f"**{escape(line['method'])}** at {line['ratio']:.4g}: {with_unit(line)} "
-        f"({interval_of(line)}), [{code(line['experiment'])}]({link})"
-    )
-
-
-def _known(kind: Kind) -> dict[str, Any]:
-    """Return what was run on a kind of network: its margin, and what stands where."""
-    lines = _lines_at(kind, LISTED_AT, LATENCIES[NEAR])
-    base = choose(lines).base
-    first = dict(lines.iloc[0])
-    faster = lines[lines["seconds"] < base["seconds"]]
-    # Whether it is shown that more is lost stands in the reports.
-    groups = {SAFE: (SAFE,), TRIAL: (TRIAL,), LOSES: (DOUBTFUL, LOSES)}
-    names = {}
-    for name, standings in groups.items():
-        is_of_group = faster["standing"].isin(standings)
-        names[name] = list(dict.fromkeys(faster.loc[is_of_group, "method"]))
-    # A method is listed once, by its best ratio.
-    names[TRIAL] = [name for name in names[TRIAL] if name not in names[SAFE]]
-    better = {*names[SAFE], *names[TRIAL]}
-    names[LOSES] = [name for name in names[LOSES] if name not in better]
+def _pivoted(line: Line) -> dict[str, Any]:
+    """Return a line's cells but for the bandwidths'."""
+    experiment = NONE
+    if line.method is not None:
+        link = f"../{folder_in_results(line.method.frames)}/report.md"
+        experiment = Markup(f"[{code(line.method.experiment)}]({link})")
     return {
-        "kind": kind.name,
-        "margin": margin_of(first),
-        "num_parameters": int(kind.alike[0].rows["num_parameters"].iloc[0]),
-        "num_steps": own_length(kind.alike[0]),
-        "safe": "; ".join(names[SAFE]) or NONE,
-        "trial": "; ".join(names[TRIAL]) or NONE,
-        "loses": "; ".join(names[LOSES]) or NONE,
+        "method": line.label,
+        "setting": line.setting or NONE,
+        "traffic": line.traffic,
+        "efficiency": efficiency_cell(line),
+        "drop": NONE if line.method is None else line.method.drop,
+        "experiment": experiment,
     }

@@ -1,7 +1,4 @@
-"""What carries over between kinds of network.
-
-That is question 9, and the spread between kinds that widens advice.
-"""
+"""What carries over between kinds of network: question 9."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cser_bench.report.frame import Frames
 from cser_bench.report.plotting import FAMILIES, GREY, legend_beside, losses_across, new_figure
 from cser_bench.report.questions.agreement import agreement, combined
 from cser_bench.report.questions.evidence import (
@@ -45,33 +41,10 @@ SPEAKING: dict[Speaker, tuple[str, str]] = {
 MARKS = "o^sDv"
 """Their marks, in the same order."""
 
-OF_FAMILY: dict[str, Speaker] = {
-    "error reset": "reset",
-    "local steps": "local",
-    "error feedback": "feedback",
-}
-"""Whose spread between kinds stands for that of a family's other methods."""
-
 
 def kinds_of(evidence: Evidence) -> list[Compared]:
     """Return the experiments that speak for a kind of network, each with its optimiser."""
     return nearest_first(evidence.all_of("network", "task"))
-
-
-def method_of(frames: Frames, algorithm: str) -> str | None:
-    """Return the name of the method whose spread between kinds stands for an algorithm's."""
-    evidence = frames.experiment.evidence
-    algorithms = frames.by_row["algorithm"]
-    rows = {} if evidence is None else evidence.rows
-    for speaker, row in rows.items():
-        if speaker in SPEAKING and algorithms[row] == algorithm:
-            name, _ = SPEAKING[speaker]
-            return name
-    family = frames.experiment.families.get(algorithm, "")
-    if family not in OF_FAMILY:
-        return None
-    name, _ = SPEAKING[OF_FAMILY[family]]
-    return name
 
 
 def shares_lost(evidence: Evidence) -> pd.DataFrame:
@@ -126,16 +99,6 @@ def _shares_of(known: Compared) -> pd.DataFrame:
         low=lines["high"] / gap,
         high=lines["low"] / gap,
     )
-
-
-def spread_between_kinds(shares: pd.DataFrame) -> dict[str, float]:
-    """Return the standard deviation of each method's share lost between kinds of network.
-
-    It includes the seeds' noise. Methods that were run on one kind alone are not there.
-    """
-    deviations = shares.groupby("method")["share"].std()
-    spreads = deviations.dropna()
-    return {str(method): float(spread) for method, spread in spreads.items()}
 
 
 def other_networks(evidence: Evidence) -> Answer | None:

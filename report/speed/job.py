@@ -23,8 +23,6 @@ class TrainingJob:
         bits_per_second: of a machine's link to the others, each way.
         inside_bits_per_second: of a worker's link inside its machine, 0 for no limit.
         latency_seconds: of a hop.
-        margin: loss that counts as none, a share, or in nats; None takes the map's own.
-        gap: between a worker alone and all sent, a share, or in nats; None takes the map's own.
     """
 
     num_parameters: int
@@ -35,9 +33,6 @@ class TrainingJob:
     bits_per_second: float
     inside_bits_per_second: float = 0.0
     latency_seconds: float = 50e-6
-    margin: float | None = None
-    gap: float | None = None
-    dollars_per_hour: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_workers < 2:

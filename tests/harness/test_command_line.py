@@ -264,10 +264,11 @@ MISTAKES = [
     ("answers", "--output", "file"),
     ("answers", "--readme", "nobody"),
     *((*ADVICE, "--workers", bad) for bad in ("2x", "x4", "0x4", "2x4x4")),
-    *((*ADVICE, "--workers", "8", "--map", bad) for bad in ("nobody", "file", "empty")),
+    *((*ADVICE, "--workers", "8", "--network", bad) for bad in ("nobody", "file", "")),
     (*ADVICE, "--workers", "8", "--steps", "0.2"),
     (*ADVICE, "--workers", "8", "--parameters", "0.5"),
-    *((*ADVICE, "--workers", "8", option, "200") for option in ("--margin", "--gap")),
+    # Options that it had once.
+    *((*ADVICE, "--workers", "8", option, "1") for option in ("--margin", "--gap", "--map")),
     ("speedups", "--methods", "ddp"),
     ("speedups", "--output", "file"),
     ("netlab", "--workers", "3", "--machines", "2"),

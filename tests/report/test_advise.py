@@ -1,23 +1,31 @@
-"""Advice for one's own job: steps by hand and against the study, losses at lengths that the map did
-not see."""
+"""Advice for one's own job: needed efficiencies by hand, measured ones from made-up records, and
+what the command prints."""
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from cser_bench.harness.__main__ import main
-from cser_bench.report.advice.advise import advise, folders_for
-from cser_bench.report.advice.choice import trial_of
-from cser_bench.report.advice.predictions import expected_losses
+from cser_bench.harness.errors import UsageError
+from cser_bench.harness.records.packs import NAME, Files, read_pack, render_pack
+from cser_bench.harness.records.shipped import SHIPPED
+from cser_bench.harness.spec.run import RunConfig
+from cser_bench.harness.spec.run import run_id as run_id_of
+from cser_bench.report.advice import runs
+from cser_bench.report.advice.advise import advice
+from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in, nearest
+from cser_bench.report.advice.needed import DDP, FP16_HOOK, Line, needed_lines, traffic_share
+from cser_bench.report.advice.runs import Method, experiments_on, methods_run, setting_of
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.questions.evidence import evidence_of
-from cser_bench.report.regime import losses_of, lost_frame, lost_rows
 from cser_bench.report.speed.fitting import network_on
 from cser_bench.report.speed.job import (
     Sending,
@@ -27,36 +35,28 @@ from cser_bench.report.speed.job import (
     sendings_of,
 )
 from cser_bench.report.speed.workload_model import read_study
-from cser_bench.report.statistics import against_baseline
+from tests.own_runs import begin
 
 RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
-EVIDENCE = evidence_of(None)
-MAP = folders_for("perceptron", RESNET50, EVIDENCE)[0]
+README_JOB = "--parameters 25.6M --steps 450000 --workers 8 --compute-ms 27 --bandwidth 10Gb/s"
 ALONE = ("--results", "no results of one's own")
-SPEEDUPS = Path(__file__).parents[2] / "results/speedups"
+HERE = Path(__file__).parent
+GOLDEN = HERE / "advice_resnet50.txt"
+SPEEDUPS = HERE.parents[1] / "results/speedups"
 
 
 @pytest.fixture(scope="module")
 def frames() -> Frames:
-    return read_frames(MAP)
+    return read_frames(SHIPPED / "reference" / "resnet_regime")
 
 
-@pytest.fixture(scope="module")
-def shares() -> pd.DataFrame:
-    """Three methods on two kinds of network, by hand."""
-    lost = {"error reset": (0.0, 0.04), "local steps": (0.01, 0.05), "DiLoCo": (0.0, 0.02)}
-    lines = [
-        (f"kind {n}", method, value)
-        for method, both in lost.items()
-        for n, value in enumerate(both)
-    ]
-    frame = pd.DataFrame(lines, columns=["network", "method", "share"])
-    return frame.assign(low=frame["share"] - 0.01, high=frame["share"] + 0.01)
+def made_method(frames: Frames, *sendings: Sending, **others: Any) -> Method:
+    fields = {"key": "made", "label": "made", "setting": "H 4", "drop": "0", "unit": "points"}
+    fields |= {"num_runs": 1, "is_fp16_hook": False} | others
+    return Method(sendings=sendings, frames=frames, **fields)
 
 
-@pytest.fixture(scope="module")
-def lost(frames: Frames) -> pd.DataFrame:
-    return lost_frame(frames)
+# What is needed
 
 
 def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
@@ -86,7 +86,8 @@ def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
     assert method_seconds(job, [to_a_peer]) == pytest.approx(30e-3 + 1e-3 + 4e6 * 8 / 1e9)
 
 
-def test_models_sent_are_those_of_the_plan(frames: Frames) -> None:
+def test_models_sent_are_those_of_the_plan() -> None:
+    frames = read_frames(SHIPPED / "reference" / "fashion_mnist_long")
     for name in ("csea-96", "local_sgd-96", "mcser-96", "dpsgd", "choco-96"):
         row = frames.by_row.loc[name]
         sent = row["num_steps"] * math.fsum(
@@ -135,137 +136,8 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
     )
 
 
-def test_rows_of_a_length_left_out_lie_in_the_interval(lost: pd.DataFrame) -> None:
-    """A length in the middle predicted from the others, as for a job of such a length."""
-    length = sorted(lost["num_steps"].unique())[-2]
-    inside = []
-    for _, group in lost.groupby("label"):
-        known, unseen = group[group["num_steps"] != length], group[group["num_steps"] == length]
-        if known["num_steps"].nunique() > 1 and len(unseen):
-            found = expected_losses(known, unseen, "models sent")
-            inside += (
-                (found["low"] <= unseen["lost"]) & (unseen["lost"] <= found["high"])
-            ).to_list()
-    assert len(inside) >= 15 and sum(inside) >= 0.8 * len(inside), (sum(inside), len(inside))
-
-
-def test_a_job_within_and_beyond_what_was_run(lost: pd.DataFrame) -> None:
-    group = lost[lost["label"] == "M-CSER"]
-    assert set(expected_losses(group, group, "steps and ratio")["beyond"]) == {1.0}
-    far = group.assign(num_steps=group["num_steps"] * 8, models_sent=group["models_sent"] * 8)
-    longest = far[far["num_steps"] == far["num_steps"].max()]
-    assert expected_losses(group, longest, "steps and ratio")["beyond"].to_list() == pytest.approx(
-        [8.0] * len(longest)
-    )
-
-
-def test_a_slow_link_asks_for_a_method_and_a_fast_one_for_ddp(
-    frames: Frames, shares: pd.DataFrame
-) -> None:
-    slow = advise(RESNET50, [frames], shares)
-    safe = slow.choice.safe
-    assert slow.text.startswith(f"Safe: {safe['method']} at ratio")
-    assert safe["basis"] == "curve" and -safe["low"] <= 0.005
-    assert "times beyond what was run" in " ".join(slow.text.split())
-    fast = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 400e9, latency_seconds=5e-6)
-    assert advise(fast, [frames], shares).text.startswith("Safe: DDP")
-
-
-def test_no_slower_line_is_chosen_and_what_is_chosen_stands_as_it_says(
-    frames: Frames, shares: pd.DataFrame
-) -> None:
-    advice = advise(RESNET50, [frames], shares.assign(share=10 * shares["share"]))
-    lines, choice = advice.lines, advice.choice
-    safe = lines[lines["standing"] == "safe"]
-    assert (-safe["low"] <= 0.005).all()
-    assert choice.safe["seconds"] <= 1.05 * safe["seconds"].min() or choice.safe == choice.base
-    assert choice.trial is not None and choice.trial["standing"] == "trial"
-    assert choice.trial["seconds"] * 1.05 < choice.safe["seconds"]
-    assert -choice.trial["estimate"] <= 0.005 < -choice.trial["low"]
-    faster = lines[1.05 * lines["seconds"] < choice.trial["seconds"]]
-    assert not (faster["standing"] == "trial").any()
-
-
-def test_a_trial_takes_the_seeds_that_show_its_margin(frames: Frames, shares: pd.DataFrame) -> None:
-    choice = advise(RESNET50, [frames], shares.assign(share=10 * shares["share"])).choice
-    assert choice.trial is not None
-    exact = replace(choice, trial=choice.trial | {"estimate": 0.0, "deviation": 0.006})
-    trial = trial_of(exact, 0.005, RESNET50.num_steps)
-    assert trial is not None
-    # By simulation: of so many runs of each, the share of tests at 5 % that reject a loss of 0.005.
-    generator = np.random.default_rng(1)
-    for num_seeds, least, most in ((trial.num_seeds, 0.78, 1.0), (trial.num_seeds - 1, 0.0, 0.8)):
-        error = 0.006 / math.sqrt(num_seeds)
-        means = error * generator.standard_normal(100_000)
-        assert least <= (means - 1.645 * error > -0.005).mean() <= most
-    hours = (choice.trial["seconds"] + choice.base["seconds"]) * RESNET50.num_steps / 3600
-    assert trial.hours == pytest.approx(trial.num_seeds * hours)
-    assert trial_of(replace(exact, trial=exact.trial | {"deviation": math.nan}), 0.005, 9) is None
-    assert trial_of(replace(choice, trial=None), 0.005, 9) is None
-
-
-def test_an_interval_is_widened_by_the_spread_between_kinds(lost: pd.DataFrame) -> None:
-    group = lost[lost["label"] == "M-CSER"]
-    own, wider = (expected_losses(group, group, "models sent", spread) for spread in (0.0, 0.1))
-    half, wide = (each["high"] - each["share"] for each in (own, wider))
-    assert (wide**2 - half**2).to_numpy() == pytest.approx((1.96 * 0.1) ** 2) and (
-        own["share"] == wider["share"]
-    ).all()
-
-
-def printed_by(capsys: pytest.CaptureFixture[str], words: str) -> str:
-    assert main(["advise", *words.split(), *ALONE]) == 0
-    printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 80
-    assert "\N{MINUS SIGN}" not in printed, "a gain says that it is one"
-    return printed
-
-
-def table_of(printed: str) -> list[str]:
-    """The lines of a table, without those that a name goes on in."""
-    [table] = [part for part in printed.split("\n\n") if "\n---" in part]
-    return [line for line in table.splitlines()[2:] if not line.startswith(" ")]
-
-
-def test_the_command_says_what_is_safe_and_what_a_trial_costs(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    words = (
-        "--parameters 25.6M --steps 450000 --layout 2x4 --compute-ms 27 --bandwidth 10Gb/s "
-        "--dollars-per-hour 24 --network perceptron"
-    )
-    printed = printed_by(capsys, words)
-    # The spread between kinds alone bounds no loss by half a point.
-    assert printed.startswith("Safe: DDP") and "\nWorth a trial: " in printed
-    assert "\nWhat a trial costs: " in printed and "$" in printed
-    assert 1 < len(table_of(printed)) <= 5
-    lines = table_of(printed_by(capsys, f"{words} --all"))
-    recent = [line for line in lines if line.startswith(("Streaming", "M-CSER-PL, 4 bits"))]
-    assert len(recent) == 3 and all(line.endswith("not known") for line in recent)
-
-
-@pytest.mark.parametrize(
-    ("job", "safe", "row"),
-    [
-        ("77594 --steps 4680 --bandwidth 10Mb/s", "EF-SGD top-k at ratio 96", "ef_topk-96"),
-        ("413696 --steps 1922 --bandwidth 100Mb/s", "DDP", None),
-    ],
-)
-def test_a_job_that_was_run_has_its_measured_losses(
-    job: str, safe: str, row: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    printed = printed_by(capsys, f"--parameters {job} --workers 8 --compute-ms 10")
-    assert printed.startswith(f"Safe: {safe}") and "This job was run" in printed
-    assert "beyond" not in printed
-    if row is not None:
-        frames = read_frames(MAP.parent / "resnet_regime")
-        known = against_baseline(frames).set_index("row").loc[row]
-        interval = f"{-100 * known['high']:.2f} to {-100 * known['low']:.2f}"
-        assert f"({interval})" in printed
-
-
 def test_pairs_meet_one_other_and_four_bits_travel_in_two_stages() -> None:
-    frames = read_frames(MAP.parent / "gpt_text_methods")
+    frames = read_frames(SHIPPED / "reference" / "gpt_text_methods")
     ways = {
         name: sendings_of(frames, frames.row(name))
         for name in ("noloco-37", "streaming_4-8", "cser_pl_4-8")
@@ -277,6 +149,262 @@ def test_pairs_meet_one_other_and_four_bits_travel_in_two_stages() -> None:
     assert ways["streaming_4-8"][0].models == pytest.approx(ways["cser_pl_4-8"][0].models / 2), (
         "half of it at a time"
     )
+
+
+def test_what_is_needed_between_two_ranks_with_one_message_by_hand(frames: Frames) -> None:
+    """A megaparameter is one bucket, which is full when the backward pass ends."""
+    job = TrainingJob(1_000_000, 100, 2, 1, 30e-3, 1e9, latency_seconds=1e-3)
+    # In a ring of two each sends a half of 4 MB there and a half back, 16 ms each at 1 Gb/s.
+    in_fp32 = 30e-3 + 2 * (1e-3 + 16e-3)
+    in_fp16 = 30e-3 + 2 * (1e-3 + 8e-3)
+    every_fourth = 30e-3 + 2 * (1e-3 + 16e-3) / 4
+    local = made_method(frames, Sending(1.0, 0.25, "all_reduce"))
+    found = {line.label: line for line in needed_lines(job, [local], [])}
+    assert found["made"].over_hook == pytest.approx(every_fourth / in_fp16)
+    assert found["made"].over_ddp == pytest.approx(every_fourth / in_fp32)
+    assert found[DDP].over_hook == pytest.approx(in_fp32 / in_fp16)
+    assert found[FP16_HOOK].over_hook == 1 and found[FP16_HOOK].over_ddp < 1
+    assert [line.label for line in found.values()] == ["made", FP16_HOOK, DDP]
+
+
+def test_the_hook_that_was_run_takes_the_place_of_the_one_that_was_not(frames: Frames) -> None:
+    hook = made_method(frames, Sending(0.5, 1.0, "all_reduce"), is_fp16_hook=True, drop="0.01")
+    lines = needed_lines(RESNET50, [hook], [])
+    assert [line.label for line in lines] == ["made", DDP]
+    assert lines[0].over_hook == 1, "its buckets are sent during the backward pass"
+    assert lines[0].method is hook and not lines[0].is_heavy
+
+
+@pytest.mark.parametrize(("num_workers", "share"), [(2, 1 / 96), (8, 1 / 24), (16, 1 / 12)])
+def test_gathered_messages_are_a_larger_share_between_more_workers(
+    num_workers: int, share: float
+) -> None:
+    """TopK(192) sends two numbers of 192, and a ring passes all workers' messages on."""
+    top_k = [Sending(2 / 192, 1.0, "all_gather")]
+    assert traffic_share(top_k, num_workers) == pytest.approx(num_workers * share / num_workers)
+    local = [Sending(1.0, 1 / 24, "all_reduce")]
+    assert traffic_share(local, num_workers) == pytest.approx(1 / 24)
+    to_a_neighbour = [Sending(1.0, 1.0, "exchange")]
+    ring = 2 * (num_workers - 1) / num_workers
+    assert traffic_share(to_a_neighbour, num_workers) == pytest.approx(1 / ring)
+
+
+@pytest.mark.parametrize(("traffic", "is_heavy"), [(0.5, False), (0.5 + 1e-9, False), (0.51, True)])
+def test_more_traffic_than_with_the_hook_is_marked(traffic: float, is_heavy: bool) -> None:
+    assert Line("made", "", traffic, 1.0, 1.0, 1.0).is_heavy is is_heavy
+    assert not Line(DDP, "", 1.0, 1.0, 1.0, 1.0).is_heavy
+
+
+def test_settings_are_written_as_they_are_typed() -> None:
+    assert setting_of({"sync_interval": 24}) == "H 24"
+    assert setting_of({"compressor": {"kind": "top_k", "ratio": 192}}) == "top-k 192"
+    assert setting_of({"sync_interval": 3, "outer_lr": 0.7}) == "H 3, outer lr 0.7"
+    blocks = {"kind": "block", "ratio": 48}
+    error = {"kind": "quantised_blocks", "bits": 4}
+    settings = {"gradient_compressor": blocks, "error_compressor": error, "reset_interval": 16}
+    assert setting_of(settings) == "gradient block 48, error quantised-blocks bits 4, H 16"
+    assert setting_of({}) == ""
+
+
+def test_a_setting_that_several_experiments_ran_has_one_row() -> None:
+    evidence = evidence_of(None)
+    experiments = experiments_on("residual", evidence)
+    names = {each.experiment.name for each in experiments}
+    assert names == {"resnet_regime", "study_resnet_loads", "resnet_methods"}
+    methods = methods_run(experiments)
+    assert len({method.key for method in methods}) == len(methods)
+    labels = [(method.label, method.setting) for method in methods]
+    assert labels.count(("local SGD", "H 24")) == 1 and ("local SGD", "H 96") in labels
+    assert not {"SGD", "alone"} & {method.label for method in methods}
+
+
+# What was measured
+
+
+def efficiency(
+    num_parameters: int, num_steps: int, kind: str = "estimate", value: float = 0.5
+) -> Efficiency:
+    line = {"num_parameters": num_parameters, "num_steps": num_steps, "kind": kind}
+    line |= {"efficiency": value, "low": 0.4, "high": 0.625, "reason": "curve too coarse there"}
+    return Efficiency("made", "made", "network", 0.04, line)
+
+
+@pytest.mark.parametrize(
+    ("num_parameters", "num_steps", "is_near"),
+    [
+        (1000, 1000, True),
+        (4000, 250, True),
+        (250, 4000, True),
+        (4001, 1000, False),
+        (1000, 4001, False),
+        (249, 1000, False),
+        (1000, 249, False),
+    ],
+)
+def test_a_size_was_measured_within_a_factor_of_four(
+    num_parameters: int, num_steps: int, is_near: bool
+) -> None:
+    job = replace(RESNET50, num_parameters=1000, num_steps=1000)
+    assert efficiency(num_parameters, num_steps).is_near(job) is is_near
+
+
+def test_a_net_speedup_is_the_ratio_of_step_times_times_the_efficiency() -> None:
+    """A step in 0.4 of the hook's time, worth 0.5: 1.25 times as fast, in twice the steps."""
+    found = efficiency(1000, 1000)
+    assert found.net_speedup(0.4) == "1.25x (1.00x to 1.56x)"
+    assert found.planned_steps == "2.00x"
+    bound = efficiency(1000, 1000, "at most", 0.2)
+    assert bound.net_speedup(0.4) == "at most 0.50x"
+    assert bound.planned_steps == "at least 5.00x"
+    assert efficiency(1000, 1000, "at least", 0.8).planned_steps == "at most 1.25x"
+
+
+def test_the_nearest_efficiency_of_a_method_counts_and_a_number_before_a_dash() -> None:
+    job = replace(RESNET50, num_parameters=1000, num_steps=1000)
+    far, near, unknown = (
+        efficiency(9000, 1000),
+        efficiency(2000, 500),
+        efficiency(1000, 999, "none"),
+    )
+    assert nearest([far, near, unknown], "made", job) is near
+    assert nearest([unknown], "made", job) is unknown
+    assert nearest([far, near], "another", job) is None
+
+
+LENGTHS = (590, 840, 1170, 1670, 2340, 3340, 3900, 4680)
+"""About T/8, T/5.6, T/4, T/2.8, T/2, T/1.4, T/1.2 and T; whole steps in each of ten epochs."""
+WORTH = 0.5
+"""Of local SGD's steps, as the curve is made up."""
+
+
+def made_curve(results: Path) -> Path:
+    """Records of the residual network, and a curve of made-up losses; return the latter's folder.
+
+    The baseline's loss is linear in ln t. It reaches local SGD's mean in half its steps.
+    """
+    own = begin(results, "resnet_regime", 65)
+    plan = json.loads((own / "experiment.json").read_text())
+    (own / "experiment.json").write_text(json.dumps(plan | {"curve": "curve_made"}))
+    known = read_frames(SHIPPED / "reference" / "resnet_regime").runs
+    means = known.groupby("row")["test_loss"].mean()
+    slope = (means["local_sgd-24"] - means["sgd"]) / math.log(1 / WORTH)
+
+    pack = read_pack(own)
+    baseline = next(row for row in plan["rows"] if row["row"] == "sgd")
+    made: dict[str, Files] = {}
+    rows = []
+    for steps in LENGTHS:
+        loss = means["sgd"] + slope * math.log(LENGTHS[-1] / steps)
+        row = {**baseline, "row": f"sgd@s{steps}", "base": "sgd", "num_steps": steps, "runs": {}}
+        if steps == LENGTHS[-1]:
+            row |= {"row": "sgd", "base": None}
+        for seed, apart in ((1, -0.0005), (2, 0.0), (3, 0.0005)):
+            files = deepcopy(pack[baseline["runs"][str(seed)]])
+            # Any setting of its own gives a run an id of its own.
+            files["run"]["config"]["learning_rate"] = steps / 1e4
+            files["run"]["config"]["evaluation"]["num_scores"] = 1
+            run_id = run_id_of(RunConfig.model_validate(files["run"]["config"]))
+            files["run"] |= {"run_id": run_id, "row": row["row"], "experiment": "curve_made"}
+            files["result"] |= {"run_id": run_id, "num_steps": steps, "test_loss": loss + apart}
+            files["events"] = [files["events"][-1] | {"step": steps, "test_loss": loss + apart}]
+            made[run_id] = files
+            row["runs"][str(seed)] = run_id
+        rows.append(row)
+    chosen = plan["tuning"]["choices"]["sgd"]
+    plan["tuning"]["choices"] = {row["row"]: chosen for row in rows}
+    folder = results / "curve_made"
+    folder.mkdir()
+    nothing = {"name": "curve_made", "contrasts": [], "evidence": None, "floor": None}
+    (folder / "experiment.json").write_text(json.dumps(plan | nothing | {"rows": rows}))
+    (folder / NAME).write_text(render_pack("curve_made", made))
+    return folder
+
+
+def test_an_efficiency_is_found_from_the_records_of_a_curve(tmp_path: Path) -> None:
+    made_curve(tmp_path)
+    measured = measured_in([tmp_path / "curve_made", tmp_path / "resnet_regime"])
+    assert {each.experiment.name for each in measured} == {"curve_made", "resnet_regime"}
+    [own] = [each for each in measured if each.experiment.curve]
+    methods = {method.label: method for method in methods_run([own])}
+    found = nearest(efficiencies_of(measured), methods["local SGD"].key, RESNET50)
+    assert found is not None and found.experiment == "resnet_regime"
+    assert found.line["score_name"] == "test_loss"
+    assert found.line["efficiency"] == pytest.approx(WORTH, abs=1e-3)
+    assert found.line["low"] < WORTH < found.line["high"]
+    assert found.traffic == pytest.approx(1 / 24, rel=0.01)
+    assert found.network == "residual network"
+
+
+def test_no_experiment_without_a_curve_is_read_for_efficiencies() -> None:
+    folder = SHIPPED / "reference" / "resnet_regime"
+    assert measured_in([folder, SHIPPED / "speedups"]) == []
+
+
+# What is printed
+
+
+def printed_by(capsys: pytest.CaptureFixture[str], words: str, results: Path | None = None) -> str:
+    own = ALONE if results is None else ("--results", str(results))
+    assert main(["advise", *words.split(), *own]) == 0
+    printed = capsys.readouterr().out
+    return printed
+
+
+def test_the_command_of_readme_prints_the_golden_text(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = printed_by(capsys, README_JOB)
+    assert README_JOB in (HERE.parents[1] / "README.md").read_text()
+    again = f"python -m harness advise {README_JOB} > {GOLDEN.name}"
+    assert printed == GOLDEN.read_text(), f"where records that ship changed: {again}"
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_what_was_measured_is_printed_with_where_and_not_carried_to_another_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_curve(tmp_path)
+    assert "Where an efficiency was measured" not in printed_by(capsys, README_JOB)
+    far = printed_by(capsys, README_JOB, tmp_path).split("\n\n")
+    needed, measured = far[0].splitlines(), far[3].splitlines()
+    place = needed.index("local SGD: H 24 (resnet_regime)")
+    assert " 0.50 (0.4" in needed[place + 1]
+    place = measured.index("local SGD: H 24 (resnet_regime)")
+    assert re.split(r"\s{2,}", measured[place + 1].strip()) == [
+        "residual network", "77,594", "4,680", "1/24", "not measured at your size", "\u2013",
+    ]  # fmt: skip
+    job = README_JOB.replace("25.6M", "80000").replace("450000", "5000")
+    near = printed_by(capsys, job, tmp_path).split("\n\n")
+    needed, measured = near[0].splitlines(), near[3].splitlines()
+    over_hook = float(needed[needed.index("local SGD: H 24 (resnet_regime)") + 1].split()[2])
+    line = measured[measured.index("local SGD: H 24 (resnet_regime)") + 1]
+    # What is printed has two decimals.
+    speedup = float(line.split("1/24")[1].split("x")[0])
+    assert speedup == pytest.approx(WORTH / over_hook, abs=0.01)
+    assert line.endswith(" 2.00x")
+
+
+def test_methods_of_another_optimiser_are_shown_by_its_network(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printed = printed_by(capsys, f"{README_JOB} --network gpt")
+    titles = [line for line in printed.splitlines() if line and not line.startswith(" ")]
+    assert "local AdamW: H 8 (gpt_text)" in titles
+    assert not any(title.startswith(("local SGD", "EF-SGD", "AdamW:", "Muon")) for title in titles)
+    assert "gap, nats" in printed and "points" not in printed
+
+
+def test_more_workers_than_top_k_is_good_for_are_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    warning = "! More traffic than with DDP's fp16 hook."
+    assert warning not in printed_by(capsys, README_JOB)
+    printed = printed_by(capsys, README_JOB.replace("--workers 8", "--workers 128"))
+    assert warning in printed
+    lines = printed.splitlines()
+    # TopK(48) between 128 workers: 127 of 24 parts on a link, where DDP has 2 x 127/128.
+    assert lines[lines.index("EF-SGD top-k: top-k 48 (study_resnet_loads)") + 1].split()[:2] == [
+        "2.7", "!",
+    ]  # fmt: skip
+    assert lines[lines.index("local SGD: H 6 (study_resnet_loads)") + 1].split()[0] == "1/6"
 
 
 @pytest.mark.parametrize(
@@ -296,14 +424,22 @@ def test_pairs_meet_one_other_and_four_bits_travel_in_two_stages() -> None:
         ("--parameters 25.6 --workers 8 --bandwidth 10Gb/s", "25.6M is 25.6 millions"),
         ("--parameters 1M --workers 8 --bandwidth 10", "with its unit, as 10Gb/s"),
         ("--parameters 1M --workers 8 --bandwidth 10GB/s", "a number of bits a second"),
-        ("--parameters 1M --workers 8 --bandwidth 10Gbps --map nowhere", "no folder nowhere"),
         (
-            "--parameters 1M --workers 8 --bandwidth 10Gb/s --map nowhere",
-            "there is no folder nowhere",
+            "--parameters 1M --workers 8 --bandwidth 10Gb/s --network nobody",
+            "give --network perceptron, residual, gpt",
         ),
-        (
-            f"--parameters 1M --workers 8 --bandwidth 10Gb/s --map {MAP} {MAP.parent / 'gpt_text'}",
-            "differ in task",
+        *(
+            (
+                f"--parameters 1M --workers 8 --bandwidth 10Gb/s {option}",
+                f"unrecognized arguments: {option}",
+            )
+            for option in (
+                "--margin 0.5",
+                "--gap 5",
+                "--map results",
+                "--all",
+                "--dollars-per-hour 24",
+            )
         ),
     ],
 )
@@ -319,57 +455,9 @@ def test_mistakes_are_one_sentence(
     assert code == 2 and said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_curves_through_three_loads_of_a_gpt_foretell_a_fourth(
-    capsys: pytest.CaptureFixture[str],
+def test_advice_without_records_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What methods lose at an eighth of the load, from runs at four times, at once and at a
-    quarter; and no steps."""
-    lost = losses_of([read_frames(folder) for folder in folders_for("gpt", RESNET50, EVIDENCE)])
-    fourth = lost_rows(read_frames(MAP.parent / "gpt_text_methods")).set_index("row")
-    seen = {
-        "local-64": "local AdamW",
-        "cser-64": "CSER with AdamW, blocks",
-        "diloco_half-64": "DiLoCo with AdamW",
-    }
-    assert (
-        set(lost["label"]) == {*seen.values(), "EF-AdamW top-k"}
-        and (lost["label"].value_counts() == 3).all()
-    )
-    for row, label in seen.items():
-        jobs = pd.concat([fourth.loc[[row]], fourth.loc[[row]].assign(num_steps=19_220)])
-        found = expected_losses(lost[lost["label"] == label], jobs, "models sent")
-        assert found["share"].to_numpy() == pytest.approx(fourth.loc[row, "lost"], abs=0.06), row
-        assert found["low"].max() < fourth.loc[row, "lost"] < found["high"].min()
-        assert found["beyond"].to_numpy() == pytest.approx([61 / 30, 10], rel=0.1)
-    words = (
-        "--parameters 413696 --steps 1922 --workers 8 --compute-ms 10 --bandwidth 100Mb/s "
-        "--network gpt"
-    )
-    methods = [line.split("  ")[0] for line in table_of(printed_by(capsys, f"{words} --all"))]
-    # Long names go on in the next line, which `table_of` leaves out.
-    assert {"local AdamW", "PowerSGD with", "DiLoCo with"} <= {*methods}
-    assert not {"local SGD", "AdamW", "Muon"} & {*methods}
-
-
-def test_a_residual_network_has_curves_through_three_loads(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    lost = losses_of(
-        [read_frames(folder) for folder in folders_for("residual", RESNET50, EVIDENCE)]
-    )
-    counts = lost["label"].value_counts()
-    assert (
-        set(counts.index) == {"local SGD", "DiLoCo", "M-CSER block", "EF-SGD top-k"}
-        and (counts == 3).all()
-    )
-    for _, own in lost.groupby("label"):  # a curve is through its own runs, but for what seeds move
-        found = expected_losses(own, own.assign(num_steps=4_680), "models sent")
-        assert found["share"].to_numpy() == pytest.approx(own["lost"].to_numpy(), abs=0.05)
-    words = (
-        "--parameters 77594 --steps 4680 --workers 8 --compute-ms 10 --bandwidth 100Mb/s "
-        "--network residual"
-    )
-    printed = printed_by(capsys, f"{words} --all")
-    methods = [line.split("  ")[0] for line in table_of(printed)]
-    assert {*counts.index, "PowerSGD", "SparseLoCo"} <= {*methods}
-    assert "a residual network" in printed and "nats" not in printed
+    monkeypatch.setattr(runs, "SHIPPED", tmp_path / "nothing")
+    with pytest.raises(UsageError, match="install the project again"):
+        advice(RESNET50, "residual", evidence_of(None))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +15,12 @@ import pytest
 
 from cser_bench.harness.records import shipped
 from cser_bench.harness.spec.spec_file import find_spec
-from cser_bench.report.advice.advise import advise
-from cser_bench.report.advice.which_figure import map_figure
-from cser_bench.report.advice.which_method import (
-    COMPUTE_SECONDS,
-    LATENCIES,
-    NUM_PARAMETERS,
-    RATES,
-    bands_of,
-    build_which_method,
-    choice_at,
-    telling_kinds,
-)
+from cser_bench.report.advice.advise import advice
+from cser_bench.report.advice.which_method import JOB, build_which_method
 from cser_bench.report.plotting import style
 from cser_bench.report.questions.asked import QUESTIONS
 from cser_bench.report.questions.build import BEGIN, END, build_answers, put_into
-from cser_bench.report.questions.evidence import Evidence, evidence_of
-from cser_bench.report.questions.networks import shares_lost
-from cser_bench.report.speed.job import TrainingJob
+from cser_bench.report.questions.evidence import evidence_of
 from tests.harness.support import CommandLine
 from tests.report.faults import faults_of
 from tests.report.test_independent import PLANS, difference_of, scores_of
@@ -79,35 +68,28 @@ def test_the_page_of_which_method_is_what_the_records_give_and_leads_to_its_runs
         assert (SHIPPED / link).is_file(), link
 
 
-def test_the_map_of_which_method_is_what_advice_says_and_can_be_read() -> None:
-    kinds = {kind.name: kind for kind in telling_kinds(evidence_of(None))}
-    kind = kinds["Residual"]
-    for latency in LATENCIES.values():
-        # A job that was run, on a link that is as much slower as its network is smaller.
-        share = 77_594 / NUM_PARAMETERS
-        rate = 1e8
-        job = TrainingJob(
-            77_594, 4_680, 8, 1, COMPUTE_SECONDS, share * rate, latency_seconds=latency
-        )
-        names = ("resnet_regime", "study_resnet_loads")
-        maps = [frames for frames in kind.alike if frames.experiment.name in names]
-        said = advise(job, maps, shares_lost(Evidence(())), kind.alike).choice
-        drawn = choice_at(kind, rate, latency)
-        assert (drawn.safe["method"], drawn.safe["ratio"]) == (
-            said.safe["method"],
-            said.safe["ratio"],
-        )
-        assert drawn.safe["estimate"] == said.safe["estimate"]
-    for place, latency in LATENCIES.items():
-        bands = [
-            band for name in ("Residual", "GPT, AdamW") for band in bands_of(kinds[name], latency)
-        ]
-        for band in bands:
-            line = band.choice.safe
-            margin = kinds[band.kind].margin
-            assert line["basis"] == "defined" or -line["low"] <= margin
-        with style():
-            assert faults_of(map_figure(place, RATES, bands)) == []
+@pytest.mark.parametrize(
+    ("network", "method", "setting", "experiment"),
+    [
+        ("residual", "PowerSGD", "rank 1", "resnet_regime"),
+        ("residual", "local SGD", "H 96", "study_resnet_loads"),
+        ("gpt", "local AdamW", "H 8", "gpt_text"),
+    ],
+)
+def test_the_page_of_which_method_has_what_advice_prints(
+    network: str, method: str, setting: str, experiment: str
+) -> None:
+    page = (SHIPPED / "which-method.md").read_text()
+    head = next(line for line in page.splitlines() if line.startswith("| method"))
+    [line] = [line for line in page.splitlines() if line.startswith(f"| {method} | {setting} |")]
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    for name, bandwidth in (("1 Gb/s", 1e9), ("100 Gb/s", 1e11)):
+        job = replace(JOB, bits_per_second=bandwidth)
+        printed = advice(job, network, evidence_of(None)).splitlines()
+        below = printed[printed.index(f"{method}: {setting} ({experiment})") + 1].split("  ")
+        traffic, _, needed, *_ = [cell.strip() for cell in below if cell]
+        assert (cells["traffic"], cells[name]) == (traffic, needed)
+        assert cells["drop"] == below[-1].strip()
 
 
 def test_findings_say_a_loss_as_a_positive_number_of_points_or_nats(rebuilt: Path) -> None:

@@ -1,12 +1,10 @@
-"""What carries over between kinds of network: shares of what can be lost, their spread, and the
-order of methods."""
+"""What carries over between kinds of network: shares of what can be lost, and the order of
+methods."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import stdev
 
-import pandas as pd
 import pytest
 
 from cser_bench.report.questions.agreement import agreement
@@ -16,7 +14,6 @@ from cser_bench.report.questions.networks import (
     SPEAKING,
     kinds_of,
     shares_lost,
-    spread_between_kinds,
 )
 from cser_bench.report.questions.one_load import (
     ORDERED,
@@ -31,17 +28,6 @@ FEEDBACK, LOCAL, BLOCKS = ORDERED.values()
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
     return evidence_of(None)
-
-
-def table(*kinds: list[float], half_width: float = 0.001) -> pd.DataFrame:
-    """Methods a, b, c, ... of each kind at these shares."""
-    lines = [
-        (f"kind {n}", "abcdef"[m], share)
-        for n, kind in enumerate(kinds)
-        for m, share in enumerate(kind)
-    ]
-    frame = pd.DataFrame(lines, columns=["network", "method", "share"])
-    return frame.assign(low=frame["share"] - half_width, high=frame["share"] + half_width)
 
 
 def test_a_share_is_the_loss_over_what_a_worker_alone_loses(evidence: Evidence) -> None:
@@ -74,11 +60,6 @@ def test_what_sends_4_bits_sends_nothing_else(evidence: Evidence) -> None:
         rows.loc[rows["row"] == row, column] = value
         other = replace(known, frames=replace(known.frames, rows=rows))
         assert not sends_four_bits(other, row)
-
-
-def test_the_spread_is_the_standard_deviation_over_kinds() -> None:
-    frame = table([0.1, 0.3], [0.2, 0.3, 0.5], [0.6, 0.3])
-    assert spread_between_kinds(frame) == pytest.approx({"a": stdev([0.1, 0.2, 0.6]), "b": 0.0})
 
 
 IN_ORDER = {

@@ -1,0 +1,156 @@
+"""Measured efficiencies: those of all experiments that have some, and which is nearest to a job."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cser_bench.harness.records.experiment import Experiment, read_experiment
+from cser_bench.report.advice.runs import key_of
+from cser_bench.report.efficiency import LEAST_LENGTHS, efficiency_frame
+from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
+from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.speed.job import TrainingJob
+from cser_bench.report.statistics import rows_by_place
+from cser_bench.report.wording import factor
+
+NEAR = 4
+"""A job is of a size and length that was run if neither differs by more than this factor."""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """The statistical efficiency of a row, and where it was measured.
+
+    Attributes:
+        key: of its method and setting; see `report.advice.runs.key_of`.
+        line: of `efficiency_frame`.
+        traffic: what its link carried, as a share of the baseline's.
+    """
+
+    key: str
+    experiment: str
+    network: str
+    traffic: float
+    line: dict[str, Any]
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the network."""
+        return int(self.line["num_parameters"])
+
+    @property
+    def num_steps(self) -> int:
+        """Of the method's runs."""
+        return int(self.line["num_steps"])
+
+    @property
+    def text(self) -> str:
+        """The efficiency with its interval: "0.63 (0.55 to 0.71)"."""
+        return efficiency_cell(self.line)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is known: an estimate or a bound."""
+        return bool(self.line["kind"] != "none")
+
+    def is_near(self, job: TrainingJob) -> bool:
+        """Tell whether parameters and steps are both within a factor of `NEAR` of the job's."""
+        return all(max(a / b, b / a) <= NEAR for a, b in self._compared(job))
+
+    def distance(self, job: TrainingJob) -> float:
+        """Return the larger of two logarithms: by what size and length differ from the job's."""
+        return max(abs(math.log(a / b)) for a, b in self._compared(job))
+
+    def _compared(self, job: TrainingJob) -> tuple[tuple[int, int], tuple[int, int]]:
+        return (self.num_parameters, job.num_parameters), (self.num_steps, job.num_steps)
+
+    def net_speedup(self, needed: float) -> str:
+        """Write the net speed-up over a rival: "1.27x (1.10x to 1.44x)", "at most 0.40x".
+
+        Args:
+            needed: the efficiency at which the method ties with the rival.
+        """
+        speedup = factor(self.line["efficiency"] / needed)
+        if self.line["kind"] != "estimate":
+            return f"{self.line['kind']} {speedup}"
+        low, high = (factor(self.line[end] / needed) for end in ("low", "high"))
+        return f"{speedup} ({low} to {high})"
+
+    @property
+    def planned_steps(self) -> str:
+        """The factor by which a job's steps grow, to come as far as DDP: "1.59x"."""
+        steps = factor(1 / self.line["efficiency"])
+        # A bound of the efficiency from below is one of the steps from above.
+        turned = {"at least": "at most ", "at most": "at least "}
+        return f"{turned.get(self.line['kind'], '')}{steps}"
+
+
+def measured_in(folders: Sequence[Path]) -> list[Frames]:
+    """Return the experiments in folders whose baseline has a curve; of two of one name the first."""
+    experiments: dict[str, Frames] = {}
+    for folder in folders:
+        if folder.name in experiments or not (folder / "experiment.json").exists():
+            continue
+        if _may_have_curve(read_experiment(folder)):
+            experiments[folder.name] = read_frames(folder)
+    return list(experiments.values())
+
+
+def _may_have_curve(experiment: Experiment) -> bool:
+    """Tell whether a plan names a curve, or has the baseline at enough lengths of one size."""
+    if experiment.curve is not None:
+        return True
+    name = experiment.baseline
+    lengths = {
+        (row.num_parameters, row.num_steps)
+        for row in experiment.rows
+        if row.rule == "held_out" and name in (row.row, row.base)
+    }
+    counts = Counter(size for size, _ in lengths)
+    return max(counts.values(), default=0) >= LEAST_LENGTHS
+
+
+def efficiencies_of(experiments: Sequence[Frames]) -> list[Efficiency]:
+    """Return the efficiency of each row of experiments, by the first score that it has one by."""
+    found = []
+    for frames in experiments:
+        table = efficiency_frame(frames, curve_frames(frames)).drop_duplicates("row")
+        rows = {row.row: row for row in frames.experiment.rows}
+        baselines = rows_by_place(frames, frames.experiment.baseline)
+        for line in table.to_dict("records"):
+            baseline = baselines.get((line["num_parameters"], line["num_steps"]))
+            link_models = frames.by_row["link_models"]
+            efficiency = Efficiency(
+                key=key_of(frames.experiment, rows[line["row"]]),
+                experiment=frames.experiment.name,
+                network=_network(frames.experiment),
+                traffic=link_models[line["row"]] / link_models.get(baseline, math.nan),
+                line={str(name): value for name, value in line.items()},
+            )
+            found.append(efficiency)
+    return found
+
+
+def _network(experiment: Experiment) -> str:
+    """Return what an experiment calls its network, without its article; else the model's name."""
+    if experiment.evidence is None:
+        return experiment.model
+    return experiment.evidence.network.removeprefix("a ").removeprefix("an ")
+
+
+def nearest(efficiencies: Sequence[Efficiency], key: str, job: TrainingJob) -> Efficiency | None:
+    """Return the efficiency of a method and setting that was measured nearest to a job.
+
+    None where there is none. One without a number stands only where no other does.
+    """
+    of_method = [efficiency for efficiency in efficiencies if efficiency.key == key]
+
+    def place(efficiency: Efficiency) -> tuple[bool, float]:
+        return not efficiency.is_number, efficiency.distance(job)
+
+    return min(of_method, key=place, default=None)

@@ -1,0 +1,102 @@
+"""What a step of each method must be worth in a job: its step time over that of DDP.
+
+Step times are modelled from what each row of an experiment sent (report/speed/job.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cser_bench.harness.measures.steps import link_models
+from cser_bench.report.advice.measured import Efficiency, nearest
+from cser_bench.report.advice.runs import Method
+from cser_bench.report.speed.job import Sending, TrainingJob, ddp_seconds, method_seconds
+
+DDP = "DDP (fp32)"
+FP16_HOOK = "DDP + fp16 hook"
+
+HOOK_TRAFFIC = 0.5
+"""Of DDP's fp16 hook: two bytes for four."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method at a setting, in a job.
+
+    Attributes:
+        traffic: what a worker's link carries, as a share of DDP's in fp32.
+        seconds: of a step, modelled, without encoding.
+        over_hook: the efficiency needed to tie with DDP's fp16 hook.
+        over_ddp: the efficiency needed to tie with DDP in fp32.
+        efficiency: measured nearest to the job; None where none is.
+        method: as it was run; None of DDP, and of its hook where that was not run.
+    """
+
+    label: str
+    setting: str
+    traffic: float
+    seconds: float
+    over_hook: float
+    over_ddp: float
+    efficiency: Efficiency | None = None
+    method: Method | None = None
+
+    @property
+    def key(self) -> str:
+        """What no other line has."""
+        return self.label if self.method is None else self.method.key
+
+    @property
+    def name(self) -> str:
+        """The method with its setting."""
+        return f"{self.label}: {self.setting}" if self.setting else self.label
+
+    @property
+    def is_ddp(self) -> bool:
+        """Whether it is DDP in fp32, which others are compared with."""
+        return self.label == DDP
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether a link of a method carries more than with DDP's fp16 hook."""
+        # Rounded, as a half that was counted in bits may differ in its last digits.
+        return not self.is_ddp and round(self.traffic, 3) > HOOK_TRAFFIC
+
+
+def traffic_share(sendings: Sequence[Sending], num_workers: int) -> float:
+    """Return what a worker's link carries, as a share of what it carries with DDP in fp32."""
+    sent = gathered = to_neighbours = 0.0
+    for sending in sendings:
+        models = sending.models * sending.share_of_steps
+        sent += models
+        gathered += models if sending.collective == "all_gather" else 0.0
+        to_neighbours += models if sending.collective == "exchange" else 0.0
+    everything = link_models(1.0, 0.0, 0.0, num_workers)
+    return link_models(sent, gathered, to_neighbours, num_workers) / everything
+
+
+def needed_lines(
+    job: TrainingJob, methods: Sequence[Method], efficiencies: Sequence[Efficiency]
+) -> list[Line]:
+    """Return DDP, its fp16 hook and methods, the one whose steps may be worth least first."""
+    ddp = ddp_seconds(job, 4)
+    hook = ddp_seconds(job, 2)
+    lines = [Line(DDP, "", 1.0, ddp, ddp / hook, 1.0)]
+    if not any(method.is_fp16_hook for method in methods):
+        lines.append(Line(FP16_HOOK, "", HOOK_TRAFFIC, hook, 1.0, hook / ddp))
+    for method in methods:
+        # The hook's buckets are sent during the backward pass, other methods' messages after it.
+        seconds = hook if method.is_fp16_hook else method_seconds(job, method.sendings)
+        line = Line(
+            label=method.label,
+            setting=method.setting,
+            traffic=traffic_share(method.sendings, job.num_workers),
+            seconds=seconds,
+            over_hook=seconds / hook,
+            over_ddp=seconds / ddp,
+            efficiency=nearest(efficiencies, method.key, job),
+            method=method,
+        )
+        lines.append(line)
+    return sorted(lines, key=lambda line: (line.over_hook, line.label, line.setting))
