@@ -67,11 +67,15 @@ def _setting(name: str, value: Any) -> str:
     if name in INTERVALS:
         return f"H {value}"
     if isinstance(value, Mapping):
-        stage = name.removesuffix("compressor").removesuffix("_")
-        others = {key: entry for key, entry in value.items() if key != "kind"}
-        words = [stage, str(value.get("kind", "")).replace("_", "-")]
-        words += [f"{'' if key == 'ratio' else key} {entry}" for key, entry in others.items()]
-        return " ".join(" ".join(words).replace("_", " ").split())
+        words = [name.removesuffix("compressor").strip("_")]
+        for key, entry in value.items():
+            if key == "kind":
+                words.append(entry.replace("_", "-"))
+            elif key == "ratio":
+                words.append(str(entry))
+            else:
+                words += [key.replace("_", " "), str(entry)]
+        return " ".join(word for word in words if word)
     return f"{name.replace('_', ' ')} {value}"
 
 
