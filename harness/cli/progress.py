@@ -39,8 +39,10 @@ def shown(can_grow: bool = False) -> Iterator[Callable[[float, float, str], None
         return f"{what}{left_words(left, datetime.now(), can_grow)}"
 
     console = Console()
-    is_terminal = console.is_terminal and not console.is_dumb_terminal and sys.stderr.isatty()
-    with _bar(console) if is_terminal else _lines() as show:
+    can_draw = console.is_terminal and not console.is_dumb_terminal
+    # Rich can be told by the environment to take a file for a terminal.
+    is_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+    with _bar(console) if can_draw and is_terminal else _lines() as show:
         yield lambda done, total, what: show(done / max(total, 1), words(done, total, what))
 
 
