@@ -285,6 +285,7 @@ def _of_efficiency(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[s
     score_head = f"{frames.metric.score_label}, {'%' if frames.metric.is_share else 'nats'}"
     columns = {
         "label": ("method", "text"),
+        "setting": ("setting", "text"),
         "traffic": ("traffic", "traffic"),
         "mean": (score_head, _written(frames)),
         "drop": (f"drop, {frames.metric.loss_unit}", "text"),

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tabulate import tabulate
 
 from cser_bench.harness.records.experiment import Prediction
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.frame import Frames, read_frames
-from cser_bench.report.statistics import COVERAGE, rows_by_place
-from cser_bench.report.wording import NONE
+from cser_bench.report.setting import setting_in_short
+from cser_bench.report.statistics import rows_by_place
+from cser_bench.report.wording import FORMATS, NONE
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class EfficiencySection:
 
     Attributes:
         methods: one line a method at the experiment's own size and length, the largest efficiency
-            first. Columns: label, traffic (share of DDP's in fp32), mean, drop, by_loss, by_score.
+            first. Columns: label, setting, traffic (share of DDP's in fp32), mean, drop, by_loss,
+            by_score.
         curve: the baseline's lengths. Columns: num_steps, learning_rate, num_runs, mean, test_loss.
         predictions: columns label, predicted, tolerance, source, found, verdict.
         has_two_scores: whether `by_score` is another score than the test loss.
@@ -55,9 +58,11 @@ def efficiency_section(
     shown = own[own["row"].isin(by_loss.keys() | by_score.keys())]
     if shown.empty:
         return None
+    settings = {row.row: setting_in_short(row) for row in frames.experiment.rows}
     methods = pd.DataFrame(
         {
             "label": shown["label"],
+            "setting": [settings[row] for row in shown["row"]],
             "traffic": shown["link_models"] / _baseline_models(frames),
             "mean": shown["mean"],
             "drop": [
@@ -197,5 +202,17 @@ def _verdict(line: Mapping[Any, Any], predicted: float, tolerance: float) -> str
     return "inconclusive"
 
 
-NUM_PERCENT = round(100 * COVERAGE)
-"""Of the intervals, for the caption."""
+def terminal_table(section: EfficiencySection, columns: Mapping[str, tuple[str, str]]) -> str:
+    """Return the methods as a table for a terminal.
+
+    Args:
+        columns: by the table's column: its head, and the name of a format of
+            `report.wording.FORMATS`.
+    """
+    cells = [
+        [FORMATS[name](line[column]) for column, (_, name) in columns.items()]
+        for line in section.methods.to_dict("records")
+    ]
+    heads = [head for head, _ in columns.values()]
+    # Numbers are texts by now, which tabulate would read as numbers again.
+    return tabulate(cells, heads, disable_numparse=True)

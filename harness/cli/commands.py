@@ -15,7 +15,7 @@ from time import sleep
 from typing import TYPE_CHECKING
 
 from cser_bench.harness.cli.exits import FAILURE, complain, loading, program
-from cser_bench.harness.cli.paths import known_file, known_folder
+from cser_bench.harness.cli.paths import known_file, known_folder, report_text, shortest
 from cser_bench.harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,9 +104,12 @@ def run(options: argparse.Namespace) -> int:
         lambda: _planned(options),
         launch_options,
         f"`{program()} status {_named(options)}` says why",
+        can_grow=options.tuning,
     )
     if code is None:
         print(f"all {len(planned.by_id)} runs of {planned.experiment.name} are done")
+        print(f"`{_report_command(options)}` writes:")
+        print(report_text(options.results / planned.experiment.name / "report.md"))
     return code or 0
 
 
@@ -118,20 +121,31 @@ def _named(options: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
+def _report_command(options: argparse.Namespace) -> str:
+    """Return the command that writes the report of what was run."""
+    words = f"{program()} report {_named(options)}"
+    if options.results != Path("results"):
+        words += f" --results {shlex.quote(str(options.results))}"
+    return f"{words} --tuning" if options.tuning else words
+
+
 def _run_missing(
     plan_now: Callable[[], Plan],
     launch_options: Options,
     why: str,
+    can_grow: bool,
 ) -> tuple[int | None, Plan]:
     """Do the runs that a plan lacks, until it wants no more.
 
     Args:
         plan_now: returns the plan as the records are by then.
         why: where it is said why runs failed.
+        can_grow: whether the plan may want more runs once these are done, as a tuning's.
 
     Returns:
         The exit code where runs are left, else None; and the last plan.
     """
+    from cser_bench.harness.cli.progress import shown
     from cser_bench.harness.tasks.task import find_task
     from cser_bench.harness.workers.launch import launch, places, prepare
 
@@ -143,7 +157,9 @@ def _run_missing(
     if prepare(planned, results):
         find_task(planned.runs[0].config.task.name).prepare(launch_options.data)
     while prepare(planned, results):
-        if failures := launch(planned, launch_options, partial(print, flush=True)):
+        with shown(can_grow) as progress:
+            failures = launch(planned, launch_options, partial(print, flush=True), progress)
+        if failures:
             return complain(f"{failures} runs failed; {why}", FAILURE), planned
         if skipped := len(prepare(planned, results)):
             print(
@@ -192,6 +208,7 @@ def try_(options: argparse.Namespace) -> int:
             partial(tried.plan, options.results, tuning),
             launch_options,
             "the failure.json of each says why",
+            can_grow=tuning,
         )
         if code is not None:
             return code
@@ -391,14 +408,15 @@ def _how_to_begin(options: argparse.Namespace, name: str) -> str:
 
 def report(options: argparse.Namespace) -> int:
     """Build the report, and say where it is."""
+    from cser_bench.harness.cli.progress import shown
     from cser_bench.report.build import build
 
     folder, tuning = _records(options)
     _check_methods(folder, options.methods)
-    print(
-        f"wrote {build(folder, options.output, tuning)} and report.pdf, report.html, figures/ and "
-        "csv/ beside it"
-    )
+    with shown() as progress:
+        path = build(folder, options.output, tuning, progress)
+    print(f"wrote {shortest(path)} and report.pdf, report.html, figures/ and csv/ beside it")
+    print(report_text(path, has_pictures=path.with_name("figures").is_dir()))
     return 0
 
 
@@ -448,13 +466,22 @@ def advise(options: argparse.Namespace) -> int:
 
 def answers(options: argparse.Namespace) -> int:
     """Answer the readers' questions from records, without training."""
+    from cser_bench.harness.cli.progress import shown
     from cser_bench.report.advice.which_method import build_which_method
     from cser_bench.report.questions.build import build_answers
 
     if options.readme is not None:
         known_file(options.readme)
-    path = build_answers(options.results, options.output, options.readme)
-    build_which_method(options.results, path.parent)
+    with shown() as progress:
+        path = build_answers(
+            options.results,
+            options.output,
+            options.readme,
+            # The rest of the time goes into the page on which method to use.
+            lambda done, total, what: progress(0.75 * done / total, 1.0, what),
+        )
+        progress(0.75, 1.0, "which method to use")
+        build_which_method(options.results, path.parent)
     _say_what_is_taken(options.results, path.parent)
     print(f"wrote {path}, and answers.pdf and which-method.md beside it")
     return 0
@@ -477,17 +504,20 @@ def _say_what_is_taken(results: Path | None, pages: Path | None = None) -> None:
 
 def site(options: argparse.Namespace) -> int:
     """Build the site, and say where it begins and which links of its texts lead nowhere."""
+    from cser_bench.harness.cli.progress import shown
     from cser_bench.harness.places import OURS
     from cser_bench.report.site.build import build_site
 
     num_jobs = options.jobs or os.cpu_count() or 1
-    made = build_site(
-        known_folder(options.results),
-        options.output,
-        OURS,
-        options.only,
-        num_jobs,
-    )
+    with shown() as progress:
+        made = build_site(
+            known_folder(options.results),
+            options.output,
+            OURS,
+            options.only,
+            num_jobs,
+            progress,
+        )
     _say_what_is_taken(options.results)
     print(f"wrote {options.output / 'index.html'}; open it in a browser")
     # A site of some experiments lacks the others on purpose.

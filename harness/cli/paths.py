@@ -1,8 +1,9 @@
-"""Paths on the command line: of a folder that can be made, or of what must be there already."""
+"""Paths on the command line: those that a user gives, and those that a command shows."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def known_file(path: Path) -> Path:
     if not _is_so(path.is_file):
         raise UsageError(f"there is no file {path}; give one that is there")
     return path
+
+
+def shortest(path: Path) -> str:
+    """Return a path as it is, or relative to the current folder where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+def report_text(path: Path, has_pictures: bool = True) -> str:
+    """Say where a report lies, in all its forms, and on a second line where its pictures lie.
+
+    Args:
+        path: of report.md.
+    """
+    forms = ", ".join(shortest(path.with_suffix(suffix)) for suffix in (".md", ".pdf", ".html"))
+    if not has_pictures:
+        return f"  report: {forms}"
+    return f"  report: {forms}\n  pictures: {shortest(path.with_name('figures'))}{os.sep}"
 
 
 def _is_so(look: Callable[[], bool]) -> bool:

@@ -273,3 +273,19 @@ class TimingStudy(Record):
     sweeps: list[str]
     timings: list[str]
     left_out: list[LeftOut]
+
+
+class EncodingTimes(Record):
+    """gpu/encoding.json: what encoding takes on a GPU, as `make gpu-check` measured it.
+
+    `seconds`: medians of compressing a vector of so many numbers, decompressing what arrives from
+    so many workers, and taking it from error and parameters, by the compressor's name
+    (`report.speed.encoding.name_of`).
+    """
+
+    version: int
+    device: str
+    torch: str
+    num_parameters: int
+    num_workers: int
+    seconds: dict[str, float]

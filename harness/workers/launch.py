@@ -5,10 +5,11 @@ Several go at once in processes of their own, or one after another as torchrun's
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -34,10 +35,11 @@ from cser_bench.harness.records.experiment import Experiment
 from cser_bench.harness.records.provenance import new_attempt, now
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.state import is_done
-from cser_bench.harness.records.store import Attempt
+from cser_bench.harness.records.store import Attempt, Heartbeat
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun, RunConfig
 from cser_bench.harness.train import checkpoint
+from cser_bench.harness.train.build import num_steps_of
 from cser_bench.harness.train.methods import method_of
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job
@@ -62,6 +64,8 @@ from cser_bench.harness.workers.process_group import (
 from cser_bench.harness.workers.processes import noticed
 
 POLL_SECONDS = 0.1
+PROGRESS_SECONDS = 1.0
+"""Between two looks at the heartbeats of runs."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +168,19 @@ def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
     return [row.runs for row in written.rows] != [row.runs for row in planned.rows]
 
 
-def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> int:
+def launch(
+    plan: Plan,
+    options: Options,
+    say: Callable[[str], None] = print,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+) -> int:
     """Do what is missing, but for runs that another command is at.
 
     Returns how many failed in this launch.
+
+    Args:
+        say: takes a sentence on each run that ended.
+        progress: takes the steps that are done, those of all runs, and how many runs are done.
 
     How each run ended is said at once. An interrupted launch leaves every run done, or ready to go
     on from its checkpoint, and raises Interrupted.
@@ -179,11 +192,17 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
     num_done = total - len(pending)
     num_failures = 0
     stop_was_said = False
+    looked_at = -math.inf
     with noticed() as flag:
         try:
             while pending or active:
                 while pending and free:
                     active.append(_started(pending.pop(0), free.pop(0), plan, options))
+                if time.monotonic() - looked_at >= PROGRESS_SECONDS:
+                    looked_at = time.monotonic()
+                    left = [*(run.job.run for run in active), *pending]
+                    on = f"{num_done} of {total} runs done, {len(active)} on"
+                    progress(*steps_of(plan, options.results, left), on)
                 time.sleep(POLL_SECONDS)
                 for ended in [run for run in active if run.has_ended()]:
                     active.remove(ended)
@@ -212,6 +231,21 @@ def launch(plan: Plan, options: Options, say: Callable[[str], None] = print) -> 
                 run.workers.kill()
         flag.raise_if_asked()
     return num_failures
+
+
+def steps_of(plan: Plan, results: Path, left: Sequence[PlannedRun]) -> tuple[int, int]:
+    """Return the steps that a plan's runs have taken, and those of all its runs.
+
+    A run that is left has taken as many as its newest heartbeat says, any other one all of its own.
+    """
+    steps = {run_id: num_steps_of(run.config)[1] for run_id, run in plan.by_id.items()}
+    total = sum(steps.values())
+    done = total
+    for run in left:
+        folder = results / plan.experiment.name / run.run_id
+        beat = store.read_if_whole(folder / "heartbeat.json", Heartbeat)
+        done -= steps[run.run_id] - (beat.step if beat else 0)
+    return done, total
 
 
 def _verdict(run: PlannedRun, unfinished: Unfinished | None) -> str:

@@ -1,6 +1,6 @@
 """From records to answers.md and answers.pdf, and to README's cards."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,12 @@ BEGIN = "<!-- begin: cards -->"
 END = "<!-- end: cards -->"
 
 
-def build_answers(results: Path, output: Path | None = None, readme: Path | None = None) -> Path:
+def build_answers(
+    results: Path,
+    output: Path | None = None,
+    readme: Path | None = None,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+) -> Path:
     """Write answers.md, networks.md, pages of long answers, PDFs, figures/, csv/; return answers.md.
 
     The same records give the same bytes. The pages and the cards that ship are of what ships alone.
@@ -60,6 +65,8 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
         results: folder of one's own records; what is not done there is taken from those that ship.
         output: where to write; None is the folder "answers" in `results`.
         readme: a file with marks between which the cards go; None for none.
+        progress: takes the parts that are done, how many there are, and the one that is next. To write
+            the answers takes about as long as to find them.
 
     Raises:
         RecordError: a record is damaged or of another version; the message names the file.
@@ -68,7 +75,8 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
     """
     folder = output or results / NAME
     evidence = evidence_for(folder, results)
-    answers = _answers_from(evidence)
+    answers = _answers_from(evidence, progress)
+    progress(len(QUESTIONS), 2 * len(QUESTIONS), "writing the answers")
     frames = {}
     figures = {}
     for number, answer in answers.items():
@@ -108,11 +116,15 @@ def build_answers(results: Path, output: Path | None = None, readme: Path | None
     return path
 
 
-def _answers_from(evidence: Evidence) -> dict[int, Answer]:
+def _answers_from(
+    evidence: Evidence,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+) -> dict[int, Answer]:
     """Return the answers there are, by the number of the question."""
     answers = {}
     with style():
-        for question in QUESTIONS:
+        for place, question in enumerate(QUESTIONS):
+            progress(place, 2 * len(QUESTIONS), f"question {question.number}")
             answer = question.answer(evidence)
             if answer is not None:
                 answers[question.number] = answer

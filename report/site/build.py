@@ -2,10 +2,13 @@
 
 import multiprocessing
 import shutil
-from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import signal
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.shipped import SHIPPED, take
@@ -43,6 +46,7 @@ def build_site(
     root: Path,
     only: Collection[str] = (),
     num_jobs: int = 1,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
 ) -> Site:
     """Write the site, and return what is known of it.
 
@@ -55,6 +59,7 @@ def build_site(
         only: experiments by name, for a look; none given is all. Links to others are left out, and
             answers are as they lie in the records.
         num_jobs: reports that are built at a time.
+        progress: takes the parts that are done, how many there are, and what is being made.
 
     Raises:
         UsageError: there are no such records, the repository has no README.md, or the output holds
@@ -68,17 +73,11 @@ def build_site(
     places = _places(taken.folders, results.resolve(), only)
     _clear(output)
     tasks = [(folder, output / place, place) for place, folder in places.items()]
-    # Each report is made in a process of its own kind, so that no drawing state is shared.
     answers = output / "results" / ANSWERS
-    processes = ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context("spawn"))
-    with processes:
-        futures = [processes.submit(_build, *task) for task in tasks]
-        if not only:
-            processes.submit(build_answers, results, answers).result()
-            processes.submit(build_which_method, results, answers).result()
-        elif (known_answers := _answers_of(results)) is not None:
-            shutil.copytree(known_answers, answers)
-        built = [future.result() for future in futures]
+    known_answers = _answers_of(results) if only else None
+    if known_answers is not None:
+        shutil.copytree(known_answers, answers)
+    built = _in_processes(tasks, None if only else (results, answers), num_jobs, progress)
     # Of two reports of one name the first is the user's own, and that which answers rest on.
     reports: dict[str, str] = {}
     standings: list[Standing] = []
@@ -88,6 +87,57 @@ def build_site(
             reports[name] = part.path
             standings += part.standings
     return write_pages(root, output, reports, standings)
+
+
+def _in_processes(
+    tasks: Sequence[tuple[Path, Path, str]],
+    answers: tuple[Path, Path] | None,
+    num_jobs: int,
+    progress: Callable[[float, float, str], None],
+) -> list[Built]:
+    """Build reports, and answers where their folders are given; return what was built of reports.
+
+    Each is made in a process of its own kind, so that no drawing state is shared.
+    """
+    processes = ProcessPoolExecutor(
+        num_jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_at_ctrl_c,
+    )
+    resource_tracker.ensure_running()  # its start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        futures = [processes.submit(_build, *task) for task in tasks]
+        parts: list[Future[Any]] = [*futures]
+        if answers:
+            parts.append(processes.submit(_build_answers, *answers))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    what = f"of {len(parts)} reports" + (" and answers" if answers else "")
+    try:
+        # The pages, which come after them, are one part more.
+        progress(0, len(parts) + 1, f"0 {what}")
+        for number, part in enumerate(as_completed(parts), 1):
+            part.result()
+            progress(number, len(parts) + 1, f"{number} {what}")
+    finally:
+        processes.shutdown(cancel_futures=True)
+    return [future.result() for future in futures]
+
+
+def _end_at_ctrl_c() -> None:
+    """Have Ctrl-C end this process without a word, as the one that started it says what is to say.
+
+    The signal is kept from the process until here, since Python would show where it came.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _build_answers(results: Path, output: Path) -> None:
+    """Write the answers and, from the same records, the page on which method to use."""
+    build_answers(results, output)
+    build_which_method(results, output)
 
 
 def _places(folders: Iterable[Path], results: Path, only: Collection[str]) -> dict[str, Path]:

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cser_bench.algorithms import Collectives, DistributedOptimizer, SoloCollectives
+from cser_bench.algorithms import Collectives, DistributedOptimizer, Purpose, SoloCollectives
+from cser_bench.algorithms.core.collectives import Add, share_of
+from cser_bench.algorithms.core.compressors import Draw
+from cser_bench.algorithms.core.exchange import Sending
+from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.spec.run import ModelSpec, Precision, RunConfig
 from cser_bench.harness.timing.session import there_and_back
@@ -25,6 +29,7 @@ from cser_bench.harness.timing.workloads import (
     short_run,
 )
 from cser_bench.harness.train.build import (
+    build_compressor,
     build_optimizer,
     num_steps_of,
     table_at_ratio,
@@ -34,6 +39,7 @@ from cser_bench.harness.train.local_workers import seconds_to_idle
 from cser_bench.harness.workers.attempt import prepare_thread
 from cser_bench.harness.workers.process_group import device_groups, joined
 from cser_bench.harness.workers.processes import Worker, start_workers
+from cser_bench.report.speed.encoding import name_of
 from tests.harness.support import BLOCK, settings_of
 
 RATIO = 256
@@ -55,6 +61,12 @@ WITHOUT_RATIO: dict[str, dict[str, Any]] = {
 method takes them, as what an encoding takes is no part of an update's time."""
 WITHOUT_MOMENTUM = ("cser", "cser_released")
 """The paper's algorithm 2 has none; with it they are M-CSER."""
+ENCODED: tuple[dict[str, Any], ...] = (
+    *({"kind": "top_k", "ratio": ratio} for ratio in (192, 64, 24, 16)),
+    {"kind": "quantised_blocks", "bits": 4},
+    {"kind": "block", "ratio": 192},
+)
+"""Compressors whose encoding is measured: those of tables, and of the scored sessions."""
 SMALL_SHAPES = ((64, 32), (48,), (3, 3, 16))
 T = TypeVar("T")
 
@@ -142,6 +154,74 @@ def torch_stepper(momentum: float, parameters: nn.ParameterList) -> Stepper:
         fused=True,
     )
     return Stepper(parameters, optimizer.step)
+
+
+class AlikeCollectives(Collectives):
+    """One of a group whose workers all send what this one sends.
+
+    No message travels, but as much arrives as from a real group, and is decoded.
+    """
+
+    def _sum_(self, tensor: Tensor) -> None:
+        tensor.mul_(self.world_size)
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        return tensor.expand(self.world_size, *tensor.shape[1:])
+
+    def _reduce_blocks(self, blocks: Tensor, add: Add) -> tuple[Tensor, Tensor]:
+        [message] = blocks
+        share = message[share_of(self.own_ranks, len(message), self.world_size)]
+        _, rest = add(share.expand(self.world_size, *share.shape))
+        return message, rest
+
+
+def encoding_calls(
+    shapes: Iterable[tuple[int, ...]] | None, num_workers: int, device: torch.device
+) -> dict[str, Callable[[], float]]:
+    """What gives the seconds of encoding, decoding and the error's update, by the compressor's name.
+
+    Each is on one vector as long as all parameters. PowerSGD, which has matrices, is its step
+    without the one of SGD.
+    """
+    vector = torch.cat([each.detach().view(-1) for each in random_parameters(shapes, device)])
+    error, parameters = vector[None].clone(), vector[None].clone()
+    calls = {"ddp_fp16": lambda: seconds_to_idle(lambda: vector.copy_(vector.half()), device)}
+    for number, table in enumerate(ENCODED):
+        compressor = build_compressor("compressor", table)
+        sending = Sending(AlikeCollectives(0, num_workers))
+        layout = Layout.flat(slice(0, len(vector)))
+        draw = Draw(1, number, Purpose.GRADIENT.value)
+
+        def work(
+            sending: Sending = sending,
+            compressor: Any = compressor,
+            layout: Layout = layout,
+            draw: Draw = draw,
+        ) -> None:
+            sent = sending.exchange(error, compressor, layout, draw, Purpose.GRADIENT)
+            sent.support.add_(error, sent.own, alpha=-1)
+            sent.support.add_(parameters, sent.mean, alpha=-1)
+
+        def encode(work: Callable[[], None] = work) -> float:
+            # A vector whose largest are gone is another one, so that each call has the first.
+            error.copy_(vector)
+            seconds_to_idle(lambda: None, device)
+            return seconds_to_idle(work, device)
+
+        calls[name_of(table)] = encode
+    plain = own_stepper("sgd", random_parameters(shapes, device))
+    low_rank = own_stepper("powersgd", random_parameters(shapes, device))
+
+    def factorise() -> float:
+        seconds = []
+        for stepper in (plain, low_rank):
+            touch_gradients(stepper.parameters)
+            seconds_to_idle(lambda: None, device)
+            seconds.append(seconds_to_idle(stepper.step, device))
+        return seconds[1] - seconds[0]
+
+    calls[name_of({"kind": "powersgd", **SETTINGS["powersgd"]})] = factorise
+    return calls
 
 
 def entry_steppers(config: RunConfig) -> dict[str, Stepper]:

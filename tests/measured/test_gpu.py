@@ -26,23 +26,31 @@ from cser_bench.algorithms import (
     StackedCollectives,
     algorithms,
 )
+from cser_bench.algorithms.core.compressors import Draw
+from cser_bench.algorithms.core.exchange import Sending
+from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.topology import rounds_of
 from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.plan.forecast import dry_steps
 from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.records.store import VERSION, write_record
+from cser_bench.harness.records.timings import EncodingTimes
 from cser_bench.harness.spec.run import Precision, RunConfig
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.tasks.augment import CroppedSamples
 from cser_bench.harness.timing.workloads import Problem, short_run
-from cser_bench.harness.train.build import format_of, trainable
+from cser_bench.harness.train.build import build_compressor, format_of, trainable
 from cser_bench.harness.train.local_workers import DryTraining, seconds_to_idle
 from cser_bench.harness.train.training import Clock
+from cser_bench.report.speed.encoding import TIMES, name_of
 from tests.measured import subjects
 from tests.measured.subjects import TINY, Scale, learning, on_processes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400)]
 
 Record = Callable[[str, object], None]
+NUM_WORKERS = 8
+"""Whose messages arrive where encoding is timed, as in the scored sessions."""
 LARGE_BYTES = 100_000_000
 """Of the all-reduce whose bandwidth is measured: about ResNet-50's gradients."""
 OVERFLOWS_AT, NUM_STEPS = 3, 6
@@ -371,6 +379,50 @@ def test_times_of_a_step_of_every_method(
             name, {"ms": 1e3 * median(seconds) / subjects.RESET_INTERVAL, "over torch": ratio}
         )
         assert min(seconds) > 0
+
+
+def test_times_of_encoding(
+    device: torch.device,
+    scale: Scale,
+    pytestconfig: pytest.Config,
+    record_property: Record,
+) -> None:
+    """At ResNet-50's size and eight workers; a GPU's go into a record that reports read."""
+    calls = subjects.encoding_calls(scale.shapes, NUM_WORKERS, device)
+    found = subjects.interleave(calls, 4 * scale.num_intervals)
+    # A difference of two steps, which on tiny vectors can be below 0.
+    seconds = {name: max(0.0, median(each)) for name, each in found.items()}
+    record_property("ms", {name: 1e3 * each for name, each in seconds.items()})
+    times = EncodingTimes(
+        version=VERSION,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        torch=torch.__version__,
+        num_parameters=sum(each.numel() for each in subjects.random_parameters(scale.shapes)),
+        num_workers=NUM_WORKERS,
+        seconds=seconds,
+    )
+    report = pytestconfig.getoption("xmlpath")
+    # A CPU's times say nothing of a GPU, and a single test that is tried writes nothing.
+    if device.type == "cuda" and report:
+        write_record(Path(report).parent / TIMES.name, times)
+    assert set(seconds) >= {name_of(each) for each in subjects.ENCODED}
+
+
+def test_what_arrives_from_workers_alike_is_decoded_to_their_mean(device: torch.device) -> None:
+    """Else what is timed as eight workers' messages would be something else."""
+    vector = torch.randn(1, 5000, generator=torch.Generator().manual_seed(1)).to(device)
+    layout = Layout.flat(slice(0, 5000))
+    for table in subjects.ENCODED:
+        compressor = build_compressor("compressor", table)
+        draw = Draw(1, 1, Purpose.GRADIENT.value)
+        ends = (SoloCollectives(), subjects.AlikeCollectives(0, NUM_WORKERS))
+        alone, alike = (
+            Sending(end).exchange(vector, compressor, layout, draw, Purpose.GRADIENT)
+            for end in ends
+        )
+        # In two stages the mean is rounded a second time, where it is a worker's share.
+        tolerance = float(vector.abs().max()) / 7 if table["kind"] == "quantised_blocks" else 1e-6
+        assert float((alike.mean - alone.mean).abs().max()) <= tolerance
 
 
 @pytest.mark.parametrize("experiment", ["cifar100", "imagenet"])

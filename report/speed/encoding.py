@@ -1,0 +1,202 @@
+"""Encoding times: what compressing, decompressing and keeping the error add to a step.
+
+Emulated steps leave them out. They come, in this order, from a GPU's record of the workload's
+device, from a published time of top-k's selection, or from bytes over memory bandwidth.
+encoding.toml has bytes and sources, docs/speedups.md explains them.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cser_bench.harness.measures.hardware import hardware
+from cser_bench.harness.records.shipped import SHIPPED
+from cser_bench.harness.records.store import Record
+from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Workload
+
+Basis = Literal["measured", "published", "bytes over bandwidth"]
+
+TIMES = SHIPPED / "gpu" / "encoding.json"
+"""The record that `make gpu-check` writes."""
+
+RADIX_BITS = 8
+"""Bits of a number that a pass of torch.topk tells apart."""
+
+FLOAT_BYTES = 4
+
+
+class Compressor(Record):
+    """What a kind of compressor moves in an encoded step; see encoding.toml."""
+
+    bytes: float = 0
+    arriving: float = 0
+    is_gathered: bool = False
+    is_shared: bool = False
+    selects: bool = False
+
+
+class Algorithm(Record):
+    """What a method moves besides its compressors, and when these encode; see encoding.toml."""
+
+    bytes: float = 0
+    every: str = ""
+    unshared_bytes: float = 0
+    compressors: dict[str, str] = Field(default_factory=dict)
+
+
+class Selection(Record):
+    """A published time of torch.topk."""
+
+    seconds: float
+    numbers: int
+    bytes_per_number: int
+    device: str
+    torch: str
+    source: str
+
+
+class Table(Record):
+    """What encoding.toml holds."""
+
+    compressors: dict[str, Compressor]
+    algorithms: dict[str, Algorithm]
+    selection: Selection
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Mean seconds of a step's encoding, and the basis of the longest part of them."""
+
+    seconds: float
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where is encoded: how many numbers and workers, on which memory, and what was measured."""
+
+    num_parameters: int
+    num_workers: int
+    bytes_per_second: float
+    measured: Mapping[str, float]
+
+
+@cache
+def table() -> Table:
+    """Return what each method and compressor moves."""
+    text = (Path(__file__).parent / "encoding.toml").read_text()
+    return Table.model_validate(tomllib.loads(text))
+
+
+def encoding_of(
+    method: TimedMethod,
+    workload: Workload,
+    num_workers: int,
+    times: EncodingTimes | None = None,
+) -> Encoding | None:
+    """Return what a step of the method takes to encode, on average over its steps.
+
+    Args:
+        times: what a GPU took; it counts where it is of the workload's device and size, and of as
+            many workers.
+
+    Returns None where nothing is known of the method, its compressor or the device's memory.
+    """
+    place = _place(workload, num_workers, times)
+    own = table().algorithms.get(method.algorithm)
+    if place is None or own is None:
+        return None
+    settings = method.settings
+    # Averages over steps: what is done every H steps costs 1 / H of it in each.
+    whole = name_of({"kind": method.algorithm, **settings})
+    parts = [_own_part(own, whole, place, _interval(settings, own.every))]
+    shared = []
+    for setting in (name for name, value in settings.items() if _is_compressor(value)):
+        compressor = table().compressors.get(settings[setting]["kind"])
+        if compressor is None or setting not in own.compressors:
+            return None
+        shared.append(compressor.is_shared)
+        interval = _interval(settings, own.compressors[setting])
+        parts.append(_compressor_part(compressor, settings[setting], place, interval))
+    if not all(shared):
+        parts.append(Encoding(_moving(own.unshared_bytes, place), "bytes over bandwidth"))
+    return Encoding(sum(part.seconds for part in parts), _basis(parts))
+
+
+def name_of(compressor: Mapping[str, Any]) -> str:
+    """Return a compressor's name in a record of times: its kind and settings."""
+    settings = sorted(key for key in compressor if key != "kind")
+    return " ".join([compressor["kind"], *(f"{key}={compressor[key]}" for key in settings)])
+
+
+def selection_seconds(num_parameters: int) -> float:
+    """Return the published time of torch.topk, scaled to so many fp32 numbers by what it reads."""
+    published = table().selection
+    moved = published.numbers * _selection_bytes(published.bytes_per_number)
+    return published.seconds * num_parameters * _selection_bytes(FLOAT_BYTES) / moved
+
+
+def _selection_bytes(bytes_per_number: int) -> int:
+    """Return the bytes that a selection reads per number: radix passes, and one that gathers."""
+    num_passes = 8 * bytes_per_number // RADIX_BITS + 1
+    return num_passes * bytes_per_number
+
+
+def _place(workload: Workload, num_workers: int, times: EncodingTimes | None) -> _Place | None:
+    for memory in hardware().memory:
+        if memory.device in workload.device:
+            measured: Mapping[str, float] = {}
+            # Another device's times say nothing of the one whose steps they would be added to.
+            if times is not None and memory.device in times.device:
+                size = (workload.num_parameters, num_workers)
+                if size == (times.num_parameters, times.num_workers):
+                    measured = times.seconds
+            rate = memory.bytes_per_second
+            return _Place(workload.num_parameters, num_workers, rate, measured)
+    return None
+
+
+def _is_compressor(value: object) -> bool:
+    return isinstance(value, dict) and "kind" in value
+
+
+def _interval(settings: Mapping[str, Any], name: str) -> int:
+    """Return a setting's number of steps; 1 where no setting is named."""
+    return int(settings[name]) if name else 1
+
+
+def _moving(num_bytes: float, place: _Place) -> float:
+    return num_bytes * place.num_parameters / place.bytes_per_second
+
+
+def _own_part(own: Algorithm, name: str, place: _Place, interval: int) -> Encoding:
+    if name in place.measured:
+        return Encoding(place.measured[name] / interval, "measured")
+    return Encoding(_moving(own.bytes, place) / interval, "bytes over bandwidth")
+
+
+def _compressor_part(
+    compressor: Compressor, settings: Mapping[str, Any], place: _Place, interval: int
+) -> Encoding:
+    name = name_of(settings)
+    if name in place.measured:
+        return Encoding(place.measured[name] / interval, "measured")
+    num_bytes = compressor.bytes
+    if compressor.arriving:
+        messages = place.num_workers if compressor.is_gathered else 1
+        num_bytes += compressor.arriving * messages / settings["ratio"]
+    seconds = _moving(num_bytes, place)
+    if compressor.selects:
+        seconds += selection_seconds(place.num_parameters)
+        return Encoding(seconds / interval, "published")
+    return Encoding(seconds / interval, "bytes over bandwidth")
+
+
+def _basis(parts: list[Encoding]) -> Basis:
+    """Return the basis of the longest part."""
+    return max(parts, key=lambda part: part.seconds).basis

@@ -1,0 +1,194 @@
+"""The efficiency that a method needs to tie with a rival, and what encoding takes of it.
+
+A step that takes a third of the rival's has to be worth a third of the rival's. This takes step
+times alone; docs/efficiency.md says what a step is worth, and docs/speedups.md has the formulas.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from cser_bench.harness.records.store import read_optional
+from cser_bench.harness.records.timings import EncodingTimes, Timing
+from cser_bench.report.speed.encoding import TIMES, Encoding, encoding_of
+from cser_bench.report.speed.timed import scored_steps_frame, steps_frame
+from cser_bench.report.statistics import COVERAGE
+
+SEED = 20202
+"""Of the draws of step times: another than that of efficiencies, which they must not follow."""
+
+FP16 = "ddp_fp16"
+FP32 = "ddp"
+"""The algorithms of the rivals: DDP with its fp16 hook, and in fp32."""
+
+COLUMNS = [
+    "method",
+    "label",
+    "bits_per_second",
+    "seconds",
+    "needed_fp16",
+    "needed_fp16_low",
+    "needed_fp16_high",
+    "needed_ddp",
+    "encoding_seconds",
+    "encoding_basis",
+    "needed_fp16_encoded",
+]
+
+
+def needed_efficiency(
+    seconds: float,
+    rival_seconds: float,
+    encoding: float = 0.0,
+    rival_encoding: float = 0.0,
+) -> float:
+    """Return the efficiency at which a method's steps are worth the time that they take."""
+    return (seconds + encoding) / (rival_seconds + rival_encoding)
+
+
+def net_speedup(efficiency: float, seconds: float, rival_seconds: float) -> float:
+    """Return how many times sooner than a rival of efficiency 1 the method is at its score."""
+    return efficiency * rival_seconds / seconds
+
+
+def tying_encoding(
+    seconds: float, rival_seconds: float, efficiency: float | None = None
+) -> float | None:
+    """Return the seconds of encoding a step at which a method ties with a rival.
+
+    Args:
+        seconds: the method's step without encoding.
+        efficiency: what its step is worth; None where that is not measured, and then it counts as
+            much as the rival's.
+
+    Returns None where the method is slower even without encoding.
+    """
+    worth = 1.0 if efficiency is None else efficiency
+    left = worth * rival_seconds - seconds
+    return left if left >= 0 else None
+
+
+def spread_between(groups: Sequence[Sequence[float]]) -> float:
+    """Return the standard deviation of ln seconds between sessions, pooled over groups.
+
+    A group is a method's steps on one link, a session each. NaN where no group has two.
+    """
+    squares = 0.0
+    degrees = 0
+    for group in groups:
+        logs = np.log(group)
+        squares += float(((logs - logs.mean()) ** 2).sum())
+        degrees += len(group) - 1
+    return math.sqrt(squares / degrees) if degrees else math.nan
+
+
+def spread_of_ratio(spread: float, num_sessions: int, rival_sessions: int) -> float:
+    """Return the standard deviation of ln of the ratio of two mean step times."""
+    return spread * math.sqrt(1 / num_sessions + 1 / rival_sessions)
+
+
+def ratio_interval(ratio: float, spread: float) -> tuple[float, float]:
+    """Return the interval of 95 % of a log-normal ratio of step times."""
+    half = NormalDist().inv_cdf((1 + COVERAGE) / 2) * spread
+    return ratio * math.exp(-half), ratio * math.exp(half)
+
+
+def net_speedup_interval(
+    efficiencies: np.ndarray, seconds: float, rival_seconds: float, spread: float
+) -> tuple[float, float, float]:
+    """Return the net speed-up and its interval of 95 %.
+
+    Step times are drawn log-normally and multiplied by the draws of the efficiency.
+
+    Args:
+        efficiencies: that of the means themselves, then its draws, as
+            `report.efficiency.steps_in_draws` has the steps; (1 + draws,).
+        spread: as `spread_of_ratio` returns it.
+    """
+    drawn = efficiencies[1:]
+    noise = np.random.default_rng(SEED).standard_normal(len(drawn))
+    speedups = net_speedup(1.0, seconds, rival_seconds) * drawn * np.exp(spread * noise)
+    estimate = net_speedup(float(efficiencies[0]), seconds, rival_seconds)
+    if np.isnan(speedups).any():
+        return estimate, math.nan, math.nan
+    tail = (1 - COVERAGE) / 2
+    # "lower" and "higher" do not interpolate, which infinite draws could not stand.
+    low = float(np.quantile(speedups, tail, method="lower"))
+    high = float(np.quantile(speedups, 1 - tail, method="higher"))
+    return estimate, low, high
+
+
+def session_spread(sessions: Sequence[Timing]) -> float:
+    """Return `spread_between` sessions, pooled over all methods and rates."""
+    steps = steps_frame(sessions)
+    groups = steps.groupby(["method", "bits_per_second"])["seconds"]
+    return spread_between([values.to_list() for _, values in groups])
+
+
+def needed_frame(sessions: Sequence[Timing], times: Path = TIMES) -> pd.DataFrame:
+    """Return one line a scored method and rate of the links, the rivals among them.
+
+    Columns: `COLUMNS`. `seconds` is the emulated step of `scored_steps_frame`, without encoding.
+    `needed_fp16` and `needed_ddp` are its share of the step of DDP with the fp16 hook and in fp32,
+    with an interval of 95 % from the spread between sessions. `needed_fp16_encoded` has both
+    methods' encoding in it. What is not known, as of a rival that was not timed, is NaN, and a
+    basis None.
+
+    Args:
+        times: the record of encoding on a GPU, which may not be there.
+    """
+    steps = scored_steps_frame(sessions)
+    encodings = _encodings(sessions, times)
+    found = [encodings[name] for name in steps["method"]]
+    steps["encoding_seconds"] = [each.seconds if each else math.nan for each in found]
+    steps["encoding_basis"] = [each.basis if each else None for each in found]
+    spread = session_spread(sessions)
+    lines = []
+    for rate, of_rate in steps.groupby("bits_per_second", sort=False):
+        fp16 = _rival(of_rate, FP16)
+        fp32 = _rival(of_rate, FP32)
+        for _, step in of_rate.iterrows():
+            needed = needed_efficiency(step["seconds"], fp16["seconds"])
+            low, high = needed, needed
+            # A rival ties with itself, whatever its step is.
+            if step["method"] != fp16["method"]:
+                num_sessions = (step["num_sessions"], fp16["num_sessions"])
+                low, high = ratio_interval(needed, spread_of_ratio(spread, *num_sessions))
+            line = {
+                "bits_per_second": rate,
+                "needed_fp16": needed,
+                "needed_fp16_low": low,
+                "needed_fp16_high": high,
+                "needed_ddp": needed_efficiency(step["seconds"], fp32["seconds"]),
+                "needed_fp16_encoded": needed_efficiency(
+                    step["seconds"],
+                    fp16["seconds"],
+                    step["encoding_seconds"],
+                    fp16["encoding_seconds"],
+                ),
+            }
+            lines.append(step.to_dict() | line)
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _encodings(sessions: Sequence[Timing], times: Path) -> dict[str, Encoding | None]:
+    """Return each method's encoding, by its name."""
+    measured = read_optional(times, EncodingTimes)
+    encodings: dict[str, Encoding | None] = {}
+    for session in sessions:
+        workers = session.fabric.num_workers
+        for method in session.methods:
+            encodings[method.name] = encoding_of(method, session.workload, workers, measured)
+    return encodings
+
+
+def _rival(steps: pd.DataFrame, algorithm: str) -> pd.Series:
+    """Return the line of a rival at one rate; of NaN where it was not timed there."""
+    lines = steps[steps["algorithm"] == algorithm]
+    if lines.empty:
+        return pd.Series(math.nan, index=steps.columns)
+    return lines.iloc[0]

@@ -1,0 +1,123 @@
+"""The report's first section: methods in their order, drops with their sign, predictions judged."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cser_bench.harness.records.experiment import Prediction
+from cser_bench.report import efficiency
+from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.efficiency import efficiency_frame
+from cser_bench.report.efficiency_section import (
+    EfficiencySection,
+    beside,
+    efficiency_cell,
+    efficiency_section,
+    terminal_table,
+)
+from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.statistics import accuracy_frame
+from tests.harness.support import ROOT
+
+SHIPPED = ROOT / "results"
+
+
+@pytest.fixture
+def frames(monkeypatch: pytest.MonkeyPatch) -> Frames:
+    """An experiment whose baseline has four lengths, as if so few and far apart were enough."""
+    for name, enough in (
+        ("LEAST_LENGTHS", 4),
+        ("MOST_APART", 2.1),
+        ("MOST_FROM_TUNED", 3),
+        ("WIDEST", 4),
+    ):
+        monkeypatch.setattr(efficiency, name, enough)
+    frames = read_frames(SHIPPED / "reference" / "gap_text_longer")
+    # Its own place is the longest run of the middle network.
+    rows = [
+        row.model_copy(update={"base": None if row.row.endswith("@w32-s3844") else "adamw"})
+        for row in frames.experiment.rows
+    ]
+    experiment = frames.experiment.model_copy(
+        update={"rows": rows, "baseline": "adamw@w32-s3844", "floor": None}
+    )
+    base = frames.rows["base"].where(~frames.rows["row"].str.endswith("@w32-s3844"), None)
+    is_baseline = frames.rows["row"].str.startswith("adamw")
+    base = base.mask(is_baseline & (frames.rows["row"] != "adamw@w32-s3844"), "adamw@w32-s3844")
+    base = base.mask(frames.rows["row"].isin(["local-8", "cser-8", "alone"]), "adamw")
+    return replace(frames, experiment=experiment, rows=frames.rows.assign(base=base))
+
+
+def section_of(frames: Frames) -> EfficiencySection:
+    section = efficiency_section(frames, accuracy_frame(frames), efficiency_frame(frames))
+    assert section is not None
+    return section
+
+
+def test_methods_stand_in_the_order_of_their_scores_with_what_they_send(frames: Frames) -> None:
+    methods = section_of(frames).methods
+    assert methods["label"].tolist() == ["local AdamW", "CSER with AdamW, blocks"]
+    assert methods["setting"].tolist() == ["H 8", "R2 16, R1 2, H 8"]
+    assert methods["traffic"].tolist() == pytest.approx([1 / 8, 1 / 8], rel=0.02)
+
+
+def test_a_drop_is_positive_where_a_method_is_worse(frames: Frames) -> None:
+    methods = section_of(frames).methods
+    baseline = -frames.done("adamw@w32-s3844").mean()
+    for line in methods.to_dict("records"):
+        drop, low, high = (
+            float(word)
+            for word in line["drop"].translate({ord(c): None for c in "()"}).split()
+            if word != "to"
+        )
+        assert drop == pytest.approx(-line["mean"] - baseline, abs=1e-4)
+        assert drop > 0 and low < drop < high
+
+
+def test_the_terminal_has_the_table_of_the_report(frames: Frames, tmp_path: Path) -> None:
+    section = section_of(frames)
+    columns = {"label": ("method", "text"), "traffic": ("traffic", "traffic")}
+    lines = terminal_table(section, columns).splitlines()
+    assert lines[0].split() == ["method", "traffic"] and len(lines) == 4
+    report = build_report(frames, tmp_path, with_pdf=False).read_text()
+    assert report.index("## What a step is worth") < report.index("## What was declared")
+    assert section.methods["by_loss"].iloc[0] in report
+
+
+@pytest.mark.parametrize("verdict", ["as predicted", "inconclusive", "fails"])
+def test_a_prediction_is_judged_by_the_whole_interval(frames: Frames, verdict: str) -> None:
+    """The tolerance is a little wider than the interval around the efficiency itself."""
+    line = efficiency_frame(frames).query("row == 'cser-8@w32-s3844'").iloc[0]
+    assert line["kind"] == "estimate"
+    low, high = (math.log(line[end] / line["efficiency"]) for end in ("low", "high"))
+    widest = max(-low, high)
+    # Moved a little, the wider side leaves the tolerance; moved down by more than both, all does.
+    little = 0.04 if -low > high else -0.04
+    moved = {"as predicted": 0.0, "inconclusive": little, "fails": -2 * widest - 0.1}[verdict]
+    predicted = Prediction(
+        row="cser-8@w32-s3844",
+        efficiency=line["efficiency"] * math.exp(moved),
+        tolerance=widest + 0.02,
+        source="made up",
+    )
+    experiment = frames.experiment.model_copy(update={"predictions": [predicted]})
+    table = section_of(replace(frames, experiment=experiment)).predictions
+    assert table["verdict"].tolist() == [verdict]
+
+
+def test_an_efficiency_is_written_with_its_interval_or_its_reason() -> None:
+    estimate = {"kind": "estimate", "efficiency": 0.634, "low": 0.551, "high": 0.709}
+    assert efficiency_cell(estimate) == "0.63 (0.55 to 0.71)"
+    assert efficiency_cell({"kind": "at most", "efficiency": 0.2}) == "at most 0.20"
+    assert efficiency_cell({"kind": "none", "reason": "too few runs"}) == "– (too few runs)"
+
+
+def test_a_curve_is_found_beside_an_experiment_or_where_records_ship(tmp_path: Path) -> None:
+    regime = read_frames(SHIPPED / "reference" / "resnet_regime")
+    assert beside(regime, "gap_images") == SHIPPED / "reference" / "gap_images"
+    elsewhere = replace(regime, folder=tmp_path / "resnet_regime")
+    assert beside(elsewhere, "gap_images") is None
