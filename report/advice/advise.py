@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from cser_bench.report.advice.lines import Line, needed_lines
 from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in
-from cser_bench.report.advice.needed import Line, needed_lines
 from cser_bench.report.advice.runs import experiments_on, methods_run
 from cser_bench.report.questions.evidence import Evidence
 from cser_bench.report.render import environment
@@ -78,19 +78,19 @@ def measured_table(job: TrainingJob, lines: Sequence[Line]) -> str:
             count(efficiency.num_parameters),
             count(efficiency.num_steps),
             traffic(efficiency.traffic),
-            *_said_of_job(efficiency, job, line.over_hook),
+            *_said_of_job(efficiency, job, line),
         ]
         rows.append((f"{line.name} ({efficiency.experiment})", cells))
     return _table(heads, rows) if rows else ""
 
 
-def _said_of_job(efficiency: Efficiency, job: TrainingJob, needed: float) -> tuple[str, str]:
+def _said_of_job(efficiency: Efficiency, job: TrainingJob, line: Line) -> tuple[str, str]:
     """Return the net speed-up in a job and the steps to plan, where its size was run."""
     if not efficiency.is_number:
         return efficiency.text, NONE
     if not efficiency.is_near(job):
         return NOT_AT_SIZE, NONE
-    return efficiency.net_speedup(needed), efficiency.planned_steps
+    return efficiency.net_speedup(line.seconds, line.hook_seconds), efficiency.planned_steps
 
 
 def efficiency_cell(line: Line) -> str:

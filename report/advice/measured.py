@@ -15,6 +15,7 @@ from cser_bench.report.efficiency import LEAST_LENGTHS, efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.speed.job import TrainingJob
+from cser_bench.report.speed.needed import net_speedup
 from cser_bench.report.statistics import rows_by_place
 from cser_bench.report.wording import factor
 
@@ -69,16 +70,17 @@ class Efficiency:
     def _compared(self, job: TrainingJob) -> tuple[tuple[int, int], tuple[int, int]]:
         return (self.num_parameters, job.num_parameters), (self.num_steps, job.num_steps)
 
-    def net_speedup(self, needed: float) -> str:
+    def net_speedup(self, seconds: float, rival_seconds: float) -> str:
         """Write the net speed-up over a rival: "1.27x (1.10x to 1.44x)", "at most 0.40x".
 
-        Args:
-            needed: the efficiency at which the method ties with the rival.
+        Its interval is that of the efficiency; modelled step times have none.
         """
-        speedup = factor(self.line["efficiency"] / needed)
+        speedup, low, high = (
+            factor(net_speedup(self.line[name], seconds, rival_seconds))
+            for name in ("efficiency", "low", "high")
+        )
         if self.line["kind"] != "estimate":
             return f"{self.line['kind']} {speedup}"
-        low, high = (factor(self.line[end] / needed) for end in ("low", "high"))
         return f"{speedup} ({low} to {high})"
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,12 @@ from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.report.efficiency_section import drop_cell
 from cser_bench.report.frame import Frames
 from cser_bench.report.questions.evidence import Evidence
+from cser_bench.report.setting import setting_in_short
 from cser_bench.report.speed.job import Sending, sendings_of
 from cser_bench.report.statistics import against_baseline
 
 ROLES: tuple[Role, ...] = ("network", "task", "reference", "search", "loads", "methods", "rivals")
 """Of experiments whose rows are methods as one would use them, not the subject of a study."""
-
-INTERVALS = ("sync_interval", "reset_interval")
-"""Settings that the papers call H: the steps between two averages."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class Method:
 
     Attributes:
         key: equal for rows of one algorithm, setting and local step.
+        setting: what it sends and when, in short.
         sendings: what one worker sent in the runs.
         drop: how much worse than the baseline it scored, with its interval; positive is worse.
         unit: of the drop, "points" or "nats".
@@ -56,27 +55,6 @@ def key_of(experiment: Experiment, row: Row) -> str:
     """Return what is equal for rows of one algorithm, setting and local step."""
     wire = row.wire or experiment.config.get("wire")
     return json.dumps([row.algorithm, row.local_step, wire, row.settings], sort_keys=True)
-
-
-def setting_of(settings: Mapping[str, Any]) -> str:
-    """Write a row's settings: "H 24", "top-k 192", "gradient block 48, error block 3, H 16"."""
-    return ", ".join(_setting(name, value) for name, value in settings.items())
-
-
-def _setting(name: str, value: Any) -> str:
-    if name in INTERVALS:
-        return f"H {value}"
-    if isinstance(value, Mapping):
-        words = [name.removesuffix("compressor").strip("_")]
-        for key, entry in value.items():
-            if key == "kind":
-                words.append(entry.replace("_", "-"))
-            elif key == "ratio":
-                words.append(str(entry))
-            else:
-                words += [key.replace("_", " "), str(entry)]
-        return " ".join(word for word in words if word)
-    return f"{name.replace('_', ' ')} {value}"
 
 
 def advised(evidence: Evidence) -> dict[str, list[Frames]]:
@@ -187,7 +165,7 @@ def _methods_of(frames: Frames) -> list[Method]:
             Method(
                 key=key_of(experiment, row),
                 label=row.label,
-                setting=setting_of(row.settings),
+                setting=setting_in_short(row),
                 sendings=tuple(sendings),
                 drop=drop_cell(estimate, low, high, unit),
                 unit=unit,

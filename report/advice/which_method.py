@@ -14,8 +14,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from cser_bench.report.advice.advise import efficiency_cell
+from cser_bench.report.advice.lines import Line, needed_lines
 from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in
-from cser_bench.report.advice.needed import Line, needed_lines
 from cser_bench.report.advice.runs import advised, experiments_on, methods_run, own_length
 from cser_bench.report.frame import Frames
 from cser_bench.report.questions.evidence import evidence_for, folder_in_results
@@ -119,7 +119,7 @@ def _pivoted(line: Line) -> dict[str, Any]:
         experiment = Markup(f"[{code(line.method.experiment)}]({link})")
     return {
         "method": line.label,
-        "setting": line.setting or NONE,
+        "setting": line.setting,
         "traffic": line.traffic,
         "efficiency": efficiency_cell(line),
         "drop": NONE if line.method is None else line.method.drop,

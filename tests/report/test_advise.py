@@ -21,9 +21,9 @@ from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.spec.run import run_id as run_id_of
 from cser_bench.report.advice import runs
 from cser_bench.report.advice.advise import advice
+from cser_bench.report.advice.lines import DDP, FP16_HOOK, Line, needed_lines, traffic_share
 from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in, nearest
-from cser_bench.report.advice.needed import DDP, FP16_HOOK, Line, needed_lines, traffic_share
-from cser_bench.report.advice.runs import Method, experiments_on, methods_run, setting_of
+from cser_bench.report.advice.runs import Method, experiments_on, methods_run
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.questions.evidence import evidence_of
 from cser_bench.report.speed.fitting import network_on
@@ -35,6 +35,7 @@ from cser_bench.report.speed.job import (
     sendings_of,
 )
 from cser_bench.report.speed.workload_model import read_study
+from cser_bench.report.wording import NONE
 from tests.own_runs import begin
 
 RESNET50 = TrainingJob(25_600_000, 450_000, 8, 1, 27e-3, 10e9)
@@ -191,19 +192,8 @@ def test_gathered_messages_are_a_larger_share_between_more_workers(
 
 @pytest.mark.parametrize(("traffic", "is_heavy"), [(0.5, False), (0.5 + 1e-9, False), (0.51, True)])
 def test_more_traffic_than_with_the_hook_is_marked(traffic: float, is_heavy: bool) -> None:
-    assert Line("made", "", traffic, 1.0, 1.0, 1.0).is_heavy is is_heavy
-    assert not Line(DDP, "", 1.0, 1.0, 1.0, 1.0).is_heavy
-
-
-def test_settings_are_written_as_they_are_typed() -> None:
-    assert setting_of({"sync_interval": 24}) == "H 24"
-    assert setting_of({"compressor": {"kind": "top_k", "ratio": 192}}) == "top-k 192"
-    assert setting_of({"sync_interval": 3, "outer_lr": 0.7}) == "H 3, outer lr 0.7"
-    blocks = {"kind": "block", "ratio": 48}
-    error = {"kind": "quantised_blocks", "bits": 4}
-    settings = {"gradient_compressor": blocks, "error_compressor": error, "reset_interval": 16}
-    assert setting_of(settings) == "gradient block 48, error quantised-blocks bits 4, H 16"
-    assert setting_of({}) == ""
+    assert Line("made", "H 4", traffic, 1.0, 1.0, 1.0).is_heavy is is_heavy
+    assert not Line(DDP, NONE, 1.0, 1.0, 1.0, 1.0).is_heavy
 
 
 def test_a_setting_that_several_experiments_ran_has_one_row() -> None:
@@ -251,10 +241,10 @@ def test_a_size_was_measured_within_a_factor_of_four(
 def test_a_net_speedup_is_the_ratio_of_step_times_times_the_efficiency() -> None:
     """A step in 0.4 of the hook's time, worth 0.5: 1.25 times as fast, in twice the steps."""
     found = efficiency(1000, 1000)
-    assert found.net_speedup(0.4) == "1.25x (1.00x to 1.56x)"
+    assert found.net_speedup(0.4, 1.0) == "1.25x (1.00x to 1.56x)"
     assert found.planned_steps == "2.00x"
     bound = efficiency(1000, 1000, "at most", 0.2)
-    assert bound.net_speedup(0.4) == "at most 0.50x"
+    assert bound.net_speedup(0.4, 1.0) == "at most 0.50x"
     assert bound.planned_steps == "at least 5.00x"
     assert efficiency(1000, 1000, "at least", 0.8).planned_steps == "at most 1.25x"
 
@@ -400,7 +390,7 @@ def test_more_workers_than_top_k_is_good_for_are_warned_of(
     assert warning in printed
     lines = printed.splitlines()
     # TopK(48) between 128 workers: 127 of 24 parts on a link, where DDP has 2 x 127/128.
-    assert lines[lines.index("EF-SGD top-k: top-k 48 (study_resnet_loads)") + 1].split()[:2] == [
+    assert lines[lines.index("EF-SGD top-k: TopK(48) (study_resnet_loads)") + 1].split()[:2] == [
         "2.7", "!",
     ]  # fmt: skip
     assert lines[lines.index("local SGD: H 6 (study_resnet_loads)") + 1].split()[0] == "1/6"

@@ -12,6 +12,8 @@ from cser_bench.harness.measures.steps import link_models
 from cser_bench.report.advice.measured import Efficiency, nearest
 from cser_bench.report.advice.runs import Method
 from cser_bench.report.speed.job import Sending, TrainingJob, ddp_seconds, method_seconds
+from cser_bench.report.speed.needed import needed_efficiency
+from cser_bench.report.wording import NONE
 
 DDP = "DDP (fp32)"
 FP16_HOOK = "DDP + fp16 hook"
@@ -27,8 +29,7 @@ class Line:
     Attributes:
         traffic: what a worker's link carries, as a share of DDP's in fp32.
         seconds: of a step, modelled, without encoding.
-        over_hook: the efficiency needed to tie with DDP's fp16 hook.
-        over_ddp: the efficiency needed to tie with DDP in fp32.
+        hook_seconds, ddp_seconds: of a step of DDP with its fp16 hook, and in fp32.
         efficiency: measured nearest to the job; None where none is.
         method: as it was run; None of DDP, and of its hook where that was not run.
     """
@@ -37,10 +38,20 @@ class Line:
     setting: str
     traffic: float
     seconds: float
-    over_hook: float
-    over_ddp: float
+    hook_seconds: float
+    ddp_seconds: float
     efficiency: Efficiency | None = None
     method: Method | None = None
+
+    @property
+    def over_hook(self) -> float:
+        """The efficiency needed to tie with DDP's fp16 hook."""
+        return needed_efficiency(self.seconds, self.hook_seconds)
+
+    @property
+    def over_ddp(self) -> float:
+        """The efficiency needed to tie with DDP in fp32."""
+        return needed_efficiency(self.seconds, self.ddp_seconds)
 
     @property
     def key(self) -> str:
@@ -50,7 +61,7 @@ class Line:
     @property
     def name(self) -> str:
         """The method with its setting."""
-        return f"{self.label}: {self.setting}" if self.setting else self.label
+        return self.label if self.setting == NONE else f"{self.label}: {self.setting}"
 
     @property
     def is_ddp(self) -> bool:
@@ -82,19 +93,19 @@ def needed_lines(
     """Return DDP, its fp16 hook and methods, the one whose steps may be worth least first."""
     ddp = ddp_seconds(job, 4)
     hook = ddp_seconds(job, 2)
-    lines = [Line(DDP, "", 1.0, ddp, ddp / hook, 1.0)]
+    lines = [Line(DDP, NONE, 1.0, ddp, hook, ddp)]
     if not any(method.is_fp16_hook for method in methods):
-        lines.append(Line(FP16_HOOK, "", HOOK_TRAFFIC, hook, 1.0, hook / ddp))
+        lines.append(Line(FP16_HOOK, NONE, HOOK_TRAFFIC, hook, hook, ddp))
     for method in methods:
         # The hook's buckets are sent during the backward pass, other methods' messages after it.
         seconds = hook if method.is_fp16_hook else method_seconds(job, method.sendings)
         line = Line(
             label=method.label,
-            setting=method.setting,
+            setting=NONE if method.is_fp16_hook else method.setting,
             traffic=traffic_share(method.sendings, job.num_workers),
             seconds=seconds,
-            over_hook=seconds / hook,
-            over_ddp=seconds / ddp,
+            hook_seconds=hook,
+            ddp_seconds=ddp,
             efficiency=nearest(efficiencies, method.key, job),
             method=method,
         )
