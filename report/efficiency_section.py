@@ -60,7 +60,7 @@ def efficiency_section(
             "label": shown["label"],
             "traffic": shown["link_models"] / _baseline_models(frames),
             "mean": shown["mean"],
-            "drop": [_drop(line, frames) for line in shown.to_dict("records")],
+            "drop": [drop_in_words(line, frames) for line in shown.to_dict("records")],
             "by_loss": [by_loss.get(row, NONE) for row in shown["row"]],
             "by_score": [by_score.get(row, NONE) for row in shown["row"]],
         }
@@ -111,7 +111,7 @@ def efficiency_cell(line: Mapping[Any, Any]) -> str:
     return f"{line['efficiency']:.2f} ({line['low']:.2f} to {line['high']:.2f})"
 
 
-def _drop(line: Mapping[Any, Any], frames: Frames) -> str:
+def drop_in_words(line: Mapping[Any, Any], frames: Frames) -> str:
     """Write how much worse than the baseline a row is: positive is worse."""
     if math.isnan(line["difference"]):
         return NONE
