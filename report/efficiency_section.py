@@ -117,7 +117,8 @@ def drop_in_words(line: Mapping[Any, Any], frames: Frames) -> str:
         return NONE
     scale, digits = (100, 2) if frames.metric.loss_unit == "points" else (1, 4)
     ends = (line["difference"], line["difference_high"], line["difference_low"])
-    drop, low, high = (f"{-scale * end:.{digits}f}" for end in ends)
+    # Rounded first, as in `verdicts.size`: a tie must not turn on the last bits.
+    drop, low, high = (f"{round(-scale * end, 9):.{digits}f}" for end in ends)
     if math.isnan(line["difference_low"]):
         return drop
     return f"{drop} ({low} to {high})"
