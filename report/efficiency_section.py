@@ -65,7 +65,7 @@ def efficiency_section(
             "setting": [settings[row] for row in shown["row"]],
             "traffic": shown["link_models"] / _baseline_models(frames),
             "mean": shown["mean"],
-            "drop": [_drop(line, frames) for line in shown.to_dict("records")],
+            "drop": [drop_in_words(line, frames) for line in shown.to_dict("records")],
             "by_loss": [by_loss.get(row, NONE) for row in shown["row"]],
             "by_score": [by_score.get(row, NONE) for row in shown["row"]],
         }
@@ -116,13 +116,14 @@ def efficiency_cell(line: Mapping[Any, Any]) -> str:
     return f"{line['efficiency']:.2f} ({line['low']:.2f} to {line['high']:.2f})"
 
 
-def _drop(line: Mapping[Any, Any], frames: Frames) -> str:
+def drop_in_words(line: Mapping[Any, Any], frames: Frames) -> str:
     """Write how much worse than the baseline a row is: positive is worse."""
     if math.isnan(line["difference"]):
         return NONE
     scale, digits = (100, 2) if frames.metric.loss_unit == "points" else (1, 4)
     ends = (line["difference"], line["difference_high"], line["difference_low"])
-    drop, low, high = (f"{-scale * end:.{digits}f}" for end in ends)
+    # Rounded first, as in `verdicts.size`: a tie must not turn on the last bits.
+    drop, low, high = (f"{round(-scale * end, 9):.{digits}f}" for end in ends)
     if math.isnan(line["difference_low"]):
         return drop
     return f"{drop} ({low} to {high})"

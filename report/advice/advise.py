@@ -12,7 +12,6 @@ import pandas as pd
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.shipped import SHIPPED
-from cser_bench.report.advice.by_law import said_by_law
 from cser_bench.report.advice.choice import (
     MOST_SEEDS,
     TRIAL,
@@ -72,7 +71,6 @@ def advise(
     alike: Sequence[Frames] = (),
     others: Sequence[Frames] = (),
     show_all: bool = False,
-    by_law: Sequence[str] = (),
     networks: Iterable[str] = (),
 ) -> Advice:
     """Return advice from the runs of a kind of network and the traffic of their rows.
@@ -84,7 +82,6 @@ def advise(
         alike: other experiments that ran as these did.
         others: experiments whose methods have a step and memory here, and no loss.
         show_all: all methods, and how losses are predicted.
-        by_law: what a law of size and length says of the job, a sentence a method.
         networks: names of the networks that advice is on.
 
     Raises:
@@ -122,7 +119,6 @@ def advise(
         "is_run": is_run,
         "show_all": show_all,
         "gap": size(gap, unit),
-        "by_law": by_law,
     }
     return Advice(lines, choice, _text(context, _table(job, shown, show_all)))
 
@@ -403,5 +399,4 @@ def advice_from(
             others.append(known.frames)
     tell = shares[shares["tells"]]
     networks = _advised(evidence)
-    by_law = said_by_law(evidence, maps[0], job)
-    return advise(job, maps, tell, alike, [*maps, *others], show_all, by_law, networks).text
+    return advise(job, maps, tell, alike, [*maps, *others], show_all, networks).text
