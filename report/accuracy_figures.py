@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames
 from cser_bench.report.plotting import (
     DASHES,
@@ -35,7 +34,7 @@ from cser_bench.report.plotting import (
     verdict_handles,
 )
 from cser_bench.report.regime import tells
-from cser_bench.report.statistics import LESS, MORE
+from cser_bench.report.statistics import LESS, MORE, contrasts_frame
 from cser_bench.report.verdicts import loss, margin_of
 from cser_bench.report.wording import amount
 

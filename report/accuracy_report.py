@@ -26,10 +26,7 @@ from cser_bench.report.accuracy_figures import (
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_section
-from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames, sharing_baseline
-from cser_bench.report.law.figure import draw_law
-from cser_bench.report.law.section import law_context, law_tables
 from cser_bench.report.regime import (
     assay_frame,
     lost_frame,
@@ -38,6 +35,7 @@ from cser_bench.report.regime import (
     predictors_frame,
 )
 from cser_bench.report.render import write_report
+from cser_bench.report.sizes import sizes_frame
 from cser_bench.report.statistics import (
     BETTER,
     BETTER_BY_MARGIN,
@@ -46,6 +44,7 @@ from cser_bench.report.statistics import (
     WORSE,
     WORSE_BY_MARGIN,
     accuracy_frame,
+    contrasts_frame,
     num_tests,
     rates_frame,
     seed_correlation,
@@ -95,13 +94,7 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     """
     tables = tables_of(frames)
     figures, captions = _figures(frames, tables["accuracy"])
-    law = law_context(frames, tables)
-    if law["has_fit"]:
-        headline = law["law_headline"]
-        captions["law"] = headline[0].upper() + headline[1:]
-        figures["law"] = draw_law(frames, tables, captions["law"])
-    context = _context(frames, tables) | law
-    context |= {"captions": captions, "figures": figures}
+    context = _context(frames, tables) | {"captions": captions, "figures": figures}
     csv = tables | _told_apart(frames)
     return write_report(
         output or frames.folder,
@@ -127,7 +120,7 @@ def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
         "predictors": predictors_frame(lost),
         "rates": rates_frame(frames),
         "tuning_cost": tuning_frame(frames),
-        **law_tables(frames),
+        "sizes": sizes_frame(frames),
     }
 
 
@@ -201,6 +194,8 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         **_of_rows(frames, tables),
         **_of_contrasts(frames, tables),
         **_of_efficiency(frames, tables),
+        "has_sizes": not tables["sizes"].empty,
+        "sizes_columns": _sizes_columns(frames),
         "needs": _needs_table(tables["needs"]),
         "noise": noise_share(tables["lost"]),
         "rates": _rate_table(frames, tables["rates"]),
@@ -338,7 +333,7 @@ def _given_rates(frames: Frames) -> list[str]:
 def _tuned_places(frames: Frames) -> list[str]:
     """List the sizes and lengths in which the baseline was tuned, of an experiment that crosses them."""
     tuning = frames.experiment.tuning
-    if tuning is None or not frames.experiment.exponents:
+    if tuning is None or frames.rows["num_parameters"].nunique() == 1:
         return []
     rows = frames.rows[frames.rows["row"].isin([*tuning.selected])]
     is_baseline = rows["row"].str.partition("@")[0] == frames.experiment.baseline
@@ -418,6 +413,19 @@ def _columns(frames: Frames, rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
         if rows[name].isna().all():
             del columns[name]
     return columns
+
+
+def _sizes_columns(frames: Frames) -> dict[str, tuple[str, str]]:
+    """Return the columns of the table of sizes and lengths, each with its head and format."""
+    unit = "%" if frames.metric.is_share else "nats"
+    return {
+        "label": ("method", "text"),
+        "num_parameters": ("parameters", "count"),
+        "num_steps": ("steps", "count"),
+        "num_runs": ("seeds", "count"),
+        "baseline": (f"{_baseline_label(frames)}, {unit}", _written(frames)),
+        "drop": (f"drop, {frames.metric.loss_unit}", "text"),
+    }
 
 
 def _written(frames: Frames) -> str:

@@ -65,15 +65,7 @@ def efficiency_section(
             "setting": [settings[row] for row in shown["row"]],
             "traffic": shown["link_models"] / _baseline_models(frames),
             "mean": shown["mean"],
-            "drop": [
-                drop_cell(difference, low, high, frames.metric.loss_unit)
-                for difference, low, high in zip(
-                    shown["difference"],
-                    shown["difference_low"],
-                    shown["difference_high"],
-                    strict=True,
-                )
-            ],
+            "drop": [drop_in_words(line, frames) for line in shown.to_dict("records")],
             "by_loss": [by_loss.get(row, NONE) for row in shown["row"]],
             "by_score": [by_score.get(row, NONE) for row in shown["row"]],
         }
@@ -124,22 +116,19 @@ def efficiency_cell(line: Mapping[Any, Any]) -> str:
     return f"{line['efficiency']:.2f} ({line['low']:.2f} to {line['high']:.2f})"
 
 
-def drop_cell(difference: float, low: float, high: float, unit: str) -> str:
-    """Write how much worse than the baseline a row is: "0.22 (0.06 to 0.37)"; positive is worse.
-
-    Args:
-        difference: of scores, row less baseline, with the ends of its interval.
-        unit: "points", which are hundredths of a score, or "nats".
-    """
-    if math.isnan(difference):
+def drop_in_words(line: Mapping[Any, Any], frames: Frames) -> str:
+    """Write how much worse than the baseline a row is: positive is worse."""
+    if math.isnan(line["difference"]):
         return NONE
-    scale, digits = (100, 2) if unit == "points" else (1, 4)
-    # Rounded first, so that what rounds to nothing has no sign.
-    ends = [round(-scale * end, digits) + 0.0 for end in (difference, high, low)]
-    drop, least, most = (f"{end:.{digits}f}" for end in ends)
-    if math.isnan(low):
+    scale, digits = (100, 2) if frames.metric.loss_unit == "points" else (1, 4)
+    ends = (line["difference"], line["difference_high"], line["difference_low"])
+    # Rounded first, as in `verdicts.size`: a tie must not turn on the last bits.
+    rounded = (round(round(-scale * end, 9), digits) for end in ends)
+    # What rounds to nothing has no sign.
+    drop, low, high = (f"{end + 0.0:.{digits}f}" for end in rounded)
+    if math.isnan(line["difference_low"]):
         return drop
-    return f"{drop} ({least} to {most})"
+    return f"{drop} ({low} to {high})"
 
 
 def _curve_table(frames: Frames) -> pd.DataFrame:

@@ -386,9 +386,6 @@ def _row_line(row: Row) -> dict[str, Any]:
     line |= dict(_paths(row.settings))
     if row.restart is not None:
         line |= dict(_paths({"restart": row.restart}))
-    # Only where it is so: the tables of experiments that hold nothing back lack the column.
-    if row.held_back:
-        line["held_back"] = True
     return line
 
 

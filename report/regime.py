@@ -11,9 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import Frames
-from cser_bench.report.statistics import against_baseline, rows_by_length
+from cser_bench.report.statistics import against_baseline, contrasts_frame, rows_by_length
 
 MARGINS, DEVIATIONS = 3, 10
 """An experiment can tell if its gap from floor to ceiling holds so many margins, and so many

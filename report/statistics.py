@@ -470,20 +470,17 @@ def at_equal_rate(
     return min(differences, key=abs)
 
 
-def judged_contrasts(frames: Frames, other_p_values: Sequence[float]) -> pd.DataFrame:
+def contrasts_frame(frames: Frames) -> pd.DataFrame:
     """Return the declared contrasts and their verdicts, in the order of their declaration.
 
     Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high
     (two-sided 95 %, of this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared.
     Of a contrast's one-sided tests (`claims_of`), `claim` is the one with the least `p`, and
-    `p_holm` is that p adjusted for all tests of the experiment, those of exponents too. A contrast
-    without its runs, or with one that diverged, enters with a p of 1. A claim that one method is better also needs
+    `p_holm` is that p adjusted for all tests of the experiment. A contrast without its runs, or
+    with one that diverged, enters with a p of 1, and so does each question of exponents, which were
+    declared with the contrasts and are no longer evaluated. A claim that one method is better also needs
     `at_equal_rate` to have the sign of `estimate`. A contrast that was declared too late for a
     verdict has no test and no p. `declared`: how many of its runs had begun by then, in words.
-
-    Args:
-        frames: of the experiment.
-        other_p_values: p of the family's other tests, those of exponents; `report.family` has them.
     """
     rates = rates_frame(frames)
     lines = []
@@ -518,8 +515,9 @@ def judged_contrasts(frames: Frames, other_p_values: Sequence[float]) -> pd.Data
         "high",
         "at_equal_rate",
     ]
-    family = contrast_tests(frames)
-    family["p_holm"] = holm([*family["p"], *other_p_values])[: len(family)]
+    family = _contrast_tests(frames)
+    exponents = frames.experiment.exponents or []
+    family["p_holm"] = holm([*family["p"], *[1.0] * len(exponents)])[: len(family)]
     # Only now is one test of each contrast kept: the others had to be in Holm's family too.
     by_p = family.sort_values("p", kind="stable")
     nearest = by_p.drop_duplicates("contrast").set_index("contrast")
@@ -533,7 +531,7 @@ def judged_contrasts(frames: Frames, other_p_values: Sequence[float]) -> pd.Data
     return frame
 
 
-def contrast_tests(frames: Frames) -> pd.DataFrame:
+def _contrast_tests(frames: Frames) -> pd.DataFrame:
     """Return the one-sided tests of the contrasts that may have a verdict.
 
     Columns: contrast (its number), claim, p.
@@ -620,7 +618,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stat. 1979.
     """
-    # statsmodels has it too, but collects garbage at each call, which takes longer than a law.
+    # statsmodels has it too, but collects garbage at each call, which is slow.
     given = np.asarray(p_values, dtype=float)
     order = np.argsort(given)
     multiples = len(given) - np.arange(len(given))

@@ -10,7 +10,17 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STATISTICS = ("correlations", "dictionary_efficiency", "families", "simulation")
+STATISTICS = (
+    "correlations",
+    "dictionary_efficiency",
+    "families",
+    "law/cells",
+    "law/exponents",
+    "law/fits",
+    "law/models",
+    "law/predictions",
+    "simulation",
+)
 PACKAGES = re.compile(r'"packages": ?(\{[^{}]*\})')
 
 

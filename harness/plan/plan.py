@@ -23,7 +23,6 @@ from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import (
     Contrast,
     Experiment,
-    Exponent,
     OutsideMethod,
     PlannedEvidence,
     Prediction,
@@ -200,7 +199,6 @@ def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
         )
         for contrast in spec.contrasts
     ]
-    exponents = [Exponent(**exponent.model_dump()) for exponent in spec.exponents]
     predictions = [Prediction(**predicted.model_dump()) for predicted in spec.predictions]
     evidence = None if spec.evidence is None else PlannedEvidence(**spec.evidence.model_dump())
     # A floor that is not tuned yet may have been left out.
@@ -217,7 +215,7 @@ def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
         "main_ratio": statistics.main_ratio,
         "declared": statistics.declared,
         "contrasts": contrasts or None,
-        "exponents": exponents or None,
+        "exponents": spec.exponents or None,
         "predictions": predictions or None,
         "curve": statistics.curve,
         "evidence": evidence,

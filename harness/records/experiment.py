@@ -74,8 +74,8 @@ class Row(Planned):
     """How its settings and learning rate were chosen; "sensitivity": the base's settings at a rate
     beside its own."""
     held_back: bool = False
-    """Whether laws of the gap are not fitted to it, so that what they predict can be held against
-    it."""
+    """Whether it was declared to be no part of the fit of a power law of gaps; no longer
+    evaluated."""
     candidate: int | None = None
     """Of a tuning row: which of the row's tables of settings, counted from 0."""
     final_exchange: bool = False
@@ -119,10 +119,6 @@ class Contrast(ContrastSpec):
 
 class PlannedEvidence(EvidenceSpec):
     """What the experiment is evidence for, as its spec says it; answers find experiments by it."""
-
-
-class Exponent(ExponentSpec):
-    """A question of how gaps grow over sizes and lengths, that was declared before the runs."""
 
 
 class Prediction(Planned):
@@ -213,7 +209,8 @@ class Experiment(Planned):
     declared: str | None = None
     """Which runs had been seen when the contrasts were declared, in words."""
     contrasts: list[Contrast] | None = None
-    exponents: list[Exponent] | None = None
+    exponents: list[ExponentSpec] | None = None
+    """Questions that are no longer evaluated. Each counts as a test with a p of 1."""
     predictions: list[Prediction] | None = None
     curve: str | None = None
     """The experiment that ran the baseline at several lengths; None where its own cells have

@@ -93,9 +93,10 @@ class CellSpec(Strict):
     """Another size of the model or another length of the runs, at which rows are run once more.
 
     `model_options`: in place of the experiment's, key by key. `learning_rates`: those that the
-    tuning begins with here. `seeds`: instead of the experiment's. `held_back`: laws of the gap are
-    not fitted to it, so that what they predict can be held against it. `tuned`: rows are tuned in
-    this cell itself, and have no rate from the corners, as where these are far away.
+    tuning begins with here. `seeds`: instead of the experiment's. `held_back`: declared before
+    the runs as no part of the fit of a power law of gaps; recorded and no longer evaluated, see
+    `docs/statistics.md`. `tuned`: rows are tuned in this cell itself, and have no rate from the
+    corners, as where these are far away.
     """
 
     cell: Name

@@ -131,12 +131,12 @@ class ContrastSpec(Strict):
 
 
 class ExponentSpec(Strict):
-    """A question of how gaps to the baseline grow over cells, that was decided on before the runs.
+    """A question about the exponents of a power law of gaps, declared before the runs.
 
-    A gap is fitted as a power of the model's parameters ("size"), of a run's rounds of
-    communication ("rounds"), and, where rows differ in it, of the steps between two rounds
-    ("interval"). Asked is whether the exponent of these rows together is negative, or lower than
-    that of the rows `than`.
+    Recorded and no longer evaluated; `docs/statistics.md` says why. It counts as a test with a p of
+    1. Asked is whether the exponent of the model's parameters ("size"), of a run's rounds of
+    communication ("rounds") or of the steps between two rounds ("interval") is negative for these
+    rows together, or lower than that of the rows `than`.
     """
 
     rows: Annotated[list[Name], Field(min_length=1)]

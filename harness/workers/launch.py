@@ -85,18 +85,13 @@ class Options:
 def missing_runs(plan: Plan, folder: Path) -> list[PlannedRun]:
     """Return the runs without a result, seeds first, so that early reports cover all rows.
 
-    Those of the second rule come last, and before them what is held back, so that laws are fitted
-    and have predicted it by then.
+    Those of the second rule come last.
     """
     packs.read_pack(folder)  # A damaged one is said, also where no run is asked for.
     seeds = {seed: number for number, seed in enumerate(plan.experiment.seeds)}
     missing = [run for run_id, run in plan.by_id.items() if not is_done(folder / run_id)]
     second = {row.row for row in plan.experiment.rows if row.rule == "training_loss"}
-    held_back = {row.row for row in plan.experiment.rows if row.held_back}
-    return sorted(
-        missing,
-        key=lambda run: (run.row in second, run.row in held_back, seeds.get(run.seed, 0)),
-    )
+    return sorted(missing, key=lambda run: (run.row in second, seeds.get(run.seed, 0)))
 
 
 def prepare(plan: Plan, results: Path) -> list[PlannedRun]:

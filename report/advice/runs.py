@@ -10,7 +10,7 @@ from typing import Any
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import Experiment, Role, Row
 from cser_bench.harness.records.shipped import SHIPPED
-from cser_bench.report.efficiency_section import drop_cell
+from cser_bench.report.efficiency_section import drop_in_words
 from cser_bench.report.frame import Frames
 from cser_bench.report.questions.evidence import Evidence
 from cser_bench.report.setting import setting_in_short
@@ -30,7 +30,6 @@ class Method:
         setting: what it sends and when, in short.
         sendings: what one worker sent in the runs.
         drop: how much worse than the baseline it scored, with its interval; positive is worse.
-        unit: of the drop, "points" or "nats".
         is_fp16_hook: whether it is DDP with its fp16 hook.
         frames: the experiment of these runs.
     """
@@ -40,7 +39,6 @@ class Method:
     setting: str
     sendings: tuple[Sending, ...]
     drop: str
-    unit: str
     num_runs: int
     is_fp16_hook: bool
     frames: Frames
@@ -146,7 +144,6 @@ def _weight(method: Method) -> tuple[bool, int]:
 
 def _methods_of(frames: Frames) -> list[Method]:
     experiment = frames.experiment
-    unit = frames.metric.loss_unit
     against = against_baseline(frames).set_index("row").to_dict("index")
     lines = {str(line["row"]): line for _, line in frames.rows.iterrows()}
     methods = []
@@ -160,15 +157,18 @@ def _methods_of(frames: Frames) -> list[Method]:
         if not sendings:
             continue
         difference = against[row.row]
-        estimate, low, high = (difference[name] for name in ("estimate", "low", "high"))
+        drop = {
+            "difference": difference["estimate"],
+            "difference_low": difference["low"],
+            "difference_high": difference["high"],
+        }
         methods.append(
             Method(
                 key=key_of(experiment, row),
                 label=row.label,
                 setting=setting_in_short(row),
                 sendings=tuple(sendings),
-                drop=drop_cell(estimate, low, high, unit),
-                unit=unit,
+                drop=drop_in_words(drop, frames),
                 num_runs=len(frames.done(row.row)),
                 is_fp16_hook=row.algorithm == "sgd" and row.wire == "fp16",
                 frames=frames,

@@ -21,7 +21,6 @@ from cser_bench.report.questions.evidence import (
 )
 from cser_bench.report.questions.network_page import networks_of, sends_four_bits
 from cser_bench.report.questions.one_load import link_load
-from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.questions.speed import RIVAL, blocks_over_best, gain, scored_method
 from cser_bench.report.render import TEMPLATES, environment, write_report
 from cser_bench.report.speed.comparisons import AT, DDP
@@ -223,7 +222,6 @@ def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
         **networks_of(evidence, root="results"),
         "losses": [line for known in in_readme for line in _loss_of_reset(evidence, known)],
         "gbits": AT / 1e9,
-        "laws": laws_of(evidence),
         **_speed_of(evidence, answers.get(5)),
     }
 

@@ -26,7 +26,6 @@ from cser_bench.report.questions.evidence import (
     Speaker,
     nearest_first,
 )
-from cser_bench.report.questions.sizes import laws_of
 from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.wording import code, in_words
 
@@ -227,7 +226,7 @@ def over_width(evidence: Evidence) -> Answer:
         "exceptions": sum(counts["exceptions"] for counts in loads),
         "declared_before": int(is_before.sum()),
         "widths": [code(name) for name in answer.frame["experiment"].unique()],
-        "laws": laws_of(evidence),
+        "sizes": [code(known.name) for known in evidence.all_of("size") if known.is_whole],
     }
     frame = pd.concat([answer.frame, lost], ignore_index=True)
     figure = answer.figure

@@ -132,19 +132,6 @@ def test_torchrun_with_no_place_to_meet_or_another_number_of_processes_is_refuse
     assert not (tmp_path / "results").exists()
 
 
-def test_what_is_held_back_runs_after_all_seeds_of_what_laws_are_fitted_to(tmp_path: Path) -> None:
-    """So that they have predicted it by then."""
-    longer = {"cell": "longer", "num_steps": 40, "held_back": True}
-    shorter = {"cell": "shorter", "num_steps": 20}
-    plan = planned(tmp_path, changed(small_spec(), "cells", [longer, shorter]))
-    order = [(run.row, run.seed) for run in missing_runs(plan, tmp_path / "small")]
-    places = [row.partition("@")[2] == "longer" for row, _ in order]
-    assert sorted(places) == places and 0 < sum(places) < len(places)
-    for part in (False, True):
-        seeds = [seed for (_, seed), held in zip(order, places, strict=True) if held == part]
-        assert seeds == sorted(seeds) and set(seeds) == {1, 2}
-
-
 # Failures
 
 

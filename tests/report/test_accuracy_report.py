@@ -28,10 +28,9 @@ from cser_bench.report.accuracy_figures import (
 from cser_bench.report.accuracy_report import build_report, groups_at_one_load
 from cser_bench.report.explorer import page as explorer
 from cser_bench.report.explorer.page import write_experiment_page
-from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames, read_frames
 from cser_bench.report.regime import needs_frame
-from cser_bench.report.statistics import accuracy_frame
+from cser_bench.report.statistics import accuracy_frame, contrasts_frame
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS, Built, build, holed, resume, run_of, unpacked
 

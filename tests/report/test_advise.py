@@ -52,7 +52,7 @@ def frames() -> Frames:
 
 
 def made_method(frames: Frames, *sendings: Sending, **others: Any) -> Method:
-    fields = {"key": "made", "label": "made", "setting": "H 4", "drop": "0", "unit": "points"}
+    fields = {"key": "made", "label": "made", "setting": "H 4", "drop": "0"}
     fields |= {"num_runs": 1, "is_fp16_hook": False} | others
     return Method(sendings=sendings, frames=frames, **fields)
 

@@ -263,19 +263,6 @@ def percent_dealt_to_one_worker(name: str) -> float:
     return 100 * float(has_seen.mean())
 
 
-def test_only_the_text_that_is_long_enough_is_said_to_be_read_once(rebuilt: Path) -> None:
-    text = (rebuilt / "answers.md").read_text()
-    laws = [folder for folder, plan in PLANS.items() if plan.get("exponents")]
-    assert len(laws) > 1
-    for folder in laws:
-        plan, name = PLANS[folder], folder.name
-        examples = max(row["num_steps"] for row in plan["rows"]) * 8 * plan["config"]["batch_size"]
-        # Of Fashion-MNIST all that there is, where the plan does not say how much.
-        num_train = plan["config"]["task"]["num_train"] or 60_000
-        said = f"In `{name}` no run reads an example twice"
-        assert (said in text) == (examples <= num_train), name
-
-
 def test_the_first_page_has_the_form_of_error_reset_that_loses_least_of_all_experiments(
     rebuilt: Path,
 ) -> None:

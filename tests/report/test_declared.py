@@ -18,10 +18,9 @@ from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.explorer.page import experiment_tables
-from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.questions.evidence import Compared
-from cser_bench.report.statistics import VERDICTS
+from cser_bench.report.statistics import VERDICTS, contrasts_frame
 
 RESULTS = Path(__file__).parents[2] / "results"
 PLANS = {

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from statsmodels.genmod.families import Poisson
-from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.stats.multitest import multipletests
 
 from cser_bench.harness.records.shipped import shipped_experiments
-from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import read_frames
-from cser_bench.report.law.section import law_tables
+from cser_bench.report.statistics import contrasts_frame
 
 RESULTS = Path(__file__).parents[2] / "results"
 PLANS = {
@@ -169,15 +165,8 @@ def is_so_at_one_rate(
     return all(each * estimate > 0 for each in apart) if apart else None
 
 
-def exponent_p_values(folder: Path) -> list[float]:
-    """The p of the questions of exponents as reported, which have a test of their own here."""
-    tables = law_tables(read_frames(folder))
-    return list(tables["law_exponents"]["p"]) if tables else []
-
-
-def worked_out(folder: Path, plan: dict[str, Any]) -> tuple[pd.DataFrame, list[float]]:
-    """Estimate, interval, least p, that p adjusted, and word of every contrast; and the p of all
-    their tests."""
+def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
+    """Estimate, interval, least p, that p adjusted, and word of every contrast."""
     scores, lost = known_of(folder)
     numbers, tests = [], []
     for number, contrast in enumerate(plan["contrasts"]):
@@ -191,8 +180,8 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> tuple[pd.DataFrame, list[f
         )
         tests += [(number, word, p) for word, p in claims_of(folder, contrast).items()]
     family = pd.DataFrame(tests, columns=["number", "shows", "p"])
-    # Questions of exponents are tests of the same family.
-    others = exponent_p_values(folder)
+    # Questions of exponents are tests of the same family, and are no longer made.
+    others = [1.0] * len(plan.get("exponents") or [])
     family["p_holm"] = multipletests([*family["p"], *others], method="holm")[1][: len(family)]
     least = family.loc[family.groupby("number")["p"].idxmin()].set_index("number")
     frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"]).join(least)
@@ -206,7 +195,7 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> tuple[pd.DataFrame, list[f
         else:
             words.append(word(folder, plan, contrast, line.shows, line.estimate))
     frame["word"] = words
-    return frame, family["p"].tolist()
+    return frame
 
 
 def word(
@@ -224,7 +213,7 @@ def word(
 @pytest.mark.parametrize("folder", DECLARED, ids=lambda folder: folder.name)
 def test_the_reports_contrasts(folder: Path) -> None:
     reported = contrasts_frame(read_frames(folder))
-    found, _ = worked_out(folder, DECLARED[folder])
+    found = worked_out(folder, DECLARED[folder])
     assert reported["verdict"].tolist() == found["word"].tolist()
     for column in ("estimate", "low", "high", "p", "p_holm"):
         np.testing.assert_allclose(
@@ -258,114 +247,3 @@ def test_what_rows_sent_is_what_their_runs_counted(name: str) -> None:
         line = reported.loc[row["row"]]
         assert line["models_sent"] == pytest.approx(np.mean(sent), rel=1e-9), row["row"]
         assert line["link_models"] == pytest.approx(np.mean(carried), rel=1e-9), row["row"]
-
-
-LAWS = {folder: PLANS[folder] for folder in PACKED if PLANS[folder].get("exponents")}
-
-
-def gaps_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
-    """Mean gap to the baseline of the same size, length and seed, a line a row and cell."""
-    scores = scores_of(folder, plan).set_index("run_id")["score"]
-    scores = scores[~scores.index.duplicated()]
-    found = []
-    for row in plan["rows"]:
-        interval = row["settings"].get("sync_interval", row["settings"].get("reset_interval"))
-        for seed, run_id in row["runs"].items():
-            if run_id in scores:
-                line = {key: row[key] for key in ("num_parameters", "num_steps")}
-                more = {
-                    "row": row["row"].partition("@")[0],
-                    "seed": seed,
-                    "score": scores[run_id],
-                    "interval": interval,
-                    "held_back": row.get("held_back", False),
-                }
-                found.append(line | more)
-    runs = pd.DataFrame(found)
-    place = ["num_parameters", "num_steps", "seed"]
-    baselines = runs[runs["row"] == plan["baseline"]].set_index(place)["score"]
-    others = runs[(runs["row"] != plan["baseline"]) & ~runs["held_back"]].join(
-        baselines.rename("baseline"), on=place
-    )
-    others["gap"] = others["baseline"] - others["score"]
-    others["interval"] = others["interval"].fillna(1)
-    others["rounds"] = others["num_steps"] / others["interval"]
-    keys = ["row", "num_parameters", "num_steps", "rounds", "interval"]
-    return others.dropna(subset="gap").groupby(keys)["gap"].mean().reset_index()
-
-
-COLUMNS = {"size": "num_parameters", "rounds": "rounds", "interval": "interval"}
-
-
-def exponents_of(cells: pd.DataFrame) -> dict[str, float]:
-    """Exponents of size and of rounds, and of the steps between these where they differ: a Poisson
-    regression on logarithms."""
-    terms = [of for of, column in COLUMNS.items() if cells[column].nunique() > 1]
-    logs = np.log(cells[[COLUMNS[of] for of in terms]].to_numpy(dtype=float))
-    model = GLM(cells["gap"].to_numpy(), np.hstack([np.ones((len(logs), 1)), logs]), Poisson())
-    return dict(zip(terms, model.fit(tol=1e-14).params[1:], strict=True))
-
-
-@pytest.mark.parametrize("folder", LAWS, ids=lambda folder: folder.name)
-def test_the_reports_exponents(folder: Path) -> None:
-    """With the error of a jackknife that leaves out each cell in turn, in both methods at once."""
-    plan = LAWS[folder]
-    cells = gaps_of(folder, plan)
-    reported = law_tables(read_frames(folder))["law_exponents"]
-    for asked, line in zip(plan["exponents"], reported.to_dict("records"), strict=True):
-        of, parts = asked["of"], []
-        for rows, sign in ((asked["rows"], 1), (asked.get("than", []), -1)):
-            if not rows:
-                continue
-            own = cells[cells["row"].isin(rows)]
-            whole = exponents_of(own)
-            # All methods of a size and length are left out together.
-            places = own.groupby(["num_parameters", "num_steps"]).groups.values()
-            left_out = [exponents_of(own.drop(index=place))[of] for place in places]
-            degrees = len(places) - 1 - len(whole)
-            parts.append((sign, whole[of], np.array(left_out), degrees))
-        estimate = sum(sign * whole for sign, whole, _, _ in parts)
-        left = sum(sign * each for sign, _, each, _ in parts)
-        count, degrees = len(left), min(part[3] for part in parts)
-        error = math.sqrt((count - 1) / count * ((left - left.mean()) ** 2).sum())
-        half = stats.t.ppf(0.975, degrees) * error
-        assert line["estimate"] == pytest.approx(estimate, abs=1e-6)
-        assert line["low"] == pytest.approx(estimate - half, abs=1e-6)
-        assert line["high"] == pytest.approx(estimate + half, abs=1e-6)
-        assert line["p"] == pytest.approx(stats.t.cdf(estimate / error, degrees), abs=1e-6)
-    _, of_contrasts = worked_out(folder, plan)
-    family = [*reported["p"], *of_contrasts]
-    adjusted = multipletests(family, method="holm")[1][: len(reported)]
-    np.testing.assert_allclose(reported["p_holm"], adjusted, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("folder", LAWS, ids=lambda folder: folder.name)
-def test_the_answer_on_size_says_what_a_worker_alone_and_methods_of_a_law_lose(
-    folder: Path,
-) -> None:
-    """By mean, at the experiment's own size and length, in order of rows."""
-    plan = LAWS[folder]
-    own = {key: plan["rows"][0][key] for key in ("num_parameters", "num_steps")}
-    cells = gaps_of(folder, plan)
-    here = (cells["num_parameters"] == own["num_parameters"]) & (
-        cells["num_steps"] == own["num_steps"]
-    )
-    gaps = cells[here].set_index("row")["gap"]
-    in_points = plan.get("metric") != "loss"
-    labels = {row["row"]: row["label"] for row in plan["rows"] if row["row"] in gaps.index}
-    floor = str(plan["floor"])
-    rows = [floor, *(row for row in labels if row != floor)]
-    number = r"(\d+\.\d+)"
-    parts = [f"a worker alone loses {number} {'points' if in_points else 'nats'}"]
-    parts += [f"{re.escape(labels[row])} {number}" for row in rows[1:]]
-    said = re.search(
-        f"On the network of {own['num_parameters']:,} parameters in {own['num_steps']:,} steps "
-        f"{', '.join(parts[:-1])} and {parts[-1]}\\.",
-        (RESULTS / "answers" / "answers.md").read_text(),
-    )
-    assert said is not None
-    # Half of the last digit that is printed, and what a float may miss a tie by.
-    digits = 2 if in_points else 4
-    printed = [float(value) for value in said.groups()]
-    expected = [gaps[row] * (100 if in_points else 1) for row in rows]
-    np.testing.assert_allclose(printed, expected, rtol=0, atol=0.5 * 10**-digits + 1e-9)

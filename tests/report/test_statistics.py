@@ -20,10 +20,10 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.store import Result
-from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import Frames, read_frames, sharing_baseline, status_of
 from cser_bench.report.statistics import (
     at_equal_rate,
+    contrasts_frame,
     difference,
     seed_correlation,
 )

@@ -1,0 +1,54 @@
+"""The table of an experiment that crosses a network's sizes with lengths of runs."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from cser_bench.report.efficiency_section import drop_in_words
+from cser_bench.report.frame import Frames
+from cser_bench.report.statistics import against_baseline, summary_frame
+
+
+def sizes_frame(frames: Frames) -> pd.DataFrame:
+    """Return the drop of each method at each size and length, a line each; none at a single size.
+
+    Columns: label, num_parameters, num_steps, num_runs, mean, baseline (its mean there),
+    difference, difference_low, difference_high (two-sided 95 %), drop (in words).
+    """
+    rows = frames.by_row
+    lines = []
+    if rows["num_parameters"].nunique() > 1:
+        means = summary_frame(frames).set_index("row")
+        for line in against_baseline(frames).to_dict("records"):
+            planned, own = rows.loc[line["row"]], means.loc[line["row"]]
+            ends = ("estimate", "low", "high")
+            lines.append(
+                (
+                    planned["label"],
+                    planned["num_parameters"],
+                    planned["num_steps"],
+                    int(own["num_runs"]),
+                    own["mean"],
+                    means.loc[line["reference"], "mean"],
+                    *(line[end] for end in ends),
+                )
+            )
+    columns = [
+        "label",
+        "num_parameters",
+        "num_steps",
+        "num_runs",
+        "mean",
+        "baseline",
+        "difference",
+        "difference_low",
+        "difference_high",
+    ]
+    frame = pd.DataFrame(lines, columns=columns)
+    drops = [drop_in_words(line, frames) for line in frame.to_dict("records")]
+    frame["drop"] = pd.Series(drops, dtype=object)
+    # Methods in the order of the plan, not of the alphabet.
+    place = {label: number for number, label in enumerate(rows["label"].unique())}
+    order = frame.assign(place=frame["label"].map(place))
+    order = order.sort_values(["place", "num_parameters", "num_steps"], ignore_index=True)
+    return order.drop(columns="place")
