@@ -25,7 +25,12 @@ from cser_bench.report.accuracy_figures import (
 )
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.efficiency import efficiency_frame
-from cser_bench.report.efficiency_section import curve_frames, efficiency_section
+from cser_bench.report.efficiency_section import (
+    curve_columns,
+    curve_frames,
+    efficiency_section,
+    method_columns,
+)
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames, sharing_baseline
 from cser_bench.report.regime import (
     assay_frame,
@@ -277,30 +282,10 @@ def _of_contrasts(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[st
 def _of_efficiency(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Return the section on statistical efficiency, and the heads of its tables."""
     section = efficiency_section(frames, tables["accuracy"], tables["efficiency"])
-    score_head = f"{frames.metric.score_label}, {'%' if frames.metric.is_share else 'nats'}"
-    columns = {
-        "label": ("method", "text"),
-        "setting": ("setting", "text"),
-        "traffic": ("traffic", "traffic"),
-        "mean": (score_head, _written(frames)),
-        "drop": (f"drop, {frames.metric.loss_unit}", "text"),
-        "by_loss": ("efficiency by test loss", "text"),
-        "by_score": (f"by {frames.metric.score_label}", "text"),
-    }
-    curve_columns = {
-        "num_steps": ("steps", "count"),
-        "learning_rate": ("learning rate", "short"),
-        "num_runs": ("runs", "count"),
-        "mean": (score_head, _written(frames)),
-        "test_loss": ("test loss, nats", "loss"),
-    }
-    if section is not None and not section.has_two_scores:
-        del columns["by_score"]
-        del curve_columns["test_loss"]
     return {
         "efficiency": section,
-        "efficiency_columns": columns,
-        "curve_columns": curve_columns,
+        "efficiency_columns": method_columns(frames, section),
+        "curve_columns": curve_columns(frames, section),
     }
 
 

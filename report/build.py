@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.efficiency_section import terminal_text
 from cser_bench.report.explorer.page import write_experiment_page, write_study_page
 from cser_bench.report.frame import read_frames
 from cser_bench.report.speed.report import build_speed_report
@@ -50,3 +51,10 @@ def build(
     progress(2, 3, "writing report.html")
     write_experiment_page(path.with_suffix(".html"), frames)
     return path
+
+
+def summary(folder: Path) -> str | None:
+    """Return the report's first table for a terminal; None where it has none that fits one."""
+    if (folder / STUDY).exists():
+        return None
+    return terminal_text(read_frames(folder))

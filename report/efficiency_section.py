@@ -19,7 +19,7 @@ from cser_bench.harness.records.experiment import Prediction
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.setting import setting_in_short
-from cser_bench.report.statistics import rows_by_place
+from cser_bench.report.statistics import accuracy_frame, rows_by_place
 from cser_bench.report.wording import FORMATS, NONE
 
 
@@ -191,13 +191,48 @@ def _verdict(line: Mapping[Any, Any], predicted: float, tolerance: float) -> str
     return "inconclusive"
 
 
-def terminal_table(section: EfficiencySection, columns: Mapping[str, tuple[str, str]]) -> str:
-    """Return the methods as a table for a terminal.
+Columns = dict[str, tuple[str, str]]
+"""Of a table: by the frame's column its head, and the name of a format of `report.wording`."""
 
-    Args:
-        columns: by the table's column: its head, and the name of a format of
-            `report.wording.FORMATS`.
-    """
+
+def method_columns(frames: Frames, section: EfficiencySection | None) -> Columns:
+    """Return the columns of the table of methods."""
+    unit = "%" if frames.metric.is_share else "nats"
+    columns = {
+        "label": ("method", "text"),
+        "setting": ("setting", "text"),
+        "traffic": ("traffic", "traffic"),
+        "mean": (f"{frames.metric.score_label}, {unit}", _score_format(frames)),
+        "drop": (f"drop, {frames.metric.loss_unit}", "text"),
+        "by_loss": ("efficiency by test loss", "text"),
+        "by_score": (f"by {frames.metric.score_label}", "text"),
+    }
+    if section is not None and not section.has_two_scores:
+        del columns["by_score"]
+    return columns
+
+
+def curve_columns(frames: Frames, section: EfficiencySection | None) -> Columns:
+    """Return the columns of the table of the baseline's lengths."""
+    unit = "%" if frames.metric.is_share else "nats"
+    columns = {
+        "num_steps": ("steps", "count"),
+        "learning_rate": ("learning rate", "short"),
+        "num_runs": ("runs", "count"),
+        "mean": (f"{frames.metric.score_label}, {unit}", _score_format(frames)),
+        "test_loss": ("test loss, nats", "loss"),
+    }
+    if section is not None and not section.has_two_scores:
+        del columns["test_loss"]
+    return columns
+
+
+def _score_format(frames: Frames) -> str:
+    return "percent" if frames.metric.is_share else "nats"
+
+
+def terminal_table(section: EfficiencySection, columns: Columns) -> str:
+    """Return the methods as a table for a terminal."""
     cells = [
         [FORMATS[name](line[column]) for column, (_, name) in columns.items()]
         for line in section.methods.to_dict("records")
@@ -205,3 +240,18 @@ def terminal_table(section: EfficiencySection, columns: Mapping[str, tuple[str, 
     heads = [head for head, _ in columns.values()]
     # Numbers are texts by now, which tabulate would read as numbers again.
     return tabulate(cells, heads, disable_numparse=True)
+
+
+READING = """Efficiency: the steps that the baseline needs to a method's score, over the method's steps; 0.6 means that
+ten steps of the method are worth six of DDP. Drop: how far the score lies below the baseline's. Traffic: a share
+of DDP's in fp32. In brackets: 95 % CI."""
+"""How to read the table, below it on a terminal."""
+
+
+def terminal_text(frames: Frames) -> str | None:
+    """Return the table of efficiencies with how to read it; None where the experiment has none."""
+    accuracy = accuracy_frame(frames)
+    section = efficiency_section(frames, accuracy, efficiency_frame(frames, curve_frames(frames)))
+    if section is None:
+        return None
+    return f"{terminal_table(section, method_columns(frames, section))}\n\n{READING}"

@@ -409,12 +409,15 @@ def _how_to_begin(options: argparse.Namespace, name: str) -> str:
 def report(options: argparse.Namespace) -> int:
     """Build the report, and say where it is."""
     from cser_bench.harness.cli.progress import shown
-    from cser_bench.report.build import build
+    from cser_bench.report.build import build, summary
 
     folder, tuning = _records(options)
     _check_methods(folder, options.methods)
     with shown() as progress:
         path = build(folder, options.output, tuning, progress)
+    table = summary(folder)
+    if table is not None:
+        print(f"\n{table}\n")
     print(f"wrote {shortest(path)} and report.pdf, report.html, figures/ and csv/ beside it")
     print(report_text(path, has_pictures=path.with_name("figures").is_dir()))
     return 0
