@@ -125,6 +125,7 @@ BORROWERS = {
     "fashion_mnist_contrasts",
     "fashion_mnist_regime",
     "fashion_mnist_ties",
+    "first_look",
     "lost_state",
     "table_densenet",
     "table_shufflenet",
