@@ -28,6 +28,7 @@ from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_section
 from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames, sharing_baseline
+from cser_bench.report.hours import accelerators, draw_hours, hours_frame
 from cser_bench.report.law.figure import draw_law
 from cser_bench.report.law.section import law_context, law_tables
 from cser_bench.report.regime import (
@@ -100,9 +101,18 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
         headline = law["law_headline"]
         captions["law"] = headline[0].upper() + headline[1:]
         figures["law"] = draw_law(frames, tables, captions["law"])
+    hours = hours_frame(frames, tables["accuracy"])
+    if hours["speed_up"].notna().any():
+        captions["hours"] = (
+            f"{frames.metric.label.capitalize()} against the speed-up of a whole run"
+        )
+        figures["hours"] = draw_hours(hours, frames, captions["hours"])
     context = _context(frames, tables) | law
+    context |= {"hours_of_runs": hours, "accelerators": accelerators(frames)}
     context |= {"captions": captions, "figures": figures}
     csv = tables | _told_apart(frames)
+    if len(hours):
+        csv["hours"] = hours
     return write_report(
         output or frames.folder,
         "report",
@@ -242,10 +252,11 @@ def _about(frames: Frames) -> dict[str, Any]:
 def _of_rows(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Return the rows that the page shows, and what they can tell."""
     accuracy = tables["accuracy"]
-    shown = _shown_rows(frames, accuracy)
+    begun, not_begun = _begun_rows(frames, accuracy)
+    shown = _shown_rows(frames, begun)
     left_out = 0
     if not frames.is_tuning:
-        left_out = int(accuracy["is_own"].sum()) - len(shown)
+        left_out = int(begun["is_own"].sum()) - len(shown)
     assay: dict[Any, Any] = {"reason": "it has no rows"}
     lengths = tables["lengths"].to_dict("records")
     if lengths:
@@ -258,6 +269,7 @@ def _of_rows(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "accuracy": shown,
         "columns": _columns(frames, shown),
         "left_out": left_out,
+        "not_begun": not_begun,
     }
 
 
@@ -356,7 +368,24 @@ def _needs_table(needs: pd.DataFrame) -> pd.DataFrame:
     if needs.empty:
         return needs
     needs = needs[needs["num_tried"] > 1]
+    # Rows of one seed have no bound.
+    if needs[["shown_less", "shown_more"]].isna().all(axis=None):
+        return needs[:0]
     return needs.sort_values(["shown_less", "shown_more"])
+
+
+def _begun_rows(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the rows that have a run, and of each method how many of its own rows have none.
+
+    As a table of rows that were never begun says nothing, they are counted; where no run was begun
+    at all, every row is returned.
+    """
+    statuses = frames.runs["status"] != "missing"
+    has_run = accuracy["row"].map(statuses.groupby(frames.runs["row"]).any())
+    if frames.is_tuning or not has_run.any():
+        return accuracy, {}
+    without = accuracy[~has_run & accuracy["is_own"]]
+    return accuracy[has_run], Counter(without["label"])
 
 
 def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:

@@ -54,9 +54,8 @@ def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
         _show_power(plan)
     for sentence in cost_sentences(effort):
         _say(sentence)
-    sentence = next_stage_sentence(plan, link_bits_per_second)
-    if sentence is not None:
-        _say(sentence)
+    if added := next_stage_sentence(plan, link_bits_per_second):
+        _say(added)
 
 
 def _of_its_runs(plan: Plan) -> Plan:
