@@ -211,7 +211,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         **_of_rows(frames, tables),
         **_of_contrasts(frames, tables),
         **_of_efficiency(frames, tables),
-        "needs": _needs_table(tables["needs"]),
+        "needs": _needs_table(tables["needs"], tables["accuracy"]),
         "noise": noise_share(tables["lost"]),
         "rates": _rate_table(frames, tables["rates"]),
         **_provenance(frames),
@@ -363,14 +363,14 @@ def _tuned_places(frames: Frames) -> list[str]:
     ]
 
 
-def _needs_table(needs: pd.DataFrame) -> pd.DataFrame:
-    """Return what methods need, of those tried at more than one ratio."""
-    if needs.empty:
-        return needs
-    needs = needs[needs["num_tried"] > 1]
-    # Rows of one seed have no bound.
-    if needs[["shown_less", "shown_more"]].isna().all(axis=None):
+def _needs_table(needs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return what methods need, of those tried at more than one ratio.
+
+    There are no lines where every row has one seed, as losses then have no bounds.
+    """
+    if needs.empty or accuracy["difference_low"].isna().all():
         return needs[:0]
+    needs = needs[needs["num_tried"] > 1]
     return needs.sort_values(["shown_less", "shown_more"])
 
 
