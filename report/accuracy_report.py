@@ -28,7 +28,7 @@ from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_section
 from cser_bench.report.family import contrasts_frame
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames, sharing_baseline
-from cser_bench.report.hours import accelerators, draw_hours, hours_frame
+from cser_bench.report.hours import draw_hours, gpu_set_ups, hours_frame
 from cser_bench.report.law.figure import draw_law
 from cser_bench.report.law.section import law_context, law_tables
 from cser_bench.report.regime import (
@@ -108,7 +108,7 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
         )
         figures["hours"] = draw_hours(hours, frames, captions["hours"])
     context = _context(frames, tables) | law
-    context |= {"hours_of_runs": hours, "accelerators": accelerators(frames)}
+    context |= {"hours_of_runs": hours, "gpu_set_ups": gpu_set_ups(frames)}
     context |= {"captions": captions, "figures": figures}
     csv = tables | _told_apart(frames)
     if len(hours):

@@ -39,16 +39,17 @@ _MOST_NAMED = 12
 """Marks whose names have room beside a figure."""
 
 
-def accelerators(frames: Frames) -> list[str]:
-    """Name the kinds of GPU that runs with a GPU for each worker had.
+def gpu_set_ups(frames: Frames) -> list[str]:
+    """Name the kinds of GPU that runs with a GPU for each worker had, and what started them.
 
-    Hours of other runs say nothing of a method: their messages cross no network.
+    The latter stands for the network: one machine's own, or that of a cluster. Hours of other runs
+    say nothing of a method, as their messages cross no network.
     """
     attempts = frames.attempts
     if attempts.empty:
         return []
-    names = attempts.loc[attempts["backend"] == "nccl", "accelerator"]
-    return sorted(names.dropna().unique())
+    on_gpus = attempts[attempts["backend"] == "nccl"]
+    return sorted({f"{line.accelerator} ({line.launch})" for line in on_gpus.itertuples()})
 
 
 def hours_frame(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -56,9 +57,9 @@ def hours_frame(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
 
     Columns: row, label, algorithm, ratio, learning_rate, mean (score), num_runs, hours (of training,
     on average over runs), speed_up (the baseline's hours over these). It is empty where there are no
-    such runs, or their GPUs are of several kinds.
+    such runs, or these had several set-ups.
     """
-    if len(accelerators(frames)) != 1:
+    if len(gpu_set_ups(frames)) != 1:
         return pd.DataFrame(columns=_COLUMNS)
     attempts = frames.attempts
     elsewhere = set(attempts.loc[attempts["backend"] != "nccl", "run_id"])

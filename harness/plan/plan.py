@@ -104,8 +104,8 @@ class Plan:
     def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
         """Return the plan with only the runs of these rows and seeds; an empty one means all.
 
-        As in `at_stage` only `runs` shrinks: `experiment` still lists every row. `*` in a name stands for anything:
-        `local-8@*` is a row in all cells, and in a tuning all trials of it.
+        As in `at_stage` only `runs` shrinks: `experiment` still lists every row. `*` in a name
+        stands for anything: `local-8@*` is a row in all cells, and in a tuning all trials of it.
         """
         known = [row.row for row in self.experiment.rows]
         if unknown := [name for name in rows if not fnmatch.filter(known, name)]:

@@ -234,3 +234,8 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     for row, line in lines.items():
         assert float(line["hours"]) == pytest.approx(trained[row] / 3600)
         assert float(line["speed_up"]) == pytest.approx(trained["sgd-lr0.1"] / trained[row])
+    # One run of the seven on a cluster, whose network is another.
+    file = folder / first.runs[-1].run_id / "run.json"
+    file.write_text(file.read_text().replace('"stacked"', '"slurm"'))
+    page = build(folder).read_text()
+    assert "so their hours are not compared" in page and "## Hours" not in page
