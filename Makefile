@@ -13,6 +13,7 @@ CLUSTER ?=
 YES ?=
 ROWS ?=
 SEEDS ?=
+STAGE ?=
 TEST_JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) < 8 ? $$(getconf _NPROCESSORS_ONLN) + 1 : 8 )))
 
 VENV := .venv
@@ -24,6 +25,9 @@ SOURCES := cser_bench examples/plain.py examples/nanogpt.py
 RUN_OPTIONS = $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DATA),--data "$(DATA)")
 # At paper scale: a process and a GPU for each worker, or where there are too few GPUs all workers in one process on one.
 PAPER_OPTIONS = --device "$(DEVICE)" $(if $(WORKERS),,--workers auto) $(RUN_OPTIONS)
+# Without STAGE= the first one, where no rows or seeds are named.
+STAGE_OPTION = --stage "$(or $(STAGE),first)"
+PART_OPTION = $(if $(STAGE),$(STAGE_OPTION),$(if $(ROWS)$(SEEDS),,$(STAGE_OPTION)))
 RESULTS_OPTION = $(if $(filter-out results,$(RESULTS)),--results "$(RESULTS)")
 
 SUBMIT_OPTIONS = --cluster "$(CLUSTER)" $(if $(DATA),--data "$(DATA)") $(if $(YES),--yes) $(RESULTS_OPTION)
@@ -43,7 +47,7 @@ help: ## print this list
 	@echo "  PYTHON=$(PYTHON)  DEVICE=$(DEVICE) (of reproduce-cifar100 and -imagenet)"
 	@echo "  JOBS=$(or $(JOBS),(number of cores))  WORKERS=$(or $(WORKERS),auto) (or stacked, processes)"
 	@echo "  DATA=$(or $(DATA),(found or fetched))  RESULTS=$(RESULTS)"
-	@echo "  EXPERIMENT=$(or $(EXPERIMENT),(of each target))  CLUSTER=$(or $(CLUSTER),(none: this machine))  YES=$(YES)"
+	@echo "  EXPERIMENT=$(or $(EXPERIMENT),(of each target))  STAGE=$(or $(STAGE),first)  CLUSTER=$(or $(CLUSTER),(none: this machine))  YES=$(YES)"
 
 # The targets with what they do, in lines of `width` characters.
 define FOLDED_LIST
@@ -101,29 +105,29 @@ site: $(VENV)/.installed ## make site/, all reports, explorers, answers, methods
 	@$(RUN) -m harness site --results "$(RESULTS)"
 
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
-	@$(HARNESS) plan $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
+	@$(HARNESS) plan $(or $(EXPERIMENT),fashion_mnist_regime) $(if $(STAGE),$(STAGE_OPTION)) $(RESULTS_OPTION)
 
-plan-cifar100: ## as plan, for the paper's CIFAR-100 experiment
-plan-imagenet: ## as plan, for the paper's ImageNet experiment
+plan-cifar100: ## as plan, for a stage of the paper's CIFAR-100 experiment
+plan-imagenet: ## as plan, for a stage of the paper's ImageNet experiment
 plan-cifar100 plan-imagenet: plan-%: $(VENV)/.installed
-	@$(HARNESS) plan $* $(RESULTS_OPTION)
+	@$(HARNESS) plan $* $(STAGE_OPTION) $(RESULTS_OPTION)
 
-reproduce-cifar100: ## the paper's CIFAR-100 experiment, on GPUs here or CLUSTER=: look, run what is missing, report
+reproduce-cifar100: ## the first stage of the paper's CIFAR-100 experiment (STAGE=second, all), on GPUs here or CLUSTER=
 reproduce-imagenet: ## the paper's ImageNet experiment, likewise; DATA= is the folder with train/ and val/
 ifeq ($(CLUSTER),)
 reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
 	@echo "$@: looking at data, disk and GPUs"
-	@$(HARNESS) preflight $* $(PAPER_OPTIONS) $(RESULTS_OPTION)
+	@$(HARNESS) preflight $* $(PART_OPTION) $(PAPER_OPTIONS) $(RESULTS_OPTION)
 	@$(if $(YES),:,printf 'so many hours: go on? [y/N] '; read -r said && [ "$$said" = y ] || \
 	    { echo "$@: nothing was run; say y, or give YES=1" >&2; exit 2; })
 	@echo "$@: running the experiment"
-	@$(HARNESS) run $* $(PAPER_OPTIONS) $(RESULTS_OPTION)
+	@$(HARNESS) run $* $(PART_OPTION) $(PAPER_OPTIONS) $(RESULTS_OPTION)
 	@echo "$@: writing the report"
 	@$(HARNESS) report $* $(RESULTS_OPTION)
 else
 # These submit job arrays to a Slurm cluster and return; see docs/slurm.md.
 reproduce-cifar100 reproduce-imagenet: reproduce-%: $(VENV)/.installed
-	@$(HARNESS) submit $* $(SUBMIT_OPTIONS)
+	@$(HARNESS) submit $* $(STAGE_OPTION) $(SUBMIT_OPTIONS)
 endif
 
 reproduce-small: $(VENV)/.installed ## six short runs, here or with CLUSTER= on a Slurm cluster, and their report
@@ -134,14 +138,14 @@ reproduce-small: $(VENV)/.installed ## six short runs, here or with CLUSTER= on 
 	@$(HARNESS) report fashion_mnist_small $(RESULTS_OPTION)
 
 resubmit: $(VENV)/.installed ## submit what is left of EXPERIMENT= on a Slurm cluster, as it was submitted before
-	@$(HARNESS) submit "$(EXPERIMENT)" $(if $(YES),--yes) $(RESULTS_OPTION)
+	@$(HARNESS) submit "$(EXPERIMENT)" $(if $(STAGE),$(STAGE_OPTION)) $(if $(YES),--yes) $(RESULTS_OPTION)
 
 try: $(VENV)/.installed ## rank a method of your own, METHOD=FILE.py, among those that ship (NETWORK=perceptron, residual or gpt)
 	@$(HARNESS) try $(if $(METHOD),"$(METHOD)",$(error give METHOD=FILE.py, as examples/growing_local_sgd.py)) \
 	    $(if $(NETWORK),--network "$(NETWORK)") $(if $(JOBS),--jobs "$(JOBS)") $(if $(DATA),--data "$(DATA)") $(RESULTS_OPTION)
 
 status: $(VENV)/.installed ## say which runs are done, on, failed or missing, here and on clusters
-	@$(HARNESS) status $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
+	@$(HARNESS) status $(or $(EXPERIMENT),fashion_mnist_regime) $(if $(STAGE),$(STAGE_OPTION)) $(RESULTS_OPTION)
 
 report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=fashion_mnist_regime)
 	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)

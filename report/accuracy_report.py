@@ -32,6 +32,7 @@ from cser_bench.report.efficiency_section import (
     method_columns,
 )
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames, sharing_baseline
+from cser_bench.report.hours import draw_hours, gpu_set_ups, hours_frame
 from cser_bench.report.regime import (
     assay_frame,
     lost_frame,
@@ -99,8 +100,18 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     """
     tables = tables_of(frames)
     figures, captions = _figures(frames, tables["accuracy"])
-    context = _context(frames, tables) | {"captions": captions, "figures": figures}
+    hours = hours_frame(frames, tables["accuracy"])
+    if hours["speed_up"].notna().any():
+        captions["hours"] = (
+            f"{frames.metric.label.capitalize()} against the speed-up of a whole run"
+        )
+        figures["hours"] = draw_hours(hours, frames, captions["hours"])
+    context = _context(frames, tables)
+    context |= {"hours_of_runs": hours, "gpu_set_ups": gpu_set_ups(frames)}
+    context |= {"captions": captions, "figures": figures}
     csv = tables | _told_apart(frames)
+    if len(hours):
+        csv["hours"] = hours
     return write_report(
         output or frames.folder,
         "report",
@@ -201,7 +212,7 @@ def _context(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         **_of_efficiency(frames, tables),
         "has_sizes": not tables["sizes"].empty,
         "sizes_columns": _sizes_columns(frames),
-        "needs": _needs_table(tables["needs"]),
+        "needs": _needs_table(tables["needs"], tables["accuracy"]),
         "noise": noise_share(tables["lost"]),
         "rates": _rate_table(frames, tables["rates"]),
         **_provenance(frames),
@@ -242,10 +253,11 @@ def _about(frames: Frames) -> dict[str, Any]:
 def _of_rows(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Return the rows that the page shows, and what they can tell."""
     accuracy = tables["accuracy"]
-    shown = _shown_rows(frames, accuracy)
+    begun, not_begun = _begun_rows(frames, accuracy)
+    shown = _shown_rows(frames, begun)
     left_out = 0
     if not frames.is_tuning:
-        left_out = int(accuracy["is_own"].sum()) - len(shown)
+        left_out = int(begun["is_own"].sum()) - len(shown)
     assay: dict[Any, Any] = {"reason": "it has no rows"}
     lengths = tables["lengths"].to_dict("records")
     if lengths:
@@ -258,6 +270,7 @@ def _of_rows(frames: Frames, tables: Mapping[str, pd.DataFrame]) -> dict[str, An
         "accuracy": shown,
         "columns": _columns(frames, shown),
         "left_out": left_out,
+        "not_begun": not_begun,
     }
 
 
@@ -331,12 +344,29 @@ def _tuned_places(frames: Frames) -> list[str]:
     ]
 
 
-def _needs_table(needs: pd.DataFrame) -> pd.DataFrame:
-    """Return what methods need, of those tried at more than one ratio."""
-    if needs.empty:
-        return needs
+def _needs_table(needs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return what methods need, of those tried at more than one ratio.
+
+    There are no lines where every row has one seed, as losses then have no bounds.
+    """
+    if needs.empty or accuracy["difference_low"].isna().all():
+        return needs[:0]
     needs = needs[needs["num_tried"] > 1]
     return needs.sort_values(["shown_less", "shown_more"])
+
+
+def _begun_rows(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the rows that have a run, and of each method how many of its own rows have none.
+
+    As a table of rows that were never begun says nothing, they are counted; where no run was begun
+    at all, every row is returned.
+    """
+    statuses = frames.runs["status"] != "missing"
+    has_run = accuracy["row"].map(statuses.groupby(frames.runs["row"]).any())
+    if frames.is_tuning or not has_run.any():
+        return accuracy, {}
+    without = accuracy[~has_run & accuracy["is_own"]]
+    return accuracy[has_run], Counter(without["label"])
 
 
 def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:

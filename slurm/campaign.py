@@ -44,6 +44,7 @@ class Submission(Record):
         runs: of each task, the run's id.
         jobs: of each task, the job's id as Slurm writes it: 12_0, or 12 where there is one task
             only. Empty until sbatch answers.
+        stage: the stage of the experiment that was asked for; None for all of it.
     """
 
     submitted_at: str
@@ -52,6 +53,7 @@ class Submission(Record):
     jobs_folder: str
     runs: list[str]
     jobs: list[str]
+    stage: str | None = None
 
     def log_of(self, job: str) -> Path:
         """Return the file to which rank 0 of this job writes what it says."""

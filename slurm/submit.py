@@ -262,6 +262,7 @@ def _submit_array(request: Request, code: Path, runs: list[PlannedRun], *after: 
         jobs_folder=str(place.jobs),
         runs=[run.run_id for run in runs],
         jobs=[],
+        stage=request.plan.stage,
     )
     attempt = new_attempt("slurm", "", torch.device("cpu"))
     given = [

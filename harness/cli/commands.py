@@ -39,6 +39,8 @@ def _planned(options: argparse.Namespace) -> Plan:
             options.tuning,
             options.methods,
         )
+    if options.stage is not None:
+        planned = planned.at_stage(options.stage)
     if options.rows or options.seeds:
         return planned.only(options.rows, options.seeds)
     return planned
@@ -65,7 +67,7 @@ def preflight(options: argparse.Namespace) -> int:
 
     Returns 1 where something is not there.
     """
-    from cser_bench.harness.plan.forecast import cost_sentences, effort_of
+    from cser_bench.harness.plan.forecast import cost_sentences, effort_of, next_stage_sentence
     from cser_bench.harness.workers.preflight import checks, line_of
 
     planned = _planned(options)
@@ -76,6 +78,8 @@ def preflight(options: argparse.Namespace) -> int:
     if failed:
         return FAILURE
     print(*cost_sentences(effort_of(planned)), sep="\n")
+    if sentence := next_stage_sentence(planned):
+        print(sentence)
     return 0
 
 
@@ -90,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
         )  # before torch is loaded, which takes its time
     with loading():
         from cser_bench.algorithms import CollectiveError
+        from cser_bench.harness.plan.forecast import next_stage_sentence
         from cser_bench.harness.workers.launch import run_under_torchrun
 
     planned = _planned(options)
@@ -107,7 +112,10 @@ def run(options: argparse.Namespace) -> int:
         can_grow=options.tuning,
     )
     if code is None:
-        print(f"all {len(planned.by_id)} runs of {planned.experiment.name} are done")
+        stage = "" if planned.stage is None else f"stage {planned.stage} of "
+        print(f"all {len(planned.by_id)} runs of {stage}{planned.experiment.name} are done")
+        if sentence := next_stage_sentence(planned):
+            print(sentence)
         print(f"`{_report_command(options)}` writes:")
         print(report_text(options.results / planned.experiment.name / "report.md"))
     return code or 0
@@ -118,6 +126,8 @@ def _named(options: argparse.Namespace) -> str:
     words = [options.experiment]
     if options.methods:
         words += ["--methods", *options.methods]
+    if options.stage is not None:
+        words += ["--stage", options.stage]
     return shlex.join(words)
 
 
@@ -237,6 +247,9 @@ def submit(options: argparse.Namespace) -> int:
         if not before:
             raise UsageError(f"{folder} holds no campaign; say on which --cluster (make: CLUSTER=)")
         options.cluster, options.data = before[-1].cluster, options.data or before[-1].data
+        if options.stage is None and before[-1].stage is not None:
+            options.stage = before[-1].stage
+            planned = planned.at_stage(options.stage)
     request = Request(
         plan=planned,
         results=options.results.absolute(),

@@ -225,7 +225,11 @@ def _add_experiment_commands(add: Add, experiments: Sequence[str] | None) -> Non
             help="files of methods of your own that rows name, or entry points that have such",
         )
         # For commands that have no such options: all are planned by one function, which reads them.
-        sub.set_defaults(rows=[], seeds=[])
+        sub.set_defaults(rows=[], seeds=[], stage=None)
+    for sub in (plan, preflight, run, submit, status):
+        before = " (default with no --cluster: as submitted before)" if sub is submit else ""
+        what = f"the runs of this stage of the experiment alone{before}"
+        sub.add_argument("--stage", metavar="NAME", help=what)
     for sub in (preflight, run):
         _add_run_options(sub)
     _add_submit_options(submit)

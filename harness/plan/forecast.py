@@ -279,15 +279,49 @@ def _dollar_sentences(effort: Effort) -> list[str]:
         return [f"no price: harness/measures/hardware.toml has none for {time.device}"]
     lines = []
     for machine in machines:
-        count = -(-effort.configs[0].num_workers // machine.gpus)
-        # Each kind of machine with its own link, which one alone does not need.
-        low, high = effort.hours(machine.bits_per_second if count > 1 else 0.0)
-        dollars_per_hour = count * machine.dollars_per_hour
+        low, high = _dollars_on(machine, effort)
         lines.append(
-            f"about {low * dollars_per_hour:,.0f} to {high * dollars_per_hour:,.0f} dollars on "
-            f"{count} x {machine.name} ({machine.source})"
+            f"about {low:,.0f} to {high:,.0f} dollars on {_num_machines(machine, effort)} x "
+            f"{machine.name} ({machine.source})"
         )
     return lines
+
+
+def _num_machines(machine: Machine, effort: Effort) -> int:
+    return -(-effort.configs[0].num_workers // machine.gpus)
+
+
+def _dollars_on(machine: Machine, effort: Effort) -> tuple[float, float]:
+    """Return the fewest and the most dollars on as many such machines as the workers need."""
+    count = _num_machines(machine, effort)
+    # Each kind of machine with its own link, which one alone does not need.
+    low, high = effort.hours(machine.bits_per_second if count > 1 else 0.0)
+    dollars_per_hour = count * machine.dollars_per_hour
+    return low * dollars_per_hour, high * dollars_per_hour
+
+
+def next_stage_sentence(plan: Plan, link_bits_per_second: float | None = None) -> str | None:
+    """Say what the stage after the plan's own adds, and what that takes; None where there is none.
+
+    Args:
+        link_bits_per_second: as of `effort_of`.
+    """
+    if plan.next_stage is None:
+        return None
+    effort = effort_of(plan.next_stage, link_bits_per_second)
+    num_workers = effort.configs[0].num_workers
+    added = f"the next stage, {plan.next_stage.stage}, adds {len(effort.configs)} runs"
+    time, hours = effort.compute[0]
+    if time.device == CPU:
+        return f"{added}: {hours * num_workers:,.1f} CPU core hours"
+    low, high = effort.hours(effort.link_bits_per_second)
+    taken = f"{_in_words(low)} to {_in_words(high)} hours on {num_workers} GPUs"
+    dollars = [_dollars_on(machine, effort) for machine in _with(time.device)]
+    if dollars:
+        least = min(low for low, _ in dollars)
+        most = max(high for _, high in dollars)
+        taken += f", about {least:,.0f} to {most:,.0f} dollars"
+    return f"{added}: {taken}"
 
 
 def _in_words(hours: float) -> str:

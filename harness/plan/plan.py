@@ -32,6 +32,7 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.spec_file import find_spec, read_spec
+from cser_bench.harness.spec.stages import StageSpec, check_stages
 from cser_bench.harness.train.methods import Outside, method_of, outside_methods
 
 COMMON = {
@@ -64,17 +65,46 @@ class Plan:
     """Standard deviation of a row's scores between seeds, as the spec expects it."""
     inherited: str | None = None
     """What the spec inherits through `like`, in words; None where it has none."""
+    stages: list[StageSpec] = field(default_factory=list)
+    """The stages that the runs can be done in."""
+    stage: str | None = None
+    """The stage that `runs` are; None where they are not those of one."""
+    next_stage: Plan | None = None
+    """The runs that the stage after `stage` adds; None where there is none."""
 
     @property
     def by_id(self) -> dict[str, PlannedRun]:
         """The runs that differ, by their ids: rows may share one."""
         return {run.run_id: run for run in self.runs}
 
+    def at_stage(self, name: str) -> Plan:
+        """Return the plan with only the runs of a stage, and with those that the next one adds.
+
+        Raises SpecError where there is no such stage.
+        """
+        names = [stage.stage for stage in self.stages]
+        if not names:
+            raise SpecError(f"{self.experiment.name} has no stages; leave --stage out")
+        if name not in names:
+            raise SpecError(
+                f"{self.experiment.name} has no stage {name!r}; its stages are {', '.join(names)}"
+            )
+        number = names.index(name)
+        runs = self._runs_in(self.stages[number])
+        following = None
+        for stage in self.stages[number + 1 : number + 2]:
+            added = [run for run in self._runs_in(stage) if run not in runs]
+            following = replace(self, runs=added, stage=stage.stage)
+        return replace(self, runs=runs, stage=name, next_stage=following)
+
+    def _runs_in(self, stage: StageSpec) -> list[PlannedRun]:
+        return [run for run in self.runs if stage.has(run.row, run.seed)]
+
     def only(self, rows: Collection[str], seeds: Collection[int]) -> Plan:
         """Return the plan with only the runs of these rows and seeds; an empty one means all.
 
-        Only `runs` shrinks: `experiment` still lists every row. `*` in a name stands for anything:
-        `local-8@*` is a row in all cells, and in a tuning all trials of it.
+        As in `at_stage` only `runs` shrinks: `experiment` still lists every row. `*` in a name
+        stands for anything: `local-8@*` is a row in all cells, and in a tuning all trials of it.
         """
         known = [row.row for row in self.experiment.rows]
         if unknown := [name for name in rows if not fnmatch.filter(known, name)]:
@@ -87,12 +117,17 @@ class Plan:
             for run in self.runs
             if run.row in chosen and (not seeds or run.config.seed in seeds)
         ]
+        if not runs and self.stage is not None:
+            raise SpecError(
+                f"the stage {self.stage} of {self.experiment.name} has no run of these rows and "
+                "seeds; leave the stage out, or name others"
+            )
         if not runs:
             raise SpecError(
                 f"{self.experiment.name} has no run of these seeds; its plan lists the seeds that "
                 "it has"
             )
-        return replace(self, runs=runs)
+        return replace(self, runs=runs, stage=None, next_stage=None)
 
 
 def plan_experiment(
@@ -161,12 +196,17 @@ def make_plan(
     rows, too_short = expand(spec, chosen)
     check_rows(spec, rows)
     fields = _experiment_fields(spec, rows, chosen.record)
+    runs = _runs_of(rows)
+    # Rows that are not tuned yet, or too short, have no runs that a stage could be checked by.
+    if not chosen.left_out and not too_short:
+        check_stages(spec.stages, [(run.row, run.seed) for run in runs])
     return Plan(
         experiment=_experiment(spec, rows, given_as, fields),
-        runs=_runs_of(rows),
+        runs=runs,
         footprints=_footprints_of(rows),
         left_out=[*chosen.left_out, *too_short],
         seed_deviation=spec.statistics.seed_deviation,
+        stages=spec.stages,
     )
 
 

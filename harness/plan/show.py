@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,6 +16,7 @@ from cser_bench.harness.plan.forecast import (
     effort_of,
     hours_on,
     link_bits_of,
+    next_stage_sentence,
     powers,
 )
 from cser_bench.harness.plan.plan import COMMON, Plan
@@ -33,22 +35,48 @@ _LEAST_WIDTH = 20
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     """Print runs, settings, bits and memory of each row, and what all of them take on a link.
 
-    See `effort_of` for the link.
+    Of a stage its own rows are printed, and what the next one adds. See `effort_of` for the link.
     """
-    experiment = plan.experiment
+    shown = _of_its_runs(plan)
+    experiment = shown.experiment
     effort = effort_of(plan, link_bits_per_second)
     _say(experiment.title)
+    if plan.stage is not None:
+        _say(f"stage {plan.stage} of {', '.join(stage.stage for stage in plan.stages)}")
     if plan.inherited is not None:
         _say(plan.inherited)
     _show_common(experiment, effort.configs[0])
     print()
-    table = [_table_line(plan, row, effort.link_bits_per_second) for row in experiment.rows]
+    table = [_table_line(shown, row, effort.link_bits_per_second) for row in experiment.rows]
     print(folded_table(table, _width()), end="\n\n")
-    _show_remarks(plan, effort.configs[0])
+    _show_remarks(shown, effort.configs[0])
     if experiment.contrasts:
         _show_power(plan)
     for sentence in cost_sentences(effort):
         _say(sentence)
+    if added := next_stage_sentence(plan, link_bits_per_second):
+        _say(added)
+
+
+def _of_its_runs(plan: Plan) -> Plan:
+    """Return the plan of a stage with only the rows and seeds that it has runs of."""
+    if plan.stage is None:
+        return plan
+    runs: dict[str, dict[str, str]] = {}
+    for run in plan.runs:
+        runs.setdefault(run.row, {})[str(run.seed)] = run.run_id
+    rows = [
+        row.model_copy(update={"runs": runs[row.row]})
+        for row in plan.experiment.rows
+        if row.row in runs
+    ]
+    used = {run.seed for run in plan.runs}
+    seeds = [seed for seed in plan.experiment.seeds if seed in used]
+    return replace(
+        plan,
+        experiment=plan.experiment.model_copy(update={"rows": rows, "seeds": seeds}),
+        footprints={row.row: plan.footprints[row.row] for row in rows},
+    )
 
 
 def _width() -> int:

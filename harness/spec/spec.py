@@ -21,6 +21,7 @@ from cser_bench.harness.spec.run import (
     TaskSpec,
     TrainingSpec,
 )
+from cser_bench.harness.spec.stages import StageSpec
 from cser_bench.harness.spec.values import (
     Count,
     Name,
@@ -192,7 +193,8 @@ class Spec(Strict):
     """A whole experiment file.
 
     `cells`: its rows once more, at other sizes and lengths. `restarts`: some of its rows once more,
-    whose workers lose a part of their state. `evidence`: what it stands for in answers.
+    whose workers lose a part of their state. `stages`: parts of its runs, the first to do first.
+    `evidence`: what it stands for in answers.
     """
 
     format: Literal[1]
@@ -215,6 +217,7 @@ class Spec(Strict):
     grids: list[GridSpec] = []
     cells: list[CellSpec] = []
     restarts: list[RestartOf] = []
+    stages: list[StageSpec] = []
     evidence: EvidenceSpec | None = None
     outside: dict[str, MethodSource] = {}
     """Methods from outside this package, by the name that rows have. Commands put them there; no

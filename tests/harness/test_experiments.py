@@ -89,6 +89,7 @@ def shrunken(name: str) -> Spec:
             ),
             "evaluation": spec.evaluation.model_copy(update={"per_epoch": 1, "num_scores": None}),
             "rows": rows,
+            "stages": [],
             **{"grids": [], "tuning": None, "lengths": None, "sensitivity": None, "contrasts": []},
         }
     )

@@ -1,0 +1,119 @@
+"""Hours of an experiment's own runs on GPUs, and how much sooner each row ends than the baseline."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cser_bench.harness.records.packs import read_runs
+from cser_bench.report.frame import Frames
+from cser_bench.report.plotting import (
+    FAMILIES,
+    GREY,
+    colour_of,
+    end_labels,
+    family_handles,
+    headline,
+    new_figure,
+    shape_of,
+    style,
+)
+from cser_bench.report.wording import amount
+
+_LEFT_OUT = ("evaluate", "checkpoint")
+"""Phases of a run's clock that are no part of training."""
+
+_COLUMNS = [
+    "row",
+    "label",
+    "algorithm",
+    "ratio",
+    "learning_rate",
+    "mean",
+    "num_runs",
+    "hours",
+    "speed_up",
+]
+
+_MOST_NAMED = 12
+"""Marks whose names have room beside a figure."""
+
+
+def gpu_set_ups(frames: Frames) -> list[str]:
+    """Name the kinds of GPU that runs with a GPU for each worker had, and what started them.
+
+    The latter stands for the network: one machine's own, or that of a cluster. Hours of other runs
+    say nothing of a method, as their messages cross no network.
+    """
+    attempts = frames.attempts
+    if attempts.empty:
+        return []
+    on_gpus = attempts[attempts["backend"] == "nccl"]
+    return sorted({f"{line.accelerator} ({line.launch})" for line in on_gpus.itertuples()})
+
+
+def hours_frame(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return a line for each row with finished runs that had a GPU for each worker.
+
+    Columns: row, label, algorithm, ratio, learning_rate, mean (score), num_runs, hours (of training,
+    on average over runs), speed_up (the baseline's hours over these). It is empty where there are no
+    such runs, or these had several set-ups.
+    """
+    if len(gpu_set_ups(frames)) != 1:
+        return pd.DataFrame(columns=_COLUMNS)
+    attempts = frames.attempts
+    elsewhere = set(attempts.loc[attempts["backend"] != "nccl", "run_id"])
+    records = read_runs(frames.folder)
+    done = frames.runs[frames.runs["status"] == "done"]
+    lines = []
+    for run in done[~done["run_id"].isin(elsewhere)].itertuples():
+        result = records[str(run.run_id)].result
+        assert result is not None, "the run is done"
+        seconds = result.clock_seconds
+        trained = sum(value for phase, value in seconds.items() if phase not in _LEFT_OUT)
+        lines.append((run.row, trained / 3600))
+    by_row = pd.DataFrame(lines, columns=["row", "hours"]).groupby("row")["hours"]
+    hours = by_row.agg(num_runs="size", hours="mean").reset_index()
+    table = accuracy.drop(columns="num_runs").merge(hours, on="row")
+    of_baseline = table.loc[table["row"] == frames.experiment.baseline, "hours"]
+    baseline = of_baseline.iloc[0] if len(of_baseline) else float("nan")
+    return table.assign(speed_up=baseline / table["hours"])[_COLUMNS]
+
+
+def draw_hours(hours: pd.DataFrame, frames: Frames, title: str) -> Figure:
+    """Draw scores against speed-ups: a mark for each method and ratio, at the best of its settings.
+
+    Args:
+        hours: of `hours_frame`, where the baseline has hours.
+    """
+    metric = frames.metric
+    factor = 100 if metric.is_share else 1
+    best = hours.loc[hours.groupby(["label", "ratio"], sort=False)["mean"].idxmax()]
+    families = frames.experiment.families
+    ends = []
+    with style():
+        figure, (axes,) = new_figure(3.2)
+        for line in best.to_dict("records"):
+            place = (float(line["speed_up"]), factor * float(line["mean"]))
+            colour = colour_of(line["algorithm"], families)
+            shape = shape_of(line["algorithm"], families)
+            axes.plot(*([value] for value in place), linestyle="None", marker=shape, color=colour)
+            ends.append((*place, f"{line['label']}, ratio {amount(line['ratio'])}", colour))
+        axes.axvline(1, **GREY)
+        high = float(best["speed_up"].max())
+        is_named = len(ends) <= _MOST_NAMED
+        # Names stand at the right, and take room.
+        axes.set_xlim(0, high * (1.6 if is_named else 1.05))
+        axes.set_xlabel("speed-up: the baseline's hours of training over these")
+        axes.set_ylabel(f"{metric.score_label}{', %' if metric.is_share else ''}")
+        drawn = dict.fromkeys(families.get(name, "") for name in best["algorithm"])
+        figure.legend(
+            handles=family_handles([family for family in drawn if family in FAMILIES]),
+            loc="outside lower center",
+            ncols=4,
+        )
+        headline(figure, title)
+        # After the legend and the headline, which take room.
+        if is_named:
+            end_labels(axes, ends, leaders=True)
+    return figure

@@ -1,0 +1,241 @@
+"""Stages: parts of an experiment that are planned, run, submitted and reported alone, and gone on
+from."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cser_bench.harness.plan.forecast import effort_of
+from cser_bench.harness.plan.plan import Plan, make_plan, plan_experiment
+from cser_bench.harness.records.store import read_run
+from cser_bench.harness.spec.run import ModelSpec
+from cser_bench.harness.spec.spec_file import find_spec, load_spec
+from cser_bench.harness.workers.attempt import attempt_stacked
+from cser_bench.harness.workers.launch import missing_runs, prepare
+from cser_bench.report.build import build
+from cser_bench.slurm.campaign import put_submission
+from tests.harness.support import (
+    ROOT,
+    CommandLine,
+    Table,
+    changed,
+    job_for,
+    small_spec,
+    write_spec,
+)
+from tests.slurm.support import small_profile, submission, write_profile
+from tests.tasks.miniatures import MiniatureCIFAR100, write
+
+STAGES: list[Table] = [
+    {"stage": "first", "rows": ["sgd", "cs*"], "seeds": [1]},
+    {"stage": "second", "rows": ["sgd", "cs*"]},
+    {"stage": "all"},
+]
+
+
+def staged_spec() -> Table:
+    """The small experiment of three rows and two seeds, in three stages."""
+    return changed(small_spec(), "tuning") | {"stages": STAGES}
+
+
+def runs_of(plan: Plan) -> set[tuple[str, int]]:
+    """The row and seed of each run of a plan."""
+    return {(run.row, run.seed) for run in plan.runs}
+
+
+def test_a_stage_plans_exactly_its_runs_and_knows_what_the_next_one_adds(tmp_path: Path) -> None:
+    whole = plan_experiment(str(write_spec(tmp_path, staged_spec())), tmp_path)
+    first, second, last = (whole.at_stage(name) for name in ("first", "second", "all"))
+    assert runs_of(first) == {("sgd", 1), ("cser", 1)}
+    assert runs_of(second) == {("sgd", 1), ("cser", 1), ("sgd", 2), ("cser", 2)}
+    assert (
+        last.runs == whole.runs
+        and last.next_stage is None
+        and first.experiment == (whole.experiment)
+    )
+    assert first.next_stage and runs_of(first.next_stage) == runs_of(second) - runs_of(first)
+
+
+def test_run_ids_do_not_know_of_stages(tmp_path: Path) -> None:
+    spec = staged_spec()
+    ids = []
+    for each in (spec, changed(spec, "stages")):
+        plan = plan_experiment(str(write_spec(tmp_path, each)), tmp_path)
+        ids.append([run.run_id for run in plan.runs])
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("experiment", ["cifar100", "imagenet"])
+def test_the_first_stage_of_the_papers_experiments_compares_methods_within_a_day(
+    experiment: str, tmp_path: Path
+) -> None:
+    """A day by the fastest published step, on eight V100s with links inside one machine."""
+    whole = plan_experiment(experiment, tmp_path)
+    first = whole.at_stage("first")
+    algorithms = {run.config.algorithm for run in first.runs}
+    assert algorithms >= {"sgd", "ef_sgd", "mcser"}
+    assert whole.experiment.baseline in {run.row for run in first.runs}
+    assert {run.seed for run in first.runs} == {1}
+    hours, _ = effort_of(first, 0.0).hours(0.0)
+    assert hours <= 24
+    assert whole.at_stage("all").runs == whole.runs
+
+
+def test_an_experiment_that_is_like_one_with_stages_has_none(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text('like = "imagenet"\nname = "other"\ntitle = "Other"\n')
+    spec = load_spec(tmp_path / "other.toml")
+    assert spec.stages == [] and load_spec(find_spec("imagenet")).stages
+
+
+REFUSED: list[tuple[list[Table], str]] = [
+    ([{"stage": "first", "rows": ["mcsr"]}], "names 'mcsr', which no row is called"),
+    ([{"stage": "first", "seeds": [7]}], "names the seed 7, which no row has"),
+    ([STAGES[0], {"stage": "next", "rows": ["sgd"]}], "lacks row 'cser' at seed 1"),
+    ([STAGES[2], {"stage": "next"}], "the stage 'next' adds no run"),
+    ([STAGES[0], STAGES[0]], "two stages are named 'first'"),
+]
+
+
+@pytest.mark.parametrize(("stages", "said"), REFUSED, ids=[said for _, said in REFUSED])
+def test_stages_that_lead_nowhere_are_refused(
+    stages: list[Table], said: str, tmp_path: Path, cli: CommandLine
+) -> None:
+    path = write_spec(tmp_path, staged_spec() | {"stages": stages})
+    assert said in cli.refused("plan", path, "--results", tmp_path)
+
+
+def test_an_unknown_stage_is_refused_in_a_sentence(tmp_path: Path, cli: CommandLine) -> None:
+    path = write_spec(tmp_path, staged_spec())
+    for name in ("plan", "run", "status", "preflight"):
+        said = cli.refused(name, path, "--stage", "third", "--results", tmp_path)
+        assert said == "small has no stage 'third'; its stages are first, second, all"
+    rows = ["--stage", "first", "--rows", "ef_sgd"]
+    assert "the stage first of small has no run of these rows" in cli.refused(
+        "run", path, *rows, "--results", tmp_path
+    )
+    path = write_spec(tmp_path, changed(staged_spec(), "stages"))
+    said = cli.refused("plan", path, "--stage", "first", "--results", tmp_path)
+    assert said == "small has no stages; leave --stage out"
+
+
+def test_commands_run_a_stage_and_go_on_from_it_without_repeating(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    path, results = write_spec(tmp_path, staged_spec()), tmp_path / "results"
+    words = [path, "--results", results]
+    planned = cli.out("plan", *words, "--stage", "first")
+    assert "2 runs; " in planned and "ef_sgd" not in planned
+    assert "the next stage, second, adds 2 runs: " in planned
+    said = cli.out("run", *words, "--stage", "first", "--jobs", "1")
+    assert "all 2 runs of stage first of small are done" in said
+    assert "the next stage, second, adds 2 runs: " in said
+    page = build(results / "small").read_text()
+    assert "2 of 6 runs are done" in page and "| 1 of 2 |" in page
+    assert "0 of 2" not in page and "Not run yet: 1 row" in page and "(EF-SGD 1)" in page
+    times = {file: file.stat().st_mtime_ns for file in results.glob("small/*/result.json")}
+    said = cli.out("run", *words, "--stage", "second", "--jobs", "1")
+    ended = [line.partition("] ")[2] for line in said.splitlines() if line.startswith("[")]
+    assert sorted(ended) == ["cser seed 2: done", "sgd seed 2: done"]
+    assert all(file.stat().st_mtime_ns == time for file, time in times.items())
+    assert "4 done; " in cli.out("status", *words, "--stage", "second")
+    assert "4 done, 2 missing; " in cli.out("status", *words)
+
+
+@pytest.fixture
+def idle_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A queue with no job in it."""
+    (tmp_path / "squeue").write_text("#!/bin/sh\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    yield
+
+
+@pytest.mark.usefixtures("idle_slurm")
+def test_what_is_left_of_a_stage_is_submitted_as_that_stage(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    spec, profile = write_spec(tmp_path, staged_spec()), write_profile(tmp_path, small_profile())
+    words = ["submit", spec, "--results", tmp_path / "results", "--dry-run"]
+    first = cli.out(*words, "--cluster", profile, "--stage", "first")
+    assert f"to submit on {profile}: 2 runs" in first and "adds 2 runs" in first
+    folder = tmp_path / "results" / "small"
+    folder.mkdir(parents=True)
+    put_submission(folder, 0, submission(folder, "gone", cluster=str(profile), stage="first"))
+    assert f"to submit on {profile}: 2 runs" in cli.out(*words)
+    assert f"to submit on {profile}: 4 runs" in cli.out(*words, "--stage", "second")
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ([], ['preflight cifar100 --stage "first"', 'run cifar100 --stage "first"']),
+        (["STAGE=second"], ['run cifar100 --stage "second"']),
+        (["CLUSTER=mine"], ['submit cifar100 --stage "first" --cluster "mine"']),
+        (["SEEDS=1"], ["run cifar100  --device"]),
+    ],
+    ids=["alone", "a stage", "a cluster", "seeds"],
+)
+def test_make_runs_the_first_stage_unless_another_part_is_named(
+    given: list[str], parts: list[str]
+) -> None:
+    words = ["make", "--no-print-directory", "-n", "reproduce-cifar100", *given]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for part in parts:
+        assert part in said
+
+
+def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs are those of stacked workers whose records say that each had a GPU."""
+    release = MiniatureCIFAR100(25, 15, num_classes=5)
+    write(tmp_path / "data" / "cifar-100-python", release.pickled)
+    monkeypatch.setattr("cser_bench.harness.tasks.cifar100.TASK", release.task)
+    monkeypatch.setattr("cser_bench.harness.plan.rows.why_too_short", lambda row, foreseen: None)
+    spec = load_spec(find_spec("cifar100"))
+    training = {"num_workers": 2, "batch_size": 2, "num_epochs": 2}
+    schedule = {"milestones": [1], "warmup_epochs": 0.5}
+    model = ModelSpec(name=spec.model.name, options={"depth": 10, "width": 1})
+    small = {
+        "model": model,
+        "training": spec.training.model_copy(update=training),
+        "schedule": spec.schedule.model_copy(update=schedule),
+    }
+    whole = make_plan(spec.model_copy(update=small), tmp_path)
+    first = whole.at_stage("first")
+    assert len(prepare(first, tmp_path)) == len(first.runs) == 7
+    folder = tmp_path / "cifar100"
+    for run in first.runs:
+        job = job_for(run.config, folder, data=tmp_path / "data", experiment="cifar100")
+        attempt = job.attempt.model_copy(update={"backend": "nccl", "accelerator": "A GPU"})
+        assert attempt_stacked(replace(job, run=run, attempt=attempt))
+    assert missing_runs(first, folder) == []
+    second = whole.at_stage("second")
+    assert len(missing_runs(second, folder)) == len(second.runs) - len(first.runs)
+    page = build(folder).read_text()
+    assert "7 of 1,640 runs are done" in page and "0 of 5" not in page
+    assert page.count(" of 5 |") == 6 and "**1 of 5**" in page and "Not run yet: 321 rows" in page
+    assert "![Accuracy against the speed-up" in page and (folder / "figures/hours.png").exists()
+    with (folder / "csv" / "hours.csv").open(newline="") as file:
+        lines = {line["row"]: line for line in csv.DictReader(file)}
+    assert lines.keys() == {run.row for run in first.runs}
+    trained = {}
+    for run in first.runs:
+        result = read_run(folder / run.run_id).result
+        assert result is not None
+        phases = ("data", "compute", "communicate")
+        trained[run.row] = sum(result.clock_seconds[phase] for phase in phases)
+    for row, line in lines.items():
+        assert float(line["hours"]) == pytest.approx(trained[row] / 3600)
+        assert float(line["speed_up"]) == pytest.approx(trained["sgd-lr0.1"] / trained[row])
+    # One run of the seven on a cluster, whose network is another.
+    file = folder / first.runs[-1].run_id / "run.json"
+    file.write_text(file.read_text().replace('"stacked"', '"slurm"'))
+    page = build(folder).read_text()
+    assert "so their hours are not compared" in page and "## Hours" not in page
