@@ -16,6 +16,9 @@ SEEDS ?=
 STAGE ?=
 TEST_JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) < 8 ? $$(getconf _NPROCESSORS_ONLN) + 1 : 8 )))
 
+# The experiment that is meant where EXPERIMENT names none.
+FIRST := first_look
+
 VENV := .venv
 RUN := $(VENV)/bin/python
 HARNESS := $(RUN) -m harness
@@ -69,9 +72,9 @@ export FOLDED_LIST
 setup: $(VENV)/.installed ## make .venv and install the project in it (once)
 	@echo "setup: $(VENV) is ready"
 
-reproduce: ## run what is missing of the experiment in the paper's regime (EXPERIMENT= names another), then write its report
+reproduce: ## train what is missing of a first look (EXPERIMENT= names another experiment), write its report, print its table
 reproduce-long: ## the same at 28,050 steps, four ratios and other lengths besides: hours; it can be stopped and goes on
-reproduce: NAME = $(or $(EXPERIMENT),fashion_mnist_regime)
+reproduce: NAME = $(or $(EXPERIMENT),$(FIRST))
 reproduce-long: NAME = fashion_mnist_long
 reproduce reproduce-long: $(VENV)/.installed
 	@echo "$@: running the experiment"
@@ -105,7 +108,7 @@ site: $(VENV)/.installed ## make site/, all reports, explorers, answers, methods
 	@$(RUN) -m harness site --results "$(RESULTS)"
 
 plan: $(VENV)/.installed ## say what reproduce would run, and what it would cost; runs nothing
-	@$(HARNESS) plan $(or $(EXPERIMENT),fashion_mnist_regime) $(if $(STAGE),$(STAGE_OPTION)) $(RESULTS_OPTION)
+	@$(HARNESS) plan $(or $(EXPERIMENT),$(FIRST)) $(if $(STAGE),$(STAGE_OPTION)) $(RESULTS_OPTION)
 
 plan-cifar100: ## as plan, for a stage of the paper's CIFAR-100 experiment
 plan-imagenet: ## as plan, for a stage of the paper's ImageNet experiment
@@ -145,10 +148,10 @@ try: $(VENV)/.installed ## rank a method of your own, METHOD=FILE.py, among thos
 	    $(if $(NETWORK),--network "$(NETWORK)") $(if $(JOBS),--jobs "$(JOBS)") $(if $(DATA),--data "$(DATA)") $(RESULTS_OPTION)
 
 status: $(VENV)/.installed ## say which runs are done, on, failed or missing, here and on clusters
-	@$(HARNESS) status $(or $(EXPERIMENT),fashion_mnist_regime) $(if $(STAGE),$(STAGE_OPTION)) $(RESULTS_OPTION)
+	@$(HARNESS) status $(or $(EXPERIMENT),$(FIRST)) $(if $(STAGE),$(STAGE_OPTION)) $(RESULTS_OPTION)
 
-report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=fashion_mnist_regime)
-	@$(HARNESS) report $(or $(EXPERIMENT),fashion_mnist_regime) $(RESULTS_OPTION)
+report: $(VENV)/.installed ## write the report from the records there are (EXPERIMENT=first_look)
+	@$(HARNESS) report $(or $(EXPERIMENT),$(FIRST)) $(RESULTS_OPTION)
 
 # One process, so that nothing that is timed runs beside anything else.
 MEASURE = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -v -o junit_family=xunit1 tests/measured

@@ -224,12 +224,14 @@ def _about(frames: Frames) -> dict[str, Any]:
     label = frames.metric.label
     unit = frames.metric.loss_unit
     # The template asks for each of these, and stops at one that is undefined.
+    # Rows may share a run, which is one all the same.
+    runs = frames.runs.drop_duplicates("run_id")
     no_runs = {
         "done": 0,
         "diverged": 0,
-        "planned": len(frames.runs),
+        "planned": len(runs),
     }
-    statuses = no_runs | frames.runs["status"].value_counts().to_dict()
+    statuses = no_runs | runs["status"].value_counts().to_dict()
     algorithms = frames.rows["algorithm"]
     is_ours = (algorithms == "cser") & (frames.rows["local_step"] == "adamw")
     return {

@@ -170,9 +170,7 @@ def curve_of(
             if row_size != size or not len(found):
                 continue
             scores[steps] = found
-            tuning = source.experiment.tuning
-            if tuning is not None and row in tuning.choices:
-                tuned.add(steps)
+        tuned |= _tuned_lengths(source, size)
     if len(scores) < LEAST_LENGTHS:
         return None
     by_length = [scores[steps] for steps in sorted(scores)]
@@ -185,6 +183,20 @@ def curve_of(
         degrees=degrees,
         tuned=tuple(sorted(tuned)),
     )
+
+
+def _tuned_lengths(frames: Frames, size: int) -> set[int]:
+    """Return the lengths at which the baseline's learning rate was tuned, at a size."""
+    tuning = frames.experiment.tuning
+    if tuning is None:
+        return set()
+    rows = frames.rows
+    baseline = frames.experiment.baseline
+    is_baseline = (rows["row"] == baseline) | (rows["base"] == baseline)
+    is_tuned = is_baseline & rows["row"].isin(list(tuning.choices))
+    return {
+        int(steps) for steps in rows.loc[is_tuned & (rows["num_parameters"] == size), "num_steps"]
+    }
 
 
 def _scores(frames: Frames, row: str, score_name: ScoreName) -> np.ndarray:

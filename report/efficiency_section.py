@@ -22,14 +22,17 @@ from cser_bench.report.setting import setting_in_short
 from cser_bench.report.statistics import accuracy_frame, rows_by_place
 from cser_bench.report.wording import FORMATS, NONE
 
+BY_DEFINITION = "1"
+"""The efficiency of the baseline itself."""
+
 
 @dataclass(frozen=True)
 class EfficiencySection:
     """What the template shows.
 
     Attributes:
-        methods: one line a method at the experiment's own size and length, the largest efficiency
-            first. Columns: label, setting, traffic (share of DDP's in fp32), mean, drop, by_loss,
+        methods: one line a method at the experiment's own size and length, the baseline first and
+            then by falling score. Columns: label, setting, traffic (share of DDP's in fp32), mean, drop, by_loss,
             by_score.
         curve: the baseline's lengths. Columns: num_steps, learning_rate, num_runs, mean, test_loss.
         predictions: columns label, predicted, tolerance, source, found, verdict.
@@ -52,12 +55,16 @@ def efficiency_section(
     Args:
         accuracy: as `accuracy_frame` has it. efficiency: as `efficiency_frame` has it.
     """
-    own = accuracy[accuracy["is_own"] & ~accuracy["row"].isin([frames.experiment.baseline])]
+    own = accuracy[accuracy["is_own"]]
     by_loss = _cells(efficiency, "test_loss")
     by_score = _cells(efficiency, "score")
+    has_two_scores = bool(by_score)
     shown = own[own["row"].isin(by_loss.keys() | by_score.keys())]
     if shown.empty:
         return None
+    baseline = str(frames.experiment.baseline)
+    by_loss[baseline] = by_score[baseline] = BY_DEFINITION
+    shown = pd.concat([own[own["row"] == baseline], shown])
     settings = {row.row: setting_in_short(row) for row in frames.experiment.rows}
     methods = pd.DataFrame(
         {
@@ -70,12 +77,14 @@ def efficiency_section(
             "by_score": [by_score.get(row, NONE) for row in shown["row"]],
         }
     )
-    methods = methods.iloc[np.argsort(-shown["mean"].to_numpy(), kind="stable")]
+    # The baseline stays first.
+    order = 1 + np.argsort(-shown["mean"].to_numpy()[1:], kind="stable")
+    methods = methods.iloc[[0, *order]]
     return EfficiencySection(
         methods=methods,
         curve=_curve_table(frames),
         predictions=_predictions_table(frames, efficiency),
-        has_two_scores=bool(by_score),
+        has_two_scores=has_two_scores,
         curve_name=frames.experiment.curve,
     )
 
@@ -232,7 +241,8 @@ def _score_format(frames: Frames) -> str:
 
 
 def terminal_table(section: EfficiencySection, columns: Columns) -> str:
-    """Return the methods as a table for a terminal."""
+    """Return the methods as a table for a terminal, with the efficiency by one score."""
+    columns = {key: column for key, column in columns.items() if key != "by_score"}
     cells = [
         [FORMATS[name](line[column]) for column, (_, name) in columns.items()]
         for line in section.methods.to_dict("records")

@@ -16,7 +16,10 @@ STAGES = {"gradient_compressor": "R2", "error_compressor": "R1"}
 
 
 def setting_in_short(row: Row) -> str:
-    """Return the settings of a row that say what it sends and when; a dash where it has none."""
+    """Return the settings of a row that say what it sends and when; a dash where it has none.
+
+    "outer 0.7 and 0.5" are the rate and the momentum of DiLoCo's outer step.
+    """
     settings = row.settings
     parts = []
     if row.wire is not None and row.wire != "fp32":
@@ -33,8 +36,8 @@ def setting_in_short(row: Row) -> str:
         if settings.get(name, 1) != 1:
             parts.append(f"H {settings[name]}")
     if "outer_lr" in settings:
-        parts.append(f"outer rate {settings['outer_lr']:g}")
-        parts.append(f"outer momentum {settings.get('outer_momentum', 0):g}")
+        momentum = settings.get("outer_momentum", 0)
+        parts.append(f"outer {settings['outer_lr']:g} and {momentum:g}")
     return ", ".join(parts) or NONE
 
 

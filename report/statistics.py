@@ -312,11 +312,12 @@ def rows_by_place(frames: Frames, name: str | None) -> dict[tuple[int, int], str
     # Rows of the rule "sensitivity" also name a base, but run it at another rate: they are not the
     # same row at another place.
     repeats = rows[is_repeat & (rows["rule"] == "held_out")]
-    places = {}
+    places: dict[tuple[int, int], str] = {}
     for row, size, steps in zip(
         repeats["row"], repeats["num_parameters"], repeats["num_steps"], strict=True
     ):
-        places[int(size), int(steps)] = str(row)
+        # A row comes before its repetitions, one of which may be at its own size and length.
+        places.setdefault((int(size), int(steps)), str(row))
     return places
 
 

@@ -11,6 +11,7 @@ import pytest
 from cser_bench.harness.records.experiment import Prediction
 from cser_bench.report import efficiency
 from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.build import summary
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import (
     EfficiencySection,
@@ -24,6 +25,7 @@ from cser_bench.report.statistics import accuracy_frame
 from tests.harness.support import ROOT
 
 SHIPPED = ROOT / "results"
+AGAIN = "python -m harness report results/reference/first_look"
 
 
 @pytest.fixture
@@ -60,15 +62,17 @@ def section_of(frames: Frames) -> EfficiencySection:
 
 def test_methods_stand_in_the_order_of_their_scores_with_what_they_send(frames: Frames) -> None:
     methods = section_of(frames).methods
-    assert methods["label"].tolist() == ["local AdamW", "CSER with AdamW, blocks"]
-    assert methods["setting"].tolist() == ["H 8", "R2 16, R1 2, H 8"]
-    assert methods["traffic"].tolist() == pytest.approx([1 / 8, 1 / 8], rel=0.02)
+    assert methods["label"].tolist() == ["AdamW", "local AdamW", "CSER with AdamW, blocks"]
+    assert methods["setting"].tolist() == ["–", "H 8", "R2 16, R1 2, H 8"]
+    assert methods["traffic"].tolist() == pytest.approx([1, 1 / 8, 1 / 8], rel=0.02)
+    assert methods["by_loss"].iloc[0] == "1", "the baseline's own, by definition"
 
 
 def test_a_drop_is_positive_where_a_method_is_worse(frames: Frames) -> None:
     methods = section_of(frames).methods
     baseline = -frames.done("adamw@w32-s3844").mean()
-    for line in methods.to_dict("records"):
+    assert methods["drop"].iloc[0] == "–", "the baseline has none"
+    for line in methods.iloc[1:].to_dict("records"):
         drop, low, high = (
             float(word)
             for word in line["drop"].translate({ord(c): None for c in "()"}).split()
@@ -82,10 +86,10 @@ def test_the_terminal_has_the_table_of_the_report(frames: Frames, tmp_path: Path
     section = section_of(frames)
     columns = {"label": ("method", "text"), "traffic": ("traffic", "traffic")}
     lines = terminal_table(section, columns).splitlines()
-    assert lines[0].split() == ["method", "traffic"] and len(lines) == 4
+    assert lines[0].split() == ["method", "traffic"] and len(lines) == 5
     report = build_report(frames, tmp_path, with_pdf=False).read_text()
     assert report.index("## What a step is worth") < report.index("## What was declared")
-    assert section.methods["by_loss"].iloc[0] in report
+    assert section.methods["by_loss"].iloc[1] in report
 
 
 @pytest.mark.parametrize("verdict", ["as predicted", "inconclusive", "fails"])
@@ -121,3 +125,11 @@ def test_a_curve_is_found_beside_an_experiment_or_where_records_ship(tmp_path: P
     assert beside(regime, "gap_images") == SHIPPED / "reference" / "gap_images"
     elsewhere = replace(regime, folder=tmp_path / "resnet_regime")
     assert beside(elsewhere, "gap_images") is None
+
+
+def test_the_first_page_shows_what_make_reproduce_prints() -> None:
+    """The lines that README has after the command are the summary of the records that ship."""
+    printed = summary(SHIPPED / "reference" / "first_look")
+    assert printed is not None
+    indented = "\n".join(f"    {line}".rstrip() for line in printed.splitlines())
+    assert indented in (ROOT / "README.md").read_text(), f"print it by: {AGAIN}"

@@ -26,7 +26,7 @@ BITS = {"kind": "quantised_blocks", "bits": 4}
         (
             {"sync_interval": 24, "outer_lr": 0.7, "outer_momentum": 0.5},
             None,
-            "H 24, outer rate 0.7, outer momentum 0.5",
+            "H 24, outer 0.7 and 0.5",
         ),
         (
             {
