@@ -326,7 +326,10 @@ def _given_rates(frames: Frames) -> list[str]:
     if tuning is None:
         return []
     own = frames.rows[frames.rows["base"].isna() & frames.rows["learning_rate"].notna()]
-    is_given = ~own["row"].isin([*tuning.selected])
+    rows = frames.rows
+    # A row that was tuned in some cells has its rate from these.
+    tuned_in_cells = rows.loc[rows["row"].isin([*tuning.selected]), "base"].dropna()
+    is_given = ~own["row"].isin([*tuning.selected, *tuned_in_cells])
     return [_name(frames, str(row)) for row in own.loc[is_given, "row"]]
 
 
