@@ -148,11 +148,12 @@ def _network(experiment: Experiment) -> str:
 def nearest(efficiencies: Sequence[Efficiency], key: str, job: TrainingJob) -> Efficiency | None:
     """Return the efficiency of a method and setting that was measured nearest to a job.
 
-    None where there is none. One without a number stands only where no other does.
+    None where there is none. One without a number stands only where no other does; of two as near
+    the one of the most runs counts.
     """
     of_method = [efficiency for efficiency in efficiencies if efficiency.key == key]
 
-    def place(efficiency: Efficiency) -> tuple[bool, float]:
-        return not efficiency.is_number, efficiency.distance(job)
+    def place(efficiency: Efficiency) -> tuple[bool, float, int]:
+        return not efficiency.is_number, efficiency.distance(job), -int(efficiency.line["num_runs"])
 
     return min(of_method, key=place, default=None)

@@ -21,7 +21,7 @@ from cser_bench.report.frame import Frames
 from cser_bench.report.questions.evidence import evidence_for, folder_in_results
 from cser_bench.report.render import write_report
 from cser_bench.report.speed.job import TrainingJob
-from cser_bench.report.wording import NONE, code, rate
+from cser_bench.report.wording import NONE, code, count, rate, traffic
 
 NAME = "which-method"
 
@@ -121,7 +121,17 @@ def _pivoted(line: Line) -> dict[str, Any]:
         "method": line.label,
         "setting": line.setting,
         "traffic": line.traffic,
-        "efficiency": efficiency_cell(line),
+        "efficiency": _measured(line),
         "drop": NONE if line.method is None else line.method.drop,
         "experiment": experiment,
     }
+
+
+def _measured(line: Line) -> str:
+    """Write a line's measured efficiency with where it was measured, which may be elsewhere."""
+    cell = efficiency_cell(line)
+    found = line.efficiency
+    if found is None or not found.is_number:
+        return cell
+    network = found.network.replace("_", " ")
+    return f"{cell}; {network}, {count(found.num_steps)} steps, {traffic(found.traffic)}"

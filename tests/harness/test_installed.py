@@ -51,8 +51,12 @@ class Installed:
 
 
 def _kept() -> list[str]:
-    """The files of the repository as they are now, without pictures, of which nothing is built."""
+    """The files of the repository as they are now, but for those of which nothing is built.
+
+    These are pictures, and experiments that are not done.
+    """
     words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    words.append(":!results/unfinished")
     listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = [name for name in listed.split("\0") if name and not name.endswith((".png", ".pdf"))]
     return [name for name in names if os.path.lexists(ROOT / name)]
