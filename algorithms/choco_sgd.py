@@ -50,11 +50,7 @@ class ChocoSGD(DistributedOptimizer):
     name = "choco_sgd"
     family = "neighbours"
     formula = "32 d / R neighbours"
-    no_compression: ClassVar = {
-        "topology": "complete",
-        "compressor": Identity(),
-        "gamma": 1.0,
-    }
+    no_compression: ClassVar = {"topology": "complete", "compressor": Identity(), "gamma": 1.0}
     tried_with: ClassVar = {"topology": "ring", "gamma": 0.3}
 
     topology: Topology
@@ -104,13 +100,7 @@ class ChocoSGD(DistributedOptimizer):
         xhat = replica.buffers["estimate"]
         difference = replica.flat.parameters - xhat
         mixing = mixing_at(self.rounds, step)
-        sent = replica.mix(
-            difference,
-            self.compressor,
-            mixing,
-            step,
-            Purpose.MODEL,
-        )
+        sent = replica.mix(difference, self.compressor, mixing, step, Purpose.MODEL)
         sent.support.add_(xhat, sent.own)
         sent.support.add_(replica.buffers["mixed_estimates"], sent.pull.add_(sent.own))
 

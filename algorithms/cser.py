@@ -105,32 +105,17 @@ class CSER(DistributedOptimizer):
         if e is None:
             self._sync_update(replica, step)
             if is_reset:
-                self.average_coordinates_(
-                    replica,
-                    self.error_compressor,
-                    step,
-                    Purpose.ERROR,
-                )
+                self.average_coordinates_(replica, self.error_compressor, step, Purpose.ERROR)
         else:
             self._sync_update_and_error(replica, e, step)
             if is_reset:
-                sent = replica.exchange(
-                    e,
-                    self.error_compressor,
-                    step,
-                    Purpose.ERROR,
-                )
+                sent = replica.exchange(e, self.error_compressor, step, Purpose.ERROR)
                 sent.support.add_(replica.flat.parameters, sent.mean - sent.own)
                 sent.support.add_(e, sent.own, alpha=-1)
 
     def _sync_update(self, replica: Replica, step: int) -> None:
         x = replica.flat.parameters
-        support = _support(
-            replica,
-            self.gradient_compressor,
-            step,
-            Purpose.GRADIENT,
-        )
+        support = _support(replica, self.gradient_compressor, step, Purpose.GRADIENT)
         before = support.gather(x)
         replica.local_step_()
         # C2 = 0 draws nothing.
@@ -145,12 +130,7 @@ class CSER(DistributedOptimizer):
             before.sub_(taken).add_(own)
         support.copy_(x, before.sub_(mean))
 
-    def _sync_update_and_error(
-        self,
-        replica: Replica,
-        e: Tensor,
-        step: int,
-    ) -> None:
+    def _sync_update_and_error(self, replica: Replica, e: Tensor, step: int) -> None:
         x = replica.flat.parameters
         p = replica.flat.new_buffer()
         replica.local_step_(p)
@@ -158,12 +138,7 @@ class CSER(DistributedOptimizer):
         e.sub_(p)
         if isinstance(self.gradient_compressor, Zero):
             return
-        sent = replica.exchange(
-            p,
-            self.gradient_compressor,
-            step,
-            Purpose.GRADIENT,
-        )
+        sent = replica.exchange(p, self.gradient_compressor, step, Purpose.GRADIENT)
         # A frozen parameter's update is zero, but a compressor may decode zeros to something else:
         # signs become +1 or -1. Set aside, the parameter and its error stay as they are.
         with replica.flat.frozen_aside(x, e):
@@ -171,19 +146,10 @@ class CSER(DistributedOptimizer):
             sent.support.add_(e, sent.own)
 
     def average_coordinates_(
-        self,
-        replica: Replica,
-        compressor: Compressor,
-        step: int,
-        purpose: Purpose,
+        self, replica: Replica, compressor: Compressor, step: int, purpose: Purpose
     ) -> None:
         """Do x <- mean(x) on the coordinates that the compressor draws."""
-        support = _support(
-            replica,
-            compressor,
-            step,
-            purpose,
-        )
+        support = _support(replica, compressor, step, purpose)
         values = support.gather(replica.flat.parameters)
         own, mean = replica.average(values, purpose)
         if own is not values:
@@ -196,12 +162,7 @@ def _update_to_send(replica: Replica, support: Windows) -> Tensor:
     return support.gather(replica.flat.parameters).sub_(replica.after_local_step(support))
 
 
-def _support(
-    replica: Replica,
-    compressor: Compressor,
-    step: int,
-    purpose: Purpose,
-) -> Support:
+def _support(replica: Replica, compressor: Compressor, step: int, purpose: Purpose) -> Support:
     """Return the coordinates that the compressor draws, which it must do alike on all workers."""
     fitted = replica.fitted(compressor)
     assert isinstance(fitted, SharedSupport)

@@ -118,42 +118,18 @@ class CSERReleased(CSER):
             replica.local_step_()
         elif self.average_parameters:
             replica.local_step_()
-            self.average_coordinates_(
-                replica,
-                self.gradient_compressor,
-                step,
-                Purpose.GRADIENT,
-            )
+            self.average_coordinates_(replica, self.gradient_compressor, step, Purpose.GRADIENT)
         else:
             self._sync_update(replica, step)
         if is_reset:
-            self.average_coordinates_(
-                replica,
-                self.error_compressor,
-                step,
-                Purpose.ERROR,
-            )
+            self.average_coordinates_(replica, self.error_compressor, step, Purpose.ERROR)
 
     def average_coordinates_(
-        self,
-        replica: Replica,
-        compressor: Compressor,
-        step: int,
-        purpose: Purpose,
+        self, replica: Replica, compressor: Compressor, step: int, purpose: Purpose
     ) -> None:
         if not self.overwrite_master:
-            return super().average_coordinates_(
-                replica,
-                compressor,
-                step,
-                purpose,
-            )
-        sent = replica.exchange(
-            replica.flat.parameters,
-            compressor,
-            step,
-            purpose,
-        )
+            return super().average_coordinates_(replica, compressor, step, purpose)
+        sent = replica.exchange(replica.flat.parameters, compressor, step, purpose)
         sent.support.copy_(replica.flat.parameters, sent.mean)
 
 

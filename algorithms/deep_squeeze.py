@@ -45,11 +45,7 @@ class DeepSqueeze(DistributedOptimizer):
     name = "deep_squeeze"
     family = "neighbours"
     formula = "32 d / R neighbours"
-    no_compression: ClassVar = {
-        "topology": "complete",
-        "compressor": Identity(),
-        "gamma": 1.0,
-    }
+    no_compression: ClassVar = {"topology": "complete", "compressor": Identity(), "gamma": 1.0}
     tried_with: ClassVar = {"topology": "ring", "gamma": 0.1}
 
     topology: Topology
@@ -85,12 +81,6 @@ class DeepSqueeze(DistributedOptimizer):
     def _update(self, replica: Replica, step: int) -> None:
         replica.local_step_()
         e = replica.buffers["error"].add_(replica.flat.parameters)
-        sent = replica.mix(
-            e,
-            self.compressor,
-            mixing_at(self.rounds, step),
-            step,
-            Purpose.MODEL,
-        )
+        sent = replica.mix(e, self.compressor, mixing_at(self.rounds, step), step, Purpose.MODEL)
         sent.support.add_(e, sent.own, alpha=-1)
         sent.support.add_(replica.flat.parameters, sent.pull.mul_(self.gamma))

@@ -64,11 +64,7 @@ class DiLoCo(DistributedOptimizer):
     name = "diloco"
     family = "local steps"
     formula = "32 d / H"
-    no_compression: ClassVar = {
-        "sync_interval": 1,
-        "outer_lr": 1.0,
-        "outer_momentum": 0.0,
-    }
+    no_compression: ClassVar = {"sync_interval": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
     tried_with: ClassVar = {"outer_lr": 0.7, "outer_momentum": 0.9}
 
     sync_interval: Count
@@ -139,23 +135,12 @@ class DiLoCo(DistributedOptimizer):
             # vectors begin.
             delta = x - local
             x.copy_(local).add_(delta * (1 - self.outer_lr))
-            self.add_outer_momentum(
-                replica,
-                x,
-                delta,
-                here,
-            )
+            self.add_outer_momentum(replica, x, delta, here)
             local.copy_(x)
         if unsent is not None:
             local.sub_(unsent)
 
-    def add_outer_momentum(
-        self,
-        replica: Replica,
-        x: Tensor,
-        delta: Tensor,
-        here: slice,
-    ) -> None:
+    def add_outer_momentum(self, replica: Replica, x: Tensor, delta: Tensor, here: slice) -> None:
         """Do v <- mu v + Delta, x <- x - alpha mu v, on the coordinates of a fragment."""
         if "outer_momentum" in replica.buffers:
             v = replica.buffers["outer_momentum"][..., here]

@@ -75,24 +75,14 @@ class EF21SGDM(DistributedOptimizer):
             v_i = self._averaged_gradient(replica, begins, averages)
             self._send_change(replica, v_i, step)
 
-    def _send_change(
-        self,
-        replica: Replica,
-        v_i: Tensor,
-        step: int,
-    ) -> None:
+    def _send_change(self, replica: Replica, v_i: Tensor, step: int) -> None:
         h_i = replica.buffers["estimate"]
         h = replica.buffers["mean_estimate"]
         change = torch.sub(v_i, h_i, out=replica.flat.gradients)
         compressor = self.compressor
         if step == 1:
             compressor = Identity()
-        sent = replica.exchange(
-            change,
-            compressor,
-            step,
-            Purpose.GRADIENT,
-        )
+        sent = replica.exchange(change, compressor, step, Purpose.GRADIENT)
         sent.support.add_(h_i, sent.own)
         sent.support.add_(h, sent.mean)
         x = replica.flat.parameters
@@ -101,12 +91,7 @@ class EF21SGDM(DistributedOptimizer):
             for row, direction in zip(x[:, here], h[:, here], strict=True):
                 row.add_(direction, alpha=-group["lr"])
 
-    def _averaged_gradient(
-        self,
-        replica: Replica,
-        begins: bool,
-        averages: list[Tensor],
-    ) -> Tensor:
+    def _averaged_gradient(self, replica: Replica, begins: bool, averages: list[Tensor]) -> Tensor:
         """Return v_i, which without momentum is g_i.
 
         Where a schedule switches momentum on, it begins with that step's g_i.

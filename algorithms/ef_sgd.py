@@ -119,12 +119,7 @@ class EFSGD(DistributedOptimizer):
                 g.zero_()
                 held = {"momentum": replica.buffers["decay_momentum"]}
                 Nesterov(replica.flat, held).apply_(self.param_groups)
-        sent = replica.exchange(
-            e,
-            self.compressor,
-            step,
-            Purpose.GRADIENT,
-        )
+        sent = replica.exchange(e, self.compressor, step, Purpose.GRADIENT)
         if self.drop_rest:
             e.zero_()
         else:

@@ -36,10 +36,7 @@ from cser_bench.algorithms.core.topology import Mixing
 
 
 def spread_factor(
-    num_workers: int,
-    group_size: int,
-    outer_lr: float,
-    outer_momentum: float,
+    num_workers: int, group_size: int, outer_lr: float, outer_momentum: float
 ) -> float:
     """Return by how much a meeting multiplies the workers' spread in the long run.
 
@@ -89,11 +86,7 @@ class NoLoCo(DistributedOptimizer):
         "outer_lr": 1.0,
         "outer_momentum": 0.0,
     }
-    tried_with: ClassVar = {
-        "group_size": 2,
-        "outer_lr": 0.7,
-        "outer_momentum": 0.5,
-    }
+    tried_with: ClassVar = {"group_size": 2, "outer_lr": 0.7, "outer_momentum": 0.5}
 
     sync_interval: Count
     group_size: Count = 2
@@ -104,10 +97,7 @@ class NoLoCo(DistributedOptimizer):
         replica.new_buffer("anchor", like=replica.flat.parameters)
         replica.new_buffer("outer_momentum")
         factor = spread_factor(
-            self.collectives.world_size,
-            self.group_size,
-            self.outer_lr,
-            self.outer_momentum,
+            self.collectives.world_size, self.group_size, self.outer_lr, self.outer_momentum
         )
         if factor > 1:
             self.caution = (

@@ -68,11 +68,7 @@ class QSparseLocalSGD(DistributedOptimizer):
     name = "qsparse_local_sgd"
     family = "error feedback"
     formula = "32 d / (R1 H)"
-    no_compression: ClassVar = {
-        "compressor": Identity(),
-        "sync_interval": 1,
-        "keep_master": False,
-    }
+    no_compression: ClassVar = {"compressor": Identity(), "sync_interval": 1, "keep_master": False}
 
     compressor: Compressor
     sync_interval: Count
@@ -100,12 +96,7 @@ class QSparseLocalSGD(DistributedOptimizer):
         # A step right after a synchronisation is from the master copy, which is not there during
         # the backward pass.
         early = partial(_error_after_step, replica)
-        stage = Stage(
-            Purpose.MODEL,
-            self.compressor,
-            every=self.sync_interval,
-            early=early,
-        )
+        stage = Stage(Purpose.MODEL, self.compressor, every=self.sync_interval, early=early)
         if self.keep_master and self.sync_interval == 1:
             stage = replace(stage, early=None)
         return [stage]
@@ -136,12 +127,7 @@ class QSparseLocalSGD(DistributedOptimizer):
         y = replica.flat.parameters
         x = replica.buffers["anchor"]
         e = replica.buffers["error"].add_(x).sub_(y)
-        sent = replica.exchange(
-            e,
-            self.compressor,
-            step,
-            Purpose.MODEL,
-        )
+        sent = replica.exchange(e, self.compressor, step, Purpose.MODEL)
         sent.support.add_(x, sent.mean, alpha=-1)
         sent.support.add_(e, sent.own, alpha=-1)
         if self.keep_master:

@@ -75,12 +75,7 @@ class SparseLoCo(QSparseLocalSGD):
         e = replica.buffers["error"]
         with replica.flat.frozen_aside(e, x, local):
             e.mul_(self.error_decay).add_(x).sub_(local)
-            sent = replica.exchange(
-                e,
-                self.compressor,
-                step,
-                Purpose.MODEL,
-            )
+            sent = replica.exchange(e, self.compressor, step, Purpose.MODEL)
             # The product is rounded before it is added, so that no bit depends on where a
             # kernel's vectors begin.
             sent.support.add_(x, sent.mean * self.outer_lr, alpha=-1)

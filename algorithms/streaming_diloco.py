@@ -50,16 +50,8 @@ class StreamingDiLoCo(DiLoCo):
     """
 
     name = "streaming_diloco"
-    no_compression: ClassVar = {
-        **DiLoCo.no_compression,
-        "delay": 0,
-        "merge": 0.0,
-    }
-    tried_with: ClassVar = {
-        **DiLoCo.tried_with,
-        "delay": 1,
-        "merge": 0.5,
-    }
+    no_compression: ClassVar = {**DiLoCo.no_compression, "delay": 0, "merge": 0.0}
+    tried_with: ClassVar = {**DiLoCo.tried_with, "delay": 1, "merge": 0.5}
 
     send_gradients: bool = fixed(False)
     delay: int = 1
@@ -116,11 +108,7 @@ class StreamingDiLoCo(DiLoCo):
         compressor = replica.fitted(self.compressor)
         draw = replica.draw(step, Purpose.MODEL)
         sending = replica.sending.begin_exchange(
-            message,
-            compressor,
-            Layout.flat(here),
-            draw,
-            Purpose.MODEL,
+            message, compressor, Layout.flat(here), draw, Purpose.MODEL
         )
         replica.under_way.append((step, sending))
         # Without overlap it has arrived, and is put by, so that it is in the state.

@@ -185,12 +185,7 @@ def loss_figure(
         shaded = ""
         if margin is not None:
             shaded = "; green: within the margin"
-            axes.axvspan(
-                0,
-                factor * margin,
-                color=_MARGIN,
-                zorder=0,
-            )
+            axes.axvspan(0, factor * margin, color=_MARGIN, zorder=0)
         # From the right, so that it is whole where names leave the axes little width.
         axes.set_xlabel(f"{unit} lost against all sent (bars: 95 %{shaded})", loc="right")
         losses_across(axes)
@@ -246,13 +241,7 @@ def _dot(
     if middle > end:
         shown = "shown to lose more: " if verdict == MORE else ""
         text = f"{shown}{loss(line['difference'], unit)} →"
-        axes.annotate(
-            text,
-            (0.99 * end, place),
-            ha="right",
-            va="center",
-            color=colour,
-        )
+        axes.annotate(text, (0.99 * end, place), ha="right", va="center", color=colour)
         return
     axes.plot(
         [-factor * float(line["difference_high"]), -factor * float(line["difference_low"])],
@@ -379,11 +368,7 @@ def draw_loads(lost: pd.DataFrame, title: str | None = None) -> Figure:
             all_ends.append(_lines_of_methods(axes, group, is_wide=len(networks) == 1))
             axes.set_ylabel(f"{group['unit'].iloc[0]} lost against all sent")
             losses_up(axes)
-        figure.legend(
-            handles=verdict_handles(lost["verdict"]),
-            loc="outside lower center",
-            ncols=3,
-        )
+        figure.legend(handles=verdict_handles(lost["verdict"]), loc="outside lower center", ncols=3)
         if title is not None:
             headline(figure, title)
         # After the legend and the headline, which take room: names go by where the axes then are.
@@ -423,19 +408,8 @@ def _lines_of_methods(
     axes.set(xscale="log", xlim=(low / 1.3, high * (high / low) ** room))
     margin = lost["margin"].iloc[0]
     if margin is not None and not math.isnan(margin):
-        axes.axhspan(
-            0,
-            factor * margin,
-            color=_MARGIN,
-            zorder=0,
-        )
-    axes.hlines(
-        0,
-        low / 1.3,
-        high,
-        colors=GREY["color"],
-        linewidth=GREY["linewidth"],
-    )
+        axes.axhspan(0, factor * margin, color=_MARGIN, zorder=0)
+    axes.hlines(0, low / 1.3, high, colors=GREY["color"], linewidth=GREY["linewidth"])
     axes.set_xlabel("models sent over each link in a run")
     decades(axes.xaxis)
     return ends
@@ -454,12 +428,7 @@ def _panel(axes: Axes, group: pd.DataFrame, margin: float | None, factor: int) -
     axes.set_ylim(min(-0.15 * unit, best - 0.1 * unit), 1.15 * worst)
     decades(axes.xaxis)
     if margin is not None:
-        axes.axhspan(
-            0,
-            factor * margin,
-            color=_MARGIN,
-            zorder=0,
-        )
+        axes.axhspan(0, factor * margin, color=_MARGIN, zorder=0)
     for number, (label, line) in enumerate(group.groupby("label", sort=False)):
         rows = line.sort_values("link_models")
         axes.plot(

@@ -113,13 +113,7 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     if len(hours):
         csv["hours"] = hours
     return write_report(
-        output or frames.folder,
-        "report",
-        "accuracy.md.j2",
-        context,
-        csv,
-        figures,
-        with_pdf,
+        output or frames.folder, "report", "accuracy.md.j2", context, csv, figures, with_pdf
     )
 
 
@@ -154,11 +148,7 @@ def _told_apart(frames: Frames) -> dict[str, pd.DataFrame]:
     times = frames.runs[["run_id", *timed]].drop_duplicates("run_id")
     attempts = frames.attempts.merge(times, on="run_id", how="left")
     scores = frames.scores.drop(columns="wall_seconds")
-    return frames.tables | {
-        "runs": runs,
-        "scores": scores,
-        "attempts": attempts,
-    }
+    return frames.tables | {"runs": runs, "scores": scores, "attempts": attempts}
 
 
 def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure], dict[str, str]]:
@@ -181,22 +171,10 @@ def _figures(frames: Frames, accuracy: pd.DataFrame) -> tuple[dict[str, Figure],
         at_loads = at_loads.assign(margin=margin)
         figures["loads"] = draw_loads(at_loads, captions["loads"])
     elif len(shown):
-        figures["loss"] = loss_figure(
-            shown,
-            margin,
-            captions["loss"],
-            families,
-            unit,
-        )
+        figures["loss"] = loss_figure(shown, margin, captions["loss"], families, unit)
     if has_panels:
         captions["links"] = finding_of_loads(in_panels)
-        figures["links"] = link_figure(
-            own,
-            margin,
-            captions["links"],
-            families,
-            unit,
-        )
+        figures["links"] = link_figure(own, margin, captions["links"], families, unit)
     return figures, captions
 
 
@@ -226,11 +204,7 @@ def _about(frames: Frames) -> dict[str, Any]:
     # The template asks for each of these, and stops at one that is undefined.
     # Rows may share a run, which is one all the same.
     runs = frames.runs.drop_duplicates("run_id")
-    no_runs = {
-        "done": 0,
-        "diverged": 0,
-        "planned": len(runs),
-    }
+    no_runs = {"done": 0, "diverged": 0, "planned": len(runs)}
     statuses = no_runs | runs["status"].value_counts().to_dict()
     algorithms = frames.rows["algorithm"]
     is_ours = (algorithms == "cser") & (frames.rows["local_step"] == "adamw")
@@ -387,17 +361,10 @@ def _shown_rows(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
     if len(rows) > MOST_ROWS:
         is_main = rows["ratio"].isin([1.0, experiment.main_ratio, math.inf])
         rows = rows[is_main | rows["is_bound"]]
-    places = {
-        experiment.baseline: 0,
-        experiment.floor: 2,
-    }
+    places = {experiment.baseline: 0, experiment.floor: 2}
     order = rows["row"].map(places).fillna(1)
     rows = rows.assign(order=order)
-    rows = rows.sort_values(
-        ["order", "difference"],
-        ascending=[True, False],
-        kind="stable",
-    )
+    rows = rows.sort_values(["order", "difference"], ascending=[True, False], kind="stable")
     unit = frames.metric.loss_unit
     lines = rows.to_dict("records")
     return rows.assign(
@@ -647,15 +614,7 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
             "num_runs": group["num_runs"].max(),
         }
         lines.append(line)
-    columns = [
-        "label",
-        "rate",
-        "score",
-        "said",
-        "missed",
-        "kind",
-        "num_runs",
-    ]
+    columns = ["label", "rate", "score", "said", "missed", "kind", "num_runs"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -717,11 +676,7 @@ def _states_of_code(attempts: pd.DataFrame) -> pd.DataFrame:
     processors = []
     for cpu, num_cpus in zip(attempts["cpu"], attempts["num_cpus"], strict=True):
         processors.append(f"{cpu}, {num_cpus} CPUs")
-    named = attempts.assign(
-        commit=commits,
-        changed=changed,
-        cpu=processors,
-    )
+    named = attempts.assign(commit=commits, changed=changed, cpu=processors)
     groups = named.groupby(["commit", "changed", "device", "cpu"], dropna=False)
     states = groups["run_id"].nunique().rename("num_runs").reset_index()
     return states.sort_values("num_runs", ascending=False, kind="stable")
@@ -769,13 +724,5 @@ def tuning_frame(frames: Frames) -> pd.DataFrame:
             "num_at_end": sum(choices[row].at_end for row in rows if row in choices),
         }
         lines.append(line)
-    columns = [
-        "label",
-        "num_rows",
-        "num_trials",
-        "num_runs",
-        "num_epochs",
-        "rates",
-        "num_at_end",
-    ]
+    columns = ["label", "num_rows", "num_trials", "num_runs", "num_epochs", "rates", "num_at_end"]
     return pd.DataFrame(lines, columns=columns)

@@ -17,24 +17,13 @@ def seen_when_declared(frames: Frames) -> list[Seen | None]:
     for contrast in frames.contrasts:
         row_runs = runs_of.get(contrast.row, ())
         reference_runs = runs_of.get(contrast.reference, ())
-        seen.append(
-            seen_runs(
-                contrast,
-                row_runs,
-                reference_runs,
-                starts,
-            )
-        )
+        seen.append(seen_runs(contrast, row_runs, reference_runs, starts))
     return seen
 
 
 def are_without_verdict(frames: Frames) -> list[bool]:
     """Return of each contrast whether it was declared too late to be judged."""
     too_late = []
-    for contrast, seen in zip(
-        frames.contrasts,
-        seen_when_declared(frames),
-        strict=True,
-    ):
+    for contrast, seen in zip(frames.contrasts, seen_when_declared(frames), strict=True):
         too_late.append(is_without_verdict(contrast, seen))
     return too_late

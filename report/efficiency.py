@@ -152,10 +152,7 @@ def _check_same_regime(frames: Frames, curve_frames: Frames) -> None:
 
 
 def curve_of(
-    frames: Frames,
-    curve_frames: Frames | None,
-    size: int,
-    score_name: ScoreName,
+    frames: Frames, curve_frames: Frames | None, size: int, score_name: ScoreName
 ) -> Curve | None:
     """Return the baseline's curve at a size; None where it has too few lengths.
 
@@ -236,9 +233,7 @@ def draws(
 
 
 def steps_in_draws(
-    curve: Curve,
-    samples: list[np.ndarray],
-    siblings: list[list[np.ndarray]] | None = None,
+    curve: Curve, samples: list[np.ndarray], siblings: list[list[np.ndarray]] | None = None
 ) -> list[np.ndarray]:
     """Return the steps in which the baseline reaches the mean of each sample: (1 + draws,) each.
 
@@ -387,11 +382,7 @@ def _judged(curve: Curve, steps: float, low: float, high: float) -> tuple[Kind, 
         return "none", math.nan, "interval too wide"
     after = min(max(int(np.searchsorted(curve.steps, steps)), 1), len(curve.steps) - 1)
     if curve.steps[after] > MOST_APART * curve.steps[after - 1]:
-        return (
-            "none",
-            math.nan,
-            "curve too coarse there",
-        )
+        return ("none", math.nan, "curve too coarse there")
     nearest = min((abs(math.log(steps / length)) for length in curve.tuned), default=math.inf)
     if nearest > math.log(MOST_FROM_TUNED):
         return "none", math.nan, "rate not tuned near there"

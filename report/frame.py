@@ -69,13 +69,7 @@ _EVENT = [
 ]
 _EVENT += ["wall_seconds"]
 _OF_EVENT = itemgetter(*_EVENT)
-_SCORE = [
-    "row",
-    "seed",
-    "run_id",
-    "score",
-    *_EVENT,
-]
+_SCORE = ["row", "seed", "run_id", "score", *_EVENT]
 _TUNING = [
     "row",
     "label",
@@ -345,15 +339,7 @@ def _planned(
             raise RecordError(
                 f"{path} names a seed in row {row.row!r} that is no whole number; plan again"
             ) from None
-        planned += [
-            _Planned(
-                row,
-                seed,
-                run_id,
-                found.get(run_id),
-            )
-            for seed, run_id in seeds
-        ]
+        planned += [_Planned(row, seed, run_id, found.get(run_id)) for seed, run_id in seeds]
     for run in planned:
         if run.run and run.run.run.run_id != run.run_id:
             path = folder / run.run_id / "run.json"
@@ -492,12 +478,7 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
 def _score_lines(planned: _Planned, metric: Metric) -> Iterator[tuple[Any, ...]]:
     """Yield lines of `_SCORE`: as tuples, since there are the most of them."""
     for event in planned.events:
-        score = score_of(
-            event["test_accuracy"],
-            event["test_loss"],
-            event.get("metrics"),
-            metric,
-        )
+        score = score_of(event["test_accuracy"], event["test_loss"], event.get("metrics"), metric)
         yield (planned.row.row, planned.seed, planned.run_id, score, *_OF_EVENT(event))
 
 
@@ -509,12 +490,7 @@ def _attempt_lines(planned: _Planned) -> Iterator[dict[str, Any]]:
         plain = {
             key: value for key, value in vars(attempt).items() if key not in ("slurm", "packages")
         }
-        yield {
-            "run_id": planned.run_id,
-            "row": planned.row.row,
-            **plain,
-            "packages": packages,
-        }
+        yield {"run_id": planned.run_id, "row": planned.row.row, **plain, "packages": packages}
 
 
 def _trial_line(planned: _Planned, metric: Metric) -> dict[str, Any]:

@@ -188,25 +188,13 @@ def _to_beat(track: Track, record: Line) -> float:
     return record.mean_loss - quantile * deviation * math.sqrt(2 / num_seeds)
 
 
-def _entry_line(
-    track: Track,
-    entry: Entry,
-    frames_of: Any,
-    root: Path,
-    baseline: Line,
-) -> Line:
+def _entry_line(track: Track, entry: Entry, frames_of: Any, root: Path, baseline: Line) -> Line:
     frames = frames_of(entry.records)
     arithmetic = _arithmetic(root / BENCH).get(entry.name)
     return _line_of(track, frames, entry.about.row, entry.name, entry, arithmetic, baseline)
 
 
-def _line(
-    track: Track,
-    bound: Bound,
-    frames_of: Any,
-    root: Path,
-    baseline: Line | None,
-) -> Line:
+def _line(track: Track, bound: Bound, frames_of: Any, root: Path, baseline: Line | None) -> Line:
     frames = frames_of(root / bound.records)
     arithmetic = _arithmetic(root / BENCH).get(bound.row)
     return _line_of(track, frames, bound.row, bound.row, None, arithmetic, baseline)

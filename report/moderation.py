@@ -33,11 +33,7 @@ _LEAST_DEGREES = 1e-6
 _MOST_CHANCE = 1 - 1e-12
 
 
-def moderated(
-    variances: Array,
-    degrees: int,
-    prior: Prior,
-) -> tuple[Array, Array]:
+def moderated(variances: Array, degrees: int, prior: Prior) -> tuple[Array, Array]:
     """Return variances drawn to the common one, and their degrees of freedom: limma's squeezeVar.
 
     A row has at most the degrees of freedom of all rows together.
@@ -64,11 +60,7 @@ def plain_prior(variances: Array, degrees: int) -> tuple[Array, Array]:
     is_spread = excess > 0
     added = np.where(is_spread, 2 * half, np.inf)
     shift = np.where(is_spread, special.digamma(half) - np.log(half), 0.0)
-    common = np.where(
-        is_spread,
-        np.exp(logs.mean(axis=1) + shift),
-        variances.mean(axis=1),
-    )
+    common = np.where(is_spread, np.exp(logs.mean(axis=1) + shift), variances.mean(axis=1))
     num_rows = variances.shape[1]
     return common[:, None], np.repeat(added[:, None], num_rows, axis=1)
 
@@ -81,12 +73,7 @@ def robust_prior(variances: Array, degrees: int) -> tuple[Array, Array]:
     logs = np.log(variances)
     num_rows = logs.shape[1]
     low_share, high_share = TAILS
-    lowest, highest = np.quantile(
-        logs,
-        [low_share, 1 - high_share],
-        axis=1,
-        keepdims=True,
-    )
+    lowest, highest = np.quantile(logs, [low_share, 1 - high_share], axis=1, keepdims=True)
     kept = np.clip(logs, lowest, highest)
     spread = kept.var(axis=1, ddof=1)
     means, spreads = _kept_moments(degrees)
@@ -96,11 +83,7 @@ def robust_prior(variances: Array, degrees: int) -> tuple[Array, Array]:
     finite_means = means[:-1]
     prior = np.exp(np.interp(spread, finite_spreads[::-1], log_priors[::-1]))
     is_finite = spread > spreads[-1]
-    mean = np.where(
-        is_finite,
-        np.interp(np.log(prior), log_priors, finite_means),
-        means[-1],
-    )
+    mean = np.where(is_finite, np.interp(np.log(prior), log_priors, finite_means), means[-1])
     common = np.exp(kept.mean(axis=1) - mean)[:, None]
     added = np.where(is_finite, prior, np.inf)[:, None]
     ratios = variances / common
@@ -112,13 +95,7 @@ def robust_prior(variances: Array, degrees: int) -> tuple[Array, Array]:
         special.fdtrc(degrees, np.where(is_infinite, 1.0, added), ratios),
     )
     chances = np.maximum(chances, _LEAST_CHANCE)
-    return common, _for_outliers(
-        added,
-        ratios,
-        chances,
-        degrees * num_rows,
-        degrees,
-    )
+    return common, _for_outliers(added, ratios, chances, degrees * num_rows, degrees)
 
 
 @cache
@@ -135,13 +112,7 @@ def _kept_moments(degrees: int) -> tuple[Array, Array]:
     return np.mean(logs, axis=1), np.var(logs, axis=1)
 
 
-def _for_outliers(
-    added: Array,
-    ratios: Array,
-    chances: Array,
-    pooled: int,
-    degrees: int,
-) -> Array:
+def _for_outliers(added: Array, ratios: Array, chances: Array, pooled: int, degrees: int) -> Array:
     """Return the degrees of freedom that the common variance counts for in each row.
 
     Fewer where a row's own variance is too large.

@@ -59,10 +59,7 @@ OTHER_SHAPE = "v"
 DASHES = ("-", "--", ":", "-.")
 """Lines of the methods of one family, in their order."""
 
-GREY: dict[str, Any] = {
-    "color": "#555555",
-    "linewidth": 0.8,
-}
+GREY: dict[str, Any] = {"color": "#555555", "linewidth": 0.8}
 """A line at what others are compared with."""
 
 _STYLE: dict[RcKeyType, Any] = {
@@ -104,11 +101,7 @@ def shape_of(algorithm: str | None, families: Mapping[str, str]) -> str:
 
 
 def mark(
-    axes: Axes,
-    place: tuple[float, float],
-    shape: str,
-    colour: str,
-    verdict: str | None,
+    axes: Axes, place: tuple[float, float], shape: str, colour: str, verdict: str | None
 ) -> None:
     """Draw a point by its verdict.
 
@@ -166,12 +159,7 @@ def family_handles(families: Iterable[str]) -> list[Line2D]:
     handles = []
     for family in families:
         handle = Line2D(
-            [],
-            [],
-            linestyle="None",
-            marker=SHAPES[family],
-            color=FAMILIES[family],
-            label=family,
+            [], [], linestyle="None", marker=SHAPES[family], color=FAMILIES[family], label=family
         )
         handles.append(handle)
     return handles
@@ -205,11 +193,7 @@ def save(figure: Figure, path: Path) -> None:
     with style():
         figure.savefig(path, format="png", metadata={"Software": None})
         figure.set_layout_engine("none")  # which has placed all by now
-        nobody = {
-            "Creator": None,
-            "Producer": None,
-            "CreationDate": None,
-        }
+        nobody = {"Creator": None, "Producer": None, "CreationDate": None}
         figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata=nobody)
 
 
@@ -295,12 +279,7 @@ def end_labels(
     pixels = [axes.transData.transform((x, y)).tolist() for x, y, *_ in ends]
     from_below = sorted(zip(pixels, ends, strict=True), key=lambda pair: float(pair[0][1]))
     lows = [low for (_, low), _ in from_below]
-    places = spread(
-        lows,
-        height,
-        box.y0 + height / 2,
-        box.y1 - height / 2,
-    )
+    places = spread(lows, height, box.y0 + height / 2, box.y1 - height / 2)
     right = max(left for left, _ in pixels)
     gap = 20 if leaders else 6
     for ((left, low), (x, y, name, colour)), place in zip(from_below, places, strict=True):

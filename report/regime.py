@@ -173,10 +173,7 @@ def _need(tried: pd.DataFrame, margin: float) -> dict[str, object]:
     if len(more):
         start = int(more[-1])
         less = less[less > start]
-        need |= {
-            "shown_more": models[start],
-            "shown_more_row": tried["row"].iloc[start],
-        }
+        need |= {"shown_more": models[start], "shown_more_row": tried["row"].iloc[start]}
     end = len(models) - 1
     if len(less):
         end = int(less[0])
@@ -251,15 +248,7 @@ def lost_rows(frames: Frames) -> pd.DataFrame:
             noise += ceiling_noise
         models = float(row["models_sent"])
         lines.append((row["row"], row["label"], steps, models, steps / models, lost, noise))
-    columns = [
-        "row",
-        "label",
-        "num_steps",
-        "models_sent",
-        "ratio_sent",
-        "lost",
-        "noise",
-    ]
+    columns = ["row", "label", "num_steps", "models_sent", "ratio_sent", "lost", "noise"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -359,11 +348,5 @@ def fitted_values(logs: Vector, lost: Vector, at: Vector) -> Vector:
     # At a mean of 0 or 1 the curve would have to start at infinity.
     mean = float(np.clip(lost.mean(), 0.01, 0.99))
     start = np.array([math.log(mean / (1 - mean)), *[-0.5] * logs.shape[1]])
-    found = least_squares(
-        misses,
-        start,
-        jac=slopes,
-        bounds=(-limits, limits),
-        method="dogbox",
-    )
+    found = least_squares(misses, start, jac=slopes, bounds=(-limits, limits), method="dogbox")
     return np.asarray(expit(wanted @ found.x), dtype=np.float64)

@@ -50,9 +50,7 @@ def _listed(items: Sequence[Any]) -> Markup:
 
 
 def table(
-    frame: pd.DataFrame,
-    columns: Mapping[str, tuple[str, str]],
-    strong: str | None = None,
+    frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], strong: str | None = None
 ) -> Markup:
     """Return a Markdown table of some of a frame's columns; a filter of the templates.
 
@@ -72,11 +70,7 @@ def table(
     return Markup("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
-def _cell(
-    record: Mapping[Hashable, Any],
-    column: str,
-    name: str,
-) -> str:
+def _cell(record: Mapping[Hashable, Any], column: str, name: str) -> str:
     value = record.get(column)
     # A column of the report of speed is a network, whose name has a comma too.
     if column not in record:

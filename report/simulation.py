@@ -34,19 +34,7 @@ MARGIN = 3.0
 """In standard deviations between seeds of a usual row: half a point against 0.17, as in the shipped
 experiments."""
 
-DECILES = (
-    0.32,
-    0.61,
-    0.79,
-    0.87,
-    0.95,
-    1.0,
-    1.05,
-    1.12,
-    1.2,
-    1.33,
-    4.03,
-)
+DECILES = (0.32, 0.61, 0.79, 0.87, 0.95, 1.0, 1.05, 1.12, 1.2, 1.33, 4.03)
 """Of the 87 shipped rows in contrasts with five seeds or more: their deviation over their
 experiment's median, lowest and highest at the ends. They are a sample's, so they lie somewhat
 further apart than the true ones."""
@@ -133,29 +121,14 @@ Rule = Callable[[Draws], _Errors]
 
 def scenarios() -> list[Scenario]:
     """Return all that are tried: seeds, rows, noise and correlation, each with each."""
-    noises: tuple[Noise, ...] = (
-        "equal",
-        "row",
-        "other row",
-        "baseline",
-        "as shipped",
-    )
+    noises: tuple[Noise, ...] = ("equal", "row", "other row", "baseline", "as shipped")
     tried = []
-    for seeds, rows, noise, correlation in product(
-        SEEDS,
-        ROWS,
-        noises,
-        CORRELATIONS,
-    ):
+    for seeds, rows, noise, correlation in product(SEEDS, ROWS, noises, CORRELATIONS):
         tried.append(Scenario(*seeds, rows, noise, correlation))
     return tried
 
 
-def drawn(
-    scenario: Scenario,
-    num_draws: int,
-    generator: np.random.Generator,
-) -> Draws:
+def drawn(scenario: Scenario, num_draws: int, generator: np.random.Generator) -> Draws:
     """Return normal scores, with a part in common at the same seed.
 
     The row under test is the first.
@@ -175,11 +148,7 @@ def drawn(
     return Draws(rows, baseline)
 
 
-def _deviations(
-    scenario: Scenario,
-    num_draws: int,
-    generator: np.random.Generator,
-) -> Array:
+def _deviations(scenario: Scenario, num_draws: int, generator: np.random.Generator) -> Array:
     """Return those of each row, the baseline last: (draws, rows)."""
     if scenario.noise == "as shipped":
         # The deciles are a distribution's inverse: a uniform draw between them is one of it.
@@ -187,11 +156,7 @@ def _deviations(
         drawn_shares = generator.random((num_draws, scenario.rows))
         return np.interp(drawn_shares, shares, DECILES)
     deviations = np.ones((num_draws, scenario.rows))
-    noisy_row = {
-        "row": 0,
-        "other row": 1,
-        "baseline": -1,
-    }.get(scenario.noise)
+    noisy_row = {"row": 0, "other row": 1, "baseline": -1}.get(scenario.noise)
     if noisy_row is not None:
         deviations[:, noisy_row] = NOISY
     return deviations
@@ -221,12 +186,7 @@ def _joined(
     """Return the errors of differences from variances and their degrees of freedom."""
     row_part = row_variances / draws.num_seeds
     baseline_part = baseline_variance / draws.num_baseline_seeds
-    degrees = satterthwaite(
-        row_part,
-        row_degrees,
-        baseline_part,
-        baseline_degrees,
-    )
+    degrees = satterthwaite(row_part, row_degrees, baseline_part, baseline_degrees)
     return np.sqrt(row_part + baseline_part), np.asarray(degrees)
 
 
@@ -295,22 +255,10 @@ def _moderated(draws: Draws, prior: Prior) -> _Errors:
         # own alone.
         variances, degrees = moderated(draws.row_variances, row_degrees, prior)
         baseline_degrees = draws.num_baseline_seeds - 1.0
-        return _joined(
-            draws,
-            variances,
-            baseline_variance,
-            degrees,
-            baseline_degrees,
-        )
+        return _joined(draws, variances, baseline_variance, degrees, baseline_degrees)
     together = np.concatenate([draws.row_variances, baseline_variance], axis=1)
     variances, degrees = moderated(together, row_degrees, prior)
-    return _joined(
-        draws,
-        variances[:, :-1],
-        variances[:, -1:],
-        degrees[:, :-1],
-        degrees[:, -1:],
-    )
+    return _joined(draws, variances[:, :-1], variances[:, -1:], degrees[:, :-1], degrees[:, -1:])
 
 
 RULES: dict[str, Rule] = {
@@ -325,11 +273,7 @@ RULES: dict[str, Rule] = {
 # What each is worth.
 
 
-def simulated(
-    chosen: Sequence[Scenario],
-    num_draws: int = DRAWS,
-    seed: int = SEED,
-) -> pd.DataFrame:
+def simulated(chosen: Sequence[Scenario], num_draws: int = DRAWS, seed: int = SEED) -> pd.DataFrame:
     """Return what every rule is worth in the chosen scenarios, of the first row and the baseline.
 
     Columns: those of `Scenario`; rule; error_margin (share of true nulls that the one-sided test at
@@ -351,22 +295,12 @@ def simulated(
             # This rule's error is of the seeds that both have, and so must its estimate be.
             if rule is by_block:
                 estimates = draws.paired.mean(axis=2)
-            worth = _worth(
-                estimates[:, 0],
-                errors[:, 0],
-                degrees[:, 0],
-                num_tests,
-            )
+            worth = _worth(estimates[:, 0], errors[:, 0], degrees[:, 0], num_tests)
             lines.append(asdict(scenario) | {"rule": name} | worth)
     return pd.DataFrame(lines)
 
 
-def _worth(
-    estimates: Array,
-    errors: Array,
-    degrees: Array,
-    num_tests: int,
-) -> dict[str, float]:
+def _worth(estimates: Array, errors: Array, degrees: Array, num_tests: int) -> dict[str, float]:
     one_sided = special.stdtrit(degrees, 1 - LEVEL) * errors
     two_sided = special.stdtrit(degrees, (1 + COVERAGE) / 2) * errors
     # Holm's first step tests the least p at the level over the number of tests.
@@ -407,15 +341,7 @@ def families(num_draws: int = DRAWS, seed: int = SEED) -> pd.DataFrame:
         num_contrasts = rows - 1
         one_family = (least * 2 * num_contrasts <= LEVEL).mean()
         two_families = (least * num_contrasts <= LEVEL).mean()
-        lines.append(
-            (
-                seeds,
-                rows,
-                noise,
-                float(one_family),
-                float(two_families),
-            )
-        )
+        lines.append((seeds, rows, noise, float(one_family), float(two_families)))
     columns = ["seeds", "rows", "noise", "one_family", "two_families"]
     return pd.DataFrame(lines, columns=columns)
 

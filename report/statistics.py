@@ -139,16 +139,7 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
         degrees = max(num_runs - 1, 1)
         quantile = float(special.stdtrit(degrees, (1 + COVERAGE) / 2))
         half = quantile * deviation / math.sqrt(num_runs)
-        lines.append(
-            (
-                row,
-                num_runs,
-                mean,
-                deviation,
-                mean - half,
-                mean + half,
-            )
-        )
+        lines.append((row, num_runs, mean, deviation, mean - half, mean + half))
     columns = ["row", "num_runs", "mean", "deviation", "low", "high"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -162,11 +153,7 @@ def _mean(scores: np.ndarray) -> float:
     return math.fsum(scores) / len(scores)
 
 
-def difference(
-    frames: Frames,
-    row: str,
-    reference: str,
-) -> Difference | None:
+def difference(frames: Frames, row: str, reference: str) -> Difference | None:
     """Return row minus reference, unpaired, each with its own variance.
 
     None where one of them has no finished run.
@@ -191,21 +178,11 @@ def unpaired(row_scores: np.ndarray, reference_scores: np.ndarray) -> Difference
         # Satterthwaite's degrees would be 0 / 0; with infinite ones the interval is the estimate,
         # not NaN.
         return Difference(estimate, 0.0, math.inf)
-    degrees = satterthwaite(
-        row_part,
-        num_runs - 1,
-        reference_part,
-        num_references - 1,
-    )
+    degrees = satterthwaite(row_part, num_runs - 1, reference_part, num_references - 1)
     return Difference(estimate, math.sqrt(row_part + reference_part), degrees)
 
 
-def satterthwaite(
-    part: Any,
-    degrees: Any,
-    other: Any,
-    other_degrees: Any,
-) -> Any:
+def satterthwaite(part: Any, degrees: Any, other: Any, other_degrees: Any) -> Any:
     """Return the degrees of freedom of the sum of two squared errors, numbers or arrays.
 
     Satterthwaite, Biometrics Bull. 2, 1946; Welch, Biometrika 34, 1947.
@@ -282,15 +259,7 @@ def against_baseline(frames: Frames) -> pd.DataFrame:
         numbers = (contrast.estimate, contrast.standard_error, contrast.degrees)
         # The ends of a two-sided interval of 90 % are one-sided bounds of 95 %.
         one_sided = contrast.interval(2 * COVERAGE - 1)
-        lines.append(
-            (
-                row,
-                reference,
-                *numbers,
-                *contrast.interval(),
-                *one_sided,
-            )
-        )
+        lines.append((row, reference, *numbers, *contrast.interval(), *one_sided))
     columns = [
         "row",
         "reference",
@@ -347,11 +316,7 @@ def accuracy_frame(frames: Frames) -> pd.DataFrame:
             "num_diverged": has_diverged.groupby(by_row).sum(),
         }
     )
-    names = {
-        "estimate": "difference",
-        "low": "difference_low",
-        "high": "difference_high",
-    }
+    names = {"estimate": "difference", "low": "difference_low", "high": "difference_high"}
     against = against_baseline(frames).drop(columns="reference")
     against = against.rename(columns=names)
     rows = frames.rows[[*_ROW, "base", "rule"]]
@@ -373,14 +338,7 @@ def rates_frame(frames: Frames) -> pd.DataFrame:
     chosen.
     """
     lines = [*_rates_tested(frames), *_rates_held_out(frames)]
-    columns = [
-        "row",
-        "learning_rate",
-        "is_chosen",
-        "score",
-        "num_runs",
-        "kind",
-    ]
+    columns = ["row", "learning_rate", "is_chosen", "score", "num_runs", "kind"]
     rates = pd.DataFrame(lines, columns=columns)
     rates.insert(1, "label", rates["row"].map(frames.by_row["label"]))
     return rates.sort_values(["kind", "row", "learning_rate"], kind="stable", ignore_index=True)
@@ -397,16 +355,7 @@ def _rates_tested(frames: Frames) -> list[tuple[Any, ...]]:
             rate = frames.by_row.loc[row, "learning_rate"]
             scores = frames.done(row)
             scores = scores[scores.index.isin(seeds)]
-            lines.append(
-                (
-                    base,
-                    rate,
-                    row == base,
-                    scores.mean(),
-                    len(scores),
-                    "test",
-                )
-            )
+            lines.append((base, rate, row == base, scores.mean(), len(scores), "test"))
     return lines
 
 
@@ -427,25 +376,11 @@ def _rates_held_out(frames: Frames) -> list[tuple[Any, ...]]:
         scores = trials.loc[is_candidate, "score"]
         if len(scores):
             is_chosen = math.isclose(rate, choice.learning_rate)
-            lines.append(
-                (
-                    row,
-                    rate,
-                    is_chosen,
-                    scores.mean(),
-                    len(scores),
-                    "held out",
-                )
-            )
+            lines.append((row, rate, is_chosen, scores.mean(), len(scores), "held out"))
     return lines
 
 
-def at_equal_rate(
-    frames: Frames,
-    rates: pd.DataFrame,
-    row: str,
-    reference: str,
-) -> float:
+def at_equal_rate(frames: Frames, rates: pd.DataFrame, row: str, reference: str) -> float:
     """Return row minus reference with one learning rate for both.
 
     The difference is taken at the row's chosen rate and at the reference's, where both were run at
@@ -490,12 +425,7 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
         # What loses less than a margin need not be better, so a rate in common is not asked for.
         equal_rate = math.nan
         if contrast.kind != "non-inferiority":
-            equal_rate = at_equal_rate(
-                frames,
-                rates,
-                contrast.row,
-                contrast.reference,
-            )
+            equal_rate = at_equal_rate(frames, rates, contrast.row, contrast.reference)
         lines.append(
             (
                 # In the order of Contrast.model_fields, which name these columns below.
@@ -573,19 +503,11 @@ def claims_of(contrast: Contrast, estimated: Difference) -> dict[str, float]:
     return {BETTER: estimated.p_above(0.0), WORSE: estimated.p_below(0.0)}
 
 
-def _num_diverged(
-    frames: Frames,
-    row: str,
-    reference: str,
-) -> int:
+def _num_diverged(frames: Frames, row: str, reference: str) -> int:
     return frames.count(row, "diverged") + frames.count(reference, "diverged")
 
 
-def _verdict(
-    frames: Frames,
-    line: pd.Series,
-    level: float,
-) -> str:
+def _verdict(frames: Frames, line: pd.Series, level: float) -> str:
     if _num_diverged(frames, line["row"], line["reference"]):
         return DIVERGED
     if math.isnan(line["standard_error"]):

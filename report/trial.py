@@ -80,10 +80,7 @@ def _ranked_rows(frames: Frames) -> list[str]:
 
 
 def _line(
-    frames: Frames,
-    row: str,
-    earlier: Experiment | None = None,
-    is_tried: bool = False,
+    frames: Frames, row: str, earlier: Experiment | None = None, is_tried: bool = False
 ) -> _Line:
     experiment = frames.experiment
     label = str(frames.row(row)["label"])
@@ -169,12 +166,7 @@ def _range(difference: Difference, metric: Metric) -> str:
     return f"{_amount(ends[0], metric)} to {_amount(ends[1], metric)}"
 
 
-def _sentences(
-    line: _Line,
-    others: list[_Line],
-    baseline: _Line,
-    frames: Frames,
-) -> list[str]:
+def _sentences(line: _Line, others: list[_Line], baseline: _Line, frames: Frames) -> list[str]:
     """Return what the table says of the method, against two rows, and what that can rest on."""
     metric = frames.metric
     sentences = ["", _compared(line, baseline, metric)]
@@ -226,12 +218,7 @@ def _compared(line: _Line, reference: _Line, metric: Metric) -> str:
     )
 
 
-def _power(
-    line: _Line,
-    references: list[_Line],
-    others: list[_Line],
-    metric: Metric,
-) -> str:
+def _power(line: _Line, references: list[_Line], others: list[_Line], metric: Metric) -> str:
     """Say how large a difference such few runs show in four of five cases.
 
     The spread between seeds is that of these rows taken together; a row at another load may have

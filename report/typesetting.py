@@ -73,10 +73,7 @@ def typst_of(markdown: str, root: Path) -> str:
         if token.type == "heading_open" and token.tag == "h2":
             starts.append(number)
     bounds = [*starts, len(tokens)]
-    settings = {
-        "title": quote(_title(tokens)),
-        "most_kept": _MOST_KEPT,
-    }
+    settings = {"title": quote(_title(tokens)), "most_kept": _MOST_KEPT}
     parts = [f"#let {name} = {value}" for name, value in settings.items()]
     parts.append(_PREAMBLE)
     parts += _blocks(tokens[: bounds[0]], root)

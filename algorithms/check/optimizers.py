@@ -151,10 +151,7 @@ def _parameters_after(make: Make, rank: int) -> Tensor:
 
 
 def _train(
-    optimizer: torch.optim.Optimizer,
-    model: nn.Module,
-    rank: int,
-    steps: Iterable[int],
+    optimizer: torch.optim.Optimizer, model: nn.Module, rank: int, steps: Iterable[int]
 ) -> Tensor:
     parameters = []
     for step in steps:

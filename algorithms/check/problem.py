@@ -20,12 +20,7 @@ from cser_bench.algorithms.core.optimizer import DistributedOptimizer
 Method = type[DistributedOptimizer]
 
 NUMBERS: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
-ADAMW: dict[str, Any] = {
-    "local_step": "adamw",
-    "lr": 0.02,
-    "momentum": None,
-    "weight_decay": 0.05,
-}
+ADAMW: dict[str, Any] = {"local_step": "adamw", "lr": 0.02, "momentum": None, "weight_decay": 0.05}
 
 INTERVAL = 4
 """Of methods that send every so many steps."""
@@ -65,10 +60,7 @@ def flat(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def train(
-    optimizer: torch.optim.Optimizer,
-    model: nn.Module,
-    rank: int,
-    steps: Iterable[int],
+    optimizer: torch.optim.Optimizer, model: nn.Module, rank: int, steps: Iterable[int]
 ) -> None:
     """Take steps on a worker's batches."""
     dtype = next(model.parameters()).dtype
@@ -99,13 +91,7 @@ class Rows:
         for name, parameter in self.model.named_parameters():
             stacked = torch.stack([parameter.detach()] * collectives.world_size)
             self.rows[name] = Parameter(stacked)
-        self.optimizer = make_optimizer(
-            method,
-            self.rows.values(),
-            settings,
-            collectives,
-            **common,
-        )
+        self.optimizer = make_optimizer(method, self.rows.values(), settings, collectives, **common)
 
     def train(self, steps: Iterable[int]) -> None:
         """Take steps of all workers together."""
@@ -136,9 +122,7 @@ def make_optimizer(
 
 
 def settings_for(
-    method: Method,
-    compressors: Sequence[Compressor] = (Identity(),),
-    interval: int = 1,
+    method: Method, compressors: Sequence[Compressor] = (Identity(),), interval: int = 1
 ) -> dict[str, Any]:
     """Return a value for each setting that the method must be given.
 

@@ -125,12 +125,7 @@ def _check_takes_place(method: Method) -> None:
             _check_stages(rows.optimizer, settings)
             rows.train(range(1, NUM_STEPS + 1))
             for key in compressor_settings(method):
-                without = Rows(
-                    method,
-                    settings | {key: Identity()},
-                    StackedCollectives(2),
-                    seed=3,
-                )
+                without = Rows(method, settings | {key: Identity()}, StackedCollectives(2), seed=3)
                 without.train(range(1, NUM_STEPS + 1))
                 if _did_the_same(rows, without):
                     raise BrokenError(
@@ -305,22 +300,14 @@ def short_messages_are_half(subject: Subject) -> None:
         settings = settings_for(method, [compressor], INTERVAL)
         try:
             make_optimizer(
-                method,
-                make_model().parameters(),
-                settings,
-                communication_dtype=torch.float16,
+                method, make_model().parameters(), settings, communication_dtype=torch.float16
             )
         except ValueError:
             # Encoded messages have a format of their own, and are refused.
             continue
         is_taken = True
         full = Rows(method, settings, StackedCollectives(2))
-        short = Rows(
-            method,
-            settings,
-            StackedCollectives(2),
-            communication_dtype=torch.float16,
-        )
+        short = Rows(method, settings, StackedCollectives(2), communication_dtype=torch.float16)
         short.train(range(1, NUM_STEPS + 1))
         with _named(name):
             _check_half(full.optimizer, short.optimizer)
@@ -364,13 +351,7 @@ def resumes(subject: Subject) -> None:
                 again = make_model(seed=7)
                 # Its numbers and its model are others until the state is loaded: what does not come
                 # from the file shows.
-                resumed = make_optimizer(
-                    method,
-                    again.parameters(),
-                    settings,
-                    collectives,
-                    lr=0.7,
-                )
+                resumed = make_optimizer(method, again.parameters(), settings, collectives, lr=0.7)
                 again.load_state_dict(file["model"])
                 resumed.load_state_dict(file["optimizer"])
                 train(resumed, again, rank, range(step + 1, NUM_STEPS + 1))

@@ -87,12 +87,7 @@ class PerTensorBlockSparsifier(SharedSupport):
     column_ratio: Ratio = 1.0
     tensor_ratio: Ratio = 1.0
 
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         numel = 0
         for tensor, spans in self._chosen(layout, draw):
             shape = _cut_shape(tensor, spans)

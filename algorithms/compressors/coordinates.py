@@ -37,12 +37,7 @@ class RandomK(SharedSupport):
     def check(self, layout: Layout) -> None:
         check_numel(self.kind, self.ratio, layout)
 
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return float_bits * _num_kept(layout.numel, self.ratio)
 
     def support(self, layout: Layout, draw: Draw) -> Indices:
@@ -72,21 +67,11 @@ class TopK(Gathered):
                 f"model has {layout.numel:,}; take chunk_top_k, whose indices are within a chunk"
             )
 
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         num_kept = _num_kept(layout.numel, self.ratio)
         return (FLOAT_BITS + INDEX_BITS) * num_kept
 
-    def encode(
-        self,
-        vector: Tensor,
-        draw: Draw,
-        rank: int,
-    ) -> Tensor:
+    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
         num_kept = _num_kept(vector.numel(), self.ratio)
         # Unsorted: the decoder adds nothing up, so the order decides no bit of the result.
         index = vector.abs().topk(num_kept, sorted=False).indices
@@ -95,12 +80,7 @@ class TopK(Gathered):
         index_bytes = index.to(torch.int32).view(torch.uint8)
         return torch.cat([value_bytes, index_bytes])
 
-    def decode(
-        self,
-        message: Tensor,
-        numel: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         # Halves, as a number and its index are of 32 bits each.
         value_bytes, index_bytes = message.view(2, -1)
         values = value_bytes.view(torch.float32).to(dtype)
@@ -163,20 +143,10 @@ class ChunkTopK(Gathered):
         bits = (table_bits, num_sent * self.bits, num_sent * self._index_bits)
         return [math.ceil(part / 8) for part in bits]
 
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return 8 * sum(self._bytes(layout.numel))
 
-    def encode(
-        self,
-        vector: Tensor,
-        draw: Draw,
-        rank: int,
-    ) -> Tensor:
+    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
         missing = -vector.numel() % self.chunk_size
         # With -1, which is below every magnitude, so that it is kept last of all.
         padded = torch.nn.functional.pad(vector.abs(), (0, missing), value=-1)
@@ -196,12 +166,7 @@ class ChunkTopK(Gathered):
         numbers = pack_bits(bins, self.bits)
         return torch.cat([table, numbers, indices])
 
-    def decode(
-        self,
-        message: Tensor,
-        numel: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         num_sent = self._num_sent(numel)
         table, numbers, indices = torch.split(message, self._bytes(numel))
         # Clones, as parts of a message need not lie where floats may.

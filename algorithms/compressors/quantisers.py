@@ -31,34 +31,19 @@ class ScaledSign(Gathered):
 
     kind: ClassVar[str] = "sign"
 
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         # Signs travel in whole bytes.
         sign_bits = 8 * math.ceil(layout.numel / 8)
         return sign_bits + FLOAT_BITS
 
-    def encode(
-        self,
-        vector: Tensor,
-        draw: Draw,
-        rank: int,
-    ) -> Tensor:
+    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
         mean_magnitude = vector.abs().mean()
         scale = mean_magnitude.to(torch.float32).reshape(1)
         signs = (vector >= 0).to(torch.uint8)
         packed = pack_bits(signs, 1)
         return torch.cat([scale.view(torch.uint8), packed])
 
-    def decode(
-        self,
-        message: Tensor,
-        numel: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         # A clone, as a part of a message need not lie where floats may.
         scale_bytes = message[:4].clone()
         scale = scale_bytes.view(torch.float32).to(dtype)
@@ -105,22 +90,12 @@ class QSGD(Gathered):
         omega = math.sqrt(largest_bucket) / self.levels - 1
         return omega if omega >= 1 else 0.0
 
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         num_buckets = math.ceil(layout.numel / self.bucket_size)
         num_bytes = math.ceil(layout.numel * self.bits / 8)
         return FLOAT_BITS * num_buckets + 8 * num_bytes
 
-    def encode(
-        self,
-        vector: Tensor,
-        draw: Draw,
-        rank: int,
-    ) -> Tensor:
+    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
         buckets = _buckets(vector, self.bucket_size)
         norms = buckets.norm(dim=1).to(torch.float32)
         levels = self.levels
@@ -136,12 +111,7 @@ class QSGD(Gathered):
         packed = pack_bits(flat_codes[: vector.numel()], self.bits)
         return torch.cat([norms.view(torch.uint8), packed])
 
-    def decode(
-        self,
-        message: Tensor,
-        numel: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         split = 4 * math.ceil(numel / self.bucket_size)
         norm_bytes = message[:split].clone()
         norms = norm_bytes.view(torch.float32).to(dtype)
@@ -196,22 +166,12 @@ class QuantisedBlocks(Reduced):
         levels = (1 << self.bits - 1) - 1
         return max(1, levels)
 
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         num_blocks = math.ceil(layout.numel / self.block_size)
         block_bits = FLOAT_BITS + self.block_size * self.bits
         return num_blocks * block_bits
 
-    def encode(
-        self,
-        vector: Tensor,
-        draw: Draw | None = None,
-        rank: int = 0,
-    ) -> Tensor:
+    def encode(self, vector: Tensor, draw: Draw | None = None, rank: int = 0) -> Tensor:
         *lead, numel = vector.shape
         size = self.block_size
         levels = self._levels
@@ -240,12 +200,7 @@ class QuantisedBlocks(Reduced):
         scale_bytes = scales[..., None].view(torch.uint8)
         return torch.cat([scale_bytes, packed], dim=-1)
 
-    def decode(
-        self,
-        message: Tensor,
-        numel: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         *lead, num_blocks, _ = message.shape
         # Cloned, as a part of a message need not lie where floats may.
         scale_bytes = message[..., :4].reshape(-1).clone()

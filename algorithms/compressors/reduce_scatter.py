@@ -37,11 +37,7 @@ class CompressedReduceScatter:
         """What this rank contributed so far, its own slice included."""
 
     def allocate(
-        self,
-        size: tuple[int, ...],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, size: tuple[int, ...], *, dtype: torch.dtype, device: torch.device
     ) -> Tensor:
         """Return the buffer that FSDP asks for."""
         return torch.empty(size, dtype=dtype, device=device)

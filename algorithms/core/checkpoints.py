@@ -43,10 +43,7 @@ METADATA = ".metadata"
 
 
 def consensus_checkpoint(
-    folder: str | Path,
-    model: nn.Module,
-    optimizer: DistributedOptimizer,
-    **others: object,
+    folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer, **others: object
 ) -> None:
     """Save the workers' average model, and what each of them needs to go on.
 
@@ -238,12 +235,7 @@ def _together(
 
 def _read_worker(folder: Path, rank: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a worker saved as its own, on the CPU."""
-    worker = read_file(
-        folder,
-        rank,
-        manifest["sha256"][rank],
-        weights_only=False,
-    )
+    worker = read_file(folder, rank, manifest["sha256"][rank], weights_only=False)
     if worker is None:
         raise ValueError(f"the file of rank {rank} in {folder} is missing or damaged")
     return worker
@@ -270,12 +262,7 @@ def _generators() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
 
 
-def _set_generators(
-    python: Any,
-    numpy: Any,
-    cpu: Tensor,
-    cuda: Tensor | None,
-) -> None:
+def _set_generators(python: Any, numpy: Any, cpu: Tensor, cuda: Tensor | None) -> None:
     random.setstate(python)
     np.random.set_state(numpy)
     torch.set_rng_state(cpu)

@@ -115,9 +115,7 @@ def _texts_of(fields: Mapping[str, object]) -> bytes:
 
 
 def check_agreement(
-    collectives: Collectives,
-    fields: Mapping[str, object],
-    remedies: Mapping[str, str] = {},
+    collectives: Collectives, fields: Mapping[str, object], remedies: Mapping[str, str] = {}
 ) -> None:
     """Compare the fields over all workers, which must call it together.
 
@@ -210,11 +208,7 @@ def digest_of_parameters(flats: Iterable[FlatBuffers]) -> list[int]:
     return [int(integers(flat.parameters).sum()) for flat in flats]
 
 
-def enter_together(
-    collectives: Collectives,
-    call: str,
-    fields: Mapping[str, object] = {},
-) -> None:
+def enter_together(collectives: Collectives, call: str, fields: Mapping[str, object] = {}) -> None:
     """Compare whether all workers are at this call, and have what they must have in common.
 
     What each would send then cannot be taken for what another one sends for something else.
@@ -239,9 +233,7 @@ def enter_together(
 
 
 def check_frozen(
-    collectives: Collectives,
-    frozen: Sequence[Sequence[int]],
-    fields: Mapping[str, object],
+    collectives: Collectives, frozen: Sequence[Sequence[int]], fields: Mapping[str, object]
 ) -> None:
     """Compare all workers once it has changed on this one which parameters are frozen.
 
@@ -303,10 +295,7 @@ class FirstStep:
     between workers."""
 
     def __init__(
-        self,
-        flats: Sequence[FlatBuffers],
-        collectives: Collectives,
-        averaged: bool,
+        self, flats: Sequence[FlatBuffers], collectives: Collectives, averaged: bool
     ) -> None:
         self._flats = flats
         self._collectives = collectives
@@ -404,14 +393,7 @@ class FirstStep:
         # Signed, as int64 is: without a sign half of all digests would not fit.
         digest = int.from_bytes(digest_of(fields), signed=True)
         own = self._own.expand_as(gradients)
-        rows = [
-            own,
-            gradients,
-            self._start,
-            parameters,
-            steps,
-            torch.full_like(gradients, digest),
-        ]
+        rows = [own, gradients, self._start, parameters, steps, torch.full_like(gradients, digest)]
         sums = torch.stack(rows, dim=1)
         if len(sums) < self._collectives.world_size:
             sums = self._collectives.all_gather(sums, Purpose.CONTROL)

@@ -117,10 +117,7 @@ class Collectives:
             return self._mean_(tensor)
 
     def all_reduce_blocks(
-        self,
-        blocks: Tensor,
-        add: Add,
-        purpose: Purpose,
+        self, blocks: Tensor, add: Add, purpose: Purpose
     ) -> tuple[Tensor, Tensor]:
         """Have messages added in shares.
 
@@ -155,10 +152,7 @@ class Collectives:
             self._broadcast_(tensor)
 
     def exchange_with_neighbours(
-        self,
-        tensor: Tensor,
-        mixing: Mixing,
-        purpose: Purpose,
+        self, tensor: Tensor, mixing: Mixing, purpose: Purpose
     ) -> dict[int, Tensor]:
         """Send `tensor` to those who take this worker's messages.
 
@@ -180,11 +174,7 @@ class Collectives:
 
     @contextmanager
     def _counted(
-        self,
-        tensor: Tensor,
-        purpose: Purpose,
-        is_gather: bool = False,
-        to_neighbours: int = 0,
+        self, tensor: Tensor, purpose: Purpose, is_gather: bool = False, to_neighbours: int = 0
     ) -> Iterator[None]:
         """Count a collective with this message, once it has taken place, and its time."""
         started = self._mark(tensor)
@@ -207,10 +197,7 @@ class Collectives:
         self.elapsed.add(self.account, started, ended)
 
     def _observed(
-        self,
-        kind: Kind,
-        tensor: Tensor,
-        num_messages: int = 1,
+        self, kind: Kind, tensor: Tensor, num_messages: int = 1
     ) -> AbstractContextManager[object]:
         """Tell the observer of a collective with so many messages of this size."""
         if self.observer is None:

@@ -46,12 +46,7 @@ class Draw:
         """
         return _raw_integers(self, count, extra)
 
-    def choose(
-        self,
-        population: int,
-        count: int,
-        *extra: int,
-    ) -> list[int]:
+    def choose(self, population: int, count: int, *extra: int) -> list[int]:
         """`count` of range(population), without replacement, ascending; costs O(population)."""
         if count == population:
             return list(range(population))
@@ -70,12 +65,7 @@ class Draw:
         Costs O(count) for small shares.
         """
         generator = _philox(self.key())
-        chosen = generator.choice(
-            population,
-            count,
-            replace=False,
-            shuffle=False,
-        )
+        chosen = generator.choice(population, count, replace=False, shuffle=False)
         return torch.from_numpy(numpy.sort(chosen))
 
     def normal(self, shape: tuple[int, ...], *extra: int) -> torch.Tensor:
@@ -152,12 +142,7 @@ class Compressor(ABC):
         """Raise ValueError where this compressor cannot work on such a vector."""
 
     @abstractmethod
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         """Bits that one worker sends for this draw; 0 means that no collective takes place.
 
         `float_bits`: of a number in a message, where the compressor leaves that open (`Encoded`
@@ -192,12 +177,7 @@ class SharedSupport(Compressor):
     Linear, so its payload is dense and may be all-reduced.
     """
 
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return float_bits * self.support(layout, draw).payload_numel
 
     @abstractmethod
@@ -209,24 +189,14 @@ class Encoded(Compressor):
     """Is not linear, so its messages are bytes in a format of its own."""
 
     @abstractmethod
-    def encode(
-        self,
-        vector: Tensor,
-        draw: Draw,
-        rank: int,
-    ) -> Tensor:
+    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
         """Return the message for `vector` (float32 or float64, shape (d,)).
 
         Uint8 tensor of payload_bits / 8 bytes.
         """
 
     @abstractmethod
-    def decode(
-        self,
-        message: Tensor,
-        numel: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         """C(vector), of shape (numel,), from a message."""
 
 
@@ -285,28 +255,13 @@ class Scaled(Gathered):
     unscaled: Gathered
     omega: float
 
-    def payload_bits(
-        self,
-        layout: Layout,
-        draw: Draw,
-        float_bits: int = FLOAT_BITS,
-    ) -> int:
+    def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
         return self.unscaled.payload_bits(layout, draw, float_bits)
 
-    def encode(
-        self,
-        vector: Tensor,
-        draw: Draw,
-        rank: int,
-    ) -> Tensor:
+    def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
         return self.unscaled.encode(vector, draw, rank)
 
-    def decode(
-        self,
-        message: Tensor,
-        numel: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def decode(self, message: Tensor, numel: int, dtype: torch.dtype) -> Tensor:
         return self.unscaled.decode(message, numel, dtype).div_(1 + self.omega)
 
 

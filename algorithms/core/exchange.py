@@ -108,12 +108,7 @@ class Sending:
             self.watch.look_at(message)
 
     def exchange(
-        self,
-        vector: Tensor,
-        compressor: Compressor,
-        layout: Layout,
-        draw: Draw,
-        purpose: Purpose,
+        self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
     ) -> Exchanged:
         """Send C(vector) to all workers and average it."""
         collectives = self.collectives
@@ -124,12 +119,7 @@ class Sending:
             return Exchanged(support, own, mean)
         self.look_at(vector)
         if isinstance(compressor, Reduced):
-            return self._exchange_in_shares(
-                vector,
-                compressor,
-                draw,
-                purpose,
-            )
+            return self._exchange_in_shares(vector, compressor, draw, purpose)
         assert isinstance(compressor, Gathered)
         gathered = collectives.all_gather(self._encoded(vector, compressor, draw), purpose)
         rows = []
@@ -144,12 +134,7 @@ class Sending:
         return Exchanged(whole(layout.numel), torch.stack(rows), mean.expand_as(vector))
 
     def begin_exchange(
-        self,
-        vector: Tensor,
-        compressor: Compressor,
-        layout: Layout,
-        draw: Draw,
-        purpose: Purpose,
+        self, vector: Tensor, compressor: Compressor, layout: Layout, draw: Draw, purpose: Purpose
     ) -> Callable[[], Exchanged]:
         """Begin `exchange`, and return a function that waits for its result.
 
@@ -158,13 +143,7 @@ class Sending:
         was sent is not counted.
         """
         if self.collectives.early is None:
-            sent = self.exchange(
-                vector,
-                compressor,
-                layout,
-                draw,
-                purpose,
-            )
+            sent = self.exchange(vector, compressor, layout, draw, purpose)
             return lambda: sent
         self.look_at(vector)
         # The other thread counts in a ledger of its own, since this one goes on counting.
@@ -176,13 +155,7 @@ class Sending:
         def send() -> tuple[Tensor, Tensor]:
             # Not watched: the vector was looked at before, by the thread that steps.
             aside = replace(self, collectives=end, watch=None)
-            sent = aside.exchange(
-                vector,
-                compressor,
-                layout,
-                draw,
-                purpose,
-            )
+            sent = aside.exchange(vector, compressor, layout, draw, purpose)
             # By a list, since `beside` hands on tensors alone: it must tell streams of each.
             supports.append(sent.support)
             return sent.own, sent.mean
@@ -198,11 +171,7 @@ class Sending:
         return wait
 
     def _exchange_in_shares(
-        self,
-        vector: Tensor,
-        compressor: Reduced,
-        draw: Draw,
-        purpose: Purpose,
+        self, vector: Tensor, compressor: Reduced, draw: Draw, purpose: Purpose
     ) -> Exchanged:
         """Do an all-reduce whose messages are compressed in both of its stages.
 
@@ -251,12 +220,7 @@ class Sending:
         mean = compressor.decode(reduced, numel, vector.dtype)
         return Exchanged(whole(numel), own, mean.expand_as(vector))
 
-    def _encoded(
-        self,
-        vector: Tensor,
-        compressor: Encoded,
-        draw: Draw,
-    ) -> Tensor:
+    def _encoded(self, vector: Tensor, compressor: Encoded, draw: Draw) -> Tensor:
         """Return the messages of the workers at this end, a row each."""
         messages = []
         # By rank, since what is drawn in encoding is each worker's own, also where rows are stacked.
@@ -292,12 +256,7 @@ class Sending:
         pull = self._pull(own, mixing, lambda sender: decode(received[sender]))
         return Mixed(whole(layout.numel), own, pull)
 
-    def mix_dense(
-        self,
-        payload: Tensor,
-        mixing: Mixing,
-        purpose: Purpose,
-    ) -> tuple[Tensor, Tensor]:
+    def mix_dense(self, payload: Tensor, mixing: Mixing, purpose: Purpose) -> tuple[Tensor, Tensor]:
         """Return what of `payload`, of any length, was sent, and its pull, as in `Mixed`."""
         self.look_at(payload)
         message, own = self._rounded(payload)
@@ -307,12 +266,7 @@ class Sending:
         received = self.collectives.exchange_with_neighbours(message, mixing, purpose)
         return own, self._pull(own, mixing, lambda sender: received[sender].to(own.dtype))
 
-    def _pull(
-        self,
-        own: Tensor,
-        mixing: Mixing,
-        sent_by: Callable[[int], Tensor],
-    ) -> Tensor:
+    def _pull(self, own: Tensor, mixing: Mixing, sent_by: Callable[[int], Tensor]) -> Tensor:
         """Return, as a new tensor, sum_j w_ij (m_j - m_i) for each worker i here, j in rank order.
 
         Differences are summed, and not w_ij m_j: rounded weights need not sum to 1, and over many

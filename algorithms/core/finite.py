@@ -89,12 +89,7 @@ class FiniteWatch:
             warnings.warn(self._words, stacklevel=5)
             self._words = ""
 
-    def _find(
-        self,
-        number: int,
-        step: int,
-        seen: Tensor,
-    ) -> None:
+    def _find(self, number: int, step: int, seen: Tensor) -> None:
         """Find out who was first, now that the message of this number is not finite."""
         self._is_over = True
         workers = named_workers(seen, self._collectives)

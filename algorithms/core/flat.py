@@ -279,13 +279,7 @@ def _own_view(row: Tensor, window: Window) -> Tensor:
 
 def integers(tensor: Tensor) -> Tensor:
     """Return a floating-point tensor's bits as integers of its size."""
-    return tensor.view(
-        {
-            2: torch.int16,
-            4: torch.int32,
-            8: torch.int64,
-        }[tensor.element_size()]
-    )
+    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -143,12 +143,7 @@ class Windows:
             parts.append(flat.new_zeros(*lead, self.padding))
         return torch.cat(parts, dim=-1)
 
-    def add_(
-        self,
-        flat: Tensor,
-        values: Tensor,
-        alpha: float = 1.0,
-    ) -> None:
+    def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
         """Do flat[support] += alpha * values, laid out as by `gather`."""
         for window, part in self._pairs(values):
             window.view(flat).add_(part, alpha=alpha)
@@ -192,18 +187,8 @@ class Indices:
     def gather(self, flat: Tensor) -> Tensor:
         return flat.index_select(-1, self._beside(flat))
 
-    def add_(
-        self,
-        flat: Tensor,
-        values: Tensor,
-        alpha: float = 1.0,
-    ) -> None:
-        flat.index_add_(
-            -1,
-            self._beside(flat),
-            values,
-            alpha=alpha,
-        )
+    def add_(self, flat: Tensor, values: Tensor, alpha: float = 1.0) -> None:
+        flat.index_add_(-1, self._beside(flat), values, alpha=alpha)
 
     def copy_(self, flat: Tensor, values: Tensor) -> None:
         flat.index_copy_(-1, self._beside(flat), values)

@@ -72,12 +72,7 @@ class LocalStep(ABC):
 
     @abstractmethod
     def step_(
-        self,
-        span: Span,
-        x: Tensor,
-        g: Tensor,
-        buffers: Sequence[Tensor],
-        target: Tensor | None,
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
         """Do x <- x - p, or target <- target + p where there is a target. g may be used up.
 
@@ -114,10 +109,7 @@ class LocalStep(ABC):
         self.count()
 
     def after(
-        self,
-        groups: Sequence[Group],
-        support: Windows,
-        target: Tensor | None = None,
+        self, groups: Sequence[Group], support: Windows, target: Tensor | None = None
     ) -> Tensor:
         """Return `support.gather` of x or the target as `apply_` will leave it, to the bit.
 
@@ -133,11 +125,7 @@ class LocalStep(ABC):
         return torch.cat(parts, dim=-1)
 
     def _slice_after(
-        self,
-        groups: Sequence[Group],
-        start: int,
-        stop: int,
-        target: Tensor | None,
+        self, groups: Sequence[Group], start: int, stop: int, target: Tensor | None
     ) -> Tensor:
         flat = self.flat
         buffers = self.buffers(groups)
@@ -161,13 +149,7 @@ class LocalStep(ABC):
             g = flat.gradients[:, here].clone()
             own_buffers = [buffer[:, here].clone() for buffer in buffers]
             own_target = None if target is None else target[:, here].clone()
-            self.step_(
-                span,
-                x,
-                g,
-                own_buffers,
-                own_target,
-            )
+            self.step_(span, x, g, own_buffers, own_target)
             changed = x if own_target is None else own_target
             pieces.append(changed[:, low - first : high - first])
         return torch.cat(pieces, dim=-1)
@@ -205,12 +187,7 @@ class Nesterov(LocalStep):
         return spans
 
     def step_(
-        self,
-        span: Span,
-        x: Tensor,
-        g: Tensor,
-        buffers: Sequence[Tensor],
-        target: Tensor | None,
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
         lr = span.group["lr"]
         decay = span.group["weight_decay"]
@@ -249,29 +226,13 @@ class DecayInMomentumOnly(Nesterov):
     """
 
     def step_(
-        self,
-        span: Span,
-        x: Tensor,
-        g: Tensor,
-        buffers: Sequence[Tensor],
-        target: Tensor | None,
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
         lr = span.group["lr"]
         beta = span.group["momentum"]
         if not beta:
-            return super().step_(
-                span,
-                x,
-                g,
-                buffers,
-                target,
-            )
-        for own_x, own_g, own_m in zip(
-            x,
-            g,
-            buffers[0],
-            strict=True,
-        ):
+            return super().step_(span, x, g, buffers, target)
+        for own_x, own_g, own_m in zip(x, g, buffers[0], strict=True):
             # Momentum first: its decay is of x as it was before this step.
             own_m.mul_(beta).add_(own_g).add_(own_x, alpha=span.group["weight_decay"])
             own_x.add_(own_g, alpha=-lr)
@@ -326,23 +287,12 @@ class AdamW(LocalStep):
                     last = replace(last, stop=stop)
                     spans[-1] = last
                 else:
-                    last = Span(
-                        tensor.offset,
-                        stop,
-                        group,
-                        done,
-                        whole,
-                    )
+                    last = Span(tensor.offset, stop, group, done, whole)
                     spans.append(last)
         return spans
 
     def step_(
-        self,
-        span: Span,
-        x: Tensor,
-        g: Tensor,
-        buffers: Sequence[Tensor],
-        target: Tensor | None,
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
         exp_avg, exp_avg_sq = buffers
         lr = span.group["lr"]
@@ -425,21 +375,10 @@ class Muon(AdamW):
         return rows > 1 and columns > 1
 
     def step_(
-        self,
-        span: Span,
-        x: Tensor,
-        g: Tensor,
-        buffers: Sequence[Tensor],
-        target: Tensor | None,
+        self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
         if span.whole is None:
-            return super().step_(
-                span,
-                x,
-                g,
-                buffers,
-                target,
-            )
+            return super().step_(span, x, g, buffers, target)
         lr = span.group["lr"]
         mu = span.group["momentum"]
         g = g.to(buffers[0].dtype)
@@ -465,10 +404,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mT if is_tall else matrices
     norms = torch.linalg.vector_norm(
-        wide,
-        dim=(-2, -1),
-        keepdim=True,
-        dtype=torch.promote_types(wide.dtype, torch.float),
+        wide, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(wide.dtype, torch.float)
     )
     scaled = wide / norms.clamp(min=EPSILON)
     o = iterated(scaled.to(iteration_type(wide.device, wide.dtype)))
@@ -485,19 +421,8 @@ def iterated(o: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     for _ in range(NUM_ITERATIONS):
         gram = o @ o.mT
-        factor = torch.baddbmm(
-            gram,
-            gram,
-            gram,
-            beta=b,
-            alpha=c,
-        )
-        o = torch.baddbmm(
-            o,
-            factor,
-            o,
-            beta=a,
-        )
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        o = torch.baddbmm(o, factor, o, beta=a)
     return o
 
 

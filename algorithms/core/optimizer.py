@@ -260,12 +260,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             return False
         for stage in self.stages(replica):
             fitted = replace(stage, compressor=replica.fitted(stage.compressor))
-            if equalises(
-                fitted,
-                num_steps,
-                replica.flat.layout,
-                replica.draw,
-            ):
+            if equalises(fitted, num_steps, replica.flat.layout, replica.draw):
                 return True
         return False
 
@@ -353,10 +348,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         """
         if self._first_step is not None:
             is_changed = self._first_step.check(
-                self._model,
-                self.workers_differ,
-                self.num_steps,
-                self._in_step(),
+                self._model, self.workers_differ, self.num_steps, self._in_step()
             )
             self._first_step.close()
             self._first_step = None
@@ -592,13 +584,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         """
         # Of the type of most numbers alone: the other types' collectives do not overlap.
         first = self.replicas[0]
-        return early_messages(
-            self.stages(first),
-            step,
-            first.flat,
-            first.draw,
-            first.float_bits,
-        )
+        return early_messages(self.stages(first), step, first.flat, first.draw, first.float_bits)
 
     def agree_after(self, num_steps: int) -> bool:
         """Return whether all workers hold the same parameters then, up to rounding in a sum.
@@ -768,10 +754,7 @@ def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
     parameters = []
     for key, (default, hint) in arguments.items():
         parameter = inspect.Parameter(
-            key,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=default,
-            annotation=hint,
+            key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
         )
         if key == "params":
             kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -789,11 +772,7 @@ def _check_groups(optimizer: DistributedOptimizer) -> None:
         check_has_momentum(optimizer, optimizer.param_groups)
 
 
-def _replica(
-    optimizer: DistributedOptimizer,
-    dtype: torch.dtype,
-    first: torch.dtype,
-) -> Replica:
+def _replica(optimizer: DistributedOptimizer, dtype: torch.dtype, first: torch.dtype) -> Replica:
     """Return the replica of the parameters of one type.
 
     Other types than the first have draws of their own, and nothing is sent early for them.
@@ -839,12 +818,7 @@ def _send_first_workers(optimizer: DistributedOptimizer) -> None:
     """Send worker 0's parameters to all, and what the model has beside them."""
     model = optimizer._model
     for replica in optimizer.replicas:
-        equalise_(
-            optimizer.collectives,
-            replica.flat,
-            optimizer.param_groups,
-            model,
-        )
+        equalise_(optimizer.collectives, replica.flat, optimizer.param_groups, model)
         # The rest of the model belongs to no type, and is sent once.
         model = None
 

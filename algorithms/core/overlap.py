@@ -106,11 +106,7 @@ class EarlyMeans:
         message, wait = self._begun.pop(purpose)
         # To the bit: a script that clips, say, would else go on with messages of other gradients.
         same = tensor.shape == message.shape and torch.allclose(
-            tensor,
-            message,
-            0,
-            0,
-            equal_nan=True,
+            tensor, message, 0, 0, equal_nan=True
         )
         # Waited for in any case, as the other workers' collective is under way.
         mean, rest = wait()

@@ -157,24 +157,12 @@ class ProcessGroupCollectives(Collectives):
         received = message.new_empty(n * count, num_bytes)
         reduced = torch.empty_like(message)
         with translated_errors():
-            dist.all_to_all_single(
-                received,
-                message,
-                [count] * n,
-                counts,
-                group=self.group,
-            )
+            dist.all_to_all_single(received, message, [count] * n, counts, group=self.group)
         to_all, rest = add(received.view(n, count, num_bytes).to(blocks.device))
         # Shares need not be equal, so this is no all-gather in the backend's sense.
         with translated_errors():
             copies = to_all.to(message.device).repeat(n, 1)
-            dist.all_to_all_single(
-                reduced,
-                copies,
-                counts,
-                [count] * n,
-                group=self.group,
-            )
+            dist.all_to_all_single(reduced, copies, counts, [count] * n, group=self.group)
         return reduced.to(blocks.device), rest
 
     @contextmanager
@@ -207,14 +195,7 @@ class ProcessGroupCollectives(Collectives):
         # At once, as in a ring of sends and receives one after another each would wait for the next.
         at_once = []
         for act, buffer, peer in operations:
-            at_once.append(
-                dist.P2POp(
-                    act,
-                    buffer,
-                    group=self.group,
-                    group_peer=peer,
-                )
-            )
+            at_once.append(dist.P2POp(act, buffer, group=self.group, group_peer=peer))
         with translated_errors():
             for work in dist.batch_isend_irecv(at_once):
                 work.wait()

@@ -28,11 +28,7 @@ from cser_bench.algorithms.core.state import UNSENT, check_state
 from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import Entry, Purpose
 
-LOCAL_STEPS: dict[str, type[LocalStep]] = {
-    "sgd": Nesterov,
-    "adamw": AdamW,
-    "muon": Muon,
-}
+LOCAL_STEPS: dict[str, type[LocalStep]] = {"sgd": Nesterov, "adamw": AdamW, "muon": Muon}
 DROPPED_UNTIL = "dropped_until"
 """The key of `Replica.dropped_until` in a state; left out where that is 0."""
 
@@ -160,12 +156,7 @@ class Replica:
         """Raise ValueError where a saved state does not fit."""
         declared = self._method.declared.items()
         defaults = {key: setting.default for key, setting in declared if not setting.is_required}
-        check_state(
-            state,
-            self.state(),
-            defaults,
-            tuple(self.flat.parameters.shape),
-        )
+        check_state(state, self.state(), defaults, tuple(self.flat.parameters.shape))
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state that fits."""
@@ -203,28 +194,15 @@ class Replica:
     # What workers send.
 
     def exchange(
-        self,
-        vector: Tensor,
-        compressor: Compressor,
-        step: int,
-        purpose: Purpose,
+        self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose
     ) -> Exchanged:
         """Send C(vector) to all workers and average it; see `Sending`."""
         return self.sending.exchange(
-            vector,
-            self.fitted(compressor),
-            self.flat.layout,
-            self.draw(step, purpose),
-            purpose,
+            vector, self.fitted(compressor), self.flat.layout, self.draw(step, purpose), purpose
         )
 
     def mix(
-        self,
-        vector: Tensor,
-        compressor: Compressor,
-        mixing: Mixing,
-        step: int,
-        purpose: Purpose,
+        self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose
     ) -> Mixed:
         """Send C(vector) to neighbours and mix in what they send; see `Sending`."""
         return self.sending.mix(
@@ -306,12 +284,7 @@ class Replica:
         draw: Callable[[int], Draw] | None = None
         if not self.flat.parameters.is_meta:
             draw = lambda step: self.draw(step, stage.purpose)  # noqa: E731
-        entry = self.fitted(stage.compressor).cost(
-            layout,
-            draw,
-            steps,
-            self.float_bits,
-        )
+        entry = self.fitted(stage.compressor).cost(layout, draw, steps, self.float_bits)
         if stage.neighbours is None:
             return entry
         bits = entry.bits * stage.neighbours

@@ -24,9 +24,7 @@ Groups = Sequence[Mapping[str, Any]]
 
 
 def parameters_in_words(
-    flats: Sequence[FlatBuffers],
-    groups: Groups,
-    model: nn.Module | None,
+    flats: Sequence[FlatBuffers], groups: Groups, model: nn.Module | None
 ) -> dict[str, str]:
     """Return what workers must have in common of parameters, first of all and then of each.
 

@@ -18,24 +18,12 @@ LocalStepName = Literal["sgd", "adamw", "muon"]
 REQUIRED = inspect.Parameter.empty
 """The default of what must be given."""
 
-_ADAM = {
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.0,
-}
+_ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 # As torch.optim has them, but for AdamW's weight decay, which is 0.01 there.
 NUMBERS: dict[str, dict[str, Any]] = {
-    "sgd": {
-        "lr": REQUIRED,
-        "momentum": 0.0,
-        "weight_decay": 0.0,
-    },
+    "sgd": {"lr": REQUIRED, "momentum": 0.0, "weight_decay": 0.0},
     "adamw": {"lr": REQUIRED, **_ADAM},
-    "muon": {
-        "lr": REQUIRED,
-        "momentum": 0.95,
-        **_ADAM,
-    },
+    "muon": {"lr": REQUIRED, "momentum": 0.95, **_ADAM},
 }
 """The numbers that each parameter group has, by local step, and their defaults."""
 
@@ -47,11 +35,9 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "eps": ("eps must be a number above 0", lambda value: 0 < value < inf),
 }
 
-_NOT_TAKEN: dict[str, Any] = {
-    "dampening": 0,
-    "nesterov": True,
-    "fused": True,
-} | dict.fromkeys(("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False)
+_NOT_TAKEN: dict[str, Any] = {"dampening": 0, "nesterov": True, "fused": True} | dict.fromkeys(
+    ("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False
+)
 """Options of torch.optim.SGD and AdamW that are not taken, with the value that says what is done
 anyway."""
 _OTHER_RULES = {

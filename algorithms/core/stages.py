@@ -75,10 +75,7 @@ class Stage:
 
 
 def equalises(
-    stage: Stage,
-    step: int,
-    layout: Layout,
-    draw: Callable[[int, Purpose], Draw],
+    stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]
 ) -> bool:
     """Return whether all workers hold the same parameters after the stage, if sums are exact.
 
@@ -156,14 +153,7 @@ def early_messages(
             if not set(tensors) & set(flat.frozen):
                 bits = float_bits * support.payload_numel
                 payload = partial(stage.early, support)
-                messages.append(
-                    EarlyMessage(
-                        stage.purpose,
-                        bits,
-                        tensors,
-                        payload,
-                    )
-                )
+                messages.append(EarlyMessage(stage.purpose, bits, tensors, payload))
         # Also of what is not sent early: it changes its coordinates before a later stage.
         before.append(support)
     return messages

@@ -49,10 +49,7 @@ class Entry:
 
 
 def carried(
-    num_workers: int,
-    all_reduced: float,
-    gathered: float = 0.0,
-    to_neighbours: float = 0.0,
+    num_workers: int, all_reduced: float, gathered: float = 0.0, to_neighbours: float = 0.0
 ) -> float:
     """Return what one worker's link carries for what the worker contributes, in its unit.
 
@@ -161,12 +158,7 @@ class Elapsed:
         self._on: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
         """Pieces that a GPU may still be at, in the order of their ends."""
 
-    def add(
-        self,
-        name: str,
-        start: Mark,
-        end: Mark,
-    ) -> None:
+    def add(self, name: str, start: Mark, end: Mark) -> None:
         """Count the time between two marks of one device."""
         if isinstance(start, float) or isinstance(end, float):
             assert isinstance(start, float) and isinstance(end, float)

@@ -34,10 +34,7 @@ def _planned(options: argparse.Namespace) -> Plan:
         from cser_bench.harness.plan.plan import plan_experiment
 
         planned = plan_experiment(
-            options.experiment,
-            options.results,
-            options.tuning,
-            options.methods,
+            options.experiment, options.results, options.tuning, options.methods
         )
     if options.stage is not None:
         planned = planned.at_stage(options.stage)
@@ -140,10 +137,7 @@ def _report_command(options: argparse.Namespace) -> str:
 
 
 def _run_missing(
-    plan_now: Callable[[], Plan],
-    launch_options: Options,
-    why: str,
-    can_grow: bool,
+    plan_now: Callable[[], Plan], launch_options: Options, why: str, can_grow: bool
 ) -> tuple[int | None, Plan]:
     """Do the runs that a plan lacks, until it wants no more.
 
@@ -193,11 +187,7 @@ def try_(options: argparse.Namespace) -> int:
         from cser_bench.report.trial import verdict
 
     tried = trial.make_trial(
-        options.file,
-        options.network,
-        options.method,
-        options.settings,
-        options.learning_rate,
+        options.file, options.network, options.method, options.settings, options.learning_rate
     )
     print(trial.duration_words(tried, trial.usual_jobs(options.jobs)), flush=True)
     slowness = trial.slowness_words(tried, options.device)
@@ -527,12 +517,7 @@ def site(options: argparse.Namespace) -> int:
     num_jobs = options.jobs or os.cpu_count() or 1
     with shown() as progress:
         made = build_site(
-            known_folder(options.results),
-            options.output,
-            OURS,
-            options.only,
-            num_jobs,
-            progress,
+            known_folder(options.results), options.output, OURS, options.only, num_jobs, progress
         )
     _say_what_is_taken(options.results)
     print(f"wrote {options.output / 'index.html'}; open it in a browser")
@@ -594,10 +579,7 @@ def verify(options: argparse.Namespace) -> int:
         if options.form_only:
             continue
         found = compare_workers(
-            entry.name,
-            checked.configs[track.seeds[0]],
-            track.verification,
-            options.data,
+            entry.name, checked.configs[track.seeds[0]], track.verification, options.data
         )
         print(
             f"{entry.name}: after {found.num_steps} steps processes are {found.share_of_way:.2g} "
@@ -690,13 +672,7 @@ def time(options: argparse.Namespace) -> int:
     from cser_bench.harness.timing.study import time_here
 
     try:
-        time_here(
-            options.workload,
-            options.methods,
-            options.visits,
-            options.steps,
-            options.output,
-        )
+        time_here(options.workload, options.methods, options.visits, options.steps, options.output)
     except RuntimeError as error:
         return complain(error, FAILURE)
     return 0

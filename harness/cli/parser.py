@@ -74,14 +74,7 @@ OWN_RECORDS = (
 )
 """Help on `--results` of commands that read what ships as well."""
 
-_PREFIXES = {
-    "": 1.0,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "B": 1e9,
-    "T": 1e12,
-}
+_PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
 
 def _whole_amount(text: str) -> int:
@@ -132,21 +125,14 @@ Add = Callable[..., argparse.ArgumentParser]
 """Adds a command: its function and what it does, in words; returns the parser of its options."""
 
 
-def _parser(
-    program: str,
-    experiments: Sequence[str] | None = None,
-) -> argparse.ArgumentParser:
+def _parser(program: str, experiments: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """Return the parser of a program's words.
 
     Args:
         program: what is typed to start it.
         experiments: all that an experiment can be called, for completion; None for any word.
     """
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=DESCRIPTION,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(prog=program, description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
     what = f"print what makes a shell complete the words of {INSTALLED}"
     if experiments is None:
@@ -163,11 +149,7 @@ def _parser(
     ) -> argparse.ArgumentParser:
         name = command.__name__.rstrip("_")  # as of `try`, which is a word of Python's
         sub = subparsers.add_parser(
-            name,
-            help=what,
-            description=what,
-            allow_abbrev=False,
-            **options,
+            name, help=what, description=what, allow_abbrev=False, **options
         )
         sub.set_defaults(command=command)
         return sub
@@ -240,15 +222,9 @@ def _add_experiment_commands(add: Add, experiments: Sequence[str] | None) -> Non
 
 
 def _add_results_folder(
-    sub: argparse.ArgumentParser,
-    what: str = "folder of records (default: results)",
+    sub: argparse.ArgumentParser, what: str = "folder of records (default: results)"
 ) -> None:
-    sub.add_argument(
-        "--results",
-        type=folder,
-        default=Path("results"),
-        help=what,
-    )
+    sub.add_argument("--results", type=folder, default=Path("results"), help=what)
 
 
 def _add_record_commands(add: Add) -> None:
@@ -273,11 +249,7 @@ def _add_record_commands(add: Add) -> None:
         "say which contrasts were declared after runs; those without a date get git's",
     )
     declared.add_argument(
-        "folders",
-        type=Path,
-        nargs="+",
-        metavar="FOLDER",
-        help="of an experiment",
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="of an experiment"
     )
     declared.add_argument(
         "--keep-verdicts",
@@ -303,17 +275,10 @@ def _add_page_commands(add: Add) -> None:
     site = add(commands.site, "make a site of all reports, explorers, answers, methods and docs")
     _add_results_folder(site, OWN_RECORDS)
     site.add_argument(
-        "--output",
-        type=folder,
-        default=Path("site"),
-        help="folder to write into (default: site)",
+        "--output", type=folder, default=Path("site"), help="folder to write into (default: site)"
     )
     site.add_argument(
-        "--only",
-        nargs="+",
-        default=[],
-        metavar="EXPERIMENT",
-        help="these experiments alone",
+        "--only", nargs="+", default=[], metavar="EXPERIMENT", help="these experiments alone"
     )
     site.add_argument("--jobs", type=_count, help="reports at once (default: the cores)")
 
@@ -345,17 +310,10 @@ def _add_try_options(sub: argparse.ArgumentParser) -> None:
 
 def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--rows",
-        nargs="+",
-        metavar="ROW",
-        help="the runs of these rows alone (default: all)",
+        "--rows", nargs="+", metavar="ROW", help="the runs of these rows alone (default: all)"
     )
     sub.add_argument(
-        "--seeds",
-        nargs="+",
-        type=_whole,
-        metavar="SEED",
-        help="the runs of these seeds alone",
+        "--seeds", nargs="+", type=_whole, metavar="SEED", help="the runs of these seeds alone"
     )
     _add_infrastructure_options(sub)
 
@@ -372,36 +330,16 @@ def _add_infrastructure_options(sub: argparse.ArgumentParser) -> None:
         "else a row"
     )
     choices = ("stacked", "processes", "auto")
-    sub.add_argument(
-        "--workers",
-        choices=choices,
-        default="auto",
-        help=f"what a worker is: {what}",
-    )
+    sub.add_argument("--workers", choices=choices, default="auto", help=f"what a worker is: {what}")
     what = (
         "cuda gives each process the GPU of its local rank, of those in CUDA_VISIBLE_DEVICES "
         "(default: cpu)"
     )
-    sub.add_argument(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help=what,
-    )
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=what)
     what = "time between checkpoints (default: 5)"
-    sub.add_argument(
-        "--checkpoint-minutes",
-        type=_at_least_0,
-        default=5.0,
-        help=what,
-    )
+    sub.add_argument("--checkpoint-minutes", type=_at_least_0, default=5.0, help=what)
     what = "how long a collective waits (default: 300)"
-    sub.add_argument(
-        "--timeout-seconds",
-        type=_above_0,
-        default=300.0,
-        help=what,
-    )
+    sub.add_argument("--timeout-seconds", type=_above_0, default=300.0, help=what)
 
 
 def _add_submit_options(submit: argparse.ArgumentParser) -> None:
@@ -473,27 +411,10 @@ def _entry_name(text: str) -> str:
 
 def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     add = partial(advise.add_argument, metavar="NUMBER")
-    add(
-        "--parameters",
-        type=_whole_amount,
-        required=True,
-        help="of the network, as 25.6M",
-    )
-    add(
-        "--steps",
-        type=_whole_amount,
-        required=True,
-        help="of the whole job, as 450000",
-    )
+    add("--parameters", type=_whole_amount, required=True, help="of the network, as 25.6M")
+    add("--steps", type=_whole_amount, required=True, help="of the whole job, as 450000")
     what = "one a machine, as 8, or machines x workers a machine, as 2x4"
-    add(
-        "--workers",
-        "--layout",
-        dest="layout",
-        type=_layout,
-        required=True,
-        help=what,
-    )
+    add("--workers", "--layout", dest="layout", type=_layout, required=True, help=what)
     add(
         "--compute-ms",
         type=_above_0,
@@ -512,12 +433,7 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
         default=0.0,
         help="of a worker's link inside its machine (default: no limit)",
     )
-    add(
-        "--latency-us",
-        type=_above_0,
-        default=50.0,
-        help="of a hop (default: 50)",
-    )
+    add("--latency-us", type=_above_0, default=50.0, help="of a hop (default: 50)")
     _add_results_folder(advise, OWN_RECORDS)
     advise.add_argument(
         "--network",
@@ -534,10 +450,7 @@ def _add_timing_options(
 ) -> None:
     for sub, name in ((speedups, "speedups"), (netlab, "netlab"), (time, "speedups_here")):
         sub.add_argument(
-            "--output",
-            type=folder,
-            default=Path("results", name),
-            help=f"default: results/{name}",
+            "--output", type=folder, default=Path("results", name), help=f"default: results/{name}"
         )
     speedups.add_argument(
         "--minutes",
@@ -556,18 +469,8 @@ def _add_timing_options(
     )
     what = "of --only or `time`, by name; of `time` files of your own too (default: all)"
     for sub in (speedups, time):
-        sub.add_argument(
-            "--methods",
-            nargs="*",
-            default=[],
-            help=what,
-        )
-    netlab.add_argument(
-        "--workers",
-        type=_count,
-        default=8,
-        help="gloo processes (default: 8)",
-    )
+        sub.add_argument("--methods", nargs="*", default=[], help=what)
+    netlab.add_argument("--workers", type=_count, default=8, help="gloo processes (default: 8)")
     netlab.add_argument(
         "--machines", type=_count, help="machines they are on, as many on each (default: one each)"
     )
@@ -583,17 +486,9 @@ def _add_timing_options(
     time.add_argument(
         "--workload", default="resnet50", help="what is trained, or emulated (default: resnet50)"
     )
+    time.add_argument("--visits", type=_count, default=4, help="turns of each method (default: 4)")
     time.add_argument(
-        "--visits",
-        type=_count,
-        default=4,
-        help="turns of each method (default: 4)",
-    )
-    time.add_argument(
-        "--steps",
-        type=_count,
-        default=5,
-        help="timed steps of a kind in each turn (default: 5)",
+        "--steps", type=_count, default=5, help="timed steps of a kind in each turn (default: 5)"
     )
 
 

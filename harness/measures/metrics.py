@@ -46,20 +46,8 @@ METRICS = {
         Metric("phone_error_rate", "phone error rate", "percent", False),
         Metric("bleu", "BLEU", "points", True),
         Metric("chrf", "chrF", "points", True),
-        Metric(
-            "loss",
-            "test loss",
-            "nats",
-            False,
-            is_share=False,
-        ),
-        Metric(
-            "perplexity",
-            "perplexity",
-            "",
-            False,
-            is_share=False,
-        ),
+        Metric("loss", "test loss", "nats", False, is_share=False),
+        Metric("perplexity", "perplexity", "", False, is_share=False),
     )
 }
 
@@ -73,10 +61,7 @@ def metric_of(name: str | None) -> Metric:
 
 
 def score_of(
-    accuracy: float | None,
-    loss: float | None,
-    others: Mapping[str, float] | None,
-    metric: Metric,
+    accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
 ) -> float | None:
     """Return the metric such that more is better.
 

@@ -122,13 +122,7 @@ def _footprint(config_json: str) -> Footprint:
         for parameter in empty.parameters()
     ]
     collectives = StackedCollectives(config.num_workers)
-    optimizer = build_optimizer(
-        config,
-        empty,
-        collectives,
-        num_steps,
-        stacked,
-    )
+    optimizer = build_optimizer(config, empty, collectives, num_steps, stacked)
     if config.restart is not None:
         check_restart(config.restart, optimizer, num_steps, config.num_workers)
     traffic = planned_traffic(config, optimizer, num_steps)

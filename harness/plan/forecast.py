@@ -350,12 +350,7 @@ def powers(experiment: Experiment, deviation: float) -> list[tuple[Contrast, flo
     return results
 
 
-def _power(
-    contrast: Contrast,
-    deviation: float,
-    seeds: tuple[int, int],
-    level: float,
-) -> float:
+def _power(contrast: Contrast, deviation: float, seeds: tuple[int, int], level: float) -> float:
     """Return the power of Welch's t-test, for a mean that is normal.
 
     It is averaged over quantiles of the two variances, which are estimated.

@@ -112,10 +112,7 @@ def declaring_version(
 
 
 def _is_same(
-    contrast: Contrast,
-    asked: Asked,
-    names: Mapping[str, Collection[str]],
-    version: Version,
+    contrast: Contrast, asked: Asked, names: Mapping[str, Collection[str]], version: Version
 ) -> bool:
     if (asked.kind, asked.margin) != (contrast.kind, contrast.margin):
         return False
@@ -191,12 +188,7 @@ def _contrasts_at(root: Path, commit: str, path: str) -> list[Asked]:
     ]
 
 
-def _base_at(
-    root: Path,
-    commit: str,
-    path: str,
-    like: str,
-) -> dict[str, Any]:
+def _base_at(root: Path, commit: str, path: str, like: str) -> dict[str, Any]:
     """Return the spec that one is like, as it was in that commit.
 
     It lies beside that one, or among those that ship.

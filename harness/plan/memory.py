@@ -29,11 +29,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Bytes of each storage that was allocated here and is still there, by its address."""
 
     def __torch_dispatch__(
-        self,
-        function: Any,
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         given = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = function(*args, **(kwargs or {}))

@@ -131,10 +131,7 @@ class Plan:
 
 
 def plan_experiment(
-    name_or_path: str,
-    results: Path,
-    tuning: bool = False,
-    method_files: Sequence[str] = (),
+    name_or_path: str, results: Path, tuning: bool = False, method_files: Sequence[str] = ()
 ) -> Plan:
     """Return the plan of a shipped experiment by its name, of a TOML file, or of its tuning.
 
@@ -167,12 +164,7 @@ def _check_outside_used(spec: Spec, outside: Outside) -> None:
             )
 
 
-def make_plan(
-    spec: Spec,
-    results: Path,
-    tuning: bool = False,
-    given_as: str | None = None,
-) -> Plan:
+def make_plan(spec: Spec, results: Path, tuning: bool = False, given_as: str | None = None) -> Plan:
     """Expand `spec`, or its tuning experiment as far as the records of it say what comes next.
 
     Args:
@@ -234,8 +226,7 @@ def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
     statistics = spec.statistics
     contrasts = [
         Contrast(
-            **contrast.model_dump(exclude={"margin"}),
-            margin=contrast.margin or statistics.margin,
+            **contrast.model_dump(exclude={"margin"}), margin=contrast.margin or statistics.margin
         )
         for contrast in spec.contrasts
     ]
@@ -263,10 +254,7 @@ def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
 
 
 def _experiment(
-    spec: Spec,
-    rows: list[PlannedRow],
-    argument: str,
-    fields: dict[str, Any],
+    spec: Spec, rows: list[PlannedRow], argument: str, fields: dict[str, Any]
 ) -> Experiment:
     """Return the record of the plan; `argument` is what commands call it by."""
     config = rows[0].runs[0].config.model_dump(mode="json", include=COMMON)

@@ -45,11 +45,7 @@ _FROM_FOOTPRINT = (
 """Fields of a row's record that are those of its footprint."""
 
 
-NUMBERS_OF = {
-    "sgd": ("momentum",),
-    "adamw": ("betas", "eps"),
-    "muon": ("momentum", "betas", "eps"),
-}
+NUMBERS_OF = {"sgd": ("momentum",), "adamw": ("betas", "eps"), "muon": ("momentum", "betas", "eps")}
 """By local step, what its rule reads."""
 
 
@@ -88,16 +84,7 @@ def plan_row(
     Raises SpecError: a setting that cannot be used; TooShortError.
     """
     name = name or row.row
-    configs = [
-        config_of(
-            spec,
-            row,
-            seed,
-            num_epochs,
-            tuning,
-        )
-        for seed in seeds
-    ]
+    configs = [config_of(spec, row, seed, num_epochs, tuning) for seed in seeds]
     try:
         footprint = footprint_of(configs[0])
     except SpecError as error:
@@ -145,11 +132,7 @@ def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:
 
 
 def config_of(
-    spec: Spec,
-    row: RowSpec,
-    seed: int,
-    num_epochs: int | None = None,
-    tuning: bool = False,
+    spec: Spec, row: RowSpec, seed: int, num_epochs: int | None = None, tuning: bool = False
 ) -> RunConfig:
     """Return the run of a row with settings and a rate at a seed.
 

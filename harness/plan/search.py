@@ -135,10 +135,7 @@ def _ranking(
 
 
 def _best(
-    ranking: list[Trial],
-    count: int | None,
-    outcomes: Outcomes,
-    seeds: list[int],
+    ranking: list[Trial], count: int | None, outcomes: Outcomes, seeds: list[int]
 ) -> list[Trial]:
     """Return the first `count` of the ranking.
 

@@ -115,21 +115,12 @@ def folded_table(lines: Sequence[Mapping[str, str | int]], width: int) -> str:
     return "\n\n".join(_table_of(lines, heads, width) for heads in blocks)
 
 
-def _table_of(
-    lines: Sequence[Mapping[str, str | int]],
-    heads: Sequence[str],
-    width: int,
-) -> str:
+def _table_of(lines: Sequence[Mapping[str, str | int]], heads: Sequence[str], width: int) -> str:
     cells = [[line[head] for head in heads] for line in lines]
     widest: list[int | None] = [None] * len(heads)
     if _table_width(lines, heads) > width:
         widest[-1] = max(width - _table_width(lines, heads[:-1]) - len(_GAP), _LEAST_WIDTH)
-    return tabulate(
-        cells,
-        heads,
-        disable_numparse=True,
-        maxcolwidths=widest,
-    )
+    return tabulate(cells, heads, disable_numparse=True, maxcolwidths=widest)
 
 
 def _table_width(lines: Sequence[Mapping[str, str | int]], heads: Sequence[str]) -> int:

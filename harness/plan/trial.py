@@ -140,12 +140,7 @@ def make_trial(
     return Trial(name, source, base, shipped, spec, shlex.join(words))
 
 
-def _spec_of(
-    row: RowSpec,
-    base: Spec,
-    source: MethodSource,
-    network: str,
-) -> Spec:
+def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Spec:
     """Return the base's spec with this row in the place of all others."""
     statistics = base.statistics.model_copy(
         update={
@@ -174,12 +169,7 @@ def _spec_of(
     return base.model_copy(update=update)
 
 
-def _settings(
-    source: MethodSource,
-    name: str,
-    base: Spec,
-    given: str | None,
-) -> dict[str, Any]:
+def _settings(source: MethodSource, name: str, base: Spec, given: str | None) -> dict[str, Any]:
     """Return the method's settings: those given, or what it reaches the others' ratio with."""
     if given is not None:
         try:

@@ -174,12 +174,7 @@ def _finished_searches(
     return searches, list(left_out.values())
 
 
-def _finished_search(
-    spec: Spec,
-    row: RowSpec,
-    folder: Path,
-    command: str,
-) -> SearchState:
+def _finished_search(spec: Spec, row: RowSpec, folder: Path, command: str) -> SearchState:
     state = _search(spec, row, folder)
     if state.missing:
         trial, seed = state.missing[0]
@@ -213,12 +208,7 @@ def _search(spec: Spec, row: RowSpec, folder: Path) -> SearchState:
     return search(spec.tuning, row, outcomes)
 
 
-def _run_id(
-    spec: Spec,
-    row: RowSpec,
-    trial: Trial,
-    seed: int,
-) -> str:
+def _run_id(spec: Spec, row: RowSpec, trial: Trial, seed: int) -> str:
     return run_id(config_of(spec, settled(row, trial), seed, tuning=True))
 
 

@@ -94,12 +94,7 @@ def output_of(*command: str, cwd: Path | None = None) -> str | None:
     """
     try:
         done = subprocess.run(
-            command,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
+            command, cwd=cwd, capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None

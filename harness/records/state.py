@@ -204,12 +204,7 @@ def _why_missing(job: Submitted | None) -> str:
     return "squeue does not answer"
 
 
-def status_of(
-    folder: Path,
-    row: str,
-    seed: int,
-    job: Submitted | None = None,
-) -> RunStatus:
+def status_of(folder: Path, row: str, seed: int, job: Submitted | None = None) -> RunStatus:
     """Return what is shown of the run in this folder; see `judge`.
 
     Raises RecordError as `look` does.

@@ -386,13 +386,7 @@ def parse_run(files: Mapping[str, Any], folder: Path) -> RunRecord:
             f"{folder / 'result.json'} belongs to run {result.run_id}, not {run.run_id}; delete it"
         )
     events = _parse_events(files.get("events", []), f"{folder}/events.jsonl")
-    return RunRecord(
-        folder,
-        run,
-        events,
-        result,
-        parsed(Failure, "failure"),
-    )
+    return RunRecord(folder, run, events, result, parsed(Failure, "failure"))
 
 
 def run_folders(folder: Path) -> Iterator[Path]:

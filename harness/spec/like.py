@@ -117,12 +117,7 @@ def _merged(inherited: Table, own: Table) -> Table:
     return data
 
 
-def _put_rows_in(
-    data: Table,
-    base: Table,
-    like: str,
-    tunes_itself: bool,
-) -> None:
+def _put_rows_in(data: Table, base: Table, like: str, tunes_itself: bool) -> None:
     """Put the base's rows in the place of their names."""
     if not isinstance(data.get("rows"), list):
         return

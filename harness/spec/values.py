@@ -93,8 +93,4 @@ Settings = Annotated[dict[str, Any], AfterValidator(finite)]
 class Strict(BaseModel):
     """Frozen border type: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

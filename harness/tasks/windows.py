@@ -67,12 +67,7 @@ class Split:
     sha256: str
 
     def check(
-        self,
-        num_train: int,
-        num_test: int,
-        sha256: str | None,
-        problem: str,
-        package: str,
+        self, num_train: int, num_test: int, sha256: str | None, problem: str, package: str
     ) -> None:
         """Raise DataError where there are too few windows, or where the text is another one.
 
@@ -106,8 +101,5 @@ class Split:
         tensors = {name: tensor.to(device) for name, tensor in chosen.items()}
         length = self.train[0].shape[1] - 1
         return Windows(
-            **tensors,
-            num_groups=num_groups,
-            labels_per_sample=length,
-            sha256=self.sha256,
+            **tensors, num_groups=num_groups, labels_per_sample=length, sha256=self.sha256
         )

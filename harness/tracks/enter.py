@@ -98,12 +98,7 @@ def _row_of(experiment: Experiment, request: Request) -> Row:
     raise UsageError(f"{request.records} has no row {request.row!r}; its rows are {names}")
 
 
-def _pack(
-    experiment: Experiment,
-    rows: list[Row],
-    records: Path,
-    folder: Path,
-) -> dict[str, Files]:
+def _pack(experiment: Experiment, rows: list[Row], records: Path, folder: Path) -> dict[str, Files]:
     """Write an experiment of these rows alone, and their runs, as packed records; return these."""
     names = {row.row for row in rows} | {row.tunes for row in rows}
     tuning = experiment.tuning

@@ -138,10 +138,7 @@ def _check_bits(entry: Entry, row: Row, footprint: Footprint, result: Result) ->
         "numbers in the model": (result.num_parameters, footprint.num_parameters),
         "payload bits": (sum(item.bits for item in sent), footprint.bits),
         "gathered bits": (sum(item.gathered_bits for item in sent), footprint.gathered_bits),
-        "bits to neighbours": (
-            sum(item.neighbour_bits for item in sent),
-            footprint.neighbour_bits,
-        ),
+        "bits to neighbours": (sum(item.neighbour_bits for item in sent), footprint.neighbour_bits),
         "collectives": (sum(item.collectives for item in sent), footprint.num_collectives),
         "models sent": (row.models_sent or 0, footprint.models_sent),
         "models on a link": (row.link_models or 0, footprint.link_models),

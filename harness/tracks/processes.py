@@ -98,10 +98,7 @@ def compare_workers(
 
 
 def _training(
-    config: RunConfig,
-    collectives: Collectives,
-    data: Path | None,
-    attempt: Attempt,
+    config: RunConfig, collectives: Collectives, data: Path | None, attempt: Attempt
 ) -> Training:
     """Return the training of the workers at one end, from the start and without records."""
     identity = run_id(config)
@@ -152,11 +149,7 @@ def _take(training: Training, num_steps: int) -> Steps:
 
 
 def _as_process(
-    worker: Worker,
-    config: RunConfig,
-    num_steps: int,
-    data: Path | None,
-    attempt: Attempt,
+    worker: Worker, config: RunConfig, num_steps: int, data: Path | None, attempt: Attempt
 ) -> Steps:
     """Take the steps as one of the workers' processes."""
     prepare_thread()

@@ -26,12 +26,7 @@ from cser_bench.harness.train.methods import method_of
 from cser_bench.harness.train.order import learning_rate_factor, shard_size
 
 
-def build_model(
-    spec: ModelSpec,
-    task: Task,
-    seed: int,
-    device: torch.device,
-) -> nn.Module:
+def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) -> nn.Module:
     """Return a model whose initial parameters depend on the seed alone.
 
     The global generator is left as it was.
@@ -208,12 +203,7 @@ def _settings(
     return values
 
 
-def _setting_of(
-    where: str,
-    value: Any,
-    declared: Any,
-    num_steps: int,
-) -> Any:
+def _setting_of(where: str, value: Any, declared: Any, num_steps: int) -> Any:
     """Return what a value of a spec stands for, by how its setting is declared.
 
     It stands for a compressor, for the run's length, or for itself.
@@ -306,12 +296,7 @@ def _check_options(where: str, given: dict[str, Any], function: Callable[..., An
     _check(where, given, types, required)
 
 
-def _check(
-    where: str,
-    given: dict[str, Any],
-    types: dict[str, Any],
-    required: list[str],
-) -> None:
+def _check(where: str, given: dict[str, Any], types: dict[str, Any], required: list[str]) -> None:
     """Raise SpecError where given values do not fit what is declared.
 
     A name is none of these, one lacks, or a value is not of its type.

@@ -58,24 +58,12 @@ def save(
     digests = gathered_digests(digest, collectives)
     if collectives.rank == 0:
         check_is_newest()
-        _publish(
-            folder,
-            temporary,
-            name,
-            step,
-            digests,
-        )
+        _publish(folder, temporary, name, step, digests)
     # No rank may go on, and perhaps die or save again, before the pointer is moved.
     gathered_digests(digest, collectives)
 
 
-def _publish(
-    folder: Path,
-    temporary: Path,
-    name: str,
-    step: int,
-    digests: list[str],
-) -> None:
+def _publish(folder: Path, temporary: Path, name: str, step: int, digests: list[str]) -> None:
     ranks = range(len(digests))
     missing = [str(rank) for rank in ranks if not file_of(temporary, rank).exists()]
     if missing:
@@ -83,13 +71,7 @@ def _publish(
             f"the checkpoint of step {step} is not whole: rank 0 sees no file of rank "
             f"{', '.join(missing)} in {temporary}; give --results a folder that all machines see"
         )
-    write_manifest(
-        temporary,
-        digests,
-        version=VERSION,
-        step=step,
-        world_size=len(digests),
-    )
+    write_manifest(temporary, digests, version=VERSION, step=step, world_size=len(digests))
     final = folder / name
     # A rename replaces no folder that has something in it. Stopped in between, the generation
     # before is still whole.

@@ -79,25 +79,12 @@ def evaluate(
     def scores_now() -> list[Tensor]:
         with scoring(models):
             return [
-                _score(
-                    model,
-                    share,
-                    precision,
-                    samples,
-                    config.evaluation.beam,
-                )
+                _score(model, share, precision, samples, config.evaluation.beam)
                 for model, share in zip(models, shares, strict=True)
             ]
 
     scores: list[Tensor] = []
-    batch_norm = _batch_norm(
-        config,
-        models,
-        precision,
-        samples,
-        collectives,
-        num_train,
-    )
+    batch_norm = _batch_norm(config, models, precision, samples, collectives, num_train)
     # In this order, so that "recalibrate" has the average model go through its batches.
     with optimizer.consensus(), batch_norm:
         distance_squares = _squares(parameters_before - optimizer.flat.parameters)
@@ -124,11 +111,7 @@ def evaluate(
 
 
 def _score_of(
-    totals: Sequence[float],
-    samples: Samples,
-    expected: int,
-    num_workers: int,
-    has_error: bool,
+    totals: Sequence[float], samples: Samples, expected: int, num_workers: int, has_error: bool
 ) -> Score:
     """Return the score from sums over all workers.
 
@@ -215,13 +198,7 @@ def _score(
     They are correct answers, samples, summed loss, and of text more: float64, of one dimension.
     """
     if isinstance(samples, PairSamples):
-        return translation_sums(
-            model,
-            indices,
-            precision,
-            samples,
-            num_beams,
-        )
+        return translation_sums(model, indices, precision, samples, num_beams)
     # On the model's device throughout, since a look from the CPU would wait for every batch.
     totals = torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
     for inputs, labels in samples.evaluation_batches(indices):
@@ -311,12 +288,7 @@ def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
     return torch.stack(tokens, 1)
 
 
-def beam(
-    model: Transformer,
-    source: Tensor,
-    max_length: int,
-    num_beams: int,
-) -> Tensor:
+def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) -> Tensor:
     """Return the best of `num_beams` beams by log-probability per token.
 
     It is int64 of shape (batch, at most max_length). A beam that has ended stays among the best

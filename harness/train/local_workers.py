@@ -28,10 +28,7 @@ AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def local_workers(
-    config: RunConfig,
-    model: nn.Module,
-    collectives: Collectives,
-    num_steps: int,
+    config: RunConfig, model: nn.Module, collectives: Collectives, num_steps: int
 ) -> tuple[list[nn.Module], DistributedOptimizer]:
     """Return a model of each worker at this end, and the optimiser of all of them.
 
@@ -46,13 +43,7 @@ def local_workers(
     num_workers = collectives.world_size
     models = [copy.deepcopy(model) for _ in range(num_workers)]
     stacked = [_rows_of(parameter.detach(), num_workers) for parameter in model.parameters()]
-    optimizer = build_optimizer(
-        config,
-        model,
-        collectives,
-        num_steps,
-        stacked,
-    )
+    optimizer = build_optimizer(config, model, collectives, num_steps, stacked)
     bind_rows(models, optimizer)
     return models, optimizer
 
@@ -218,11 +209,7 @@ class MixedPrecision:
         return nn.functional.cross_entropy(outputs, labels, label_smoothing=self._label_smoothing)
 
     def both_passes(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        labels: Tensor,
-        weight: float | None = None,
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, weight: float | None = None
     ) -> Tensor:
         """Do both passes of one worker, of its loss times `weight`, and return that loss.
 
@@ -263,10 +250,7 @@ class MixedPrecision:
 
 
 def random_batch(
-    task: Task,
-    batch_size: int,
-    generator: torch.Generator,
-    like: Tensor,
+    task: Task, batch_size: int, generator: torch.Generator, like: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return random images, or windows or pairs of a text task, and labels for them.
 

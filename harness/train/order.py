@@ -69,12 +69,7 @@ def worker_batches(
         yield order[start : start + batch_size]
 
 
-def by_length(
-    order: Tensor,
-    lengths: Tensor,
-    batch_size: int,
-    random: torch.Generator,
-) -> Tensor:
+def by_length(order: Tensor, lengths: Tensor, batch_size: int, random: torch.Generator) -> Tensor:
     """Return the full batches of an order, made anew of samples of like length.
 
     The batches are shuffled.
@@ -98,10 +93,7 @@ def shard_size(spec: PartitionSpec, num_train: int, num_workers: int) -> int:
 
 
 def worker_shards(
-    spec: PartitionSpec,
-    labels: Tensor,
-    num_workers: int,
-    seed: int,
+    spec: PartitionSpec, labels: Tensor, num_workers: int, seed: int
 ) -> list[Tensor] | None:
     """Return the sample indices of each worker, all of the same number.
 
@@ -133,10 +125,7 @@ def worker_shards(
 
 
 def _class_shards(
-    labels: Labels,
-    num_workers: int,
-    shards_per_worker: int,
-    random: numpy.random.Generator,
+    labels: Labels, num_workers: int, shards_per_worker: int, random: numpy.random.Generator
 ) -> list[Labels]:
     num_shards = num_workers * shards_per_worker
     size = len(labels) // num_shards
@@ -147,10 +136,7 @@ def _class_shards(
 
 
 def _dirichlet_shards(
-    labels: Labels,
-    num_workers: int,
-    alpha: float,
-    random: numpy.random.Generator,
+    labels: Labels, num_workers: int, alpha: float, random: numpy.random.Generator
 ) -> list[Labels]:
     classes, sizes = numpy.unique(labels, return_counts=True)
     pools = [random.permutation(numpy.flatnonzero(labels == number)) for number in classes]
@@ -168,10 +154,7 @@ def _dirichlet_shards(
 
 
 def _take(
-    count: int,
-    shares: npt.NDArray[numpy.float64],
-    left: Labels,
-    random: numpy.random.Generator,
+    count: int, shares: npt.NDArray[numpy.float64], left: Labels, random: numpy.random.Generator
 ) -> Labels:
     """Return how many of each class to take: by its share, but no more than is left of it.
 
@@ -215,10 +198,7 @@ def token_weights(
 
 
 def learning_rate_factor(
-    schedule: ScheduleSpec,
-    step: int,
-    steps_per_epoch: int,
-    num_epochs: int,
+    schedule: ScheduleSpec, step: int, steps_per_epoch: int, num_epochs: int
 ) -> float:
     """Return what the peak learning rate is multiplied with at `step`, counted from 0.
 

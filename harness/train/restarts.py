@@ -21,10 +21,7 @@ PARAMETERS = "parameters"
 
 
 def check_restart(
-    restart: RestartSpec,
-    optimizer: DistributedOptimizer,
-    num_steps: int,
-    num_workers: int,
+    restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int, num_workers: int
 ) -> None:
     """Raise SpecError where the method has no such state, or where nobody would lose it."""
     own, common = state_of(optimizer)
@@ -68,10 +65,7 @@ def state_of(optimizer: DistributedOptimizer) -> tuple[dict[str, Tensor], dict[s
 
 
 def tail_of(
-    config: RunConfig,
-    tensors: Iterable[Tensor],
-    collectives: Collectives,
-    num_steps: int,
+    config: RunConfig, tensors: Iterable[Tensor], collectives: Collectives, num_steps: int
 ) -> DistributedOptimizer:
     """Return the optimiser of a synchronous tail.
 
@@ -110,10 +104,7 @@ def planned_traffic(config: RunConfig, optimizer: DistributedOptimizer, num_step
 
 
 def lose_state(
-    config: RunConfig,
-    restart: RestartSpec,
-    optimizer: DistributedOptimizer,
-    num_steps: int,
+    config: RunConfig, restart: RestartSpec, optimizer: DistributedOptimizer, num_steps: int
 ) -> None:
     """Take a part of the optimiser's state away, as `restart` says.
 
@@ -141,12 +132,7 @@ def lose_state(
     optimizer.load_state_dict(state)
 
 
-def _of_worker(
-    rank: int,
-    optimizer: DistributedOptimizer,
-    held: Tensor,
-    new: Tensor,
-) -> Tensor:
+def _of_worker(rank: int, optimizer: DistributedOptimizer, held: Tensor, new: Tensor) -> Tensor:
     """Return what the workers' new vectors are where only one has lost its own."""
     own_ranks = torch.tensor(optimizer.collectives.own_ranks, device=held.device)
     return torch.where((own_ranks == rank).unsqueeze(1), new, held)

@@ -256,11 +256,7 @@ def record_result(training: Training) -> None:
         digest = hashlib.sha256(average.tobytes()).hexdigest()
     training.clock.switch("evaluate")
     accuracies = worker_accuracies(
-        training.models,
-        training.precision,
-        collectives,
-        training.samples,
-        training.num_evaluation,
+        training.models, training.precision, collectives, training.samples, training.num_evaluation
     )
     training.clock.switch("compute")
     if training.recorder is not None:
@@ -270,12 +266,7 @@ def record_result(training: Training) -> None:
         checkpoint.discard(training.job.checkpoints)
 
 
-def _result(
-    training: Training,
-    recorder: Recorder,
-    digest: str,
-    accuracies: list[float],
-) -> Result:
+def _result(training: Training, recorder: Recorder, digest: str, accuracies: list[float]) -> Result:
     """Return the run's result; `accuracies` are each worker's own."""
     score = training.score if training.diverged_at is None else None
     samples = training.samples

@@ -76,10 +76,7 @@ def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bo
 
 
 def attempt_as_rank(
-    job: Job,
-    rank: int,
-    init_method: str,
-    stop_requested: StopRequested | None = None,
+    job: Job, rank: int, init_method: str, stop_requested: StopRequested | None = None
 ) -> bool:
     """Do the run as worker `rank` of a new group; return whether it has a result.
 
@@ -88,13 +85,7 @@ def attempt_as_rank(
 
     def work() -> None:
         prepare_thread(job.device)
-        with joined(
-            job.device,
-            job.timeout_seconds,
-            init_method,
-            rank,
-            job.run.config.num_workers,
-        ):
+        with joined(job.device, job.timeout_seconds, init_method, rank, job.run.config.num_workers):
             # Another command may have done it while the lock was waited for: rank 0, which has it,
             # looks for all.
             if not from_rank_0(rank == 0 and is_done(job.folder)):
@@ -291,13 +282,7 @@ def close(active: ActiveRun) -> Unfinished | None:
     # Where the disk is full, what is returned is all that is told.
     with contextlib.suppress(OSError):
         write_failure(
-            job.folder,
-            job.run.run_id,
-            job.attempt.attempt,
-            kind,
-            message,
-            "",
-            is_last_word=True,
+            job.folder, job.run.run_id, job.attempt.attempt, kind, message, "", is_last_word=True
         )
     return Unfinished(kind, f"{message} ({path})")
 

@@ -253,28 +253,12 @@ def _verdict(run: PlannedRun, unfinished: Unfinished | None) -> str:
     return f"{name}: {unfinished}"
 
 
-def _started(
-    run: PlannedRun,
-    place: Resources,
-    plan: Plan,
-    options: Options,
-) -> ActiveRun:
+def _started(run: PlannedRun, place: Resources, plan: Plan, options: Options) -> ActiveRun:
     workers = workers_of(run.config, options)
     device = place.devices[0]
     backend = backend_for(device) if workers == "processes" else workers
     attempt = new_attempt(workers, backend, torch.device(device))
-    return start(
-        _job(
-            run,
-            attempt,
-            device,
-            place.cores,
-            plan,
-            options,
-        ),
-        workers,
-        place,
-    )
+    return start(_job(run, attempt, device, place.cores, plan, options), workers, place)
 
 
 def _job(

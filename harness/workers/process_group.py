@@ -166,11 +166,7 @@ def joined(
     require_own_devices(owned)
     with translated_errors():
         dist.init_process_group(
-            backend_for(device),
-            store=store,
-            rank=rank,
-            world_size=world_size,
-            timeout=timeout,
+            backend_for(device), store=store, rank=rank, world_size=world_size, timeout=timeout
         )
     yield
     dist.destroy_process_group()

@@ -189,13 +189,7 @@ def start_workers(
     folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
     ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
     given = work, f"file://{folder.name}/rendezvous", theirs, arguments
-    context = start_processes(
-        _be,
-        given,
-        len(arguments),
-        join=False,
-        start_method="forkserver",
-    )  # type: ignore[no-untyped-call]
+    context = start_processes(_be, given, len(arguments), join=False, start_method="forkserver")  # type: ignore[no-untyped-call]
     # Else a worker's end would stay open here, and the end of its pipe would never be heard.
     for pipe in theirs:
         pipe.close()
@@ -234,11 +228,7 @@ def _be(
     assert parent is not None
     # Torch has the kernel send SIGINT when the parent dies. But the parent is the fork server, and
     # SIGINT is ignored below.
-    threading.Thread(
-        target=_die_with,
-        args=(parent,),
-        daemon=True,
-    ).start()
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     flag = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, flag.note)
@@ -249,13 +239,7 @@ def _be(
         os.dup2(nowhere.fileno(), 1)  # gloo prints there
     try:
         last = work(
-            Worker(
-                rank,
-                len(pipes),
-                init_method,
-                pipes[rank],
-                flag.stop_requested,
-            ),
+            Worker(rank, len(pipes), init_method, pipes[rank], flag.stop_requested),
             *arguments[rank],
         )
     except Exception as error:

@@ -81,15 +81,7 @@ _CONTRAST = [
     "loss_high",
     "p_holm",
 ]
-_DIFFERENCE = [
-    "row",
-    "reference",
-    "estimate",
-    "standard_error",
-    "degrees",
-    "low",
-    "high",
-]
+_DIFFERENCE = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
 _NO_SCORE = ["learning_rate", "test_loss", "wall_seconds"]
 _NUMBERS = [
     "mean",
@@ -104,9 +96,7 @@ _NUMBERS = [
 
 
 def write_experiment_page(
-    path: Path,
-    frames: Frames,
-    links: Sequence[tuple[str, str]] = BESIDE,
+    path: Path, frames: Frames, links: Sequence[tuple[str, str]] = BESIDE
 ) -> None:
     """Write an experiment's page.
 
@@ -131,13 +121,7 @@ def write_experiment_page(
     if study is not None and models:
         workloads = {model["name"] for model in models}
         timings = timings_table(study, workloads)
-    page = explorer_page(
-        frames,
-        models,
-        timings,
-        without=without,
-        links=links,
-    )
+    page = explorer_page(frames, models, timings, without=without, links=links)
     write_text_atomically(path, page, durable=False)
 
 
@@ -256,9 +240,7 @@ def _template() -> Template:
 
 
 def _about(
-    frames: Frames | None,
-    models: Sequence[Mapping[str, Any]],
-    too_long: Sequence[str],
+    frames: Frames | None, models: Sequence[Mapping[str, Any]], too_long: Sequence[str]
 ) -> str:
     """Return the line under the title: what is on the page, and what is not."""
     sentences = []
@@ -310,10 +292,7 @@ def _experiment(frames: Frames) -> dict[str, Any]:
     }
 
 
-def _methods(
-    frames: Frames | None,
-    models: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+def _methods(frames: Frames | None, models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a colour and shape for every label, grey for what others are compared with.
 
     On at first are all whose rows have a step time, since a frontier of some would be none, and
@@ -383,12 +362,7 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     further = contrasts.columns.drop(_CONTRAST)
     # Of a run that was interrupted, the command that ended it is the one to repeat.
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
-    runs = frames.runs.merge(
-        commands,
-        how="left",
-        left_on="run_id",
-        right_index=True,
-    )
+    runs = frames.runs.merge(commands, how="left", left_on="run_id", right_index=True)
     rows = _rows(frames)
     tuning = frames.tuning
     scores = frames.scores.drop(columns=_NO_SCORE, errors="ignore")
@@ -410,10 +384,7 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
 
 
 def as_losses(
-    table: pd.DataFrame,
-    estimate: str = "estimate",
-    low: str = "low",
-    high: str = "high",
+    table: pd.DataFrame, estimate: str = "estimate", low: str = "low", high: str = "high"
 ) -> pd.DataFrame:
     """Return a table with losses in place of differences of scores.
 
@@ -450,15 +421,7 @@ def _rows(frames: Frames) -> pd.DataFrame:
     on_baseline = contrasts[contrasts["reference"] == frames.experiment.baseline]
     verdicts = dict(zip(on_baseline["row"], on_baseline["verdict"], strict=True))
     rows = rows.assign(verdict=rows["row"].map(verdicts))
-    first = [
-        "row",
-        "label",
-        "verdict",
-        "ratio",
-        "num_steps",
-        "learning_rate",
-        *_NUMBERS,
-    ]
+    first = ["row", "label", "verdict", "ratio", "num_steps", "learning_rate", *_NUMBERS]
     further = rows.columns.drop(first)
     num_methods = rows.groupby(["ratio", "num_steps"])["label"].transform("nunique")
     is_end = rows["row"].isin([frames.experiment.baseline, frames.experiment.floor])

@@ -128,12 +128,7 @@ def combined(
     """
     effects = np.asarray(estimates, dtype=float)
     variances = np.asarray(standard_errors, dtype=float) ** 2
-    found = combine_effects(
-        effects,
-        variances,
-        method_re="dl",
-        use_t=True,
-    )
+    found = combine_effects(effects, variances, method_re="dl", use_t=True)
     intervals = found.conf_int(alpha=1 - confidence)
     # The fourth is that of random effects by Hartung and Knapp.
     low, high = intervals[3]

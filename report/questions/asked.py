@@ -75,10 +75,7 @@ class Question:
         answer = computed(evidence) if computed else studies.compared_pairs(needed[0])
         if answer is None or not needed:
             return answer
-        numbers = {
-            "regime": needed[0].regime,
-            **answer.numbers,
-        }
+        numbers = {"regime": needed[0].regime, **answer.numbers}
         return replace(answer, numbers=numbers)
 
 

@@ -96,14 +96,7 @@ def build_answers(
     for question in QUESTIONS:
         if question.number in answers and question.number in PAGES:
             _write_page(folder, question, answers[question.number])
-    path = write_report(
-        folder,
-        NAME,
-        "answers.md.j2",
-        context,
-        frames,
-        figures,
-    )
+    path = write_report(folder, NAME, "answers.md.j2", context, frames, figures)
     networks = environment().get_template("networks.md.j2").render(networks_of(evidence, root=".."))
     write_text_atomically(path.with_name("networks.md"), networks.strip() + "\n", durable=False)
     if readme:
@@ -142,11 +135,7 @@ def _read(evidence: Evidence) -> list[Compared]:
 
 def _write_page(output: Path, question: Question, answer: Answer) -> None:
     """Write an answer that is too long to stand among the others on a page of its own."""
-    context = {
-        **words_of(answer),
-        "number": question.number,
-        "asked": question.asked,
-    }
+    context = {**words_of(answer), "number": question.number, "asked": question.asked}
     name = str(question.number)
     write_report(output, name, f"pages/{name}.md.j2", context, {}, {})
 
@@ -162,11 +151,7 @@ def words_of(answer: Answer) -> dict[str, Any]:
 
 def _section(question: Question, answer: Answer | None) -> dict[str, Any]:
     """Return a question, and what its template says; that is empty where nothing was run."""
-    section = {
-        "number": question.number,
-        "asked": question.asked,
-        "command": question.command,
-    }
+    section = {"number": question.number, "asked": question.asked, "command": question.command}
     if answer is None:
         return section | {"text": ""}
     template = environment().get_template(f"questions/{question.number}.md.j2")
@@ -201,12 +186,7 @@ def _sharing(evidence: Evidence) -> list[list[str]]:
 
 def cards_of(evidence: Evidence, answers: dict[int, Answer]) -> dict[str, Any]:
     """Return the numbers of the cards; None for a card whose runs are missing."""
-    cards: dict[str, Any] = {
-        "order": None,
-        "apart": None,
-        "shown": None,
-        "beside_local": None,
-    }
+    cards: dict[str, Any] = {"order": None, "apart": None, "shown": None, "beside_local": None}
     if 9 in answers:
         numbers = answers[9].numbers
         for name in OF_NETWORKS:
@@ -234,9 +214,7 @@ def _loss_of_reset(evidence: Evidence, known: Compared) -> list[dict[Hashable, A
     """
     lines = []
     for line in evidence.elsewhere([known], ("reset", "baseline")):
-        beside = {
-            "least": _form_that_loses_least(evidence, known, line),
-        }
+        beside = {"least": _form_that_loses_least(evidence, known, line)}
         lines.append(line | beside)
     return lines
 
@@ -290,11 +268,7 @@ def _speed_of(evidence: Evidence, answer: Answer | None) -> dict[str, Any]:
     Both are None where one of the three was not timed; `blocks` is the same over the best baseline
     of the form with the paper's blocks, None where that was not.
     """
-    nothing = {
-        "over_best": None,
-        "over_ddp": None,
-        "blocks": None,
-    }
+    nothing = {"over_best": None, "over_ddp": None, "blocks": None}
     scored = scored_method(evidence)
     if answer is None or scored is None:
         return nothing

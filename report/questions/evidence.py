@@ -354,10 +354,7 @@ class Evidence:
         """
         parts: list[Part] = []
         for known in experiments:
-            columns = {
-                "network": known.about.network,
-                "num_parameters": known.num_parameters,
-            }
+            columns = {"network": known.about.network, "num_parameters": known.num_parameters}
             parts.append((known, known.pairs(*pairs), columns))
         return self.contrasts(parts).to_dict("records")
 

@@ -9,19 +9,9 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.report.frame import LOAD_TOLERANCE
-from cser_bench.report.questions.evidence import (
-    Answer,
-    Compared,
-    Evidence,
-    Part,
-    nearest_first,
-)
+from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Part, nearest_first
 from cser_bench.report.questions.losses import MOST_ROWS, tied
-from cser_bench.report.questions.one_load import (
-    link_load,
-    plain_local_rows,
-    rows_at_one_load,
-)
+from cser_bench.report.questions.one_load import link_load, plain_local_rows, rows_at_one_load
 from cser_bench.report.questions.relatives import declared_by_network
 from cser_bench.report.regime import tells
 from cser_bench.report.statistics import BETTER, BETTER_BY_MARGIN, EQUAL, WORSE, WORSE_BY_MARGIN
@@ -105,20 +95,13 @@ def _times_the_load(evidence: Evidence, line: Mapping[Hashable, Any]) -> float:
 
 def _of(known: Compared, *pairs: tuple[str, str], network: str | None = None) -> Part:
     """Return pairs of an experiment, with the network that the table names."""
-    columns = {
-        "network": network or known.network,
-        "experiment": known.name,
-    }
+    columns = {"network": network or known.network, "experiment": known.name}
     return known, pairs, columns
 
 
 def _pairs_asked_first(quoted: Compared) -> list[tuple[str, str]]:
     """Return both forms of error reset against local steps, and one average at the end."""
-    return quoted.pairs(
-        ("topk", "local"),
-        ("blocks", "local"),
-        ("average_at_end", "baseline"),
-    )
+    return quoted.pairs(("topk", "local"), ("blocks", "local"), ("average_at_end", "baseline"))
 
 
 def _of_other_networks(evidence: Evidence) -> list[Part]:
@@ -223,11 +206,7 @@ def _tail(known: Compared) -> dict[str, Any]:
 def _tails(known: Compared) -> dict[str, Any]:
     """Return what tails change, and in `left` what each row then loses against the baseline."""
     rows = known.contrasts_of(known.contrasts)
-    rows = rows.assign(
-        network=known.network,
-        experiment=known.name,
-        baseline=known.baseline,
-    )
+    rows = rows.assign(network=known.network, experiment=known.name, baseline=known.baseline)
     is_against_baseline = rows["reference"] == known.baseline
     against_baseline = rows[is_against_baseline].set_index("row")
     changed = rows[~is_against_baseline].to_dict("records")

@@ -5,13 +5,7 @@ from typing import Any
 import pandas as pd
 
 from cser_bench.harness.measures.declared import BEFORE_RUNS
-from cser_bench.report.questions.evidence import (
-    Answer,
-    Compared,
-    Evidence,
-    Speaker,
-    nearest_first,
-)
+from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Speaker, nearest_first
 from cser_bench.report.regime import NOT_CLAIMED, tells
 from cser_bench.report.statistics import BETTER, LESS, MORE, WORSE
 from cser_bench.report.verdicts import margin_of
@@ -101,10 +95,7 @@ def tied(evidence: Evidence, *pairs: tuple[Speaker, Speaker]) -> pd.DataFrame:
     parts = []
     for known in evidence.all_of("ties"):
         if known.is_whole:
-            columns = {
-                "network": f"{known.network}, other rates",
-                "experiment": known.name,
-            }
+            columns = {"network": f"{known.network}, other rates", "experiment": known.name}
             parts.append((known, known.pairs(*pairs), columns))
     return evidence.contrasts(parts)
 

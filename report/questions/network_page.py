@@ -8,11 +8,7 @@ from markupsafe import Markup
 
 from cser_bench.report.frame import LOAD_TOLERANCE
 from cser_bench.report.questions.evidence import Compared, Evidence, Speaker
-from cser_bench.report.questions.one_load import (
-    link_load,
-    rows_at_one_load,
-    tuned_rows,
-)
+from cser_bench.report.questions.one_load import link_load, rows_at_one_load, tuned_rows
 from cser_bench.report.regime import tells
 from cser_bench.report.statistics import LESS, MORE
 from cser_bench.report.verdicts import loss, margin_of

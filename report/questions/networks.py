@@ -225,10 +225,7 @@ def _at_one_load(evidence: Evidence) -> dict[str, Any]:
     return numbers
 
 
-def _other_orders(
-    evidence: Evidence,
-    experiments: Sequence[Compared],
-) -> list[dict[str, Any]]:
+def _other_orders(evidence: Evidence, experiments: Sequence[Compared]) -> list[dict[str, Any]]:
     """Return the loads at which a network has another order than at the load shown.
 
     Keys: those of `orders_at_other_loads`.
@@ -245,11 +242,7 @@ def _order_on(known: Compared) -> dict[str, Any]:
     """Return the order of the three methods' losses on one network, and the load."""
     [line] = losses_at_one_load([known]).to_dict("records")
     order = sorted(ORDERED.values(), key=lambda name: float(line[name]))
-    return {
-        "network": known.the_network,
-        "link_models": line["link_models"],
-        "order": order,
-    }
+    return {"network": known.the_network, "link_models": line["link_models"], "order": order}
 
 
 def _by_kind(shares: pd.DataFrame) -> Figure:
@@ -279,12 +272,7 @@ def _by_kind(shares: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.axvline(0, **GREY)
-    axes.axvline(
-        1,
-        color="#777777",
-        linewidth=0.8,
-        linestyle="--",
-    )
+    axes.axvline(1, color="#777777", linewidth=0.8, linestyle="--")
     losses_across(axes)
     axes.set_xlabel("share lost of what can be lost: 0 is everything sent, 1 a worker alone")
     legend_beside(axes)

@@ -122,18 +122,9 @@ def losses_at_one_load(experiments: Sequence[Compared]) -> pd.DataFrame:
     for known in experiments:
         lost = _lost(known, rows_at_one_load(known))
         if lost is not None:
-            named = {
-                "network": known.network,
-                "experiment": known.name,
-            }
+            named = {"network": known.network, "experiment": known.name}
             lines.append(named | {"parameters": known.num_parameters} | lost)
-    columns = [
-        "network",
-        "experiment",
-        "parameters",
-        "link_models",
-        *ORDERED.values(),
-    ]
+    columns = ["network", "experiment", "parameters", "link_models", *ORDERED.values()]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -172,11 +163,7 @@ def orders_at_other_loads(
             if network in told and abs(load / told[network] - 1) <= LOAD_TOLERANCE:
                 continue
             order = sorted(lost, key=lambda name: lost[name])
-            yield {
-                "network": known.the_network,
-                "load": load,
-                "order": order,
-            }
+            yield {"network": known.the_network, "load": load, "order": order}
 
 
 def resets_against_local(experiments: Sequence[Compared]) -> pd.DataFrame:
@@ -203,12 +190,5 @@ def resets_against_local(experiments: Sequence[Compared]) -> pd.DataFrame:
                     "standard_error": apart.standard_error,
                 }
             )
-    columns = [
-        "network",
-        "experiment",
-        "estimate",
-        "low",
-        "high",
-        "standard_error",
-    ]
+    columns = ["network", "experiment", "estimate", "low", "high", "standard_error"]
     return pd.DataFrame(lines, columns=columns)

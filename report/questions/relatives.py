@@ -36,10 +36,7 @@ def the_relatives(evidence: Evidence) -> Answer:
     [outer_against_its_like] = quoted.pairs(("outer", "outer_baseline"))
     with_relatives = [known for known in evidence.other_networks if known.row("low_rank")]
     of_relatives = evidence.elsewhere(
-        with_relatives,
-        ("low_rank", "baseline"),
-        ("outer", "baseline"),
-        ("feedback", "baseline"),
+        with_relatives, ("low_rank", "baseline"), ("outer", "baseline"), ("feedback", "baseline")
     )
     recent = []
     for known in nearest_first(evidence.all_of("methods")):

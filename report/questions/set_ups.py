@@ -166,12 +166,7 @@ def _panels(frame: pd.DataFrame, axes_of: Sequence[Axis]) -> Figure:
     for panel in panels[1:]:
         panel.sharey(panels[0])
     for panel, axis in zip(panels, axes_of, strict=True):
-        _panel(
-            panel,
-            frame,
-            axis,
-            is_last=panel is panels[-1],
-        )
+        _panel(panel, frame, axis, is_last=panel is panels[-1])
     panels[0].set_ylabel("points lost")
     # The other panels share this axis, and so its formatter.
     losses_up(panels[0])
@@ -300,10 +295,7 @@ def over_skew(evidence: Evidence) -> Answer:
         skewed = _skewed(evidence, known)
         if skewed is not None:
             elsewhere.append(skewed)
-    numbers = {
-        **answer.numbers,
-        "elsewhere": elsewhere,
-    }
+    numbers = {**answer.numbers, "elsewhere": elsewhere}
     return replace(answer, numbers=numbers)
 
 
@@ -315,10 +307,7 @@ def _skewed(evidence: Evidence, known: Compared) -> dict[str, Any] | None:
     usual = evidence.first("network", network=known.about.network)
     if usual is None:
         return None
-    speakers: list[tuple[Speaker, Speaker]] = [
-        ("local", "baseline"),
-        ("blocks", "local"),
-    ]
+    speakers: list[tuple[Speaker, Speaker]] = [("local", "baseline"), ("blocks", "local")]
     here = known.contrasts_of(known.pairs(*speakers))
     there = usual.contrasts_of(usual.pairs(*speakers))
     if len(here) < 2 or len(there) < 2:
@@ -339,8 +328,5 @@ def over_workers(evidence: Evidence) -> Answer:
     answer = _over(evidence, "workers", "samples")
     config = evidence["levels"].frames.experiment.config
     samples = config["task"]["num_train"] // config["num_workers"]
-    numbers = {
-        **answer.numbers,
-        "samples": samples,
-    }
+    numbers = {**answer.numbers, "samples": samples}
     return replace(answer, numbers=numbers)

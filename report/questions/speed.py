@@ -116,11 +116,7 @@ def which_baseline(evidence: Evidence) -> Answer | None:
     over = {}
     if scored is not None and scored in seconds:
         over = (seconds / seconds[scored]).to_dict()
-    numbers = {
-        **answer.numbers,
-        "scored": over,
-        "blocks": blocks_over_best(evidence, cells),
-    }
+    numbers = {**answer.numbers, "scored": over, "blocks": blocks_over_best(evidence, cells)}
     return replace(answer, numbers=numbers)
 
 
@@ -142,10 +138,7 @@ def _over_every_baseline(study: SpeedStudy, _: WorkloadModel) -> Answer | None:
         lines.append(line)
     frame = pd.DataFrame(lines)
     is_shown = frame["method"].isin([*BASELINES, "ddp_no_overlap", "powersgd_1"])
-    numbers = {
-        "over": frame.set_index("method")["factor"],
-        "own": cells.loc[PROPOSED],
-    }
+    numbers = {"over": frame.set_index("method")["factor"], "own": cells.loc[PROPOSED]}
     return Answer(frame, numbers, rows=frame[is_shown])
 
 
@@ -196,13 +189,7 @@ def which_bandwidth(study: SpeedStudy, model: WorkloadModel) -> Answer:
     gbits = grid["bits_per_second"] / 1e9
     over_best = grid.loc[grid["method"] == PROPOSED, "over_best"]
     below = comparisons.highest_rate(
-        partial(
-            comparisons.speedup,
-            model,
-            PROPOSED,
-            DDP,
-        ),
-        comparisons.CLEARLY,
+        partial(comparisons.speedup, model, PROPOSED, DDP), comparisons.CLEARLY
     )
     over_ddp = grid.pivot(index="bits_per_second", columns="method", values="over_ddp")
     older = [name for name in OLDER if name in over_ddp]
@@ -232,10 +219,7 @@ def _bandwidth(grid: pd.DataFrame) -> Figure:
         local_steps: FAMILIES["local steps"],
         error_feedback: FAMILIES["error feedback"],
     }
-    sides = (
-        ("over_ddp", "DDP in fp32", (0, 12)),
-        ("over_best", "the best baseline", (0.9, 1.15)),
-    )
+    sides = (("over_ddp", "DDP in fp32", (0, 12)), ("over_best", "the best baseline", (0.9, 1.15)))
     for axes, (column, title, limits) in zip(panels, sides, strict=True):
         for (method, colour), dash in zip(shown.items(), DASHES, strict=False):
             own = grid[grid["method"] == method]
@@ -249,18 +233,7 @@ def _bandwidth(grid: pd.DataFrame) -> Figure:
                 )
         axes.axhline(1, **GREY)
         axes.set_title(f"over {title}", fontsize=7.5)
-        axes.set(
-            xlabel="link, Gb/s",
-            xlim=(0, 102),
-            xticks=[
-                1,
-                25,
-                50,
-                75,
-                100,
-            ],
-            ylim=limits,
-        )
+        axes.set(xlabel="link, Gb/s", xlim=(0, 102), xticks=[1, 25, 50, 75, 100], ylim=limits)
     panels[0].set_ylabel("times as fast")
     panels[0].legend()
     return figure
@@ -326,10 +299,7 @@ def what_headlines_ask(study: SpeedStudy, model: WorkloadModel) -> Answer | None
     # Of each published factor and compute time, the line of the fastest method.
     factors = own.groupby(["headline", "compute_seconds"])["factor"]
     own = own.loc[factors.idxmax()]
-    own = own.assign(
-        ms=1e3 * own["compute_seconds"],
-        gbits=own["holds_up_to"] / 1e9,
-    )
+    own = own.assign(ms=1e3 * own["compute_seconds"], gbits=own["holds_up_to"] / 1e9)
     own = own.sort_values("compute_seconds")
     imagenet = own[own["headline"].str.contains("ImageNet")]
     cifar = own[own["headline"].str.contains("CIFAR")]
@@ -413,10 +383,7 @@ def which_ratio_is_needed(study: SpeedStudy, model: WorkloadModel) -> Answer:
 
     cells = study.cells[study.cells["workload"] == WORKLOAD]
     log_bits = brentq(
-        beyond,
-        math.log(comparisons.LOWEST),
-        math.log(comparisons.HIGHEST),
-        xtol=1e-6,
+        beyond, math.log(comparisons.LOWEST), math.log(comparisons.HIGHEST), xtol=1e-6
     )
     frame = comparisons.needed_ratios_frame(model, SOME_RATES)
     frame["gbits"] = frame["bits_per_second"] / 1e9

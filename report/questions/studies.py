@@ -11,19 +11,10 @@ from cser_bench.report.questions.evidence import Answer, Compared, Evidence, Par
 from cser_bench.report.questions.losses import MOST_ROWS
 from cser_bench.report.verdicts import loss, loss_interval
 
-RULES = {
-    "dropped": "dropped",
-    "feedback": "error feedback",
-    "reset": "error reset",
-}
+RULES = {"dropped": "dropped", "feedback": "error feedback", "reset": "error reset"}
 """What is done with what a compressor does not send, as tables name it."""
 
-SHARES = {
-    0.0: "nothing",
-    0.25: "a quarter",
-    0.5: "half",
-    0.75: "three quarters",
-}
+SHARES = {0.0: "nothing", 0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
 """Shares of a budget that compressed updates have, in words."""
 
 COLOURS = ("#2A75DB", "#C23B00", "#004D2C", "#6A2C91")
@@ -51,10 +42,7 @@ def compared_pairs(known: Compared) -> Answer:
             line["headline"] = pair.headline
             headlines.append(line)
     frame["label"] = names
-    numbers = {
-        "headlines": headlines,
-        "note": known.about.note,
-    }
+    numbers = {"headlines": headlines, "note": known.about.note}
     return Answer(frame, numbers)
 
 
@@ -247,13 +235,7 @@ def _distances(means: pd.DataFrame, names: dict[str, str]) -> Figure:
     for (row, name), colour, dash in zip(names.items(), colours, dashes, strict=False):
         lines = means[means["row"] == row]
         lines = lines.sort_values("step")
-        axes.plot(
-            lines["step"],
-            lines["worker_distance"],
-            color=colour,
-            linestyle=dash,
-            label=name,
-        )
+        axes.plot(lines["step"], lines["worker_distance"], color=colour, linestyle=dash, label=name)
     axes.set(xlabel="step", ylabel="distance", ylim=(0, None))
     legend_beside(axes)
     return figure
@@ -288,10 +270,7 @@ def which_compressors_work(evidence: Evidence) -> Answer:
     is_open = (resets["low"] < 0) & (resets["high"] > 0)
     by_loss = resets.reset_index().sort_values("estimate")
     first = study.about.compressors[0].compressor
-    feedback = {
-        "compressor": first,
-        **study.lost(float(wide[RULES["feedback"]][first])),
-    }
+    feedback = {"compressor": first, **study.lost(float(wide[RULES["feedback"]][first]))}
     numbers = {
         "open": resets.index[is_open].tolist(),
         "best": by_loss.iloc[-1],

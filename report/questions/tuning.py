@@ -182,10 +182,7 @@ def what_tuning_costs(evidence: Evidence) -> Answer | None:
         needed=("needed", "median"),
         spread=("spread", "median"),
     )
-    numbers = {
-        "runs": _trials(frames)["run_id"].nunique(),
-        "near": NEAR,
-    }
+    numbers = {"runs": _trials(frames)["run_id"].nunique(), "near": NEAR}
     return Answer(frame, numbers, rows=shown)
 
 
@@ -268,11 +265,7 @@ def _rates(search: Compared, trials: pd.DataFrame) -> Figure:
         of_row = trials[trials["row"] == row]
         best = of_row.groupby("learning_rate")["score"].max()
         axes.plot(
-            best.index,
-            100 * best,
-            f"{shape}-",
-            color=colour,
-            label=search.value(row, "label"),
+            best.index, 100 * best, f"{shape}-", color=colour, label=search.value(row, "label")
         )
         diverged = best.index[best.isna()]
         axes.plot(

@@ -100,9 +100,7 @@ def _in_processes(
     Each is made in a process of its own kind, so that no drawing state is shared.
     """
     processes = ProcessPoolExecutor(
-        num_jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_at_ctrl_c,
+        num_jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_at_ctrl_c
     )
     resource_tracker.ensure_running()  # its start would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

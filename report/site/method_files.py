@@ -138,12 +138,7 @@ def _constants(node: ast.ClassDef) -> dict[str, str]:
     return texts
 
 
-def _inherited(
-    classes: Mapping[str, _Class],
-    name: str,
-    fact: str,
-    otherwise: str,
-) -> str:
+def _inherited(classes: Mapping[str, _Class], name: str, fact: str, otherwise: str) -> str:
     """Return a text that a class assigns, or the first of its bases that has it."""
     if name not in classes:
         return otherwise

@@ -95,11 +95,7 @@ def _standing(frames: Frames, line: Mapping[Any, Any]) -> Standing:
     )
 
 
-def page_html(
-    method: Method,
-    standings: Sequence[Standing],
-    reports: Mapping[str, str],
-) -> str:
+def page_html(method: Method, standings: Sequence[Standing], reports: Mapping[str, str]) -> str:
     """Return the text of a method's page.
 
     Args:

@@ -73,10 +73,7 @@ class Site:
 
 
 def write_pages(
-    root: Path,
-    output: Path,
-    reports: Mapping[str, str],
-    standings: Sequence[Standing],
+    root: Path, output: Path, reports: Mapping[str, str], standings: Sequence[Standing]
 ) -> Site:
     """Write every page but the explorers, and what they load.
 
@@ -137,10 +134,7 @@ def _is_answer(source: str) -> bool:
     return source.startswith(f"{_ANSWERS_FOLDER}/")
 
 
-def _quoted(
-    places: Places,
-    reports: Mapping[str, str],
-) -> dict[str, list[tuple[str, str]]]:
+def _quoted(places: Places, reports: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
     """Return the answers that name each experiment, in their order."""
     quoted: dict[str, list[tuple[str, str]]] = {}
     if ANSWERS not in places.texts:
@@ -160,12 +154,7 @@ def _quoted(
     return quoted
 
 
-def _sources_of(
-    number: str,
-    text: str,
-    places: Places,
-    reports: Mapping[str, str],
-) -> list[str]:
+def _sources_of(number: str, text: str, places: Places, reports: Mapping[str, str]) -> list[str]:
     """Return the experiments that an answer is drawn from, each once.
 
     They are those that it or its own page names, or else its table; of step times their study.
@@ -248,11 +237,7 @@ def _beside_report(site: Site, source: str) -> str:
     page = page_of(source)
     folder = site.output / posixpath.dirname(page)
     name = folder.name
-    files = [
-        ("Explorer", EXPLORER),
-        ("PDF", "report.pdf"),
-        ("Markdown", "report.md"),
-    ]
+    files = [("Explorer", EXPLORER), ("PDF", "report.pdf"), ("Markdown", "report.md")]
     lines = [_links(files)]
     tables = []
     for path in sorted(folder.glob("csv/*.csv")):

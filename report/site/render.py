@@ -129,10 +129,7 @@ def _free_id(text: str, taken: set[str]) -> str:
 
 
 def _linked(
-    children: Sequence[Token],
-    source: str,
-    places: Places,
-    named: Mapping[str, str],
+    children: Sequence[Token], source: str, places: Places, named: Mapping[str, str]
 ) -> list[Token]:
     """Return the parts of a line with its links as pages of the site have them."""
     parts: list[Token] = []
@@ -163,12 +160,7 @@ def _linked(
     return parts
 
 
-def _link_about(
-    token: Token,
-    source: str,
-    places: Places,
-    named: Mapping[str, str],
-) -> list[Token]:
+def _link_about(token: Token, source: str, places: Places, named: Mapping[str, str]) -> list[Token]:
     """Return code, inside a link where it names an experiment or a file that has a page."""
     name = token.content
     folder = posixpath.dirname(source)
@@ -186,11 +178,7 @@ def _link_about(
     if place is None or place == page_of(source):
         return [token]
     link = relative(page_of(source), place)
-    return [
-        Token("link_open", "a", 1, attrs={"href": link}),
-        token,
-        Token("link_close", "a", -1),
-    ]
+    return [Token("link_open", "a", 1, attrs={"href": link}), token, Token("link_close", "a", -1)]
 
 
 def code_html(text: str) -> str:

@@ -83,9 +83,7 @@ RATES = log_grid(LOWEST, HIGHEST)
 
 
 def spans_above(
-    margin: Callable[[float], float],
-    low: float,
-    high: float,
+    margin: Callable[[float], float], low: float, high: float
 ) -> list[tuple[float, float]]:
     """Return where a continuous function is positive between two positive ends, as (from, to).
 
@@ -98,13 +96,7 @@ def spans_above(
         edges.append(low)
     for (before, value_before), (after, value_after) in pairwise(zip(grid, values, strict=True)):
         if (value_before > 0) != (value_after > 0):
-            edge = brentq(
-                margin,
-                before,
-                after,
-                xtol=1e-9 * before,
-                rtol=1e-12,
-            )
+            edge = brentq(margin, before, after, xtol=1e-9 * before, rtol=1e-12)
             edges.append(float(edge))
     if values[-1] > 0:
         edges.append(high)
@@ -113,28 +105,14 @@ def spans_above(
 
 
 def speedup(
-    model: WorkloadModel,
-    method: str,
-    baseline: str,
-    bits_per_second: float,
-    slower: float = 1.0,
+    model: WorkloadModel, method: str, baseline: str, bits_per_second: float, slower: float = 1.0
 ) -> float:
     """Return modelled seconds of the baseline over those of the method, both by name.
 
     On a device so many times slower.
     """
-    baseline_seconds = seconds_at(
-        model,
-        baseline,
-        bits_per_second,
-        slower,
-    )
-    return baseline_seconds / seconds_at(
-        model,
-        method,
-        bits_per_second,
-        slower,
-    )
+    baseline_seconds = seconds_at(model, baseline, bits_per_second, slower)
+    return baseline_seconds / seconds_at(model, method, bits_per_second, slower)
 
 
 def speedups_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame:
@@ -199,14 +177,7 @@ def headlines_frame(study: SpeedStudy) -> pd.DataFrame:
         for compute_seconds in sorted({*COMPUTE_SECONDS, *marks}):
             source = marks.get(compute_seconds)
             for method, rival in product(methods, rivals):
-                lines += _headline_lines(
-                    headline,
-                    model,
-                    method,
-                    rival,
-                    compute_seconds,
-                    source,
-                )
+                lines += _headline_lines(headline, model, method, rival, compute_seconds, source)
     return pd.DataFrame(lines)
 
 
@@ -246,11 +217,7 @@ def highest_rate(factor: Callable[[float], float], target: float) -> float:
     return max((high for _, high in spans), default=math.nan)
 
 
-def needed_ratio(
-    compute: Compute,
-    messages: Sequence[Message],
-    network: Network,
-) -> float:
+def needed_ratio(compute: Compute, messages: Sequence[Message], network: Network) -> float:
     """Return the least ratio at which messages are so short that communication is negligible.
 
     At least 1; NaN where none is.

@@ -99,42 +99,23 @@ class Compute:
 
 
 def collective_seconds(
-    network: Network,
-    collective: Collective,
-    payload_bytes: float,
-    rounds: Rounds = (),
+    network: Network, collective: Collective, payload_bytes: float, rounds: Rounds = ()
 ) -> float:
     """Return the seconds of a collective that nothing else delays.
 
     Of an exchange, whose payload is as in `Message`, the mean over its rounds.
     """
-    seconds = _undilated_seconds(
-        network,
-        collective,
-        payload_bytes,
-        rounds,
-    )
+    seconds = _undilated_seconds(network, collective, payload_bytes, rounds)
     return seconds / network.dilation
 
 
 def _undilated_seconds(
-    network: Network,
-    collective: Collective,
-    payload_bytes: float,
-    rounds: Rounds,
+    network: Network, collective: Collective, payload_bytes: float, rounds: Rounds
 ) -> float:
     links = network.links[collective]
     is_two_level = network.num_machines > 1 and network.workers_per_machine > 1
     if collective == "exchange":
-        return mean(
-            _exchange(
-                network,
-                links,
-                payload_bytes,
-                distances,
-            )
-            for distances in rounds
-        )
+        return mean(_exchange(network, links, payload_bytes, distances) for distances in rounds)
     if network.num_workers == 1:
         return 0.0
     if collective == "two_stages":
@@ -146,11 +127,7 @@ def _undilated_seconds(
     return _ring(network, links, collective, payload_bytes)
 
 
-def _two_stages(
-    network: Network,
-    links: Links,
-    payload_bytes: float,
-) -> float:
+def _two_stages(network: Network, links: Links, payload_bytes: float) -> float:
     workers = network.workers_per_machine
     share = payload_bytes / network.num_workers
     # Each worker sends its share to all others, and then what it has summed: twice the same bytes.
@@ -162,11 +139,7 @@ def _two_stages(
     return 2 * max(between, inside)
 
 
-def _tree(
-    network: Network,
-    links: Links,
-    payload_bytes: float,
-) -> float:
+def _tree(network: Network, links: Links, payload_bytes: float) -> float:
     # Up the tree and down again; a number of workers that is no power of 2 needs one more level.
     inside_levels = math.ceil(math.log2(network.workers_per_machine))
     between_levels = math.ceil(math.log2(network.num_machines))
@@ -175,12 +148,7 @@ def _tree(
     return inside + between
 
 
-def _ring(
-    network: Network,
-    links: Links,
-    collective: Collective,
-    payload_bytes: float,
-) -> float:
+def _ring(network: Network, links: Links, collective: Collective, payload_bytes: float) -> float:
     # All links hand on at the same time, so each hop is as long as that of the slowest.
     num_hops, hop_bytes = ring_hops(collective, payload_bytes, network.num_workers)
     hops = []
@@ -192,10 +160,7 @@ def _ring(
 
 
 def _hierarchical(
-    network: Network,
-    links: Links,
-    collective: Collective,
-    payload_bytes: float,
+    network: Network, links: Links, collective: Collective, payload_bytes: float
 ) -> float:
     machines = network.num_machines
     workers = network.workers_per_machine
@@ -212,10 +177,7 @@ def _hierarchical(
 
 
 def _exchange(
-    network: Network,
-    links: Links,
-    payload_bytes: float,
-    distances: Sequence[int],
+    network: Network, links: Links, payload_bytes: float, distances: Sequence[int]
 ) -> float:
     """Return the seconds of one round.
 
@@ -239,11 +201,7 @@ def _exchange(
     return max(between, inside)
 
 
-def step_seconds(
-    compute: Compute,
-    messages: Sequence[Message],
-    network: Network,
-) -> float:
+def step_seconds(compute: Compute, messages: Sequence[Message], network: Network) -> float:
     """Return the seconds of one step that sends all of these messages.
 
     They queue on one link as they get ready. The codec comes after both the backward pass and the
@@ -252,12 +210,7 @@ def step_seconds(
     sending = []
     for message in messages:
         sending.append(
-            collective_seconds(
-                network,
-                message.collective,
-                message.payload_bytes,
-                message.rounds,
-            )
+            collective_seconds(network, message.collective, message.payload_bytes, message.rounds)
         )
     # Not one step at the mean shares: how long messages wait for the link is not linear in them.
     return mean(_queued(compute, ready, sending) for ready in _ready_shares(messages))
@@ -277,11 +230,7 @@ def _ready_shares(messages: Sequence[Message]) -> list[list[float]]:
     return draws
 
 
-def _queued(
-    compute: Compute,
-    ready: Sequence[float],
-    sending: Sequence[float],
-) -> float:
+def _queued(compute: Compute, ready: Sequence[float], sending: Sequence[float]) -> float:
     # The link takes one message at a time, in the order in which the backward pass fills them.
     link_is_free = 0.0
     in_order = sorted(zip(ready, sending, strict=True), key=lambda pair: pair[0])
@@ -293,10 +242,7 @@ def _queued(
 
 
 def period_seconds(
-    compute: Compute,
-    messages: Sequence[Message],
-    period: int,
-    network: Network,
+    compute: Compute, messages: Sequence[Message], period: int, network: Network
 ) -> float:
     """Return the mean seconds of a step over a period.
 

@@ -94,10 +94,7 @@ def table() -> Table:
 
 
 def encoding_of(
-    method: TimedMethod,
-    workload: Workload,
-    num_workers: int,
-    times: EncodingTimes | None = None,
+    method: TimedMethod, workload: Workload, num_workers: int, times: EncodingTimes | None = None
 ) -> Encoding | None:
     """Return what a step of the method takes to encode, on average over its steps.
 

@@ -10,14 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cser_bench.report.plotting import colour_of, end_labels, losses_up, new_figure, shape_of, style
-from cser_bench.report.speed.comparisons import (
-    AT,
-    DDP,
-    PROPOSED,
-    RIVALS,
-    log_grid,
-    speedups_frame,
-)
+from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, RIVALS, log_grid, speedups_frame
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 from cser_bench.report.wording import factor, rate
 
@@ -25,14 +18,7 @@ LOW = 1e9
 HIGH = 100e9
 """Bits per second, of figures over rates."""
 
-SHOWN = (
-    "ddp_fp16",
-    "powersgd_2",
-    "ef_sgd",
-    "diloco",
-    PROPOSED,
-    "mcser_overlap",
-)
+SHOWN = ("ddp_fp16", "powersgd_2", "ef_sgd", "diloco", PROPOSED, "mcser_overlap")
 """Methods, by name, of the figure of speed-ups."""
 
 MOST_LOST = 0.8
@@ -59,11 +45,7 @@ _TICKS_A_DECADE = ((1, 2, 3, 5), (1, 3), (1,))
 _MOST_TICKS = 4
 
 
-def draw_speedups(
-    study: SpeedStudy,
-    model: WorkloadModel,
-    families: Mapping[str, str],
-) -> Figure:
+def draw_speedups(study: SpeedStudy, model: WorkloadModel, families: Mapping[str, str]) -> Figure:
     """Draw two panels over the rate of a link: over DDP in fp32, and over the best baseline.
 
     Lines are modelled, dots timed.
@@ -90,15 +72,7 @@ def draw_speedups(
         most = factor(own["over_best"].max())
         over_best.set(title=f"M-CSER over the best: {least} to {most}")
         baselines = _complete_baselines(timed)
-        ends = _draw_curves(
-            over_best,
-            model,
-            modelled,
-            "over_best",
-            timed,
-            baselines,
-            colours,
-        )
+        ends = _draw_curves(over_best, model, modelled, "over_best", timed, baselines, colours)
         _set_rate_axis(over_best, _LABEL_DECADES)
         over_best.set(ylim=(0.8, 1.2))
         end_labels(over_ddp, over_ddp_ends, leaders=True)
@@ -162,21 +136,8 @@ def _draw_curves(
             markersize=3,
             zorder=4,
         )
-        ends.append(
-            (
-                HIGH / _GIGA,
-                float(curve[column].iloc[-1]),
-                method.label,
-                colour,
-            )
-        )
-    axes.hlines(
-        1,
-        LOW / _GIGA,
-        HIGH / _GIGA,
-        colors="#999999",
-        linewidth=0.8,
-    )
+        ends.append((HIGH / _GIGA, float(curve[column].iloc[-1]), method.label, colour))
+    axes.hlines(1, LOW / _GIGA, HIGH / _GIGA, colors="#999999", linewidth=0.8)
     return ends
 
 
@@ -196,9 +157,7 @@ def _plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
 
 
 def draw_loss_and_step(
-    lines: pd.DataFrame,
-    margin: float | None,
-    families: Mapping[str, str],
+    lines: pd.DataFrame, margin: float | None, families: Mapping[str, str]
 ) -> Figure:
     """Draw points lost against SGD over the emulated step, a panel a rate.
 
@@ -229,24 +188,14 @@ def draw_loss_and_step(
     return figure
 
 
-def _loss_panel(
-    axes: Axes,
-    points: pd.DataFrame,
-    margin: float | None,
-    most: float,
-) -> None:
+def _loss_panel(axes: Axes, points: pd.DataFrame, margin: float | None, most: float) -> None:
     milliseconds = 1e3 * points["seconds"]
     losses = points["loss"]
     shown = losses.clip(upper=most)
     is_seen = losses <= most
     _set_limits(axes, milliseconds, most)
     if margin:
-        axes.axhspan(
-            -100 * margin,
-            100 * margin,
-            color="#eaf2e3",
-            zorder=0,
-        )
+        axes.axhspan(-100 * margin, 100 * margin, color="#eaf2e3", zorder=0)
     below = losses + 100 * points["high"]
     above = -100 * points["low"] - losses
     axes.errorbar(
@@ -260,30 +209,13 @@ def _loss_panel(
     )
     for line, loss in zip(points.to_dict("records"), shown, strict=True):
         marker = line["shape"] if line["loss"] <= most else BEYOND
-        axes.scatter(
-            1e3 * line["seconds"],
-            loss,
-            s=16,
-            c=line["colour"],
-            marker=marker,
-            zorder=3,
-        )
+        axes.scatter(1e3 * line["seconds"], loss, s=16, c=line["colour"], marker=marker, zorder=3)
     frontier = points[points["frontier"]].sort_values("seconds")
-    axes.plot(
-        1e3 * frontier["seconds"],
-        frontier["loss"],
-        color="#333333",
-        linewidth=0.8,
-        zorder=2,
-    )
+    axes.plot(1e3 * frontier["seconds"], frontier["loss"], color="#333333", linewidth=0.8, zorder=2)
     _set_step_ticks(axes)
 
 
-def _set_limits(
-    axes: Axes,
-    milliseconds: pd.Series,
-    most: float,
-) -> None:
+def _set_limits(axes: Axes, milliseconds: pd.Series, most: float) -> None:
     left = float(milliseconds.min()) * 0.9
     right = float(milliseconds.max()) * 1.2
     axes.set_xscale("log")
@@ -305,23 +237,12 @@ def _set_step_ticks(axes: Axes) -> None:
     _plain_ticks(axes.xaxis, ticks)
 
 
-def _label_points(
-    axes: Axes,
-    points: pd.DataFrame,
-    most: float,
-) -> None:
+def _label_points(axes: Axes, points: pd.DataFrame, most: float) -> None:
     """Name the methods of the frontier, and those that all are compared with."""
     ends = []
     is_named = points["frontier"] | points["label"].isin(COMPARED)
     for line in points[is_named].sort_values("loss").to_dict("records"):
-        ends.append(
-            (
-                1e3 * line["seconds"],
-                min(line["loss"], most),
-                line["label"],
-                line["colour"],
-            )
-        )
+        ends.append((1e3 * line["seconds"], min(line["loss"], most), line["label"], line["colour"]))
     end_labels(axes, ends, leaders=True)
     for line in points[points["label"] == ALL_SENT].to_dict("records"):
         # It is far slower, at the right end, and a name would find no room beside it.

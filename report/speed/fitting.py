@@ -15,12 +15,7 @@ from cser_bench.harness.measures.steps import ring_hops
 from cser_bench.harness.records.timings import Collective, Fabric, Sweep
 from cser_bench.report.speed.cost_model import Algorithm, Link, Links, Network
 
-COLLECTIVES: tuple[Collective, ...] = (
-    "all_reduce",
-    "two_stages",
-    "all_gather",
-    "exchange",
-)
+COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "two_stages", "all_gather", "exchange")
 
 POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Of the norm that joins latency and sending: those that are tried."""
@@ -67,9 +62,7 @@ def slowest_limit(fabric: Fabric) -> float | None:
 
 
 def fit_line(
-    xs: Sequence[float],
-    ys: Sequence[float],
-    times: Sequence[float],
+    xs: Sequence[float], ys: Sequence[float], times: Sequence[float]
 ) -> tuple[float, float]:
     """Return the a, b >= 0 that make a x + b y nearest to the times.
 
@@ -107,9 +100,7 @@ def _squared_logs(errors: Sequence[float]) -> float:
 
 
 def _fitted(
-    hops: Sequence[tuple[int, float]],
-    times: Sequence[float],
-    power: float,
+    hops: Sequence[tuple[int, float]], times: Sequence[float], power: float
 ) -> tuple[Link, list[float]]:
     """Return the alpha and beta whose times are nearest, and relative errors.
 
@@ -137,12 +128,7 @@ def _fitted(
         wanted[sent.argmax()] - np.log(sent.max()),
     ]
     solution = least_squares(
-        misses,
-        start,
-        slopes,
-        xtol=_TOLERANCE,
-        ftol=_TOLERANCE,
-        gtol=_TOLERANCE,
+        misses, start, slopes, xtol=_TOLERANCE, ftol=_TOLERANCE, gtol=_TOLERANCE
     )
     alpha, beta = np.exp(solution.x)
     link = Link(max(float(alpha), LEAST_ALPHA), float(beta), power)
@@ -186,9 +172,7 @@ def fits_frame(fits: Sequence[Fit]) -> pd.DataFrame:
 
 
 def network_on(
-    fabric: Fabric,
-    fits: Sequence[Fit],
-    algorithm: Algorithm = "ring",
+    fabric: Fabric, fits: Sequence[Fit], algorithm: Algorithm = "ring"
 ) -> Network | None:
     """Return the network of a fabric, its dilation undone.
 
@@ -214,11 +198,7 @@ def network_on(
         own = [fit for fit in known if fit.collective == collective]
         links[collective] = _links(fabric, own or all_reduces or known)
     return Network(
-        fabric.num_machines,
-        fabric.workers_per_machine,
-        links,
-        algorithm,
-        fabric.dilation,
+        fabric.num_machines, fabric.workers_per_machine, links, algorithm, fabric.dilation
     )
 
 
@@ -247,8 +227,7 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
         return Link(alpha, 8 / (efficiency * rate), power)
 
     return Links(
-        between=link_of(fabric.bits_per_second),
-        inside=link_of(fabric.inside_bits_per_second),
+        between=link_of(fabric.bits_per_second), inside=link_of(fabric.inside_bits_per_second)
     )
 
 

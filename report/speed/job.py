@@ -90,19 +90,11 @@ def sendings_of(frames: Frames, row: pd.Series) -> list[Sending]:
     return sendings
 
 
-def _traffic(
-    run: pd.Series,
-    purpose: str,
-    count: str,
-) -> float:
+def _traffic(run: pd.Series, purpose: str, count: str) -> float:
     return float(run.get(f"{purpose}.{count}") or 0)
 
 
-def _collective(
-    run: pd.Series,
-    row: pd.Series,
-    purpose: str,
-) -> Collective:
+def _collective(run: pd.Series, row: pd.Series, purpose: str) -> Collective:
     """Return the way that more than half of a purpose's bits took."""
     bits = _traffic(run, purpose, "bits")
     if 2 * _traffic(run, purpose, "neighbour_bits") > bits:

@@ -41,10 +41,7 @@ COLUMNS = [
 
 
 def needed_efficiency(
-    seconds: float,
-    rival_seconds: float,
-    encoding: float = 0.0,
-    rival_encoding: float = 0.0,
+    seconds: float, rival_seconds: float, encoding: float = 0.0, rival_encoding: float = 0.0
 ) -> float:
     """Return the efficiency at which a method's steps are worth the time that they take."""
     return (seconds + encoding) / (rival_seconds + rival_encoding)

@@ -37,11 +37,7 @@ Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
 """What the template names, the tables by name of their CSV, and the figures."""
 
 
-def build_speed_report(
-    study: SpeedStudy,
-    experiments: Sequence[Frames],
-    output: Path,
-) -> Path:
+def build_speed_report(study: SpeedStudy, experiments: Sequence[Frames], output: Path) -> Path:
     """Write the report of a study into a folder, and return its path.
 
     The experiments' losses stand beside step times. The same records give the same bytes of
@@ -50,12 +46,7 @@ def build_speed_report(
     Raises:
         OSError: the output cannot be written.
     """
-    return write_report(
-        output,
-        "report",
-        "speed.md.j2",
-        *contents(study, experiments),
-    )
+    return write_report(output, "report", "speed.md.j2", *contents(study, experiments))
 
 
 def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
@@ -80,13 +71,7 @@ def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     parts = [_conditions_part(study), _joined_part(study, experiments)]
     if model is not None:
         parts.append(
-            _modelled_part(
-                study,
-                modelled,
-                model,
-                frames["sweeps"],
-                families_of(experiments),
-            )
+            _modelled_part(study, modelled, model, frames["sweeps"], families_of(experiments))
         )
     for part_context, part_frames, part_figures in parts:
         context |= part_context

@@ -33,10 +33,7 @@ def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
     Of a network that was timed at two latencies, those with the most methods.
     """
     layout = layout_of(cells)
-    cells = cells.assign(
-        layout=layout,
-        network=layout + ", " + cells["bits_per_second"].map(rate),
-    )
+    cells = cells.assign(layout=layout, network=layout + ", " + cells["bits_per_second"].map(rate))
     # A stable sort, so that of timings with as many methods the first on record counts.
     num_methods = cells.groupby("timing")["method"].transform("size")
     order = num_methods.sort_values(ascending=False, kind="stable").index
@@ -122,9 +119,7 @@ def headlines_table(headlines: pd.DataFrame) -> pd.DataFrame:
         reach = "never" if math.isnan(bits) else rate(bits)
         texts.append(f"{factor(gain)} ({reach})")
     table = shown.assign(text=texts).pivot(
-        index=["headline", "compute_seconds", "source"],
-        columns="rival",
-        values="text",
+        index=["headline", "compute_seconds", "source"], columns="rival", values="text"
     )
     # A pivot sorts its columns by name, and has none for a rival that was not modelled.
     return table.reindex(columns=list(RIVALS)).reset_index()
@@ -135,13 +130,7 @@ def costs_table(costs: pd.DataFrame) -> pd.DataFrame:
 
     The most machines are first.
     """
-    keys = [
-        "machines",
-        "machine",
-        "bits_per_second",
-        "dollars_per_hour",
-        "source",
-    ]
+    keys = ["machines", "machine", "bits_per_second", "dollars_per_hour", "source"]
     table = costs.pivot(index=keys, columns="method", values="dollars_per_1000_steps")
     table = table.reset_index()
     name = table["machines"].astype(str) + " x " + table["machine"]
@@ -159,9 +148,7 @@ def joined_table(lines: pd.DataFrame) -> pd.DataFrame:
     high = lines["seconds_high"].map(milliseconds)
     texts = seconds + " (" + low + " to " + high + ")"
     table = lines.assign(text=texts).pivot(
-        index=["row", "label", "ratio", "estimate"],
-        columns="bits_per_second",
-        values="text",
+        index=["row", "label", "ratio", "estimate"], columns="bits_per_second", values="text"
     )
     table = table.reset_index()
     table = table.sort_values("estimate", ascending=False, ignore_index=True)
@@ -175,10 +162,7 @@ def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
     a tenth of the compute.
     """
     is_large = cells["communication_seconds"] > _LARGE_SHARE * cells["compute_seconds"]
-    errors_of = {
-        "step": cells["error"],
-        "communication": cells["communication_error"][is_large],
-    }
+    errors_of = {"step": cells["error"], "communication": cells["communication_error"][is_large]}
     lines = []
     for what, signed in errors_of.items():
         errors = signed.dropna().abs()
@@ -213,10 +197,7 @@ def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
             "dilation": fabric.dilation,
         }
         for point in sweep.points:
-            numbers = {
-                "median_seconds": median(point.seconds),
-                "repetitions": len(point.seconds),
-            }
+            numbers = {"median_seconds": median(point.seconds), "repetitions": len(point.seconds)}
             lines.append(place | point.model_dump(exclude={"seconds"}) | numbers)
     frame = pd.DataFrame(lines)
     if len(frame):

@@ -29,12 +29,7 @@ host's cores."""
 # Baselines of a larger ratio encode behind the backward pass; an fp16 hook's ratio is 2.
 _ENCODES = 2.5
 
-_PARTS = [
-    "compute_seconds",
-    "codec_seconds",
-    "waiting_seconds",
-    "transfer_seconds",
-]
+_PARTS = ["compute_seconds", "codec_seconds", "waiting_seconds", "transfer_seconds"]
 _STEP = ["seconds", "low", "high", "interval", "num_steps"]
 _CELL = [
     "timing",
@@ -61,23 +56,10 @@ _SCORED = [
     "codec_alone_seconds",
 ]
 
-WIDE = [
-    "method",
-    "label",
-    "latency_seconds",
-    "jitter_seconds",
-    "bits_per_second",
-    *_STEP,
-]
+WIDE = ["method", "label", "latency_seconds", "jitter_seconds", "bits_per_second", *_STEP]
 """Columns of a table of wide-area links."""
 
-_COLUMNS = [
-    *_CELL,
-    "algorithm",
-    "latency_seconds",
-    "jitter_seconds",
-    "codec_alone_seconds",
-]
+_COLUMNS = [*_CELL, "algorithm", "latency_seconds", "jitter_seconds", "codec_alone_seconds"]
 
 
 def steps_frame(timings: Sequence[Timing]) -> pd.DataFrame:
@@ -110,11 +92,7 @@ def _rates(timing: Timing) -> list[float | None]:
     return [*sorted(rates)]
 
 
-def _cells_at(
-    timing: Timing,
-    method: TimedMethod,
-    rate: float | None,
-) -> list[Cell]:
+def _cells_at(timing: Timing, method: TimedMethod, rate: float | None) -> list[Cell]:
     cells = []
     for cell in timing.cells:
         if cell.method != method.name or not cell.seconds:
@@ -192,8 +170,7 @@ def cells_frame(timings: Sequence[Timing]) -> pd.DataFrame:
     hides = is_emulated & steps["baseline"] & (steps["ratio"] > _ENCODES)
     slowed_passes = CROWDED * steps["dilation"] * passes
     return steps[_CELL].assign(
-        communication_seconds=communication,
-        crowded=hides & (codec > slowed_passes),
+        communication_seconds=communication, crowded=hides & (codec > slowed_passes)
     )
 
 
@@ -283,21 +260,11 @@ def _own_rows(frames: Frames) -> list[Row]:
 
 def _losses(frames: Frames) -> pd.DataFrame:
     """Return the differences to the baseline, and its own, which is nothing."""
-    losses = against_baseline(frames)[
-        [
-            "row",
-            "estimate",
-            "low",
-            "high",
-        ]
-    ]
+    losses = against_baseline(frames)[["row", "estimate", "low", "high"]]
     diverged = frames.runs.loc[frames.runs["status"] == "diverged", "row"]
     # The mean of the runs that went well would hide the one that did not.
     losses = losses[~losses["row"].isin(diverged)]
-    nothing = pd.DataFrame(
-        [(frames.experiment.baseline, 0.0, 0.0, 0.0)],
-        columns=losses.columns,
-    )
+    nothing = pd.DataFrame([(frames.experiment.baseline, 0.0, 0.0, 0.0)], columns=losses.columns)
     # Of an experiment that has just begun there are none, in columns of objects.
     numbers = dict.fromkeys(("estimate", "low", "high"), float)
     return pd.concat([losses.astype(numbers), nothing])
@@ -318,23 +285,14 @@ def _is_of(method: TimedMethod, row: Row) -> bool:
     # DDP sends what SGD's row computes: they are one method under two names.
     if method.algorithm == "ddp" and method.rows:
         return row.algorithm == "sgd" and row.local_step == method.local_step
-    return method.key == (
-        row.algorithm,
-        row.settings,
-        row.momentum,
-        row.local_step,
-    )
+    return method.key == (row.algorithm, row.settings, row.momentum, row.local_step)
 
 
 def _scored_steps(sessions: Sequence[Timing]) -> pd.DataFrame:
     """Return `scored_steps_frame` under names that the columns of an experiment leave free."""
     steps = scored_steps_frame(sessions)
     steps = steps.drop(columns=["algorithm", "codec_alone_seconds"])
-    names = {
-        "label": "timed_label",
-        "low": "seconds_low",
-        "high": "seconds_high",
-    }
+    names = {"label": "timed_label", "low": "seconds_low", "high": "seconds_high"}
     return steps.rename(columns=names)
 
 
@@ -362,11 +320,7 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     steps = scored_steps_frame(sessions)
     steps = steps.rename(columns={"low": "seconds_low", "high": "seconds_high"})
     steps = steps[steps["method"].isin(ratios.keys())]
-    return steps.assign(
-        row=steps["method"],
-        ratio=steps["method"].map(ratios),
-        estimate=math.nan,
-    )
+    return steps.assign(row=steps["method"], ratio=steps["method"].map(ratios), estimate=math.nan)
 
 
 def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:

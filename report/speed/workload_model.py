@@ -199,11 +199,7 @@ class WorkloadModel:
         return math.exp(np.interp(math.log(bits_per_second), log_rates, log_dilations))
 
     def seconds(
-        self,
-        method: TimedMethod,
-        network: Network,
-        slower: float = 1.0,
-        codec: float | None = None,
+        self, method: TimedMethod, network: Network, slower: float = 1.0, codec: float | None = None
     ) -> float:
         """Return modelled seconds of a step.
 
@@ -216,16 +212,9 @@ class WorkloadModel:
         if codec is None:
             codec = self.codec_seconds(method)
         compute = Compute(
-            slower * self.workload.forward_seconds,
-            slower * self.workload.backward_seconds,
-            codec,
+            slower * self.workload.forward_seconds, slower * self.workload.backward_seconds, codec
         )
-        return period_seconds(
-            compute,
-            method.messages,
-            method.period,
-            network,
-        )
+        return period_seconds(compute, method.messages, method.period, network)
 
 
 # A network is fitted anew for each rate, and all methods ask for the same rates.
@@ -236,10 +225,7 @@ def _network_at(model: WorkloadModel, bits_per_second: float) -> Network:
 
 @cache
 def seconds_at(
-    model: WorkloadModel,
-    method: str,
-    bits_per_second: float,
-    slower: float = 1.0,
+    model: WorkloadModel, method: str, bits_per_second: float, slower: float = 1.0
 ) -> float:
     """Return modelled seconds of a step of a method, by name, on the curves' layout.
 
@@ -274,13 +260,7 @@ class SpeedStudy:
     @property
     def attempts(self) -> list[Attempt]:
         """Of all records, in the order of these fields."""
-        timings = (
-            *self.timings,
-            *self.sessions,
-            *self.wide,
-            *self.consecutive,
-            *self.text,
-        )
+        timings = (*self.timings, *self.sessions, *self.wide, *self.consecutive, *self.text)
         attempts = [sweep.attempt for sweep in self.sweeps]
         attempts += [timing.attempt for timing in timings]
         return attempts
@@ -347,8 +327,7 @@ def _models(timings: Sequence[Timing], fits: tuple[Fit, ...]) -> dict[str, Workl
 
 
 def _predicted_cells(
-    timings: Sequence[Timing],
-    models: Mapping[str, WorkloadModel],
+    timings: Sequence[Timing], models: Mapping[str, WorkloadModel]
 ) -> pd.DataFrame:
     """Return `cells_frame` beside the predictions and their errors, see `SpeedStudy`."""
     cells = cells_frame(timings)

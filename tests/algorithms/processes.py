@@ -38,11 +38,7 @@ to train two steps, on a busy machine."""
 
 MISSED = ("sum", "consensus")
 """What worker 1 is missed in; into a consensus one goes alone, while the others train."""
-KEYS = [
-    *user_scripts.CASES,
-    *overlap_scripts.KEYS,
-    "the guide",
-]
+KEYS = [*user_scripts.CASES, *overlap_scripts.KEYS, "the guide"]
 """Cases that look after themselves."""
 
 Run = tuple[str, dict[str, Any], dict[str, Any]]

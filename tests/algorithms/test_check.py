@@ -82,11 +82,7 @@ SLIPS: dict[str, tuple[str, str, set[str]]] = {
     "sent as control": (UPDATE, CONTROL, {BITS}),
     "taken from the ledger": (UPDATE, LEDGER, {BITS}),
     "wrong bits": ("numel * rounds, rounds)", "numel * rounds // 2, rounds)", {BITS}),
-    "32 bits always": (
-        "replica.float_bits *",
-        "32 *",
-        {"messages of 16 bits have half the bits"},
-    ),
+    "32 bits always": ("replica.float_bits *", "32 *", {"messages of 16 bits have half the bits"}),
     "forgets a state": (
         UPDATE,
         FORGETS,

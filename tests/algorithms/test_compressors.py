@@ -398,11 +398,7 @@ def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Encoded)
 # The all-reduce of quantised blocks: what all receive and what each keeps make up what was sent, at
 # any size.
 
-QUANTISERS = st.builds(
-    QuantisedBlocks,
-    st.sampled_from([1, 4, 8]),
-    st.sampled_from([8, 16, 40]),
-)
+QUANTISERS = st.builds(QuantisedBlocks, st.sampled_from([1, 4, 8]), st.sampled_from([8, 16, 40]))
 
 
 def sent_by(vector: Tensor, compressor: QuantisedBlocks) -> tuple[Exchanged, Entry]:

@@ -140,9 +140,7 @@ def test_powersgd_is_its_hook_from_where_that_compresses(
     assert apart(ours, hooked) < 1e-5 * moved(hooked)
 
 
-def test_sgd_with_messages_in_fp16_is_the_fp16_hook(
-    found: dict[str, tuple[Steps, Steps]],
-) -> None:
+def test_sgd_with_messages_in_fp16_is_the_fp16_hook(found: dict[str, tuple[Steps, Steps]]) -> None:
     """Both round each gradient to fp16 and add in fp16: a few units in the last place apart."""
     hooked, ours = found["fp16"]
     assert moved(hooked) > 0

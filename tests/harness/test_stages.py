@@ -20,15 +20,7 @@ from cser_bench.harness.workers.attempt import attempt_stacked
 from cser_bench.harness.workers.launch import missing_runs, prepare
 from cser_bench.report.build import build
 from cser_bench.slurm.campaign import put_submission
-from tests.harness.support import (
-    ROOT,
-    CommandLine,
-    Table,
-    changed,
-    job_for,
-    small_spec,
-    write_spec,
-)
+from tests.harness.support import ROOT, CommandLine, Table, changed, job_for, small_spec, write_spec
 from tests.slurm.support import small_profile, submission, write_profile
 from tests.tasks.miniatures import MiniatureCIFAR100, write
 

@@ -382,10 +382,7 @@ def test_times_of_a_step_of_every_method(
 
 
 def test_times_of_encoding(
-    device: torch.device,
-    scale: Scale,
-    pytestconfig: pytest.Config,
-    record_property: Record,
+    device: torch.device, scale: Scale, pytestconfig: pytest.Config, record_property: Record
 ) -> None:
     """At ResNet-50's size and eight workers; a GPU's go into a record that reports read."""
     calls = subjects.encoding_calls(scale.shapes, NUM_WORKERS, device)

@@ -10,11 +10,7 @@ import pytest
 from cser_bench.report.questions.agreement import agreement
 from cser_bench.report.questions.evidence import Evidence, evidence_of
 from cser_bench.report.questions.network_page import sends_four_bits
-from cser_bench.report.questions.networks import (
-    SPEAKING,
-    kinds_of,
-    shares_lost,
-)
+from cser_bench.report.questions.networks import SPEAKING, kinds_of, shares_lost
 from cser_bench.report.questions.one_load import (
     ORDERED,
     losses_at_one_load,
