@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from cser_bench.report.advice.which_method import JOB
 from cser_bench.report.first_table import Known, Panel, known_of, panels
 from cser_bench.report.plotting import GREY, new_figure, style
-from cser_bench.report.speed.job import Sending, ddp_seconds, method_seconds
+from cser_bench.report.speed.job import RESNET50, Sending, ddp_seconds, method_seconds
 from cser_bench.report.speed.needed import needed_efficiency
 from cser_bench.report.wording import rate, traffic
 
@@ -102,7 +101,7 @@ def _points(runs: Sequence[Known]) -> list[tuple[float, float, float, float]]:
 
 def _draw_needed(axes: Axes, bits_per_second: float, dashes: str) -> None:
     """Draw the efficiency that a step needs to tie with DDP's fp16 hook, without encoding."""
-    job = replace(JOB, bits_per_second=bits_per_second)
+    job = replace(RESNET50, bits_per_second=bits_per_second)
     shares = np.geomspace(LEAST, MOST, 60)
     needed = [
         needed_efficiency(

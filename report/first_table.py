@@ -20,13 +20,14 @@ from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
 from cser_bench.harness.records.store import Record, read_optional, read_record
 from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing
-from cser_bench.report.advice.which_method import JOB
+from cser_bench.report.advice.runs import key_of
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, drop_in_words, efficiency_cell
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.setting import setting_in_short
 from cser_bench.report.speed.encoding import TIMES, encoding_of
 from cser_bench.report.speed.job import (
+    RESNET50,
     Sending,
     TrainingJob,
     ddp_seconds,
@@ -47,7 +48,7 @@ PREDICTIONS = SHIPPED / "statistics" / "dictionary_means.csv"
 
 NOT_RUN = "not run"
 
-NEEDED_IN = {"needs at 10 Gb/s": JOB, "at 25 Gb/s": replace(JOB, bits_per_second=25e9)}
+NEEDED_IN = {"needs at 10 Gb/s": RESNET50, "at 25 Gb/s": replace(RESNET50, bits_per_second=25e9)}
 """Jobs in which a step has to be worth something, by the column that says it; with encoding."""
 
 BUDGET = "encoding budget, ms"
@@ -69,9 +70,13 @@ class Line(Record):
 
 
 class Table(Record):
-    """A table of first_table.toml."""
+    """A table of first_table.toml.
+
+    advice: the network, as `advise` calls it, whose methods these are.
+    """
 
     name: str
+    advice: str
     unit: str
     networks: list[str]
     rows: list[Line] = Field(min_length=1)
@@ -120,6 +125,21 @@ def tables() -> list[Table]:
     """Return the tables that first_table.toml describes."""
     described = tomllib.loads(TABLES.read_text())["tables"]
     return [Table.model_validate(table) for table in described]
+
+
+def names_by_key(network: str) -> dict[str, str]:
+    """Return the table's name of each of its settings, by `key_of`; empty where no table has any.
+
+    Args:
+        network: as `advise` calls it.
+    """
+    names: dict[str, str] = {}
+    for table in tables():
+        for line in table.rows if table.advice == network else ():
+            for run in filter(None, line.runs):
+                frames = _frames_of(run.partition("/")[0])
+                names.setdefault(key_of(frames.experiment, known_of(run).row), line.label)
+    return names
 
 
 def panels() -> list[Panel]:
@@ -195,7 +215,7 @@ def _encoding_seconds(algorithm: str, settings: dict[str, Any]) -> float:
     )
     workload = read_record(TIMED, Timing).workload
     measured = read_optional(TIMES, EncodingTimes)
-    found = encoding_of(timed, workload, JOB.num_workers, measured)
+    found = encoding_of(timed, workload, RESNET50.num_workers, measured)
     return math.nan if found is None else found.seconds
 
 
@@ -249,5 +269,5 @@ def _needed(known: Known) -> dict[str, str]:
             _encoding_seconds(FP16, {}),
         )
         cells[name] = f"{needed:.2f}"
-    budget = tying_encoding(known.step_seconds(JOB), ddp_seconds(JOB, 2))
+    budget = tying_encoding(known.step_seconds(RESNET50), ddp_seconds(RESNET50, 2))
     return cells | {BUDGET: NONE if budget is None else f"{1e3 * budget:.0f}"}
