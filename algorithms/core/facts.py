@@ -63,8 +63,8 @@ class MethodFacts:
     """The mixings of steps 1, 2, ..., after which they begin anew, where a setting is a
     topology."""
     schedule: Callable[[int], float] | None = None
-    """The first group's learning rate at each step, counted from 1, where it is known
-    beforehand."""
+    """The first group's learning rate at each step, counted from 1, where what is sent depends on
+    it and it is known beforehand."""
     settings: dict[str, Any]
     """The settings of its own, as they were given or by default."""
     collectives: Collectives
