@@ -113,7 +113,7 @@ def _draw_needed(axes: Axes, bits_per_second: float, dashes: str) -> None:
     axes.annotate(
         f"needed at {rate(bits_per_second)}",
         (shares[0], needed[0]),
-        xytext=(2, 4),
+        xytext=(2, 8),
         textcoords="offset points",
         fontsize=6.5,
         color="#555555",
