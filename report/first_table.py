@@ -48,7 +48,7 @@ PREDICTIONS = SHIPPED / "statistics" / "dictionary_means.csv"
 
 NOT_RUN = "not run"
 
-NEEDED_IN = {"needs at 10 Gb/s": RESNET50, "at 25 Gb/s": replace(RESNET50, bits_per_second=25e9)}
+NEEDED_IN = {"needs at 10 Gb/s": RESNET50, "needs at 25 Gb/s": replace(RESNET50, bits_per_second=25e9)}
 """Jobs in which a step has to be worth something, by the column that says it; with encoding."""
 
 BUDGET = "encoding budget, ms"
@@ -222,8 +222,9 @@ def _encoding_seconds(algorithm: str, settings: dict[str, Any]) -> float:
 def table_frame(table: Table) -> pd.DataFrame:
     """Return a table's cells, a line a method.
 
-    Columns: method, type, traffic, the drop on the first network, an efficiency a network, and what
-    a step of ResNet-50 needs to tie with DDP's fp16 hook: `NEEDED_IN` and `BUDGET`.
+    Columns: method, type, traffic, `predicted` where the table has such, an efficiency a network
+    where one is known, what a step of ResNet-50 needs to tie with DDP's fp16 hook (`NEEDED_IN` and
+    `BUDGET`), and the drop on the first network.
     """
     lines = []
     for line in table.rows:
@@ -234,14 +235,26 @@ def table_frame(table: Table) -> pd.DataFrame:
             "method": line.label,
             "type": _typed(line, shown),
             "traffic": traffic(shown.traffic),
-            "drop": NOT_RUN if runs[0] is None else runs[0].drop,
         }
         if any(other.predicted for other in table.rows):
             cells["predicted"] = _predicted(line)
         for network, run in zip(table.networks, runs, strict=True):
             cells[network] = NOT_RUN if run is None else run.efficiency
-        lines.append(cells | _needed(shown))
-    return pd.DataFrame(lines)
+        cells |= _needed(shown)
+        cells["drop"] = NOT_RUN if runs[0] is None else runs[0].drop
+        lines.append(cells)
+    unknown = [table.networks[place] for place in _without_curve(table)]
+    return pd.DataFrame(lines).drop(columns=unknown)
+
+
+def _without_curve(table: Table) -> list[int]:
+    """Return the places of the networks on which no method has an efficiency."""
+    places = []
+    for place in range(len(table.networks)):
+        runs = [known_of(line.runs[place]) for line in table.rows if line.runs[place]]
+        if all(math.isnan(run.estimate) for run in runs):
+            places.append(place)
+    return places
 
 
 def _predicted(line: Line) -> str:
@@ -268,6 +281,6 @@ def _needed(known: Known) -> dict[str, str]:
             known.encoding_seconds,
             _encoding_seconds(FP16, {}),
         )
-        cells[name] = f"{needed:.2f}"
+        cells[name] = NONE if math.isnan(needed) else f"{needed:.2f}"
     budget = tying_encoding(known.step_seconds(RESNET50), ddp_seconds(RESNET50, 2))
     return cells | {BUDGET: NONE if budget is None else f"{1e3 * budget:.0f}"}
