@@ -50,7 +50,6 @@ def table_text(table: Table) -> str:
     """Return a table of README in Markdown."""
     frame = table_frame(table)
     heads = {
-        "type": "you type",
         "drop": f"drop, {table.unit}",
         "predicted": "efficiency, predicted",
         **{name: f"efficiency, {name}" for name in table.networks},

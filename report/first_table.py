@@ -34,9 +34,9 @@ from cser_bench.report.speed.job import (
     method_seconds,
     sendings_of,
 )
-from cser_bench.report.speed.needed import FP16, FP32, needed_efficiency, tying_encoding
+from cser_bench.report.speed.needed import FP16, FP32, needed_efficiency
 from cser_bench.report.statistics import accuracy_frame
-from cser_bench.report.wording import NONE, traffic
+from cser_bench.report.wording import NONE, rate, traffic
 
 TABLES = Path(__file__).with_suffix(".toml")
 
@@ -48,11 +48,8 @@ PREDICTIONS = SHIPPED / "statistics" / "dictionary_means.csv"
 
 NOT_RUN = "not run"
 
-NEEDED_IN = {"needs at 10 Gb/s": RESNET50, "needs at 25 Gb/s": replace(RESNET50, bits_per_second=25e9)}
-"""Jobs in which a step has to be worth something, by the column that says it; with encoding."""
-
-BUDGET = "encoding budget, ms"
-"""By how much a step without encoding is shorter than the hook's, at 10 Gb/s."""
+NEEDED_AT = (1e9, 1e10, 2.5e10)
+"""Bandwidths of a machine's link at which a step has to be worth something, in bits a second."""
 
 
 class Line(Record):
@@ -222,9 +219,9 @@ def _encoding_seconds(algorithm: str, settings: dict[str, Any]) -> float:
 def table_frame(table: Table) -> pd.DataFrame:
     """Return a table's cells, a line a method.
 
-    Columns: method, type, traffic, `predicted` where the table has such, an efficiency a network
-    where one is known, what a step of ResNet-50 needs to tie with DDP's fp16 hook (`NEEDED_IN` and
-    `BUDGET`), and the drop on the first network.
+    Columns: method, setting, traffic, `predicted` where the table has such, an efficiency a network
+    where one is known, what a step of ResNet-50 needs to tie with DDP's fp16 hook (`NEEDED_AT`),
+    and the drop on the first network.
     """
     lines = []
     for line in table.rows:
@@ -233,7 +230,7 @@ def table_frame(table: Table) -> pd.DataFrame:
         shown = next(known_of(run) for run in (*line.runs, line.setting_of) if run)
         cells = {
             "method": line.label,
-            "type": _typed(line, shown),
+            "setting": _typed(line, shown),
             "traffic": traffic(shown.traffic),
         }
         if any(other.predicted for other in table.rows):
@@ -272,15 +269,15 @@ def _typed(line: Line, known: Known) -> str:
 
 
 def _needed(known: Known) -> dict[str, str]:
-    """Return what a row's step must be worth to tie with the hook's, and its encoding budget."""
+    """Return what a row's step must be worth to tie with the hook's, encoding included."""
     cells = {}
-    for name, job in NEEDED_IN.items():
+    for bandwidth in NEEDED_AT:
+        job = replace(RESNET50, bits_per_second=bandwidth)
         needed = needed_efficiency(
             known.step_seconds(job),
             ddp_seconds(job, 2),
             known.encoding_seconds,
             _encoding_seconds(FP16, {}),
         )
-        cells[name] = NONE if math.isnan(needed) else f"{needed:.2f}"
-    budget = tying_encoding(known.step_seconds(RESNET50), ddp_seconds(RESNET50, 2))
-    return cells | {BUDGET: NONE if budget is None else f"{1e3 * budget:.0f}"}
+        cells[f"needs at {rate(bandwidth)}"] = NONE if math.isnan(needed) else f"{needed:.2f}"
+    return cells

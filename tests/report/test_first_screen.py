@@ -59,9 +59,6 @@ def test_what_a_step_needs_by_hand() -> None:
     hook_encoded = hook + 12 * 25.6e6 / 900e9
     needs = float(frame.loc["local SGD", "needs at 10 Gb/s"])
     assert needs == pytest.approx(local / hook_encoded, abs=0.006)
-    assert float(frame.loc["local SGD", "encoding budget, ms"]) == pytest.approx(
-        1e3 * (hook - local), abs=0.6
-    )
     assert (
         frame.loc["no communication", "needs at 10 Gb/s"]
         < frame.loc["EF top-k", "needs at 10 Gb/s"]
