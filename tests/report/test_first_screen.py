@@ -20,6 +20,7 @@ from cser_bench.report.first_table import (
     tables,
 )
 from cser_bench.report.setting import setting_in_short
+from cser_bench.report.speed.job import RESNET50, ddp_seconds
 
 ROOT = Path(__file__).parents[2]
 AGAIN = "python -m harness answers --readme README.md"
@@ -95,3 +96,50 @@ def test_the_picture_is_shown_and_draws_runs_that_ship() -> None:
         for runs in panel.lines.values():
             shares = [known_of(run).traffic for run in runs]
             assert shares == sorted(shares, reverse=True), "a line goes from much to little traffic"
+
+
+# The findings, which a person wrote
+
+
+def findings() -> str:
+    readme = (ROOT / "README.md").read_text()
+    section = readme.partition("## What we found")[2].partition("<!-- begin")[0]
+    return " ".join(section.split())
+
+
+def first(cell: str) -> float:
+    """Return the number before an interval."""
+    return float(cell.split()[0])
+
+
+def test_the_findings_on_images_are_those_of_the_table() -> None:
+    frame = table_frame(tables()[0]).set_index("method")
+    has = frame["convolutions"]
+    needs = frame["needs at 10 Gb/s"].astype(float)
+    for method in ("EF 4-bit", "EF top-k"):
+        assert 1.8 < first(has[method]) / needs[method] < 2, "nearly twice"
+    fast = frame.loc["EF 4-bit", "needs at 25 Gb/s"]
+    assert (
+        f"With 4 bits {fast} is needed at 25 Gb/s and {first(has['EF 4-bit'])} is there"
+        in findings()
+    )
+    blocks = frame.loc["M-CSER blocks"]
+    said = f"its blocks have {first(blocks['convolutions'])} and need {blocks['needs at 10 Gb/s']}"
+    assert said in findings()
+    assert float(blocks["needs at 1 Gb/s"]) < first(blocks["convolutions"]) < needs["M-CSER blocks"]
+    outer = f"has {first(has['DiLoCo']):.2f} on images with its outer step tuned"
+    assert f"{outer}, local SGD {first(has['local SGD']):.2f}" in findings()
+
+
+def test_the_findings_on_text_are_those_of_the_table() -> None:
+    drops = table_frame(tables()[1]).set_index("method")["drop"]
+    order = ["EF 4-bit", "CSER 4-bit", "DDP + PowerSGD hook", "local AdamW", "EF top-k"]
+    gaps = [first(drops[method]) for method in order]
+    assert gaps == sorted(gaps)
+    # What lies between the two is far below what either interval leaves open.
+    assert abs(first(drops["DiLoCo"]) - first(drops["local AdamW"])) < 0.001
+
+
+def test_ten_times_is_out_of_reach_of_a_step_that_sends_nothing() -> None:
+    most = ddp_seconds(RESNET50, 4) / RESNET50.compute_seconds
+    assert f"a step that sends nothing is {most:.1f} times as fast as DDP's in fp32" in findings()
