@@ -29,7 +29,7 @@ SPEEDUPS = "speedups"
 
 METHODS = "methods/index.html"
 EXPERIMENTS = "experiments.html"
-DOCS = "docs/index.html"
+DOCS = "docs/README.md"
 
 _KINDS = {
     "results/reference/": "Networks and tasks",
@@ -99,13 +99,13 @@ def write_pages(
     for source in texts:
         if source.startswith("tracks/") and source.endswith("/README.md"):
             doors["Track"] = page_of(source)
-    doors["Docs"] = DOCS
+    if DOCS in texts:
+        doors["Docs"] = page_of(DOCS)
     places = Places(root, output, texts)
     site = Site(output, places, reports, _quoted(places, reports), doors)
     written = {source: _write_text(site, source) for source in texts}
     _write_experiments(site, written)
     _write_methods(site, root, standings)
-    _write_docs(site, written)
     # After all other pages, whose links say which files need a page.
     _write_sources(site)
     shutil.copy(HERE / "search.js", output)
@@ -333,22 +333,6 @@ def _write_methods(site: Site, root: Path, standings: Sequence[Standing]) -> Non
         parts.append("</ul>")
     site.write(METHODS, "Methods", "\n".join(parts))
     site.entries.append(Entry("Methods", "all methods by family", METHODS))
-
-
-def _write_docs(site: Site, written: Mapping[str, Text]) -> None:
-    """Write the page that lists the texts of docs and those beside them."""
-    parts = ["<h1>Docs</h1>", '<ul class="list">']
-    for source, text in written.items():
-        is_ours = source.startswith("docs/") or "/" not in source or source == "results/README.md"
-        if is_ours and source != "README.md":
-            link = relative(DOCS, page_of(source))
-            topics = ", ".join(heading for _, heading in text.headings)
-            parts.append(
-                f'<li><a href="{link}">{html.escape(text.title)}</a><p>{html.escape(topics)}</p></li>'
-            )
-    parts.append("</ul>")
-    site.write(DOCS, "Docs", "\n".join(parts))
-    site.entries.append(Entry("Docs", "all texts", DOCS))
 
 
 def _write_sources(site: Site) -> None:
