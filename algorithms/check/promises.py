@@ -59,7 +59,7 @@ SAVED_AFTER = (3, 4, 6)
 """Steps between two synchronisations, and one with which an interval of 4 ends."""
 
 ROUNDING = 1e-9
-"""Of numbers of 64 bits that were added in another order."""
+"""Tolerance for float64 sums that were added in another order."""
 
 
 class BrokenError(Exception):
@@ -170,7 +170,7 @@ def is_sgd(subject: Subject) -> None:
     if method.no_compression is None:
         raise DoesNotApplyError("no settings make it that, as it says")
     settings = settings_for(method)
-    # Of others each worker's own model is the result.
+    # Where models are not averaged, each worker's own model is the result: one worker is enough.
     num_workers = 3 if method.averages_models else 1
     plain = torch.optim.SGD if method.nesterov else HeavyBall
     options = {"nesterov": True} if method.nesterov else {}

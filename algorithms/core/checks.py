@@ -28,7 +28,7 @@ them takes long."""
 
 DIGEST_BYTES = 8
 TEXT_LENGTH = 160
-"""Of a value, in the error that names it."""
+"""Characters of a value that an error shows."""
 
 STEPS = "steps done"
 FROZEN = "frozen parameters"
@@ -73,8 +73,8 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
             if other != number:
                 _refuse_same_memory(tensors, other, number)
         numels[parameter.dtype] += parameter.numel()
-    # Of types with as many numbers the one that comes first in the groups, and so the same one on
-    # all workers.
+    # Between dtypes of equally many numbers, the one that comes first in the groups: equal on all
+    # workers.
     return [dtype for dtype, _ in numels.most_common()]
 
 

@@ -52,7 +52,7 @@ class Draw:
             return list(range(population))
         if count == 1:
             (number,) = self.integers(1, *extra)
-            # Of 64 bits, so that no remainder is seen to be likelier than another.
+            # 64 bits, so that the bias of the remainder is too small to be seen.
             return [int(number) % population]
         # Stable, so that equal numbers, too, are ordered alike on every worker.
         numbers = self.integers(population, *extra)
@@ -98,11 +98,10 @@ def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
 
 
 def digest_of_draws() -> str:
-    """Return a digest of draws, so that workers can compare them.
+    """Return a digest of draws, so that workers can compare their versions of numpy.
 
-    A later version of numpy may draw otherwise.
-
-    Of many coordinates few are chosen in another way than a large share is.
+    Two versions may draw differently. Few of many coordinates are drawn by another algorithm than a
+    large share of them, so the digest covers both.
     """
     draw = Draw(0, 0, "digest")
     digest = hashlib.sha256()
@@ -113,7 +112,7 @@ def digest_of_draws() -> str:
 
 
 FLOAT_BITS = 32
-"""Of a number in a message, unless messages have another type."""
+"""Bits of a number in a message, unless messages have another dtype."""
 
 
 class Compressor(ABC):

@@ -62,11 +62,11 @@ class Sending:
     """Says so where what is sent is not finite."""
 
     def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
-        """Return what of `payload`, of any length, was sent, and the workers' mean of that.
+        """Average `payload`, of any length; return what was sent of it, and the workers' mean.
 
-        Where messages are rounded, so is their mean. The error of that second rounding is added to
-        what was sent by the worker that reduced those coordinates. So the mean is exactly that of
-        what was sent, and a method that keeps the rest loses nothing.
+        Where messages are rounded, so is their mean. The worker that reduced a coordinate counts
+        that second rounding error as part of what it sent. So the mean is exactly the mean of what
+        was sent, and a method that keeps the rest loses nothing.
         """
         self.look_at(payload)
         message, own = self._rounded(payload)
@@ -82,28 +82,27 @@ class Sending:
         return own, message.to(payload.dtype)
 
     def message(self, payload: Tensor) -> Tensor:
-        """Return `payload` rounded to the type of messages, or itself where there is none.
+        """Return `payload` rounded to the dtype of messages, or itself if messages are not rounded.
 
-        A finite number beyond the type's range becomes the largest of its sign. What that takes is
-        kept, or lost, as what any rounding takes is. What is not finite stays so, as in messages
-        that are not rounded.
+        A finite number beyond the dtype's range becomes the largest number of its sign; the
+        difference counts as rounding. Infinities and NaN stay.
         """
         if self.communication_dtype is None:
             return payload
         rounded = payload.to(self.communication_dtype, copy=True)
         largest = torch.finfo(self.communication_dtype).max
-        # A type as wide holds every number.
+        # A dtype of at least the same range holds every number.
         if largest >= torch.finfo(payload.dtype).max:
             return rounded
         return torch.where(payload.isinf(), rounded, rounded.clamp(-largest, largest))
 
     def _rounded(self, payload: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the message for `payload`, and what that says, in the type of `payload`."""
+        """Return `payload` as a message, and the message back in the dtype of `payload`."""
         message = self.message(payload)
         return message, message.to(payload.dtype)
 
     def look_at(self, message: Tensor) -> None:
-        """Have it noticed where a worker's row of what is about to be sent is not finite."""
+        """Report rows of a message that are not finite, before it is sent."""
         if self.watch is not None:
             self.watch.look_at(message)
 
@@ -278,7 +277,7 @@ class Sending:
         own_ranks = self.collectives.own_ranks
         for rank, mine, total in zip(own_ranks, rows, pull, strict=True):
             for sender, weight in mixing.neighbours[rank]:
-                # Of a worker at this end the message is decoded already.
+                # A local worker's message is decoded already.
                 is_here = sender in own_ranks
                 theirs = rows[sender - own_ranks.start] if is_here else sent_by(sender)
                 total.add_((theirs - mine).mul_(weight))

@@ -16,15 +16,15 @@ NEVER = 2**62
 
 
 class FiniteWatch:
-    """Says once which worker was the first to send what is not finite, and at which step.
+    """Warns once which worker first sent something that is not finite, and at which step.
 
-    Nothing is sent for that.
+    This sends nothing.
 
-    The sender itself notices, before it sends. Others, whom it has spoilt, notice that their own
-    next message is not finite; by then they can ask who was first. A GPU is not waited for: it is
-    asked at the end of a step, and what it has not told by then at the end of a later one. So
-    there, and where messages go early, two workers may both take themselves for the first, and the
-    earlier step is right. A worker alone sends nothing.
+    The sender notices before it sends. The workers that it spoils notice that their own next
+    message is not finite; by then they can ask who was first. A GPU is not waited for: it is asked
+    at the end of a step, or of a later step if it has no answer yet. So on GPUs, and with early
+    messages, two workers may both name themselves; the earlier step is right. With one worker
+    nothing is watched.
 
     Args:
         method: its name.
@@ -41,17 +41,17 @@ class FiniteWatch:
     def begin_anew(self) -> None:
         """Forget what was seen. All workers must call it equally often."""
         self._num_times += 1
-        """How often it was begun."""
+        """How often the watch was begun."""
         self._is_over = self._collectives.world_size == 1
         self._number = 0
-        """Of the last message, the same on all workers."""
+        """Number of the last message, equal on all workers."""
         self._words = ""
-        """What is to be said at the end of the step."""
+        """Warning for the end of the step."""
         self._first: Tensor | None = None
-        """Of each worker here the number of the first message of this step that is not finite; on a
+        """For each local worker, the number of this step's first message that is not finite; on a
         GPU."""
         self._open: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
-        """Steps, these numbers, and what tells that a GPU has told them."""
+        """Steps, these numbers, and the event after which they can be read from the GPU."""
 
     def begin_step(self, step: int) -> None:
         """Note at which step messages are sent from now on."""
@@ -118,7 +118,7 @@ def rows_not_finite(rows: Tensor) -> Tensor:
         sums = rows.sum(1)
         if sums.isfinite().all():
             return torch.zeros(len(rows), dtype=torch.bool)
-    # Of finite numbers a sum may be infinite, and the largest is not.
+    # A sum of finite numbers may be infinite; the largest of them is finite.
     # Where one is NaN, torch gives NaN as the largest.
     largest: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1)
     return ~largest.isfinite()

@@ -22,7 +22,8 @@ VECTOR_BYTES = 128
 COUNTS = "tensor_steps"
 """What a state calls the AdamW steps that each tensor has done."""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of Muon's polynomial a s + b s^3 + c s^5, which takes singular values to about 1."""
+"""Coefficients (a, b, c) of Muon's polynomial a s + b s^3 + c s^5, which takes singular values to
+about 1."""
 NUM_ITERATIONS = 5
 """How often it is applied."""
 EPSILON = 1e-7

@@ -150,10 +150,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self.num_steps = 0
         # Empty as long as torch's constructor adds the groups; see add_param_group.
         self.replicas: list[Replica] = []
-        """The parameters of each type, first that of the most numbers."""
+        """A replica for each dtype of the parameters, the dtype of most numbers first."""
         self._num_writes: int | None = None
-        """How often others than this optimiser had written the parameters when the last step ended;
-        None where that says nothing."""
+        """Writes to the parameters by a script, as of the end of the last step; None if unknown."""
         self._has_said_writes = False
         self._communication_dtype: torch.dtype | None = arguments["communication_dtype"]
         self._model: nn.Module | None = arguments["model"]
@@ -170,10 +169,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
 
     def _build(self) -> None:
-        """Make the replicas of the parameters of each type, equal on all workers.
-
-        Then the method makes what it holds beside them.
-        """
+        """Make a replica of the parameters of each dtype, equal on all workers, then `_set_up` each."""
         dtypes = types_of(self.param_groups)
         if self.averages_in_backward and len(dtypes) > 1:
             raise ValueError(
@@ -188,8 +184,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         _make_equal(self)
         flats = [replica.flat for replica in self.replicas]
         self._frozen = [flat.frozen for flat in flats]
-        """The numbers of the frozen tensors, of each type, as all workers had them when they last
-        compared."""
+        """Numbers of the frozen tensors of each dtype, as of the last comparison between workers."""
         self._first_step: FirstStep | None = FirstStep(
             flats, self.collectives, self.averages_in_backward
         )
@@ -220,10 +215,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     # What a method says and does. Each is asked for the parameters of each type.
 
     def _set_up(self, replica: Replica) -> None:
-        """Make what the method holds beside its settings; raise ValueError where these are wrong.
+        """Make the method's buffers; raise ValueError for settings that do not work.
 
-        The settings are attributes already. Of settings that are allowed and will go wrong
-        `caution` says so, in place of an error.
+        The settings are attributes already. Settings that are allowed but will go wrong are no
+        error: set `caution` to a sentence about them.
         """
 
     @abstractmethod
@@ -243,7 +238,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return ()
 
     def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
-        """Do what `expected_traffic` says, for the parameters of one type."""
+        """Return `expected_traffic` of the parameters of one dtype."""
         traffic = Traffic()
         for stage in self.stages(replica):
             traffic.add_entry(stage.purpose, replica.cost(stage, stage.steps(num_steps)))
@@ -255,7 +250,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return traffic
 
     def _agree_after(self, replica: Replica, num_steps: int) -> bool:
-        """Do what `agree_after` says, for the parameters of one type and one step or more."""
+        """Return `agree_after` of the parameters of one dtype, for one step or more."""
         if replica.communication_dtype is not None:
             return False
         for stage in self.stages(replica):
@@ -266,9 +261,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Do what `at_ratio` says, for a ratio from 1 up.
+        """Return `at_ratio` for a ratio from 1 up.
 
-        The ratio is the interval if nothing else must be given.
+        By default the ratio is the interval, if no other setting is required.
         """
         required = [key for key, setting in cls.declared.items() if setting.is_required]
         if required == ["sync_interval"]:
@@ -281,7 +276,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         )
 
     def _settle(self, replica: Replica) -> None:
-        """Wait for messages that were sent for later steps, and keep what they say in the state."""
+        """Wait for messages sent for later steps, and keep their content in the state."""
 
     # What a script calls: steps.
 
@@ -331,9 +326,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return loss
 
     def _take_in_changes(self) -> None:
-        """Take in what the script did to numbers, parameters and gradients since the last step.
+        """Collect gradients, and check what the script did to numbers and parameters.
 
-        Nothing is sent: what a worker sees alone it must say before it waits for others.
+        Nothing is sent: an error that one worker sees alone is raised before it waits for others.
         """
         check_numbers(self.param_groups)
         self._adopt_moved()
@@ -342,9 +337,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             check_still_loaded(replica.loaded, replica.flat.parameters)
 
     def _compare_workers(self) -> None:
-        """Compare with the other workers what the next step rests on.
+        """Compare with the other workers: the model before the first step, later what is frozen.
 
-        Before the first step that is the model; later, only what is frozen, where that changed.
+        Later steps send nothing unless what is frozen here has changed.
         """
         if self._first_step is not None:
             is_changed = self._first_step.check(
@@ -393,7 +388,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._reducer.drop()
 
     def _adopt_moved(self) -> None:
-        """Take back parameters that someone moved, or raise RuntimeError where that cannot be."""
+        """Move parameters that a script moved back into the flat vector; RuntimeError if impossible."""
         for replica in self.replicas:
             if replica.flat.moved():
                 self._drop_early()
@@ -413,7 +408,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 "not depend on when one came; add it at the start, frozen (requires_grad_(False)) "
                 "until it is to be trained"
             )
-        # All that is made below is put in place of these, or these are put back.
+        # What is made below replaces these attributes. After an error they are put back.
         before = dict(self.__dict__)
         first_step = self._first_step
         groups = list(self.param_groups)
@@ -422,7 +417,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             _check_groups(self)
             self._build()
         except Exception:
-            # Its hooks would keep the vectors that are given up here.
+            # Its hooks would keep the new vectors alive.
             if self._first_step is not None and self._first_step is not first_step:
                 self._first_step.close()
             self.__dict__ = before
@@ -433,20 +428,18 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @torch.no_grad()
     def reanchor(self) -> None:
-        """Begin anew from worker 0's parameters, which go to all.
+        """Restart from worker 0's parameters, which are sent to all workers.
 
-        Call it where other weights were loaded meanwhile.
-
-        Anchors and estimates of parameters become these, and what was not sent yet or has not
-        arrived is forgotten; all else stays. All workers must call it. The first step does so where
-        parameters were changed since the optimiser was made.
+        Call it on all workers after other weights were loaded. Anchors and estimates of parameters
+        become these parameters. Unsent errors and messages under way are dropped. Everything else
+        stays. The first step does this by itself if parameters changed since the optimiser was made.
         """
         _refuse_inside_consensus(self._shows_average, "reanchor()")
         check_parameters(self._model, _tensors(self.replicas))
         self._adopt_moved()
         self._reducer.drop()
         self._watch.begin_anew()
-        # What is under way cannot be taken back: it arrives, and is then forgotten.
+        # A message under way cannot be cancelled: it arrives, and is then forgotten.
         for replica in self.replicas:
             self._settle(replica)
         if self.collectives.world_size > 1:
@@ -456,7 +449,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._num_writes = None
 
     def _in_step(self) -> dict[str, object]:
-        """Return what workers must have in common whenever they meet, as far as the host knows it."""
+        """Return what must be equal on all workers whenever they meet, as far as the host knows it."""
         return in_step(
             self.num_steps,
             self.param_groups,
@@ -503,11 +496,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             others += [*module.parameters(), *module.buffers()]
         if model is not None:
             others += model.buffers()
-        # Once each: a model and its averages may share tensors, and may hold the optimiser's.
+        # Each tensor once: a model and its averages may share some, and may hold the optimiser's.
         held = set(map(id, tensors))
         unique = {id(tensor): tensor for tensor in others if id(tensor) not in held}
         parameters = [replica.flat.parameters for replica in self.replicas]
-        # One may be inside another, and the outer one goes on when the inner ends.
+        # Contexts may be nested: the outer one goes on when the inner one ends.
         was_inside = self._shows_average
         self._shows_average = True
         try:
@@ -518,18 +511,17 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @property
     def traffic(self) -> Traffic:
-        """The exact payload bits and collectives of this worker so far, by purpose.
+        """Exact payload bits and collectives of this worker so far, by purpose.
 
-        Waits for a message that is under way.
+        Reading it waits for messages under way, which are counted when they have arrived.
         """
-        # A message under way is counted when it has arrived.
         for replica in self.replicas:
             self._settle(replica)
         return self.collectives.traffic
 
     @property
     def error(self) -> Tensor | None:
-        """The errors at this end, of shape (local workers, d), where the method keeps them."""
+        """Errors of the local workers, of shape (local workers, d); None if the method keeps none."""
         errors = []
         for replica in self.replicas:
             if "error" in replica.buffers:
@@ -578,11 +570,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return total
 
     def early_messages(self, step: int) -> list[EarlyMessage]:
-        """Return the messages of step number `step` that may be sent early.
+        """Return the messages of step number `step` that may be sent during the backward pass.
 
-        They need some tensors' gradients only.
+        They need the gradients of some tensors only.
         """
-        # Of the type of most numbers alone: the other types' collectives do not overlap.
+        # Only the dtype of most numbers overlaps; see `_replica`.
         first = self.replicas[0]
         return early_messages(self.stages(first), step, first.flat, first.draw, first.float_bits)
 
@@ -603,9 +595,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @classmethod
     def at_ratio(cls, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
-        """Return settings at which SGD sends `ratio` times as much in the long run.
-
-        They are for the constructor.
+        """Return settings for the constructor at which SGD sends `ratio` times as much in the long run.
 
         Args:
             params: the model's parameters; needed where what is sent depends on their shapes.
@@ -815,7 +805,7 @@ def _make_equal(optimizer: DistributedOptimizer) -> None:
 
 
 def _send_first_workers(optimizer: DistributedOptimizer) -> None:
-    """Send worker 0's parameters to all, and what the model has beside them."""
+    """Send worker 0's parameters to all workers, and the rest of the model."""
     model = optimizer._model
     for replica in optimizer.replicas:
         equalise_(optimizer.collectives, replica.flat, optimizer.param_groups, model)
@@ -824,7 +814,7 @@ def _send_first_workers(optimizer: DistributedOptimizer) -> None:
 
 
 def _compare_optimizers(optimizer: DistributedOptimizer) -> None:
-    """Compare what workers must have in common: what is trained, with which numbers and settings."""
+    """Compare parameters, numbers and settings, which must be equal on all workers."""
     collectives = optimizer.collectives
     groups = optimizer.param_groups
     first, *others = optimizer.replicas
@@ -883,7 +873,7 @@ def _agree_to_leave_out(optimizer: DistributedOptimizer) -> bool:
 
 
 def _anyone_not_finite(optimizer: DistributedOptimizer) -> bool:
-    """Return whether any worker's gradients are not finite, and warn of whose."""
+    """Return whether any worker's gradients are not finite, and warn which worker's."""
     rows = [rows_not_finite(replica.flat.gradients) for replica in optimizer.replicas]
     flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)
     if len(flags) < optimizer.collectives.world_size:
@@ -913,8 +903,8 @@ def _tensors(replicas: Sequence[Replica]) -> list[Tensor]:
 
 
 def _num_writes(replicas: Sequence[Replica]) -> int:
-    """Return how often others than the optimiser have written parameters in place."""
-    # The optimiser writes the flat vectors, of whose writes their views as parameters know nothing.
+    """Return how often a script has written parameters in place."""
+    # The optimiser writes the flat vectors, which does not raise the versions of their views.
     return sum(map(operator.attrgetter("_version"), _tensors(replicas)))
 
 

@@ -300,8 +300,8 @@ def declared_settings(
     """
     settings = dict(inherited)
     hints = inspect.get_annotations(declaring, eval_str=True)
-    # Takes the ranges off the types. Of the class itself it would also look at all bases, from
-    # which settings are inherited in their own way.
+    # Strips the ranges from the types. Called on the class itself, it would also visit all bases,
+    # whose settings are inherited in another way.
     plain = get_type_hints(SimpleNamespace(__annotations__=hints))
     for key, hint in hints.items():
         default = vars(declaring).get(key, REQUIRED)

@@ -77,12 +77,10 @@ class Stage:
 def equalises(
     stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]
 ) -> bool:
-    """Return whether all workers hold the same parameters after the stage, if sums are exact.
+    """Return whether all workers hold the same parameters after this step's stage, if sums are exact.
 
-    It is asked of a step.
-
-    They do where the whole error or model is averaged; and where every update is, so that none ever
-    differed.
+    They do where the whole error or model is averaged. They also do where every update is, as then
+    they never differed.
     """
     if stage.equalises is not None:
         return stage.equalises and stage.takes_place(step)
@@ -132,8 +130,8 @@ def early_messages(
     float_bits: int,
 ) -> list[EarlyMessage]:
     """Return, in order, the messages of a step that need not wait for the whole gradient."""
-    # Of types shorter than 32 bits a slice's bits can differ from the whole's, however the slice is
-    # cut.
+    # In types shorter than 32 bits, a slice computed alone can differ in its last bits from the
+    # same slice of the whole vector.
     if flat.parameters.element_size() < 4 or all(stage.early is None for stage in stages):
         return []
     layout = flat.layout
@@ -154,7 +152,7 @@ def early_messages(
                 bits = float_bits * support.payload_numel
                 payload = partial(stage.early, support)
                 messages.append(EarlyMessage(stage.purpose, bits, tensors, payload))
-        # Also of what is not sent early: it changes its coordinates before a later stage.
+        # A message that is not sent early counts, too: it changes coordinates before a later stage.
         before.append(support)
     return messages
 

@@ -12,9 +12,9 @@ import numpy
 from numpy.typing import NDArray
 
 Topology = Literal["ring", "exponential", "one_peer", "complete"]
-"""Who mixes with whom. "ring": both neighbours. "exponential": those at distances 1, 2, 4, ...
-"one_peer": the same, a distance a step in turn; the number of workers must be a power of two.
-"complete": everybody."""
+"""A worker's neighbours. "ring": the two beside it. "exponential": workers at distances 1, 2, 4, ...
+"one_peer": one of these distances a step, in turn; the number of workers must be a power of two.
+"complete": all workers."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
 
 
 def mixing_at(rounds: Sequence[Mixing], step: int) -> Mixing:
-    """Return who mixes with whom at a step, counted from 1."""
+    """Return the mixing of a step, counted from 1."""
     number = (step - 1) % len(rounds)
     return rounds[number]
 
