@@ -38,13 +38,13 @@ a message takes."""
 QUEUE_BYTES = 1 << 20
 """What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
 LARGEST_UNIT_BYTES = 60_000
-"""Of a link with latency: in larger packets the relay has fewer to pass on."""
+"""Packet size (MTU) of a link with latency: large, so that the relay passes on few packets."""
 
 TUNSETIFF = 0x400454CA
 IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
 CLONE_NEWNET = 0x40000000
-"""Of Linux's headers if_tun.h and sched.h."""
+"""Constants from Linux's headers if_tun.h and sched.h."""
 LARGEST_PACKET = 1 << 16
 DESTINATION = 19
 """Where a packet of IPv4 has the last byte of the address that it goes to."""

@@ -152,8 +152,8 @@ class WorkerProcesses:
         try:
             self.context.join(wait_seconds, GRACE_SECONDS)
         except ProcessException as error:
-            # Torch's message is the worker's whole traceback, which ends with its words. Of a
-            # worker that was killed it is one sentence, and stays whole.
+            # torch's message is the worker's whole traceback, which ends with the error's words.
+            # For a worker that was killed it is one sentence, which stays as it is.
             words = str(error).rpartition(f"{WorkerError.__name__}: ")[2].strip()
             raise WorkerError(f"worker {error.error_index} failed: {words}") from None
 
