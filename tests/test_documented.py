@@ -153,6 +153,20 @@ def test_calls_of_a_replica_on_the_page_are_there_with_these_arguments() -> None
         assert list(inspect.signature(getattr(Replica, name)).parameters)[1:] == given, name
 
 
+def test_the_table_that_try_is_said_to_print_has_the_scores_that_ship() -> None:
+    frames = read_frames(ROOT / "results" / "study_perceptron_load")
+    scores = {}
+    for row, label in zip(frames.rows["row"], frames.rows["label"], strict=True):
+        scores[label] = f"{100 * frames.done(row).mean():.2f} %"
+    lines = shown(METHOD, 1, "text").splitlines()
+    cells = [re.split(r" {2,}", line.strip()) for line in lines[2 : lines.index("")]]
+    found = {words[1].removesuffix(" with everything sent"): words[2] for words in cells}
+    # The first three seeds of local SGD stand for the page's method.
+    del found["my_method"]
+    assert len(found) == 12
+    assert found == {label: scores[label] for label in found}
+
+
 # A compressor.
 
 

@@ -249,13 +249,13 @@ def _add_record_commands(add: Add) -> None:
         "say which contrasts were declared after runs; those without a date get git's",
     )
     declared.add_argument(
-        "folders", type=Path, nargs="+", metavar="FOLDER", help="folders of experiments"
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="of an experiment"
     )
     declared.add_argument(
         "--keep-verdicts",
         action="store_true",
-        help="keep verdicts of contrasts that are dated now and came after runs of both rows, as "
-        "they were published before",
+        help="of contrasts dated now that came too late for one, whose verdicts were published "
+        "before",
     )
 
 
