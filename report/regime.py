@@ -79,7 +79,7 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
         lines.append(line)
     columns = ["num_steps", "ceiling", "floor", "gap", "deviation", "reason"]
     frame = pd.DataFrame(lines, columns=columns)
-    # Of some reasons and some None pandas would make a column of text, in which None is NaN.
+    # As objects: pandas would make texts of a column with some None, and NaN of None.
     reasons = [line["reason"] for line in lines]
     frame["reason"] = pd.Series(reasons, index=frame.index, dtype=object)
     return frame

@@ -1,4 +1,4 @@
-"""What pages there are, and what stands on each beside its text."""
+"""The site's pages: which there are, and what each has in addition to its text."""
 
 import csv
 import html
@@ -124,7 +124,7 @@ def _texts(root: Path, output: Path) -> dict[str, Path]:
     texts = {}
     for path in paths:
         texts[path.relative_to(root).as_posix()] = path
-    # Of results only what was built, so that pages say what these records give.
+    # From results only what was built, so that pages say what these records give.
     for path in sorted(output.glob("results/**/*.md")):
         texts[path.relative_to(output).as_posix()] = path
     return texts
