@@ -66,7 +66,7 @@ BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 @dataclass(frozen=True)
-class Trial:
+class MethodTrial:
     """A method, and the experiment whose rows it is compared with.
 
     Attributes:
@@ -104,7 +104,7 @@ def make_trial(
     name: str | None = None,
     settings: str | None = None,
     learning_rate: float | None = None,
-) -> Trial:
+) -> MethodTrial:
     """Return the trial of a method in a file, or in what an entry point of this name names.
 
     Args:
@@ -137,7 +137,7 @@ def make_trial(
     if learning_rate is not None:
         words += ["--learning-rate", f"{learning_rate:g}"]
     spec = _spec_of(row, base, source, network)
-    return Trial(name, source, base, shipped, spec, shlex.join(words))
+    return MethodTrial(name, source, base, shipped, spec, shlex.join(words))
 
 
 def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Spec:
@@ -183,7 +183,7 @@ def _settings(source: MethodSource, name: str, base: Spec, given: str | None) ->
     return usual_settings(method_in(source, name), ratio)
 
 
-def duration_words(trial: Trial, jobs: int) -> str:
+def duration_words(trial: MethodTrial, jobs: int) -> str:
     """Say how long the trial takes, by the runs that ship.
 
     Raises SpecError: they are not here.
@@ -208,7 +208,7 @@ def duration_words(trial: Trial, jobs: int) -> str:
     )
 
 
-def _tuning_batches(trial: Trial) -> list[int]:
+def _tuning_batches(trial: MethodTrial) -> list[int]:
     """Return how many runs the search begins with, and how many its best rates take after them."""
     tuning = trial.spec.tuning
     if tuning is None:
@@ -218,7 +218,7 @@ def _tuning_batches(trial: Trial) -> list[int]:
     return [len(tuning.grid), tuning.finalists * (len(tuning.seeds) - 1)]
 
 
-def slowness_words(trial: Trial, device: str) -> str | None:
+def slowness_words(trial: MethodTrial, device: str) -> str | None:
     """Return a warning if passes are in bf16 on a CPU without instructions for it; else None."""
     if trial.spec.training.precision != "bf16" or device != "cpu":
         return None

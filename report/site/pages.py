@@ -14,7 +14,7 @@ from cser_bench.report.site.method_files import Method, read_methods
 from cser_bench.report.site.methods import Standing, page_html, words_html
 from cser_bench.report.site.places import EXPLORER, Places, page_of, relative
 from cser_bench.report.site.render import HERE, Text, code_html, html_of, template
-from cser_bench.report.site.search import Entry, index_script
+from cser_bench.report.site.search import SearchEntry, index_script
 
 NAME = "cser-bench"
 
@@ -57,7 +57,7 @@ class Site:
     reports: Mapping[str, str]
     quoted: Mapping[str, list[tuple[str, str]]]
     doors: Mapping[str, str]
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[SearchEntry] = field(default_factory=list)
 
     def write(self, place: str, title: str, body: str) -> None:
         """Write a page."""
@@ -207,8 +207,8 @@ def _write_text(site: Site, source: str) -> Text:
         name = Path(source).parent.name
         what = f"report of {name}"
         place = relative_place(page, EXPLORER)
-        site.entries.append(Entry(text.title, f"explorer of {name}", place))
-    site.entries.append(Entry(text.title, what, page))
+        site.entries.append(SearchEntry(text.title, f"explorer of {name}", place))
+    site.entries.append(SearchEntry(text.title, what, page))
     if _is_answer(source):
         what = "answer"
     elif source.startswith("docs/"):
@@ -216,7 +216,7 @@ def _write_text(site: Site, source: str) -> Text:
     else:
         return text
     for name, heading in text.headings:
-        site.entries.append(Entry(heading, what, f"{page}#{name}"))
+        site.entries.append(SearchEntry(heading, what, f"{page}#{name}"))
     return text
 
 
@@ -287,7 +287,7 @@ def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
         parts += [_experiment_item(site, source, written[source]) for source in sources]
         parts.append("</ul>")
     site.write(EXPERIMENTS, "Experiments", "\n".join(parts))
-    site.entries.append(Entry("Experiments", "all reports and explorers", EXPERIMENTS))
+    site.entries.append(SearchEntry("Experiments", "all reports and explorers", EXPERIMENTS))
 
 
 def _experiment_item(site: Site, source: str, text: Text) -> str:
@@ -319,7 +319,7 @@ def _write_methods(site: Site, root: Path, standings: Sequence[Standing]) -> Non
             reports[name] = relative(method.page, page_of(source))
         body = page_html(method, of_method, reports)
         site.write(method.page, method.title, body)
-        site.entries.append(Entry(method.title, f"method {method.name}", method.page))
+        site.entries.append(SearchEntry(method.title, f"method {method.name}", method.page))
     parts = ["<h1>Methods</h1>"]
     for family, methods in sorted(families.items()):
         parts.append(f"<h2>{html.escape(family.capitalize())}</h2>")
@@ -332,7 +332,7 @@ def _write_methods(site: Site, root: Path, standings: Sequence[Standing]) -> Non
             )
         parts.append("</ul>")
     site.write(METHODS, "Methods", "\n".join(parts))
-    site.entries.append(Entry("Methods", "all methods by family", METHODS))
+    site.entries.append(SearchEntry("Methods", "all methods by family", METHODS))
 
 
 def _write_sources(site: Site) -> None:
