@@ -320,8 +320,8 @@ def _check_half(full: DistributedOptimizer, short: DistributedOptimizer) -> None
     short_bits = short.expected_traffic(NUM_STEPS).training_bits
     if 2 * short_bits != whole_bits:
         raise BrokenError(
-            f"_expected_traffic says {short_bits:,} bits beside {whole_bits:,}; a number has "
-            "replica.float_bits"
+            f"_expected_traffic says {short_bits:,} bits with 16-bit numbers and {whole_bits:,} "
+            "without; a number has replica.float_bits"
         )
     if short.traffic.training_bits != short_bits:
         raise BrokenError(

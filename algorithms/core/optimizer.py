@@ -707,8 +707,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         names = [str(replica.dtype) for replica in self.replicas[1:]]
         if list(others) != names:
             raise ValueError(
-                f"this state does not fit {self.name}: beside most parameters it has some of "
-                f"{list(others)}, this has of {names}"
+                f"this state does not fit {self.name}: the parameters of its other dtypes are of "
+                f"{list(others)}, here of {names}; load the state of the same model"
             )
         states = [flat, *others.values()]
         # All are checked before the first is restored: a state that does not fit changes nothing.

@@ -44,7 +44,7 @@ def _planned(options: argparse.Namespace) -> Plan:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print the runs; read and write nothing besides the specification and the records."""
+    """Print the runs; read the spec and the records, and write nothing."""
     from cser_bench.harness.plan.show import show_plan
 
     show_plan(_planned(options))

@@ -117,7 +117,7 @@ def check_accuracy(accuracy: float | None, correct: int | None, count: int | Non
         counted = correct / count
     if accuracy != counted:
         raise ValueError(
-            f"test_accuracy is {accuracy} beside {correct} of {count} correct, so the record was "
+            f"test_accuracy is {accuracy}, but {correct} of {count} are correct, so the record was "
             "edited"
         )
 

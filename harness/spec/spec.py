@@ -409,7 +409,7 @@ class Spec(Strict):
             and "per_epoch" in self.evaluation.model_fields_set
         ):
             raise ValueError(
-                "evaluation.per_epoch does nothing beside evaluation.num_scores; remove one of them"
+                "evaluation.per_epoch has no effect with evaluation.num_scores; remove one of them"
             )
         if self.tuning and self.tuning.both_rules_seeds and not self.tuning.both_rules:
             raise ValueError(

@@ -122,8 +122,8 @@ class BibleVerses:
         longest = max(_longest(encoded_train), _longest(encoded_test))
         if longest >= self.positions:
             raise DataError(
-                f"a sentence has {longest} subwords, more than the {self.positions - 1} that the "
-                "model has positions for beside the end; give more positions"
+                f"a sentence has {longest} subwords, but with its end the model has positions for "
+                f"only {self.positions - 1}; give more positions"
             )
         pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
         measure = BleuAndChrf(subwords.decode)

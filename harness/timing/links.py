@@ -64,7 +64,7 @@ class LabTopology:
         num_machines: times workers_per_machine, that is the world size; ranks are contiguous within
             a machine.
         bits_per_second: what each machine's link carries, each way, headers included.
-        latency_seconds: from one machine to another, one way, beside what this machine takes; above
+        latency_seconds: from one machine to another, one way, in addition to this machine's; above
             0 by a relay.
         jitter_seconds: how much more it is at most, evenly and for each packet. None overtakes
             another on its way to the same machine, so a burst comes nearer the longer time.

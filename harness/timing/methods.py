@@ -47,7 +47,7 @@ def method(
     local_step: LocalStep = "sgd",
     num_steps: int = 0,
 ) -> TimedMethod:
-    """Describe a method, of which nothing is known yet that a session finds.
+    """Describe a method, without what a session measures of it.
 
     Args:
         settings: a spec's, besides those that the method has at `ratio`.

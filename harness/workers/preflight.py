@@ -28,7 +28,7 @@ PROBE_BYTES = 1_000_000
 name."""
 
 REDUCED_BYTES = {"cuda": 64_000_000, "cpu": 8_000_000}
-"""What an all-reduce is timed with, by kind of device: enough that latency hardly counts."""
+"""Bytes of the all-reduce that is timed, by kind of device: enough that latency hardly counts."""
 
 REPEATS = 5
 """Number of all-reduces that are timed."""

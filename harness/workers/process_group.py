@@ -84,8 +84,8 @@ def launched() -> Launched:
     ):
         if rank >= size:
             raise SpecError(
-                f"{name}RANK is {rank} beside {name}WORLD_SIZE = {size}, and ranks count from 0; "
-                "set both"
+                f"{name}RANK is {rank}, but {name}WORLD_SIZE is {size}, and ranks count from 0; set "
+                "both"
             )
     return here
 

@@ -137,7 +137,7 @@ def test_disk_that_is_asked_for_is_what_checkpoints_take(
     assert expected.keys() == taken.keys()
     assert all(1.0 <= taken[row] / each < 1.1 for row, each in expected.items())
 
-    # Of two runs of two workers at once, with a generation being written beside the two that stay.
+    # Two runs of two workers at once, with one generation being written and two that stay.
     needed = 2 * 2 * 3 * max(expected.values())
     for free, suffices in ((needed, False), (needed + 1, True)):
         usage = shutil._ntuple_diskusage(free, 0, free)

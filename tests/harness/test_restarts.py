@@ -31,7 +31,7 @@ def config_of(method: str, **restart: Any) -> RunConfig:
 
 
 def stacked(config: RunConfig, values: list[Tensor] | None = None) -> DistributedOptimizer:
-    """Of a model of a matrix and a vector, whose workers have the same values to begin with."""
+    """An optimiser of a model of a matrix and a vector, whose workers begin with equal values."""
     draw = torch.Generator().manual_seed(3)
     values = values or [torch.randn(shape, generator=draw) for shape in [(6, 5), (7,)]]
     model = nn.ParameterList(
