@@ -384,7 +384,7 @@ def _check_same(found: Tensor, expected: Tensor, who: str) -> None:
 
 @promise("its memory is the state that a checkpoint holds")
 def memory_is_state(subject: Subject) -> None:
-    """Count the numbers of a state, and those of tensors that the method holds beside it."""
+    """Count the numbers of a state, and of tensors that the method keeps outside it."""
     method = subject.method
     for name, compressor in taken_compressors(method).items():
         settings = settings_for(method, [compressor], INTERVAL)
@@ -400,7 +400,7 @@ def memory_is_state(subject: Subject) -> None:
         with _named(name):
             if round(known) != numel:
                 raise BrokenError(f"it says {known:g} numbers, and its state has {numel}")
-            # Tensors beside the state are neither saved nor counted, even if they are never read.
+            # Tensors outside the state are neither saved nor counted, even if they are never read.
             beside = [key for key, value in vars(optimizer).items() if isinstance(value, Tensor)]
             if beside:
                 raise BrokenError(

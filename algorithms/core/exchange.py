@@ -113,7 +113,7 @@ class Sending:
         collectives = self.collectives
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
-            # Alike on all workers, so that the kept numbers are added without being told apart.
+            # The support is equal on all workers, so the kept numbers can be added as they are.
             own, mean = self.average(support.gather(vector), purpose)
             return Exchanged(support, own, mean)
         self.look_at(vector)
@@ -121,8 +121,8 @@ class Sending:
             return self._exchange_in_shares(vector, compressor, draw, purpose)
         assert isinstance(compressor, Gathered)
         gathered = collectives.all_gather(self._encoded(vector, compressor, draw), purpose)
-        rows = []
-        mean = vector.new_zeros(layout.numel)
+        rows = []  # C(v_i) of each local worker
+        mean = vector.new_zeros(layout.numel)  # (d,), equal on all workers
         # In the order of ranks on every worker, so that the sums' bits are the same.
         for rank, message in enumerate(gathered):
             decoded = compressor.decode(message, layout.numel, vector.dtype)
@@ -137,9 +137,9 @@ class Sending:
     ) -> Callable[[], Exchanged]:
         """Begin `exchange`, and return a function that waits for its result.
 
-        Where the group overlaps, it runs beside the computation that follows, in a thread of its
-        own. Until the function has returned, `vector` must not be changed, and with overlap what
-        was sent is not counted.
+        If the group overlaps, it runs in a thread of its own, during the computation that follows.
+        Until the function has returned, `vector` must not be changed, and with overlap what was sent
+        is not counted.
         """
         if self.collectives.early is None:
             sent = self.exchange(vector, compressor, layout, draw, purpose)
@@ -155,7 +155,7 @@ class Sending:
             # Not watched: the vector was looked at before, by the thread that steps.
             aside = replace(self, collectives=end, watch=None)
             sent = aside.exchange(vector, compressor, layout, draw, purpose)
-            # By a list, since `beside` hands on tensors alone: it must tell streams of each.
+            # Through a list, since `beside` returns tensors only, each of which it tells its stream.
             supports.append(sent.support)
             return sent.own, sent.mean
 
@@ -184,8 +184,9 @@ class Sending:
         numel = vector.shape[-1]
         size = compressor.block_size
         num_workers = collectives.world_size
-        blocks = compressor.encode(vector, draw, collectives.rank)
+        blocks = compressor.encode(vector, draw, collectives.rank)  # (local workers, blocks, bytes)
 
+        # The coordinates of the blocks that fall to these ranks.
         def coordinates(ranks: range) -> slice:
             share = share_of(ranks, blocks.shape[-2], num_workers)
             # The last block is filled up, beyond the vector's end.
@@ -195,22 +196,23 @@ class Sending:
 
         here = coordinates(collectives.own_ranks)
         count = here.stop - here.start
-        # The sum of all shares is not to be rounded to 16 bits on its way.
+        # 32 bits at least, so that the sum of all shares is not rounded to 16.
         dtype = torch.promote_types(vector.dtype, torch.float32)
 
         def add(received: Tensor) -> tuple[Tensor, Tensor]:
-            # Divided before they are added: whatever the numbers are, their sum is finite.
-            shares = compressor.decode(received, count, dtype).div_(num_workers)
-            exact = sum_in_rank_order(shares.unbind())
+            # Divided before they are added, so that the sum of finite numbers is finite.
+            shares = compressor.decode(received, count, dtype).div_(num_workers)  # (workers, count)
+            exact = sum_in_rank_order(shares.unbind())  # the mean, (count,)
             message = compressor.encode(exact, draw, collectives.rank)
             rounded = compressor.decode(message, count, dtype)
+            # n times what the second rounding added to the mean.
             return message, rounded.sub_(exact).mul_(num_workers)
 
         # `rest` is of the coordinates `here` alone.
         reduced, rest = collectives.all_reduce_blocks(blocks, add, purpose)
         own = compressor.decode(blocks, numel, vector.dtype)
-        # What rounding the mean added counts as sent by who added that share: n times, as the mean
-        # is a sum over n. Then the mean of `own` is the mean that all received.
+        # The worker that added a share counts the mean's rounding error as sent, n times, as the
+        # mean divides by n. Then the mean of `own` is the mean that all received.
         for row, rank in zip(own, collectives.own_ranks, strict=True):
             share = coordinates(range(rank, rank + 1))
             start = share.start - here.start

@@ -142,13 +142,13 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         for key, setting in self.declared.items():
             setting.check(f"{self.name}: {key}", arguments[key])
             setattr(self, key, arguments[key])
-        # As given: a script may change the attributes, and a state says what the start was.
+        # As given: a script may change the attributes, and a state has the settings of the start.
         self.settings = {key: arguments[key] for key in self.declared}
         self.seed = arguments["seed"]
         self.local_step = arguments["local_step"]
         self.skip_nonfinite = arguments["skip_nonfinite"]
         self.num_steps = 0
-        # Empty as long as torch's constructor adds the groups; see add_param_group.
+        # Empty while torch's constructor adds the groups; see add_param_group.
         self.replicas: list[Replica] = []
         """A replica for each dtype of the parameters, the dtype of most numbers first."""
         self._num_writes: int | None = None
@@ -171,12 +171,14 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     def _build(self) -> None:
         """Make a replica of the parameters of each dtype, equal on all workers, then `_set_up` each."""
         dtypes = types_of(self.param_groups)
+        # A baseline's DDP averages one vector.
         if self.averages_in_backward and len(dtypes) > 1:
             raise ValueError(
-                f"{self.name}: parameters must have one type, and here are {dtypes[1]} besides"
+                f"{self.name}: parameters must have one type, and here are {dtypes[0]} and {dtypes[1]}"
             )
         self._watch = FiniteWatch(self.name, self.collectives)
         self.replicas = [_replica(self, dtype, dtypes[0]) for dtype in dtypes]
+        # The dtype of most numbers comes first; only its messages may go early.
         first = self.replicas[0]
         self.flat = first.flat
         """The parameters and gradients of the first type."""
@@ -243,7 +245,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         for stage in self.stages(replica):
             traffic.add_entry(stage.purpose, replica.cost(stage, stage.steps(num_steps)))
             if stage.except_every is not None:
-                # Taken off again, so that mean costs are rounded once for each.
+                # Subtracted, rather than left out, so that mean costs are rounded once for each.
                 left_out = range(stage.except_every, num_steps + 1, stage.except_every)
                 cost = replica.cost(stage, left_out)
                 traffic.add(stage.purpose, *(-number for number in astuple(cost)))
@@ -251,8 +253,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     def _agree_after(self, replica: Replica, num_steps: int) -> bool:
         """Return `agree_after` of the parameters of one dtype, for one step or more."""
+        # With rounded messages each worker keeps what rounding took.
         if replica.communication_dtype is not None:
             return False
+        # One stage that equalises is enough, wherever it stands in the step.
         for stage in self.stages(replica):
             fitted = replace(stage, compressor=replica.fitted(stage.compressor))
             if equalises(fitted, num_steps, replica.flat.layout, replica.draw):
@@ -266,6 +270,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         By default the ratio is the interval, if no other setting is required.
         """
         required = [key for key, setting in cls.declared.items() if setting.is_required]
+        # 32 d bits every `ratio` steps.
         if required == ["sync_interval"]:
             return {"sync_interval": ratio}
         begin = re.search(r"Begin with `([^`]+)`", inspect.getdoc(cls) or "")
@@ -306,10 +311,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # After the closure, in which a script may change numbers and parameters.
+        # After the closure, which may change learning rates and parameters.
         self._take_in_changes()
         self._compare_workers()
-        # Passed, so that from now on a script may change what a state has put there.
+        # The check has passed: from now on a script may change loaded parameters.
         for replica in self.replicas:
             replica.loaded = None
         if _agree_to_leave_out(self):
@@ -534,7 +539,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     def memory_in_parameters(self) -> float:
         """Return the size of a worker's state, parameters and gradients aside, in parameters' sizes."""
-        held = state = 0
+        held = state = 0  # bytes of one worker
         for replica in self.replicas:
             held += replica.flat.parameters[0].nbytes
             state += sum(buffer[0].nbytes for buffer in replica.buffers.values())
@@ -636,6 +641,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         FROM_2_UP.check(f"{self.name}: world_size", world_size)
         stages = [stage for replica in self.replicas for stage in self.stages(replica)]
         has_neighbours = any(stage.neighbours is not None for stage in stages)
+        # A ring of two has one neighbour, and "exponential" has more with more workers.
         if has_neighbours and world_size != self.collectives.world_size:
             raise ValueError(
                 f"{self.name}: how many neighbours a worker has depends on the number of workers, "
@@ -679,7 +685,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         _refuse_inside_consensus(self._shows_average, "a state")
         check_parameters(self._model, _tensors(self.replicas))
         self._adopt_moved()
-        # A message under way cannot be saved, and what it says once it has arrived can.
+        # A message under way cannot be saved; wait for it, and save its content.
         for replica in self.replicas:
             self._settle(replica)
         first, *others = self.replicas
@@ -687,7 +693,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if others:
             flat[OTHER_TYPES] = {str(replica.dtype): replica.state() for replica in others}
         state = super().state_dict()
-        # In a group, as torch.distributed.checkpoint keeps these, and nothing beside them.
+        # In a group: torch.distributed.checkpoint keeps groups, and no other keys of a state.
         state["param_groups"][0]["flat"] = flat
         return state
 
@@ -701,7 +707,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         """
         _refuse_inside_consensus(self._shows_average, "load_state_dict()")
         groups = [dict(group) for group in state_dict.get("param_groups", [{}])]
-        # Out of the groups, of which torch makes deep copies: these would be of all vectors.
+        # Removed from the groups, which torch copies deeply, vectors included.
         flat = dict(groups[0].pop("flat", None) or state_dict.get("flat", {}))
         others = flat.pop(OTHER_TYPES, {})
         names = [str(replica.dtype) for replica in self.replicas[1:]]
@@ -711,7 +717,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 f"{list(others)}, here of {names}; load the state of the same model"
             )
         states = [flat, *others.values()]
-        # All are checked before the first is restored: a state that does not fit changes nothing.
+        # Check all before restoring any: a state that does not fit changes nothing.
         for replica, state in zip(self.replicas, states, strict=True):
             replica.check_state(state)
         self._adopt_moved()
@@ -725,8 +731,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if self._first_step is not None:
             self._first_step.was_loaded = True
         for replica, state in zip(self.replicas, states, strict=True):
-            # First, since what is under way would else be written into the restored state when it
-            # arrives.
+            # First, or a message under way would be written into the restored state on arrival.
             self._settle(replica)
             replica.restore(state)
 

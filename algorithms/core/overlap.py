@@ -193,7 +193,7 @@ class Reducer:
         # A pass that another follows has not the whole gradient to send.
         if self._paused:
             return
-        # The payload is read from the vector, and autograd may have put a tensor beside it.
+        # The payload is read from the vector, and autograd may have made a gradient outside it.
         self._flat.collect_gradient(number)
         waiting = self._listed()
         self._finished.add(number)
