@@ -86,9 +86,8 @@ def run(options: argparse.Namespace) -> int:
     Returns 1 where one failed, or where a process of torchrun lost the others.
     """
     if os.environ.get("RANK", "0") == "0":
-        print(
-            f"{options.experiment}: planning", flush=True
-        )  # before torch is loaded, which takes its time
+        # Before torch is loaded, which takes its time.
+        print(f"{options.experiment}: planning", flush=True)
     with loading():
         from cser_bench.algorithms import CollectiveError
         from cser_bench.harness.plan.forecast import next_stage_sentence

@@ -162,10 +162,10 @@ def relay(
     rate = 1e12
     number = 0
     draws = random.Random(0)
-    # When the link to a machine will have sent what was given to it, and when the last arrives.
+    # By machine: when its link will have sent everything given to it, and when the last of it arrives.
     free = [0.0] * len(devices)
     last = [0.0] * len(devices)
-    # By when they arrive; the number, which no two have, is there so that nothing else is compared.
+    # Heap of (arrival time, serial number, machine, packet); the serial number breaks ties.
     flying: list[tuple[float, int, int, bytes]] = []
     while True:
         wait = None
