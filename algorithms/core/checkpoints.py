@@ -74,7 +74,7 @@ def consensus_checkpoint(
     folder = Path(folder)
     collectives = optimizer.collectives
     with optimizer.consensus(model):
-        # Copies, as the tensors hold this worker's own numbers again once the context is left.
+        # Copies: on leaving the context the tensors hold this worker's own numbers again.
         average = {key: _copy(value) for key, value in model.state_dict().items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if not optimizer.workers_differ:
@@ -153,6 +153,7 @@ def load_checkpoint(
 
     _together("read", folder, _processes(collectives), read)
     if goes_on:
+        # The worker's own buffers, such as running statistics.
         average |= worker["model"]
     model.load_state_dict(average)
     if optimizer is not None:

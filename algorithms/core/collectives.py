@@ -105,6 +105,7 @@ class Collectives:
             the mean of that is what all received.
         """
         with self._counted(tensor, purpose):
+            # With overlap this mean may have begun during the backward pass.
             if self.early is not None:
                 was_begun, rest = self.early.finish_(tensor, purpose)
                 if was_begun:
@@ -173,6 +174,7 @@ class Collectives:
         num_here = len(self.own_ranks)
         bits = 8 * tensor.element_size() * tensor.numel() // num_here
         yield  # if it raises, nothing took place, and nothing is counted
+        # A message to neighbours is sent once to each; others are one message.
         straight = bits * to_neighbours
         gathered = 0
         if is_gather:
@@ -202,6 +204,7 @@ class Collectives:
         return mark(tensor.device)
 
     def _mean_(self, tensor: Tensor) -> Tensor | None:
+        # 16-bit numbers are added in 32 bits, which torch's all-reduce does not do.
         if self.world_size > 1 and tensor.element_size() < 4:
             with self._observed("two_stages", tensor):
                 return self._short_mean_(tensor)

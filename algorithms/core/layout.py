@@ -104,6 +104,7 @@ class Layout:
 def _is_dense(tensor: Tensor) -> bool:
     if tensor.is_contiguous():
         return True
+    # Channels last: images have four axes, volumes five.
     if tensor.dim() == 4:
         return tensor.is_contiguous(memory_format=torch.channels_last)
     if tensor.dim() == 5:
@@ -134,7 +135,7 @@ class Windows:
 
         The coordinates of `flat` in order.
         """
-        lead = flat.shape[:-1]
+        lead = flat.shape[:-1]  # the axis over local workers, if there is one
         parts = []
         for window in self.windows:
             view = window.view(flat)

@@ -159,6 +159,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         check_model(self._model)
         self._shows_average = False
 
+        # Muon has all numbers that any local step has.
         numbers = {key: arguments[key] for key in NUMBERS["muon"]}
         super().__init__(params, group_defaults(self, numbers))
         _check_groups(self)
@@ -197,6 +198,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             list_messages=lambda: self.early_messages(self.num_steps + 1),
             message_of=first.sending.message,
         )
+        # A message may not leave before it is known whether the step takes place.
         if self.skip_nonfinite:
             self._reducer.stop("skip_nonfinite looks at all gradients in step()")
         for key, setting in self.declared.items():
@@ -346,6 +348,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
         Later steps send nothing unless what is frozen here has changed.
         """
+        # Only the first step compares the whole model.
         if self._first_step is not None:
             is_changed = self._first_step.check(
                 self._model, self.workers_differ, self.num_steps, self._in_step()
@@ -356,6 +359,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 self.reanchor()
         self._say_writes()
         frozen = [replica.flat.frozen for replica in self.replicas]
+        # The usual step ends here, and has sent nothing.
         if frozen == self._frozen:
             return
         if are_apart(self.collectives):
@@ -533,6 +537,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 errors.append(replica.buffers["error"])
         if not errors:
             return None
+        # The buffer itself, not a copy, if there is one dtype.
         if len(errors) == 1:
             return errors[0]
         return torch.cat(errors, dim=1)
@@ -590,6 +595,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         where it depends on what was drawn or trained; where messages are rounded, as each worker
         keeps what rounding took; and by default among neighbours.
         """
+        # All start from worker 0's parameters.
         if num_steps == 0 or not self.workers_differ:
             return True
         stages = self.stages(self.replicas[0])
@@ -779,6 +785,7 @@ def _replica(optimizer: DistributedOptimizer, dtype: torch.dtype, first: torch.d
     seed = optimizer.seed
     if dtype != first:
         collectives = collectives.without_overlap()
+        # Independent of the first dtype's draws, and equal on all workers.
         seed = Draw(seed, 0, str(dtype)).key()
     return Replica(
         optimizer,
@@ -795,6 +802,7 @@ def _check_compressors(optimizer: DistributedOptimizer, replica: Replica) -> Non
     """Raise ValueError where a compressor that was given cannot work."""
     for key, setting in optimizer.declared.items():
         value = getattr(optimizer, key)
+        # An optional compressor may be None.
         is_left_out = value is None and setting.admits(type(None))
         if setting.admits(Compressor) and not is_left_out:
             replica.check_compressor(key, value)
@@ -861,6 +869,7 @@ def _agree_to_leave_out(optimizer: DistributedOptimizer) -> bool:
     and `grad_scale`, by which they were multiplied, None where they no longer are.
     """
     found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+    # No GradScaler.
     if found_inf is None:
         return optimizer.skip_nonfinite and _anyone_not_finite(optimizer)
     optimizer._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
@@ -868,6 +877,7 @@ def _agree_to_leave_out(optimizer: DistributedOptimizer) -> bool:
     # The scaler looks at all rows of stacked workers at once, and a collective wants a row of each.
     flags = found_inf.detach().float().reshape(1, 1).repeat(num_workers, 1)
     optimizer.collectives.all_reduce_sum_(flags, Purpose.CONTROL)
+    # The one wait for a GPU in a step, as fp16 needs it.
     if flags[0].item() > 0:
         return True
     scale: Tensor | None = getattr(optimizer, "grad_scale", None)
@@ -880,7 +890,7 @@ def _agree_to_leave_out(optimizer: DistributedOptimizer) -> bool:
 def _anyone_not_finite(optimizer: DistributedOptimizer) -> bool:
     """Return whether any worker's gradients are not finite, and warn which worker's."""
     rows = [rows_not_finite(replica.flat.gradients) for replica in optimizer.replicas]
-    flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)
+    flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)  # (local workers, 1)
     if len(flags) < optimizer.collectives.world_size:
         # As all wait for this message anyway, it also says whether they are in step.
         fields = optimizer._in_step()

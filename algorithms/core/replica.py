@@ -85,6 +85,7 @@ class Replica:
         """Parameters from a loaded state, until the next step."""
         self._anchors: list[Tensor] = []
         """Buffers that began as copies of the parameters."""
+        # What `fitted` returned, by what it was asked for.
         self._fitted: dict[Compressor, Compressor] = {}
         self.local = LOCAL_STEPS[method.local_step](self.flat, self.buffers)
         # Makes them, so that the state is complete before the first step.
@@ -123,6 +124,7 @@ class Replica:
     def chosen(self) -> dict[str, Any]:
         """The method's settings, dtype of messages and local step, by name."""
         chosen = {**self._method.settings, "communication_dtype": self.communication_dtype}
+        # Left out for SGD, as in states from before there were other local steps.
         if self._method.local_step != "sgd":
             chosen["local_step"] = self._method.local_step
         return chosen
@@ -139,9 +141,11 @@ class Replica:
             "world_size": None,
             "settings": described(self.chosen),
         }
+        # A worker's own state fits that worker only.
         if not method.state_is_common:
             state["rank"] = self.collectives.rank
             state["world_size"] = self.collectives.world_size
+        # Where workers agree, the model's own checkpoint has the parameters.
         if method.workers_differ:
             state["parameters"] = self.flat.parameters
         if self.dropped_until:
@@ -254,6 +258,7 @@ class Replica:
                 raise
             # An error here would refuse the whole model because of a dtype of few numbers.
             return Identity()
+        # Without feedback nothing accumulates, so an unbiased compressor stays as it is.
         if isinstance(compressor, Gathered) and not self._method.drop_rest:
             omega = compressor.variance(layout)
             if omega:
@@ -283,6 +288,7 @@ class Replica:
         if not self.flat.parameters.is_meta:
             draw = lambda step: self.draw(step, stage.purpose)  # noqa: E731
         entry = self.fitted(stage.compressor).cost(layout, draw, steps, self.float_bits)
+        # Averaged over all workers: one message each.
         if stage.neighbours is None:
             return entry
         bits = entry.bits * stage.neighbours

@@ -89,6 +89,7 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = usual | chosen
     if local_step == "sgd":
         check_has_momentum(method, [chosen])
+    # Groups of embeddings and the output say False; see `muon_groups`.
     if local_step == "muon":
         chosen["muon"] = True
     return chosen
@@ -130,6 +131,7 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
         for key in NUMBERS[local_step]:
             value = group[key]
             numbers = [value]
+            # A pair; all other numbers are one.
             if key == "betas":
                 if not (isinstance(value, tuple | list) and len(value) == 2):
                     raise ValueError(f"group {number}: betas must be two numbers, not {value!r}")
@@ -329,6 +331,7 @@ def check_arguments(
     for key in given.keys() - known.keys():
         hint = f"it takes {', '.join(['lr', *method.declared])} and what all take"
         near = difflib.get_close_matches(key, known, 1)
+        # Other libraries' names of it.
         if key in ("group", "process_group"):
             hint = "give collectives=ProcessGroupCollectives(group)"
         elif near:

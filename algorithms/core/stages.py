@@ -64,6 +64,7 @@ class Stage:
 
         Those of `except_every` are among them.
         """
+        # By default the first one ends the first interval: steps every, 2 every, ...
         first = self.every if self.first is None else self.first
         last = num_steps if self.last is None else min(num_steps, self.last)
         return range(first, last + 1, self.every)
@@ -90,6 +91,7 @@ def equalises(
         return is_always and isinstance(stage.compressor, Identity)
     if stage.neighbours is not None or not stage.takes_place(step):
         return False
+    # A fragment of the vector leaves the rest as it was.
     if stage.layout is not None and stage.layout.numel != layout.numel:
         return False
     return sends_all(stage, layout, draw(step, stage.purpose))
@@ -136,6 +138,7 @@ def early_messages(
         return []
     layout = flat.layout
     messages = []
+    # The coordinates of this step's earlier messages; None for one that may be anywhere.
     before: list[Support | None] = []
     for stage in stages:
         if not stage.takes_place(step):

@@ -44,6 +44,7 @@ class Entry:
 
     def link_bits(self, num_workers: int) -> float:
         """Return the bits that one worker's link carries for these, by rings."""
+        # `bits` is the total of all three kinds.
         all_reduced = self.bits - self.gathered_bits - self.neighbour_bits
         return carried(num_workers, all_reduced, self.gathered_bits, self.neighbour_bits)
 
@@ -175,6 +176,7 @@ class Elapsed:
     def seconds(self) -> dict[str, float]:
         """Return the seconds by name; waits for the last piece of work to end."""
         while self._on:
+            # The host waits here, and nowhere else.
             self._on[0][2].synchronize()
             self._count_first()
         return dict(self._over)
