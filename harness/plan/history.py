@@ -160,7 +160,7 @@ def versions_of(path: Path) -> list[Version]:
         if not paths:
             commit, at = status.split()
             continue
-        # For a rename git names the old path, then the new one, which this commit has.
+        # Of a rename git names the old path before the new one, and this commit has the new one.
         versions.append(Version(commit, _in_utc(at), _contrasts_at(Path(root), commit, paths[-1])))
         if status.startswith("C"):
             break

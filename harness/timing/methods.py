@@ -47,7 +47,7 @@ def method(
     local_step: LocalStep = "sgd",
     num_steps: int = 0,
 ) -> TimedMethod:
-    """Describe a method, without what a session measures of it.
+    """Describe a method, of which nothing is known yet that a session finds.
 
     Args:
         settings: a spec's, besides those that the method has at `ratio`.
@@ -88,11 +88,11 @@ CONSECUTIVE = {fields["name"]: method(**fields) for fields in DATA["in_a_row"]}
 
 
 OWN_RATIO = 256
-"""Compression ratio at which a user's method is timed, as most other methods are."""
+"""Of methods of one's own, as of most others that are timed."""
 
 
 PERIODS_CHECKED = 16
-"""Periods of a user's method over which its messages must repeat."""
+"""Of a method of one's own, in which what it sends must repeat."""
 
 
 def own_methods(words: Sequence[str]) -> dict[str, TimedMethod]:
@@ -154,9 +154,9 @@ def scored_methods(
 ) -> dict[str, TimedMethod]:
     """List the baselines, then each configuration that the experiments score.
 
-    Settings are as their tuning chose them. From `MAIN`, which has a row at several ratios, the one
-    at its main ratio is taken; from the other experiments all rows are. DDP computes what SGD does,
-    so SGD's rows are DDP's too.
+    Settings are as their tuning chose them. Of a row that is there at several ratios, in `MAIN`,
+    that of the experiment's main ratio is taken; rows of the other experiments are all taken. DDP
+    computes what SGD does, so SGD's rows are DDP's too.
 
     Args:
         results: a folder that may have the experiments' own tunings.

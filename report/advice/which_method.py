@@ -26,7 +26,7 @@ from cser_bench.report.wording import NONE, code, count, rate, traffic
 NAME = "which-method"
 
 BANDWIDTHS = (1e8, 1e9, 1e10, 2.5e10, 1e11)
-"""Bandwidths of a machine's link, in bit/s."""
+"""Of a machine's link, in bits a second."""
 
 SHOWN_AT = 1e10
 """Bandwidth by which lines are ordered."""
@@ -39,7 +39,7 @@ JOB = TrainingJob(
     compute_seconds=27e-3,
     bits_per_second=SHOWN_AT,
 )
-"""ResNet-50 with both passes of 32 images on a V100; README's command asks about this job."""
+"""Of ResNet-50, both passes of 32 images on a V100; README's command asks about it."""
 
 
 def build_which_method(results: Path, output: Path) -> Path:

@@ -78,7 +78,7 @@ def build_site(
     if known_answers is not None:
         shutil.copytree(known_answers, answers)
     built = _in_processes(tasks, None if only else (results, answers), num_jobs, progress)
-    # If two reports have one name, the first is the user's own, which the answers are drawn from.
+    # Of two reports of one name the first is the user's own, and that which answers rest on.
     reports: dict[str, str] = {}
     standings: list[Standing] = []
     for part in built:
@@ -139,7 +139,10 @@ def _build_answers(results: Path, output: Path) -> None:
 
 
 def _places(folders: Iterable[Path], results: Path, only: Collection[str]) -> dict[str, Path]:
-    """Return each report's folder by its place in the site, without tunings; the first of two counts."""
+    """Return the folder of each report by its place in the site, tunings left out.
+
+    Of two folders with one place the first counts.
+    """
     places: dict[str, Path] = {}
     for folder in folders:
         has_records = (folder / "experiment.json").exists() or (folder / STUDY).exists()

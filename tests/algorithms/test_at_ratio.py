@@ -20,7 +20,7 @@ from cser_bench.algorithms.powersgd import PowerSGD
 from tests.algorithms.problems import NAMES
 
 NUM_WORKERS, NUMEL = 4, 30_720
-"""Length of a vector that all blocks divide."""
+"""Of a vector that all blocks divide."""
 RATIOS = [1, 2, 12, 32, 64, 96, 256, 1024]
 SHAPES = [(64, 48), (64,), (32, 16, 3, 3), (10, 64), (10,)]
 REFUSED = {
