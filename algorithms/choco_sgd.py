@@ -42,7 +42,7 @@ class ChocoSGD(DistributedOptimizer):
     Begin with `**ChocoSGD.at_ratio(4)`.
 
     Args:
-        topology: who mixes with whom; all but one_peer, which changes with the step.
+        topology: which workers are neighbours; any but "one_peer", which changes with the step.
         compressor: C, any.
         gamma: the consensus step, in (0, 1]; the more is left out, the smaller it must be.
     """

@@ -72,8 +72,9 @@ class CSER(DistributedOptimizer):
     def _set_up(self, replica: Replica) -> None:
         compressors = (self.gradient_compressor, self.error_compressor)
         is_shared = all(isinstance(replica.fitted(c), SharedSupport) for c in compressors)
+        # With shared support x_i - e_i is equal on all workers, so e_i follows from x_i.
         if self.explicit_error or not is_shared:
-            replica.new_buffer("error")
+            replica.new_buffer("error")  # e_i: (local workers, d)
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
@@ -82,6 +83,7 @@ class CSER(DistributedOptimizer):
         R1 is the paper's at ratios 32 and 1024. Elsewhere R1 <= H, and the two are as close to each
         other as whole factors allow.
         """
+        # R1 H = 2 ratio, so H = 2 ratio / R1 below is whole.
         error_ratio = {32: 4, 1024: 8}.get(ratio, nearest_factors(2 * ratio)[0])
         return {
             "gradient_compressor": BlockSparsifier(2 * ratio),
@@ -94,6 +96,7 @@ class CSER(DistributedOptimizer):
         error = Stage(Purpose.ERROR, self.error_compressor, every=self.reset_interval)
         if "error" in replica.buffers:
             return [gradient, error]
+        # Without e_i, what is sent of a block follows from the block's gradients alone.
         return [
             replace(gradient, early=partial(_update_to_send, replica)),
             replace(error, early=replica.after_local_step),
@@ -105,37 +108,45 @@ class CSER(DistributedOptimizer):
         if e is None:
             self._sync_update(replica, step)
             if is_reset:
+                # x_i - e_i is common, so averaging the error averages the parameters.
                 self.average_coordinates_(replica, self.error_compressor, step, Purpose.ERROR)
         else:
             self._sync_update_and_error(replica, e, step)
             if is_reset:
                 sent = replica.exchange(e, self.error_compressor, step, Purpose.ERROR)
+                # e' - e = mean(C1(e)) - C1(e_i), as PSync leaves the other coordinates alone.
                 sent.support.add_(replica.flat.parameters, sent.mean - sent.own)
+                # s_i = e_i - C1(e_i)
                 sent.support.add_(e, sent.own, alpha=-1)
 
     def _sync_update(self, replica: Replica, step: int) -> None:
-        x = replica.flat.parameters
+        x = replica.flat.parameters  # (local workers, d)
         support = _support(replica, self.gradient_compressor, step, Purpose.GRADIENT)
-        before = support.gather(x)
+        before = support.gather(x)  # (local workers, d / R2), like all below
+        # Off the support the step stands as it is: x_i <- x_i - p_i, and e_i <- e_i - p_i with it.
         replica.local_step_()
         # C2 = 0 draws nothing.
         if not before.numel():
             return
-        taken = before - support.gather(x)
+        taken = before - support.gather(x)  # C2(p_i), as the parameters' dtype has it
         own, mean = replica.average(taken, Purpose.GRADIENT)
-        # Where nothing is rounded, what was sent is `taken` itself.
+        # On the support all workers take the same step: x_i <- x_i - mean(C2(p)).
+        # If nothing is rounded, `own` is `taken` itself.
         if own is not taken:
-            # Then x = x_after + own - mean: what rounding kept out of the message stays in the
-            # worker's own parameters, as its error.
+            # With rounding x_i <- x_i - taken + own - mean: what was not sent stays in the
+            # worker's parameters, as its error.
             before.sub_(taken).add_(own)
         support.copy_(x, before.sub_(mean))
 
     def _sync_update_and_error(self, replica: Replica, e: Tensor, step: int) -> None:
-        x = replica.flat.parameters
+        x = replica.flat.parameters  # (local workers, d), like p and e
         p = replica.flat.new_buffer()
         replica.local_step_(p)
+        # With p' = p - C2(p) + mean(C2(p)) and r = p - C2(p), both in two halves: p here, what was
+        # sent below.
         x.sub_(p)
         e.sub_(p)
+        # Nothing was sent: p' = p, r = p.
         if isinstance(self.gradient_compressor, Zero):
             return
         sent = replica.exchange(p, self.gradient_compressor, step, Purpose.GRADIENT)
@@ -150,9 +161,10 @@ class CSER(DistributedOptimizer):
     ) -> None:
         """Do x <- mean(x) on the coordinates that the compressor draws."""
         support = _support(replica, compressor, step, purpose)
-        values = support.gather(replica.flat.parameters)
+        values = support.gather(replica.flat.parameters)  # (local workers, coordinates drawn)
         own, mean = replica.average(values, purpose)
         if own is not values:
+            # x_i <- mean + (x_i - own): a worker keeps what rounding took from its own.
             mean = values.sub_(own).add_(mean)
         support.copy_(replica.flat.parameters, mean)
 

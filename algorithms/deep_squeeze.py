@@ -37,7 +37,7 @@ class DeepSqueeze(DistributedOptimizer):
     Begin with `**DeepSqueeze.at_ratio(4)`.
 
     Args:
-        topology: who mixes with whom.
+        topology: which workers are neighbours; see `Topology`.
         compressor: C, any; top-k sends the same largest parameters again and again.
         gamma: the consensus step, in (0, 1].
     """

@@ -30,7 +30,7 @@ class DPSGD(DistributedOptimizer):
     Begin with `topology="ring", order="adapt_then_combine"`.
 
     Args:
-        topology: who mixes with whom.
+        topology: which workers are neighbours; see `Topology`.
         order: of the step and the mixing.
     """
 

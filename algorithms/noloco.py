@@ -38,16 +38,16 @@ from cser_bench.algorithms.core.topology import Mixing
 def spread_factor(
     num_workers: int, group_size: int, outer_lr: float, outer_momentum: float
 ) -> float:
-    """Return by how much a meeting multiplies the workers' spread in the long run.
+    """Return the factor by which a meeting multiplies the workers' spread, in the long run.
 
-    That is if nobody trains between two.
+    No worker trains between two meetings.
 
-    The spread is the root mean square, over workers and over all draws of who meets whom, of phi_i
-    and m_i about their means over workers. A meeting is m <- mu m - alpha P phi, phi <- phi + m,
-    where P takes off each group's mean, so that P^2 = P. As all workers are drawn alike, E[P] is p
-    times the identity on vectors with mean 0 over workers. Of n workers in k groups p = (n - k) /
-    (n - 1), the share of dimensions that P keeps. So E|phi|^2, E[phi m] and E|m|^2 after a meeting
-    are linear in those before it: the factor is the root of that matrix's spectral radius.
+    The spread is the root mean square of phi_i and m_i about their means over workers, over all
+    workers and all draws of the groups. A meeting is m <- mu m - alpha P phi, phi <- phi + m, where
+    P subtracts each group's mean, so that P^2 = P. Groups are drawn uniformly, so on vectors with
+    mean 0 over workers E[P] is p times the identity. For n workers in k groups, p = (n - k) / (n -
+    1) is the share of dimensions that P keeps. So E|phi|^2, E[phi m] and E|m|^2 after a meeting are
+    linear in those before it, and the factor is the root of that matrix's spectral radius.
     """
     n = num_workers
     alpha = outer_lr
@@ -118,7 +118,7 @@ class NoLoCo(DistributedOptimizer):
         return [stage]
 
     def meeting(self, replica: Replica, step: int) -> Mixing:
-        """Return who talks to whom at this step, the same on all workers."""
+        """Return the groups of this step as a mixing, equal on all workers."""
         n = self.collectives.world_size
         drawn = replica.draw(step, Purpose.MODEL).integers(n)
         order = numpy.argsort(drawn, kind="stable").tolist()

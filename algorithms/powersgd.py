@@ -148,7 +148,7 @@ class PowerSGD(DistributedOptimizer):
                 matrix.of(m).addmm_(left, right.T, alpha=-1)
             others = low.others_of(sent_first)
             low.rest.add_(m, others, alpha=-1)
-        # All workers step by the same, so that it is decoded once and copied to the other rows.
+        # All workers take the same step, so it is decoded once and copied to the other rows.
         decoded = g[0]
         mean_rights = low.factors(q, "columns")
         for matrix, left, right in zip(low.matrices, lefts, mean_rights, strict=True):

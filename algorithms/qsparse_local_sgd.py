@@ -12,7 +12,7 @@ Source: Basu et al., "Qsparse-local-SGD", NeurIPS 2019, algorithm 1 (synchronous
 Weight decay enters p_i and acts on y_i. With `decay_in_momentum_only`, as in the code released with
 CSER, where this is a baseline, it is left out of the direct term: m_i <- beta m_i + g_i + lambda
 y_i; p_i = eta (beta m_i + g_i). With `keep_master`, as released for fp16, each worker has a master
-copy z_i beside y_i, the network's weights. A synchronisation resets z_i only where something was
+copy z_i in addition to y_i, the network's weights. A synchronisation resets z_i only where something was
 sent, so all that z_i has moved by elsewhere enters the error again at each: what waits for k of
 them is sent about (k + 1) / 2 times over, and errors may grow without end. Gradients are of y_i,
 and p_i is subtracted from z_i:

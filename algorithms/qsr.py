@@ -29,8 +29,8 @@ Round = tuple[int, int, float]
 """The number of a round, counted from 1, its last step, and the learning rate at which it began."""
 NONE: Round = (0, 0, 0.0)
 GREATEST = 2.0**31
-"""Of alpha / eta: its square is more steps than any run has, and not so many that a float could not
-hold them."""
+"""Largest alpha / eta that is told apart: its square is more steps than any run has, and still a
+finite float."""
 
 
 class QSR(LocalSGD):
@@ -86,7 +86,7 @@ class QSR(LocalSGD):
     def _round_at(self, step: int) -> Round:
         """Return the round that a step is in.
 
-        Of steps to come, at the rates of the schedule, or else at today's.
+        Rounds of steps to come follow the schedule's learning rates, or without one today's.
         """
         group = self.param_groups[0]
         now: Round = NONE

@@ -17,8 +17,8 @@ default it is SGD.
 What shorter numbers leave out is sent the next time: e_i <- x - x_i + e_i is sent, and e_i keeps
 what rounding took.
 
-With ProcessGroupCollectives(overlap=True) a message travels beside the steps until it is used. Else
-it is waited for when it is sent, and put by: training is the same, the clock is not.
+With ProcessGroupCollectives(overlap=True) a message travels during the steps until it is used.
+Otherwise the worker waits when it sends, and keeps the result until then: the same training, more time.
 
 Deviations: fragments are equal shares of the flat vector, where it takes layers; its 4 bits are
 floating, here they are `quantised_blocks`, and it keeps no e. With fewer bits e grows without bound

@@ -11,7 +11,7 @@ OURS = Path(cser_bench.__file__).absolute().parents[1]
 """The folder that our package lies in."""
 
 PROGRAM = Path(__file__).resolve().parents[1]
-"""The folder with `harness`, `results` and the others beside it: the top of a checkout, in an
+"""The folder that holds `harness`, `results` and the others: the top of a checkout, in an
 installation our package. Resolved: in a checkout `cser_bench/harness` may be a link."""
 
 EXPERIMENTS = Path(__file__).parent / "experiments"

@@ -29,13 +29,13 @@ from cser_bench.report.statistics import COVERAGE, rows_by_place
 
 NUM_DRAWS = 4000
 SEED = 20201
-"""Of the draws, so that a report says the same each time."""
+"""Seed of the draws, so that a report says the same each time."""
 
 LEAST_LENGTHS = 6
-"""Of a curve: fewer, an octave apart, say too little of its shape."""
+"""Fewest lengths of a baseline's curve; fewer, an octave apart, leave its shape open."""
 
 MOST_APART = 1.5
-"""Factor between the two lengths beside t, beyond which the curve between them is not known."""
+"""Largest factor between the lengths below and above t for the curve between them to be known."""
 
 MOST_FROM_TUNED = 1.75
 """Factor between t and the nearest length at which the baseline's learning rate was tuned."""
@@ -157,7 +157,7 @@ def curve_of(
     """Return the baseline's curve at a size; None where it has too few lengths.
 
     At a length that the experiment ran itself, its own baseline counts and the other's does not:
-    its learning rate is what the methods were tuned beside, and a run must not count twice.
+    the methods were tuned in the same experiment as its learning rate, and a run must not count twice.
     """
     scores: dict[int, np.ndarray] = {}
     tuned: set[int] = set()

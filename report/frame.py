@@ -34,14 +34,14 @@ from cser_bench.harness.records.store import RecordError, Result, RunRecord, Tra
 Status = Literal["done", "diverged", "failed", "missing"]
 
 DIVERGED_FACTOR = 1000.0
-"""A loss beyond so many times that of a constant guess counts as diverged, whatever the run's own
-record says."""
+"""A loss above so many times a constant guess's counts as diverged, whatever the run's record
+says."""
 
 MOST_CLASSES = 50_000
-"""Stands for the number of classes where a record does not count them, as of text."""
+"""Number of classes that is assumed where a record has none, as for text."""
 
 LOAD_TOLERANCE = 0.1
-"""Rows are at one load of a link if what it carries differs by this share at most."""
+"""Relative difference in traffic up to which two rows count as equal in it."""
 
 TRAINING = ("gradient", "error", "model")
 """Purposes of traffic that are a method's cost; evaluation and control are not."""
@@ -386,7 +386,7 @@ def _results_by_row(planned: Iterable[_Planned]) -> dict[str, list[Result]]:
 
 
 def _sent(row: Row, results: Sequence[Result]) -> dict[str, float]:
-    """Return what a row's finished runs sent by mean, where that is not what was planned.
+    """Return what a row's finished runs sent on average, if that is not what was planned.
 
     A compressor that draws whole tensors sends as many bits as it happens to draw, and a plan has
     their expectation.
@@ -467,8 +467,8 @@ def status_of(result: Result) -> Literal["done", "diverged"]:
     num_classes = MOST_CLASSES
     if result.class_counts:
         num_classes = len(result.class_counts[0])
-    # To guess all classes alike costs the logarithm of their number, in nats. Of one class that is
-    # 0, beyond which any loss would lie.
+    # Guessing all classes alike has a loss of ln(number of classes). With one class that is 0, and
+    # any loss would lie beyond it.
     limit = DIVERGED_FACTOR * math.log(max(num_classes, 2))
     losses = [loss for loss in (result.train_loss, result.test_loss) if loss is not None]
     is_beyond = any(not math.isfinite(loss) or loss > limit for loss in losses)

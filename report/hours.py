@@ -36,7 +36,7 @@ _COLUMNS = [
 ]
 
 _MOST_NAMED = 12
-"""Marks whose names have room beside a figure."""
+"""Number of marks whose names have room next to a figure."""
 
 
 def gpu_set_ups(frames: Frames) -> list[str]:

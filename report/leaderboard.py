@@ -159,8 +159,8 @@ def _class_lines(track: Track, load: LoadClass, lines: Sequence[Line]) -> ClassL
 def _record(track: Track, lines: Sequence[Line]) -> Line | None:
     """Return the record of these entries.
 
-    Of those that came on the first day it is the best; from then on it falls only to an entry that
-    is better by the track's p.
+    The first record is the best entry of the first day. From then on a record falls only to an
+    entry that is better by the track's p.
     """
 
     def order(line: Line) -> tuple[str, float, str]:
@@ -181,8 +181,8 @@ def _record(track: Track, lines: Sequence[Line]) -> Line | None:
 def _to_beat(track: Track, record: Line) -> float:
     """Return the mean loss that takes the record, of an entry with the same seeds and spread."""
     num_seeds = len(record.scores)
-    # Of two samples of one size and spread Satterthwaite's degrees of freedom are just these, so
-    # that the loss is the one at which `_record` lets the record fall.
+    # For two samples of one size and spread Satterthwaite's degrees of freedom are exactly these, so
+    # the loss is the one at which `_record` lets the record fall.
     quantile = float(special.stdtrit(2 * (num_seeds - 1), 1 - track.p_below))
     deviation = float(record.scores.std(ddof=1))
     return record.mean_loss - quantile * deviation * math.sqrt(2 / num_seeds)

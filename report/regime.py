@@ -79,7 +79,7 @@ def assay_frame(frames: Frames) -> pd.DataFrame:
         lines.append(line)
     columns = ["num_steps", "ceiling", "floor", "gap", "deviation", "reason"]
     frame = pd.DataFrame(lines, columns=columns)
-    # Of some reasons and some None pandas would make a column of text, in which None is NaN.
+    # As objects: pandas would make texts of a column with some None, and NaN of None.
     reasons = [line["reason"] for line in lines]
     frame["reason"] = pd.Series(reasons, index=frame.index, dtype=object)
     return frame
@@ -330,9 +330,8 @@ def left_out_values(logs: Vector, lost: Vector, groups: Vector) -> Vector:
 
 def fitted_values(logs: Vector, lost: Vector, at: Vector) -> Vector:
     """Return the values at `at` of the logistic curve nearest to `lost` by least squares."""
-    from scipy.optimize import (
-        least_squares,
-    )  # a quarter of a second, and few experiments have several lengths
+    # Imported here: it takes a quarter of a second, and few experiments have several lengths.
+    from scipy.optimize import least_squares
 
     centre = logs.mean(axis=0)
     design, wanted = (np.hstack([np.ones((len(each), 1)), each - centre]) for each in (logs, at))

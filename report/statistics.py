@@ -22,7 +22,7 @@ from cser_bench.report.declared import are_without_verdict, seen_when_declared
 from cser_bench.report.frame import Frames
 
 COVERAGE = 0.95
-"""Of all two-sided intervals."""
+"""Coverage of all two-sided intervals."""
 
 LESS = "loses less than the margin"
 MORE = "loses more than the margin"
@@ -34,7 +34,7 @@ WORSE_BY_MARGIN = "worse by more than the margin"
 OTHER_RATE = "not shown at equal rate"
 NOT_RUN = "not run at equal rate"
 UNDECIDED = "undecided"
-"""Of a margin: neither more nor less is shown."""
+"""Verdict on a margin: neither more nor less is shown."""
 NO_DIFFERENCE = "no difference seen"
 DIVERGED = "diverged"
 NO_RUNS = "not enough runs"
@@ -135,7 +135,7 @@ def summary_frame(frames: Frames) -> pd.DataFrame:
         deviation = math.nan
         if num_runs > 1:
             deviation = float(scores.std(ddof=1))
-        # Of one run the deviation is NaN, and so is its interval, whatever the quantile.
+        # With one run the deviation is NaN, and so is the interval, whatever the quantile.
         degrees = max(num_runs - 1, 1)
         quantile = float(special.stdtrit(degrees, (1 + COVERAGE) / 2))
         half = quantile * deviation / math.sqrt(num_runs)
@@ -411,7 +411,7 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
 
     Columns: row, reference, kind, question, margin, estimate, standard_error, degrees, low, high
     (two-sided 95 %, of this contrast alone), at_equal_rate, claim, p, p_holm, verdict, declared.
-    Of a contrast's one-sided tests (`claims_of`), `claim` is the one with the least `p`, and
+    `claim` is the one of a contrast's one-sided tests (`claims_of`) with the least `p`, and
     `p_holm` is that p adjusted for all tests of the experiment. A contrast without its runs, or
     with one that diverged, enters with a p of 1, and so does each question of exponents, which were
     declared with the contrasts and are no longer evaluated. A claim that one method is better also needs

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from cser_bench.harness.spec.run import PlannedRun
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
-"""What squeue says of a job that waits."""
+"""State of a waiting job in squeue."""
 
 NAME = "campaign.json"
-"""The record's, in an experiment's folder."""
+"""Name of the record's file in an experiment's folder."""
 
 
 class CampaignError(RuntimeError):

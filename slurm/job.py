@@ -48,7 +48,7 @@ ALL_WELL = "all is well here"
 """What a process of the preflight says last, where no check has failed."""
 
 PATIENCE_SECONDS = 100.0
-"""How long the processes wait for each other."""
+"""Seconds that the processes wait for each other."""
 
 
 def do_run(job: Job, profile: Profile) -> None:

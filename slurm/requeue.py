@@ -106,7 +106,7 @@ def this_allocation() -> Allocation:
 
 
 class StopNotice(StopFlag):
-    """Slurm's word to a worker that it must stop, for which training asks between steps.
+    """Slurm's warning that a worker must stop; training asks for it between steps.
 
     Listens for USR2, which comes before the time limit or by hand, and TERM, which comes before a
     job is ended. Until the first question nothing is worth saving, and TERM ends the process at

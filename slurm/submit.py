@@ -32,16 +32,16 @@ from cser_bench.slurm.profile import (
 )
 
 LOCK_SECONDS = 5.0
-"""How long another command that submits the experiment is waited for."""
+"""Seconds to wait for another command that submits the same experiment."""
 
 WAIT_SECONDS = 600.0
-"""How long the preflight is waited for; then the array waits for it in the queue."""
+"""Seconds that the command waits for the preflight; afterwards the array waits for it in the queue."""
 
 ASK_SECONDS = 2.0
-"""Between two looks at the preflight."""
+"""Seconds between two looks at the preflight."""
 
 LATE_SECONDS = 30.0
-"""How much later than its job an answer may arrive, over a network file system."""
+"""Seconds by which an answer may arrive later than its job ends, over a network file system."""
 
 MAX_ARRAY_SIZE = 1001
 """Slurm's own limit of an array's size, for where the cluster's is not known."""

@@ -1,10 +1,12 @@
-"""Documents: the examples of docs/adding.md keep what they promise, and commands exist."""
+"""Documents: the examples of docs/adding-*.md keep what they promise, and commands and files exist."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -25,16 +27,17 @@ from cser_bench.algorithms import baselines as baselines_package
 from cser_bench.algorithms.check import PROMISES, Subject, finding_of
 from cser_bench.algorithms.core.compressors import Draw, SharedSupport
 from cser_bench.algorithms.core.layout import Layout
+from cser_bench.algorithms.core.replica import Replica
 from cser_bench.algorithms.registry import _by_name, _classes, compressors
-from cser_bench.harness import tasks
+from cser_bench.harness import models, tasks
 from cser_bench.harness.cli.parser import _parser
 from cser_bench.harness.plan.footprint import footprint_of
+from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.store import Result, read_record, read_run
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks.task import TensorSamples, find_task
 from cser_bench.harness.workers.attempt import attempt_as_rank, attempt_stacked
-from cser_bench.report.questions.evidence import evidence_of
-from cser_bench.report.render import environment
+from cser_bench.report.frame import read_frames
 from tests.algorithms.problems import (
     make_model,
     make_optimizer,
@@ -45,41 +48,62 @@ from tests.algorithms.problems import (
 )
 from tests.harness.support import job_for, small_config
 
-PAGE = Path(__file__).parents[1] / "docs" / "adding.md"
-METHOD, COMPRESSOR, BASELINE, TASK, QUESTION = range(5)
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+METHOD, COMPRESSOR, NETWORK, TASK, EXPERIMENT, PLOT = (
+    DOCS / f"adding-{name}.md"
+    for name in ("a-method", "a-compressor", "a-network", "a-task", "an-experiment", "a-plot")
+)
 
 
-def shown(number: int, language: str = "python") -> str:
-    """One of the page's pieces of code."""
-    return str(
-        re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)[
-            number
-        ]
-    )
+def shown(page: Path, number: int = 0, language: str = "python") -> str:
+    """One of a page's pieces in a language, as it stands there."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return str(fence.findall(page.read_text())[number])
 
 
-def run(number: int, **names: Any) -> dict[str, Any]:
-    """What a piece defines."""
+def run(page: Path, number: int = 0) -> dict[str, Any]:
+    """What a piece of Python defines."""
     module = ModuleType("shown")
-    module.__dict__.update(names)
     sys.modules["shown"] = module
-    exec(compile(shown(number), str(PAGE), "exec"), module.__dict__)
+    exec(compile(shown(page, number), str(page), "exec"), module.__dict__)
     return module.__dict__
 
 
 # A method.
 
 
-@pytest.fixture
-def method(monkeypatch: pytest.MonkeyPatch) -> str:
-    kinds = [
-        each
-        for each in run(METHOD).values()
-        if isinstance(each, type) and issubclass(each, DistributedOptimizer)
-    ]
-    (own,) = (each for each in kinds if each is not DistributedOptimizer)
+FIRST, LARGER = 0, 1
+"""The page's methods: local SGD in twenty lines, and error feedback."""
+
+
+def registered(number: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name by which one of the page's methods is found from now on."""
+    own = None
+    for value in run(METHOD, number).values():
+        is_method = isinstance(value, type) and issubclass(value, DistributedOptimizer)
+        if is_method and value is not DistributedOptimizer:
+            own = value
+    assert own is not None
     monkeypatch.setitem(algorithms(), own.name, own)
     return own.name
+
+
+@pytest.fixture
+def method(monkeypatch: pytest.MonkeyPatch) -> str:
+    return registered(LARGER, monkeypatch)
+
+
+def test_the_first_method_has_about_twenty_lines_and_is_local_sgd(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = [line for line in shown(METHOD, FIRST).splitlines() if line.strip()]
+    assert len(lines) <= 22
+    name = registered(FIRST, monkeypatch)
+    settings = {"sync_interval": 4}
+    pairs = zip(trained(name, settings, 3, 9), trained("local_sgd", settings, 3, 9), strict=True)
+    assert all(torch.equal(ours, shipped) for ours, shipped in pairs)
+    assert algorithms()[name].at_ratio(4) == settings
 
 
 def test_the_method_is_sgd_without_compression_and_reaches_a_ratio(method: str) -> None:
@@ -106,11 +130,41 @@ def test_the_method_sends_what_its_stages_say_and_its_workers_agree(method: str)
     assert torch.equal(first, second)
 
 
-def test_the_method_keeps_its_promises_as_a_file_of_its_own() -> None:
-    subject = Subject(shown(METHOD), "my_method.py", "my_method")
+@pytest.mark.parametrize(("number", "name"), [(FIRST, "my_method"), (LARGER, "my_feedback")])
+def test_a_method_keeps_its_promises_as_a_file_of_its_own(number: int, name: str) -> None:
+    subject = Subject(shown(METHOD, number), "my_method.py", name)
     for promise in list(PROMISES)[:-1]:  # the last takes processes
         finding = finding_of(subject, promise)
         assert finding.verdict != "FAIL", finding
+
+
+def test_what_check_is_said_to_print_are_its_promises() -> None:
+    lines = shown(METHOD, 0, "text").splitlines()
+    assert lines[1:-1] == [f"ok    {promise}" for promise in PROMISES]
+
+
+def test_calls_of_a_replica_on_the_page_are_there_with_these_arguments() -> None:
+    calls = re.findall(r"^\| `replica\.(\w+)\(([^)]*)\)` \|", METHOD.read_text(), re.MULTILINE)
+    assert len(calls) == 10
+    for name, words in calls:
+        given = [word.partition("=")[0].strip() for word in words.split(",") if word]
+        # The page says v where the code says vector.
+        given = ["vector" if word == "v" else word for word in given]
+        assert list(inspect.signature(getattr(Replica, name)).parameters)[1:] == given, name
+
+
+def test_the_table_that_try_is_said_to_print_has_the_scores_that_ship() -> None:
+    frames = read_frames(ROOT / "results" / "study_perceptron_load")
+    scores = {}
+    for row, label in zip(frames.rows["row"], frames.rows["label"], strict=True):
+        scores[label] = f"{100 * frames.done(row).mean():.2f} %"
+    lines = shown(METHOD, 1, "text").splitlines()
+    cells = [re.split(r" {2,}", line.strip()) for line in lines[2 : lines.index("")]]
+    found = {words[1].removesuffix(" with everything sent"): words[2] for words in cells}
+    # The first three seeds of local SGD stand for the page's method.
+    del found["my_method"]
+    assert len(found) == 12
+    assert found == {label: scores[label] for label in found}
 
 
 # A compressor.
@@ -122,7 +176,7 @@ def stride(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     package = tmp_path / "shown_compressors"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "stride.py").write_text(shown(COMPRESSOR))
+    (package / "stride.py").write_text(shown(COMPRESSOR, 0))
     monkeypatch.syspath_prepend(tmp_path)
     (found,) = _classes("shown_compressors", SharedSupport)  # type: ignore[type-abstract]
     assert _by_name([(found.kind, found), *compressors().items()])["stride"] is found
@@ -165,7 +219,7 @@ def test_two_of_one_name_are_refused(stride: Any) -> None:
 
 @pytest.fixture
 def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    (tmp_path / "ddp_bf16.py").write_text(shown(BASELINE))
+    (tmp_path / "ddp_bf16.py").write_text(shown(COMPRESSOR, 1))
     monkeypatch.setattr(baselines_package, "__path__", [*baselines_package.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "cser_bench.algorithms.baselines.ddp_bf16", raising=False)
     registry.baselines.cache_clear()
@@ -211,31 +265,75 @@ def test_the_task_is_found_counted_and_learnt(letters: str, tmp_path: Path) -> N
     assert accuracy is not None and accuracy > 5 / 26
 
 
-# A question.
+# A network.
 
 
-def test_the_question_is_answered_and_said() -> None:
-    evidence = evidence_of(None)
-    answer = run(QUESTION)["the_worst_seed"](evidence)
-    long = evidence.first("search")
-    assert long
-    text = environment().from_string(shown(0, "jinja")).render(answer.numbers, rows=answer.rows)
-    lowest = min(
-        long.frames.done(row).min() for row in long.frames.rows["row"] if len(long.frames.done(row))
-    )
-    assert f"**{100 * lowest:.2f} %** is the lowest" in text and "`measured` " in text
-    assert len(answer.frame) == sum(
-        len(long.frames.done(row)) > 0 for row in long.frames.rows["row"]
-    )
+def test_the_network_is_built_by_a_spec_and_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "logistic.py").write_text(shown(NETWORK))
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "cser_bench.harness.models.logistic", raising=False)
+    (entry,) = tomllib.loads(shown(NETWORK, 0, "py").replace(":", " =").rstrip(",\n")).items()
+    monkeypatch.setitem(models.NETWORKS, *entry)
+    model = tomllib.loads(shown(NETWORK, 0, "toml"))["model"]
+    config = small_config(model=model, num_epochs=2)
+    assert footprint_of(config).num_parameters == 64 * 10
+    job = job_for(config, tmp_path / "results")
+    assert attempt_stacked(job)
+    accuracy = read_record(job.folder / "result.json", Result).test_accuracy
+    assert accuracy is not None and accuracy > 0.5
 
 
-# Commands, of all pages.
+# An experiment.
 
-ROOT = PAGE.parents[1]
+
+def test_the_experiment_is_planned_and_its_contrast_counts(tmp_path: Path) -> None:
+    path = tmp_path / "my_experiment.toml"
+    path.write_text(shown(EXPERIMENT, 0, "toml"))
+    experiment = plan_experiment(str(path), tmp_path / "results").experiment
+    assert [row.row for row in experiment.rows] == ["sgd", "local_sgd-4"]
+    assert all(len(row.runs) == 3 for row in experiment.rows)
+    (contrast,) = experiment.contrasts or ()
+    assert contrast.kind == "non-inferiority"
+
+
+# A plot.
+
+
+def test_the_plot_has_a_dot_for_each_finished_run(tmp_path: Path) -> None:
+    names = run(PLOT)
+    folder = ROOT / "results" / "reference" / "first_look"
+    names["draw"](folder, tmp_path / "seeds.png")
+    assert (tmp_path / "seeds.png").stat().st_size and (tmp_path / "seeds.pdf").stat().st_size
+    (axes,) = names["seeds_figure"](read_frames(folder)).axes
+    (dots,) = axes.lines
+    done = read_frames(folder).runs["status"] == "done"
+    assert len(dots.get_xdata()) == done.sum()
+
+
+# Files and commands, of all pages.
+
+FILES = re.compile(r"`((?:algorithms|harness|report|slurm|tests|examples)/[\w/]+\.\w+)`")
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    names = set(FILES.findall(page.read_text())) - {"algorithms/x.py"}
+    assert not [name for name in sorted(names) if not (ROOT / name).is_file()]
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (DOCS / "README.md").read_text()
+    names = {path.name for path in DOCS.glob("*.md")} - {"README.md"}
+    assert names <= set(re.findall(r"\]\(([\w-]+\.md)\)", index))
+
+
 PAGES = [
     "README.md",
+    "CONTRIBUTING.md",
     "results/README.md",
-    *(f"docs/{path.name}" for path in sorted(PAGE.parent.glob("*.md"))),
+    *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md"))),
 ]
 
 

@@ -40,7 +40,7 @@ from cser_bench.algorithms.core.method_file import MethodFileError, module_of
 Make = Callable[[nn.Module], torch.optim.Optimizer]
 
 ROUNDING = 1e-5
-"""Of parameters of 32 bits, about 1 in size, in which some sums were added in another order."""
+"""Tolerance for float32 parameters of about 1 whose sums were added in another order."""
 
 ONCE = "a training"
 AGAIN = "a repeated training"

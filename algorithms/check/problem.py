@@ -23,7 +23,7 @@ NUMBERS: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 ADAMW: dict[str, Any] = {"local_step": "adamw", "lr": 0.02, "momentum": None, "weight_decay": 0.05}
 
 INTERVAL = 4
-"""Of methods that send every so many steps."""
+"""Interval that checks give to methods which send every so many steps."""
 
 COMPRESSORS: dict[str, Compressor] = {
     "blocks": BlockSparsifier(4, num_blocks=8),
@@ -126,10 +126,9 @@ def settings_for(
 ) -> dict[str, Any]:
     """Return a value for each setting that the method must be given.
 
-    What the author states is taken: `no_compression` has it where nothing is compressed and the
-    interval is 1, and `tried_with` beside compressors and intervals. Of other settings compressors
-    are given in turn, an interval is an integer that the method says to be 1 where it is SGD, and
-    the rest is as `no_compression` has it.
+    The author's own values come first: `no_compression` where nothing is compressed and intervals
+    are 1, `tried_with` elsewhere. Compressors are given in turn. An integer that is 1 in
+    `no_compression` counts as an interval. All other settings are as in `no_compression`.
 
     Raises ValueError: a setting has no value.
     """

@@ -59,7 +59,7 @@ SAVED_AFTER = (3, 4, 6)
 """Steps between two synchronisations, and one with which an interval of 4 ends."""
 
 ROUNDING = 1e-9
-"""Of numbers of 64 bits that were added in another order."""
+"""Tolerance for float64 sums that were added in another order."""
 
 
 class BrokenError(Exception):
@@ -170,7 +170,7 @@ def is_sgd(subject: Subject) -> None:
     if method.no_compression is None:
         raise DoesNotApplyError("no settings make it that, as it says")
     settings = settings_for(method)
-    # Of others each worker's own model is the result.
+    # Where models are not averaged, each worker's own model is the result: one worker is enough.
     num_workers = 3 if method.averages_models else 1
     plain = torch.optim.SGD if method.nesterov else HeavyBall
     options = {"nesterov": True} if method.nesterov else {}
@@ -320,8 +320,8 @@ def _check_half(full: DistributedOptimizer, short: DistributedOptimizer) -> None
     short_bits = short.expected_traffic(NUM_STEPS).training_bits
     if 2 * short_bits != whole_bits:
         raise BrokenError(
-            f"_expected_traffic says {short_bits:,} bits beside {whole_bits:,}; a number has "
-            "replica.float_bits"
+            f"_expected_traffic says {short_bits:,} bits with 16-bit numbers and {whole_bits:,} "
+            "without; a number has replica.float_bits"
         )
     if short.traffic.training_bits != short_bits:
         raise BrokenError(
@@ -384,7 +384,7 @@ def _check_same(found: Tensor, expected: Tensor, who: str) -> None:
 
 @promise("its memory is the state that a checkpoint holds")
 def memory_is_state(subject: Subject) -> None:
-    """Count the numbers of a state, and those of tensors that the method holds beside it."""
+    """Count the numbers of a state, and of tensors that the method keeps outside it."""
     method = subject.method
     for name, compressor in taken_compressors(method).items():
         settings = settings_for(method, [compressor], INTERVAL)
@@ -400,7 +400,7 @@ def memory_is_state(subject: Subject) -> None:
         with _named(name):
             if round(known) != numel:
                 raise BrokenError(f"it says {known:g} numbers, and its state has {numel}")
-            # Tensors beside the state are neither saved nor counted, even if they are never read.
+            # Tensors outside the state are neither saved nor counted, even if they are never read.
             beside = [key for key, value in vars(optimizer).items() if isinstance(value, Tensor)]
             if beside:
                 raise BrokenError(

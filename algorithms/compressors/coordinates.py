@@ -21,7 +21,7 @@ from cser_bench.algorithms.core.settings import Count, Ratio
 
 INDEX_BITS = 32
 MOST_INDICES = 2 ** (INDEX_BITS - 1)
-"""Of int32, in which they travel."""
+"""Number of indices that an int32 can tell apart; indices travel as int32."""
 SIGMAS = 6
 """Bins span so many standard deviations of the numbers that are sent."""
 

@@ -139,9 +139,9 @@ class QuantisedBlocks(Reduced):
 
     DeepSpeed's 1-bit optimisers (deepspeed/runtime/comm/nccl.py) scale signs by the norm: a
     tensor's, over the root of its number of coordinates, in the first stage, and a worker's share
-    of it in the second. Of v with d coordinates and rho = |v|_1 / (sqrt(d) |v|_2), at most 1, that
-    leaves out 2 (1 - rho) of |v|_2^2, which is more than there was where rho < 1/2. The mean
-    magnitude, of all scales the one that leaves out least, leaves out 1 - rho^2.
+    of it in the second. For v with d coordinates let rho = |v|_1 / (sqrt(d) |v|_2), at most 1. That
+    scale leaves out 2 (1 - rho) |v|_2^2, which is more than there was if rho < 1/2. The mean
+    magnitude leaves out (1 - rho^2) |v|_2^2, the least of all scales.
 
     Args:
         bits: of a number: 1, 4 or 8.

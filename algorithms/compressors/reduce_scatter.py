@@ -32,7 +32,7 @@ class CompressedReduceScatter:
         self.compressor = compressor
         self.error_feedback = error_feedback
         self.error: Tensor | None = None
-        """Of shape (ranks, numbers of a slice), once something was sent."""
+        """What was left out so far, of shape (ranks, numbers of a slice); None before the first call."""
         self.payload_bits = 0
         """What this rank contributed so far, its own slice included."""
 

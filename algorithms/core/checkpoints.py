@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
 
 DONE = bytes([255] * 32).hex()
-"""In the place of a digest: an action that writes no file of a worker's own has succeeded."""
+"""Stands for a digest where an action that writes no worker's file has succeeded."""
 
 METADATA = ".metadata"
 """The file of a checkpoint that is written last, when all workers have written theirs."""
@@ -45,7 +45,7 @@ METADATA = ".metadata"
 def consensus_checkpoint(
     folder: str | Path, model: nn.Module, optimizer: DistributedOptimizer, **others: object
 ) -> None:
-    """Save the workers' average model, and what each of them needs to go on.
+    """Save the workers' average model, and what each worker needs to resume.
 
     All workers must call it. What is saved includes the random generators of the process:
     Python's, NumPy's, torch's and the current GPU's.
@@ -67,20 +67,21 @@ def consensus_checkpoint(
         CollectiveError: another worker failed or did not come.
         OSError: a worker could not write.
     """
-    # Here, as it takes 0.7 seconds, for which those who save nothing need not wait.
+    # Imported here, as it takes 0.7 seconds, which scripts without checkpoints need not wait for.
     from torch.distributed.checkpoint.state_dict_saver import save
     from torch.distributed.checkpoint.stateful import Stateful
 
     folder = Path(folder)
     collectives = optimizer.collectives
     with optimizer.consensus(model):
-        # Copies, as the tensors hold this worker's own numbers again once the context is left.
+        # Copies: on leaving the context the tensors hold this worker's own numbers again.
         average = {key: _copy(value) for key, value in model.state_dict().items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if not optimizer.workers_differ:
-        # A mean of equal numbers may be rounded.
+        # All workers hold these; their mean may be rounded.
         for key in average.keys() & parameters.keys():
             average[key] = parameters[key].detach()
+    # The worker's own part: buffers, optimiser, generators, and what the script gave.
     kept: dict[str, object] = {}
     for key, value in others.items():
         kept[key] = value.state_dict() if isinstance(value, Stateful) else value
@@ -102,13 +103,13 @@ def load_checkpoint(
     optimizer: DistributedOptimizer | None = None,
     **others: Stateful,
 ) -> dict[str, Any]:
-    """Go on from a `consensus_checkpoint`, and return the other values that it holds.
+    """Load a `consensus_checkpoint`, and return the other values that it holds.
 
-    All workers must call it. As many workers as saved it go on to the bit, each from its own state
+    All workers must call it. As many workers as saved it resume to the bit, each from its own state
     and random generators. Any other number begins at the average model, with the average of all
     momenta, errors and the like, and with worker 0's other values.
 
-    Load what you trust alone: values that are no tensors are pickled.
+    Load only checkpoints that you trust: values other than tensors are pickled.
 
     Args:
         optimizer: None gives the model the average, for use; then any one process may call it.
@@ -131,6 +132,7 @@ def load_checkpoint(
             f"{folder} lacks a {MANIFEST} that can be read: it is damaged, or of another version"
         )
     num_files = len(manifest["sha256"])
+    # Each worker has its own state back; otherwise all begin at the average.
     goes_on = optimizer is not None and manifest["world_size"] == collectives.world_size
     if goes_on and num_files != _processes(collectives).world_size:
         raise ValueError(
@@ -151,6 +153,7 @@ def load_checkpoint(
 
     _together("read", folder, _processes(collectives), read)
     if goes_on:
+        # The worker's own buffers, such as running statistics.
         average |= worker["model"]
     model.load_state_dict(average)
     if optimizer is not None:
@@ -167,10 +170,7 @@ def load_checkpoint(
 
 
 def newest_checkpoint(parent: str | Path) -> Path | None:
-    """Return the folder in `parent` to go on from: of those that are whole, the newest.
-
-    That is the one of the highest numbers in its name.
-    """
+    """Return the newest complete checkpoint in `parent`, by the numbers in its name; None without one."""
     whole = [path.parent for path in Path(parent).glob(f"*/{METADATA}")]
     return max(whole, key=_numbers_of, default=None)
 
@@ -180,7 +180,7 @@ def _numbers_of(folder: Path) -> list[int]:
 
 
 def _write_workers(folder: Path, worker: dict[str, Any], collectives: Collectives) -> None:
-    """Write each worker's file and their manifest; before, the folder ceases to be whole."""
+    """Write each worker's file, then the manifest, into a folder first marked as incomplete."""
     processes = _processes(collectives)
     is_first = processes.rank == 0
 
@@ -195,8 +195,8 @@ def _write_workers(folder: Path, worker: dict[str, Any], collectives: Collective
             write_manifest(folder, digests, world_size=collectives.world_size)
         return DONE
 
-    # No worker writes before the folder has ceased to be whole, and none goes on before the
-    # manifest is there.
+    # Three barriers: no worker writes before the folder is marked as incomplete, and none returns
+    # before the manifest is there.
     _together("write", folder, processes, begin)
     digests = _together(
         "write", folder, processes, lambda: write_own(folder, processes.rank, worker)
@@ -205,17 +205,17 @@ def _write_workers(folder: Path, worker: dict[str, Any], collectives: Collective
 
 
 def _processes(collectives: Collectives) -> Collectives:
-    """Return the processes that write and read: one for all workers that are stacked in it."""
+    """Return the collectives between processes: stacked workers are one process."""
     return SoloCollectives() if isinstance(collectives, StackedCollectives) else collectives
 
 
 def _together(
     doing: str, folder: Path, processes: Collectives, action: Callable[[], str]
 ) -> list[str]:
-    """Do the same on all processes, and return what each of them gave; where one fails, all raise.
+    """Run an action on all processes, and return each one's result; if one fails, all raise.
 
-    A process that raised alone would leave the others waiting for it. It raises its own error,
-    others an OSError that names it.
+    A process that raised alone would leave the others waiting. It raises its own error, the others
+    an OSError that names its rank.
     """
     failure: Exception | None = None
     digest = NOT_WRITTEN
@@ -234,7 +234,7 @@ def _together(
 
 
 def _read_worker(folder: Path, rank: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a worker saved as its own, on the CPU."""
+    """Return a worker's own part of a checkpoint, on the CPU."""
     worker = read_file(folder, rank, manifest["sha256"][rank], weights_only=False)
     if worker is None:
         raise ValueError(f"the file of rank {rank} in {folder} is missing or damaged")
@@ -271,7 +271,7 @@ def _set_generators(python: Any, numpy: Any, cpu: Tensor, cuda: Tensor | None) -
 
 
 def _of_one_worker(state: Mapping[str, Any], collectives: Collectives) -> dict[str, Any]:
-    """Return a model's state without the axis over workers that it has where these are stacked."""
+    """Return a model's state without the axis over stacked workers, if it has one."""
     return {
         key: value[0] if isinstance(collectives, StackedCollectives) else value
         for key, value in state.items()
@@ -284,12 +284,12 @@ def _copy(value: Any) -> Any:
 
 @contextmanager
 def _checkpointing(folder: Path, collectives: Collectives) -> Iterator[dict[str, Any]]:
-    """Yield which processes talk to each other; raise a plain error for that of any rank."""
+    """Yield torch's arguments for the processes that take part; translate any rank's error."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         with warnings.catch_warnings(), translated_errors():
-            # A lone process is meant to be alone.
+            # torch warns that a process is alone, which is meant here.
             warnings.filterwarnings("ignore", "torch.distributed is")
             if isinstance(collectives, ProcessGroupCollectives):
                 yield {"process_group": collectives.group}

@@ -1,4 +1,4 @@
-"""What is checked when an optimiser is made and at its first step."""
+"""Checks of parameters, and of agreement between workers: at the start, the first step, later."""
 
 import hashlib
 import json
@@ -23,21 +23,21 @@ _SHARDED = {
     "_fsdp_flattened": "FullyShardedDataParallel",
     "device_mesh": "fully_shard or tensor parallelism, which make DTensors",
 }
-"""By an attribute of a parameter that is a shard: who made it so. Asked by name, since importing
-them takes long."""
+"""Makers of sharded parameters, by an attribute that such a parameter has. Looked up by name, since
+importing the classes takes long."""
 
 DIGEST_BYTES = 8
 TEXT_LENGTH = 160
-"""Of a value, in the error that names it."""
+"""Characters of a value that an error shows."""
 
 STEPS = "steps done"
 FROZEN = "frozen parameters"
 DIGEST = "sum of the bits of all parameters"
-"""Names of what workers must have in common whenever they meet."""
+"""Names of fields that must be equal on all workers whenever they meet."""
 
 
 def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
-    """Return the types of the groups' parameters, first that of the most numbers.
+    """Return the dtypes of the groups' parameters, the one of most numbers first.
 
     Raises:
         ValueError: there is none, one is a shard, as each worker here holds a whole model, or one
@@ -69,12 +69,13 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
             )
         has_memory = not parameter.is_meta and not isinstance(parameter, FakeTensor)
         if has_memory and parameter.numel():
+            # The first parameter that began at this address.
             other = addresses.setdefault(parameter.data_ptr(), number)
             if other != number:
                 _refuse_same_memory(tensors, other, number)
         numels[parameter.dtype] += parameter.numel()
-    # Of types with as many numbers the one that comes first in the groups, and so the same one on
-    # all workers.
+    # Between dtypes of equally many numbers, the one that comes first in the groups: equal on all
+    # workers.
     return [dtype for dtype, _ in numels.most_common()]
 
 
@@ -101,12 +102,12 @@ def _refuse_same_memory(tensors: Sequence[Tensor], first: int, second: int) -> N
 
 
 def digest_of(fields: Mapping[str, object]) -> bytes:
-    """Return `DIGEST_BYTES` that differ where the fields do."""
+    """Return a digest of the fields, of `DIGEST_BYTES` bytes."""
     return hashlib.sha256(_texts_of(fields)).digest()[:DIGEST_BYTES]
 
 
 def are_apart(collectives: Collectives) -> bool:
-    """Return whether there are several workers, each at an end of its own, who may differ."""
+    """Return whether there are several workers in processes or threads of their own."""
     return not isinstance(collectives, StackedCollectives) and collectives.world_size > 1
 
 
@@ -119,7 +120,7 @@ def check_agreement(
 ) -> None:
     """Compare the fields over all workers, which must call it together.
 
-    First come fields that others follow from.
+    The error names the first field that differs, so causes stand before what follows from them.
 
     Args:
         remedies: what to do where a field differs, by its name.
@@ -136,9 +137,10 @@ def check_agreement(
     length = max(int(text) for text in _gathered(collectives, b"%12d" % len(texts)))
     # Filled up with spaces, which JSON allows at its end.
     everyones = [json.loads(row) for row in _gathered(collectives, texts.ljust(length))]
-    # A worker that does something else may have other fields, and fewer.
-    rows = zip_longest(fields, zip_longest(*everyones))
+    # A worker at another call may have other fields, and fewer.
+    rows = zip_longest(fields, zip_longest(*everyones))  # (name, the workers' values) each
     name, values = next((name, values) for name, values in rows if len(set(values)) > 1)
+    # Ranks by the value that they have, for the error.
     ranks: dict[object, list[str]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault(value, []).append(str(rank))
@@ -156,7 +158,7 @@ def in_step(
     keys: Iterable[str],
     frozen: Sequence[Sequence[int]],
 ) -> dict[str, object]:
-    """Return what workers must have in common whenever they meet, and what the host knows of it.
+    """Return the fields that must be equal on all workers whenever they meet, as the host knows them.
 
     Args:
         keys: the numbers that each group has.
@@ -165,14 +167,14 @@ def in_step(
     fields: dict[str, object] = {STEPS: num_steps}
     for number, group in enumerate(groups):
         for key in keys:
-            # Equal numbers in equal words, whichever type a script has put there.
+            # As plain floats, so that 0.1 and a tensor of 0.1 are the same text.
             fields[f"{key} of group {number}"] = np.asarray(group[key], float).tolist()
     fields[FROZEN] = frozen
     return fields
 
 
 def remedies_for(fields: Iterable[str]) -> dict[str, str]:
-    """Return what to do where one of the fields that `in_step` gives differs, by its name."""
+    """Return what to do if a field of `in_step` differs, by the field's name."""
     remedies = dict.fromkeys(
         fields,
         "set it alike on all workers, and step a scheduler that looks at a loss, such as "
@@ -191,7 +193,7 @@ def remedies_for(fields: Iterable[str]) -> dict[str, str]:
 
 
 def check_in_step(collectives: Collectives, fields: Mapping[str, object]) -> None:
-    """Compare what `in_step` gives, which all workers must do together.
+    """Compare the fields of `in_step` over all workers, which must call it together.
 
     Raises:
         ValueError: something differs; the message says what, on which workers, and what to do.
@@ -200,18 +202,15 @@ def check_in_step(collectives: Collectives, fields: Mapping[str, object]) -> Non
 
 
 def digest_of_parameters(flats: Iterable[FlatBuffers]) -> list[int]:
-    """Return a number for the parameters of each type, which differs where one of them does.
-
-    It waits for a GPU.
-    """
-    # Read as integers they add up to the same in any order.
+    """Return a digest of the parameters of each dtype; waits for a GPU."""
+    # Sums of bits read as integers do not depend on the order.
     return [int(integers(flat.parameters).sum()) for flat in flats]
 
 
 def enter_together(collectives: Collectives, call: str, fields: Mapping[str, object] = {}) -> None:
-    """Compare whether all workers are at this call, and have what they must have in common.
+    """Compare whether all workers are at this call, with equal fields.
 
-    What each would send then cannot be taken for what another one sends for something else.
+    So one worker's message is not taken for another worker's message of another call.
 
     Args:
         fields: what `in_step` gives, and more like it.
@@ -267,10 +266,7 @@ def equalise_(
     groups: Sequence[Mapping[str, Any]],
     model: nn.Module | None,
 ) -> None:
-    """Send worker 0's parameters, and of what the model, if given, has beside the groups.
-
-    Frozen ones and buffers.
-    """
+    """Send worker 0's parameters to all, and the model's frozen parameters and buffers, if given."""
     collectives.broadcast_(flat.parameters, Purpose.CONTROL)
     for _, tensor in rest_of(model, groups):
         written = unexpanded(tensor.detach())
@@ -280,19 +276,19 @@ def equalise_(
 
 
 class FirstStep:
-    """The checks of the first step, and what must be noted before it for them.
+    """The checks of the first step, and what they need noted before it.
 
-    It is made once all workers hold the same.
+    Make it once all workers hold the same parameters.
 
     Args:
-        flats: the parameters and gradients, of each type.
-        averaged: the method's own backward pass averages gradients, so that they may be equal on
-            all workers.
+        flats: parameters and gradients of each dtype.
+        averaged: whether the method's own backward pass averages gradients, which then may be equal
+            on all workers.
     """
 
     was_loaded = False
-    """Whether a state was loaded since: then parameters are as they should be, and may differ
-    between workers."""
+    """Whether a state was loaded since. Then changed parameters are expected, and may differ between
+    workers."""
 
     def __init__(
         self, flats: Sequence[FlatBuffers], collectives: Collectives, averaged: bool
@@ -303,12 +299,11 @@ class FirstStep:
         self._own = torch.zeros(
             len(self._tensors), dtype=torch.int64, device=flats[0].parameters.device
         )
-        """The sum of each gradient, as the backward pass left it on this worker."""
+        """Bit sum of each gradient, as the backward pass left it on this worker."""
         self._start = self._sums(flat.parameters for flat in flats)
         is_watched = not averaged and not isinstance(collectives, StackedCollectives)
         self._silent: set[int] = set()
-        """The numbers of the parameters that are watched, and that no backward pass has reached
-        yet."""
+        """Numbers of watched parameters that no backward pass has reached yet."""
         self._hooks = []
         for number, tensor in enumerate(self._tensors):
             if is_watched and tensor.requires_grad:
@@ -318,12 +313,12 @@ class FirstStep:
                 self._hooks.append(handle)
 
     def _sums(self, vectors: Iterable[Tensor]) -> Tensor:
-        """Return the bit sums of each worker here and tensor, type by type."""
+        """Return bit sums of shape (local workers, tensors), dtype by dtype."""
         pairs = zip(self._flats, vectors, strict=True)
         return torch.cat([flat.bit_sums(vector) for flat, vector in pairs], dim=1)
 
     def close(self) -> None:
-        """Note nothing any more."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
@@ -340,14 +335,12 @@ class FirstStep:
         num_steps: int,
         fields: Mapping[str, object],
     ) -> bool:
-        """Return whether anyone's parameters were changed since the start.
-
-        Warns where gradients are missing.
+        """Return whether any worker's parameters changed since the start; warn of missing gradients.
 
         Args:
-            may_differ: whether workers' parameters may, once a state was loaded.
-            num_steps: that this worker's state has done.
-            fields: what `in_step` gives.
+            may_differ: whether workers' parameters may differ, once a state was loaded.
+            num_steps: steps that this worker's state has done.
+            fields: what `in_step` returns.
 
         Raises:
             RuntimeError: the model has other parameters by now or had none when the optimiser was
@@ -382,10 +375,7 @@ class FirstStep:
         return self._compare(may_differ, num_steps, fields)
 
     def _compare(self, may_differ: bool, num_steps: int, fields: Mapping[str, object]) -> bool:
-        """Compare all workers' sums, then and now, how many steps they have done, and the fields.
-
-        Sums are of gradients and of parameters.
-        """
+        """Compare over all workers: bit sums before and now, the number of steps, and the fields."""
         gradients = self._sums(flat.gradients for flat in self._flats)
         parameters = self._sums(flat.parameters for flat in self._flats)
         # One message for all six: the first step waits for the others once.
@@ -394,9 +384,11 @@ class FirstStep:
         digest = int.from_bytes(digest_of(fields), signed=True)
         own = self._own.expand_as(gradients)
         rows = [own, gradients, self._start, parameters, steps, torch.full_like(gradients, digest)]
-        sums = torch.stack(rows, dim=1)
+        sums = torch.stack(rows, dim=1)  # (local workers, 6, tensors)
+        # Stacked workers are all here already.
         if len(sums) < self._collectives.world_size:
             sums = self._collectives.all_gather(sums, Purpose.CONTROL)
+        # Whether all workers are equal in each of the six.
         before, after, _, same, in_step, alike = (
             bool((part == part[0]).all()) for part in sums.unbind(1)
         )
@@ -422,11 +414,12 @@ class FirstStep:
                 "the workers' parameters differ, which this method keeps equal; load the same "
                 "model on all workers, or call optimizer.reanchor() on all, which sends worker 0's"
             )
+        # Parameters at the start against parameters now, on any worker.
         return not self.was_loaded and not torch.equal(sums[:, 2], sums[:, 3])
 
 
 def check_model(model: object) -> None:
-    """Raise TypeError where what was given as the model is none."""
+    """Raise TypeError if the model is no `nn.Module`."""
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(
             f"model must be the torch.nn.Module that has the parameters, not a {type(model).__name__}"
@@ -434,7 +427,7 @@ def check_model(model: object) -> None:
 
 
 def check_parameters(model: nn.Module | None, tensors: Sequence[Tensor]) -> None:
-    """Raise RuntimeError where the model, if known, does not hold the optimiser's parameters."""
+    """Raise RuntimeError if the model, where known, does not hold the optimiser's parameters."""
     if model is None:
         return
     held = set(map(id, model.parameters()))

@@ -14,16 +14,16 @@ from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import Elapsed, Mark, Purpose, Traffic, mark
 
 Add = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From all workers' messages of some blocks: the message that goes to all in their place, and what
-stays here."""
+"""From all workers' messages of some blocks to the message that goes to all in their place, and to
+what stays here."""
 
 Kind = Literal["all_reduce", "two_stages", "all_gather", "exchange"]
-"""What a collective is on the network; two stages are an all-to-all and what sends its results to
-all."""
+"""Kind of a collective on the network; two stages are an all-to-all, then an all-gather of its
+results."""
 
 Observer = Callable[[Kind, str, int], AbstractContextManager[object]]
-"""Is entered while a collective is under way: from its kind, its group's name and the bytes that
-this worker contributes."""
+"""Context in which a collective runs, made from its kind, its group's name and the bytes that this
+worker contributes."""
 
 
 class CollectiveError(RuntimeError):
@@ -34,11 +34,11 @@ class CollectiveError(RuntimeError):
 
 
 class Collectives:
-    """One end of the group, at which one worker is, or all of them are.
+    """One end of the group: one worker, or all of them.
 
-    The first axis of every tensor is over the workers at this end: a process sends tensors of shape
-    (1, ...). What is done here with tensors is right where all workers are at this end; a subclass
-    that reaches others does its own.
+    The first axis of every tensor is over the local workers: a process sends tensors of shape
+    (1, ...). This class computes for a group whose workers are all local; a subclass that reaches
+    other processes overrides `_sum_`, `_gather` and the like.
 
     Payload is counted as what this worker contributes: for an all-reduce the message's own size,
     whatever the fabric makes of it; for an all-gather the message that it sends; for neighbours
@@ -51,18 +51,18 @@ class Collectives:
         self.traffic = Traffic()
         self.account = ""
         self.elapsed = Elapsed()
-        """Time spent in collectives, waiting for others included, by the account that was set; not
-        what went on beside other work."""
+        """Seconds spent in collectives, waiting for others included, by `account`; without those
+        that overlapped with other work."""
         self.early: EarlyMeans | None = None
         """Means that are begun during the backward pass, where the group is asked to overlap."""
         self.twin: Collectives = self
-        """The end of a group of its own by which they travel."""
+        """The end of the separate group that early means travel by."""
         self.observer: Observer | None = None
-        """Whoever times steps; copies of this end and its twin have the same."""
+        """Set by code that times steps; shared by copies of this end and by its twin."""
 
     @property
     def group_name(self) -> str:
-        """The name of the group, which all its workers know it by."""
+        """Name of the group, equal on all its workers."""
         return ""
 
     @property
@@ -71,25 +71,20 @@ class Collectives:
         return range(self.rank, self.rank + 1)
 
     def without_overlap(self) -> Self:
-        """Return this end for one that sends nothing early.
-
-        It counts in the same place.
-        """
+        """Return a copy of this end that sends nothing early, and counts in the same place."""
+        # Shallow: `traffic` and `elapsed` are shared.
         other = copy.copy(self)
         other.early = None
         return other
 
     def new_key(self) -> str:
-        """Return a key for `first_to_say`.
-
-        It is the same on all workers where these have asked equally often.
-        """
+        """Return a key for `first_to_say`: equal on all workers that have asked equally often."""
         return ""
 
     def first_to_say(self, key: str, words: str) -> str:
-        """Return what the first worker to call this said with this key.
+        """Return the words of the first worker to call this with this key.
 
-        Waits for none, and sends no message.
+        It waits for nobody, and sends no message.
         """
         return words  # all workers are at this end, or this one is alone
 
@@ -110,6 +105,7 @@ class Collectives:
             the mean of that is what all received.
         """
         with self._counted(tensor, purpose):
+            # With overlap this mean may have begun during the backward pass.
             if self.early is not None:
                 was_begun, rest = self.early.finish_(tensor, purpose)
                 if was_begun:
@@ -119,13 +115,11 @@ class Collectives:
     def all_reduce_blocks(
         self, blocks: Tensor, add: Add, purpose: Purpose
     ) -> tuple[Tensor, Tensor]:
-        """Have messages added in shares.
+        """Reduce messages in shares: each worker gets its share of all, and sends what `add` makes.
 
-        Each worker gets its share of all messages, and sends what `add` makes of it.
-
-        An all-to-all and an all-gather, which on links between single workers put as much as an
-        all-reduce; counted as one of the message. Where several workers share a link, it carries
-        each one's all-to-all.
+        This is an all-to-all, then an all-gather. Between single workers a link carries as much as
+        for an all-reduce, so it is counted as one. Where several workers share a link, the link
+        carries each one's all-to-all.
 
         Args:
             blocks: messages in blocks that can be added one without the other, uint8 of shape
@@ -141,7 +135,7 @@ class Collectives:
             return self._reduce_blocks(blocks, add)
 
     def all_gather(self, tensor: Tensor, purpose: Purpose) -> Tensor:
-        """All workers' tensors: of shape (world_size, *tensor.shape[1:]). Read only."""
+        """Return all workers' tensors, of shape (world_size, *tensor.shape[1:]). Read only."""
         counted = self._counted(tensor, purpose, is_gather=True)
         with counted, self._observed("all_gather", tensor):
             return self._gather(tensor)
@@ -154,12 +148,10 @@ class Collectives:
     def exchange_with_neighbours(
         self, tensor: Tensor, mixing: Mixing, purpose: Purpose
     ) -> dict[int, Tensor]:
-        """Send `tensor` to those who take this worker's messages.
+        """Send `tensor`, dense and of one shape and dtype on all workers, to this worker's neighbours.
 
-        It is dense, and of one shape and type on all workers.
-
-        All workers must call it together, whoever their neighbours are. One call is counted, with
-        the message's bits once for each neighbour; nothing where nobody has any.
+        All workers must call it together, whatever their neighbours. One collective is counted, with
+        the message's bits once for each neighbour; nothing if no worker has any.
 
         Returns:
             The messages that workers at this end take, by the sender's rank, each of shape
@@ -178,10 +170,11 @@ class Collectives:
     ) -> Iterator[None]:
         """Count a collective with this message, once it has taken place, and its time."""
         started = self._mark(tensor)
-        # One worker's, as rows of stacked workers are what each of them alone would send.
+        # The bits of one worker: each row of stacked workers is one worker's message.
         num_here = len(self.own_ranks)
         bits = 8 * tensor.element_size() * tensor.numel() // num_here
         yield  # if it raises, nothing took place, and nothing is counted
+        # A message to neighbours is sent once to each; others are one message.
         straight = bits * to_neighbours
         gathered = 0
         if is_gather:
@@ -211,6 +204,7 @@ class Collectives:
         return mark(tensor.device)
 
     def _mean_(self, tensor: Tensor) -> Tensor | None:
+        # 16-bit numbers are added in 32 bits, which torch's all-reduce does not do.
         if self.world_size > 1 and tensor.element_size() < 4:
             with self._observed("two_stages", tensor):
                 return self._short_mean_(tensor)
@@ -229,11 +223,12 @@ class Collectives:
 
         All ends must add in the order of ranks.
         """
-        mean = mean_in_rank_order(self._gather(tensor))
-        tensor.copy_(mean)
+        mean = mean_in_rank_order(self._gather(tensor))  # float32, tensor.shape[1:]
+        tensor.copy_(mean)  # rounded to 16 bits
         rest = torch.zeros_like(tensor, dtype=torch.float32)
+        # n times what rounding added to the mean, as the mean is a sum over n.
         added = (tensor[0].float() - mean).mul_(self.world_size).view(-1)
-        # Each coordinate's rest is one worker's, so that together they keep it once.
+        # Each coordinate's rest falls to one worker, so that together they keep it once.
         size = math.ceil(mean.numel() / self.world_size)
         for row, rank in zip(rest.view(len(rest), -1), self.own_ranks, strict=True):
             share = slice(rank * size, (rank + 1) * size)
@@ -259,9 +254,9 @@ class Collectives:
 
 
 def share_of(ranks: range, count: int, world_size: int) -> slice:
-    """Return which of `count` things in a row fall to these of so many.
+    """Return the slice of `count` things in a row that falls to these ranks.
 
-    Shares differ in size by 1 at most.
+    The ranks' shares differ in size by 1 at most.
     """
     start = ranks.start * count // world_size
     stop = ranks.stop * count // world_size
@@ -269,11 +264,8 @@ def share_of(ranks: range, count: int, world_size: int) -> slice:
 
 
 def sum_in_rank_order(rows: Sequence[Tensor]) -> Tensor:
-    """Return rows[0] + rows[1] + ..., one addition at a time.
-
-    So the bits depend on nothing else.
-    """
-    # No torch.sum: its order depends on shapes, threads and devices.
+    """Return rows[0] + rows[1] + ..., one addition at a time, so that the bits are reproducible."""
+    # torch.sum would not do: its order depends on shapes, threads and devices.
     total = rows[0].clone()
     for row in rows[1:]:
         total += row
@@ -296,10 +288,8 @@ class SoloCollectives(Collectives):
 class StackedCollectives(Collectives):
     """A group whose workers are the rows of one process's tensors.
 
-    Traffic and bits are as each of them alone.
-
-    Every tensor that takes part in a collective has a row for each worker, and parameters that an
-    optimiser is made with have a first axis of as many. Results equal those of processes but for
+    Every tensor in a collective has a row for each worker, and so have the parameters that an
+    optimiser is made with. Bits are counted for one worker. Results equal those of processes, up to
     the order in which a backend adds.
     """
 

@@ -52,9 +52,10 @@ class Draw:
             return list(range(population))
         if count == 1:
             (number,) = self.integers(1, *extra)
-            # Of 64 bits, so that no remainder is seen to be likelier than another.
+            # 64 bits, so that the bias of the remainder is too small to be seen.
             return [int(number) % population]
-        # Stable, so that equal numbers, too, are ordered alike on every worker.
+        # The places of the `count` smallest of `population` random numbers. Stable, so that equal
+        # numbers are ordered alike on every worker.
         numbers = self.integers(population, *extra)
         order = numpy.argsort(numbers, kind="stable")
         return sorted(order[:count].tolist())
@@ -89,20 +90,19 @@ def _philox(key: int) -> numpy.random.Generator:
 
 @functools.lru_cache(maxsize=8)
 def _raw_integers(draw: Draw, count: int, extra: tuple[int, ...]) -> Integers:
-    # Kept for a moment: a payload's size and its support are asked for one after the other.
+    # Cached, since a payload's size and its support are asked for one after the other.
     philox = numpy.random.Philox(key=draw.key(*extra))
     raw: Integers = philox.random_raw(count)
-    # Whoever asks again gets the same array.
+    # The cache hands out this same array again.
     raw.flags.writeable = False
     return raw
 
 
 def digest_of_draws() -> str:
-    """Return a digest of draws, so that workers can compare them.
+    """Return a digest of draws, so that workers can compare their versions of numpy.
 
-    A later version of numpy may draw otherwise.
-
-    Of many coordinates few are chosen in another way than a large share is.
+    Two versions may draw differently. Few of many coordinates are drawn by another algorithm than a
+    large share of them, so the digest covers both.
     """
     draw = Draw(0, 0, "digest")
     digest = hashlib.sha256()
@@ -113,28 +113,27 @@ def digest_of_draws() -> str:
 
 
 FLOAT_BITS = 32
-"""Of a number in a message, unless messages have another type."""
+"""Bits of a number in a message, unless messages have another dtype."""
 
 
 class Compressor(ABC):
-    """C in the papers.
+    """A compressor, C in the papers.
 
-    A method says in its signature whether it takes any, or only one with shared support.
+    A method's annotation says whether it takes any compressor, or only one with shared support.
     """
 
     kind: ClassVar[str]
-    """The name that a spec has for it."""
+    """The compressor's name in specs."""
 
     def __post_init__(self) -> None:
         for key, setting in declared_settings(type(self)).items():
             setting.check(f"{self.kind}: {key}", getattr(self, key))
 
     def variance(self, layout: Layout) -> float:
-        """Return omega where it is 1 or more; else 0.
+        """Return omega if it is 1 or more, else 0.
 
-        It is the least number with E |C(v) - v|^2 <= omega |v|^2 for every v.
-
-        Then what is left out may be more than there was, and feedback diverges.
+        omega is the least number with E |C(v) - v|^2 <= omega |v|^2 for every v. From 1 up, more
+        may be left out than there was, and error feedback diverges.
         """
         return 0.0
 
@@ -158,11 +157,12 @@ class Compressor(ABC):
     ) -> Entry:
         """Return what one worker sends at these steps, in closed form.
 
-        By their draws, or (None) on average over all.
+        This one is for a payload of constant size.
 
-        Here for a payload of constant size.
+        Args:
+            draw: the draw of each step; None for the mean over draws.
         """
-        # Any draw will do, as all have the same payload.
+        # All draws have the same payload.
         bits = self.payload_bits(layout, Draw(0, 0, ""), float_bits)
         if not bits:
             return Entry()
@@ -172,9 +172,9 @@ class Compressor(ABC):
 
 
 class SharedSupport(Compressor):
-    """Keeps coordinates that all workers draw alike.
+    """A compressor that keeps the same coordinates on all workers.
 
-    Linear, so its payload is dense and may be all-reduced.
+    It is linear, so its payload is dense and can be all-reduced.
     """
 
     def payload_bits(self, layout: Layout, draw: Draw, float_bits: int = FLOAT_BITS) -> int:
@@ -186,7 +186,7 @@ class SharedSupport(Compressor):
 
 
 class Encoded(Compressor):
-    """Is not linear, so its messages are bytes in a format of its own."""
+    """A compressor that is not linear: its messages are bytes in a format of its own."""
 
     @abstractmethod
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
@@ -201,24 +201,19 @@ class Encoded(Compressor):
 
 
 class Gathered(Encoded):
-    """Differs between workers or is not linear.
-
-    Its messages must be all-gathered and decoded one by one.
-    """
+    """A compressor whose messages must be all-gathered and decoded one by one."""
 
 
 class Reduced(Encoded):
-    """Rounds block by block, and draws nothing.
+    """A compressor that rounds block by block, and draws nothing.
 
-    Shares of the messages are added on their way, and rounded again.
-
-    What the second rounding adds counts as sent by the worker that added the share, so that it is
-    fed back. A message has an axis of blocks, (..., blocks, bytes), and vectors and messages may
-    have others before it.
+    Each worker adds a share of all messages and rounds the sum again. The error of that second
+    rounding counts as sent by the worker that added the share, so that it is fed back. A message
+    has shape (..., blocks, bytes), for a vector of shape (..., d).
     """
 
     block_size: int
-    """Coordinates of a block; the last one is filled up."""
+    """Coordinates of a block; the last block is filled up."""
 
 
 @dataclass(frozen=True)
@@ -243,9 +238,9 @@ class Zero(SharedSupport):
 
 @dataclass(frozen=True)
 class Scaled(Gathered):
-    """C / (1 + omega) of a C that keeps the mean and has variance omega.
+    """C / (1 + omega) for an unbiased C of variance omega.
 
-    It leaves out less than there was.
+    It leaves out less than there was, so error feedback converges.
 
     Source: Beznosikov et al., "On biased compression for distributed learning", JMLR 2023.
     """
@@ -278,8 +273,9 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     """Pack uint8 codes of 1, 2, 4 or 8 bits, lowest first, into ceil(len * bits / 8) bytes."""
     per_byte = 8 // bits
     missing = -codes.numel() % per_byte
-    padded = torch.nn.functional.pad(codes, (0, missing)).view(-1, per_byte)
-    packed = padded[:, 0].clone()
+    padded = torch.nn.functional.pad(codes, (0, missing)).view(-1, per_byte)  # (bytes, per byte)
+    packed = padded[:, 0].clone()  # (bytes,)
+    # Code k of a byte stands in its bits from k * bits up.
     for place in range(1, per_byte):
         packed |= padded[:, place] << (place * bits)
     return packed
@@ -288,7 +284,7 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
 def unpack_bits(packed: Tensor, bits: int, numel: int) -> Tensor:
     """Return the inverse of `pack_bits`: the first `numel` codes, uint8."""
     mask = 2**bits - 1
-    parts = [(packed >> shift) & mask for shift in range(0, 8, bits)]
-    codes = torch.stack(parts, dim=1).view(-1)
+    parts = [(packed >> shift) & mask for shift in range(0, 8, bits)]  # (bytes,) each
+    codes = torch.stack(parts, dim=1).view(-1)  # byte after byte
     # The last byte may hold more codes than were packed.
     return codes[:numel]

@@ -62,11 +62,11 @@ class Sending:
     """Says so where what is sent is not finite."""
 
     def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
-        """Return what of `payload`, of any length, was sent, and the workers' mean of that.
+        """Average `payload`, of any length; return what was sent of it, and the workers' mean.
 
-        Where messages are rounded, so is their mean. The error of that second rounding is added to
-        what was sent by the worker that reduced those coordinates. So the mean is exactly that of
-        what was sent, and a method that keeps the rest loses nothing.
+        Where messages are rounded, so is their mean. The worker that reduced a coordinate counts
+        that second rounding error as part of what it sent. So the mean is exactly the mean of what
+        was sent, and a method that keeps the rest loses nothing.
         """
         self.look_at(payload)
         message, own = self._rounded(payload)
@@ -82,28 +82,27 @@ class Sending:
         return own, message.to(payload.dtype)
 
     def message(self, payload: Tensor) -> Tensor:
-        """Return `payload` rounded to the type of messages, or itself where there is none.
+        """Return `payload` rounded to the dtype of messages, or itself if messages are not rounded.
 
-        A finite number beyond the type's range becomes the largest of its sign. What that takes is
-        kept, or lost, as what any rounding takes is. What is not finite stays so, as in messages
-        that are not rounded.
+        A finite number beyond the dtype's range becomes the largest number of its sign; the
+        difference counts as rounding. Infinities and NaN stay.
         """
         if self.communication_dtype is None:
             return payload
         rounded = payload.to(self.communication_dtype, copy=True)
         largest = torch.finfo(self.communication_dtype).max
-        # A type as wide holds every number.
+        # A dtype of at least the same range holds every number.
         if largest >= torch.finfo(payload.dtype).max:
             return rounded
         return torch.where(payload.isinf(), rounded, rounded.clamp(-largest, largest))
 
     def _rounded(self, payload: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the message for `payload`, and what that says, in the type of `payload`."""
+        """Return `payload` as a message, and the message back in the dtype of `payload`."""
         message = self.message(payload)
         return message, message.to(payload.dtype)
 
     def look_at(self, message: Tensor) -> None:
-        """Have it noticed where a worker's row of what is about to be sent is not finite."""
+        """Report rows of a message that are not finite, before it is sent."""
         if self.watch is not None:
             self.watch.look_at(message)
 
@@ -114,7 +113,7 @@ class Sending:
         collectives = self.collectives
         if isinstance(compressor, SharedSupport):
             support = compressor.support(layout, draw)
-            # Alike on all workers, so that the kept numbers are added without being told apart.
+            # The support is equal on all workers, so the kept numbers can be added as they are.
             own, mean = self.average(support.gather(vector), purpose)
             return Exchanged(support, own, mean)
         self.look_at(vector)
@@ -122,8 +121,8 @@ class Sending:
             return self._exchange_in_shares(vector, compressor, draw, purpose)
         assert isinstance(compressor, Gathered)
         gathered = collectives.all_gather(self._encoded(vector, compressor, draw), purpose)
-        rows = []
-        mean = vector.new_zeros(layout.numel)
+        rows = []  # C(v_i) of each local worker
+        mean = vector.new_zeros(layout.numel)  # (d,), equal on all workers
         # In the order of ranks on every worker, so that the sums' bits are the same.
         for rank, message in enumerate(gathered):
             decoded = compressor.decode(message, layout.numel, vector.dtype)
@@ -138,9 +137,9 @@ class Sending:
     ) -> Callable[[], Exchanged]:
         """Begin `exchange`, and return a function that waits for its result.
 
-        Where the group overlaps, it runs beside the computation that follows, in a thread of its
-        own. Until the function has returned, `vector` must not be changed, and with overlap what
-        was sent is not counted.
+        If the group overlaps, it runs in a thread of its own, during the computation that follows.
+        Until the function has returned, `vector` must not be changed, and with overlap what was sent
+        is not counted.
         """
         if self.collectives.early is None:
             sent = self.exchange(vector, compressor, layout, draw, purpose)
@@ -156,7 +155,7 @@ class Sending:
             # Not watched: the vector was looked at before, by the thread that steps.
             aside = replace(self, collectives=end, watch=None)
             sent = aside.exchange(vector, compressor, layout, draw, purpose)
-            # By a list, since `beside` hands on tensors alone: it must tell streams of each.
+            # Through a list, since `beside` returns tensors only, each of which it tells its stream.
             supports.append(sent.support)
             return sent.own, sent.mean
 
@@ -185,8 +184,9 @@ class Sending:
         numel = vector.shape[-1]
         size = compressor.block_size
         num_workers = collectives.world_size
-        blocks = compressor.encode(vector, draw, collectives.rank)
+        blocks = compressor.encode(vector, draw, collectives.rank)  # (local workers, blocks, bytes)
 
+        # The coordinates of the blocks that fall to these ranks.
         def coordinates(ranks: range) -> slice:
             share = share_of(ranks, blocks.shape[-2], num_workers)
             # The last block is filled up, beyond the vector's end.
@@ -196,22 +196,23 @@ class Sending:
 
         here = coordinates(collectives.own_ranks)
         count = here.stop - here.start
-        # The sum of all shares is not to be rounded to 16 bits on its way.
+        # 32 bits at least, so that the sum of all shares is not rounded to 16.
         dtype = torch.promote_types(vector.dtype, torch.float32)
 
         def add(received: Tensor) -> tuple[Tensor, Tensor]:
-            # Divided before they are added: whatever the numbers are, their sum is finite.
-            shares = compressor.decode(received, count, dtype).div_(num_workers)
-            exact = sum_in_rank_order(shares.unbind())
+            # Divided before they are added, so that the sum of finite numbers is finite.
+            shares = compressor.decode(received, count, dtype).div_(num_workers)  # (workers, count)
+            exact = sum_in_rank_order(shares.unbind())  # the mean, (count,)
             message = compressor.encode(exact, draw, collectives.rank)
             rounded = compressor.decode(message, count, dtype)
+            # n times what the second rounding added to the mean.
             return message, rounded.sub_(exact).mul_(num_workers)
 
         # `rest` is of the coordinates `here` alone.
         reduced, rest = collectives.all_reduce_blocks(blocks, add, purpose)
         own = compressor.decode(blocks, numel, vector.dtype)
-        # What rounding the mean added counts as sent by who added that share: n times, as the mean
-        # is a sum over n. Then the mean of `own` is the mean that all received.
+        # The worker that added a share counts the mean's rounding error as sent, n times, as the
+        # mean divides by n. Then the mean of `own` is the mean that all received.
         for row, rank in zip(own, collectives.own_ranks, strict=True):
             share = coordinates(range(rank, rank + 1))
             start = share.start - here.start
@@ -278,7 +279,7 @@ class Sending:
         own_ranks = self.collectives.own_ranks
         for rank, mine, total in zip(own_ranks, rows, pull, strict=True):
             for sender, weight in mixing.neighbours[rank]:
-                # Of a worker at this end the message is decoded already.
+                # A local worker's message is decoded already.
                 is_here = sender in own_ranks
                 theirs = rows[sender - own_ranks.start] if is_here else sent_by(sender)
                 total.add_((theirs - mine).mul_(weight))

@@ -1,4 +1,4 @@
-"""What a method says of itself, and what it and its parameters' replicas both look at."""
+"""`MethodFacts`: what a method's class declares, and what its optimiser and replicas both read."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, dataclass_transform
@@ -10,10 +10,10 @@ from cser_bench.algorithms.core.topology import Mixing
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(fixed, argument))
 class MethodFacts:
-    """What the class of a method declares, and the numbers that change while it trains."""
+    """A method's declarations, and the numbers that change while it trains."""
 
     name: ClassVar[str]
-    """What a spec calls the method."""
+    """The method's name in specs."""
     averages_models: ClassVar[bool] = True
     """Whether the method's result is the workers' average; if not, it is each worker's own
     model."""
@@ -23,10 +23,10 @@ class MethodFacts:
     """Whether workers' parameters may differ after a step; then each worker's state holds its
     own."""
     state_is_common: ClassVar[bool] = False
-    """Whether all workers' states are one and the same, and fit any number of workers."""
+    """Whether all workers have the same state, which then fits any number of workers."""
     without_momentum: ClassVar[str | None] = None
-    """What the method is called without momentum, where that is another one: then the momentum must
-    not be 0."""
+    """Name of the method that this one is without momentum, if there is one; then momentum must not
+    be 0."""
     sgd_alone: ClassVar[str | None] = None
     """Why the method has no local step but SGD's, as the end of a sentence; None where it has
     others."""
@@ -41,36 +41,32 @@ class MethodFacts:
     """Whether what is sent depends on the learning rate."""
 
     no_compression: ClassVar[Mapping[str, Any] | None]
-    """Settings of its own with which the method is SGD on the mean gradient; None where no settings
-    make it that."""
+    """Settings with which the method is SGD on the mean gradient; None if there are none."""
     tried_with: ClassVar[Mapping[str, Any]] = {}
-    """Settings that checks try the method with: in place of the compressors and intervals that they
-    would give, and of what `no_compression` has."""
+    """Settings that `check` uses instead of its own compressors and intervals, and instead of those
+    in `no_compression`."""
     formula: ClassVar[str]
-    """Payload bits of one worker per step, in words of d and the settings."""
+    """Payload bits of one worker per step, as a text in d and the settings."""
     family: ClassVar[str] = "other"
-    """What reports group and colour it by: "all sent", "bounds", "error reset", "error feedback",
+    """Its group and colour in reports: "all sent", "bounds", "error reset", "error feedback",
     "local steps" or "neighbours"."""
     declared: ClassVar[Mapping[str, Setting]] = {}
-    """The settings of its own, which the class annotates, by name."""
+    """Settings that the class annotates, by name."""
 
     drop_rest: bool = False
-    """Whether what compressors leave out is lost; a setting of methods that can do both."""
+    """Whether what a compressor leaves out is lost; a setting of methods that can do both."""
     caution: str | None = None
-    """What will go wrong with settings that are allowed, in a sentence: a warning, and a line of a
-    plan."""
+    """A sentence on settings that are allowed but will go wrong; warned of, and printed in plans."""
     rounds: tuple[Mixing, ...] = ()
-    """The mixings of steps 1, 2, ..., after which they begin anew, where a setting is a
-    topology."""
+    """Mixings of steps 1, 2, ..., repeated in a cycle; empty if no setting is a topology."""
     schedule: Callable[[int], float] | None = None
-    """The first group's learning rate at each step, counted from 1, where what is sent depends on
-    it and it is known beforehand."""
+    """Learning rate of the first group at each step, counted from 1; None if not known in advance."""
     settings: dict[str, Any]
-    """The settings of its own, as they were given or by default."""
+    """Settings as given, or their defaults."""
     collectives: Collectives
     seed: int
     local_step: LocalStepName
     skip_nonfinite: bool
     param_groups: list[dict[str, Any]]
     num_steps: int
-    """Steps that were done."""
+    """Number of steps done."""

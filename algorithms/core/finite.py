@@ -1,7 +1,4 @@
-"""Whether numbers are finite.
-
-What a worker sends, said at its step without waiting for a GPU, and its gradients.
-"""
+"""Checks for infinities and NaN: in messages, without waiting for a GPU, and in gradients."""
 
 import warnings
 from collections import deque
@@ -12,19 +9,19 @@ from torch import Tensor
 from cser_bench.algorithms.core.collectives import Collectives
 
 NEVER = 2**62
-"""In the place of a message's number where there was none."""
+"""Stands for a message's number where all were finite."""
 
 
 class FiniteWatch:
-    """Says once which worker was the first to send what is not finite, and at which step.
+    """Warns once which worker first sent something that is not finite, and at which step.
 
-    Nothing is sent for that.
+    This sends nothing.
 
-    The sender itself notices, before it sends. Others, whom it has spoilt, notice that their own
-    next message is not finite; by then they can ask who was first. A GPU is not waited for: it is
-    asked at the end of a step, and what it has not told by then at the end of a later one. So
-    there, and where messages go early, two workers may both take themselves for the first, and the
-    earlier step is right. A worker alone sends nothing.
+    The sender notices before it sends. The workers that it spoils notice that their own next
+    message is not finite; by then they can ask who was first. A GPU is not waited for: it is asked
+    at the end of a step, or of a later step if it has no answer yet. So on GPUs, and with early
+    messages, two workers may both name themselves; the earlier step is right. With one worker
+    nothing is watched.
 
     Args:
         method: its name.
@@ -39,31 +36,33 @@ class FiniteWatch:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Forget what was seen. All workers must call it equally often."""
+        """Reset the watch. All workers must call it equally often."""
         self._num_times += 1
-        """How often it was begun."""
+        """How often the watch was begun."""
         self._is_over = self._collectives.world_size == 1
         self._number = 0
-        """Of the last message, the same on all workers."""
+        """Number of the last message, equal on all workers."""
         self._words = ""
-        """What is to be said at the end of the step."""
+        """Warning for the end of the step."""
         self._first: Tensor | None = None
-        """Of each worker here the number of the first message of this step that is not finite; on a
+        """For each local worker, the number of this step's first message that is not finite; on a
         GPU."""
         self._open: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
-        """Steps, these numbers, and what tells that a GPU has told them."""
+        """Steps, these numbers, and the event after which they can be read from the GPU."""
 
     def begin_step(self, step: int) -> None:
-        """Note at which step messages are sent from now on."""
+        """Set the step of the messages that follow."""
         self._step = step
 
     def look_at(self, message: Tensor) -> None:
-        """Note of which workers' rows some number is not finite."""
+        """Note which workers' rows of a message are not finite."""
+        # After the first one, all that follows is spoilt.
         if self._is_over or type(message) is not Tensor or message.is_meta:
             return
         self._number += 1
         seen = rows_not_finite(message)
         if seen.is_cuda:
+            # Without asking the GPU: the least number so far, for each local worker.
             number = torch.where(seen, self._number, NEVER)
             if self._first is not None:
                 number = torch.minimum(self._first, number)
@@ -72,8 +71,9 @@ class FiniteWatch:
             self._find(self._number, self._step, seen)
 
     def end_step(self) -> None:
-        """Warn where what was sent in this step, or in one before it, is not finite."""
+        """Warn if something sent in this step, or in an earlier one, is not finite."""
         if self._first is not None:
+            # To pinned memory, in the stream's order: the host goes on.
             on_host = torch.empty(self._first.shape, dtype=self._first.dtype, pin_memory=True)
             on_host.copy_(self._first, non_blocking=True)
             stream = torch.cuda.current_stream(self._first.device)
@@ -90,12 +90,13 @@ class FiniteWatch:
             self._words = ""
 
     def _find(self, number: int, step: int, seen: Tensor) -> None:
-        """Find out who was first, now that the message of this number is not finite."""
+        """Find the first worker, given that the message of this number is not finite."""
         self._is_over = True
         workers = named_workers(seen, self._collectives)
         noticed = f"{number} {step} {workers}"
         key = f"{self._key}, {self._num_times}"
         first = self._collectives.first_to_say(key, noticed)
+        # Another worker may have noticed at an earlier message.
         earlier = noticed
         first_number, *_ = first.split()
         if int(first_number) < number:
@@ -110,24 +111,25 @@ class FiniteWatch:
 
 
 def rows_not_finite(rows: Tensor) -> Tensor:
-    """Return of which rows some number is not finite: bools of shape (rows,), on their device."""
+    """Return whether each row has a number that is not finite: bool (rows,), on the rows' device."""
     if not rows.numel():
         return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    # A sum is the fastest look on a CPU, and is finite only where all numbers are.
+    # On a CPU a sum is the fastest check: if it is finite, all numbers are.
     if rows.device.type == "cpu" and rows.element_size() > 2:
         sums = rows.sum(1)
         if sums.isfinite().all():
             return torch.zeros(len(rows), dtype=torch.bool)
-    # Of finite numbers a sum may be infinite, and the largest is not.
+    # A sum of finite numbers may be infinite; the largest of them is finite.
     # Where one is NaN, torch gives NaN as the largest.
     largest: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1)
     return ~largest.isfinite()
 
 
 def named_workers(flags: Tensor, collectives: Collectives) -> str:
-    """Return whose flag is set, in words, or nothing.
+    """Return the workers whose flag is set, in words; "" for none.
 
-    Flags are of the workers at this end, or of all.
+    Args:
+        flags: of the local workers, or of all, a row each.
     """
     first = 0
     if len(flags) == len(collectives.own_ranks):

@@ -1,9 +1,7 @@
-"""Flat buffers.
+"""Flat buffers: parameters, gradients and state in one tensor each; `p.data`, `p.grad` are views.
 
-Parameters, gradients and state in one tensor each, with `p.data` and `p.grad` as views.
-
-Each is of shape (local workers, d), a row a worker: a process has one row, stacked workers have
-all.
+Each has shape (local workers, d), a row for each worker: a process has one row, stacked workers
+have all.
 """
 
 import operator
@@ -34,7 +32,7 @@ class FlatBuffers:
         if stacked:
             num_workers = len(first)
         self.parts: list[slice] = []
-        """Each parameter group's share of the flat vector."""
+        """The slice of the flat vector that each parameter group has."""
         stop = 0
         for group in groups:
             start = stop
@@ -46,7 +44,7 @@ class FlatBuffers:
         # states all count on it.
         self.tensors = tensors
         self._shape = (num_workers, stop)
-        # In one piece, so that a step, a message or a saved state takes no loop over parameters.
+        # One tensor, so that a step, a message or a saved state takes no loop over parameters.
         self.parameters = torch.zeros(self._shape, dtype=first.dtype, device=first.device)
         self._move_in(self._new_layout())
         # Only now that the parameters' own memory is free, so that the peak is lower.
@@ -67,7 +65,7 @@ class FlatBuffers:
             view.copy_(parameter)
             parameter.data = view
         self.layout = layout
-        # By these it is noticed where a script moves a parameter out of the vector.
+        # These addresses tell whether a script has moved a parameter out of the vector.
         self._homes = _addresses(self.tensors)
 
     def _view(self, flat: Tensor, window: Window) -> Tensor:
@@ -78,7 +76,7 @@ class FlatBuffers:
         return _own_view(flat[0], window)
 
     def _view_gradients(self) -> None:
-        # Made once: by their identity it is seen that p.grad is still in the vector.
+        # Made once: their identity tells whether p.grad is still in the vector.
         self._gradient_views: list[Tensor] = []
         for window in self.layout.tensors:
             view = self._view(self.gradients, window)
@@ -92,12 +90,9 @@ class FlatBuffers:
         return torch.zeros_like(self.parameters, dtype=dtype)
 
     def bit_sums(self, vector: Tensor) -> Tensor:
-        """Return, of each worker here and tensor, the sum of the numbers read as integers.
-
-        Exact in any order, of shape (local workers, tensors).
-        """
-        # Integers add up to the same in any order, and tell any two bit patterns apart that differ
-        # in one number; sums of floats would do neither.
+        """Return sums of the numbers' bits read as integers, of shape (local workers, tensors)."""
+        # Integer sums do not depend on the order, and differ if a single number does. Sums of
+        # floats would do neither.
         bits = integers(vector)
         parts = [window.view(bits) for window in self.layout.tensors]
         return torch.stack([part.reshape(len(part), -1).sum(1) for part in parts], dim=1)
@@ -116,10 +111,10 @@ class FlatBuffers:
 
     @torch.no_grad()
     def adopt(self, buffers: Iterable[Tensor]) -> None:
-        """Take back what was moved, with the values and strides that it has now.
+        """Move parameters and gradients back into the vectors, with their present values and strides.
 
         Args:
-            buffers: tensors of shape (local workers, d) whose coordinates must stay beside the
+            buffers: tensors of shape (local workers, d) whose coordinates must stay aligned with the
                 parameters'.
 
         Raises:
@@ -127,7 +122,7 @@ class FlatBuffers:
         """
         held = self.parameters
         lead = self._shape[:1] if self._stacked else ()
-        # All are looked at before the first is moved, so that an error leaves all as it was.
+        # Check all before moving any, so that an error changes nothing.
         for number, window in enumerate(self.layout.tensors):
             parameter = self.tensors[number]
             shape = tuple(parameter.shape)
@@ -167,22 +162,19 @@ class FlatBuffers:
 
     @property
     def frozen(self) -> list[int]:
-        """The numbers of the tensors that require no gradient.
-
-        A step leaves them and their state as they are.
-        """
-        # The usual case, which every step asks for, in a loop of C.
+        """Numbers of the tensors that require no gradient, which a step leaves as they are."""
+        # The usual case, which every step asks for, without a Python loop.
         requires_grad = map(operator.attrgetter("requires_grad"), self.tensors)
         if all(requires_grad):
             return []
         return [number for number, tensor in enumerate(self.tensors) if not tensor.requires_grad]
 
     def collect_gradients(self) -> None:
-        """Make the flat tensor hold the gradients, also where `p.grad` was replaced or set to None.
+        """Make the flat tensor hold the gradients, even if `p.grad` was replaced or set to None.
 
-        A gradient that is missing is zero, and so is one that a frozen tensor still has.
+        A missing gradient counts as zero, and so does a frozen tensor's.
         """
-        # Autograd adds to the views in place, so that usually nothing is to be done.
+        # Usually autograd has added to the views in place, and nothing is to do.
         if not self._attached():
             for number in range(len(self.tensors)):
                 self.collect_gradient(number)
@@ -191,7 +183,7 @@ class FlatBuffers:
             self.gradients[:, here] = 0.0
 
     def collect_gradient(self, number: int) -> None:
-        """Do as `collect_gradients`, for tensor `number` alone."""
+        """Collect the gradient of tensor `number`; see `collect_gradients`."""
         parameter = self.tensors[number]
         view = self._gradient_views[number]
         # Without p.grad the view still holds what an earlier step left there.
@@ -231,20 +223,17 @@ class FlatBuffers:
         try:
             yield
         finally:
-            # Also where a collective failed, so that nothing of a frozen tensor is lost.
+            # After a failed collective too, so that nothing of a frozen tensor is lost.
             for vector, here, values in aside:
                 vector[:, here] = values
 
     def holds(self, number: int) -> bool:
-        """Return whether tensor `number` still lies here.
-
-        A later optimiser moves it to its own vector.
-        """
+        """Return whether tensor `number` is still in this vector; a later optimiser takes it over."""
         tensor = self.tensors[number]
         return _addresses([tensor]) == [self._homes[number]]
 
     def _attached(self) -> bool:
-        # Is, not equals: where p.grad was None, autograd has put a tensor of its own there.
+        # By identity: where p.grad was None, autograd has made a tensor of its own.
         gradients = map(operator.attrgetter("grad"), self.tensors)
         return all(map(operator.is_, gradients, self._gradient_views))
 
@@ -254,7 +243,7 @@ class FlatBuffers:
 
 
 def _addresses(tensors: Sequence[Tensor]) -> list[int]:
-    """Return where they lie; a tensor of torch's fake mode has no address, and nobody moves it."""
+    """Return the tensors' addresses; those of torch's fake mode have none, and are never moved."""
     if isinstance(tensors[0], FakeTensor):
         return [0] * len(tensors)
     return list(map(Tensor.data_ptr, tensors))
@@ -283,18 +272,16 @@ def integers(tensor: Tensor) -> Tensor:
 
 
 def dense(gradient: Tensor) -> Tensor:
-    """Return a gradient that is sparse as a dense tensor, and others as they are."""
+    """Return a sparse gradient as a dense tensor, and any other unchanged."""
     if gradient.is_sparse:
         return gradient.to_dense()
     return gradient
 
 
 def unexpanded(tensor: Tensor) -> Tensor:
-    """Return a view that has each number of the tensor once, where that is expanded.
-
-    What is expanded itself, several of whose numbers lie in one place, cannot be written.
-    """
+    """Return a view of a tensor that has each number once, so that an expanded one can be written."""
     for axis, stride in enumerate(tensor.stride()):
+        # Along an axis of stride 0 all numbers are one and the same.
         if stride == 0:
             tensor = tensor[(slice(None),) * axis + (slice(1),)]
     return tensor

@@ -40,12 +40,13 @@ class Window:
         With strides there may be others between.
         """
         last = self.offset
+        # The last coordinate has the largest index on every axis.
         for size, stride in zip(self.shape, self.strides, strict=True):
             last += (size - 1) * stride
         return self.offset, last + 1
 
     def view(self, flat: Tensor) -> Tensor:
-        shape = (*flat.shape[:-1], *self.shape)
+        shape = (*flat.shape[:-1], *self.shape)  # (..., d) becomes (..., *shape)
         strides = (*flat.stride()[:-1], *self.strides)
         # As_strided counts from the storage's start, and `flat` may begin further on.
         offset = flat.storage_offset() + self.offset
@@ -94,8 +95,8 @@ class Layout:
         numbers: set[int] = set()
         for window in support.windows:
             start, stop = window.span
-            first = bisect_right(starts, start) - 1
-            end = bisect_left(starts, stop)
+            first = bisect_right(starts, start) - 1  # the tensor that `start` lies in
+            end = bisect_left(starts, stop)  # the first tensor beyond
             numbers.update(range(first, end))
         return tuple(sorted(numbers))
 
@@ -103,6 +104,7 @@ class Layout:
 def _is_dense(tensor: Tensor) -> bool:
     if tensor.is_contiguous():
         return True
+    # Channels last: images have four axes, volumes five.
     if tensor.dim() == 4:
         return tensor.is_contiguous(memory_format=torch.channels_last)
     if tensor.dim() == 5:
@@ -133,7 +135,7 @@ class Windows:
 
         The coordinates of `flat` in order.
         """
-        lead = flat.shape[:-1]
+        lead = flat.shape[:-1]  # the axis over local workers, if there is one
         parts = []
         for window in self.windows:
             view = window.view(flat)
@@ -158,10 +160,12 @@ class Windows:
         if not isinstance(other, Windows):
             return False
         windows = self.windows + other.windows
+        # Spans that touch nowhere are enough. Interleaved strides may be apart too, and count as not.
         spans = sorted(window.span for window in windows)
         return all(before[1] <= after[0] for before, after in pairwise(spans))
 
     def _pairs(self, values: Tensor) -> Iterable[tuple[Window, Tensor]]:
+        # `values` is laid out as by `gather`: window after window, then the padding.
         start = 0
         for window in self.windows:
             stop = start + window.numel

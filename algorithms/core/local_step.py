@@ -22,7 +22,8 @@ VECTOR_BYTES = 128
 COUNTS = "tensor_steps"
 """What a state calls the AdamW steps that each tensor has done."""
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of Muon's polynomial a s + b s^3 + c s^5, which takes singular values to about 1."""
+"""Coefficients (a, b, c) of Muon's polynomial a s + b s^3 + c s^5, which takes singular values to
+about 1."""
 NUM_ITERATIONS = 5
 """How often it is applied."""
 EPSILON = 1e-7
@@ -96,6 +97,7 @@ class LocalStep(ABC):
         flat = self.flat
         buffers = self.buffers(groups)
         changed = flat.parameters if target is None else target
+        # Kernels step whole spans, frozen tensors included; these are put back afterwards.
         with flat.frozen_aside(changed, *buffers):
             for span in self.spans(groups):
                 here = slice(span.start, span.stop)
@@ -118,7 +120,8 @@ class LocalStep(ABC):
         num_rows = len(self.flat.parameters)
         parts = []
         for window in support.windows:
-            near = self._slice_after(groups, *window.span, target)
+            # Everything between a window's first and last coordinate is stepped, then picked from.
+            near = self._slice_after(groups, *window.span, target)  # (local workers, span)
             in_slice = replace(window, offset=0)
             parts.append(in_slice.view(near).reshape(num_rows, -1))
         parts.append(self.flat.parameters.new_zeros(num_rows, support.padding))
@@ -141,10 +144,12 @@ class LocalStep(ABC):
             # end; what they hold beyond is not used.
             first = low - (low - span.start) % unit
             last = min(high + (span.start - high) % unit, span.stop)
+            # Muon's step of a matrix depends on all of it.
             if span.whole is not None:
                 first = span.start
                 last = span.stop
             here = slice(first, last)
+            # Copies, as `step_` writes: (local workers, last - first).
             x = flat.parameters[:, here].clone()
             g = flat.gradients[:, here].clone()
             own_buffers = [buffer[:, here].clone() for buffer in buffers]
@@ -201,9 +206,11 @@ class Nesterov(LocalStep):
                 for gradient, parameters in zip(g, x, strict=True):
                     gradient.add_(parameters, alpha=decay)
                 decay = 0.0
+        # A row each: torch steps a list of tensors, here the local workers' vectors.
         momenta: list[Tensor | None] = [None] * len(g)
         if buffers and beta:
             momenta = list(buffers[0].unbind())
+        # m <- beta m + g;   x <- x - eta (beta m + g)
         torch_sgd(
             list(changed.unbind()),
             list(g.unbind()),
@@ -233,8 +240,9 @@ class DecayInMomentumOnly(Nesterov):
         if not beta:
             return super().step_(span, x, g, buffers, target)
         for own_x, own_g, own_m in zip(x, g, buffers[0], strict=True):
-            # Momentum first: its decay is of x as it was before this step.
+            # Momentum first, whose decay takes x from before this step: m <- beta m + g + lambda x
             own_m.mul_(beta).add_(own_g).add_(own_x, alpha=span.group["weight_decay"])
+            # x <- x - eta (g + beta m), without lambda x in the direct term
             own_x.add_(own_g, alpha=-lr)
             own_x.add_(own_m, alpha=-lr * beta)
 
@@ -256,6 +264,7 @@ class AdamW(LocalStep):
     def __init__(self, flat: FlatBuffers, held: dict[str, Tensor]) -> None:
         super().__init__(flat, held)
         dtype = flat.parameters.dtype
+        # fp16 has no room for eps = 1e-8 or for g^2.
         if dtype == torch.float16:
             dtype = torch.float32
         self._moments = []
@@ -276,8 +285,10 @@ class AdamW(LocalStep):
         """Return the groups, cut where tensors have done other numbers of steps, or are whole."""
         spans: list[Span] = []
         for part, group in zip(self.flat.parts, groups, strict=True):
+            # The span that the next tensor of this group may extend.
             last: Span | None = None
             for tensor, done in zip(self.flat.layout.tensors, self._done, strict=True):
+                # Not in this group, or empty.
                 if not (part.start <= tensor.offset < part.stop and tensor.numel):
                     continue
                 whole = tensor if self.stepped_whole(tensor, group) else None
@@ -294,11 +305,12 @@ class AdamW(LocalStep):
     def step_(
         self, span: Span, x: Tensor, g: Tensor, buffers: Sequence[Tensor], target: Tensor | None
     ) -> None:
-        exp_avg, exp_avg_sq = buffers
+        exp_avg, exp_avg_sq = buffers  # m and v: (local workers, n)
         lr = span.group["lr"]
         decay = span.group["weight_decay"]
         beta1, beta2 = span.group["betas"]
         kept = x if target is None else target
+        # A copy where parameters are fp16, `kept` itself elsewhere.
         changed = kept.to(exp_avg.dtype)
         if target is not None:
             # The kernel subtracts, and its weight decay would be the target's, not x's own.
@@ -308,9 +320,8 @@ class AdamW(LocalStep):
                 decay = 0.0
             lr = -lr
         fused = fused_is_right(changed)
-        # A fill, not a copy: nobody waits for a GPU. The kernel that is not fused reads the number
-        # on the host.
-        # The kernel adds 1 before it corrects the bias, so it gets the steps before this one.
+        # t - 1 of each row: the kernel adds 1 before it corrects the bias. A fill, not a copy, so
+        # the host does not wait for a GPU. The kernel that is not fused reads it on the host.
         steps = torch.full(
             (len(changed),),
             float(span.num_done),
@@ -381,10 +392,11 @@ class Muon(AdamW):
             return super().step_(span, x, g, buffers, target)
         lr = span.group["lr"]
         mu = span.group["momentum"]
-        g = g.to(buffers[0].dtype)
+        g = g.to(buffers[0].dtype)  # (local workers, rows * columns)
         matrix = replace(span.whole, offset=0)
+        # m <- mu m + (1 - mu) g;   u = mu m + (1 - mu) g
         momentum = buffers[0].lerp_(g, 1 - mu)
-        update = matrix.view(g.lerp(momentum, mu))
+        update = matrix.view(g.lerp(momentum, mu))  # (local workers, rows, ...)
         direction = orthogonalised(update.flatten(2)).view(update.shape)
         rows = update.shape[1]
         columns = update[0, 0].numel()
@@ -401,8 +413,10 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
     Matrices are of shape (number, rows, columns).
     """
+    # The iteration multiplies by u u^T, which is the smaller one of the two if rows <= columns.
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mT if is_tall else matrices
+    # By its Frobenius norm all singular values are at most 1, where the iteration converges.
     norms = torch.linalg.vector_norm(
         wide, dim=(-2, -1), keepdim=True, dtype=torch.promote_types(wide.dtype, torch.float)
     )
@@ -420,9 +434,9 @@ def iterated(o: Tensor) -> Tensor:
     """
     a, b, c = COEFFICIENTS
     for _ in range(NUM_ITERATIONS):
-        gram = o @ o.mT
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        o = torch.baddbmm(o, factor, o, beta=a)
+        gram = o @ o.mT  # (number, rows, rows)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G^2
+        o = torch.baddbmm(o, factor, o, beta=a)  # a O + (b G + c G^2) O
     return o
 
 
@@ -458,6 +472,7 @@ def muon_groups(
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     output = linear[-1:]
     shapes = {module.weight.shape for module in embeddings or output}
+    # By identity: an output may be tied to an embedding.
     apart = set()
     for module in (*embeddings, *output):
         if module.weight.shape in shapes:
@@ -467,6 +482,7 @@ def muon_groups(
     groups: list[dict[str, Any]] = []
     for parameter, replacement in zip(held, trained, strict=True):
         is_hidden = id(parameter) not in apart
+        # A new group whenever the kind changes, so that the order stays the model's.
         if not groups or groups[-1]["muon"] != is_hidden:
             groups.append({"params": [], "muon": is_hidden})
         groups[-1]["params"].append(replacement)

@@ -34,6 +34,7 @@ class Matrix:
 
     def of(self, vector: Tensor) -> Tensor:
         """Return the matrix as it lies in a vector of shape (d,): a view of this shape."""
+        # A tensor is dense, so in memory it is one stretch, whatever its strides.
         start = self.window.offset
         stop = start + self.window.numel
         return vector[start:stop].view(self.shape)
@@ -47,13 +48,14 @@ class Matrix:
 
     def as_in_memory(self, q: Tensor) -> Tensor:
         """Return Q, of shape (columns, rank), with rows in the order of the columns in memory."""
-        by_axis = q.view(*self.window.shape[1:], self.rank)
-        in_memory = by_axis.permute(*self._axes, -1)
+        by_axis = q.view(*self.window.shape[1:], self.rank)  # (axes of a column, rank)
+        in_memory = by_axis.permute(*self._axes, -1)  # slowest axis first, rank last
         return in_memory.reshape(q.shape)
 
     def as_in_tensor(self, q: Tensor) -> Tensor:
         """Return the inverse of `as_in_memory`."""
         shape = [self.window.shape[axis + 1] for axis in self._axes]
+        # The inverse permutation: where in memory each axis of the tensor is.
         places = [self._axes.index(axis) for axis in range(len(shape))]
         by_axis = q.view(*shape, self.rank)
         in_tensor = by_axis.permute(*places, -1)
@@ -75,6 +77,7 @@ class LowRank:
     def matrices(self) -> tuple[Matrix, ...]:
         matrices = []
         for number, window in enumerate(self.layout.tensors):
+            # Biases and norms have one axis, and are sent whole.
             if len(window.shape) > 1 and window.numel:
                 rows, *rest = window.shape
                 rank = min(self.rank, rows, math.prod(rest))
@@ -115,7 +118,8 @@ class LowRank:
         A batch is of shape (matrices, rows or columns, rank).
         """
         batches = []
-        start = 0
+        start = 0  # where the next batch begins in the message
+        # Matrices are sorted by shape, as groupby needs it.
         by_shape = groupby(self.matrices, lambda matrix: matrix.shape)
         for (rows, columns), group in by_shape:
             matrices = list(group)
@@ -141,6 +145,7 @@ class LowRank:
 
     def others_of(self, first: Tensor) -> Tensor:
         """Return the tensors that are no matrices in a first message, as `rest` gathers them."""
+        # They stand behind every P.
         start = self.first_numel - self.rest.payload_numel
         return first[start:]
 
@@ -152,9 +157,9 @@ class LowRank:
         By Householder's reflections: they are right for columns of any size, also 0, which Gram and
         Schmidt's are not.
         """
-        for batch in self._batches(first, "rows"):
+        for batch in self._batches(first, "rows"):  # (matrices, rows, rank)
             wide = batch
-            # QR is not there for numbers of 16 bits.
+            # torch has no QR in 16 bits.
             if batch.dtype not in (torch.float32, torch.float64):
                 wide = batch.float()
             batch.copy_(torch.linalg.qr(wide).Q)
@@ -173,7 +178,9 @@ class LowRank:
                 identity = torch.eye(rows, device=batch.device)
                 batch.copy_(identity)
             else:
-                lengths = torch.linalg.vector_norm(batch, dim=1, keepdim=True)
+                lengths = torch.linalg.vector_norm(
+                    batch, dim=1, keepdim=True
+                )  # (matrices, 1, rank)
                 # A column of zeros stays so, by any positive divisor.
                 smallest = torch.finfo(batch.dtype).tiny
                 batch.div_(lengths.clamp_(min=smallest))

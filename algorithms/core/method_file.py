@@ -18,7 +18,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 """What a spec can call a method."""
 
 TOLD = ("name", "formula", "no_compression")
-"""What a class must say of itself, as other methods have nothing that it could inherit."""
+"""Attributes that every method's class must have, as there is no default for them."""
 
 
 class MethodFileError(ValueError):
@@ -57,7 +57,7 @@ def methods_in(source: str, file: str) -> dict[str, type[DistributedOptimizer]]:
     if not found:
         raise MethodFileError(
             f"{file} has no method: define a class that is a DistributedOptimizer and has its own "
-            "_update, as docs/adding.md shows"
+            "_update, as docs/adding-a-method.md shows"
         )
     return found
 
@@ -73,8 +73,8 @@ def module_of(source: str, file: str) -> types.ModuleType:
     module.__file__ = shown_as
     # Dataclasses and annotations look their module up there.
     sys.modules[name] = module
-    # So that a traceback out of the method shows its lines.
-    # None in place of a time keeps `linecache.checkcache` from dropping what is no file.
+    # So that a traceback out of the method shows its lines. With None in place of a time,
+    # `linecache.checkcache` does not drop an entry that is no file.
     linecache.cache[shown_as] = (len(source), None, source.splitlines(keepends=True), shown_as)
     try:
         exec(compile(source, shown_as, "exec"), vars(module))
@@ -91,6 +91,7 @@ def _told(error: BaseException, shown_as: str) -> str:
     if isinstance(error, SyntaxError):
         words = error.msg
         line = error.lineno
+    # The last line of the method's own file that the error came through.
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == shown_as:
@@ -108,7 +109,7 @@ def _check_told(method: type[DistributedOptimizer], file: str) -> None:
     if missing:
         raise MethodFileError(
             f"{file}: the class {method.__name__} does not say its {', '.join(missing)}; "
-            "docs/adding.md shows what each stands for"
+            "docs/adding-a-method.md shows what each stands for"
         )
     if not isinstance(method.name, str) or not NAME.fullmatch(method.name):
         raise MethodFileError(

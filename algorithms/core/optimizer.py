@@ -142,24 +142,24 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         for key, setting in self.declared.items():
             setting.check(f"{self.name}: {key}", arguments[key])
             setattr(self, key, arguments[key])
-        # As given: a script may change the attributes, and a state says what the start was.
+        # As given: a script may change the attributes, and a state has the settings of the start.
         self.settings = {key: arguments[key] for key in self.declared}
         self.seed = arguments["seed"]
         self.local_step = arguments["local_step"]
         self.skip_nonfinite = arguments["skip_nonfinite"]
         self.num_steps = 0
-        # Empty as long as torch's constructor adds the groups; see add_param_group.
+        # Empty while torch's constructor adds the groups; see add_param_group.
         self.replicas: list[Replica] = []
-        """The parameters of each type, first that of the most numbers."""
+        """A replica for each dtype of the parameters, the dtype of most numbers first."""
         self._num_writes: int | None = None
-        """How often others than this optimiser had written the parameters when the last step ended;
-        None where that says nothing."""
+        """Writes to the parameters by a script, as of the end of the last step; None if unknown."""
         self._has_said_writes = False
         self._communication_dtype: torch.dtype | None = arguments["communication_dtype"]
         self._model: nn.Module | None = arguments["model"]
         check_model(self._model)
         self._shows_average = False
 
+        # Muon has all numbers that any local step has.
         numbers = {key: arguments[key] for key in NUMBERS["muon"]}
         super().__init__(params, group_defaults(self, numbers))
         _check_groups(self)
@@ -170,17 +170,16 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
 
     def _build(self) -> None:
-        """Make the replicas of the parameters of each type, equal on all workers.
-
-        Then the method makes what it holds beside them.
-        """
+        """Make a replica of the parameters of each dtype, equal on all workers, then `_set_up` each."""
         dtypes = types_of(self.param_groups)
+        # A baseline's DDP averages one vector.
         if self.averages_in_backward and len(dtypes) > 1:
             raise ValueError(
-                f"{self.name}: parameters must have one type, and here are {dtypes[1]} besides"
+                f"{self.name}: parameters must have one type, and here are {dtypes[0]} and {dtypes[1]}"
             )
         self._watch = FiniteWatch(self.name, self.collectives)
         self.replicas = [_replica(self, dtype, dtypes[0]) for dtype in dtypes]
+        # The dtype of most numbers comes first; only its messages may go early.
         first = self.replicas[0]
         self.flat = first.flat
         """The parameters and gradients of the first type."""
@@ -188,8 +187,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         _make_equal(self)
         flats = [replica.flat for replica in self.replicas]
         self._frozen = [flat.frozen for flat in flats]
-        """The numbers of the frozen tensors, of each type, as all workers had them when they last
-        compared."""
+        """Numbers of the frozen tensors of each dtype, as of the last comparison between workers."""
         self._first_step: FirstStep | None = FirstStep(
             flats, self.collectives, self.averages_in_backward
         )
@@ -200,6 +198,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             list_messages=lambda: self.early_messages(self.num_steps + 1),
             message_of=first.sending.message,
         )
+        # A message may not leave before it is known whether the step takes place.
         if self.skip_nonfinite:
             self._reducer.stop("skip_nonfinite looks at all gradients in step()")
         for key, setting in self.declared.items():
@@ -220,10 +219,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     # What a method says and does. Each is asked for the parameters of each type.
 
     def _set_up(self, replica: Replica) -> None:
-        """Make what the method holds beside its settings; raise ValueError where these are wrong.
+        """Make the method's buffers; raise ValueError for settings that do not work.
 
-        The settings are attributes already. Of settings that are allowed and will go wrong
-        `caution` says so, in place of an error.
+        The settings are attributes already. Settings that are allowed but will go wrong are no
+        error: set `caution` to a sentence about them.
         """
 
     @abstractmethod
@@ -243,21 +242,23 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return ()
 
     def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
-        """Do what `expected_traffic` says, for the parameters of one type."""
+        """Return `expected_traffic` of the parameters of one dtype."""
         traffic = Traffic()
         for stage in self.stages(replica):
             traffic.add_entry(stage.purpose, replica.cost(stage, stage.steps(num_steps)))
             if stage.except_every is not None:
-                # Taken off again, so that mean costs are rounded once for each.
+                # Subtracted, rather than left out, so that mean costs are rounded once for each.
                 left_out = range(stage.except_every, num_steps + 1, stage.except_every)
                 cost = replica.cost(stage, left_out)
                 traffic.add(stage.purpose, *(-number for number in astuple(cost)))
         return traffic
 
     def _agree_after(self, replica: Replica, num_steps: int) -> bool:
-        """Do what `agree_after` says, for the parameters of one type and one step or more."""
+        """Return `agree_after` of the parameters of one dtype, for one step or more."""
+        # With rounded messages each worker keeps what rounding took.
         if replica.communication_dtype is not None:
             return False
+        # One stage that equalises is enough, wherever it stands in the step.
         for stage in self.stages(replica):
             fitted = replace(stage, compressor=replica.fitted(stage.compressor))
             if equalises(fitted, num_steps, replica.flat.layout, replica.draw):
@@ -266,11 +267,12 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @classmethod
     def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Do what `at_ratio` says, for a ratio from 1 up.
+        """Return `at_ratio` for a ratio from 1 up.
 
-        The ratio is the interval if nothing else must be given.
+        By default the ratio is the interval, if no other setting is required.
         """
         required = [key for key, setting in cls.declared.items() if setting.is_required]
+        # 32 d bits every `ratio` steps.
         if required == ["sync_interval"]:
             return {"sync_interval": ratio}
         begin = re.search(r"Begin with `([^`]+)`", inspect.getdoc(cls) or "")
@@ -281,7 +283,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         )
 
     def _settle(self, replica: Replica) -> None:
-        """Wait for messages that were sent for later steps, and keep what they say in the state."""
+        """Wait for messages sent for later steps, and keep their content in the state."""
 
     # What a script calls: steps.
 
@@ -311,10 +313,10 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # After the closure, in which a script may change numbers and parameters.
+        # After the closure, which may change learning rates and parameters.
         self._take_in_changes()
         self._compare_workers()
-        # Passed, so that from now on a script may change what a state has put there.
+        # The check has passed: from now on a script may change loaded parameters.
         for replica in self.replicas:
             replica.loaded = None
         if _agree_to_leave_out(self):
@@ -331,9 +333,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return loss
 
     def _take_in_changes(self) -> None:
-        """Take in what the script did to numbers, parameters and gradients since the last step.
+        """Collect gradients, and check what the script did to numbers and parameters.
 
-        Nothing is sent: what a worker sees alone it must say before it waits for others.
+        Nothing is sent: an error that one worker sees alone is raised before it waits for others.
         """
         check_numbers(self.param_groups)
         self._adopt_moved()
@@ -342,10 +344,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             check_still_loaded(replica.loaded, replica.flat.parameters)
 
     def _compare_workers(self) -> None:
-        """Compare with the other workers what the next step rests on.
+        """Compare with the other workers: the model before the first step, later what is frozen.
 
-        Before the first step that is the model; later, only what is frozen, where that changed.
+        Later steps send nothing unless what is frozen here has changed.
         """
+        # Only the first step compares the whole model.
         if self._first_step is not None:
             is_changed = self._first_step.check(
                 self._model, self.workers_differ, self.num_steps, self._in_step()
@@ -356,6 +359,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 self.reanchor()
         self._say_writes()
         frozen = [replica.flat.frozen for replica in self.replicas]
+        # The usual step ends here, and has sent nothing.
         if frozen == self._frozen:
             return
         if are_apart(self.collectives):
@@ -393,7 +397,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._reducer.drop()
 
     def _adopt_moved(self) -> None:
-        """Take back parameters that someone moved, or raise RuntimeError where that cannot be."""
+        """Move parameters that a script moved back into the flat vector; RuntimeError if impossible."""
         for replica in self.replicas:
             if replica.flat.moved():
                 self._drop_early()
@@ -413,7 +417,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 "not depend on when one came; add it at the start, frozen (requires_grad_(False)) "
                 "until it is to be trained"
             )
-        # All that is made below is put in place of these, or these are put back.
+        # What is made below replaces these attributes. After an error they are put back.
         before = dict(self.__dict__)
         first_step = self._first_step
         groups = list(self.param_groups)
@@ -422,7 +426,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             _check_groups(self)
             self._build()
         except Exception:
-            # Its hooks would keep the vectors that are given up here.
+            # Its hooks would keep the new vectors alive.
             if self._first_step is not None and self._first_step is not first_step:
                 self._first_step.close()
             self.__dict__ = before
@@ -433,20 +437,18 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @torch.no_grad()
     def reanchor(self) -> None:
-        """Begin anew from worker 0's parameters, which go to all.
+        """Restart from worker 0's parameters, which are sent to all workers.
 
-        Call it where other weights were loaded meanwhile.
-
-        Anchors and estimates of parameters become these, and what was not sent yet or has not
-        arrived is forgotten; all else stays. All workers must call it. The first step does so where
-        parameters were changed since the optimiser was made.
+        Call it on all workers after other weights were loaded. Anchors and estimates of parameters
+        become these parameters. Unsent errors and messages under way are dropped. Everything else
+        stays. The first step does this by itself if parameters changed since the optimiser was made.
         """
         _refuse_inside_consensus(self._shows_average, "reanchor()")
         check_parameters(self._model, _tensors(self.replicas))
         self._adopt_moved()
         self._reducer.drop()
         self._watch.begin_anew()
-        # What is under way cannot be taken back: it arrives, and is then forgotten.
+        # A message under way cannot be cancelled: it arrives, and is then forgotten.
         for replica in self.replicas:
             self._settle(replica)
         if self.collectives.world_size > 1:
@@ -456,7 +458,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._num_writes = None
 
     def _in_step(self) -> dict[str, object]:
-        """Return what workers must have in common whenever they meet, as far as the host knows it."""
+        """Return what must be equal on all workers whenever they meet, as far as the host knows it."""
         return in_step(
             self.num_steps,
             self.param_groups,
@@ -503,11 +505,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             others += [*module.parameters(), *module.buffers()]
         if model is not None:
             others += model.buffers()
-        # Once each: a model and its averages may share tensors, and may hold the optimiser's.
+        # Each tensor once: a model and its averages may share some, and may hold the optimiser's.
         held = set(map(id, tensors))
         unique = {id(tensor): tensor for tensor in others if id(tensor) not in held}
         parameters = [replica.flat.parameters for replica in self.replicas]
-        # One may be inside another, and the outer one goes on when the inner ends.
+        # Contexts may be nested: the outer one goes on when the inner one ends.
         was_inside = self._shows_average
         self._shows_average = True
         try:
@@ -518,31 +520,31 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @property
     def traffic(self) -> Traffic:
-        """The exact payload bits and collectives of this worker so far, by purpose.
+        """Exact payload bits and collectives of this worker so far, by purpose.
 
-        Waits for a message that is under way.
+        Reading it waits for messages under way, which are counted when they have arrived.
         """
-        # A message under way is counted when it has arrived.
         for replica in self.replicas:
             self._settle(replica)
         return self.collectives.traffic
 
     @property
     def error(self) -> Tensor | None:
-        """The errors at this end, of shape (local workers, d), where the method keeps them."""
+        """Errors of the local workers, of shape (local workers, d); None if the method keeps none."""
         errors = []
         for replica in self.replicas:
             if "error" in replica.buffers:
                 errors.append(replica.buffers["error"])
         if not errors:
             return None
+        # The buffer itself, not a copy, if there is one dtype.
         if len(errors) == 1:
             return errors[0]
         return torch.cat(errors, dim=1)
 
     def memory_in_parameters(self) -> float:
         """Return the size of a worker's state, parameters and gradients aside, in parameters' sizes."""
-        held = state = 0
+        held = state = 0  # bytes of one worker
         for replica in self.replicas:
             held += replica.flat.parameters[0].nbytes
             state += sum(buffer[0].nbytes for buffer in replica.buffers.values())
@@ -578,11 +580,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return total
 
     def early_messages(self, step: int) -> list[EarlyMessage]:
-        """Return the messages of step number `step` that may be sent early.
+        """Return the messages of step number `step` that may be sent during the backward pass.
 
-        They need some tensors' gradients only.
+        They need the gradients of some tensors only.
         """
-        # Of the type of most numbers alone: the other types' collectives do not overlap.
+        # Only the dtype of most numbers overlaps; see `_replica`.
         first = self.replicas[0]
         return early_messages(self.stages(first), step, first.flat, first.draw, first.float_bits)
 
@@ -593,6 +595,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         where it depends on what was drawn or trained; where messages are rounded, as each worker
         keeps what rounding took; and by default among neighbours.
         """
+        # All start from worker 0's parameters.
         if num_steps == 0 or not self.workers_differ:
             return True
         stages = self.stages(self.replicas[0])
@@ -603,9 +606,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     @classmethod
     def at_ratio(cls, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
-        """Return settings at which SGD sends `ratio` times as much in the long run.
-
-        They are for the constructor.
+        """Return settings for the constructor at which SGD sends `ratio` times as much in the long run.
 
         Args:
             params: the model's parameters; needed where what is sent depends on their shapes.
@@ -646,6 +647,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         FROM_2_UP.check(f"{self.name}: world_size", world_size)
         stages = [stage for replica in self.replicas for stage in self.stages(replica)]
         has_neighbours = any(stage.neighbours is not None for stage in stages)
+        # A ring of two has one neighbour, and "exponential" has more with more workers.
         if has_neighbours and world_size != self.collectives.world_size:
             raise ValueError(
                 f"{self.name}: how many neighbours a worker has depends on the number of workers, "
@@ -689,7 +691,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         _refuse_inside_consensus(self._shows_average, "a state")
         check_parameters(self._model, _tensors(self.replicas))
         self._adopt_moved()
-        # A message under way cannot be saved, and what it says once it has arrived can.
+        # A message under way cannot be saved; wait for it, and save its content.
         for replica in self.replicas:
             self._settle(replica)
         first, *others = self.replicas
@@ -697,7 +699,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if others:
             flat[OTHER_TYPES] = {str(replica.dtype): replica.state() for replica in others}
         state = super().state_dict()
-        # In a group, as torch.distributed.checkpoint keeps these, and nothing beside them.
+        # In a group: torch.distributed.checkpoint keeps groups, and no other keys of a state.
         state["param_groups"][0]["flat"] = flat
         return state
 
@@ -711,17 +713,17 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         """
         _refuse_inside_consensus(self._shows_average, "load_state_dict()")
         groups = [dict(group) for group in state_dict.get("param_groups", [{}])]
-        # Out of the groups, of which torch makes deep copies: these would be of all vectors.
+        # Removed from the groups, which torch copies deeply, vectors included.
         flat = dict(groups[0].pop("flat", None) or state_dict.get("flat", {}))
         others = flat.pop(OTHER_TYPES, {})
         names = [str(replica.dtype) for replica in self.replicas[1:]]
         if list(others) != names:
             raise ValueError(
-                f"this state does not fit {self.name}: beside most parameters it has some of "
-                f"{list(others)}, this has of {names}"
+                f"this state does not fit {self.name}: the parameters of its other dtypes are of "
+                f"{list(others)}, here of {names}; load the state of the same model"
             )
         states = [flat, *others.values()]
-        # All are checked before the first is restored: a state that does not fit changes nothing.
+        # Check all before restoring any: a state that does not fit changes nothing.
         for replica, state in zip(self.replicas, states, strict=True):
             replica.check_state(state)
         self._adopt_moved()
@@ -735,8 +737,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if self._first_step is not None:
             self._first_step.was_loaded = True
         for replica, state in zip(self.replicas, states, strict=True):
-            # First, since what is under way would else be written into the restored state when it
-            # arrives.
+            # First, or a message under way would be written into the restored state on arrival.
             self._settle(replica)
             replica.restore(state)
 
@@ -784,6 +785,7 @@ def _replica(optimizer: DistributedOptimizer, dtype: torch.dtype, first: torch.d
     seed = optimizer.seed
     if dtype != first:
         collectives = collectives.without_overlap()
+        # Independent of the first dtype's draws, and equal on all workers.
         seed = Draw(seed, 0, str(dtype)).key()
     return Replica(
         optimizer,
@@ -800,6 +802,7 @@ def _check_compressors(optimizer: DistributedOptimizer, replica: Replica) -> Non
     """Raise ValueError where a compressor that was given cannot work."""
     for key, setting in optimizer.declared.items():
         value = getattr(optimizer, key)
+        # An optional compressor may be None.
         is_left_out = value is None and setting.admits(type(None))
         if setting.admits(Compressor) and not is_left_out:
             replica.check_compressor(key, value)
@@ -815,7 +818,7 @@ def _make_equal(optimizer: DistributedOptimizer) -> None:
 
 
 def _send_first_workers(optimizer: DistributedOptimizer) -> None:
-    """Send worker 0's parameters to all, and what the model has beside them."""
+    """Send worker 0's parameters to all workers, and the rest of the model."""
     model = optimizer._model
     for replica in optimizer.replicas:
         equalise_(optimizer.collectives, replica.flat, optimizer.param_groups, model)
@@ -824,7 +827,7 @@ def _send_first_workers(optimizer: DistributedOptimizer) -> None:
 
 
 def _compare_optimizers(optimizer: DistributedOptimizer) -> None:
-    """Compare what workers must have in common: what is trained, with which numbers and settings."""
+    """Compare parameters, numbers and settings, which must be equal on all workers."""
     collectives = optimizer.collectives
     groups = optimizer.param_groups
     first, *others = optimizer.replicas
@@ -866,6 +869,7 @@ def _agree_to_leave_out(optimizer: DistributedOptimizer) -> bool:
     and `grad_scale`, by which they were multiplied, None where they no longer are.
     """
     found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+    # No GradScaler.
     if found_inf is None:
         return optimizer.skip_nonfinite and _anyone_not_finite(optimizer)
     optimizer._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
@@ -873,6 +877,7 @@ def _agree_to_leave_out(optimizer: DistributedOptimizer) -> bool:
     # The scaler looks at all rows of stacked workers at once, and a collective wants a row of each.
     flags = found_inf.detach().float().reshape(1, 1).repeat(num_workers, 1)
     optimizer.collectives.all_reduce_sum_(flags, Purpose.CONTROL)
+    # The one wait for a GPU in a step, as fp16 needs it.
     if flags[0].item() > 0:
         return True
     scale: Tensor | None = getattr(optimizer, "grad_scale", None)
@@ -883,9 +888,9 @@ def _agree_to_leave_out(optimizer: DistributedOptimizer) -> bool:
 
 
 def _anyone_not_finite(optimizer: DistributedOptimizer) -> bool:
-    """Return whether any worker's gradients are not finite, and warn of whose."""
+    """Return whether any worker's gradients are not finite, and warn which worker's."""
     rows = [rows_not_finite(replica.flat.gradients) for replica in optimizer.replicas]
-    flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)
+    flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)  # (local workers, 1)
     if len(flags) < optimizer.collectives.world_size:
         # As all wait for this message anyway, it also says whether they are in step.
         fields = optimizer._in_step()
@@ -913,8 +918,8 @@ def _tensors(replicas: Sequence[Replica]) -> list[Tensor]:
 
 
 def _num_writes(replicas: Sequence[Replica]) -> int:
-    """Return how often others than the optimiser have written parameters in place."""
-    # The optimiser writes the flat vectors, of whose writes their views as parameters know nothing.
+    """Return how often a script has written parameters in place."""
+    # The optimiser writes the flat vectors, which does not raise the versions of their views.
     return sum(map(operator.attrgetter("_version"), _tensors(replicas)))
 
 

@@ -122,11 +122,11 @@ class EarlyMeans:
         return True, rest
 
     def drop(self) -> list[int]:
-        """Forget what was begun, once it is done; returns the messages' bits."""
+        """Wait for the messages that were begun, forget them, and return their bits."""
         waiting = [wait for _, wait in self._begun.values()]
         self._begun = {}
         bits = []
-        # A collective that other workers have joined cannot be taken back, only waited for.
+        # A collective that other workers have joined cannot be cancelled, only waited for.
         for wait in waiting:
             mean, _ = wait()
             bits.append(8 * mean.element_size() * mean.numel())
@@ -193,7 +193,7 @@ class Reducer:
         # A pass that another follows has not the whole gradient to send.
         if self._paused:
             return
-        # The payload is read from the vector, and autograd may have put a tensor beside it.
+        # The payload is read from the vector, and autograd may have made a gradient outside it.
         self._flat.collect_gradient(number)
         waiting = self._listed()
         self._finished.add(number)

@@ -237,8 +237,8 @@ def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
             dist.get_process_group_ranks(parent),
             timeout=getattr(getattr(end, "options", None), "_timeout", None),
             backend=backend,
-            # Of a part of the workers the others do not call this, and torch would else wait for
-            # them.
+            # In a group of some workers only, the others do not call this; torch would wait for
+            # them otherwise.
             use_local_synchronization=group is not None,
         )
     assert isinstance(twin, dist.ProcessGroup)

@@ -1,4 +1,4 @@
-"""The parameters of one type, what a method holds beside them, and the parts of its steps."""
+"""`Replica`: the parameters of one dtype, a method's state, and the operations of a step."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,19 +34,20 @@ DROPPED_UNTIL = "dropped_until"
 
 
 class Replica:
-    """The replicas that the workers at this end have of the parameters of one type.
+    """The local workers' copies of the parameters of one dtype, and the operations of a step.
 
-    An optimiser has one for each type of its parameters. Vectors are of shape (local workers, d).
+    An optimiser has one for each dtype of its parameters. Vectors have shape (local workers, d): a
+    process has one row, stacked workers have all.
 
     Args:
-        method: the optimiser, whose groups and numbers are looked at when they are needed.
-        groups: the parameters of this type in each of the optimiser's groups.
-        collectives: how the workers talk about them.
-        seed: where the randomness that the workers share begins.
-        communication_dtype: type of numbers in messages; None for the parameters' own.
-        watch: says so where what is sent is not finite.
-        is_first: whether this type has the most numbers. For the others a compressor that does not
-            fit so few numbers is replaced by Identity; for the first that is an error.
+        method: the optimiser, whose groups and numbers are read when they are needed.
+        groups: the parameters of this dtype in each of the optimiser's groups.
+        collectives: how the workers communicate.
+        seed: seed of the randomness that the workers share.
+        communication_dtype: dtype of numbers in messages; None for the parameters' own.
+        watch: reports messages that are not finite.
+        is_first: whether this dtype has the most numbers. For the other dtypes, a compressor that
+            does not fit so few numbers is replaced by Identity; for the first it is an error.
     """
 
     def __init__(
@@ -73,29 +74,29 @@ class Replica:
         """Bits of a number in a message, in the closed forms."""
         self.sending = Sending(collectives, communication_dtype, watch)
         self.buffers: dict[str, Tensor] = {}
-        """The state, of shape (local workers, d), by name."""
+        """The method's state by name, each of shape (local workers, d)."""
         self.common: dict[str, Tensor] = {}
-        """What all workers have in common of it, of any shape."""
+        """The part of the state that is equal on all workers, by name, of any shape."""
         self.under_way = deque[tuple[int, Callable[[], Exchanged]]]()
-        """Messages that were begun for later steps: in which step, and what waits for them."""
+        """Messages begun for later steps: the step that began each, and a function that waits."""
         self.dropped_until = 0
-        """The last step of whose messages none may arrive any more."""
+        """Messages begun up to this step are dropped when they arrive."""
         self.loaded: Tensor | None = None
-        """Parameters that a state put there, until the next step."""
+        """Parameters from a loaded state, until the next step."""
         self._anchors: list[Tensor] = []
-        """Those of the buffers that began as the parameters."""
+        """Buffers that began as copies of the parameters."""
+        # What `fitted` returned, by what it was asked for.
         self._fitted: dict[Compressor, Compressor] = {}
         self.local = LOCAL_STEPS[method.local_step](self.flat, self.buffers)
-        # Asked for once, so that the state is complete before the first step.
+        # Makes them, so that the state is complete before the first step.
         self.local.buffers(method.param_groups)
 
     # The state.
 
     def new_buffer(self, key: str, like: Tensor | None = None) -> Tensor:
-        """Return zeros of shape (local workers, d), or a copy of `like`, that belong to the state.
+        """Return zeros of shape (local workers, d), or a copy of `like`, saved with the state.
 
-        A copy of the parameters is an anchor: it becomes other parameters where these begin anew,
-        as in `reanchor`.
+        A copy of the parameters is an anchor: `reanchor` sets it to the new parameters.
         """
         buffer = self.flat.new_buffer() if like is None else like.clone()
         self.buffers[key] = buffer
@@ -104,47 +105,47 @@ class Replica:
         return buffer
 
     def new_common(self, key: str, values: Tensor) -> Tensor:
-        """Return a copy of `values`, which are of any shape, that belongs to the state.
-
-        It is the same on all workers.
-        """
+        """Return a copy of `values`, of any shape and equal on all workers, saved with the state."""
         self.common[key] = values.to(self.flat.parameters, copy=True)
         return self.common[key]
 
     def begin_anew(self) -> None:
-        """Set anchors to the parameters, and forget what was not sent yet or has not arrived."""
-        # Of other buffers some were trained, such as momentum, and stay.
+        """Set anchors to the parameters, and drop unsent errors and messages under way."""
+        # Other buffers, such as momentum, stay.
         for anchor in self._anchors:
             anchor.copy_(self.flat.parameters)
         for key in self.buffers.keys() & set(UNSENT):
             self.buffers[key].zero_()
-        # What was sent up to now says nothing of these parameters, whenever it arrives.
+        # Messages sent up to now are about the old parameters, whenever they arrive.
         self.dropped_until = self._method.num_steps
         self.loaded = None
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What was chosen for the method, by name: settings, type of messages, local step."""
+        """The method's settings, dtype of messages and local step, by name."""
         chosen = {**self._method.settings, "communication_dtype": self.communication_dtype}
+        # Left out for SGD, as in states from before there were other local steps.
         if self._method.local_step != "sgd":
             chosen["local_step"] = self._method.local_step
         return chosen
 
     def state(self) -> dict[str, Any]:
-        """Return what is saved for the parameters of this type."""
+        """Return the state to save for the parameters of this dtype."""
         method = self._method
         state = {
             "method": method.name,
             "num_steps": method.num_steps,
             "seed": self.seed,
-            # None where every worker's state is the same, so that any may take it up.
+            # None where every worker has the same state, which any worker may load.
             "rank": None,
             "world_size": None,
             "settings": described(self.chosen),
         }
+        # A worker's own state fits that worker only.
         if not method.state_is_common:
             state["rank"] = self.collectives.rank
             state["world_size"] = self.collectives.world_size
+        # Where workers agree, the model's own checkpoint has the parameters.
         if method.workers_differ:
             state["parameters"] = self.flat.parameters
         if self.dropped_until:
@@ -153,34 +154,34 @@ class Replica:
         return state | self.buffers | self.common | self.local.counts()
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Raise ValueError where a saved state does not fit."""
+        """Raise ValueError if a saved state does not fit."""
         declared = self._method.declared.items()
         defaults = {key: setting.default for key, setting in declared if not setting.is_required}
         check_state(state, self.state(), defaults, tuple(self.flat.parameters.shape))
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state that fits."""
+        """Load a saved state that fits."""
         self.seed = state["seed"]
         self.local.restore(state)
-        # A schedule had switched it on.
+        # A learning-rate schedule that cycles momentum had switched it on before the save.
         if "momentum" in state and "momentum" not in self.buffers:
             self.new_buffer("momentum")
         for key, buffer in (self.buffers | self.common).items():
             if key in state:
                 buffer.copy_(state[key])
             else:
-                # It is momentum, which alone may be missing: the saved run had none yet.
+                # Only momentum may be missing: the saved run had none yet.
                 buffer.zero_()
         self.dropped_until = state.get(DROPPED_UNTIL, 0)
         if "parameters" in state:
             self.flat.parameters.copy_(state["parameters"])
-            # To see at the next step whether a script has put others in their place.
+            # To see at the next step whether a script has replaced them.
             self.loaded = self.flat.parameters.clone()
 
     # What a worker does alone.
 
     def local_step_(self, target: Tensor | None = None) -> None:
-        """Do x <- x - p, p being what the local optimiser would subtract; or target <- target + p."""
+        """Do x <- x - p, where p is the local optimiser's update; or target <- target + p."""
         self.local.apply_(self._method.param_groups, target)
 
     def after_local_step(self, support: Windows, target: Tensor | None = None) -> Tensor:
@@ -188,7 +189,7 @@ class Replica:
         return self.local.after(self._method.param_groups, support, target)
 
     def draw(self, step: int, purpose: Purpose) -> Draw:
-        """Return the randomness of this step and purpose, which all workers share."""
+        """Return the draw of this step and purpose, equal on all workers."""
         return Draw(self.seed, step, purpose.value)
 
     # What workers send.
@@ -196,7 +197,7 @@ class Replica:
     def exchange(
         self, vector: Tensor, compressor: Compressor, step: int, purpose: Purpose
     ) -> Exchanged:
-        """Send C(vector) to all workers and average it; see `Sending`."""
+        """Send C(vector) to all workers, and return what was sent and its mean; see `Exchanged`."""
         return self.sending.exchange(
             vector, self.fitted(compressor), self.flat.layout, self.draw(step, purpose), purpose
         )
@@ -204,7 +205,7 @@ class Replica:
     def mix(
         self, vector: Tensor, compressor: Compressor, mixing: Mixing, step: int, purpose: Purpose
     ) -> Mixed:
-        """Send C(vector) to neighbours and mix in what they send; see `Sending`."""
+        """Send C(vector) to neighbours, and return what was sent and their pull; see `Mixed`."""
         return self.sending.mix(
             vector,
             self.fitted(compressor),
@@ -215,7 +216,7 @@ class Replica:
         )
 
     def average(self, payload: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor]:
-        """Return what of `payload` was sent, and its mean over workers; see `Sending`."""
+        """Average `payload`; return what was sent of it after rounding, and the mean; see `Sending`."""
         return self.sending.average(payload, purpose)
 
     def average_in_place_(self, vector: Tensor, purpose: Purpose) -> None:
@@ -234,15 +235,16 @@ class Replica:
     # Compressors, and what their messages cost.
 
     def fitted(self, compressor: Compressor) -> Compressor:
-        """Return the compressor that is really used where this one was asked for.
+        """Return the compressor that is used in place of this one.
 
-        An unbiased one under error feedback is scaled by 1 / (1 + omega), else the error could
-        grow. For types other than the first, one that does not fit is replaced by Identity.
+        Under error feedback an unbiased compressor of variance omega is scaled by 1 / (1 + omega);
+        otherwise the error could grow. In dtypes other than the first, a compressor that does not
+        fit is replaced by Identity.
 
         Raises:
             ValueError: it cannot work on this model.
         """
-        # Worked out once, since every step asks.
+        # Computed once, since every step asks.
         if compressor not in self._fitted:
             self._fitted[compressor] = self._fit(compressor)
         return self._fitted[compressor]
@@ -254,8 +256,9 @@ class Replica:
         except ValueError:
             if self._is_first:
                 raise
-            # An error would refuse the whole model for the sake of a type of few numbers.
+            # An error here would refuse the whole model because of a dtype of few numbers.
             return Identity()
+        # Without feedback nothing accumulates, so an unbiased compressor stays as it is.
         if isinstance(compressor, Gathered) and not self._method.drop_rest:
             omega = compressor.variance(layout)
             if omega:
@@ -263,7 +266,7 @@ class Replica:
         return compressor
 
     def check_compressor(self, setting: str, compressor: object) -> None:
-        """Raise ValueError, which names the setting, where a compressor cannot work here."""
+        """Raise ValueError, naming the setting, if a compressor cannot work on this model."""
         where = f"{self._method.name}: {setting}"
         if not isinstance(compressor, Compressor):
             raise ValueError(f"{where}: it must be a compressor, not {compressor!r}")
@@ -278,21 +281,22 @@ class Replica:
             raise ValueError(f"{where}: {error}") from None
 
     def cost(self, stage: Stage, steps: range) -> Entry:
-        """Return what one worker sends at these steps; on a meta model, for plans, the mean of draws."""
+        """Return what one worker sends at these steps; on a meta model the mean over draws."""
         layout = stage.layout or self.flat.layout
-        # A meta model stands for a plan, which must not depend on a seed.
+        # A meta model stands for a plan, whose bits must not depend on a seed.
         draw: Callable[[int], Draw] | None = None
         if not self.flat.parameters.is_meta:
             draw = lambda step: self.draw(step, stage.purpose)  # noqa: E731
         entry = self.fitted(stage.compressor).cost(layout, draw, steps, self.float_bits)
+        # Averaged over all workers: one message each.
         if stage.neighbours is None:
             return entry
         bits = entry.bits * stage.neighbours
-        # With no neighbours, as for a worker alone, no collective takes place.
+        # A worker without neighbours takes part in no collective.
         num_collectives = entry.collectives if stage.neighbours else 0
         return Entry(bits, num_collectives, neighbour_bits=bits)
 
 
 def described(chosen: dict[str, Any]) -> dict[str, str]:
-    """Return, in words, what workers and saved states must have in common of what was chosen."""
+    """Return settings as texts, to compare between workers and with saved states."""
     return {key: repr(value) for key, value in chosen.items()}

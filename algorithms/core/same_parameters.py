@@ -1,8 +1,8 @@
-"""Whether all workers hold the same parameters in the same order.
+"""Checks that all workers hold the same parameters in the same order.
 
-Names and shapes are compared and, since not every script gives names, the values that workers begin
-with. Not seen is another order of parameters of one shape and type that have no names, on a worker
-that begins with values of its own.
+Names and shapes are compared, and initial values, since not every script gives names. One case is
+not seen: another order of unnamed parameters of one shape and dtype, on a worker that begins with
+values of its own.
 """
 
 from collections import defaultdict
@@ -20,17 +20,17 @@ from cser_bench.algorithms.core.traffic import Purpose
 REMEDY = "give all workers the same model, and its parameters in the same order and groups"
 
 Groups = Sequence[Mapping[str, Any]]
-"""An optimiser's, as torch has them."""
+"""Parameter groups of an optimiser, as torch has them."""
 
 
 def parameters_in_words(
     flats: Sequence[FlatBuffers], groups: Groups, model: nn.Module | None
 ) -> dict[str, str]:
-    """Return what workers must have in common of parameters, first of all and then of each.
+    """Return texts that must be equal on all workers: a summary of the parameters, then each one.
 
     Args:
-        flats: the parameters of each type.
-        model: knows their names, as groups do that were given by `named_parameters()`.
+        flats: the parameters of each dtype.
+        model: the source of their names; groups given by `named_parameters()` have them too.
     """
     names = _names(groups, model)
     group_of: dict[int, int] = {}
@@ -50,7 +50,7 @@ def parameters_in_words(
 
 
 def rest_in_words(model: nn.Module | None, groups: Groups) -> dict[str, str]:
-    """Return what workers must have in common of what the model has beside the groups."""
+    """Return texts that must be equal on all workers, of the model's frozen parameters and buffers."""
     rest = list(rest_of(model, groups))
     fields = {"rest of the model": "no model is given"}
     if model is not None:
@@ -63,10 +63,7 @@ def rest_in_words(model: nn.Module | None, groups: Groups) -> dict[str, str]:
 
 
 def rest_of(model: nn.Module | None, groups: Groups) -> Iterator[tuple[str, Tensor]]:
-    """Yield what the model, if given, has beside the groups, with names.
-
-    Frozen parameters and buffers.
-    """
+    """Yield the model's tensors that are in no group, with names: frozen parameters and buffers."""
     if model is None:
         return
     known = {id(parameter) for group in groups for parameter in group["params"]}
@@ -79,15 +76,16 @@ def check_order(collectives: Collectives, flats: Sequence[FlatBuffers]) -> None:
     """Compare the values that workers begin with, parameter by parameter.
 
     Raises:
-        ValueError: on every worker, where parameters of one shape and type have on one of them the
-            values that others of them have on worker 0; the message names one.
+        ValueError: on every worker, if some worker has the initial values of worker 0's parameters
+            in other parameters of the same shape and dtype; the message names one.
     """
     # On a meta device and in torch's fake mode there are no values.
     if flats[0].parameters.is_meta or type(flats[0].parameters) is not Tensor:
         return
-    sums = torch.cat([flat.bit_sums(flat.parameters) for flat in flats], dim=1)
+    sums = torch.cat([flat.bit_sums(flat.parameters) for flat in flats], dim=1)  # (1, tensors)
     first, *others = collectives.all_gather(sums, Purpose.CONTROL).tolist()
     names: list[str] = []
+    # Only parameters of one dtype and shape can be taken for each other.
     alike: dict[object, list[int]] = defaultdict(list)
     for flat in flats:
         for number, window in enumerate(flat.layout.tensors):
@@ -107,15 +105,15 @@ def check_order(collectives: Collectives, flats: Sequence[FlatBuffers]) -> None:
 
 
 def _exchanged(places: Sequence[int], first: Sequence[int], own: Sequence[int]) -> list[int]:
-    """Return the places among which a worker's own values are worker 0's in another order.
+    """Return the places at which a worker has worker 0's values in another order.
 
     Args:
-        places: of parameters of one shape, in what each of the two workers has.
+        places: places of parameters of one shape, in `first` and in `own`.
     """
     left = [place for place in places if own[place] != first[place]]
     num_left = len(places) + 1
-    # Until nothing is left, or a round trip: a layer that begins as the next one of worker 0, as
-    # by seeds of rank + layer, is in its place all the same.
+    # Until nothing is left, or only a cycle. A chain is no exchange: with seeds of rank + layer,
+    # each layer begins as worker 0's next one, and is in its place all the same.
     while len(left) < num_left:
         num_left = len(left)
         common = {own[place] for place in left} & {first[place] for place in left}
@@ -124,12 +122,12 @@ def _exchanged(places: Sequence[int], first: Sequence[int], own: Sequence[int]) 
 
 
 def _names(groups: Groups, model: nn.Module | None) -> dict[int, str]:
-    """Return the names that are known, by the parameters' identities."""
+    """Return known names of parameters, by the parameters' identities."""
     names: dict[int, str] = {}
     for group in groups:
         given = group.get("param_names", ())
         names |= zip(map(id, group["params"]), given, strict=False)
-    # The model's in place of those given, which may be names in a part of it.
+    # The model's names win: those in groups may be relative to a part of it.
     if model is not None:
         names |= {id(parameter): name for name, parameter in model.named_parameters()}
     return names

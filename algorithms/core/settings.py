@@ -1,7 +1,4 @@
-"""What a method is given.
-
-The numbers of its parameter groups, the settings of its own, and their checks.
-"""
+"""Arguments of a method: the numbers of its parameter groups, its own settings, and their checks."""
 
 import difflib
 import inspect
@@ -16,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_
 LocalStepName = Literal["sgd", "adamw", "muon"]
 
 REQUIRED = inspect.Parameter.empty
-"""The default of what must be given."""
+"""Default of an argument that must be given."""
 
 _ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 # As torch.optim has them, but for AdamW's weight decay, which is 0.01 there.
@@ -38,8 +35,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 _NOT_TAKEN: dict[str, Any] = {"dampening": 0, "nesterov": True, "fused": True} | dict.fromkeys(
     ("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False
 )
-"""Options of torch.optim.SGD and AdamW that are not taken, with the value that says what is done
-anyway."""
+"""Options of torch.optim.SGD and AdamW that are not taken, with the value that is right anyway."""
 _OTHER_RULES = {
     "momentum_decay": "NAdam",
     "rho": "Adadelta",
@@ -50,7 +46,7 @@ _OTHER_RULES = {
     "beta2_decay": "Adafactor",
     "ns_steps": "Muon",
 }
-"""Whose groups they are, by an option that only that optimiser of torch.optim has."""
+"""Optimisers of torch.optim whose groups are refused, by an option that only they have."""
 _DONE = {
     "sgd": "with Nesterov's momentum",
     "adamw": "with Adam's two moments",
@@ -62,12 +58,11 @@ _DONE = {
 
 
 def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of groups that do not say otherwise.
-
-    Those of its local step, `given` or by default.
+    """Return default hyperparameters for parameter groups: those given, or the local step's.
 
     Args:
-        method: the optimiser. One that is called otherwise without momentum has some by default.
+        method: the optimiser. If it has another name without momentum, its momentum is 0.9 by
+            default.
         given: all numbers; None where the user gave none.
 
     Raises:
@@ -86,6 +81,7 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             "local_step out"
         )
     chosen = {key: value for key, value in given.items() if value is not None}
+    # Before the defaults are added, as these belong to the local step.
     _refuse_foreign(name, chosen, local_step)
     usual = dict(NUMBERS[local_step])
     if local_step == "sgd" and without_momentum is not None:
@@ -93,13 +89,14 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = usual | chosen
     if local_step == "sgd":
         check_has_momentum(method, [chosen])
+    # Groups of embeddings and the output say False; see `muon_groups`.
     if local_step == "muon":
         chosen["muon"] = True
     return chosen
 
 
 def check_has_momentum(method: Any, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ValueError where a method that has momentum in its name would have none at all."""
+    """Raise ValueError if all groups have momentum 0, where the method without it has another name."""
     has_none = all(group["momentum"] == 0 for group in groups)
     if has_none and method.without_momentum is not None:
         raise ValueError(
@@ -119,10 +116,7 @@ def _refuse_foreign(where: str, given: Iterable[str], local_step: str) -> None:
 
 
 def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
-    """Raise ValueError where a group's number is out of range.
-
-    Its learning rate, say, or its momentum.
-    """
+    """Raise ValueError if a group's number is out of range, such as its learning rate or momentum."""
     for group in groups:
         for key, (sentence, holds) in _RANGES.items():
             if key in group and not holds(group[key]):
@@ -130,13 +124,14 @@ def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
 
 
 def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -> None:
-    """Raise ValueError where a group asks for something that these optimisers do not do."""
+    """Raise ValueError if a group has an option that these optimisers do not have."""
     for number, group in enumerate(groups):
         _refuse_other_rules(number, group)
         _refuse_foreign(f"group {number}", group, local_step)
         for key in NUMBERS[local_step]:
             value = group[key]
             numbers = [value]
+            # A pair; all other numbers are one.
             if key == "betas":
                 if not (isinstance(value, tuple | list) and len(value) == 2):
                     raise ValueError(f"group {number}: betas must be two numbers, not {value!r}")
@@ -146,11 +141,10 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
         check_numbers([group])
         _refuse_added_decay(number, group)
         for key, done in _NOT_TAKEN.items():
-            # torch.optim.SGD's groups always say whether it is Nesterov's, and without momentum it
-            # is neither.
+            # torch.optim.SGD's groups always have `nesterov`; without momentum it says nothing.
             if key == "nesterov" and group.get("momentum") == 0:
                 continue
-            # torch's own groups have None where it is left to torch whether to fuse, say.
+            # None in torch's own groups leaves a choice to torch, such as whether to fuse.
             if group.get(key, done) not in (done, None):
                 raise ValueError(
                     f"group {number}: {key} = {group[key]!r} is an option of torch.optim that "
@@ -165,10 +159,10 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
 
 
 def _refuse_other_rules(number: int, group: Mapping[str, Any]) -> None:
-    """Raise ValueError where a group is of an optimiser that steps by another rule than these."""
+    """Raise ValueError if a group comes from an optimiser with another update rule."""
     rule = next((rule for key, rule in _OTHER_RULES.items() if key in group), None)
-    # Adam's and AdamW's have `amsgrad`; of the others with betas and `foreach` these have no option
-    # of their own.
+    # RAdam and Adamax have no option of their own. They have betas and `foreach`, but not the
+    # `amsgrad` of Adam and AdamW.
     if rule is None and {"betas", "foreach"} <= group.keys() and "amsgrad" not in group:
         rule = "RAdam or Adamax"
     if rule is not None:
@@ -180,8 +174,8 @@ def _refuse_other_rules(number: int, group: Mapping[str, Any]) -> None:
 
 
 def _refuse_added_decay(number: int, group: Mapping[str, Any]) -> None:
-    """Raise ValueError where a group is of torch.optim.Adam with weight decay, which is not AdamW's."""
-    # Groups of torch 2.6 do not say it.
+    """Raise ValueError if a group comes from torch.optim.Adam with weight decay, unlike AdamW's."""
+    # Groups of torch 2.6 do not have this key.
     adds_decay = group.get("decoupled_weight_decay") is False
     if adds_decay and group["weight_decay"] != 0:
         raise ValueError(
@@ -192,9 +186,9 @@ def _refuse_added_decay(number: int, group: Mapping[str, Any]) -> None:
 
 
 def check_no_settings(groups: Iterable[Mapping[str, Any]], settings: Collection[str]) -> None:
-    """Raise ValueError where a group holds a setting of the whole optimiser, of these names.
+    """Raise ValueError if a group holds one of these settings of the whole optimiser.
 
-    There it would change nothing. `ZeroRedundancyOptimizer` puts all settings there.
+    In a group it would have no effect. `ZeroRedundancyOptimizer` puts all settings there.
     """
     for number, group in enumerate(groups):
         for key in group:
@@ -215,9 +209,11 @@ def _is_plain_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may be.
+    """The range of a setting.
 
-    The words after "must", and whether a number is one of them.
+    Attributes:
+        words: what an error says after "must".
+        holds: whether a number is in the range.
     """
 
     words: str
@@ -244,26 +240,23 @@ Share = Annotated[float, Range("lie in [0, 1]", lambda value: 0 <= value <= 1)]
 
 @dataclass(frozen=True)
 class Fixed:
-    """What `fixed` leaves in a class."""
+    """The value that `fixed` leaves in a class."""
 
     value: Any
 
 
 def fixed(value: Any, *, init: Literal[False] = False) -> Any:
-    """Declare, in a method's class, that a setting which it inherits is always this."""
+    """Fix an inherited setting to a value, in a method's class."""
     return Fixed(value)
 
 
 def argument(*, kw_only: bool = True) -> Any:
-    """Declare, for type checkers, an argument of all methods that need not be given by name."""
+    """Declare an argument of all methods, for type checkers."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a method.
-
-    Its type, its default, and the range that goes with the type, if any.
-    """
+    """A setting of a method or compressor: its type, default, and the range of its type, if any."""
 
     declared: Any
     default: Any
@@ -282,7 +275,7 @@ class Setting:
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError where a number is out of range, or a value is not listed."""
         choices = get_args(self.declared)
-        # True equals 1, which may be one of the choices, and would pass for it.
+        # True == 1, so it would pass if 1 is among the choices.
         if get_origin(self.declared) is Literal and (
             isinstance(value, bool) or value not in choices
         ):
@@ -294,17 +287,15 @@ class Setting:
 def declared_settings(
     declaring: type[Any], inherited: Mapping[str, Setting] = {}
 ) -> dict[str, Setting]:
-    """Return the settings of a method or compressor by name.
-
-    Those inherited, and what its class annotates.
-    """
+    """Return a method's or compressor's settings by name: those inherited, and its annotations."""
     settings = dict(inherited)
     hints = inspect.get_annotations(declaring, eval_str=True)
-    # Takes the ranges off the types. Of the class itself it would also look at all bases, from
-    # which settings are inherited in their own way.
+    # Strips the ranges from the types. Called on the class itself, it would also visit all bases,
+    # whose settings are inherited in another way.
     plain = get_type_hints(SimpleNamespace(__annotations__=hints))
     for key, hint in hints.items():
         default = vars(declaring).get(key, REQUIRED)
+        # No setting any more: an attribute of the class.
         if isinstance(default, Fixed):
             del settings[key]
             setattr(declaring, key, default.value)
@@ -314,7 +305,7 @@ def declared_settings(
 
 
 def _range_of(hint: Any) -> Range | None:
-    """Return the range that goes with a type, or with one of a union's, if any."""
+    """Return the range of a type, or of a member of a union; None if there is none."""
     for part in (hint, *get_args(hint)):
         for annotation in getattr(part, "__metadata__", ()):
             if isinstance(annotation, Range):
@@ -325,12 +316,10 @@ def _range_of(hint: Any) -> Range | None:
 def check_arguments(
     method: type[Any], unnamed: Collection[object], given: Mapping[str, Any]
 ) -> None:
-    """Raise TypeError where an argument is missing, has no name or is none that the method has.
-
-    The error names the method.
+    """Raise TypeError, naming the method, if an argument is missing, unnamed or unknown.
 
     Args:
-        unnamed: those after the parameters that were given by position.
+        unnamed: arguments given by position, after the parameters.
     """
     known = inspect.signature(method).parameters
     name = method.__name__
@@ -342,6 +331,7 @@ def check_arguments(
     for key in given.keys() - known.keys():
         hint = f"it takes {', '.join(['lr', *method.declared])} and what all take"
         near = difflib.get_close_matches(key, known, 1)
+        # Other libraries' names of it.
         if key in ("group", "process_group"):
             hint = "give collectives=ProcessGroupCollectives(group)"
         elif near:
@@ -357,7 +347,8 @@ def check_arguments(
 
 
 def nearest_factors(product: int) -> tuple[int, int]:
-    """Return the two integers of this product that are nearest to each other, smaller first."""
+    """Return the two integers of this product that are nearest to each other, the smaller first."""
+    # From the root down, the first divisor is the nearest one.
     smaller = math.isqrt(product)
     while product % smaller:
         smaller -= 1

@@ -64,6 +64,7 @@ class Stage:
 
         Those of `except_every` are among them.
         """
+        # By default the first one ends the first interval: steps every, 2 every, ...
         first = self.every if self.first is None else self.first
         last = num_steps if self.last is None else min(num_steps, self.last)
         return range(first, last + 1, self.every)
@@ -77,12 +78,10 @@ class Stage:
 def equalises(
     stage: Stage, step: int, layout: Layout, draw: Callable[[int, Purpose], Draw]
 ) -> bool:
-    """Return whether all workers hold the same parameters after the stage, if sums are exact.
+    """Return whether all workers hold the same parameters after this step's stage, if sums are exact.
 
-    It is asked of a step.
-
-    They do where the whole error or model is averaged; and where every update is, so that none ever
-    differed.
+    They do where the whole error or model is averaged. They also do where every update is, as then
+    they never differed.
     """
     if stage.equalises is not None:
         return stage.equalises and stage.takes_place(step)
@@ -92,6 +91,7 @@ def equalises(
         return is_always and isinstance(stage.compressor, Identity)
     if stage.neighbours is not None or not stage.takes_place(step):
         return False
+    # A fragment of the vector leaves the rest as it was.
     if stage.layout is not None and stage.layout.numel != layout.numel:
         return False
     return sends_all(stage, layout, draw(step, stage.purpose))
@@ -132,12 +132,13 @@ def early_messages(
     float_bits: int,
 ) -> list[EarlyMessage]:
     """Return, in order, the messages of a step that need not wait for the whole gradient."""
-    # Of types shorter than 32 bits a slice's bits can differ from the whole's, however the slice is
-    # cut.
+    # In types shorter than 32 bits, a slice computed alone can differ in its last bits from the
+    # same slice of the whole vector.
     if flat.parameters.element_size() < 4 or all(stage.early is None for stage in stages):
         return []
     layout = flat.layout
     messages = []
+    # The coordinates of this step's earlier messages; None for one that may be anywhere.
     before: list[Support | None] = []
     for stage in stages:
         if not stage.takes_place(step):
@@ -154,7 +155,7 @@ def early_messages(
                 bits = float_bits * support.payload_numel
                 payload = partial(stage.early, support)
                 messages.append(EarlyMessage(stage.purpose, bits, tensors, payload))
-        # Also of what is not sent early: it changes its coordinates before a later stage.
+        # A message that is not sent early counts, too: it changes coordinates before a later stage.
         before.append(support)
     return messages
 

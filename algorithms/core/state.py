@@ -12,14 +12,14 @@ from cser_bench.algorithms.core.flat import unexpanded
 from cser_bench.algorithms.core.traffic import Purpose
 
 OTHER_TYPES = "other types"
-"""Where a state holds what belongs to parameters of each type but the first."""
+"""Key of a state under which the parameters of all dtypes but the first have theirs."""
 UNSENT = ("error", "accumulated", "delayed")
-"""Buffers that hold what a worker has not sent yet, or what was sent and has not arrived."""
+"""Buffers of what was not sent yet, or was sent and has not arrived."""
 
 FORMER_SETTINGS = {"released_order": "False"}
-"""Settings that there were once, as states hold them that did without."""
+"""Settings that no longer exist, with the value at which older states fit."""
 FORMER_FIELDS = ", second_error=True"
-"""What a compressor in an old state says besides."""
+"""A field that compressors in older states have, at the value at which they fit."""
 
 
 def check_state(
@@ -46,17 +46,19 @@ def check_state(
     if state.get("method") != own["method"]:
         raise ValueError(f"{refused}: its method is {state.get('method')!r}")
     settings = own["settings"]
-    # By their words: a state is plain data, and holds no objects of ours.
+    # Compared as texts: a state is plain data, and holds no objects of ours.
     saved = {key: repr(value) for key, value in defaults.items()}
     for key, value in state["settings"].items():
         if FORMER_SETTINGS.get(key) != value:
             saved[key] = value.replace(FORMER_FIELDS, "")
+    # A setting that either side lacks counts as None, and so differs.
     for key in sorted(saved.keys() | settings.keys()):
         if saved.get(key) != settings.get(key):
             raise ValueError(
                 f"{refused}: it was saved with {key} = {saved.get(key)}, this has "
                 f"{settings.get(key)}"
             )
+    # A state without a rank fits any worker.
     if state["rank"] is not None:
         if state["world_size"] != own["world_size"]:
             raise ValueError(
@@ -116,9 +118,10 @@ def averaged(
             counts.append(written)
     restored = tensors + counts
     before = [tensor.clone() for tensor in restored]
-    # A sum of the least numbers that there are, as in a mask, would be infinite. A power of two
-    # changes no other bit. Numbers of fp16 are added in fp32, which has room for their sum, and
-    # there a division would take bits from the smallest; those of bfloat16 reach as far as fp32.
+    # A mask may hold the most negative number there is, whose sum over workers would be infinite:
+    # so divide first, by a power of two, which changes no other bit. fp16 is added in fp32, which
+    # has room for the sum, and a division would take bits from its smallest numbers. bfloat16 has
+    # the range of fp32, and needs the division.
     scale = 2.0 ** (collectives.world_size - 1).bit_length()
     try:
         with torch.no_grad():
@@ -137,11 +140,9 @@ def averaged(
 
 
 def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return a state that fits any number of workers.
+    """Return a state that fits any number of workers: the first one, with all workers' mean vectors.
 
-    The first one's, with the mean of all workers' vectors.
-
-    It has no parameters, which the model has. A mean of vectors that are equal is what they are.
+    It has no parameters: the model has them. The mean of equal vectors is that vector.
     """
     groups: list[dict[str, Any]] = []
     sums: dict[tuple[int, str], Tensor] = {}
@@ -152,6 +153,7 @@ def common_state(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
         for number, part in enumerate(_parts(state["param_groups"])):
             for key, value in part.items():
                 if isinstance(value, Tensor):
+                    # In float64, so that the mean of equal numbers is that number.
                     sums[number, key] = value.double() + sums.get((number, key), 0)
     for number, part in enumerate(_parts(groups)):
         for key, value in part.items():

@@ -12,9 +12,9 @@ import numpy
 from numpy.typing import NDArray
 
 Topology = Literal["ring", "exponential", "one_peer", "complete"]
-"""Who mixes with whom. "ring": both neighbours. "exponential": those at distances 1, 2, 4, ...
-"one_peer": the same, a distance a step in turn; the number of workers must be a power of two.
-"complete": everybody."""
+"""A worker's neighbours. "ring": the two beside it. "exponential": workers at distances 1, 2, 4, ...
+"one_peer": one of these distances a step, in turn; the number of workers must be a power of two.
+"complete": all workers."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,7 @@ class Mixing:
 
     @cached_property
     def num_messages(self) -> int:
-        """The messages that a worker sends in this step.
-
-        Where workers differ, the most, for which a step must wait.
-        """
+        """Messages that a worker sends in this step; the most of any worker, if they differ."""
         return max(map(len, self.receivers))
 
     @cached_property
@@ -76,6 +73,7 @@ class Mixing:
         matrix = numpy.zeros((n, n))
         for rank, row in enumerate(self.neighbours):
             given = sum(weight for _, weight in row)
+            # Rows add up to 1.
             matrix[rank, rank] = 1 - given
             for sender, weight in row:
                 matrix[rank, sender] = weight
@@ -83,9 +81,7 @@ class Mixing:
 
 
 def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
-    """Return the mixings of steps 1, 2, ..., after which they begin anew.
-
-    Only those of one_peer are more than one.
+    """Return the mixings of steps 1, 2, ..., which then repeat; several for "one_peer" only.
 
     Raises:
         ValueError: there is no such topology of that many workers.
@@ -115,23 +111,21 @@ def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
 
 
 def mixing_at(rounds: Sequence[Mixing], step: int) -> Mixing:
-    """Return who mixes with whom at a step, counted from 1."""
+    """Return the mixing of a step, counted from 1."""
     number = (step - 1) % len(rounds)
     return rounds[number]
 
 
 def spectral_gap(rounds: Sequence[Mixing]) -> float:
-    """Return 1 less the largest singular value of W_k ... W_1 - 1/n.
+    """Return 1 minus the largest singular value of W_k ... W_1 - 1/n, where W_1 to W_k are the rounds.
 
-    W_1 to W_k are the rounds until they begin anew.
-
-    In so many steps the workers' distance to their mean becomes 1 - gap of what it was, or less.
+    In k steps the workers' distance to their mean shrinks at least by the factor 1 - gap.
     """
-    matrices = [mixing.matrix for mixing in rounds]
-    product = reduce(lambda before, after: after @ before, matrices)
+    matrices = [mixing.matrix for mixing in rounds]  # (n, n) each
+    product = reduce(lambda before, after: after @ before, matrices)  # W_k ... W_1
     from_mean = product - 1 / rounds[0].num_workers
     largest = float(numpy.linalg.norm(from_mean, 2))
-    # Rounding may carry a singular value of 1 past it.
+    # Rounding may make a singular value of 1 slightly larger.
     return max(0.0, 1 - largest)
 
 
@@ -140,6 +134,7 @@ def _circulant(num_workers: int, distances: set[int]) -> Mixing:
 
     A distance counts ranks before the worker, round the circle.
     """
+    # The worker's own weight is the same as each neighbour's.
     weight = 1 / (len(distances) + 1)
     rows = []
     for rank in range(num_workers):

@@ -11,7 +11,7 @@ import torch
 
 
 class Purpose(StrEnum):
-    """Why something is sent.
+    """The purpose of a message.
 
     `EVALUATION` (scores of the average) and `CONTROL` (equal initial parameters, agreement on what
     to do next, checkpoints) are no part of an algorithm's cost; how much control there is depends
@@ -44,6 +44,7 @@ class Entry:
 
     def link_bits(self, num_workers: int) -> float:
         """Return the bits that one worker's link carries for these, by rings."""
+        # `bits` is the total of all three kinds.
         all_reduced = self.bits - self.gathered_bits - self.neighbour_bits
         return carried(num_workers, all_reduced, self.gathered_bits, self.neighbour_bits)
 
@@ -57,6 +58,7 @@ def carried(
     all-gather n - 1 times. What goes to neighbours is carried once.
     """
     n = num_workers
+    # All-reduce: n - 1 shares of 1/n to add up, and n - 1 more to hand the sums round.
     return 2 * (n - 1) / n * all_reduced + (n - 1) * gathered + to_neighbours
 
 
@@ -99,6 +101,7 @@ class Traffic:
         """Return a table for people: what was sent for each purpose, and for training in all."""
         rows = {}
         total = Entry()
+        # Purposes without a collective are left out of the table.
         for purpose, entry in self.entries.items():
             if entry.collectives:
                 rows[purpose.value] = entry
@@ -121,7 +124,7 @@ class Traffic:
 
     def training_total(self) -> Entry:
         """Return the algorithm's own entries added up."""
-        total = [0, 0, 0, 0]
+        total = [0, 0, 0, 0]  # the fields of `Entry`
         for purpose in TRAINING:
             total = [a + b for a, b in zip(total, astuple(self.entries[purpose]), strict=True)]
         return Entry(*total)
@@ -142,7 +145,7 @@ Mark = float | torch.cuda.Event
 
 
 def mark(device: torch.device) -> Mark:
-    """Now, or for a GPU when it will have done all that it has been told on the current stream."""
+    """Return now; on a GPU the moment when all work queued on the current stream will be done."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -151,30 +154,34 @@ def mark(device: torch.device) -> Mark:
 
 
 class Elapsed:
-    """Adds up the seconds of pieces of work under names, and waits for no GPU meanwhile."""
+    """Seconds of pieces of work, added up by name, without waiting for a GPU meanwhile."""
 
     def __init__(self) -> None:
         self._over: Counter[str] = Counter()
         self._on: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
-        """Pieces that a GPU may still be at, in the order of their ends."""
+        """Pieces that a GPU may not have finished, in the order of their ends."""
 
     def add(self, name: str, start: Mark, end: Mark) -> None:
         """Count the time between two marks of one device."""
+        # Seconds on the CPU's clock.
         if isinstance(start, float) or isinstance(end, float):
             assert isinstance(start, float) and isinstance(end, float)
             self._over[name] += end - start  # type: ignore[assignment]
             return
         self._on.append((name, start, end))
+        # Count what the GPU has done by now; `query` does not wait.
         while self._on and self._on[0][2].query():  # type: ignore[no-untyped-call]
             self._count_first()
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds by name; waits for the last piece of work to end."""
         while self._on:
+            # The host waits here, and nowhere else.
             self._on[0][2].synchronize()
             self._count_first()
         return dict(self._over)
 
     def _count_first(self) -> None:
         name, start, end = self._on.popleft()
+        # Events measure milliseconds.
         self._over[name] += start.elapsed_time(end) / 1e3

@@ -1,6 +1,7 @@
-"""The files of a checkpoint, one a worker, and the manifest of their digests: damage is seen.
+"""The files of a checkpoint, one for each worker, and a manifest of their digests.
 
-Scripts (`core.checkpoints`) and the harness's runs keep what a worker needs to go on in these.
+Damage is noticed by the digests. Scripts (`core.checkpoints`) and the harness's runs keep in these
+files what a worker needs to resume.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from cser_bench.algorithms.core.traffic import Purpose
 
 MANIFEST = "manifest.json"
 NOT_WRITTEN = bytes(32).hex()
-"""In the place of the digest of a file that could not be written."""
+"""Stands for the digest of a file that could not be written."""
 
 
 def file_of(folder: Path, rank: int) -> Path:
@@ -34,7 +35,7 @@ def write_own(folder: Path, rank: int, state: dict[str, Any]) -> str:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    # A view, as a copy would hold all of it twice.
+    # A view: a copy would take the memory twice.
     content = buffer.getbuffer()
     write_durably(file_of(folder, rank), content)
     return hashlib.sha256(content).hexdigest()
@@ -49,7 +50,7 @@ def gathered_digests(digest: str, collectives: Collectives) -> list[str]:
 
 
 def write_manifest(folder: Path, digests: Sequence[str], **fields: int) -> None:
-    """Write what makes a folder whole: the digests of its files, and other fields."""
+    """Write the manifest, which completes a folder: the digests of its files, and other fields."""
     text = json.dumps({**fields, "sha256": list(digests)}) + "\n"
     write_durably(folder / MANIFEST, text.encode())
 

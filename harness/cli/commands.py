@@ -44,7 +44,7 @@ def _planned(options: argparse.Namespace) -> Plan:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print the runs; read and write nothing besides the specification and the records."""
+    """Print the runs; read the spec and the records, and write nothing."""
     from cser_bench.harness.plan.show import show_plan
 
     show_plan(_planned(options))
@@ -86,9 +86,8 @@ def run(options: argparse.Namespace) -> int:
     Returns 1 where one failed, or where a process of torchrun lost the others.
     """
     if os.environ.get("RANK", "0") == "0":
-        print(
-            f"{options.experiment}: planning", flush=True
-        )  # before torch is loaded, which takes its time
+        # Before torch is loaded, which takes its time.
+        print(f"{options.experiment}: planning", flush=True)
     with loading():
         from cser_bench.algorithms import CollectiveError
         from cser_bench.harness.plan.forecast import next_stage_sentence

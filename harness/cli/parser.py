@@ -134,7 +134,7 @@ def _parser(program: str, experiments: Sequence[str] | None = None) -> argparse.
     """
     parser = argparse.ArgumentParser(prog=program, description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
-    what = f"print what makes a shell complete the words of {INSTALLED}"
+    what = f"print a script for a shell that completes the words of {INSTALLED}"
     if experiments is None:
         # Without shtab, which an installation of the optimisers alone has not.
         parser.add_argument(PRINT_COMPLETION, metavar="SHELL", help=what)
@@ -196,7 +196,7 @@ def _add_experiment_commands(add: Add, experiments: Sequence[str] | None) -> Non
             choices=experiments,
         )
         sub.add_argument(
-            "--tuning", action="store_true", help="the experiment's tuning instead of itself"
+            "--tuning", action="store_true", help="take the experiment's tuning, not its runs"
         )
         _add_results_folder(sub)
         sub.add_argument(
@@ -204,18 +204,18 @@ def _add_experiment_commands(add: Add, experiments: Sequence[str] | None) -> Non
             nargs="+",
             metavar="FILE.py",
             default=[],
-            help="files of methods of your own that rows name, or entry points that have such",
+            help="files, or names of entry points, with methods of your own that rows name",
         )
         # For commands that have no such options: all are planned by one function, which reads them.
         sub.set_defaults(rows=[], seeds=[], stage=None)
     for sub in (plan, preflight, run, submit, status):
         before = " (default with no --cluster: as submitted before)" if sub is submit else ""
-        what = f"the runs of this stage of the experiment alone{before}"
+        what = f"take only the runs of this stage of the experiment{before}"
         sub.add_argument("--stage", metavar="NAME", help=what)
     for sub in (preflight, run):
         _add_run_options(sub)
     _add_submit_options(submit)
-    status.add_argument("--json", action="store_true", help="for machines")
+    status.add_argument("--json", action="store_true", help="print JSON")
     report.add_argument(
         "--output", type=folder, help="folder to write into (default: that of the records)"
     )
@@ -278,31 +278,31 @@ def _add_page_commands(add: Add) -> None:
         "--output", type=folder, default=Path("site"), help="folder to write into (default: site)"
     )
     site.add_argument(
-        "--only", nargs="+", default=[], metavar="EXPERIMENT", help="these experiments alone"
+        "--only", nargs="+", default=[], metavar="EXPERIMENT", help="take only these experiments"
     )
     site.add_argument("--jobs", type=_count, help="reports at once (default: the cores)")
 
 
 def _add_try_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", metavar="FILE.py", help="with the method; or an entry point's name")
+    sub.add_argument("file", metavar="FILE.py", help="file of the method, or an entry point's name")
     sub.add_argument(
         "--network",
         choices=("perceptron", "residual", "gpt"),
         default="perceptron",
-        help="what is trained (default: perceptron, the cheapest that can tell; residual is the next "
-        "to take; gpt is for GPUs, and CPUs with bf16)",
+        help="model to train (default: perceptron, the cheapest; residual is the next to take; gpt is "
+        "for GPUs, and CPUs with bf16)",
     )
-    sub.add_argument("--method", metavar="NAME", help="which, where the file has several")
+    sub.add_argument("--method", metavar="NAME", help="method to take, if the file has several")
     sub.add_argument(
         "--settings",
         metavar="TOML",
-        help="of the method, as 'sync_interval = 24' (default: what reaches the others' ratio)",
+        help="settings, as 'sync_interval = 24' (default: those at the others' ratio)",
     )
     sub.add_argument(
         "--learning-rate",
         type=_above_0,
         metavar="NUMBER",
-        help="given, not tuned (default: the best of as many trials as the others had)",
+        help="learning rate, not tuned (default: the best of as many trials as the others had)",
     )
     _add_results_folder(sub)
     _add_infrastructure_options(sub)
@@ -310,10 +310,10 @@ def _add_try_options(sub: argparse.ArgumentParser) -> None:
 
 def _add_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="the runs of these rows alone (default: all)"
+        "--rows", nargs="+", metavar="ROW", help="take only the runs of these rows (default: all)"
     )
     sub.add_argument(
-        "--seeds", nargs="+", type=_whole, metavar="SEED", help="the runs of these seeds alone"
+        "--seeds", nargs="+", type=_whole, metavar="SEED", help="take only the runs of these seeds"
     )
     _add_infrastructure_options(sub)
 
@@ -385,14 +385,16 @@ def _add_track_options(
         metavar="FOLDER",
         help="folder of the runs (default: where `try --network gpt` leaves the row's)",
     )
-    enter.add_argument("--row", help="the method's row in them (default: the method's name)")
-    enter.add_argument("--name", type=_entry_name, help="of the entry (default: the row's)")
-    enter.add_argument("--author", required=True, help="whom the entry is by, as the page says it")
+    enter.add_argument("--row", help="the method's row in the records (default: the method's name)")
+    enter.add_argument("--name", type=_entry_name, help="name of the entry (default: the row's)")
+    enter.add_argument("--author", required=True, help="author shown on the leaderboard")
     enter.add_argument("--description", required=True, help="what the method does, in a sentence")
     verify.add_argument(
-        "entries", nargs="*", metavar="NAME", help="of an entry, or its folder (default: all)"
+        "entries", nargs="*", metavar="NAME", help="entries to verify, or folders (default: all)"
     )
-    verify.add_argument("--form-only", action="store_true", help="digests, rules and bits alone")
+    verify.add_argument(
+        "--form-only", action="store_true", help="check digests, rules and bits only"
+    )
     verify.add_argument(
         "--rerun", type=_whole, metavar="SEED", help="also do the run of this seed again"
     )
@@ -411,36 +413,37 @@ def _entry_name(text: str) -> str:
 
 def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     add = partial(advise.add_argument, metavar="NUMBER")
-    add("--parameters", type=_whole_amount, required=True, help="of the network, as 25.6M")
-    add("--steps", type=_whole_amount, required=True, help="of the whole job, as 450000")
-    what = "one a machine, as 8, or machines x workers a machine, as 2x4"
+    what = "number of parameters, as 25.6M"
+    add("--parameters", type=_whole_amount, required=True, help=what)
+    add("--steps", type=_whole_amount, required=True, help="steps of the whole job, as 450000")
+    what = "one worker a machine, as 8, or machines x workers a machine, as 2x4"
     add("--workers", "--layout", dest="layout", type=_layout, required=True, help=what)
     add(
         "--compute-ms",
         type=_above_0,
         required=True,
-        help="both passes of one worker's batch, as 27",
+        help="time of both passes of one worker's batch, as 27",
     )
     add(
         "--bandwidth",
         type=_link_rate,
         required=True,
-        help="of a machine's link, each way, as 10Gb/s",
+        help="bandwidth of a machine's link, each way, as 10Gb/s",
     )
     add(
         "--inside",
         type=_link_rate,
         default=0.0,
-        help="of a worker's link inside its machine (default: no limit)",
+        help="bandwidth of a worker's link inside its machine (default: no limit)",
     )
-    add("--latency-us", type=_above_0, default=50.0, help="of a hop (default: 50)")
+    add("--latency-us", type=_above_0, default=50.0, help="latency of a hop (default: 50)")
     _add_results_folder(advise, OWN_RECORDS)
     what = "every setting that was run, not those of README's table alone"
     advise.add_argument("--all", action="store_true", help=what)
     advise.add_argument(
         "--network",
         default="residual",
-        help="whose methods are shown: residual and perceptron step by SGD, gpt by AdamW "
+        help="network whose methods are shown: residual and perceptron with SGD, gpt with AdamW "
         "(default: residual)",
     )
 
@@ -458,7 +461,7 @@ def _add_timing_options(
         "--minutes",
         type=_above_0,
         default=90.0,
-        help="last begin of a study's timing (default: 90)",
+        help="start no new timing after this many minutes (default: 90)",
     )
     what = (
         "what accuracy runs score; links of several latencies; or steps in a row, with slow "
@@ -467,9 +470,9 @@ def _add_timing_options(
     speedups.add_argument(
         "--only",
         choices=("scored", "wide", "consecutive", "text"),
-        help=f"time only {what}; no report",
+        help=f"time only this: {what}; no report",
     )
-    what = "of --only or `time`, by name; of `time` files of your own too (default: all)"
+    what = "methods to time, by name; `time` also takes .py files (default: all)"
     for sub in (speedups, time):
         sub.add_argument("--methods", nargs="*", default=[], help=what)
     netlab.add_argument("--workers", type=_count, default=8, help="gloo processes (default: 8)")
@@ -486,7 +489,7 @@ def _add_timing_options(
         help=what,
     )
     time.add_argument(
-        "--workload", default="resnet50", help="what is trained, or emulated (default: resnet50)"
+        "--workload", default="resnet50", help="model to train or emulate (default: resnet50)"
     )
     time.add_argument("--visits", type=_count, default=4, help="turns of each method (default: 4)")
     time.add_argument(

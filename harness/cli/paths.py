@@ -60,10 +60,7 @@ def report_text(path: Path, has_pictures: bool = True) -> str:
 
 
 def _is_so(look: Callable[[], bool]) -> bool:
-    """Return what a look at a path says.
-
-    The answer is no for what can be no path, as it is too long.
-    """
+    """Return what `look` returns, and False for text that is not a valid path, such as a long one."""
     try:
         return look()
     except (OSError, RuntimeError, ValueError):

@@ -1,1 +1,1 @@
-"""What the harness and the report reckon alike, from records and without torch."""
+"""Calculations that harness and report share, from records. No torch."""

@@ -54,7 +54,7 @@ def seen_runs(
 
 
 def in_words(seen: Seen | None) -> str:
-    """Return what a report prints beside a verdict."""
+    """Return the words that a report prints next to a verdict."""
     if seen is None:
         return NOT_KNOWN
     if not seen.num_begun:

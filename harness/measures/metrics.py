@@ -63,11 +63,9 @@ def metric_of(name: str | None) -> Metric:
 def score_of(
     accuracy: float | None, loss: float | None, others: Mapping[str, float] | None, metric: Metric
 ) -> float | None:
-    """Return the metric such that more is better.
+    """Return the metric, turned so that more is better; None if not recorded or diverged.
 
-    Of an error rate that is 1 less it, of a loss its negative.
-
-    None where it was not recorded, or the run diverged.
+    An error rate becomes 1 minus itself, a loss its negative.
     """
     values = {"accuracy": accuracy, "loss": loss}
     if loss is not None:

@@ -35,12 +35,10 @@ def link_models(
 
 
 def ring_hops(collective: Collective, payload_bytes: float, num_workers: int) -> tuple[int, float]:
-    """Return the hops of a flat ring, and the bytes that a worker sends in each.
+    """Return the number of hops on a flat ring, and the bytes that a worker sends in each.
 
-    Of an exchange on a ring it is its one hop.
-
-    A link of a machine with several of the workers carries as much: a ring over the ranks enters
-    and leaves it once.
+    An exchange with neighbours on a ring has one hop. The link of a machine with several workers
+    carries as much as a worker sends: a ring over the ranks enters and leaves the machine once.
     """
     if collective == "exchange":
         return 1, payload_bytes

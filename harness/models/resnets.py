@@ -80,7 +80,7 @@ def resnet50_v2(input_shape: tuple[int, ...], num_classes: int, width: Count = 6
         _stage(_bottleneck, 4 * EXPANSION * width, last, 3, stride=2),
     ]
     model = nn.Sequential(*stem, *stages, *_head(last, num_classes))
-    # MXNet's MSRAPrelu() reckons with a slope of 1/4 below 0.
+    # MXNet's MSRAPrelu() assumes a slope of 1/4 below 0.
     gain = math.sqrt(2 / (1 + 0.25**2))
     draw = partial(nn.init.xavier_normal_, gain=gain)
     return model.apply(partial(_initialise, draw))

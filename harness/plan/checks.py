@@ -1,4 +1,4 @@
-"""What all rows of a plan must have in common, and what they must differ by."""
+"""Checks of a plan's rows: what must be equal in all of them, and what must differ."""
 
 from __future__ import annotations
 

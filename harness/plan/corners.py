@@ -22,7 +22,7 @@ Place = tuple[int, int]
 """Parameters of the model, and steps of a run."""
 
 DIGITS = 3
-"""Of a rate that is reckoned: more would say more than is known."""
+"""Significant digits of an interpolated learning rate."""
 
 
 def between_corners(spec: Spec, chosen: Mapping[str, RowSpec]) -> dict[str, RowSpec]:
@@ -60,7 +60,7 @@ def _settled_between(
         assert rate_there is not None, "a settled row has one"
         powers.append(rate_there**share)
     rate = math.prod(powers)
-    # Of equal shares the larger place, whatever the order of the corners.
+    # Ties go to the larger place, whatever the order of the corners.
     nearest = max(shares, key=lambda place: (shares[place], place))
     return row.model_copy(
         update={

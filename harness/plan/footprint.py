@@ -42,21 +42,21 @@ class Footprint:
     bits: int
     gathered_bits: int
     neighbour_bits: int
-    """Sent straight to neighbours."""
+    """Bits sent straight to neighbours."""
     peak_models: float
-    """The most that a step holds, in models; see `peak_models`."""
+    """The most memory that a step holds, in models; see `peak_models`."""
     checkpoint_bytes: int
-    """Of one generation: the model's state and the optimiser's."""
+    """Bytes of one checkpoint: the model's state and the optimiser's."""
     averages_models: bool
-    """Whether what comes of the run is the workers' average, and not each worker's own model."""
+    """Whether the run's result is the workers' average, and not each worker's own model."""
     final_exchange: bool
     """Whether that average is still to be taken when the run is over."""
     spectral_gap: float | None
-    """Of the topology, where workers talk to their neighbours alone."""
+    """Spectral gap of the topology, over `num_rounds` steps; None if workers have no neighbours."""
     num_collectives: int
-    """In which a worker takes part in training."""
+    """Collectives that a worker takes part in, in training."""
     num_rounds: int
-    """Steps after which such a topology begins anew, to which the gap then belongs."""
+    """Steps after which the topology repeats."""
     caution: str | None
     """What will go wrong with these settings, in a sentence."""
 

@@ -1,9 +1,7 @@
-"""What a plan's runs will take, and what its contrasts can show, before any run.
+"""Forecast of a plan, before any run: hours, dollars, and the power of its contrasts.
 
-It is told in hours, dollars and statistical power.
-
-A step's arithmetic is measured on dry steps on a GPU, or where that is quick, else reckoned from
-published rates. In a dry step one worker trains on random images, alone and without data.
+A step's time is measured by dry steps on a GPU, or on a CPU if that is quick, and else computed
+from published rates. In a dry step one worker trains on random images, alone and without data.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from cser_bench.harness.train.local_workers import DryTraining, seconds_to_idle
 
 MAX_STEPS = 20
 MAX_SECONDS = 1.0
-"""Of dry steps."""
+"""Number and duration of dry steps, at most."""
 
 DRY_FLOPS = 2e9
 """Up to so much work in a forward pass a CPU is timed; beyond, the answer would take longer than a
@@ -49,7 +47,7 @@ _POINTS = 200
 class StepTime:
     """Seconds of one worker's forward and backward pass and update, on what, and how this is known.
 
-    `activation_bytes`: memory that they need beside parameters, gradients and momentum, where it
+    `activation_bytes`: memory that they need in addition to parameters, gradients and momentum, where it
         was measured.
     """
 

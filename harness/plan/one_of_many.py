@@ -1,4 +1,4 @@
-"""A worker that is alone, and does all that one of many does."""
+"""A worker without others that does everything that one of several does."""
 
 from __future__ import annotations
 

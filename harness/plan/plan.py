@@ -47,7 +47,7 @@ COMMON = {
     "wire",
     "label_smoothing",
 }
-"""The fields of a run's config that all rows have in common, but for a row's own warm-up or
+"""The fields of a run's config that all rows share, except for a row's own warm-up or
 partition."""
 
 
@@ -58,23 +58,23 @@ class Plan:
     experiment: Experiment
     runs: list[PlannedRun]
     footprints: dict[str, Footprint]
-    """By row: what each of its runs sends and holds."""
+    """Footprint of each row's runs, by row."""
     left_out: list[str] = field(default_factory=list)
     """A sentence for each row that was left out: not tuned yet, or impossible at this length."""
     seed_deviation: float | None = None
     """Standard deviation of a row's scores between seeds, as the spec expects it."""
     inherited: str | None = None
-    """What the spec inherits through `like`, in words; None where it has none."""
+    """What the spec inherits through `like`, in words; None if it has no `like`."""
     stages: list[StageSpec] = field(default_factory=list)
     """The stages that the runs can be done in."""
     stage: str | None = None
-    """The stage that `runs` are; None where they are not those of one."""
+    """The stage whose runs `runs` are; None if they are not a stage's."""
     next_stage: Plan | None = None
     """The runs that the stage after `stage` adds; None where there is none."""
 
     @property
     def by_id(self) -> dict[str, PlannedRun]:
-        """The runs that differ, by their ids: rows may share one."""
+        """The distinct runs by id: rows may share one."""
         return {run.run_id: run for run in self.runs}
 
     def at_stage(self, name: str) -> Plan:

@@ -31,7 +31,7 @@ class TrialOutcome(NamedTuple):
     """How a tuning run ended; both numbers are None where it diverged."""
 
     accuracy: float | None
-    """On held-out samples."""
+    """Score on held-out samples."""
     train_loss: float | None
 
 
@@ -192,9 +192,9 @@ def _extend(rates: list[float], best: float | None, tuning: TuningSpec) -> bool:
 
 
 def next_rate(rates: list[float]) -> float:
-    """Return the rate that follows a geometric row of rates.
+    """Return the next rate of a geometric row of rates.
 
-    Of three or more the last two steps are repeated: 0.01, 0.03, 0.1, 0.3.
+    From three rates on, the factor before the last one is repeated: 0.01, 0.03, 0.1, then 0.3.
     """
     before, last = rates[-2:]
     rate = before * last / rates[-3] if len(rates) > 2 else last * last / before
@@ -203,9 +203,9 @@ def next_rate(rates: list[float]) -> float:
 
 
 def neighbouring_rates(rate: float) -> tuple[float, float]:
-    """Return the rates below and above in the row 1, 3, 10, 30, ....
+    """Return the rates below and above in the row 1, 3, 10, 30, ...
 
-    Of a rate that is not in the row they are a third and three times.
+    For a rate that is not in the row, they are a third of it and three times it.
     """
     leading = f"{rate:e}"[0]
     below = rate * (0.3 if leading == "1" else 1 / 3)

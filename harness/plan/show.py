@@ -26,7 +26,7 @@ from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.train.methods import method_of
 
 _GAP = "  "
-"""Between two columns of a table."""
+"""Gap between two columns of a table."""
 
 _LEAST_WIDTH = 20
 """Characters of a folded column: no terminal makes it narrower."""
@@ -35,7 +35,7 @@ _LEAST_WIDTH = 20
 def show_plan(plan: Plan, link_bits_per_second: float | None = None) -> None:
     """Print runs, settings, bits and memory of each row, and what all of them take on a link.
 
-    Of a stage its own rows are printed, and what the next one adds. See `effort_of` for the link.
+    A stage's plan has the stage's rows, and what the next stage adds. See `effort_of` for the link.
     """
     shown = _of_its_runs(plan)
     experiment = shown.experiment
@@ -174,7 +174,7 @@ def _table_line(plan: Plan, row: Row, link_bits_per_second: float) -> dict[str, 
 
 
 def _show_remarks(plan: Plan, config: RunConfig) -> None:
-    """Print what is to be known of single rows.
+    """Print notes on single rows.
 
     That is topologies, cautions, rows left out, and lost rounding.
     """

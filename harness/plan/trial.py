@@ -1,7 +1,7 @@
-"""A method of one's own beside the rows of an experiment that ships: its spec and its plan.
+"""The spec and the plan of `try`: a method of the user's among the rows of a shipped experiment.
 
-It is tuned as the others were, over the same rates with as many trials, and runs at three of their
-seeds. Their runs are those that ship.
+The method is tuned over the same rates with as many trials as the rows, and runs at three of their
+seeds. The rows' runs are those that ship.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from cser_bench.harness.train.methods import method_in, outside_methods
 
 
 class Shipped(NamedTuple):
-    """An experiment that a method can be tried in, and where its records lie among those that ship.
+    """A shipped experiment that a method can be tried in, and where its records are.
 
     Attributes:
         experiment: its name or the path of its spec.
         runs: folder of its runs.
-        earlier_trials: folder of the trials that chose the rates of rows which it gives one; None
-            where it tuned every row itself.
-        afterwards: what is to be said after a verdict of how far it reaches.
+        earlier_trials: folder of the trials that chose the rates which its spec gives; None if it
+            tuned every row itself.
+        afterwards: caveat printed after the verdict.
     """
 
     experiment: str
@@ -55,25 +55,25 @@ NETWORKS = {
     "residual": Shipped("resnet_regime", SHIPPED_TUNINGS / "reference" / "resnet_regime"),
     "gpt": Shipped("gpt_text", SHIPPED_TUNINGS / "reference" / "gpt_text"),
 }
-"""The experiments that a method can be tried in, all of whose rows but the bounds put one load on a
-link. They stand in the order of what a run costs: under a minute, some minutes, and for the GPT,
-whose passes are in bf16, an hour and more where a CPU has no instructions for it."""
+"""The experiments that a method can be tried in, cheapest first: a run takes under a minute, some
+minutes, and for the GPT, whose passes are in bf16, over an hour on a CPU without bf16 instructions.
+All rows of an experiment, apart from its reference rows, have the same traffic."""
 
 NUM_SEEDS = 3
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
-"""What Linux calls a CPU's instructions for bf16, of which one is enough."""
+"""Linux's names of CPU instructions for bf16; one of them is enough."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A method, and the experiment whose rows it is held against.
+class MethodTrial:
+    """A method, and the experiment whose rows it is compared with.
 
     Attributes:
         base: the spec of these rows.
         shipped: where their records lie.
-        spec: of the method's row alone, in all else the same.
-        command: what makes the trial, for its records.
+        spec: the same spec with the method's row as its only one.
+        command: the command that makes the trial, for its records.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Trial:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether the method's rate is searched for, and not given."""
+        """Whether the method's learning rate is tuned, and not given."""
         return self.spec.rows[0].learning_rate is None
 
 
@@ -104,7 +104,7 @@ def make_trial(
     name: str | None = None,
     settings: str | None = None,
     learning_rate: float | None = None,
-) -> Trial:
+) -> MethodTrial:
     """Return the trial of a method in a file, or in what an entry point of this name names.
 
     Args:
@@ -137,7 +137,7 @@ def make_trial(
     if learning_rate is not None:
         words += ["--learning-rate", f"{learning_rate:g}"]
     spec = _spec_of(row, base, source, network)
-    return Trial(name, source, base, shipped, spec, shlex.join(words))
+    return MethodTrial(name, source, base, shipped, spec, shlex.join(words))
 
 
 def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Spec:
@@ -183,7 +183,7 @@ def _settings(source: MethodSource, name: str, base: Spec, given: str | None) ->
     return usual_settings(method_in(source, name), ratio)
 
 
-def duration_words(trial: Trial, jobs: int) -> str:
+def duration_words(trial: MethodTrial, jobs: int) -> str:
     """Say how long the trial takes, by the runs that ship.
 
     Raises SpecError: they are not here.
@@ -208,7 +208,7 @@ def duration_words(trial: Trial, jobs: int) -> str:
     )
 
 
-def _tuning_batches(trial: Trial) -> list[int]:
+def _tuning_batches(trial: MethodTrial) -> list[int]:
     """Return how many runs the search begins with, and how many its best rates take after them."""
     tuning = trial.spec.tuning
     if tuning is None:
@@ -218,8 +218,8 @@ def _tuning_batches(trial: Trial) -> list[int]:
     return [len(tuning.grid), tuning.finalists * (len(tuning.seeds) - 1)]
 
 
-def slowness_words(trial: Trial, device: str) -> str | None:
-    """Warn of passes in bf16 on a CPU that has no instructions for it; None where that is not so."""
+def slowness_words(trial: MethodTrial, device: str) -> str | None:
+    """Return a warning if passes are in bf16 on a CPU without instructions for it; else None."""
     if trial.spec.training.precision != "bf16" or device != "cpu":
         return None
     try:

@@ -43,8 +43,7 @@ class Row(Planned):
     `ratio`, intervals, topology; those left at their defaults are absent."""
     local_step: Literal["sgd", "adamw", "muon"]
     momentum: float
-    """Of SGD or Muon; 0 where the local step is AdamW's. `betas` and `eps` are AdamW's and
-    Muon's."""
+    """Momentum of SGD or Muon; 0 with AdamW. `betas` and `eps` belong to AdamW and Muon."""
     nesterov: bool
     """Whether the momentum is Nesterov's; else the method has heavy ball with dampening."""
     betas: list[float]
@@ -77,7 +76,7 @@ class Row(Planned):
     """Whether it was declared to be no part of the fit of a power law of gaps; no longer
     evaluated."""
     candidate: int | None = None
-    """Of a tuning row: which of the row's tables of settings, counted from 0."""
+    """For a tuning row, the number of its table of settings among the row's, from 0."""
     final_exchange: bool = False
     """Whether the workers' models differ at the end, so that one full exchange must follow before
     anyone can use it."""
@@ -90,7 +89,7 @@ class Row(Planned):
     """The most that a worker holds in a step that synchronises, in models: parameters, gradients,
     state and messages, activations left out."""
     spectral_gap: float | None = None
-    """Of the topology, where workers talk to their neighbours alone."""
+    """Spectral gap of the topology; None if workers have no neighbours."""
 
 
 class Contrast(ContrastSpec):
@@ -109,10 +108,10 @@ class Contrast(ContrastSpec):
 
     @property
     def num_tests(self) -> int:
-        """How many one-sided tests the contrast takes.
+        """Number of one-sided tests that the contrast takes.
 
-        Of non-inferiority: less or more is lost than the margin. Of superiority: better or worse.
-        Of equivalence: equal, or beyond either side.
+        Non-inferiority: the drop is below the margin; above it. Superiority: better; worse.
+        Equivalence: equal within the margin; beyond it on either side.
         """
         return 3 if self.kind == "equivalence" else 2
 

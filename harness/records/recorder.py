@@ -123,10 +123,10 @@ def write_failure(
 ) -> None:
     """Record why an attempt ended without a result.
 
-    Nothing is written where a newer attempt has begun, whose folder this is then.
+    Nothing is written if a newer attempt has begun, which then owns the folder.
 
-    Of the attempt's workers the first one's failure stands, and not what comes of it in the others;
-    but "communication" is no cause, and gives way to any other.
+    The first worker's failure stays, not what follows from it in the others. But "communication" is
+    never the cause, and any other failure replaces it.
 
     Args:
         is_last_word: whether the failure is told by one that looks back at the attempt; it then

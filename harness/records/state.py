@@ -35,8 +35,8 @@ result, and is done."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What there is on one run.
+class RunFolder:
+    """What a run's folder tells: its records, and who holds its lock.
 
     `owned`: whether a process holds the run's lock; None where this machine cannot tell, as the
     newest attempt was on another one. `replaced`: whether the attempt that failed was not the last
@@ -77,7 +77,7 @@ class RunStatus:
     seed: int
     state: State
     detail: str
-    seen: Seen
+    seen: RunFolder
     job: str | None = None
     log: str | None = None
 
@@ -103,14 +103,14 @@ def saved_step(folder: Path) -> int | None:
         return None
 
 
-def look(folder: Path) -> Seen:
+def look(folder: Path) -> RunFolder:
     """Read what there is on the run in this folder.
 
     Raises RecordError: the result or the failure is damaged.
     """
     result = packs.read_result(folder)
     if result is not None:
-        return Seen(result, None, None, None)
+        return RunFolder(result, None, None, None)
     failure = store.read_optional(folder / "failure.json", Failure)
     run = store.read_if_whole(folder / "run.json", RunFile)
     attempts = run.attempts if run else []
@@ -118,7 +118,7 @@ def look(folder: Path) -> Seen:
     if owned is False and attempts and attempts[-1].host != platform.node():
         owned = None  # Locks are seen from another machine on some file systems only.
     earlier = [attempt.attempt for attempt in attempts[:-1]]
-    return Seen(
+    return RunFolder(
         result=None,
         failure=failure,
         heartbeat=store.read_if_whole(folder / "heartbeat.json", Heartbeat),
@@ -127,7 +127,9 @@ def look(folder: Path) -> Seen:
     )
 
 
-def judge(seen: Seen, job: Submitted | None = None, now: float | None = None) -> tuple[State, str]:
+def judge(
+    seen: RunFolder, job: Submitted | None = None, now: float | None = None
+) -> tuple[State, str]:
     """Return the run's state, and what there is to say of it.
 
     Args:
@@ -172,7 +174,7 @@ def _how_done(result: Result) -> str:
     return f"diverged at step {result.diverged_at_step}"
 
 
-def _silent_seconds(seen: Seen, now: float) -> float | None:
+def _silent_seconds(seen: RunFolder, now: float) -> float | None:
     """Return how old the newest heartbeat is, in seconds.
 
     None where there is none, or its attempt has failed since.

@@ -117,7 +117,7 @@ def check_accuracy(accuracy: float | None, correct: int | None, count: int | Non
         counted = correct / count
     if accuracy != counted:
         raise ValueError(
-            f"test_accuracy is {accuracy} beside {correct} of {count} correct, so the record was "
+            f"test_accuracy is {accuracy}, but {correct} of {count} are correct, so the record was "
             "edited"
         )
 
@@ -188,11 +188,11 @@ class Result(Record):
     translations: list[dict[str, str]] | None = None
     """Some sentences of the evaluated split and what was made of them, in older records."""
     data_sha256: str | None = None
-    """Of a text task's data, both splits."""
+    """Digest of a text task's data, both splits."""
     vocabulary_sha256: str | None = None
-    """Of its subwords, learnt from the training split."""
+    """Digest of its subwords, learnt from the training split."""
     signatures: dict[str, str] | None = None
-    """By metric: how sacreBLEU computed it."""
+    """sacreBLEU's signature of how each metric was computed, by metric."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Result:
@@ -417,7 +417,7 @@ def write_text_atomically(path: Path, text: str, durable: bool = True) -> None:
         # mkstemp lets nobody but the owner read its file.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    # Of Ctrl-C too, or the torn file would stay until the next attempt at the run.
+    # After Ctrl-C too, or the torn file would stay until the next attempt at the run.
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

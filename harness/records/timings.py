@@ -21,8 +21,8 @@ Collective = Literal["all_reduce", "two_stages", "all_gather", "exchange"]
 are a ring's."""
 
 Rounds = tuple[tuple[int, ...], ...]
-"""The neighbours to whom a worker sends in an exchange, by how many ranks they are further on, in a
-circle: a tuple for each step until it begins anew."""
+"""Neighbours that a worker sends to in an exchange, as distances in ranks around a circle: a tuple
+for each step, repeated in a cycle."""
 
 
 def latency_text(latency_seconds: float, jitter_seconds: float) -> str:
@@ -188,8 +188,8 @@ class Cell(Record):
     `seconds` leave the codec out, since it runs on this host's cores: encoding, decoding and
     update. `waiting` is from a worker's arrival at a collective to the last one's, and 0 where the
     workers share no clock; `transfer` is the rest of the collective that was not hidden behind the
-    backward pass. The dilation is undone in all but the codec's. Of consecutive steps `transfer` is
-    all that is not compute, and `seconds` leave nothing out.
+    backward pass. The dilation is undone in all but the codec's. For consecutive steps `transfer` is
+    everything that is not compute, and `seconds` include everything.
     """
 
     method: str

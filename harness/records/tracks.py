@@ -73,7 +73,7 @@ class Fixed(Strict):
 
 
 class Bound(Strict):
-    """A row that entries are held against; `records` is a folder, from that above the tracks."""
+    """A row that entries are compared with; `records` is relative to the folder above the tracks."""
 
     records: str
     row: Name

@@ -1,4 +1,4 @@
-"""What is said of a spec that cannot be used."""
+"""Errors of specs that cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment takes from the one that it is `like`, and what it must say itself."""
+"""Inheritance of specs by `like`: what an experiment inherits, and what it must say itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INHERITED = (
     "grids",
     "cells",
 )
-"""The tables and keys of a file that are taken where it does not have them, or key by key.
+"""Tables and keys that a file inherits if it does not have them, or key by key.
 
 Others are the base's own plan: what it asks, at which lengths and after which restarts.
 """
@@ -38,7 +38,7 @@ NOT_INHERITED_KEYS = {
 another either."""
 
 ONE_OF = {"evaluation": ("per_epoch", "num_scores")}
-"""By table, keys of which a file has one: its own stands in the place of the base's other."""
+"""Alternative keys, by table: a file's own one replaces the other one of the base."""
 
 OWN_RECORDS = (
     "tuning.records is no key; name the experiment whose tuning this shares in `like`, "
@@ -71,7 +71,7 @@ def refuse_records(own: Table) -> None:
 
 
 def inherited_words(data: Table, own: Table) -> str:
-    """Say what a resolved experiment has from its base.
+    """Describe what a resolved experiment inherits from its base.
 
     That is tables, and keys of those that it changes.
     """
@@ -153,7 +153,7 @@ def _share_tuning(data: Table, base: Table, like: str) -> None:
 
 
 def _leave_out_floor(data: Table, own: Table) -> None:
-    """Take the base's floor away where that is none of the rows."""
+    """Drop the inherited floor if it is none of the rows."""
     statistics = table_of(data, "statistics")
     names = [row.get("row") for row in _row_tables(data)]
     if "floor" not in table_of(own, "statistics") and statistics.get("floor") not in names:
@@ -161,7 +161,7 @@ def _leave_out_floor(data: Table, own: Table) -> None:
 
 
 def _leave_out_idle(data: Table, own: Table) -> None:
-    """Take out what the base says and what `own` says has no more use for."""
+    """Drop inherited keys that the override makes irrelevant."""
     for table, key in _idle_keys(data, own):
         if key not in table_of(own, table):
             table_of(data, table).pop(key, None)

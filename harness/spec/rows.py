@@ -27,7 +27,7 @@ from cser_bench.harness.spec.values import (
 )
 
 HALF = 0.5
-"""Of a run, where its workers lose what they lose, if nothing else is said."""
+"""Share of a run after which state is lost, by default."""
 
 
 class PartitionSpec(Strict):
@@ -57,9 +57,9 @@ class RestartSpec(Strict):
 
     @property
     def name(self) -> str:
-        """Return what the name of a row says of its restart: what is lost, and by whom and when.
+        """Return the restart's part of a row's name: what is lost, by which worker, and when.
 
-        By whom is left out where it is all workers, and when where it is half of the run.
+        The worker is omitted if all lose it, the time if it is half of the run.
         """
         name = "everything_sent" if self.everything_sent else "+".join(self.without)
         if self.worker is not None:
@@ -133,7 +133,7 @@ class RowSpec(Strict):
     eps: Positive | None = None
     warmup_epochs: NonNegative | None = None
     wire: CommunicationDtype | None = None
-    """The type of the numbers that are sent, instead of the experiment's."""
+    """Dtype of the numbers in messages, instead of the experiment's."""
     candidates: list[Settings] = []
     learning_rates: Rates = []
     restart: RestartSpec | None = None

@@ -25,8 +25,8 @@ from cser_bench.harness.spec.values import (
 )
 
 Precision = Literal["fp32", "fp16", "bf16"]
-"""Of the forward and backward pass; parameters and optimiser state are fp32. fp16 goes with loss
-scaling."""
+"""Dtype of the forward and backward pass; parameters and optimiser state are fp32. fp16 comes with
+loss scaling."""
 
 ID_DIGITS = 12
 """Hexadecimal digits of a run's id."""
@@ -137,14 +137,14 @@ class TrainingSpec(Strict):
     betas: Betas = [0.9, 0.999]
     eps: Positive = 1e-8
     label_smoothing: ShareBelowOne = 0.0
-    """In the training loss alone."""
+    """Label smoothing of the training loss; other losses have none."""
     num_steps: Count | None = None
     """The first steps of the epochs, where a run does not take all: equal seeds begin alike at
     every length."""
 
     @property
     def communication_dtype(self) -> CommunicationDtype:
-        """The type of the numbers that are sent; the field `wire` of files and records."""
+        """Dtype of the numbers in messages; the field `wire` of files and records."""
         return self.wire
 
     @property
@@ -186,8 +186,8 @@ def sha256_of(text: str) -> str:
 
 
 NOT_IN_ID = {"method_source": {"file", "source"}}
-"""Of a method from outside its digest is in a run's id, which stands for the source whatever its
-file is called."""
+"""Fields that are not part of a run's id: an outside method's digest is, and stands for its source
+whatever the file's name."""
 
 
 class RunConfig(TrainingSpec):
@@ -203,11 +203,11 @@ class RunConfig(TrainingSpec):
     partition: PartitionSpec = PartitionSpec()
     seed: Seed
     repeat: int = 0
-    """Tells apart runs that share their seed."""
+    """Number that distinguishes runs with the same seed."""
     restart: RestartSpec | None = None
-    """What workers lose in the middle of the run, so that it can be seen what that costs."""
+    """State that workers lose in the middle of the run, to see what that costs."""
     method_source: MethodSource | None = None
-    """Of a method from outside this package; None for those that are in it."""
+    """Source of a method from outside this package; None for shipped methods."""
 
     def with_everything_sent(self) -> RunConfig:
         """Return the run by the method that sends every gradient whole."""

@@ -38,10 +38,10 @@ OF_KIND = {
     "schedule": {"milestones": "milestones", "factor": "milestones"},
     "partition": {"alpha": "dirichlet", "shards_per_worker": "class_shards"},
 }
-"""By table, its keys that do something for one kind alone, and that kind."""
+"""Keys that have an effect for one kind only, by table, each with that kind."""
 
 ADAM_ONLY = ("betas", "eps")
-"""Keys of [training] that no row reads whose local step is SGD's."""
+"""Keys of [training] that have no effect where the local step is SGD's."""
 
 
 class StatisticsSpec(Strict):
@@ -68,13 +68,12 @@ class StatisticsSpec(Strict):
     margin_reason: str | None = None
     main_ratio: Positive | None = None
     baseline_seeds: Seeds = []
-    """Of the baseline, instead of `seeds`: every row is held against it, so its own spread must be
+    """Seeds of the baseline, instead of `seeds`: every row is compared with it, so its spread must be
     known better."""
     declared: str | None = None
     """When the contrasts were declared: which runs had been seen by then."""
     seed_deviation: Positive | None = None
-    """Standard deviation of a score between seeds that a plan's power is reckoned with, in the unit
-    of the margin."""
+    """Standard deviation of a score between seeds, for a plan's power, in the unit of the margin."""
     curve: Name | None = None
     """The experiment that ran the baseline at several lengths, by which steps are valued. None
     where this experiment's own cells have the lengths."""
@@ -114,7 +113,7 @@ class TuningSpec(Strict):
 
 
 class ContrastSpec(Strict):
-    """A comparison of two rows that was decided on before its runs.
+    """A comparison of two rows, declared before its runs.
 
     All their one-sided tests share 5 %.
 
@@ -134,7 +133,7 @@ class ContrastSpec(Strict):
 class ExponentSpec(Strict):
     """A question about the exponents of a power law of gaps, declared before the runs.
 
-    Recorded and no longer evaluated; `docs/statistics.md` says why. It counts as a test with a p of
+    Recorded and no longer evaluated; `docs/history.md` says why. It counts as a test with a p of
     1. Asked is whether the exponent of the model's parameters ("size"), of a run's rounds of
     communication ("rounds") or of the steps between two rounds ("interval") is negative for these
     rows together, or lower than that of the rows `than`.
@@ -410,7 +409,7 @@ class Spec(Strict):
             and "per_epoch" in self.evaluation.model_fields_set
         ):
             raise ValueError(
-                "evaluation.per_epoch does nothing beside evaluation.num_scores; remove one of them"
+                "evaluation.per_epoch has no effect with evaluation.num_scores; remove one of them"
             )
         if self.tuning and self.tuning.both_rules_seeds and not self.tuning.both_rules:
             raise ValueError(
@@ -419,9 +418,9 @@ class Spec(Strict):
             )
 
     def _check_warmup(self) -> None:
-        """Check that warm-ups end within their runs, but for grids whose warm-up grows.
+        """Check that warm-ups end within their runs, except in grids whose warm-up grows.
 
-        Of these the released rule makes some that no run outlasts.
+        The released rule makes some of those longer than any run.
         """
         lengths = [
             self.training.num_schedule_epochs,

@@ -26,7 +26,7 @@ class SpecFile(NamedTuple):
 
     spec: Spec
     inherited: str | None
-    """In words; None where the file is like no other."""
+    """What the file inherits, in words; None if it has no `like`."""
 
 
 def find_spec(name_or_path: str) -> Path:

@@ -27,11 +27,11 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Finite = Annotated[float, Field(ge=-MOST, le=MOST)]
 
 LocalStep = Literal["sgd", "adamw", "muon"]
-"""By whose rule a worker steps: Nesterov SGD's; AdamW's with `betas` and `eps`, which has no
-momentum; or Muon's, with momentum on hidden matrices and AdamW on all else."""
+"""Rule of a worker's step: SGD with Nesterov momentum; AdamW with `betas` and `eps`, without
+momentum; or Muon with momentum on hidden matrices, and AdamW on all other parameters."""
 
 CommunicationDtype = Literal["fp32", "fp16"]
-"""Of the numbers that are sent, and so of the bits that are counted."""
+"""Dtype of the numbers in messages, which decides how many bits are counted."""
 
 Betas = Annotated[list[ShareBelowOne], Field(min_length=2, max_length=2)]
 
@@ -53,7 +53,7 @@ Rates = Annotated[list[Positive], AfterValidator(once)]
 
 
 def not_blank(text: str) -> str:
-    """Refuse a text that people would see nothing of."""
+    """Refuse a text without any visible character."""
     if not text.strip():
         raise ValueError("is empty; say what people are to read there")
     return text
@@ -87,7 +87,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 Settings = Annotated[dict[str, Any], AfterValidator(finite)]
-"""A table whose keys only the method or network knows that it is for."""
+"""A table whose keys are known only to the method or network that it is for."""
 
 
 class Strict(BaseModel):

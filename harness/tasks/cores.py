@@ -1,4 +1,4 @@
-"""How many cores fall to a process for reading, beside the other workers of its host."""
+"""The number of cores that a process may read with, given the other workers of its host."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def note_others(masks: Iterable[Set[int]]) -> None:
 
 
 def own_cores() -> int:
-    """Return how many cores fall to this process: at least 1.
+    """Return this process's share of the cores, at least 1.
 
-    Of a core that k workers may run on it has a k-th part. So a task that Slurm has bound to its
-    CPUs has all of them, and processes of torchrun share those of the machine.
+    A core that k workers may run on counts as 1/k. So a task that Slurm has bound to its CPUs has
+    all of them, and processes of torchrun share the machine's.
     """
     share = Fraction(0)
     for core in os.sched_getaffinity(0):

@@ -32,7 +32,7 @@ from cser_bench.harness.tasks.windows import Split, Windows, numbers_of, windows
 SHARE = Path("/usr/share/dictd")
 PACKAGE = "dict-gcide"
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-"""Of the index's numbers, the largest place first."""
+"""Digits of the index's numbers, which have the largest place first."""
 OF_THE_PACKAGE = "00-"
 """How headwords begin that lead to notes on the database."""
 

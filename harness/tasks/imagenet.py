@@ -34,7 +34,7 @@ STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 JITTER = 0.4
 LIGHTING = 0.1
-"""Of the paper's augmentation, see `augment.draw`."""
+"""Strengths of the paper's augmentation; see `augment.draw`."""
 
 EVALUATION_BATCH = 100
 SAMPLED = 32

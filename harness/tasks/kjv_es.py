@@ -61,7 +61,7 @@ NUM_SLOTS = 32_361
 """A versification's, which both texts have."""
 MAX_WORDS = 25
 MAX_RATIO = 2.0
-"""Of a pair's longer side, and of its longer to its shorter."""
+"""Limits of a pair: words of its longer side, and the ratio of its longer to its shorter side."""
 
 
 class TextPair(NamedTuple):
@@ -122,8 +122,8 @@ class BibleVerses:
         longest = max(_longest(encoded_train), _longest(encoded_test))
         if longest >= self.positions:
             raise DataError(
-                f"a sentence has {longest} subwords, more than the {self.positions - 1} that the "
-                "model has positions for beside the end; give more positions"
+                f"a sentence has {longest} subwords, but with its end the model has positions for "
+                f"only {self.positions - 1}; give more positions"
             )
         pairs = chosen_pairs(encoded_train, encoded_test, spec, device)
         measure = BleuAndChrf(subwords.decode)
@@ -259,8 +259,8 @@ def _longest(encoded: Encoded) -> int:
 class Subwords:
     """One vocabulary for both languages, by byte-pair encoding, as `tokenizers` learns it.
 
-    The method is that of Sennrich et al. (ACL 2016). Of its `size` the first tokens are those of
-    `harness.tasks.pairs`.
+    The method is that of Sennrich et al. (ACL 2016). The first tokens are those of
+    `harness.tasks.pairs`; they count in `size`.
 
     Raises:
         DataError: the texts have too few subwords.

@@ -33,7 +33,7 @@ from cser_bench.harness.timing.links import (
 from cser_bench.harness.workers.processes import Worker, WorkerProcesses, start_workers
 
 PREFIX = "cserlab"
-"""Of the names of a lab's namespaces; all that are called so are the lab's."""
+"""Prefix of the names of a lab's namespaces; all names with it belong to the lab."""
 INTERFACE = "eth0"
 """Every machine's link, in its namespace."""
 SWITCH = "switch"

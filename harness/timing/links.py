@@ -38,13 +38,13 @@ a message takes."""
 QUEUE_BYTES = 1 << 20
 """What waits at each end of a link before frames are dropped, as in a switch with a deep buffer."""
 LARGEST_UNIT_BYTES = 60_000
-"""Of a link with latency: in larger packets the relay has fewer to pass on."""
+"""Packet size (MTU) of a link with latency: large, so that the relay passes on few packets."""
 
 TUNSETIFF = 0x400454CA
 IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
 CLONE_NEWNET = 0x40000000
-"""Of Linux's headers if_tun.h and sched.h."""
+"""Constants from Linux's headers if_tun.h and sched.h."""
 LARGEST_PACKET = 1 << 16
 DESTINATION = 19
 """Where a packet of IPv4 has the last byte of the address that it goes to."""
@@ -64,7 +64,7 @@ class LabTopology:
         num_machines: times workers_per_machine, that is the world size; ranks are contiguous within
             a machine.
         bits_per_second: what each machine's link carries, each way, headers included.
-        latency_seconds: from one machine to another, one way, beside what this machine takes; above
+        latency_seconds: from one machine to another, one way, in addition to this machine's; above
             0 by a relay.
         jitter_seconds: how much more it is at most, evenly and for each packet. None overtakes
             another on its way to the same machine, so a burst comes nearer the longer time.
@@ -162,10 +162,10 @@ def relay(
     rate = 1e12
     number = 0
     draws = random.Random(0)
-    # When the link to a machine will have sent what was given to it, and when the last arrives.
+    # By machine: when its link will have sent everything given to it, and when the last of it arrives.
     free = [0.0] * len(devices)
     last = [0.0] * len(devices)
-    # By when they arrive; the number, which no two have, is there so that nothing else is compared.
+    # Heap of (arrival time, serial number, machine, packet); the serial number breaks ties.
     flying: list[tuple[float, int, int, bytes]] = []
     while True:
         wait = None

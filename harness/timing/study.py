@@ -322,7 +322,7 @@ def time_here(
 
 
 def add_to_study(folder: Path, swept: Sweep, timing: Timing) -> None:
-    """Make the folder a study of this sweep and timing, beside timings of other workloads."""
+    """Make the folder a study of this sweep and timing, keeping timings of other workloads."""
     file = folder / "study.json"
     name = f"timing-{timing.workload.name}.json"
     timings = []

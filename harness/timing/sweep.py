@@ -47,7 +47,7 @@ BEYOND_BITS_PER_SECOND = 100e9
 """A link's rate that is no limit."""
 STEP = 0.8
 MOST_STEPS = 12
-"""Of the search for the ceiling: from one rate to the next, and how many are tried."""
+"""Search for the ceiling: factor from one bandwidth to the next, and how many are tried at most."""
 
 Sent = Sequence[tuple[int, int]]
 

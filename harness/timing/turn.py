@@ -42,7 +42,7 @@ on."""
 NUM_DRAWS = 1000
 """Steps over which an overlapped method's early messages are averaged."""
 NUM_KEPT_DRAWS = 50
-"""Of so many of them, the first, a record holds each one."""
+"""A record holds each of the first so many of them."""
 NUM_CODEC_STEPS = 3
 Groups = Sequence[ProcessGroup | None]
 """Process groups of the same workers, as many as DDP can need; None is the world."""
@@ -204,7 +204,7 @@ def _own(
         local_step=method.local_step,
         method_source=method.method_source,
     )
-    # An interval of "end" is then the period, as `period_of` reckons it.
+    # An interval of "end" is then the period, as in `period_of`.
     return build_optimizer(config, trainee.module, collectives, method.period)
 
 

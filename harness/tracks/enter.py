@@ -130,7 +130,7 @@ def _pack(experiment: Experiment, rows: list[Row], records: Path, folder: Path) 
 
 
 def _pack_trials(name: str, request: Request, folder: Path) -> None:
-    """Write the records of the row's trials, which lie beside those of its runs."""
+    """Write the records of the row's trials, whose folder is next to that of its runs."""
     records = request.records.parent / name
     if not (records / "experiment.json").is_file():
         raise UsageError(f"{request.row} was tuned by {name}, and there is no folder {records}")

@@ -52,7 +52,7 @@ def build_model(spec: ModelSpec, task: Task, seed: int, device: torch.device) ->
 
 @contextmanager
 def _refusals(where: str) -> Iterator[None]:
-    """Have what a value of a spec was refused by told as the spec's mistake."""
+    """Turn errors that a value of a spec raises into SpecErrors."""
     try:
         yield
     except (TypeError, ValueError, RuntimeError) as error:
@@ -85,12 +85,9 @@ def format_of(model: nn.Module) -> MemoryFormat:
 
 
 def use_device(device: str) -> None:
-    """Make a GPU this thread's own, and have it reckon fp32 in full.
+    """Make a GPU this thread's device, with full fp32 arithmetic: by default cuDNN rounds to TF32.
 
-    Else cuDNN would round to 10 bits (TF32).
-
-    Batches of a run are of one shape, so cuDNN may try its algorithms on it once and keep the
-    fastest.
+    A run's batches have one shape, so cuDNN may try its algorithms once and keep the fastest.
     """
     if device != "cpu":
         torch.cuda.set_device(device)

@@ -138,7 +138,7 @@ def _agreed(names: list[str], collectives: Collectives) -> list[str]:
 
     On a network file system others may see them later.
     """
-    # Of one size on all ranks, as others do not know yet how many there are.
+    # One size on all ranks, as the others do not know yet how many there are.
     steps = torch.full((1, 4), -1, dtype=torch.int64)
     for place, name in enumerate(names[:4]):
         steps[0, place] = int(name.removeprefix("step-"))

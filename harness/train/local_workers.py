@@ -255,8 +255,8 @@ def random_batch(
     """Return random images, or windows or pairs of a text task, and labels for them.
 
     Images are standard normal, of the task's shape; they are of the type and on the device of
-    `like`. They are drawn on the CPU, so they are the same on every device. Of a text task they are
-    windows, or pairs of full length, as `harness.tasks.pairs.Pairs.batch` gives them.
+    `like`. They are drawn on the CPU, so they are the same on every device. For a text task they
+    are windows, or pairs of full length, as `harness.tasks.pairs.Pairs.batch` returns them.
     """
     if len(task.input_shape) == 1:
         windows = (batch_size, task.input_shape[0] + 1)

@@ -167,7 +167,7 @@ class Training:
         self._trained = [module_to_train(optimizer, model) for model in self.models]
         self._batched: Callable[[Tensor, Tensor], Tensor] | None = None
         """The passes of all workers at once, where there is such a form of them."""
-        # Of TensorSamples alone: others augment by rank, and a joint batch is of no single one.
+        # For TensorSamples only: the others augment by rank, which a joint batch does not have.
         if (
             isinstance(optimizer.collectives, StackedCollectives)
             and isinstance(self.samples, TensorSamples)
@@ -382,7 +382,7 @@ class Clock:
         self._device = device
         self._phases = Elapsed()
         self._talks = Elapsed()
-        """Of it the parts that were spent in collectives, by phase."""
+        """Seconds of each phase that were spent in collectives."""
         self._collectives = collectives
         self._phase: Phase = "compute"
         self._began = mark(device)

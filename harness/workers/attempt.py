@@ -288,8 +288,8 @@ def close(active: ActiveRun) -> Unfinished | None:
 
 
 def _death(active: ActiveRun, codes: list[int]) -> tuple[FailureKind, str]:
-    """Return kind and words of a failure of which no worker could tell."""
-    see = f"see {LOG} beside this record"
+    """Return kind and message of a failure that no worker could record."""
+    see = f"see {LOG} in this record's folder"
     if active.was_killed:
         return "oom", (
             "a process of the run was killed, by the system's memory guard or by hand; if it was "

@@ -28,10 +28,10 @@ PROBE_BYTES = 1_000_000
 name."""
 
 REDUCED_BYTES = {"cuda": 64_000_000, "cpu": 8_000_000}
-"""What an all-reduce is timed with, by kind of device: enough that latency hardly counts."""
+"""Bytes of the all-reduce that is timed, by kind of device: enough that latency hardly counts."""
 
 REPEATS = 5
-"""Of the all-reduce that is timed."""
+"""Number of all-reduces that are timed."""
 
 
 def checks(plan: Plan, options: Options) -> Iterator[Check]:
@@ -60,10 +60,7 @@ def _use_of_gpus(plan: Plan, options: Options, jobs: int) -> str:
 
 
 def line_of(check: Check, where: str = "") -> str:
-    """Return a check for people.
-
-    Of one that failed it says `where` it was made.
-    """
+    """Return a check as a line of text, with `where` it was made if it failed."""
     if check.passed:
         return f"ok   {check.what}: {check.detail}"
     return f"FAIL {check.what}: {check.detail}{where}"
@@ -155,11 +152,10 @@ def check_gpus() -> Iterator[Check]:
 
 
 def all_reduce_bits_per_second(device: str) -> float:
-    """Return what one link carries while all workers of the group reduce a vector.
+    """Return the bit/s that one link carries while all workers of the group reduce a vector.
 
-    Of the vector that is 2 (n - 1) / n, as in a ring of n workers.
-
-    All must call it. A tree, which NCCL may take for few bytes, would carry another share.
+    All workers must call it. A ring of n workers is assumed, whose links carry 2 (n - 1) / n of the
+    vector. A tree, which NCCL may use for few bytes, would carry another share.
     """
     world_size = dist.get_world_size()
     num_bytes = REDUCED_BYTES[torch.device(device).type]

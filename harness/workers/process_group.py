@@ -84,8 +84,8 @@ def launched() -> Launched:
     ):
         if rank >= size:
             raise SpecError(
-                f"{name}RANK is {rank} beside {name}WORLD_SIZE = {size}, and ranks count from 0; "
-                "set both"
+                f"{name}RANK is {rank}, but {name}WORLD_SIZE is {size}, and ranks count from 0; set "
+                "both"
             )
     return here
 
@@ -100,14 +100,10 @@ def own_gpu(local_rank: int, num_gpus: int) -> str:
 
 
 def identity(device: str) -> str:
-    """Return what this process must have to itself, told from all others on any host.
-
-    It is its GPU, or else the process.
-    """
+    """Return a name, unique over all hosts, of what this process must not share: its GPU, or itself."""
+    # No process id and host name: containers can share both.
     if device == "cpu":
-        return (
-            uuid.uuid4().hex
-        )  # Not the process's number and the host's name: containers can share both.
+        return uuid.uuid4().hex
     return f"GPU {torch.cuda.get_device_properties(device).uuid} of {platform.node()}"
 
 

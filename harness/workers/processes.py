@@ -1,6 +1,4 @@
-"""Worker processes that can meet, and the signals that end them.
-
-Each has a pipe to whoever started them.
+"""Worker processes that can meet, each with a pipe to the starter, and the signals that end them.
 
 Ctrl-C and SIGTERM: the first asks the runs to save their state and stop, the second ends them at
 once.
@@ -32,14 +30,14 @@ if TYPE_CHECKING:
     from torch.multiprocessing.spawn import ProcessContext
 
 PRELOADED = ("cser_bench.harness.workers.fork_server", "torch._dynamo")
-"""What every worker needs; the last PyTorch would import, for a second, when it makes its first
-optimiser."""
+"""Modules that every worker needs; PyTorch would import the last one, in a second, when it makes its
+first optimiser."""
 EXIT_ORPHAN = 4
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 1.0
-"""Time for the workers that a failed one leaves, to fail too."""
+"""Seconds for the other workers to fail after one has failed."""
 END_SECONDS = 30.0
-"""Time for a process that has said its last to end."""
+"""Seconds for a process to end after its last message."""
 
 
 class WorkerError(RuntimeError):
@@ -50,12 +48,12 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Worker:
-    """What a process knows of its part.
+    """What a worker process is given.
 
     Attributes:
         init_method: PyTorch's, by which the workers of one start find each other.
-        pipe: to whoever started them.
-        stop_requested: whether SIGTERM has come; Ctrl-C is the affair of whoever started them.
+        pipe: to the process that started them.
+        stop_requested: returns whether SIGTERM has come; the starter handles Ctrl-C.
     """
 
     rank: int
@@ -67,9 +65,9 @@ class Worker:
 
 @dataclass(frozen=True)
 class WorkerProcesses:
-    """The processes of one start, the pipe to each, by rank, and where they meet.
+    """The processes of one start, the pipe to each by rank, and the folder where they meet.
 
-    Used by `with`, they end after it.
+    Leaving its `with` ends the processes.
     """
 
     context: ProcessContext
@@ -90,10 +88,7 @@ class WorkerProcesses:
         return [process.exitcode for process in self.context.processes]
 
     def ask_to_stop(self) -> None:
-        """Ask each to stop.
-
-        One that has just been made does not hear yet, and must be asked again.
-        """
+        """Ask each process to stop; one that has just been made must be asked again."""
         for process in self.context.processes:
             if process.exitcode is None:
                 process.terminate()
@@ -106,105 +101,96 @@ class WorkerProcesses:
             process.join()
 
     def close(self) -> None:
-        """Give back what the processes, which have ended, leave here."""
+        """Close the pipes and remove the files that the ended processes leave."""
         for pipe in self.pipes:
             pipe.close()
         self.folder.cleanup()
-        # Torch leaves behind what a worker that failed has written there.
+        # torch leaves a failed worker's error file behind.
         for file in self.context.error_files:
             Path(file).unlink(missing_ok=True)
 
     def tell(self, rank: int, what: object) -> None:
-        """Send a message to the worker.
-
-        That one has ended is said when it is next heard.
-        """
+        """Send a message to the worker; a dead worker is reported by the next `hear`."""
         with contextlib.suppress(BrokenPipeError):
             self.pipes[rank].send(what)
 
     def hear(self, rank: int, timeout_seconds: float = math.inf) -> Any:
-        """Return what the worker says next, at last what its work returned.
+        """Return the worker's next message; the last one is what its work returned.
 
-        Raises WorkerError: one failed, or is silent.
+        Raises WorkerError: a worker failed, or this one is silent.
         """
         deadline = time.monotonic() + timeout_seconds
-        # In short waits: a worker that waits for one that failed says nothing, and does not end.
+        # In short waits: a worker that waits for a failed one sends nothing, and does not end.
         while not self.pipes[rank].poll(POLL_SECONDS):
             self._raise_if_failed()
             if time.monotonic() > deadline:
                 raise WorkerError(f"worker {rank} did not answer in {timeout_seconds:g} s")
         try:
             return self.pipes[rank].recv()
-        # The pipe is a socket, which is reset where the worker ended with words of ours unread.
+        # The pipe is a socket, which is reset if the worker ended without reading our message.
         except (EOFError, ConnectionResetError):
             self.context.processes[rank].join(END_SECONDS)
-            for (
-                _
-            ) in self.pipes:  # of a process that was just joined the end may not be seen at once
+            # The end of a process that was just joined may not be seen at once.
+            for _ in self.pipes:
                 self._raise_if_failed(POLL_SECONDS)
             raise WorkerError(f"worker {rank} failed: it ended early") from None
 
     def _raise_if_failed(self, wait_seconds: float = 0.0) -> None:
-        from torch.multiprocessing.spawn import (
-            ProcessException,
-        )  # here, as torch takes its time to load
+        # Imported here, as torch takes its time to load.
+        from torch.multiprocessing.spawn import ProcessException
 
         try:
             self.context.join(wait_seconds, GRACE_SECONDS)
         except ProcessException as error:
-            # Torch's message is the worker's whole traceback, which ends with its words. Of a
-            # worker that was killed it is one sentence, and stays whole.
+            # torch's message is the worker's whole traceback, which ends with the error's words.
+            # For a worker that was killed it is one sentence, which stays as it is.
             words = str(error).rpartition(f"{WorkerError.__name__}: ")[2].strip()
             raise WorkerError(f"worker {error.error_index} failed: {words}") from None
 
     def hear_all(self) -> list[Any]:
-        """Return what each says next, by rank; see `hear`."""
+        """Return each worker's next message, by rank; see `hear`."""
         return [self.hear(rank) for rank in range(len(self.pipes))]
 
 
 def start_workers(
     work: Callable[..., object], arguments: Sequence[tuple[Any, ...]], preload: Sequence[str] = ()
 ) -> WorkerProcesses:
-    """Start a process for each of `arguments`, isolated, and there at once.
-
-    It is forked from one that has torch loaded.
+    """Start a process for each of `arguments`, forked from one that has torch loaded.
 
     Args:
-        work: of a module, so that it can be sent; called as `work(worker, *arguments[rank])`. What
-            it prints is dropped but for what goes to standard error.
-        preload: modules to be loaded before the first process of this program is forked, besides
+        work: a module's function, so that it can be sent; called as `work(worker,
+            *arguments[rank])`. What it prints is dropped, except on standard error.
+        preload: modules to load before the first process of this program is forked, in addition to
             that of `work`.
     """
     from torch.multiprocessing.spawn import start_processes
 
     # One arena for all threads: workers then hand each other memory that is still in the core's
-    # cache.
-    # Both variables are read as a process begins, so the fork server must have them.
+    # cache. Both variables are read when a process begins, so the fork server must have them.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(
-        logging.ERROR
-    )  # it tells of each process that it ends
+    # It logs a line for each process that it ends.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     _start_fork_server([*PRELOADED, work.__module__, *preload])
     folder = tempfile.TemporaryDirectory(prefix="cser-workers-")
     ours, theirs = zip(*(multiprocessing.Pipe() for _ in arguments), strict=True)
     given = work, f"file://{folder.name}/rendezvous", theirs, arguments
     context = start_processes(_be, given, len(arguments), join=False, start_method="forkserver")  # type: ignore[no-untyped-call]
-    # Else a worker's end would stay open here, and the end of its pipe would never be heard.
+    # Otherwise a worker's end would stay open here, and the end of its pipe would never be seen.
     for pipe in theirs:
         pipe.close()
     return WorkerProcesses(context, ours, folder)
 
 
 def _start_fork_server(preload: Sequence[str]) -> None:
-    """Start the process that workers are forked from, unless it is there.
+    """Start the process that workers are forked from, unless it exists.
 
-    Ctrl-C, which goes to it too, never ends it. It inherits that signals are kept from it, until
+    Ctrl-C, which it receives too, must not end it. It inherits a mask that blocks signals, until
     `fork_server`, the first module that it loads, ignores them.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
-    # The fork server's start would start this one first, and Python lets both signals through when
-    # that is done: the server would be made with neither kept from it.
+    # The fork server's start would start this one first, and Python unblocks both signals when that
+    # is done: the server would be made with neither of them blocked.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
@@ -220,19 +206,16 @@ def _be(
     pipes: Sequence[Connection],
     arguments: Sequence[tuple[Any, ...]],
 ) -> None:
-    """Do what a worker's process does: its work, whose result it says last.
-
-    The process dies with the one that started it.
-    """
+    """Run a worker's work and send its result; the process dies with the one that started it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # Torch has the kernel send SIGINT when the parent dies. But the parent is the fork server, and
+    # torch has the kernel send SIGINT when the parent dies. But the parent is the fork server, and
     # SIGINT is ignored below.
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     flag = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, flag.note)
-    # Each worker is given all pipes. One that it kept open would hide the end of another worker.
+    # Each worker gets all pipes. One that it kept open would hide the end of another worker.
     for pipe in pipes[:rank] + pipes[rank + 1 :]:  # type: ignore[operator]
         pipe.close()
     with open(os.devnull, "w") as nowhere:

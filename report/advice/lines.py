@@ -19,7 +19,7 @@ DDP = "DDP (fp32)"
 FP16_HOOK = "DDP + fp16 hook"
 
 HOOK_TRAFFIC = 0.5
-"""Of DDP's fp16 hook: two bytes for four."""
+"""Traffic share of DDP's fp16 hook: two bytes for four."""
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,12 @@ class Efficiency:
 
     @property
     def num_parameters(self) -> int:
-        """Of the network."""
+        """Number of parameters of the network."""
         return int(self.line["num_parameters"])
 
     @property
     def num_steps(self) -> int:
-        """Of the method's runs."""
+        """Number of steps of the method's runs."""
         return int(self.line["num_steps"])
 
     @property

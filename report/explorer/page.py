@@ -38,11 +38,11 @@ LOOKS = HERE / "looks.css"
 """What explorers and the site's pages of text look like alike."""
 
 BESIDE = (("Report", "report.md"),)
-"""Where an explorer leads that was written beside its report."""
+"""Links of an explorer in its report's folder."""
 
 MOST_ON = 6
-"""Methods that are on at first where no comparison was declared, beside the baseline, the floor and
-those with a step time."""
+"""Methods shown at first where no comparison was declared, in addition to the baseline, the floor
+and those with a step time."""
 
 MOST_LINES = 15_000
 """A table of scores or pairs with more lines would make the page too large, and is left to the
@@ -100,7 +100,7 @@ def write_experiment_page(
 ) -> None:
     """Write an experiment's page.
 
-    A study beside it, as results/speedups, gives the step times of the rows it timed.
+    A study of step times in the same folder of results, as results/speedups, adds those of its rows.
 
     Args:
         path: of the page.
@@ -360,7 +360,7 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     """
     contrasts = _contrasts(frames)
     further = contrasts.columns.drop(_CONTRAST)
-    # Of a run that was interrupted, the command that ended it is the one to repeat.
+    # The command to repeat is the last one: an interrupted run has several.
     commands = frames.attempts.groupby("run_id")["command"].last().rename("command")
     runs = frames.runs.merge(commands, how="left", left_on="run_id", right_index=True)
     rows = _rows(frames)
@@ -390,9 +390,9 @@ def as_losses(
 
     Its columns `loss`, `loss_low` and `loss_high` stand where the others stood.
     """
-    # Of a loss the ends of the interval change places.
+    # Turning the sign swaps the ends of the interval.
     values = {estimate: table[estimate], low: table[high], high: table[low]}
-    # Zero less a number, as the negative of 0.0 is written with a sign.
+    # 0.0 - value, as -value would write 0.0 as -0.0.
     losses = {name: 0.0 - value for name, value in values.items()}
     names = {estimate: "loss", low: "loss_low", high: "loss_high"}
     return table.assign(**losses).rename(columns=names)

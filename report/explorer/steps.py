@@ -79,7 +79,7 @@ def scored_models(study: SpeedStudy, frames: Frames) -> list[dict[str, Any]]:
     for workload, timed in _methods_by_workload(study).items():
         if workload not in study.models or not study.models[workload].is_modelled:
             continue
-        # Of the baselines alone there would be no speed-up to draw.
+        # Baselines alone have no speed-up to draw.
         if not any(method.name in rows_of and not method.baseline for method in timed):
             continue
         methods = []
@@ -143,7 +143,7 @@ def _model(
     Args:
         model: of the workload.
         name: on the page.
-        without: what is not in a step, at the head of the sentence beside the name.
+        without: what a step leaves out, for the head of the sentence next to the name.
         attempts: at the timings, whose commands are shown.
         methods: see `_method`.
     """

@@ -47,8 +47,8 @@ class Standing:
 def standings_of(frames: Frames) -> list[Standing]:
     """Return what an experiment says of its methods.
 
-    Those of a method are the declared comparisons of its rows. A method without one has the row of
-    its own that sent most, beside the baseline, with no verdict.
+    A method has the declared comparisons of its rows. A method without one has its row that sent
+    most, compared with the baseline, without a verdict.
     """
     if frames.is_tuning:
         return []
@@ -179,7 +179,7 @@ _HEADS = (
 
 
 def _standings_html(standings: Sequence[Standing], reports: Mapping[str, str]) -> list[str]:
-    """Return the tables of what is judged, and of what was run beside that."""
+    """Return two tables: judged comparisons, and rows that were run without one."""
     by_name = sorted(standings, key=lambda line: line.experiment)
     # The largest networks first: they are nearest to what people train.
     ordered = sorted(by_name, key=lambda line: -line.num_parameters)

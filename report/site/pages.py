@@ -1,4 +1,4 @@
-"""What pages there are, and what stands on each beside its text."""
+"""The site's pages: which there are, and what each has in addition to its text."""
 
 import csv
 import html
@@ -14,7 +14,7 @@ from cser_bench.report.site.method_files import Method, read_methods
 from cser_bench.report.site.methods import Standing, page_html, words_html
 from cser_bench.report.site.places import EXPLORER, Places, page_of, relative
 from cser_bench.report.site.render import HERE, Text, code_html, html_of, template
-from cser_bench.report.site.search import Entry, index_script
+from cser_bench.report.site.search import SearchEntry, index_script
 
 NAME = "cser-bench"
 
@@ -29,7 +29,7 @@ SPEEDUPS = "speedups"
 
 METHODS = "methods/index.html"
 EXPERIMENTS = "experiments.html"
-DOCS = "docs/index.html"
+DOCS = "docs/README.md"
 
 _KINDS = {
     "results/reference/": "Networks and tasks",
@@ -57,7 +57,7 @@ class Site:
     reports: Mapping[str, str]
     quoted: Mapping[str, list[tuple[str, str]]]
     doors: Mapping[str, str]
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[SearchEntry] = field(default_factory=list)
 
     def write(self, place: str, title: str, body: str) -> None:
         """Write a page."""
@@ -99,13 +99,13 @@ def write_pages(
     for source in texts:
         if source.startswith("tracks/") and source.endswith("/README.md"):
             doors["Track"] = page_of(source)
-    doors["Docs"] = DOCS
+    if DOCS in texts:
+        doors["Docs"] = page_of(DOCS)
     places = Places(root, output, texts)
     site = Site(output, places, reports, _quoted(places, reports), doors)
     written = {source: _write_text(site, source) for source in texts}
     _write_experiments(site, written)
     _write_methods(site, root, standings)
-    _write_docs(site, written)
     # After all other pages, whose links say which files need a page.
     _write_sources(site)
     shutil.copy(HERE / "search.js", output)
@@ -124,7 +124,7 @@ def _texts(root: Path, output: Path) -> dict[str, Path]:
     texts = {}
     for path in paths:
         texts[path.relative_to(root).as_posix()] = path
-    # Of results only what was built, so that pages say what these records give.
+    # From results only what was built, so that pages say what these records give.
     for path in sorted(output.glob("results/**/*.md")):
         texts[path.relative_to(output).as_posix()] = path
     return texts
@@ -207,8 +207,8 @@ def _write_text(site: Site, source: str) -> Text:
         name = Path(source).parent.name
         what = f"report of {name}"
         place = relative_place(page, EXPLORER)
-        site.entries.append(Entry(text.title, f"explorer of {name}", place))
-    site.entries.append(Entry(text.title, what, page))
+        site.entries.append(SearchEntry(text.title, f"explorer of {name}", place))
+    site.entries.append(SearchEntry(text.title, what, page))
     if _is_answer(source):
         what = "answer"
     elif source.startswith("docs/"):
@@ -216,7 +216,7 @@ def _write_text(site: Site, source: str) -> Text:
     else:
         return text
     for name, heading in text.headings:
-        site.entries.append(Entry(heading, what, f"{page}#{name}"))
+        site.entries.append(SearchEntry(heading, what, f"{page}#{name}"))
     return text
 
 
@@ -287,7 +287,7 @@ def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
         parts += [_experiment_item(site, source, written[source]) for source in sources]
         parts.append("</ul>")
     site.write(EXPERIMENTS, "Experiments", "\n".join(parts))
-    site.entries.append(Entry("Experiments", "all reports and explorers", EXPERIMENTS))
+    site.entries.append(SearchEntry("Experiments", "all reports and explorers", EXPERIMENTS))
 
 
 def _experiment_item(site: Site, source: str, text: Text) -> str:
@@ -319,7 +319,7 @@ def _write_methods(site: Site, root: Path, standings: Sequence[Standing]) -> Non
             reports[name] = relative(method.page, page_of(source))
         body = page_html(method, of_method, reports)
         site.write(method.page, method.title, body)
-        site.entries.append(Entry(method.title, f"method {method.name}", method.page))
+        site.entries.append(SearchEntry(method.title, f"method {method.name}", method.page))
     parts = ["<h1>Methods</h1>"]
     for family, methods in sorted(families.items()):
         parts.append(f"<h2>{html.escape(family.capitalize())}</h2>")
@@ -332,23 +332,7 @@ def _write_methods(site: Site, root: Path, standings: Sequence[Standing]) -> Non
             )
         parts.append("</ul>")
     site.write(METHODS, "Methods", "\n".join(parts))
-    site.entries.append(Entry("Methods", "all methods by family", METHODS))
-
-
-def _write_docs(site: Site, written: Mapping[str, Text]) -> None:
-    """Write the page that lists the texts of docs and those beside them."""
-    parts = ["<h1>Docs</h1>", '<ul class="list">']
-    for source, text in written.items():
-        is_ours = source.startswith("docs/") or "/" not in source or source == "results/README.md"
-        if is_ours and source != "README.md":
-            link = relative(DOCS, page_of(source))
-            topics = ", ".join(heading for _, heading in text.headings)
-            parts.append(
-                f'<li><a href="{link}">{html.escape(text.title)}</a><p>{html.escape(topics)}</p></li>'
-            )
-    parts.append("</ul>")
-    site.write(DOCS, "Docs", "\n".join(parts))
-    site.entries.append(Entry("Docs", "all texts", DOCS))
+    site.entries.append(SearchEntry("Methods", "all methods by family", METHODS))
 
 
 def _write_sources(site: Site) -> None:

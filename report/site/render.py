@@ -134,7 +134,7 @@ def _linked(
     """Return the parts of a line with its links as pages of the site have them."""
     parts: list[Token] = []
     is_in_link = False
-    # Of a link that leads nowhere the words stay.
+    # The words of a link that leads nowhere stay, without the link.
     is_dropped = False
     for token in children:
         if token.type == "link_open":

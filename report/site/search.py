@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 
-class Entry(NamedTuple):
+class SearchEntry(NamedTuple):
     """A title, what it is the title of, and where that stands in the site."""
 
     title: str
@@ -13,7 +13,7 @@ class Entry(NamedTuple):
     place: str
 
 
-def index_script(entries: Iterable[Entry]) -> str:
+def index_script(entries: Iterable[SearchEntry]) -> str:
     """Return the script with all entries.
 
     It is a script and no JSON, as a page that is opened as a file may load nothing else.

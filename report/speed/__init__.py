@@ -1,4 +1,4 @@
-"""The report on step times: a cost model fitted to a network, set beside timed steps.
+"""The report on step times: a cost model fitted to a network, compared with timed steps.
 
 It never imports torch.
 """

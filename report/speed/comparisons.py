@@ -1,4 +1,4 @@
-"""Methods beside one another by the model: speed-ups, where they hold, headlines, layouts, cost."""
+"""Methods compared by the cost model: speed-ups, where they hold, headlines, layouts, cost."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ HEADLINES = (
 )
 
 COMPUTE_SECONDS = tuple(milliseconds / 1e3 for milliseconds in range(20, 61, 5))
-"""Of a step's two passes, over which the headlines' factors are a function."""
+"""Compute times of a step's two passes, at which the headlines' factors are given."""
 
 HEADLINE_RATES = (1e9, 5e9, 10e9, 25e9)
 
@@ -308,9 +308,9 @@ def layouts_frame(model: WorkloadModel, bits_per_second: float) -> pd.DataFrame:
 
 
 def costs_frame(model: WorkloadModel) -> pd.DataFrame:
-    """Return dollars per thousand modelled steps on machines of the price table.
+    """Return dollars per thousand modelled steps, on machines of the price table.
 
-    Of those that hold all workers, if it has any.
+    Machines that hold all workers are preferred, if the table has any.
     """
     num_workers = model.main.fabric.num_workers
     lines = []

@@ -82,7 +82,7 @@ class Network:
 
     @property
     def num_workers(self) -> int:
-        """Of all machines."""
+        """Number of workers on all machines."""
         return self.num_machines * self.workers_per_machine
 
 
@@ -103,7 +103,7 @@ def collective_seconds(
 ) -> float:
     """Return the seconds of a collective that nothing else delays.
 
-    Of an exchange, whose payload is as in `Message`, the mean over its rounds.
+    For an exchange, whose payload is as in `Message`, this is the mean over its rounds.
     """
     seconds = _undilated_seconds(network, collective, payload_bytes, rounds)
     return seconds / network.dilation

@@ -245,7 +245,7 @@ def _label_points(axes: Axes, points: pd.DataFrame, most: float) -> None:
         ends.append((1e3 * line["seconds"], min(line["loss"], most), line["label"], line["colour"]))
     end_labels(axes, ends, leaders=True)
     for line in points[points["label"] == ALL_SENT].to_dict("records"):
-        # It is far slower, at the right end, and a name would find no room beside it.
+        # It is far slower, at the right end, where a name has no room next to it.
         axes.annotate(
             line["label"],
             (1e3 * line["seconds"], line["loss"]),

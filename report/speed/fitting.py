@@ -18,7 +18,7 @@ from cser_bench.report.speed.cost_model import Algorithm, Link, Links, Network
 COLLECTIVES: tuple[Collective, ...] = ("all_reduce", "two_stages", "all_gather", "exchange")
 
 POWERS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Of the norm that joins latency and sending: those that are tried."""
+"""Powers that are tried for the norm which joins latency and sending."""
 
 LEAST_ALPHA = 1e-10
 """Seconds a hop; of a latency that hides wholly behind sending the sweep says nothing, and the fit
@@ -207,7 +207,7 @@ def _links(fabric: Fabric, fits: Sequence[Fit]) -> Links:
     if limit is None:
         link = _unlimited_link(fits)
         return Links(link, link)
-    # Of two sweeps at one limit the later counts; one without a limit stands at the fabric's own.
+    # If two sweeps have one limit, the later counts; a sweep without one has the fabric's own.
     by_limit = {slowest_limit(fit.fabric) or limit: fit for fit in fits}
     limits = sorted(by_limit)
     swept = [by_limit[rate] for rate in limits]

@@ -40,7 +40,7 @@ class TrainingJob:
 
     @property
     def num_workers(self) -> int:
-        """Of all machines."""
+        """Number of workers on all machines."""
         return self.num_machines * self.workers_per_machine
 
 
@@ -171,7 +171,7 @@ def _network(job: TrainingJob) -> Network:
     inside_beta = 0.0
     if job.inside_bits_per_second:
         inside_beta = 8 / job.inside_bits_per_second
-    # A hop inside a machine has no latency beside one between machines.
+    # Compared with a hop between machines, one inside a machine has no latency.
     inside = Link(alpha=0.0, beta=inside_beta)
     between = Link(alpha=job.latency_seconds, beta=8 / job.bits_per_second)
     links: dict[Collective, Links] = dict.fromkeys(get_args(Collective), Links(between, inside))

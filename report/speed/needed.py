@@ -19,7 +19,7 @@ from cser_bench.report.speed.timed import scored_steps_frame, steps_frame
 from cser_bench.report.statistics import COVERAGE
 
 SEED = 20202
-"""Of the draws of step times: another than that of efficiencies, which they must not follow."""
+"""Seed of the draws of step times; not that of efficiencies, so that the two are independent."""
 
 FP16 = "ddp_fp16"
 FP32 = "ddp"

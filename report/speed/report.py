@@ -40,7 +40,7 @@ Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
 def build_speed_report(study: SpeedStudy, experiments: Sequence[Frames], output: Path) -> Path:
     """Write the report of a study into a folder, and return its path.
 
-    The experiments' losses stand beside step times. The same records give the same bytes of
+    Tables join the experiments' losses with step times. The same records give the same bytes of
     Markdown and CSV.
 
     Raises:
@@ -199,7 +199,7 @@ def families_of(experiments: Sequence[Frames]) -> dict[str, str]:
 
 
 def _joined_part(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
-    """Return loss beside step time: of all experiments in the frames, of the first on the page."""
+    """Return losses joined with step times: all experiments as frames, the first one on the page."""
     sessions = study.sessions
     frames = {"scored_steps": scored_steps_frame(sessions)}
     if not sessions or not experiments:

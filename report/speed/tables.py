@@ -16,9 +16,9 @@ LARGE_RATIO = 64
 """From which on methods are asked whether they differ among themselves at all."""
 
 HEADER_BYTES = 66
-"""Of a frame on the link: Ethernet 14, IP 20, TCP 32."""
+"""Bytes of headers of a frame on the link: Ethernet 14, IP 20, TCP 32."""
 
-# Of the passes: where communication takes less, its relative error is that of a small difference.
+# Share of the passes: below it, communication is a small difference whose relative error says nothing.
 _LARGE_SHARE = 0.1
 
 
@@ -30,7 +30,7 @@ def layout_of(frame: pd.DataFrame) -> pd.Series:
 def clear_cells(cells: pd.DataFrame) -> pd.DataFrame:
     """Return cells that were not crowded, with `layout` and `network` as texts.
 
-    Of a network that was timed at two latencies, those with the most methods.
+    If a network was timed at two latencies, the cells with more methods are taken.
     """
     layout = layout_of(cells)
     cells = cells.assign(layout=layout, network=layout + ", " + cells["bits_per_second"].map(rate))
@@ -182,10 +182,10 @@ def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweeps_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
-    """Return one line a swept collective and size.
+    """Return a line for each swept collective and size.
 
-    Median seconds, and the bytes counted on a link beside the formula's. `beyond_formula`: the
-    share of the formula's bytes that a link carried beside them and the headers.
+    Columns are the median seconds, the bytes counted on a link, the formula's bytes, and
+    `beyond_formula`: what the link carried beyond these and the headers, as a share of the formula's.
     """
     lines = []
     for sweep in sweeps:

@@ -133,7 +133,7 @@ def _step(cells: Sequence[Cell]) -> dict[str, Any]:
     def mixed(name: str, statistic: Callable[[Sequence[float]], float]) -> float:
         return math.fsum(cell.share * statistic(getattr(cell, name)) for cell in cells)
 
-    # Of two or three steps a t interval is many times as wide as what was seen.
+    # With two or three steps a t interval is many times as wide as their range.
     if min(len(cell.seconds) for cell in cells) >= ENOUGH:
         interval = "t"
         seconds, low, high = mean_step(cells)
@@ -204,8 +204,8 @@ def scored_steps_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
     """Return one line a scored method and rate of the links.
 
     It is the emulated step, without encoding and update. `seconds` is the mean over sessions of
-    each one's step over the method's period. Of one session `low`, `high` and `interval` are as in
-    `steps_frame`; of several they are the lowest and highest of their means, and it is "sessions".
+    each one's step over the method's period. For one session `low`, `high` and `interval` are as in
+    `steps_frame`; for several they are the lowest and highest mean, and "sessions".
     """
     lines = []
     timed = steps_frame(sessions)
@@ -265,7 +265,7 @@ def _losses(frames: Frames) -> pd.DataFrame:
     # The mean of the runs that went well would hide the one that did not.
     losses = losses[~losses["row"].isin(diverged)]
     nothing = pd.DataFrame([(frames.experiment.baseline, 0.0, 0.0, 0.0)], columns=losses.columns)
-    # Of an experiment that has just begun there are none, in columns of objects.
+    # An experiment that has just begun has none, in columns of objects.
     numbers = dict.fromkeys(("estimate", "low", "high"), float)
     return pd.concat([losses.astype(numbers), nothing])
 
@@ -298,7 +298,7 @@ def _scored_steps(sessions: Sequence[Timing]) -> pd.DataFrame:
 
 def _is_on_frontier(lines: pd.DataFrame) -> pd.Series:
     known = lines.dropna(subset=["seconds", "estimate"])
-    # Of lines that are equally fast the best comes first, so that the others stay off the frontier.
+    # The best of equally fast lines comes first, so that the others stay off the frontier.
     ordered = known.sort_values(["seconds", "estimate"], ascending=[True, False])
     best = ordered.groupby("bits_per_second")["estimate"].cummax()
     # The best among those that are faster.
@@ -324,10 +324,10 @@ def baselines_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
 
 
 def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]:
-    """Return the experiments whose losses stand beside the step times of a study's folder.
+    """Return the experiments whose losses are shown with the step times of a study's folder.
 
-    They are the one that answers quote and those whose rows the sessions name. Beside a study that
-    ships they ship too; beside another, the user's own are taken where they are done.
+    They are the one that answers quote and those whose rows the sessions name. For a study that
+    ships, only experiments that ship are taken; otherwise the user's own, if they are done.
 
     Raises:
         RecordError: a record is damaged or of another version; the message names the file.

@@ -27,7 +27,7 @@ from cser_bench.report.speed.timed import cells_frame
 
 STUDY = "study.json"
 SCORED = "scored_speedups"
-"""The folder beside a study's that may hold sessions of scored methods, too."""
+"""Folder next to a study's, which may hold sessions of scored methods too."""
 
 
 @cache
@@ -241,7 +241,7 @@ class SpeedStudy:
 
     `sessions` are of scored methods; `wide`, `consecutive` and `text` are on links of several
     latencies, the last two of steps in a row. `models` are the workloads', by name. `cells` is
-    `cells_frame` of the timings beside their predictions, which are `predicted_seconds`,
+    `cells_frame` of the timings with their predictions, which are `predicted_seconds`,
     `predicted_communication_seconds` and the relative errors of both, `error` and
     `communication_error`; nan where nothing was swept, or the clock had no communication.
     """
@@ -259,7 +259,7 @@ class SpeedStudy:
 
     @property
     def attempts(self) -> list[Attempt]:
-        """Of all records, in the order of these fields."""
+        """Attempts of all records, in the order of these fields."""
         timings = (*self.timings, *self.sessions, *self.wide, *self.consecutive, *self.text)
         attempts = [sweep.attempt for sweep in self.sweeps]
         attempts += [timing.attempt for timing in timings]
@@ -267,7 +267,7 @@ class SpeedStudy:
 
 
 def read_study(folder: Path) -> SpeedStudy:
-    """Read a study, fit its sweeps and set the model beside the clock.
+    """Read a study, fit its sweeps, and compare the model with the measured times.
 
     Raises:
         UsageError: no such folder, or no study in it.
@@ -329,7 +329,7 @@ def _models(timings: Sequence[Timing], fits: tuple[Fit, ...]) -> dict[str, Workl
 def _predicted_cells(
     timings: Sequence[Timing], models: Mapping[str, WorkloadModel]
 ) -> pd.DataFrame:
-    """Return `cells_frame` beside the predictions and their errors, see `SpeedStudy`."""
+    """Return `cells_frame` with predictions and their errors; see `SpeedStudy`."""
     cells = cells_frame(timings)
     steps = []
     communications = []
@@ -349,10 +349,7 @@ def _predicted_cells(
 
 
 def _refuse_mixed(records: Mapping[Path, Sweep | Timing]) -> None:
-    """Refuse times of two machines, or of two versions of torch.
-
-    They cannot be set beside one another.
-    """
+    """Refuse times of two machines, or of two versions of torch: they cannot be compared."""
     machines = {path: _machine(record.attempt) for path, record in records.items()}
     for path, machine in machines.items():
         first, expected = next(iter(machines.items()))

@@ -49,10 +49,8 @@ JOINT = [name for name, algorithm in algorithms().items() if algorithm.averages_
 """Methods in whose result the workers have a part in common; the others need not be SGD, nor send
 anything."""
 TAKING_ADAMW = [name for name, algorithm in algorithms().items() if algorithm.sgd_alone is None]
-NUM_PARAMETERS, NUM_WEIGHTS = (
-    51,
-    42,
-)  # 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes are not even
+# 24 + 18 weights and 6 + 3 biases: odd, so that blocks and bytes are not even.
+NUM_PARAMETERS, NUM_WEIGHTS = 51, 42
 ACCURATE, SHORT = (torch.float32, torch.float64), (torch.bfloat16, torch.float32)
 
 LR, WEIGHT_DECAY, MOMENTUM = 0.1, 0.01, 0.9

@@ -79,9 +79,8 @@ def test_equal_workers_without_gradients_stay_where_they_are(
         [parameter], collectives=StackedCollectives(num_workers), **own, **common
     )
     for step in range(6):
-        parameter.grad = torch.full_like(
-            parameter, 1e-30 if step == 0 else 0.0
-        )  # too small to change anything
+        # Too small to change anything.
+        parameter.grad = torch.full_like(parameter, 1e-30 if step == 0 else 0.0)
         optimizer.step()
     assert torch.equal(parameter.detach(), start)
 

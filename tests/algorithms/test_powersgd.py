@@ -26,7 +26,7 @@ Gradient = Callable[[Array, int, int], Array]
 
 
 def towards_targets(x: Array, step: int, worker: int) -> Array:
-    """Of a square distance to a target that is the worker's own, with noise."""
+    """Gradient of a squared distance to the worker's own target, with noise."""
     target = np.random.default_rng([7, worker]).normal(0, 1, NUMEL)
     noise: Array = np.random.default_rng([step, worker]).normal(0, 1, NUMEL)
     return x - target + noise

@@ -99,7 +99,7 @@ def scores(x: list[Vectors], inputs: Vectors) -> tuple[Vectors, Vectors]:
 
 
 def gradients(x: list[Vectors], inputs: Vectors, labels: NDArray[np.int64]) -> list[Vectors]:
-    """Of the mean cross-entropy."""
+    """Gradient of the mean cross-entropy."""
     units, logarithms = scores(x, inputs)
     wrong = (np.exp(logarithms) - np.eye(NUM_CLASSES)[labels]) / len(labels)
     back = (wrong @ x[2]) * (units > 0)

@@ -35,7 +35,7 @@ COUNTS: dict[str, dict[str, int]] = {
 }
 """Messages that 13 steps take, with an interval of 4, by purpose."""
 NEIGHBOURS = {"ring": 2, "exponential": 3, "one_peer": 1, "complete": 7}
-"""Of each of eight workers."""
+"""Neighbours of each of eight workers, by topology."""
 MOMENTS = {"sync_interval": 2, "first_moment_interval": 6, "second_moment_interval": 12}
 
 

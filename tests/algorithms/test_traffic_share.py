@@ -29,7 +29,7 @@ from cser_bench.harness.measures.steps import link_models
 from tests.algorithms.problems import NAMES, own_settings
 
 NUMEL = 30_720
-"""Of a vector that the compressors below divide without a rest."""
+"""Length of a vector that the compressors below divide without a rest."""
 WORKERS = (2, 4, 8, 16, 32)
 
 

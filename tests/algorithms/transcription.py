@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Vectors = Array
-"""Of shape (workers, d)."""
+"""A vector for each worker, of shape (workers, d)."""
 Compress = Callable[[int, str, Vectors], Vectors]
 Mask = Callable[[int, str], NDArray[np.bool_]]
 State = tuple[Vectors, Vectors | list[Array]]

@@ -144,9 +144,8 @@ def moved_parameters_are_taken_back(name: str) -> None:
 
     def trained(move: Callable[[nn.Module], object], after_backward: bool) -> Tensor:
         model = Net()
-        optimizer = make(
-            name, model, compressor=PerTensorBlockSparsifier(2, 2, 1.2)
-        )  # regardless of strides
+        # Regardless of strides.
+        optimizer = make(name, model, compressor=PerTensorBlockSparsifier(2, 2, 1.2))
         train(optimizer, model, range(1, 5))
         optimizer.zero_grad()
         if after_backward:

@@ -122,7 +122,7 @@ def attempt_in_threads(
 ) -> bool:
     """As a group of processes does the run, by threads of this process; True if it has a result.
 
-    `asked`: by rank, whom a worker asks whether to stop.
+    `asked`: by rank, the function that a worker asks whether to stop.
     """
 
     turn, make = threading.Lock(), training.trainable

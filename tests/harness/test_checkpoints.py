@@ -311,7 +311,7 @@ def test_worker_processes_killed_as_they_start_and_as_they_train_change_nothing(
 
 
 def test_attempt_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    # Of 30 steps, scores and checkpoints after 10 and 20, and a checkpoint amid an evaluation's
+    # 30 steps, with scores and checkpoints after 10 and 20, and a checkpoint amid an evaluation's
     # losses after 25.
     config = small_config("cser", CSER, batch_size=26, evaluation={"per_epoch": 3})
     whole = job_for(config, tmp_path / "whole")

@@ -116,9 +116,8 @@ def test_gpus_that_are_not_there_are_said_before_anything_is_written(
 def test_disk_that_is_asked_for_is_what_checkpoints_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = changed(
-        small_spec(), "model.options.widths", [32, 128]
-    )  # large enough for headers not to matter
+    # Large enough for headers not to matter.
+    spec = changed(small_spec(), "model.options.widths", [32, 128])
     plan = make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)
     taken = {}
     for run in plan.runs:
@@ -137,7 +136,7 @@ def test_disk_that_is_asked_for_is_what_checkpoints_take(
     assert expected.keys() == taken.keys()
     assert all(1.0 <= taken[row] / each < 1.1 for row, each in expected.items())
 
-    # Of two runs of two workers at once, with a generation being written beside the two that stay.
+    # Two runs of two workers at once, with one generation being written and two that stay.
     needed = 2 * 2 * 3 * max(expected.values())
     for free, suffices in ((needed, False), (needed + 1, True)):
         usage = shutil._ntuple_diskusage(free, 0, free)

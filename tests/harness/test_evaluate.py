@@ -142,7 +142,7 @@ def scored_models(policy: str, models: list[nn.Module]) -> list[nn.Module]:
 def test_every_sample_is_scored_once_by_the_average_model_under_each_policy_and_nothing_is_changed(
     policy: str, num_workers: int
 ) -> None:
-    """Of running statistics: their mean, those of the average model, or each worker's own."""
+    """Running statistics: their mean, those of the average model, or each worker's own."""
     config, models, optimizer = trained(num_workers, policy)
     samples, before = Counted(**vars(SAMPLES)), state(models, optimizer)
     score = evaluate(config, models, optimizer, PLAIN, samples, 500, 1600)

@@ -104,8 +104,8 @@ def test_shares_have_the_second_moment_of_a_dirichlet_distribution_and_follow_th
     alpha: float,
 ) -> None:
     squares = (first_shares(torch.arange(20_000) % CLASSES, alpha) ** 2).sum(axis=1)
-    # Of K shares with parameter alpha each: E sum p^2 = (alpha + 1) / (K alpha + 1); 1000 samples
-    # are drawn of them.
+    # For K shares of a Dirichlet distribution, E sum p^2 = (alpha + 1) / (K alpha + 1); 1000 samples
+    # are drawn from them.
     expected = (alpha + 1) / (CLASSES * alpha + 1)
     expected += (1 - expected) / 1_000
     assert abs(squares.mean() - expected) < 4 * squares.std() / 10
@@ -245,7 +245,7 @@ def factors(schedule: ScheduleSpec, per_epoch: int, num_epochs: int) -> list[flo
 
 TEN = [step / 10 for step in range(1, 11)]
 SCHEDULES: dict[str, tuple[dict[str, Any], list[float]]] = {
-    # Of three epochs of ten steps.
+    # Three epochs of ten steps.
     "constant": ({"kind": "constant"}, [1.0] * 30),
     "warm-up": ({"kind": "constant", "warmup_epochs": 0.5}, [0.2, 0.4, 0.6, 0.8, *[1.0] * 26]),
     "a share of the run": (

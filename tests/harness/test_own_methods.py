@@ -98,7 +98,7 @@ def test_a_run_depends_on_the_digest_alone_and_those_that_ship_on_nothing_new(
     assert len(set(ids.values())) == 3
     with pytest.raises(ValueError, match=r"not that of its digest"):
         MethodSource(file="mine.py", source=SOURCE + "#", sha256=first.sha256)
-    # Of a run that was done before there were methods from outside.
+    # The id of a run from before there were methods from outside.
     assert run_id(small_config()) == "4cd78f74059b"
 
 

@@ -221,8 +221,8 @@ SIGNS, SENT = {"kind": "quantised_blocks", "bits": 1}, 3 * (256 + 32) / (32 * 74
 def test_models_sent_and_what_a_link_carries(
     algorithm: str, table: Table, models: float, link: float, exchange: bool
 ) -> None:
-    """Of 20 steps of four workers with 742 parameters; `exchange`: one follows when they are
-    done."""
+    """Footprint of 20 steps of four workers with 742 parameters; `exchange`: one follows at the
+    end."""
     seen = footprint_of(small_config(algorithm, table, num_workers=4))
     assert (seen.num_steps, seen.num_parameters, seen.final_exchange) == (20, 742, exchange)
     assert (seen.models_sent, seen.link_models) == (pytest.approx(models), pytest.approx(link))

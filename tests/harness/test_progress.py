@@ -65,7 +65,7 @@ def test_where_runs_may_be_added_the_time_is_a_lower_bound_without_an_end() -> N
 
 
 def test_steps_are_those_of_runs_that_are_done_and_of_heartbeats(tmp_path: Path) -> None:
-    """Of four runs of 40 steps one is done, one has a heartbeat, and two have not begun."""
+    """Four runs of 40 steps: one is done, one has a heartbeat, and two have not begun."""
     spec = small_spec()
     spec["rows"] = spec["rows"][:2]
     plan = make_plan(load_spec(write_spec(tmp_path, spec)), tmp_path)

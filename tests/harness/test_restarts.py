@@ -31,7 +31,7 @@ def config_of(method: str, **restart: Any) -> RunConfig:
 
 
 def stacked(config: RunConfig, values: list[Tensor] | None = None) -> DistributedOptimizer:
-    """Of a model of a matrix and a vector, whose workers have the same values to begin with."""
+    """An optimiser of a model of a matrix and a vector, whose workers begin with equal values."""
     draw = torch.Generator().manual_seed(3)
     values = values or [torch.randn(shape, generator=draw) for shape in [(6, 5), (7,)]]
     model = nn.ParameterList(
@@ -86,9 +86,8 @@ def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(
     config = config_of(method, without=[lost])
     before, after, optimizer = lost_in_the_middle(config)
     firsts = [each.detach()[0] for group in optimizer.param_groups for each in group["params"]]
-    made_anew = held(
-        stacked(config, firsts)
-    )  # on worker 0's parameters, which all have where those are lost
+    # On worker 0's parameters, which all workers have if theirs are lost.
+    made_anew = held(stacked(config, firsts))
     assert torch.equal(after[lost], made_anew[lost])
     assert lost == "parameters" or not torch.equal(before[lost], made_anew[lost])
     assert all(torch.equal(after[name], value) for name, value in before.items() if name != lost)

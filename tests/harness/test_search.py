@@ -210,7 +210,7 @@ STEPS, NUM_RUNS = 120 * (1_281_167 // 256), 80
 
 
 def hours_of(images_per_second: float) -> float:
-    """Of all runs, at the rate of eight GPUs together."""
+    """Hours of all runs, at this rate of eight GPUs together."""
     return NUM_RUNS * STEPS * 256 / images_per_second / 3600
 
 

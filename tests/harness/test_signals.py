@@ -48,9 +48,8 @@ from tests.harness.support import (
     write_spec,
 )
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # what tests start ignores it where they run in the background
+# Processes that tests start ignore it if the tests run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONG = 300
 """Epochs of a run that is surely on when it is stopped: 12,000 steps."""

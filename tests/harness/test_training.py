@@ -151,7 +151,7 @@ def test_recorded_loss_is_the_mean_over_workers_and_steps_since_the_last_score_a
     assert len(losses) == 80
     means = [math.fsum(losses[:40]) / 40, math.fsum(losses[40:]) / 40]
     assert [event.train_loss for event in events] == pytest.approx(means, rel=1e-5)
-    # Of 40 steps 30 are warm-up; number 20 of them, then number 10 of the 10 that fall from 1 to 0.
+    # 30 of 40 steps are warm-up: its step 20, then the last of 10 steps that fall from 1 to 0.
     expected = [0.08 * 20 / 30, 0.08 * (1 + math.cos(0.9 * math.pi)) / 2]
     assert [event.learning_rate for event in events] == pytest.approx(expected)
 

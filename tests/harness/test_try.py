@@ -126,7 +126,7 @@ def test_words_that_a_trial_cannot_be_made_of(tmp_path: Path) -> None:
 def test_what_ships_is_there_and_its_length_said(
     network: str, interval: int, num_trials: int
 ) -> None:
-    """Of the perceptron the two best rates are tried at two seeds more, as all rows' were."""
+    """On the perceptron the two best rates are tried at two more seeds, as all rows' were."""
     tried = make_trial(str(EXAMPLE), network)
     assert tried.spec.rows[0].settings == {"sync_interval": interval}
     words = duration_words(tried, 2)

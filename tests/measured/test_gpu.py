@@ -52,10 +52,10 @@ Record = Callable[[str, object], None]
 NUM_WORKERS = 8
 """Whose messages arrive where encoding is timed, as in the scored sessions."""
 LARGE_BYTES = 100_000_000
-"""Of the all-reduce whose bandwidth is measured: about ResNet-50's gradients."""
+"""Bytes of the all-reduce whose bandwidth is measured: about ResNet-50's gradients."""
 OVERFLOWS_AT, NUM_STEPS = 3, 6
 SAFE_SCALE, TOO_LARGE = 2.0**10, 2.0**120
-"""Of the loss: the second keeps it finite in fp32, but no gradient in fp16."""
+"""Loss scales: the second keeps the loss finite in fp32, but no gradient in fp16."""
 WARM_UP, WATCHED = 3, 8
 """Steps in which constants are made and libraries begin, and steps that are watched, a reset among
 them."""

@@ -50,7 +50,7 @@ def scores_of(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
             if run_id in results:
                 result = results[run_id]
                 counts = result.get("class_counts") or [[]]
-                # Of text without labels all windows are of one class.
+                # Text without labels has windows of one class.
                 classes = len(counts[0]) if len(counts[0]) > 1 else 50_000
                 losses = [
                     result[key] for key in ("train_loss", "test_loss") if result[key] is not None

@@ -160,7 +160,7 @@ def test_gathered_numbers_arrive_from_all_workers_and_the_error_is_kept_in_each_
     blocks = {"gradient_compressor": BLOCK, "error_compressor": BLOCK, "reset_interval": 4}
     shared = of("mcser", 8, **blocks).seconds
     kept = of("mcser", 8, **blocks | {"error_compressor": TOP_K}).seconds
-    # Of the reset's cost a quarter; of the error's 8 bytes all.
+    # A quarter of the reset's cost, and all of the error's 8 bytes.
     reset = (8 + 72 * 8 / 16) * 1e-9 + selection_seconds(900)
     assert kept - shared == pytest.approx(8e-9 + (reset - 24 / 24 * 1e-9) / 4)
 

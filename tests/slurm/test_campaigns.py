@@ -97,7 +97,7 @@ def left_the_queue(made: Trial) -> bool:
 
 
 SLOW_SECONDS = 0.1
-"""Of each step in the slow checkout."""
+"""Seconds that each step takes in the slow checkout."""
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from cser_bench.harness.cli.show import status_text, worker_hours
 from cser_bench.harness.records import store
 from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.run_lock import locked
-from cser_bench.harness.records.state import Seen, judge
+from cser_bench.harness.records.state import RunFolder, judge
 from cser_bench.harness.records.store import Failure, Heartbeat, Result
 from cser_bench.slurm import campaign
 from cser_bench.slurm.campaign import Campaign, put_submission, read_campaign, statuses, submitted
@@ -51,7 +51,7 @@ def judged(**changes: Any) -> tuple[str, str]:
     given |= changes
     queue = None if given["queue"] is None else {"7_0": given["queue"]} if given["queue"] else {}
     fields = {key: given.get(key) for key in ("result", "failure", "heartbeat", "owned")}
-    seen = Seen(**fields, replaced=given.get("replaced", False))  # type: ignore[arg-type]
+    seen = RunFolder(**fields, replaced=given.get("replaced", False))  # type: ignore[arg-type]
     submissions = [given["submission"]] if given["submission"] else []
     made = Campaign(version=store.VERSION, experiment="x", submissions=submissions)
     return judge(seen, submitted(made, "x", queue), NOW)

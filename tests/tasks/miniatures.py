@@ -125,7 +125,7 @@ class MiniatureCIFAR100:
 
 
 CLASSES = ("n01", "n02", "n03")
-"""Of the miniature ImageNet."""
+"""Classes of the miniature ImageNet."""
 
 
 def photo(seed: int, width: int = 40, height: int = 30) -> Image.Image:

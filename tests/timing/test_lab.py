@@ -220,9 +220,8 @@ def test_a_relay_adds_the_latency_both_ways_and_keeps_the_rate(jitter_seconds: f
     least, most = 2 * latency_seconds, 2 * (latency_seconds + jitter_seconds)
     assert least <= there_and_back < most + 0.5  # which a busy machine adds
     assert received == num_bytes and num_bytes < sent < 1.1 * num_bytes
-    share = (
-        0.2 if jitter_seconds else 0.5
-    )  # where packets come in bunches, TCP's window grows more slowly
+    # Where packets come in bunches, TCP's window grows more slowly.
+    share = 0.2 if jitter_seconds else 0.5
     assert share * rate < 8 * received / seconds < 1.1 * rate
 
 
