@@ -33,6 +33,9 @@ STAGE_OPTION = --stage "$(or $(STAGE),first)"
 PART_OPTION = $(if $(STAGE),$(STAGE_OPTION),$(if $(ROWS)$(SEEDS),,$(STAGE_OPTION)))
 RESULTS_OPTION = $(if $(filter-out results,$(RESULTS)),--results "$(RESULTS)")
 
+# Measurements of this machine: results/ has those that ship, by the same names.
+MEASURED = $(if $(filter results,$(RESULTS)),results/own,$(RESULTS))
+
 SUBMIT_OPTIONS = --cluster "$(CLUSTER)" $(if $(DATA),--data "$(DATA)") $(if $(YES),--yes) $(RESULTS_OPTION)
 
 export PYTHON VENV
@@ -156,26 +159,26 @@ report: $(VENV)/.installed ## write the report from the records there are (EXPER
 # One process, so that nothing that is timed runs beside anything else.
 MEASURE = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -v -o junit_family=xunit1 tests/measured
 
-bench: $(VENV)/.installed-dev ## time the optimisers' own arithmetic on this machine
-	@$(MEASURE) -m bench --junit-xml "$(RESULTS)/bench/bench.xml"
+bench: $(VENV)/.installed-dev ## time the optimisers' own arithmetic on this machine, into results/own/bench
+	@$(MEASURE) -m bench --junit-xml "$(MEASURED)/bench/bench.xml"
 
 netlab: $(VENV)/.installed ## time collectives on an emulated network of this machine's own (Linux, root)
 	@$(HARNESS) netlab --output "$(RESULTS)/netlab"
 
-speedups: $(VENV)/.installed ## time methods and baselines on such a network, then write the report of speed-ups
-	@$(HARNESS) speedups --output "$(RESULTS)/speedups"
+speedups: $(VENV)/.installed ## time methods and baselines on such a network, then write the report, into results/own/speedups
+	@$(HARNESS) speedups --output "$(MEASURED)/speedups"
 
 speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at 1, 10 and 25 Gb/s, a session more each time
-	@$(HARNESS) speedups --only scored --output "$(RESULTS)/scored_speedups"
+	@$(HARNESS) speedups --only scored --output "$(MEASURED)/scored_speedups"
 
 speedups-wide: $(VENV)/.installed ## time methods on links of 0 to 80 ms one way, beside the study of speed-ups (Linux, root)
-	@$(HARNESS) speedups --only wide --output "$(RESULTS)/speedups"
+	@$(HARNESS) speedups --only wide --output "$(MEASURED)/speedups"
 
 speedups-text: $(VENV)/.installed ## time what the experiment on text scores, on links of 0 and 20 ms one way (Linux, root)
-	@$(HARNESS) speedups --only text --output "$(RESULTS)/speedups"
+	@$(HARNESS) speedups --only text --output "$(MEASURED)/speedups"
 
 speedups-consecutive: $(VENV)/.installed ## time steps in a row: what travels beside them, and slow workers (Linux, root)
-	@$(HARNESS) speedups --only consecutive --output "$(RESULTS)/speedups"
+	@$(HARNESS) speedups --only consecutive --output "$(MEASURED)/speedups"
 
 gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely on there; skipped where there is none
 	@$(MEASURE) -m gpu --junit-xml "$(RESULTS)/gpu/gpu_check.xml"

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 FOLDERS = ("algorithms", "harness", "report", "slurm")
+LISTED = Path("results", "shipped.txt")
+"""Names what ships in results/. Own experiments, packed or not, stay here."""
 
 
 class BuildWithRecords(build_py):
@@ -22,22 +25,42 @@ class BuildWithRecords(build_py):
         if self.editable_mode:
             super().run()
             return
+        # All of it: an earlier version may have had packages of other names.
+        shutil.rmtree(self.build_lib, ignore_errors=True)
         built = Path(self.build_lib, "cser_bench")
-        shutil.rmtree(built, ignore_errors=True)
         super().run()
         for rules in [*Path("tracks").glob("*/*.toml"), *Path("tracks").glob("*/rules.md")]:
             copy(rules, built / rules)
-        listed = Path("results", "shipped.txt")
-        copy(listed, built / listed)
-        # Own experiments, packed or not, stay here.
-        for name in listed.read_text().splitlines():
-            pack = Path("results", name, "runs.jsonl")
+        copy(LISTED, built / LISTED)
+        for folder in shipped_folders():
+            pack = folder / "runs.jsonl"
             if not pack.is_file():
                 continue
             copy(pack.with_name("experiment.json"), built / pack.with_name("experiment.json"))
             # Without the time, so that the same records give the same wheel.
             compressed = gzip.compress(pack.read_bytes(), mtime=0)
             (built / f"{pack}.gz").write_bytes(compressed)
+
+
+class SourcesThatShip(sdist):
+    """Packs the sources, and of results/ what ships."""
+
+    def prune_file_list(self):
+        """Leave out own experiments, which MANIFEST.in cannot tell from others."""
+        super().prune_file_list()
+        shipped = shipped_folders()
+        kept = []
+        for name in self.filelist.files:
+            path = Path(name)
+            is_own = path.parts[0] == "results" and path != LISTED and path.parent not in shipped
+            if not is_own:
+                kept.append(name)
+        self.filelist.files = kept
+
+
+def shipped_folders():
+    """Return the folders of results/ that are listed."""
+    return [Path("results", name) for name in LISTED.read_text().splitlines()]
 
 
 def copy(source, target):
@@ -50,5 +73,5 @@ in_folders = find_packages(include=[*FOLDERS, *(f"{folder}.*" for folder in FOLD
 setup(
     packages=["cser_bench", *(f"cser_bench.{name}" for name in in_folders)],
     package_dir={f"cser_bench.{folder}": folder for folder in FOLDERS},
-    cmdclass={"build_py": BuildWithRecords},
+    cmdclass={"build_py": BuildWithRecords, "sdist": SourcesThatShip},
 )

@@ -6,6 +6,7 @@
 import torch.distributed.nn.functional as _functional  # noqa: F401
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook as noop_hook
 
+from cser_bench import __version__ as __version__
 from cser_bench.algorithms.alone import Alone as Alone
 from cser_bench.algorithms.choco_sgd import ChocoSGD as ChocoSGD
 from cser_bench.algorithms.compressors.block import BlockSparsifier as BlockSparsifier
@@ -60,4 +61,53 @@ from cser_bench.algorithms.sgd import SGDAccumulate as SGDAccumulate
 from cser_bench.algorithms.sparse_loco import SparseLoCo as SparseLoCo
 from cser_bench.algorithms.streaming_diloco import StreamingDiLoCo as StreamingDiLoCo
 
-__version__ = "1.0.0"
+# Without the function `algorithms`, which would hide the folder of that name where all are imported.
+__all__ = [
+    "CSEA",
+    "CSER",
+    "CSERPL",
+    "DPSGD",
+    "EF21SGDM",
+    "EFSGD",
+    "MCSER",
+    "QSGD",
+    "QSR",
+    "SGD",
+    "Alone",
+    "BlockSparsifier",
+    "CSERReleased",
+    "ChocoSGD",
+    "ChunkTopK",
+    "CollectiveError",
+    "Collectives",
+    "CompressedReduceScatter",
+    "Compressor",
+    "DeepSqueeze",
+    "DiLoCo",
+    "DistributedOptimizer",
+    "Identity",
+    "LocalSGD",
+    "MCSERReleased",
+    "NoLoCo",
+    "PerTensorBlockSparsifier",
+    "PowerSGD",
+    "ProcessGroupCollectives",
+    "Purpose",
+    "QSparseLocalSGD",
+    "QuantisedBlocks",
+    "RandomK",
+    "SGDAccumulate",
+    "ScaledSign",
+    "SoloCollectives",
+    "SparseLoCo",
+    "StackedCollectives",
+    "StreamingDiLoCo",
+    "TopK",
+    "Traffic",
+    "Zero",
+    "consensus_checkpoint",
+    "load_checkpoint",
+    "muon_groups",
+    "newest_checkpoint",
+    "noop_hook",
+]

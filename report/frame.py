@@ -18,6 +18,7 @@ import pandas as pd
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.metrics import Metric, metric_of, score_in, score_of
+from cser_bench.harness.measures.steps import LOAD_TOLERANCE as LOAD_TOLERANCE
 from cser_bench.harness.measures.steps import link_models
 from cser_bench.harness.records.experiment import (
     Contrast,
@@ -29,7 +30,7 @@ from cser_bench.harness.records.experiment import (
 )
 from cser_bench.harness.records.packs import read_runs
 from cser_bench.harness.records.shipped import shipped_experiments, ships
-from cser_bench.harness.records.store import RecordError, Result, RunRecord, TrafficEntry
+from cser_bench.harness.records.store import TRAINING, RecordError, Result, RunRecord, TrafficEntry
 
 Status = Literal["done", "diverged", "failed", "missing"]
 
@@ -39,12 +40,6 @@ says."""
 
 MOST_CLASSES = 50_000
 """Number of classes that is assumed where a record has none, as for text."""
-
-LOAD_TOLERANCE = 0.1
-"""Relative difference in traffic up to which two rows count as equal in it."""
-
-TRAINING = ("gradient", "error", "model")
-"""Purposes of traffic that are a method's cost; evaluation and control are not."""
 
 _RUN = [
     "row",

@@ -17,7 +17,7 @@ from scipy import special
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.packs import NAME as PACK
-from cser_bench.harness.records.store import write_text_atomically
+from cser_bench.harness.records.store import TRAINING, write_text_atomically
 from cser_bench.harness.records.tracks import (
     Bound,
     CostLink,
@@ -27,7 +27,7 @@ from cser_bench.harness.records.tracks import (
     read_entries,
     read_track,
 )
-from cser_bench.report.frame import TRAINING, Frames, read_frames
+from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.render import markdown_of
 from cser_bench.report.speed.job import TrainingJob, method_seconds, sendings_of
 from cser_bench.report.statistics import COVERAGE, Difference, unpaired

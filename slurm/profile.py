@@ -84,6 +84,12 @@ class Profile(Strict):
             raise ValueError(
                 f"sbatch holds {min(own)!r}, which campaigns set themselves; remove it"
             )
+        texts = {f"sbatch.{flag}": str(value) for flag, value in self.sbatch.items()}
+        texts["launch_prefix"] = self.launch_prefix
+        for where, text in texts.items():
+            # What stands behind it would be a line of shell in the script.
+            if "\n" in text or "\r" in text:
+                raise ValueError(f"{where} has a line break; write its value on one line")
         return self
 
     @property

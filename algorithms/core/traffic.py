@@ -117,6 +117,16 @@ class Traffic:
             lines.append(f"{name:<24}{numbers}")
         return "\n".join(lines)
 
+    def as_dict(self) -> dict[str, int]:
+        """Return the counts as plain numbers for loggers, by purpose, and for training in all."""
+        entries = {purpose.value: entry for purpose, entry in self.entries.items()}
+        entries["training"] = self.training_total()
+        numbers = {}
+        for name, entry in entries.items():
+            numbers[f"{name}_bits"] = entry.bits
+            numbers[f"{name}_collectives"] = entry.collectives
+        return numbers
+
     @property
     def training_bits(self) -> int:
         """Payload bits of the algorithm itself: gradient, error and model."""

@@ -44,7 +44,15 @@ def _planned(options: argparse.Namespace) -> Plan:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print the runs; read the spec and the records, and write nothing."""
+    """Print the runs, or without a name the experiments that ship.
+
+    Nothing is read besides specifications and records, and nothing is written.
+    """
+    if options.experiment is None:
+        from cser_bench.harness.cli.show import titles_text
+
+        print(titles_text())
+        return 0
     from cser_bench.harness.plan.show import show_plan
 
     show_plan(_planned(options))

@@ -5,6 +5,7 @@ What went wrong is said in one sentence.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from cser_bench.harness.errors import UsageError
 from cser_bench.harness.places import OURS
 
 FAILURE, BROKEN_PIPE, INTERRUPTED = 1, 141, 130
@@ -45,6 +47,8 @@ def end_of(command: Callable[[], int]) -> int:
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         said = f"{error.strerror or error or type(error).__name__}{where}"
+        if error.errno == errno.ENAMETOOLONG:
+            return complain(f"{said}; give a shorter name", UsageError.exit_code)
         return complain(f"{said}: what was recorded is kept; mend this and call again", FAILURE)
     except ModuleNotFoundError as error:
         # A module of our own that is missing is a bug, and its trace is wanted.

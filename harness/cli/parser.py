@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cser_bench.harness.cli import commands, exits
 from cser_bench.harness.cli.paths import folder
+from cser_bench.harness.errors import UsageError
 
 DESCRIPTION = (
     "The command line: plan, run, status, report, pack and others, each an experiment's "
@@ -23,6 +24,13 @@ INSTALLED = "cser-harness"
 """The command that pip installs."""
 
 PRINT_COMPLETION = "--print-completion"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in a sentence, without the usage, which has eight lines."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
 def do(arguments: list[str] | None) -> int:
@@ -38,6 +46,8 @@ def do(arguments: list[str] | None) -> int:
         parser = _parser(INSTALLED, known_experiments())
     else:
         parser = _parser(exits.program())
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     options = parser.parse_args(words)
     return int(options.command(options))
 
@@ -132,7 +142,7 @@ def _parser(program: str, experiments: Sequence[str] | None = None) -> argparse.
         program: what is typed to start it.
         experiments: all that an experiment can be called, for completion; None for any word.
     """
-    parser = argparse.ArgumentParser(prog=program, description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog=program, description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=_version())
     what = f"print a script for a shell that completes the words of {INSTALLED}"
     if experiments is None:
@@ -154,6 +164,9 @@ def _parser(program: str, experiments: Sequence[str] | None = None) -> argparse.
         sub.set_defaults(command=command)
         return sub
 
+    # `do` reads it as --help, so it needs no function; it stands here to be listed.
+    help_ = subparsers.add_parser("help", help="print this list, or what a COMMAND takes")
+    help_.add_argument("command", nargs="?", metavar="COMMAND")
     _add_experiment_commands(add, experiments)
     _add_try_options(
         add(commands.try_, "rank a method of your own among those that ship, at their load")
@@ -181,7 +194,9 @@ def _parser(program: str, experiments: Sequence[str] | None = None) -> argparse.
 def _add_experiment_commands(add: Add, experiments: Sequence[str] | None) -> None:
     """Add the commands that take the name of an experiment."""
     plan = add(
-        commands.plan, "print the runs of an experiment with bits, memory and time; touches no data"
+        commands.plan,
+        "print the runs of an experiment with bits, memory and time, or without a name the "
+        "experiments that ship; touches no data",
     )
     preflight = add(commands.preflight, "look at data, disk and GPUs before a long experiment")
     run = add(commands.run, "do the runs that are missing")
@@ -192,6 +207,8 @@ def _add_experiment_commands(add: Add, experiments: Sequence[str] | None) -> Non
         records = ", or a folder of records" if sub is report else ""
         sub.add_argument(
             "experiment",
+            # Without one the names that there are are printed.
+            nargs="?" if sub is plan else None,
             help=f"name of a shipped experiment, or a TOML file{records}",
             choices=experiments,
         )
@@ -296,7 +313,8 @@ def _add_try_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--settings",
         metavar="TOML",
-        help="settings, as 'sync_interval = 24' (default: those at the others' ratio)",
+        help="settings of the method to change, as 'sync_interval = 24'; those not named stay at "
+        "what reaches the others' ratio",
     )
     sub.add_argument(
         "--learning-rate",
@@ -453,9 +471,14 @@ def _add_timing_options(
     netlab: argparse.ArgumentParser,
     time: argparse.ArgumentParser,
 ) -> None:
-    for sub, name in ((speedups, "speedups"), (netlab, "netlab"), (time, "speedups_here")):
+    # results/speedups has what ships.
+    places = ((speedups, "own/speedups"), (netlab, "netlab"), (time, "speedups_here"))
+    for sub, name in places:
         sub.add_argument(
-            "--output", type=folder, default=Path("results", name), help=f"default: results/{name}"
+            "--output",
+            type=folder,
+            default=Path("results", name),
+            help=f"folder to write into (default: results/{name}, which git ignores)",
         )
     speedups.add_argument(
         "--minutes",

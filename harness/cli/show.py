@@ -14,6 +14,7 @@ from cser_bench.harness.records.experiment import Contrast, Experiment
 from cser_bench.harness.records.shipped import Taken
 from cser_bench.harness.records.state import RunStatus, State
 from cser_bench.harness.records.store import RunFile
+from cser_bench.harness.spec.spec_file import shipped_titles
 
 
 def status_text(runs: Sequence[RunStatus], num_workers: int) -> str:
@@ -62,6 +63,11 @@ def taken_lines(taken: Taken, only_shipped: bool = False) -> list[str]:
         else:
             lines.append(f"{own.folder.name}: took {own.folder}, all runs of which are done")
     return lines
+
+
+def titles_text() -> str:
+    """Return the names of the experiments that ship, with their titles."""
+    return tabulate(sorted(shipped_titles().items()), tablefmt="plain")
 
 
 def totals_text(runs: Sequence[RunStatus]) -> str:

@@ -14,6 +14,10 @@ BUCKET_BYTES = 25 << 20
 """DDP's default for all buckets but the first, which at the start is of 1 MB, and the last."""
 
 
+LOAD_TOLERANCE = 0.1
+"""Rows are at one load if what they send, or their links carry, differs by this share at most."""
+
+
 def link_models(
     models_sent: float, gathered: float, to_neighbours: float, num_workers: int
 ) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cser_bench.harness.measures.steps import LOAD_TOLERANCE
 from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.spec.errors import SpecError, explain
@@ -92,6 +93,7 @@ def plan_row(
     why = why_too_short(row, footprint)
     if why is not None:
         raise TooShortError(name, why)
+    _check_ratio(name, row, footprint)
     runs = [
         PlannedRun(run_id(config), name, seed, config)
         for seed, config in zip(seeds, configs, strict=True)
@@ -111,6 +113,20 @@ def plan_row(
         **own,
     )
     return PlannedRow(planned, runs, footprint)
+
+
+def _check_ratio(name: str, row: RowSpec, footprint: Footprint) -> None:
+    """Raise SpecError where a row sends far more or less than the ratio that its spec gives it."""
+    if row.ratio is None or not footprint.bits:
+        return
+    sent = footprint.expected_ratio
+    # A run that ends between two exchanges sends one less, of as few as there may be.
+    most = (1 + LOAD_TOLERANCE) * (1 + 1 / max(1.0, footprint.models_in_training))
+    if not 1 / most <= row.ratio / sent <= most:
+        raise SpecError(
+            f"row {name}: ratio = {row.ratio:g}, and by its settings it sends {sent:.4g} times less "
+            "than everything; correct one of them, or leave ratio out"
+        )
 
 
 def why_too_short(row: RowSpec, footprint: Footprint) -> str | None:

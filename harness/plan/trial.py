@@ -109,8 +109,8 @@ def make_trial(
 
     Args:
         name: of the method, where the file has several.
-        settings: in TOML, as "sync_interval = 24, growth = 0.5"; by default what the method reaches
-            the others' ratio with.
+        settings: in TOML, as "sync_interval = 24, growth = 0.5", instead of what the method reaches
+            the others' ratio with; those that are not named stay.
         learning_rate: by default the best of a search.
 
     Raises SpecError: there is no such method, or its settings must be given.
@@ -170,17 +170,22 @@ def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Sp
 
 
 def _settings(source: MethodSource, name: str, base: Spec, given: str | None) -> dict[str, Any]:
-    """Return the method's settings: those given, or what it reaches the others' ratio with."""
-    if given is not None:
-        try:
-            table: dict[str, Any] = tomllib.loads(f"settings = {{ {given} }}")["settings"]
-        except tomllib.TOMLDecodeError as error:
-            raise SpecError(
-                f"--settings is no TOML ({error}); an example is 'sync_interval = 24, growth = 0.5'"
-            ) from None
-        return table
+    """Return what the method reaches the others' ratio with, changed by the settings given."""
+    try:
+        table: dict[str, Any] = tomllib.loads(f"settings = {{ {given or ''} }}")["settings"]
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(
+            f"--settings is no TOML ({error}); an example is 'sync_interval = 24, growth = 0.5'"
+        ) from None
     ratio = round(base.statistics.main_ratio or 1)
-    return usual_settings(method_in(source, name), ratio)
+    try:
+        usual = usual_settings(method_in(source, name), ratio)
+    except SpecError:
+        # The method does not say how it reaches a ratio, so all that it requires must be given.
+        if not table:
+            raise
+        usual = {}
+    return usual | table
 
 
 def duration_words(trial: MethodTrial, jobs: int) -> str:

@@ -152,7 +152,7 @@ def _finished_run(files: Files, folder: Path, where: object) -> RunRecord:
             f"{record.run.run_id} {with_result} a result, and its config is that of run "
             f"{id_of_config}; restore it from where it came from"
         )
-    _check_scores(record, record.result, config)
+    _check_records(record, record.result, config)
     return record
 
 
@@ -165,12 +165,20 @@ def _config_of(record: RunRecord, where: object) -> RunConfig:
         ) from None
 
 
-def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
-    """Raise RecordError where the scores of a run that is over cannot be.
+def _check_records(record: RunRecord, result: Result, config: RunConfig) -> None:
+    """Raise RecordError where the records of a run that is over contradict each other.
 
-    It lacks scores on its way, or its last one is not the result's.
+    It lacks scores on its way, its last one is not the result's, its bits do not add up, its seed
+    is not the config's, or its digest differs. A record without a digest, made by an earlier
+    version, may have been edited unseen in what nothing else says: scores on the way and bits that
+    still rise.
     """
     folder = record.folder
+    if record.run.seed not in _seeds_of(config):
+        raise RecordError(
+            f"{folder}/run.json says seed = {record.run.seed}, and its config {config.seed}: it was "
+            "edited; restore it, or delete the folder and run again"
+        )
     known = {event.step for event in record.events}
     missing = _scored_steps(record, result, config) - known
     if missing:
@@ -178,6 +186,12 @@ def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
             f"{folder}/events.jsonl lacks {len(missing)} of {len(missing | known)} scores, first "
             f"that after step {min(missing)}: it was cut or lost; restore it, or delete the folder "
             "and run again"
+        )
+    _check_bits(record, result)
+    if result.sha256 not in (None, store.digest_of(result, record.events)):
+        raise RecordError(
+            f"{folder}/result.json has another digest than it and events.jsonl give: one of them was "
+            "edited; restore both, or delete the folder and run again"
         )
     if result.status == "diverged":
         return
@@ -189,6 +203,34 @@ def _check_scores(record: RunRecord, result: Result, config: RunConfig) -> None:
                 f"{folder}/result.json says {key} = {final}, and the last line of events.jsonl "
                 f"{last}: one of them was edited; restore both, or delete the folder and run again"
             )
+
+
+def _seeds_of(config: RunConfig) -> tuple[int, ...]:
+    """Return the seeds that the row of a run of this config can have.
+
+    Runs that share a seed are numbered by `repeat`, from 0 or another number.
+    """
+    return (config.repeat,) if config.repeat else (config.seed, config.repeat)
+
+
+def _check_bits(record: RunRecord, result: Result) -> None:
+    """Raise RecordError where what was sent by each event does not rise to what was sent in all."""
+    total = sum(entry.bits for name, entry in result.traffic.items() if name in store.TRAINING)
+    before = 0
+    for event in record.events:
+        if not before <= event.bits_sent <= total:
+            raise RecordError(
+                f"{record.folder}/events.jsonl says that {event.bits_sent} bits were sent by step "
+                f"{event.step}, after {before} before it and of {total} in result.json: one of them "
+                "was edited; restore both, or delete the folder and run again"
+            )
+        before = event.bits_sent
+    if result.status == "done" and before != total:
+        raise RecordError(
+            f"{record.folder}/result.json says that {total} bits were sent, and the last line of "
+            f"events.jsonl {before}: one of them was edited; restore both, or delete the folder and "
+            "run again"
+        )
 
 
 def _scored_steps(record: RunRecord, result: Result, config: RunConfig) -> set[int]:
@@ -239,7 +281,7 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
             continue
         record = store.read_run(path)
         if record.result is not None:
-            _check_scores(record, record.result, _config_of(record, path / "run.json"))
+            _check_records(record, record.result, _config_of(record, path / "run.json"))
         runs[path.name] = record
     return dict(sorted(runs.items()))
 
@@ -258,6 +300,20 @@ def read_result(folder: Path) -> Result | None:
     if not files:
         return None
     return _packed_run(folder, files).result
+
+
+def read_checked_result(folder: Path) -> Result | None:
+    """Return what `read_result` does, where the run's other records are whole and fit it.
+
+    Raises RecordError: one of them is bad; the message says what to do.
+    """
+    result = read_result(folder)
+    # A run that is packed was read as a whole.
+    if result is None or not (folder / "result.json").exists():
+        return result
+    record = store.read_run(folder)
+    _check_records(record, result, _config_of(record, folder / "run.json"))
+    return result
 
 
 def pack_runs(folder: Path, remove_folders: bool = False) -> tuple[int, int]:

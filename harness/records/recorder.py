@@ -105,8 +105,13 @@ class Recorder:
         self._beaten = time.monotonic()
 
     def finish(self, result: Result) -> None:
-        """Write result.json, last; an earlier attempt's failure is then history."""
+        """Write result.json, last, with the run's digest.
+
+        An earlier attempt's failure is then history.
+        """
         self.check_is_newest()
+        events = store.read_events(self.folder / "events.jsonl")
+        result = result.model_copy(update={"sha256": store.digest_of(result, events)})
         (self.folder / "failure.json").unlink(missing_ok=True)
         (self.folder / "heartbeat.json").unlink(missing_ok=True)
         store.write_record(self.folder / "result.json", result)

@@ -85,9 +85,9 @@ class RunStatus:
 def is_done(folder: Path) -> bool:
     """Say whether the run of this folder has a valid result, in the folder or packed.
 
-    Raises RecordError: the result is bad.
+    Raises RecordError: one of its records is damaged, or contradicts the result.
     """
-    return packs.read_result(folder) is not None
+    return packs.read_checked_result(folder) is not None
 
 
 def saved_step(folder: Path) -> int | None:
@@ -106,9 +106,9 @@ def saved_step(folder: Path) -> int | None:
 def look(folder: Path) -> RunFolder:
     """Read what there is on the run in this folder.
 
-    Raises RecordError: the result or the failure is damaged.
+    Raises RecordError: the failure, or a record of a run that is done, is damaged.
     """
-    result = packs.read_result(folder)
+    result = packs.read_checked_result(folder)
     if result is not None:
         return RunFolder(result, None, None, None)
     failure = store.read_optional(folder / "failure.json", Failure)

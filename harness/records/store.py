@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -23,6 +24,9 @@ VERSION = 1
 RUN_FILES = ("run.json", "events.jsonl", "result.json", "failure.json")
 """What is kept of a run, as far as it has them; the other files in its folder matter only while it
 is on."""
+
+TRAINING = ("gradient", "error", "model")
+"""Purposes of traffic that are a method's cost; evaluation and control are not."""
 
 FailureKind = Literal["oom", "timeout", "preempted", "communication", "node", "data", "disk", "bug"]
 """`node`: the run's processes, or the machine under them, ended without a word."""
@@ -193,6 +197,9 @@ class Result(Record):
     """Digest of its subwords, learnt from the training split."""
     signatures: dict[str, str] | None = None
     """sacreBLEU's signature of how each metric was computed, by metric."""
+    sha256: str | None = None
+    """Digest of the other fields and of all events, which finds accidents; None in older records.
+    See `digest_of`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Result:
@@ -203,6 +210,15 @@ class Result(Record):
                     f"traffic and expected_traffic differ in {purpose!r}, so the record was edited"
                 )
         return self
+
+
+def digest_of(result: Result, events: Iterable[Event]) -> str:
+    """Return the digest of a result, its own digest left out, and of the run's events."""
+    fields = result.json_fields()
+    fields.pop("sha256", None)
+    lines = [fields, *(event.json_fields() for event in events)]
+    text = "\n".join(json.dumps(line, sort_keys=True) for line in lines)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Failure(Record):
@@ -292,7 +308,16 @@ def _parse_json(data: bytes, where: Path | str) -> Any:
     try:
         return from_json(data)
     except ValueError as error:
-        raise RecordError(f"{where} is damaged ({error}); delete the file and run again") from None
+        raise RecordError(f"{where} is damaged ({error}); {_remedy(where)}") from None
+
+
+def _remedy(where: Path | str) -> str:
+    """Say what to do about a damaged file, or line of a file."""
+    # A run with a result is done whether or not the file is there, and one without goes on from a
+    # checkpoint behind the evaluations that are lost.
+    if "events.jsonl" in str(where):
+        return "restore the file, or delete the run's folder and run again"
+    return "delete the file and run again"
 
 
 def _missing(path: Path | str) -> RecordError:
@@ -324,7 +349,7 @@ def parse_record(fields: object, path: Path | str, kind: type[R]) -> R:
         # Validators of ours judge a record as a whole, so there is no field to name.
         is_of_whole = first["type"] == "value_error"
         wrong = f"is damaged: {why}" if is_of_whole else f"has a bad field {where!r} ({why})"
-        raise RecordError(f"{path} {wrong}; delete the file and run again") from None
+        raise RecordError(f"{path} {wrong}; {_remedy(path)}") from None
 
 
 def read_events(path: Path) -> list[Event]:

@@ -40,6 +40,9 @@ OF_KIND = {
 }
 """Keys that have an effect for one kind only, by table, each with that kind."""
 
+LONGEST_NAME = 100
+"""Letters of an experiment's name. Folders and files are called by it, with more behind it."""
+
 ADAM_ONLY = ("betas", "eps")
 """Keys of [training] that have no effect where the local step is SGD's."""
 
@@ -260,6 +263,7 @@ class Spec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
+        self._check_name()
         if self.outside:
             raise ValueError("outside is no key of a file; name methods by --methods FILE.py")
         rows = [row.row for row in self.all_rows()]
@@ -293,6 +297,11 @@ class Spec(Strict):
                     raise ValueError(
                         f"the {what} {name!r} is no row; the rows are {', '.join(known)}"
                     )
+        if self.statistics.floor == self.statistics.baseline:
+            raise ValueError(
+                f"statistics.floor is the baseline {self.statistics.baseline!r}; name the row that "
+                "sends nothing, or leave floor out"
+            )
         declared = self.contrasts or self.exponents or self.predictions
         if declared and self.statistics.declared is None:
             raise ValueError(
@@ -306,6 +315,17 @@ class Spec(Strict):
         if self.tuning:
             self._check_tuning(self.tuning)
         return self
+
+    def _check_name(self) -> None:
+        if len(self.name) > LONGEST_NAME:
+            raise ValueError(
+                f"the experiment's name has {len(self.name)} letters; give one of at most "
+                f"{LONGEST_NAME}, as folders are called by it"
+            )
+        if self.name.endswith("_tuning"):
+            raise ValueError(
+                f"the name {self.name!r} ends in _tuning, as those of tunings do; give another one"
+            )
 
     def _check_cells(self) -> None:
         cells = [cell.cell for cell in self.cells]
@@ -382,6 +402,15 @@ class Spec(Strict):
                         f"{where}.{key} does nothing where the kind is {part.kind!r}, only where "
                         f"it is {kinds[key]!r}; remove it or change the kind"
                     )
+        longest = max(
+            [self.training.num_schedule_epochs, *(self.lengths.num_epochs if self.lengths else [])]
+        )
+        late = [milestone for milestone in self.schedule.milestones if milestone >= longest]
+        if late:
+            raise ValueError(
+                f"schedule.milestones: the rate never falls at {late[0]:g}, as the longest run ends "
+                f"after {longest} epochs (one of num_steps counts as 1); lower or remove it"
+            )
         local_steps = {row.local_step or self.training.local_step for row in rows}
         if local_steps == {"adamw"} and self.training.momentum:
             raise ValueError(
@@ -442,6 +471,11 @@ class Spec(Strict):
                 )
 
     def _check_tuning(self, tuning: TuningSpec) -> None:
+        if tuning.finalists and len(tuning.seeds) == 1:
+            raise ValueError(
+                "tuning.finalists does nothing with one seed, at which every trial is tried; give "
+                "tuning.seeds another, or remove it"
+            )
         statistics = self.statistics
         reported = {
             "statistics.seeds": statistics.seeds,
@@ -481,3 +515,8 @@ class Spec(Strict):
                     f"row {row.row!r}: the rate {outside[0]:g} lies outside tuning.lowest and "
                     "highest"
                 )
+        # One that names another's records says where the rates of its rows are from.
+        if not tuning.records and not self.rows_to_tune():
+            raise ValueError(
+                "[tuning] does nothing, as every row has a learning_rate; remove it, or the rates"
+            )

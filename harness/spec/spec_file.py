@@ -53,6 +53,12 @@ def known_experiments() -> list[str]:
     return sorted(path.with_suffix("").as_posix() for path in files)
 
 
+def shipped_titles() -> dict[str, str]:
+    """Return the titles of the shipped experiments by their names."""
+    tables = [read_toml(path) for path in EXPERIMENTS.rglob("*.toml")]
+    return {table["name"]: table["title"] for table in tables}
+
+
 def is_file(path: Path) -> bool:
     """Say whether there is a file.
 

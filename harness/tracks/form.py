@@ -12,7 +12,7 @@ from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Experiment, Row, read_experiment
 from cser_bench.harness.records.packs import NAME as PACK
 from cser_bench.harness.records.packs import read_runs
-from cser_bench.harness.records.store import Result, RunRecord
+from cser_bench.harness.records.store import TRAINING, Result, RunRecord
 from cser_bench.harness.records.tracks import SOURCE, Entry, LoadClass, Track, digest_of
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.tracks.errors import EntryError
@@ -23,9 +23,6 @@ OWN_FILES = (SOURCE, PACK, "experiment.json")
 
 TRIALS = "tuning"
 """The folder of an entry's trials, in its own."""
-
-TRAINING = ("gradient", "error", "model")
-"""The purposes of what a method sends in training."""
 
 
 class Checked(NamedTuple):

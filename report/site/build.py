@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.harness.records.shipped import SHIPPED, take
+from cser_bench.harness.records.shipped import SHIPPED, shipped_folders, take
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.advice.which_method import build_which_method
 from cser_bench.report.explorer.page import write_experiment_page, write_study_page
@@ -33,11 +33,12 @@ class Built:
     """What was built of a folder of records.
 
     path: of report.md in the repository, as if the records lay in its results. standings: what it
-    says of methods.
+    says of methods. is_own: whether the records are the user's own.
     """
 
     path: str
     standings: Sequence[Standing]
+    is_own: bool
 
 
 def build_site(
@@ -72,25 +73,30 @@ def build_site(
     taken = take(results.resolve())
     places = _places(taken.folders, results.resolve(), only)
     _clear(output)
-    tasks = [(folder, output / place, place) for place, folder in places.items()]
+    shipped = {folder.resolve() for folder in shipped_folders()}
+    tasks = []
+    for place, folder in places.items():
+        tasks.append((folder, output / place, place, folder.resolve() not in shipped))
     answers = output / "results" / ANSWERS
     known_answers = _answers_of(results) if only else None
     if known_answers is not None:
         shutil.copytree(known_answers, answers)
     built = _in_processes(tasks, None if only else (results, answers), num_jobs, progress)
     # Of two reports of one name the first is the user's own, and that which answers rest on.
-    reports: dict[str, str] = {}
+    names: set[str] = set()
     standings: list[Standing] = []
     for part in built:
         name = Path(part.path).parent.name
-        if name not in reports:
-            reports[name] = part.path
+        if name not in names:
+            names.add(name)
             standings += part.standings
-    return write_pages(root, output, reports, standings)
+    own = [part.path for part in built if part.is_own]
+    of_shipped = [part.path for part in built if not part.is_own]
+    return write_pages(root, output, of_shipped, own, standings)
 
 
 def _in_processes(
-    tasks: Sequence[tuple[Path, Path, str]],
+    tasks: Sequence[tuple[Path, Path, str, bool]],
     answers: tuple[Path, Path] | None,
     num_jobs: int,
     progress: Callable[[float, float, str], None],
@@ -182,7 +188,7 @@ def _clear(output: Path) -> None:
     mark.touch()
 
 
-def _build(folder: Path, output: Path, path: str) -> Built:
+def _build(folder: Path, output: Path, path: str, is_own: bool) -> Built:
     """Write the report and the explorer of a folder of records."""
     depth = path.count("/") + 1
     root = "../" * depth
@@ -197,8 +203,8 @@ def _build(folder: Path, output: Path, path: str) -> Built:
         experiments = experiments_beside(folder, study.sessions)
         build_speed_report(study, experiments, output)
         write_study_page(output / EXPLORER, study, experiments, links)
-        return Built(f"{path}/report.md", [])
+        return Built(f"{path}/report.md", [], is_own)
     frames = read_frames(folder)
     build_report(frames, output)
     write_experiment_page(output / EXPLORER, frames, links)
-    return Built(f"{path}/report.md", standings_of(frames))
+    return Built(f"{path}/report.md", standings_of(frames), is_own)

@@ -31,12 +31,13 @@ METHODS = "methods/index.html"
 EXPERIMENTS = "experiments.html"
 DOCS = "docs/README.md"
 
+_OWN = "Your own experiments"
 _KINDS = {
     "results/reference/": "Networks and tasks",
     "results/study_": "Studies of single questions",
     "results/": "Step times",
 }
-"""What experiments are, by how the path of their report begins; the first that fits."""
+"""What experiments that ship are, by how the path of their report begins; the first that fits."""
 
 _QUESTION = re.compile(r"(\d+)")
 _CODE = re.compile(r"`([\w.]+)`")
@@ -47,14 +48,17 @@ _FINDING = re.compile(r"^> \*\*(.+)\*\*", re.MULTILINE)
 class Site:
     """What is known of the site while its pages are written.
 
-    output: its folder. reports: by the name of an experiment, its report.md in the repository.
-    quoted: by the name of an experiment, the answers that name it, as (number, place of the page).
+    output: its folder. reports: by the name of an experiment, its report.md in the repository; the
+    user's own where the experiment ships too. own, shipped: all reports. quoted: by the name of an
+    experiment, the answers that name it, as (number, place of the page).
     doors: what every page links to at its top, by name. entries: of the search, so far.
     """
 
     output: Path
     places: Places
     reports: Mapping[str, str]
+    own: Sequence[str]
+    shipped: Sequence[str]
     quoted: Mapping[str, list[tuple[str, str]]]
     doors: Mapping[str, str]
     entries: list[SearchEntry] = field(default_factory=list)
@@ -73,14 +77,19 @@ class Site:
 
 
 def write_pages(
-    root: Path, output: Path, reports: Mapping[str, str], standings: Sequence[Standing]
+    root: Path,
+    output: Path,
+    shipped: Sequence[str],
+    own: Sequence[str],
+    standings: Sequence[Standing],
 ) -> Site:
     """Write every page but the explorers, and what they load.
 
     Args:
         root: of the repository.
         output: folder of the site, with all reports and answers in it.
-        reports: by the name of an experiment, its report.md in the repository.
+        shipped: report.md of each experiment that ships, by its path in the repository.
+        own: likewise of the user's own experiments.
         standings: what experiments say of methods.
 
     Raises:
@@ -102,7 +111,9 @@ def write_pages(
     if DOCS in texts:
         doors["Docs"] = page_of(DOCS)
     places = Places(root, output, texts)
-    site = Site(output, places, reports, _quoted(places, reports), doors)
+    # Of several of one name the first counts, so it is put in last.
+    reports = {Path(source).parent.name: source for source in reversed([*own, *shipped])}
+    site = Site(output, places, reports, own, shipped, _quoted(places, reports), doors)
     written = {source: _write_text(site, source) for source in texts}
     _write_experiments(site, written)
     _write_methods(site, root, standings)
@@ -188,9 +199,10 @@ def _table_of(number: str) -> str:
 
 def _write_text(site: Site, source: str) -> Text:
     """Write the page of a text, and put its title into the search."""
+    is_report = source in site.own or source in site.shipped
 
     def under_heading(tag: str, name: str, section: str) -> str:
-        if source in site.reports.values() and tag == "h1":
+        if is_report and tag == "h1":
             return _beside_report(site, source)
         if _is_answer(source):
             # A page of one answer has its number in its name.
@@ -203,7 +215,7 @@ def _write_text(site: Site, source: str) -> Text:
     page = page_of(source)
     site.write(page, text.title, text.body)
     what = "text"
-    if source in site.reports.values():
+    if is_report:
         name = Path(source).parent.name
         what = f"report of {name}"
         place = relative_place(page, EXPLORER)
@@ -274,13 +286,15 @@ def _beside_answer(site: Site, source: str, name: str, section: str) -> str:
 
 def _write_experiments(site: Site, written: Mapping[str, Text]) -> None:
     """Write the page that lists the experiments, with what each has found."""
-    groups: dict[str, list[str]] = {}
-    for source in site.reports.values():
+    groups: dict[str, Sequence[str]] = {_OWN: site.own}
+    by_kind: dict[str, list[str]] = {}
+    for source in site.shipped:
         fitting = [kind for start, kind in _KINDS.items() if source.startswith(start)]
-        groups.setdefault(fitting[0], []).append(source)
-    parts = ["<h1>Experiments</h1>"]
+        by_kind.setdefault(fitting[0], []).append(source)
     for kind in _KINDS.values():
-        sources = groups.get(kind, [])
+        groups[kind] = by_kind.get(kind, [])
+    parts = ["<h1>Experiments</h1>"]
+    for kind, sources in groups.items():
         if not sources:
             continue
         parts += [f"<h2>{kind}</h2>", '<ul class="list">']

@@ -9,8 +9,9 @@ import pandas as pd
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.steps import BUCKET_BYTES, FORWARD_SHARE
+from cser_bench.harness.records.store import TRAINING
 from cser_bench.harness.records.timings import Collective, Message, Rounds
-from cser_bench.report.frame import TRAINING, Frames
+from cser_bench.report.frame import Frames
 from cser_bench.report.speed.cost_model import Compute, Link, Links, Network, step_seconds
 
 

@@ -1,12 +1,13 @@
 """What each method sends, counted by hand: a closed form says it beforehand, and the ledger after a
 training."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from cser_bench.algorithms import Traffic
+from cser_bench.algorithms import Purpose, Traffic
 from cser_bench.algorithms.core.compressors import Gathered
 from cser_bench.algorithms.core.traffic import Entry
 from tests.algorithms.following import rises_and_falls
@@ -140,3 +141,25 @@ def test_with_a_schedule_it_is_known_before_when_qsr_averages() -> None:
             each <= step for each in AVERAGED_AT
         )
     assert [step for step in range(1, 51) if optimizer.agree_after(step)] == AVERAGED_AT
+
+
+def test_a_logger_gets_plain_numbers_with_their_units() -> None:
+    traffic = Traffic()
+    traffic.add(Purpose.GRADIENT, 320, collectives=2)
+    traffic.add(Purpose.MODEL, 64)
+    traffic.add(Purpose.CONTROL, 8)
+    numbers = traffic.as_dict()
+    assert all(type(number) is int for number in numbers.values())
+    assert json.loads(json.dumps(numbers)) == numbers
+    sent = {name: number for name, number in numbers.items() if number}
+    assert sent == {
+        "gradient_bits": 320,
+        "gradient_collectives": 2,
+        "model_bits": 64,
+        "model_collectives": 1,
+        "control_bits": 8,
+        "control_collectives": 1,
+        "training_bits": 384,
+        "training_collectives": 3,
+    }
+    assert numbers.keys() == Traffic().as_dict().keys(), "a logger's columns stay the same"

@@ -15,7 +15,7 @@ from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.spec.spec import Spec
-from tests.harness.support import Table, changed, small_spec
+from tests.harness.support import TUNING, Table, changed, small_spec
 
 NARROW, WIDE = {"widths": [4, 8]}, {"widths": [8, 16]}
 CELLS = [
@@ -38,7 +38,12 @@ def gridded(**more: object) -> Table:
         del spec["rows"][number]["learning_rate"]
     spec["rows"][2]["cells"] = ["wide-10"]
     spec["schedule"] = {"kind": "cosine", "warmup_share": 0.1}
-    spec["tuning"] |= {"corners": CORNERS, "num_trials": 2, "lowest": 0.0001, "highest": 10.0}
+    spec["tuning"] = TUNING | {
+        "corners": CORNERS,
+        "num_trials": 2,
+        "lowest": 0.0001,
+        "highest": 10.0,
+    }
     return spec | more
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 import tomli_w
 
 from cser_bench.harness.__main__ import main
+from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.shipped import SHIPPED
+from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.workers.launch import write_experiment
 from tests.harness.support import (
     ROOT,
@@ -35,11 +38,7 @@ ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
 
 
 def test_run_report_and_status_agree_with_the_raw_records(tmp_path: Path, cli: CommandLine) -> None:
-    path, results, printed = (
-        write_spec(tmp_path, changed(small_spec(), "tuning")),
-        tmp_path / "results",
-        {},
-    )
+    path, results, printed = (write_spec(tmp_path, small_spec()), tmp_path / "results", {})
     folder = results / "small"
     for name, more in ("run", ["--jobs", "2"]), ("report", []):
         done = call(command(name, path, *more), tmp_path)
@@ -209,11 +208,73 @@ def test_status_of_nothing_and_of_a_damaged_plan(tmp_path: Path, cli: CommandLin
 def test_wrong_usage_exits_with_2(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
+    assert main(words) == 2
     error = capsys.readouterr().err
-    assert error.startswith("usage: python -m harness") and said in error
+    assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+    assert re.search(r"; see `python -m harness( run| netlab)? --help`\n$", error)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["bench", "netlab", *(f"speedups{kind}" for kind in ("", "-scored", "-wide", "-text"))],
+)
+def test_what_is_measured_here_goes_to_a_place_that_git_ignores(
+    target: str, tmp_path: Path
+) -> None:
+    """Unless a place is given; what ships is made anew by --output or RESULTS=."""
+    for stamp in (".installed", ".installed-dev"):
+        (tmp_path / stamp).touch()
+
+    def place(*given: str) -> str:
+        words = ["make", "-n", target, f"VENV={tmp_path}", *given]
+        recipe = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        (path,) = re.findall(r'--(?:output|junit-xml) "(.+?)"', recipe)
+        return str(path)
+
+    def is_ignored(path: str) -> bool:
+        return subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0
+
+    assert is_ignored(place())
+    assert place("RESULTS=mine").startswith("mine/")
+    assert not is_ignored("results/speedups") and not is_ignored("results/bench/bench.xml")
+
+
+@pytest.mark.parametrize("command", ["speedups", "netlab", "time"])
+def test_help_says_where_measurements_go_that_git_ignores(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    (path,) = re.findall(r"\(default: (results/\S+), which git ignores\)", said)
+    done = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT)
+    assert done.returncode == 0, path
+
+
+def test_plan_without_a_name_lists_the_experiments(cli: CommandLine) -> None:
+    lines = cli.out("plan").splitlines()
+    files = list(EXPERIMENTS.rglob("*.toml"))
+    assert len(lines) == len(files) > 0
+    for path in files:
+        spec = load_spec(path)
+        (line,) = [line for line in lines if line.split()[0] == spec.name]
+        assert line.endswith(f" {spec.title}")
+
+
+def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, first in (
+        (["help"], "usage: python -m harness ["),
+        (["help", "run"], "usage: python -m harness run "),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        asked = capsys.readouterr().out
+        assert asked.startswith(first)
+        with pytest.raises(SystemExit):
+            main([*words[1:], "--help"])
+        assert capsys.readouterr().out == asked
+    assert main(["help", "sing"]) == 2
 
 
 ADVICE = [
@@ -274,6 +335,8 @@ MISTAKES = [
     ("netlab", "--workers", "3", "--machines", "2"),
     ("netlab", "--output", "file"),
     ("time", "--output", "file"),
+    ("verify", TOO_LONG),
+    ("leaderboard", "--track", TOO_LONG),
     ("time",),
 ]
 
@@ -302,13 +365,10 @@ def test_mistakes_in_what_a_command_is_given_exit_with_2_and_a_sentence(
         return sorted(path for path in places.rglob("*") if path.suffix != ".lock")
 
     before = seen()
-    try:
-        ended = main(list(words))
-    except SystemExit as left:  # by argparse, below the usage
-        ended = int(str(left.code))
+    ended = main(list(words))
     said = capsys.readouterr().err.strip()
     assert ended == 2 and seen() == before
-    assert said.startswith("usage: ") or (said.startswith("error: ") and "\n" not in said)
+    assert said.startswith("error: ") and "\n" not in said
 
 
 def test_two_specs_of_one_name_in_one_folder_are_refused(tmp_path: Path, cli: CommandLine) -> None:

@@ -19,7 +19,7 @@ from cser_bench.harness.plan.trial import NETWORKS
 from cser_bench.harness.records.packs import NAME, read_pack
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
-from tests.harness.support import ROOT, call, changed, only, small_spec, write_spec
+from tests.harness.support import ROOT, call, only, small_spec, write_spec
 
 PACKAGES = ("algorithms", "harness", "slurm", "report")
 """The folders at the top of the repository to which `cser_bench` has links."""
@@ -146,9 +146,10 @@ def test_advice_is_that_of_a_checkout(installed: Installed, tmp_path: Path) -> N
 def test_a_checkout_without_links_gives_the_same_wheel(
     installed: Installed, without_links: Path
 ) -> None:
-    left = without_links / "build" / "lib" / "cser_bench" / "algorithms" / "gone.py"
-    left.parent.mkdir(parents=True)
-    left.touch()  # as by an earlier version that was built here
+    for package in ("cser_bench/algorithms", "algorithms"):
+        left = without_links / "build" / "lib" / package / "gone.py"
+        left.parent.mkdir(parents=True)
+        left.touch()  # as by an earlier version that was built here
     wheels = (installed.wheel, _wheel_of(without_links))
     first, second = ({each.filename: each.CRC for each in ZipFile(w).filelist} for w in wheels)
     assert first == second
@@ -168,7 +169,7 @@ def test_a_checkout_without_links_runs(
     done = installed.call("python", "-m", "harness", "--help", cwd=without_links)
     assert done.returncode == 0 and done.stdout.startswith("usage: python -m harness"), done.stderr
     for name in (
-        str(write_spec(tmp_path, changed(small_spec(), "tuning"))),
+        str(write_spec(tmp_path, small_spec())),
         "fashion_mnist_regime",
     ):  # of which the second takes another's tuning
         done = installed.call("python", "-m", "harness", "plan", name, cwd=without_links)
@@ -190,10 +191,33 @@ def test_jobs_get_whole_packages_from_a_checkout_without_links(
 
 
 @pytest.mark.timeout(400)
+def test_a_source_distribution_gives_the_same_wheel_and_has_nothing_that_needs_a_checkout(
+    installed: Installed, without_links: Path, tmp_path: Path
+) -> None:
+    """Nor experiments of one's own."""
+    own = without_links / "results" / "mine"
+    own.mkdir()
+    for name in ("experiment.json", NAME):
+        (own / name).touch()
+    code = f"import setuptools.build_meta as build; build.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=without_links, check=True, capture_output=True)
+    (packed,) = tmp_path.glob("cser_bench-*.tar.gz")
+    shutil.unpack_archive(packed, tmp_path, filter="data")
+    (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    for name in ("Makefile", "tests", "results/mine"):
+        assert not (source / name).exists(), name
+    wheels = (installed.wheel, _wheel_of(source))
+    first, second = (
+        {each.filename: each.CRC for each in ZipFile(wheel).filelist} for wheel in wheels
+    )
+    assert first == second
+
+
+@pytest.mark.timeout(400)
 def test_run_report_and_status_from_a_folder_with_names_like_ours(
     installed: Installed, tmp_path: Path
 ) -> None:
-    path = write_spec(tmp_path, changed(only(small_spec(), "sgd"), "tuning"))
+    path = write_spec(tmp_path, only(small_spec(), "sgd"))
     for name in PACKAGES:  # modules of the user's own, which must not be executed
         (tmp_path / f"{name}.py").write_text("raise SystemExit('SHADOWED')\n")
     for words, said in (
@@ -210,7 +234,8 @@ def test_usage_names_the_command_that_was_typed_and_missing_packages_what_to_ins
     installed: Installed, tmp_path: Path
 ) -> None:
     done = installed.call("cser-harness", "sing", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("usage: cser-harness "), done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.endswith("; see `cser-harness --help`\n")
     others = installed.packages / "dependencies.pth"
     hidden = others.rename(tmp_path / "hidden")
     try:

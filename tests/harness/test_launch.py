@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,23 @@ def test_a_damaged_folder_is_no_other_runs_affair_but_a_damaged_result_stops_the
     assert "sgd seed 1: FAILED, data: " in said.out and "run again" in said.out
     assert main(["status", *options]) == 0
     assert "failed: sgd seed 1: data: " in capsys.readouterr().out
+
+
+def test_damaged_scores_of_a_run_that_is_done_stop_run_and_status(
+    tmp_path: Path, cli: CommandLine
+) -> None:
+    spec = only(small_spec(), "sgd")
+    path = write_spec(tmp_path, spec)
+    (run,) = planned(tmp_path, spec).runs
+    events = done(run.config, tmp_path / "small").folder / "events.jsonl"
+    first, *rest = events.read_text().splitlines(keepends=True)
+    events.write_text("".join([f"{first[:30]}\n", *rest]))
+    for name in ("run", "status"):
+        said = cli.refused(name, path, "--results", tmp_path, code=1)
+        assert f"{events}, line 1, is damaged" in said
+        assert "restore the file, or delete the run's folder and run again" in said
+    shutil.rmtree(events.parent)
+    assert "are done" in cli.out("run", path, "--results", tmp_path)
 
 
 def test_checkpoints_that_a_killed_process_left_beside_its_result_go(

@@ -42,7 +42,7 @@ def own_spec() -> Table:
     spec = changed(small_spec(), "rows.1.settings", {"sync_interval": 3})
     spec["rows"][1] |= {"row": "growing", "label": "growing", "algorithm": NAME}
     del spec["rows"][1]["ratio"]
-    return changed(spec, "tuning")
+    return spec
 
 
 @pytest.mark.parametrize("workers", ["stacked", "processes"])

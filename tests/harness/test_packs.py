@@ -40,9 +40,11 @@ from tests.harness.support import (
     CommandLine,
     Killed,
     Quiet,
+    done,
     killed_at,
     launch_options,
     only,
+    small_config,
     small_spec,
     write_spec,
 )
@@ -263,6 +265,12 @@ def test_a_score_that_was_edited_or_is_lost_is_said(
     lines = (whole / "events.jsonl").read_text().splitlines(keepends=True)
     result = (whole / "result.json").read_text()
     loss = json.loads(result)["test_loss"]
+    run = (whole / "run.json").read_text()
+    bits = json.loads(lines[-1])["bits_sent"]
+    fewer = json.loads(result)
+    for counted in ("traffic", "expected_traffic"):
+        fewer[counted]["gradient"]["bits"] -= 1
+    sent = [re.sub(r'"bits_sent": \d+', f'"bits_sent": {bits + 1}', line) for line in lines]
     edits: list[tuple[str, str | None, str]] = [
         (
             "result.json",
@@ -279,6 +287,10 @@ def test_a_score_that_was_edited_or_is_lost_is_said(
             re.sub(r'"bits": [1-9]\d*', '"bits": 7', result, count=1),
             "differ in 'gradient'",
         ),
+        ("result.json", json.dumps(fewer), f"of {bits - 1} in result.json"),
+        ("events.jsonl", "".join([sent[0], *lines[1:]]), f"says that {bits + 1} bits were sent"),
+        ("events.jsonl", "".join([*lines[:-1], sent[-1]]), f"says that {bits + 1} bits were sent"),
+        ("run.json", re.sub(r'(\n "seed": )\d+', r"\g<1>7", run), "run.json says seed = 7"),
         ("events.jsonl", "".join(lines[:-1]), f"lacks 1 of {len(lines)} scores"),
         ("events.jsonl", "".join(lines)[:-20], f"lacks 1 of {len(lines)} scores"),
         ("events.jsonl", "".join(lines[1:]), f"lacks 1 of {len(lines)} scores"),
@@ -293,6 +305,35 @@ def test_a_score_that_was_edited_or_is_lost_is_said(
         ).write_text(text)
         with pytest.raises(RecordError, match=re.escape(words)):
             read_runs(place)
+
+
+def _replaced(text: str, pattern: str, by: str) -> str:
+    changed, count = re.subn(pattern, by, text, count=1)
+    assert count == 1, pattern
+    return changed
+
+
+def test_the_digest_of_a_new_run_finds_edits_that_contradict_nothing(tmp_path: Path) -> None:
+    """Also after it was packed and unpacked, and of a run that went on after a torn line."""
+    whole = done(small_config(), tmp_path).folder
+    files = {name: (whole / name).read_text() for name in ("events.jsonl", "result.json")}
+    assert len(read_runs(tmp_path)) == 1
+    edits = [
+        ("events.jsonl", r'"test_loss": [^,]+', '"test_loss": 0.5'),
+        ("events.jsonl", r'"bits_sent": \d+', '"bits_sent": 1'),
+        ("events.jsonl", r'"worker_distance": [^,]+', '"worker_distance": 0.5'),
+        ("result.json", r'"collectives": \d+', '"collectives": 1'),
+        ("result.json", r'"wall_seconds": [^,]+', '"wall_seconds": 0.5'),
+    ]
+    for name, pattern, by in edits:
+        text = _replaced(files[name], pattern, by)
+        if name == "result.json" and "collectives" in pattern:
+            text = _replaced(text, r'("expected_traffic"[^}]*"collectives": )\d+', r"\g<1>1")
+        (whole / name).write_text(text)
+        with pytest.raises(RecordError, match="has another digest"):
+            read_runs(tmp_path)
+        (whole / name).write_text(files[name])
+    assert len(read_runs(tmp_path)) == 1
 
 
 def test_scores_that_a_run_has_lost_which_diverged_after_them_are_missed_too(
@@ -340,6 +381,7 @@ def test_another_clone_goes_on_with_what_is_committed_of_an_unfinished_experimen
     results = tmp_path / "results" / "unfinished"
     tuned = only(small_spec(), "sgd")
     del tuned["rows"][0]["learning_rate"]
+    tuned["tuning"] = {"grid": [0.01, 0.1], "seeds": [101], "held_out": 400}
     spec = load_spec(write_spec(tmp_path, tuned))
     trials = make_plan(spec, results, tuning=True)
     one_trial = replace(trials, runs=trials.runs[:1])

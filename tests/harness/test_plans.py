@@ -62,10 +62,9 @@ def test_run_ids_do_not_depend_on_names_words_and_statistics(tmp_path: Path) -> 
     elsewhere.mkdir()
     other = copy.deepcopy(table) | {"name": "other", "title": "Other"}
     other["statistics"] |= {"margin": 0.05, "confidence": 0.9}
-    other["rows"] = [
-        row | {"label": f"x{row['label']}", "ratio": 7} for row in reversed(other["rows"])
-    ]
-    other = changed(other, "tuning")
+    other["rows"] = [row | {"label": f"x{row['label']}"} for row in reversed(other["rows"])]
+    for row in other["rows"]:
+        del row["ratio"]
     ids = {run.run_id for run in plan_of(table, tmp_path).runs}
     assert {run.run_id for run in plan_of(other, elsewhere).runs} == ids
     assert len(ids) == 6

@@ -78,7 +78,10 @@ def test_damaged_middle_line_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, 1, 2, 3)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:30], lines[2]]) + "\n")
-    with pytest.raises(RecordError, match=r"events.jsonl, line 2, is damaged .*; delete"):
+    with pytest.raises(
+        RecordError,
+        match=r"events.jsonl, line 2, is damaged .*; restore .* or delete the run's folder",
+    ):
         read_events(path)
 
 
@@ -98,6 +101,8 @@ def run_folder(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("run", "result"):
         (folder / f"{name}.json").write_text(store.record_text(files[name]))
+    lines = [store.event_line(event) for event in files["events"]]
+    (folder / "events.jsonl").write_text("".join(lines))
     return folder
 
 

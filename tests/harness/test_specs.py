@@ -24,6 +24,7 @@ from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.train.build import build_optimizer
 from tests.harness.support import (
     BLOCK,
+    TUNING,
     CommandLine,
     Table,
     changed,
@@ -100,7 +101,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
     "format": ({"format": 2}, ["format", "1"]),
     "number for a compressor": ({"rows.2.settings.compressor": 64}, ["compressor", "64", "block"]),
     "a seed twice": ({"statistics.seeds": [1, 2, 1]}, ["statistics.seeds", "twice"]),
-    "tuned on itself": ({"tuning.seeds": [101, 2]}, ["tuning.seeds", "statistics.seeds"]),
+    "tuned on itself": (
+        {"tuning": TUNING | {"seeds": [101, 2]}},
+        ["tuning.seeds", "statistics.seeds"],
+    ),
     "a contrast of no row": (
         {"contrasts": [CONTRAST | {"reference": "adam"}]},
         ["contrast", "'adam'", "no row"],
@@ -208,7 +212,7 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         ["row 'cser' names the cell 'wide'", "the cells are none"],
     ),
     "a corner of no cell": (
-        CELLS | {"tuning.corners": ["wide"]},
+        CELLS | {"tuning": TUNING | {"corners": ["wide"]}},
         ["tuning.corners names the cell 'wide'", "long"],
     ),
     "a cell of a row's own": (
@@ -217,7 +221,7 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
     ),
     "a cell twice": ({"cells": [{"cell": "long"}] * 2}, ["two rows are named"]),
     "a cell tuned on itself": (
-        {"cells": [{"cell": "long", "seeds": [101]}]},
+        {"tuning": TUNING, "cells": [{"cell": "long", "seeds": [101]}]},
         ["tuning.seeds", "the seeds of cell long"],
     ),
     "sensitivity of cells": (
@@ -326,9 +330,32 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         ["evaluation.per_epoch does nothing"],
     ),
     "seeds of a rule that is off": (
-        {"tuning.both_rules_seeds": [7]},
+        {"tuning": TUNING | {"both_rules_seeds": [7]}},
         ["tuning.both_rules_seeds does nothing"],
     ),
+    "a tuning of no row": ({"tuning": TUNING}, ["[tuning] does nothing", "learning_rate"]),
+    "finalists of one seed": (
+        {"rows.0.learning_rate": ABSENT, "tuning": TUNING | {"finalists": 1}},
+        ["tuning.finalists does nothing with one seed"],
+    ),
+    "a baseline that sends nothing": (
+        {"statistics.floor": "sgd"},
+        ["statistics.floor is the baseline 'sgd'"],
+    ),
+    "a ratio that is far from what is sent": (
+        {"rows.2.ratio": 5},
+        ["row ef_sgd: ratio = 5, and by its settings it sends 4 times less"],
+    ),
+    "a ratio of a row that sends everything": (
+        {"rows.0.ratio": 216},
+        ["row sgd: ratio = 216, and by its settings it sends 1 times less"],
+    ),
+    "a milestone after the end": (
+        {"schedule": {"kind": "milestones", "milestones": [0.5, 1]}},
+        ["schedule.milestones", "never falls at 1", "ends after 1 epochs"],
+    ),
+    "the name of a tuning": ({"name": "small_tuning"}, ["'small_tuning' ends in _tuning"]),
+    "a name that is no folder's": ({"name": 300 * "a"}, ["300 letters", "at most 100"]),
     "rates beside a rate": (
         {"rows.1.learning_rates": [0.1]},
         ["row cser: ", "learning_rates do nothing"],
@@ -409,11 +436,8 @@ def test_a_file_that_is_like_no_experiment_is_refused(
 def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(tmp_path: Path) -> None:
     base = small_spec() | {"schedule": {"kind": "milestones", "milestones": [0.5], "factor": 0.1}}
     base["partition"] = {"kind": "dirichlet", "alpha": 0.1}
-    base = changed(
-        changed(changed(base, "tuning"), "training.local_step", "adamw"),
-        "training.betas",
-        [0.9, 0.99],
-    )
+    base = changed(base, "training.local_step", "adamw")
+    base = changed(base, "training.betas", [0.9, 0.99])
     base = changed(changed(base, "rows.1.momentum"), "training.momentum", 0.0)
     (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
     own: Table = {
@@ -500,7 +524,7 @@ def test_files_that_are_no_spec_and_a_spec_without_a_tuning(
         path.write_bytes(content)
         said = cli.refused("plan", path)
         assert str(path) in said and part in said
-    path = write_spec(tmp_path, changed(small_spec(), "tuning"))
+    path = write_spec(tmp_path, small_spec())
     assert "[tuning]" in cli.refused("plan", path, "--tuning")
 
 

@@ -16,7 +16,7 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.report.frame import read_frames
 from cser_bench.report.statistics import unpaired
 from cser_bench.report.trial import _trials, verdict
-from tests.harness.support import ROOT, CommandLine, Table, changed, small_spec, write_spec
+from tests.harness.support import ROOT, TUNING, CommandLine, Table, changed, small_spec, write_spec
 
 EXAMPLE = ROOT / "examples" / "growing_local_sgd.py"
 NAME = "growing_local_sgd"
@@ -26,6 +26,8 @@ def base_spec() -> Table:
     """The small experiment, with a method at each of two loads, and two trials of every row."""
     spec = changed(small_spec(), "statistics.seeds", [1, 2, 3])
     spec = changed(spec, "statistics.main_ratio", 4.0)
+    spec["tuning"] = TUNING
+    del spec["rows"][0]["learning_rate"]
     del spec["rows"][1]
     spec["rows"].append(
         {
@@ -44,6 +46,7 @@ def base_spec() -> Table:
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -> Path:
     """The folder of the base's runs, as it would ship."""
     path = write_spec(tmp_path, base_spec())
+    cli.out("run", path, "--results", tmp_path / "shipped", "--tuning")
     cli.out("run", path, "--results", tmp_path / "shipped")
     folder = tmp_path / "shipped" / "small"
     small = Shipped(str(path), folder, afterwards="Then a larger one.")
@@ -118,6 +121,17 @@ def test_words_that_a_trial_cannot_be_made_of(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="choose one by --method"):
         make_trial(str(two), "residual")
     assert make_trial(str(two), "residual", "other").name == "other"
+
+
+def test_settings_change_what_they_name(tmp_path: Path) -> None:
+    """All others stay at what reaches the ratio of the network's rows."""
+    trial = make_trial(str(EXAMPLE), "residual", settings="growth = 0.25")
+    assert trial.spec.rows[0].settings == {"sync_interval": 12, "growth": 0.25}
+    needs = tmp_path / "needs.py"
+    text = EXAMPLE.read_text()
+    needs.write_text(text.replace('return {"sync_interval"', 'raise ValueError("no"); {"x"'))
+    trial = make_trial(str(needs), "residual", settings="sync_interval = 5")
+    assert trial.spec.rows[0].settings == {"sync_interval": 5}
 
 
 @pytest.mark.parametrize(

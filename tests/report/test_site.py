@@ -16,6 +16,7 @@ from cser_bench.report.site.method_files import read_methods
 from cser_bench.report.site.pages import write_pages
 from cser_bench.report.site.places import Places, page_of
 from cser_bench.report.site.render import html_of, plain
+from tests.own_runs import begin
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = "resnet_regime"
@@ -131,6 +132,25 @@ def test_texts_of_a_spec_are_texts_in_the_site_and_the_explorer(hostile: Path) -
     assert labels and all(label.startswith(f"{HOSTILE} ") for label in labels)
 
 
+def test_an_own_experiment_stands_under_its_own_heading_beside_the_one_that_ships(
+    tmp_path: Path,
+) -> None:
+    """As after `make reproduce`, which does an experiment that ships once more."""
+    begin(tmp_path / "results", "first_look", num_done=1000)
+    build_site(tmp_path / "results", tmp_path / "site", ROOT, ["first_look"])
+    listed = (tmp_path / "site" / "experiments.html").read_text()
+    _, *groups = listed.split("<h2>")
+    links = {
+        group.partition("</h2>")[0]: re.findall('<li><a href="(.+?)"', group) for group in groups
+    }
+    assert links == {
+        "Your own experiments": ["results/first_look/index.html"],
+        "Networks and tasks": ["results/reference/first_look/index.html"],
+    }
+    for [place] in links.values():
+        assert "explorer.html" in Page(tmp_path / "site" / place).links, place
+
+
 def test_pages_may_load_the_sites_own_files_alone(pages: dict[str, Page]) -> None:
     for place, page in pages.items():
         [policy] = page.policies
@@ -149,7 +169,7 @@ def test_nothing_is_written_outside_the_site(tmp_path: Path) -> None:
     (outside / "a.png").touch()
     links = f"[a]({outside}/) [b]({outside}/a.png) [c](../outside/) [d](docs)"
     (root / "README.md").write_text(f"# A\n\n{links} `{outside}/a.png`\n")
-    written = write_pages(root, site, {}, [])
+    written = write_pages(root, site, [], [], [])
     assert sorted(path.name for path in outside.iterdir()) == ["a.png"]
     assert {path.name for path in tmp_path.iterdir()} == {"outside", "root", "site"}
     assert len(written.places.missing) == 3

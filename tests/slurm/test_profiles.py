@@ -100,6 +100,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"nodes": 0}, "nodes: "),
     ({"time_limit_minutes": 5, "warning_seconds": 300}, "leaves no time to work"),
     ({"sbatch": {"array": "1-2"}}, "which campaigns set themselves"),
+    ({"sbatch": {"comment": "a\ntouch b"}}, "sbatch.comment has a line break"),
+    ({"sbatch": {"comment": "a\rtouch b"}}, "sbatch.comment has a line break"),
+    ({"launch_prefix": "apptainer exec\nimage.sif"}, "launch_prefix has a line break"),
     ({"variants": {"big": {"nodez": 1}}}, "unknown key 'nodez'"),
     (
         {"sbatch": "x", "variants": {"big": {"nodes": 1}}},

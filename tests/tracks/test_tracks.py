@@ -23,7 +23,7 @@ from cser_bench.harness.records.tracks import (
 )
 from cser_bench.harness.tracks.refusals import check_source
 from cser_bench.report.leaderboard import leaderboard_text
-from tests.harness.support import ROOT, CommandLine, Table, changed, small_spec, write_spec
+from tests.harness.support import ROOT, TUNING, CommandLine, Table, changed, small_spec, write_spec
 
 EXAMPLE = (ROOT / "examples" / "growing_local_sgd.py").read_text()
 STEP = "        replica.local_step_()\n"
@@ -86,8 +86,7 @@ def run_method(root: Path, source: str, name: str, *, tuned: bool = False) -> Pa
     del spec["rows"][1]["ratio"], spec["rows"][2]
     if tuned:
         del spec["rows"][1]["learning_rate"]
-    else:
-        del spec["tuning"]
+        spec["tuning"] = TUNING
     file = root / f"{name}.py"
     file.write_text(source)
     words = [str(write_spec(root, spec)), "--results", str(root / "results")]
@@ -255,6 +254,9 @@ def _claim_fewer_bits(folder: Path) -> None:
     for files in runs.values():
         for key in ("traffic", "expected_traffic"):
             files["result"][key]["model"]["bits"] //= 2
+        for event in files["events"]:
+            event["bits_sent"] //= 2
+        del files["result"]["sha256"]
     (folder / "runs.jsonl").write_text(render_pack("small", runs))
     _state_digests(folder)
 
@@ -340,6 +342,7 @@ def test_a_record_falls_only_to_what_is_shown_to_be_better(copied: Path) -> None
             loss = pair[files["run"]["seed"] - 1]
             files["result"]["test_loss"] = loss
             files["events"][-1]["test_loss"] = loss
+            del files["result"]["sha256"]
         (entries / name / "runs.jsonl").write_text(render_pack("small", runs))
         _state_digests(entries / name, entered=f"2027-01-0{number}")
     shutil.rmtree(entries / "mine")
