@@ -21,7 +21,6 @@ from cser_bench.algorithms.core.checks import (
     FirstStep,
     are_apart,
     check_agreement,
-    check_frozen,
     check_in_step,
     check_model,
     check_parameters,
@@ -63,6 +62,7 @@ from cser_bench.algorithms.core.settings import (
 )
 from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
 from cser_bench.algorithms.core.state import OTHER_TYPES, averaged, check_still_loaded
+from cser_bench.algorithms.core.step_watch import StepWatch
 from cser_bench.algorithms.core.topology import Topology, rounds_of
 from cser_bench.algorithms.core.traffic import Entry, Purpose, Traffic, carried
 
@@ -187,9 +187,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         # Before anything is copied from the parameters, as anchors are in _set_up.
         _make_equal(self)
         flats = [replica.flat for replica in self.replicas]
-        self._frozen = [flat.frozen for flat in flats]
-        """The numbers of the frozen tensors, of each type, as all workers had them when they last
-        compared."""
+        self._step_watch = StepWatch(self.collectives)
         self._first_step: FirstStep | None = FirstStep(
             flats, self.collectives, self.averages_in_backward
         )
@@ -301,10 +299,12 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         may an average over workers change it.
 
         Raises:
-            CollectiveError: another worker failed, did not come, or froze other parameters.
+            CollectiveError: another worker failed or did not come.
             RuntimeError: the model's parameters are not the optimiser's any more; with overlap,
                 something was changed since the backward pass; or it is called inside `consensus()`.
-            ValueError: a group's learning rate, momentum or weight decay is out of range.
+            ValueError: a group's learning rate, momentum or weight decay is out of range, or workers
+                differ in them, in the steps that they have done or in what is frozen. They compare
+                at the first step, then at steps that get rarer, up to every 256th.
         """
         _refuse_inside_consensus(self._shows_average, "step()")
         loss = None
@@ -342,10 +342,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             check_still_loaded(replica.loaded, replica.flat.parameters)
 
     def _compare_workers(self) -> None:
-        """Compare with the other workers what the next step rests on.
-
-        Before the first step that is the model; later, only what is frozen, where that changed.
-        """
+        """Compare with the other workers what the next step rests on, the model at the first step."""
         if self._first_step is not None:
             is_changed = self._first_step.check(
                 self._model, self.workers_differ, self.num_steps, self._in_step()
@@ -355,12 +352,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             if is_changed:
                 self.reanchor()
         self._say_writes()
-        frozen = [replica.flat.frozen for replica in self.replicas]
-        if frozen == self._frozen:
-            return
-        if are_apart(self.collectives):
-            check_frozen(self.collectives, frozen, self._in_step())
-        self._frozen = frozen
+        self._step_watch.look_at(self._in_step)
 
     def _say_writes(self) -> None:
         """Warn, once, where someone has written the parameters since the last step."""
