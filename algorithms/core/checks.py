@@ -419,6 +419,15 @@ class FirstStep:
         return not self.was_loaded and not torch.equal(sums[:, 2], sums[:, 3])
 
 
+def refuse_module(method: str, params: object) -> None:
+    """Raise TypeError where a model was given in the place of its parameters."""
+    if isinstance(params, nn.Module):
+        raise TypeError(
+            f"{method} takes a model's parameters first, not the {type(params).__name__} itself; "
+            f"write {method}(model.parameters(), ...), and model=model where it is to be watched"
+        )
+
+
 def check_model(model: object) -> None:
     """Raise TypeError where what was given as the model is none."""
     if model is not None and not isinstance(model, nn.Module):

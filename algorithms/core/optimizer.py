@@ -29,6 +29,7 @@ from cser_bench.algorithms.core.checks import (
     enter_together,
     equalise_,
     in_step,
+    refuse_module,
     types_of,
 )
 from cser_bench.algorithms.core.collectives import Collectives
@@ -82,7 +83,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             the method needs it; Muon's by default 0.95.
         weight_decay: added to the gradient, as in PyTorch, per group.
         collectives: how workers talk; by default the process group if there is one, else a group of
-            one.
+            one, of which there is a warning.
         seed: where the randomness that the workers share begins.
         communication_dtype: type of the numbers that are sent, by default the parameters' own.
             Numbers of 16 bits are added in 32, and the mean is rounded once. Rounding errors are
@@ -136,6 +137,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
 
     def __init__(self, params: ParamsT, *unnamed: object, **given: Any) -> None:
+        refuse_module(type(self).__name__, params)
         check_arguments(type(self), unnamed, given)
         parameters = inspect.signature(type(self)).parameters
         arguments = {key: parameter.default for key, parameter in parameters.items()} | given

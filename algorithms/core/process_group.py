@@ -4,6 +4,7 @@ import atexit
 import functools
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -205,6 +206,8 @@ class ProcessGroupCollectives(Collectives):
 def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
     """Return the process group if there is one, else a group of one; `groups` are an optimiser's.
 
+    It warns of a group of one, but for parameters without memory, which are only a plan.
+
     Raises:
         RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot
             talk to each other, and parameters have memory, so that this is not only a plan.
@@ -219,6 +222,14 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
             "each process would train alone; call torch.distributed.init_process_group() before "
             "the optimiser is made, or give it collectives=SoloCollectives() if each is to be "
             "alone"
+        )
+    if not only_planned:
+        warnings.warn(
+            "there is no process group, so this process trains alone; call "
+            "torch.distributed.init_process_group() before the optimiser is made, or give "
+            "collectives=SoloCollectives() if it is to be alone",
+            # Past the constructor, so that the warning names the script's own line.
+            stacklevel=3,
         )
     return SoloCollectives()
 

@@ -289,6 +289,17 @@ def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatc
         optimizer.step()
 
 
+def test_a_process_that_trains_alone_is_told_so_unless_it_says_so_itself() -> None:
+    with pytest.warns(UserWarning, match=r"trains alone; call .*init_process_group\(\)") as said:
+        SGD(make_model().parameters(), lr=0.1)
+    assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SGD(make_model().parameters(), lr=0.1, collectives=SoloCollectives())
+        with torch.device("meta"):
+            SGD(nn.Linear(3, 2).parameters(), lr=0.1)
+
+
 # Copies, and the average.
 
 
