@@ -160,7 +160,7 @@ def _record(track: Track, lines: Sequence[Line]) -> Line | None:
     """Return the record of these entries.
 
     Of those that came on the first day it is the best; from then on it falls only to an entry that
-    is better by the track's p.
+    is better by the track's p, and that was run again.
     """
 
     def order(line: Line) -> tuple[str, float, str]:
@@ -173,7 +173,8 @@ def _record(track: Track, lines: Sequence[Line]) -> Line | None:
             standing = line
             continue
         better = unpaired(line.scores, standing.scores)
-        if better.p_above(0.0) < track.p_below:
+        assert line.entry is not None
+        if line.entry.is_confirmed and better.p_above(0.0) < track.p_below:
             standing = line
     return standing
 
