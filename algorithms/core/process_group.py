@@ -206,7 +206,8 @@ class ProcessGroupCollectives(Collectives):
 def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
     """Return the process group if there is one, else a group of one; `groups` are an optimiser's.
 
-    It warns of a group of one, but for parameters without memory, which are only a plan.
+    It warns of a group of one that nobody asked for, but not where parameters have no memory, and
+    this is only a plan.
 
     Raises:
         RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot
@@ -223,7 +224,8 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
             "the optimiser is made, or give it collectives=SoloCollectives() if each is to be "
             "alone"
         )
-    if not only_planned:
+    # Where torchrun starts one process, that it is alone is no surprise.
+    if not only_planned and "WORLD_SIZE" not in os.environ:
         warnings.warn(
             "there is no process group, so this process trains alone; call "
             "torch.distributed.init_process_group() before the optimiser is made, or give "
