@@ -15,7 +15,7 @@ y_i; p_i = eta (beta m_i + g_i). With `keep_master`, as released for fp16, each 
 copy z_i in addition to y_i, the network's weights. A synchronisation resets z_i only where something was
 sent, so all that z_i has moved by elsewhere enters the error again at each: what waits for k of
 them is sent about (k + 1) / 2 times over, and errors may grow without end. Gradients are of y_i,
-and p_i is subtracted from z_i:
+weight decay is of z_i in the place of y_i, and p_i is subtracted from z_i:
 
     z_i <- z_i - p_i;  y_i <- z_i
     every H steps: as above, and z_i <- x where C sent

@@ -160,7 +160,7 @@ def _record(track: Track, lines: Sequence[Line]) -> Line | None:
     """Return the record of these entries.
 
     The first record is the best entry of the first day. From then on a record falls only to an
-    entry that is better by the track's p.
+    entry that is better by the track's p, and that was run again.
     """
 
     def order(line: Line) -> tuple[str, float, str]:
@@ -173,7 +173,8 @@ def _record(track: Track, lines: Sequence[Line]) -> Line | None:
             standing = line
             continue
         better = unpaired(line.scores, standing.scores)
-        if better.p_above(0.0) < track.p_below:
+        assert line.entry is not None
+        if line.entry.is_confirmed and better.p_above(0.0) < track.p_below:
             standing = line
     return standing
 

@@ -17,6 +17,12 @@ from cser_bench.report.frame import LOAD_TOLERANCE, Frames, read_frames
 from cser_bench.report.statistics import COVERAGE, Difference, unpaired
 from cser_bench.report.wording import amount, counted, in_words, listed, nats, percent
 
+GIVEN = "given, not tuned"
+"""How many trials a row had whose rate was given."""
+
+LABEL_WIDTH = 28
+"""Of the table's column of labels; longer ones take two lines."""
+
 POWER = 0.8
 """How often what three seeds can show is to be seen."""
 
@@ -107,28 +113,33 @@ def _trials(experiment: Experiment, name: str, earlier: Experiment | None) -> st
         rates = [trial.learning_rate for trial in trials if trial.settings == row.settings]
         if row.learning_rate in rates:
             return str(len(trials))
-    return "given, not tuned"
+    return GIVEN
 
 
 def _table(lines: list[_Line], baseline: _Line, metric: Metric) -> str:
+    """Return the lines as a table of at most 100 columns."""
+    lost = "drop" if metric.is_share else "gap"
+    head = ["", "row", metric.score_label, f"{lost}, {metric.loss_unit}\n(95 % CI)"]
+    table = [[*head, "models\non a link", "trials", "runs"]]
     ranked = sorted(lines, key=lambda line: -line.mean)
-    table = []
     for rank, line in enumerate(ranked, start=1):
-        arrow = "->" if line.is_tried else ""
-        lost = "" if line.label == baseline.label else _lost(line, baseline, metric)
-        cells = {
-            "": f"{arrow}{rank}",
-            "row": line.label,
-            metric.score_label: _score(line.mean, metric),
-            "loses to everything sent": lost,
-            "models on a link": amount(line.link_models),
-            "rate by trials": line.trials,
-            "runs": str(len(line.scores)),
-        }
+        cells = [
+            f"{'->' if line.is_tried else ''}{rank}",
+            line.label,
+            _score(line.mean, metric),
+            "" if line.label == baseline.label else _lost(line, baseline, metric),
+            amount(line.link_models),
+            "given" if line.trials == GIVEN else line.trials,
+            str(len(line.scores)),
+        ]
         table.append(cells)
     align = ("right", "left", "right", "left", "right", "right", "right")
-    # tabulate would else read texts as numbers, and write 4.00 as 4.
-    return tabulate(table, "keys", disable_numparse=True, colalign=align)
+    widths = [None, LABEL_WIDTH, None, None, None, None, None]
+    # The head is a row too: a head of tabulate's own would widen columns. It would also read texts
+    # as numbers, and write 4.00 as 4.
+    return tabulate(
+        table, tablefmt="plain", disable_numparse=True, colalign=align, maxcolwidths=widths
+    )
 
 
 def _score(score: float, metric: Metric) -> str:
@@ -138,16 +149,19 @@ def _score(score: float, metric: Metric) -> str:
 
 
 def _lost(line: _Line, reference: _Line, metric: Metric) -> str:
-    """Return what a row loses, a positive number, with its interval; a gain has a plus's word."""
+    """Return how much worse a row is, negative where it is better, with its interval."""
     difference = unpaired(line.scores, reference.scores)
-    words = _amount(difference.estimate, metric)
-    if difference.estimate > 0:
-        words = f"gains {words}"
+    words = _signed(-difference.estimate, metric)
     low, high = difference.interval()
     if math.isnan(low):
         return words
-    undecided = ", undecided" if low <= 0 <= high else ""
-    return f"{words} ({_range(difference, metric)}{undecided})"
+    return f"{words} ({_signed(-high, metric)} to {_signed(-low, metric)})"
+
+
+def _signed(difference: float, metric: Metric) -> str:
+    """Return a difference with its sign, but for one that is shown as 0."""
+    words = _amount(difference, metric)
+    return f"-{words}" if difference < 0 and float(words) else words
 
 
 def _amount(difference: float, metric: Metric) -> str:
@@ -180,7 +194,7 @@ def _sentences(line: _Line, others: list[_Line], baseline: _Line, frames: Frames
     else:
         sentences.append("No row that ships puts so little on a link.")
     sentences.append(_power(line, references, [baseline, *at_load], metric))
-    if line.trials == "given, not tuned":
+    if line.trials == GIVEN:
         sentences.append("Its rate was given, not tuned: another one may do better.")
     return sentences
 

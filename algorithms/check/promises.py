@@ -6,6 +6,7 @@ A check takes a `Subject`, trains it for some steps on a problem of 51 parameter
 
 import copy
 import io
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,6 +162,17 @@ def talks_through_collectives(subject: Subject) -> None:
             f"line {numbers} of {subject.file} names torch.distributed, whose messages nobody "
             "counts; send by replica.exchange, mix, average or replica.collectives"
         )
+
+
+@promise("begins at the parameters that it is given")
+def begins_where_it_is_told(subject: Subject) -> None:
+    """Make the optimiser, which moves nothing. Its first steps are held to SGD's below."""
+    method = subject.method
+    for name, compressor in taken_compressors(method).items():
+        settings = settings_for(method, [compressor], INTERVAL)
+        rows = Rows(method, settings, StackedCollectives(2))
+        with _named(name):
+            _check_same(rows.parameters_of(1), flat(make_model().parameters()), "at the start")
 
 
 @promise("without compression it is SGD on the mean gradient")
@@ -472,11 +484,22 @@ def repeats(subject: Subject) -> None:
         ends = []
         for seed in (1, 2):
             with _global_seed(seed):
+                # What a run without the method leaves of them, which is not the method's to change.
+                make_model()
+                untouched = _global_states()
+            with _global_seed(seed):
                 rows = Rows(method, settings, StackedCollectives(2), seed=3)
                 rows.train(range(1, NUM_STEPS + 1))
+                if _global_states() != untouched:
+                    raise BrokenError("it sets a global generator, or draws from one")
             ends.append(rows.parameters_of(0))
         with _named(name):
             _check_same(ends[1], ends[0], "run again")
+
+
+def _global_states() -> bytes:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state().tolist()
+    return pickle.dumps(states)
 
 
 @contextmanager

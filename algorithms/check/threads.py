@@ -27,6 +27,10 @@ class ThreadGroup:
         self.world_size = world_size
         self._tensors: dict[int, tuple[str, Tensor]] = {}
         self._result = torch.empty(0)
+        self.said: dict[str, str] = {}
+        """What the first worker said, by key."""
+        self.num_keys = [0] * world_size
+        """How many keys each worker has made."""
         self.barrier = threading.Barrier(world_size, self._perform, timeout_seconds)
 
     def exchange(self, rank: int, name: str, tensor: Tensor) -> Tensor:
@@ -64,6 +68,13 @@ class ThreadCollectives(Collectives):
     def __init__(self, group: ThreadGroup, rank: int) -> None:
         super().__init__(rank, group.world_size)
         self.group = group
+
+    def new_key(self) -> str:
+        self.group.num_keys[self.rank] += 1
+        return str(self.group.num_keys[self.rank])
+
+    def first_to_say(self, key: str, words: str) -> str:
+        return self.group.said.setdefault(key, words)
 
     def _sum_(self, tensor: Tensor) -> None:
         tensor.copy_(self.group.exchange(self.rank, "sum", tensor))

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 DONE = bytes([255] * 32).hex()
 """Stands for a digest where an action that writes no worker's file has succeeded."""
 
+COMPILED = "_orig_mod."
+"""What `torch.compile` puts into the names of what is in a module that it compiles."""
+
 METADATA = ".metadata"
 """The file of a checkpoint that is written last, when all workers have written theirs."""
 
@@ -107,7 +110,8 @@ def load_checkpoint(
 
     All workers must call it. As many workers as saved it resume to the bit, each from its own state
     and random generators. Any other number begins at the average model, with the average of all
-    momenta, errors and the like, and with worker 0's other values.
+    momenta, errors and the like, and with worker 0's other values. The model may be compiled where
+    the saved one was not, and the other way round.
 
     Load only checkpoints that you trust: values other than tensors are pickled.
 
@@ -154,7 +158,9 @@ def load_checkpoint(
     _together("read", folder, _processes(collectives), read)
     if goes_on:
         # The worker's own buffers, such as running statistics.
-        average |= worker["model"]
+        own_names = {_plain(key): key for key in average}
+        for key, value in worker["model"].items():
+            average[own_names.get(_plain(key), key)] = value
     model.load_state_dict(average)
     if optimizer is not None:
         # After the model: where the state has this worker's own parameters, these take the place of
@@ -246,15 +252,31 @@ def _read_average(folder: Path, model: nn.Module, collectives: Collectives) -> d
     from torch.distributed.checkpoint.state_dict_loader import load
 
     held = _of_one_worker(model.state_dict(), collectives)
-    state = {"model": {key: _copy(value) for key, value in held.items()}}
+    saved_names = _saved_names(folder)
+    names = {key: saved_names.get(_plain(key), key) for key in held}
+    state = {"model": {names[key]: _copy(value) for key, value in held.items()}}
     with _checkpointing(folder, collectives) as talking:
         load(state, checkpoint_id=folder, **talking)
-    average = state["model"]
+    average = {key: state["model"][name] for key, name in names.items()}
     for key, value in model.state_dict().items():
         if isinstance(value, Tensor):
             # A checkpoint has no axis over workers, and a model whose workers are stacked has one.
             average[key] = average[key].expand_as(value)
     return average
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is in a model that is not compiled."""
+    return name.replace(COMPILED, "")
+
+
+def _saved_names(folder: Path) -> dict[str, str]:
+    """Return the names that the saved model has, by those in a model that is not compiled."""
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    saved = FileSystemReader(folder).read_metadata().state_dict_metadata
+    names = [key.removeprefix("model.") for key in saved]
+    return {_plain(name): name for name in names}
 
 
 def _generators() -> tuple[Any, ...]:

@@ -32,6 +32,7 @@ TEXT_LENGTH = 160
 
 STEPS = "steps done"
 FROZEN = "frozen parameters"
+LOADED = "a state was loaded"
 DIGEST = "sum of the bits of all parameters"
 """Names of fields that must be equal on all workers whenever they meet."""
 
@@ -103,7 +104,7 @@ def _refuse_same_memory(tensors: Sequence[Tensor], first: int, second: int) -> N
 
 def digest_of(fields: Mapping[str, object]) -> bytes:
     """Return a digest of the fields, of `DIGEST_BYTES` bytes."""
-    return hashlib.sha256(_texts_of(fields)).digest()[:DIGEST_BYTES]
+    return hashlib.sha256(json.dumps(texts_of(fields)).encode()).digest()[:DIGEST_BYTES]
 
 
 def are_apart(collectives: Collectives) -> bool:
@@ -111,8 +112,9 @@ def are_apart(collectives: Collectives) -> bool:
     return not isinstance(collectives, StackedCollectives) and collectives.world_size > 1
 
 
-def _texts_of(fields: Mapping[str, object]) -> bytes:
-    return json.dumps([f"{name} = {value}" for name, value in fields.items()]).encode()
+def texts_of(fields: Mapping[str, object]) -> list[str]:
+    """Return each field in words, as workers compare them."""
+    return [f"{name} = {value}" for name, value in fields.items()]
 
 
 def check_agreement(
@@ -132,24 +134,37 @@ def check_agreement(
     # A digest first, as it is short: the texts themselves are sent only where it differs.
     if len(set(_gathered(collectives, digest_of(fields)))) == 1:
         return
-    texts = _texts_of(fields)
+    texts = json.dumps(texts_of(fields)).encode()
     # All messages of an all-gather are of one length.
     length = max(int(text) for text in _gathered(collectives, b"%12d" % len(texts)))
     # Filled up with spaces, which JSON allows at its end.
     everyones = [json.loads(row) for row in _gathered(collectives, texts.ljust(length))]
+    raise ValueError(difference(fields, dict(enumerate(everyones)), remedies))
+
+
+def difference(
+    fields: Iterable[str], texts: Mapping[int, Sequence[str]], remedies: Mapping[str, str]
+) -> str:
+    """Return the first field in which workers differ, its values, who has them and what to do.
+
+    Args:
+        fields: their names.
+        texts: what `texts_of` gives, by rank; some of them differ.
+        remedies: as in `check_agreement`.
+    """
     # A worker at another call may have other fields, and fewer.
-    rows = zip_longest(fields, zip_longest(*everyones))  # (name, the workers' values) each
+    rows = zip_longest(fields, zip_longest(*texts.values()))  # (name, the workers' values) each
     name, values = next((name, values) for name, values in rows if len(set(values)) > 1)
     # Ranks by the value that they have, for the error.
     ranks: dict[object, list[str]] = {}
-    for rank, value in enumerate(values):
+    for rank, value in zip(texts, values, strict=True):
         ranks.setdefault(value, []).append(str(rank))
     differences = []
     for value, having in ranks.items():
         plural = "s" if len(having) > 1 else ""
         differences.append(f"{str(value)[:TEXT_LENGTH]} on rank{plural} {', '.join(having)}")
     remedy = remedies.get(name, "give all workers the same model, settings, seed and packages")
-    raise ValueError(f"the workers' optimisers differ ({'; '.join(differences)}); {remedy}")
+    return f"the workers' optimisers differ ({'; '.join(differences)}); {remedy}"
 
 
 def in_step(
@@ -184,7 +199,8 @@ def remedies_for(fields: Iterable[str]) -> dict[str, str]:
     return remedies | {
         "call": "have all workers make the same calls in the same order",
         STEPS: "call step() equally often on all workers",
-        FROZEN: "freeze and thaw the same parameters on all workers",
+        FROZEN: "freeze and thaw the same parameters on all workers, before the same step",
+        LOADED: "load on all workers, on each the state that it saved itself, or on none",
         DIGEST: (
             "this method keeps all workers' parameters equal, so change them alike on all, or call "
             "optimizer.reanchor() on all, which sends worker 0's"
@@ -228,28 +244,6 @@ def enter_together(collectives: Collectives, call: str, fields: Mapping[str, obj
     except ValueError as error:
         raise CollectiveError(
             f"all workers must enter {call} together and alike: {error}"
-        ) from error
-
-
-def check_frozen(
-    collectives: Collectives, frozen: Sequence[Sequence[int]], fields: Mapping[str, object]
-) -> None:
-    """Compare all workers once it has changed on this one which parameters are frozen.
-
-    Args:
-        frozen: their numbers, of each type.
-        fields: what `in_step` gives, which they are among.
-
-    Raises:
-        CollectiveError: another worker froze or thawed others, or none, and then does not come to
-            compare; or something else differs.
-    """
-    try:
-        check_in_step(collectives, fields)
-    except (CollectiveError, ValueError) as error:
-        raise CollectiveError(
-            "all workers must freeze and thaw the same parameters before the same step; here "
-            f"{frozen} are frozen now, and some worker did otherwise: {error}"
         ) from error
 
 
@@ -372,7 +366,7 @@ class FirstStep:
                 "optimiser afterwards",
                 stacklevel=5,
             )
-        return self._compare(may_differ, num_steps, fields)
+        return self._compare(may_differ, num_steps, {**fields, LOADED: self.was_loaded})
 
     def _compare(self, may_differ: bool, num_steps: int, fields: Mapping[str, object]) -> bool:
         """Compare over all workers: bit sums before and now, the number of steps, and the fields."""
@@ -416,6 +410,15 @@ class FirstStep:
             )
         # Parameters at the start against parameters now, on any worker.
         return not self.was_loaded and not torch.equal(sums[:, 2], sums[:, 3])
+
+
+def refuse_module(method: str, params: object) -> None:
+    """Raise TypeError where a model was given in the place of its parameters."""
+    if isinstance(params, nn.Module):
+        raise TypeError(
+            f"{method} takes a model's parameters first, not the {type(params).__name__} itself; "
+            f"write {method}(model.parameters(), ...), and model=model where it is to be watched"
+        )
 
 
 def check_model(model: object) -> None:

@@ -21,7 +21,6 @@ from cser_bench.algorithms.core.checks import (
     FirstStep,
     are_apart,
     check_agreement,
-    check_frozen,
     check_in_step,
     check_model,
     check_parameters,
@@ -30,6 +29,7 @@ from cser_bench.algorithms.core.checks import (
     enter_together,
     equalise_,
     in_step,
+    refuse_module,
     types_of,
 )
 from cser_bench.algorithms.core.collectives import Collectives
@@ -63,6 +63,7 @@ from cser_bench.algorithms.core.settings import (
 )
 from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
 from cser_bench.algorithms.core.state import OTHER_TYPES, averaged, check_still_loaded
+from cser_bench.algorithms.core.step_watch import StepWatch
 from cser_bench.algorithms.core.topology import Topology, rounds_of
 from cser_bench.algorithms.core.traffic import Entry, Purpose, Traffic, carried
 
@@ -82,7 +83,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             the method needs it; Muon's by default 0.95.
         weight_decay: added to the gradient, as in PyTorch, per group.
         collectives: how workers talk; by default the process group if there is one, else a group of
-            one.
+            one, of which there is a warning.
         seed: where the randomness that the workers share begins.
         communication_dtype: type of the numbers that are sent, by default the parameters' own.
             Numbers of 16 bits are added in 32, and the mean is rounded once. Rounding errors are
@@ -136,6 +137,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
 
     def __init__(self, params: ParamsT, *unnamed: object, **given: Any) -> None:
+        refuse_module(type(self).__name__, params)
         check_arguments(type(self), unnamed, given)
         parameters = inspect.signature(type(self)).parameters
         arguments = {key: parameter.default for key, parameter in parameters.items()} | given
@@ -186,8 +188,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         # Before anything is copied from the parameters, as anchors are in _set_up.
         _make_equal(self)
         flats = [replica.flat for replica in self.replicas]
-        self._frozen = [flat.frozen for flat in flats]
-        """Numbers of the frozen tensors of each dtype, as of the last comparison between workers."""
+        self._step_watch = StepWatch(self.collectives)
         self._first_step: FirstStep | None = FirstStep(
             flats, self.collectives, self.averages_in_backward
         )
@@ -303,10 +304,12 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         may an average over workers change it.
 
         Raises:
-            CollectiveError: another worker failed, did not come, or froze other parameters.
+            CollectiveError: another worker failed or did not come.
             RuntimeError: the model's parameters are not the optimiser's any more; with overlap,
                 something was changed since the backward pass; or it is called inside `consensus()`.
-            ValueError: a group's learning rate, momentum or weight decay is out of range.
+            ValueError: a group's learning rate, momentum or weight decay is out of range, or workers
+                differ in them, in the steps that they have done or in what is frozen. They compare
+                at the first step, then at steps that get rarer, up to every 256th.
         """
         _refuse_inside_consensus(self._shows_average, "step()")
         loss = None
@@ -344,11 +347,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             check_still_loaded(replica.loaded, replica.flat.parameters)
 
     def _compare_workers(self) -> None:
-        """Compare with the other workers: the model before the first step, later what is frozen.
-
-        Later steps send nothing unless what is frozen here has changed.
-        """
-        # Only the first step compares the whole model.
+        """Compare with the other workers what the next step rests on; the first step, the whole model."""
         if self._first_step is not None:
             is_changed = self._first_step.check(
                 self._model, self.workers_differ, self.num_steps, self._in_step()
@@ -358,13 +357,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             if is_changed:
                 self.reanchor()
         self._say_writes()
-        frozen = [replica.flat.frozen for replica in self.replicas]
-        # The usual step ends here, and has sent nothing.
-        if frozen == self._frozen:
-            return
-        if are_apart(self.collectives):
-            check_frozen(self.collectives, frozen, self._in_step())
-        self._frozen = frozen
+        self._step_watch.look_at(self._in_step)
 
     def _say_writes(self) -> None:
         """Warn, once, where someone has written the parameters since the last step."""

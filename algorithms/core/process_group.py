@@ -4,6 +4,7 @@ import atexit
 import functools
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -205,6 +206,9 @@ class ProcessGroupCollectives(Collectives):
 def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
     """Return the process group if there is one, else a group of one; `groups` are an optimiser's.
 
+    It warns of a group of one that nobody asked for, but not where parameters have no memory, and
+    this is only a plan.
+
     Raises:
         RuntimeError: several processes were started (`WORLD_SIZE` in the environment) and cannot
             talk to each other, and parameters have memory, so that this is not only a plan.
@@ -219,6 +223,15 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
             "each process would train alone; call torch.distributed.init_process_group() before "
             "the optimiser is made, or give it collectives=SoloCollectives() if each is to be "
             "alone"
+        )
+    # Where torchrun starts one process, that it is alone is no surprise.
+    if not only_planned and "WORLD_SIZE" not in os.environ:
+        warnings.warn(
+            "there is no process group, so this process trains alone; call "
+            "torch.distributed.init_process_group() before the optimiser is made, or give "
+            "collectives=SoloCollectives() if it is to be alone",
+            # Past the constructor, so that the warning names the script's own line.
+            stacklevel=3,
         )
     return SoloCollectives()
 

@@ -224,6 +224,7 @@ def try_(options: argparse.Namespace) -> int:
     print(f"\n{verdict(tried_in, shipped.runs, shipped.earlier_trials)}")
     if shipped.afterwards:
         print(shipped.afterwards)
+    print(f"next: {program()} {tried.next_words(options.results)}")
     return 0
 
 
@@ -564,23 +565,30 @@ def enter(options: argparse.Namespace) -> int:
             description=options.description,
         )
     )
-    print(f"wrote {folder}; `{program()} verify {folder}` takes some of its steps by processes")
+    print(
+        f"wrote {folder}; next: {program()} verify {folder} --rerun SEED, without --rerun for its "
+        "first steps alone"
+    )
     return 0
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Verify entries of a track, of which each gets a line that says what was found.
+    """Verify entries of a track, and say what was found of each and what was not checked.
 
     Returns 1 where a re-run contradicts an entry.
     """
     from cser_bench.harness.records.tracks import read_track
     from cser_bench.harness.tracks.form import check_form
     from cser_bench.harness.tracks.processes import compare_workers
-    from cser_bench.harness.tracks.rerun import rerun
+    from cser_bench.harness.tracks.rerun import not_checked, rerun
 
     track = read_track(_rules_folder(options), options.track)
     code = 0
-    for entry in _entries(options):
+    entries = _entries(options)
+    if not entries:
+        print(f"{options.tracks / options.track} has no entries, so nothing was verified")
+        return 0
+    for entry in entries:
         checked = check_form(track, entry)
         print(f"{entry.name}: digests, rules and bits hold; class {checked.load.name}", flush=True)
         if options.form_only:
@@ -603,6 +611,7 @@ def verify(options: argparse.Namespace) -> int:
         )
         if again.agreement == "contradicted":
             code = FAILURE
+    print(not_checked(track, options.form_only, options.rerun))
     return code
 
 

@@ -74,6 +74,8 @@ class MethodTrial:
         shipped: where their records lie.
         spec: the same spec with the method's row as its only one.
         command: the command that makes the trial, for its records.
+        word: the method's file or entry point, as it was given.
+        network: a name in `NETWORKS`.
     """
 
     name: str
@@ -82,6 +84,21 @@ class MethodTrial:
     shipped: Shipped
     spec: Spec
     command: str
+    word: str
+    network: str
+
+    def next_words(self, results: Path) -> str:
+        """Return the command, without the program, that is next once the method has a verdict."""
+        networks = list(NETWORKS)
+        after = networks[networks.index(self.network) + 1 :]
+        where = [] if results == Path("results") else ["--results", str(results)]
+        if after:
+            return shlex.join(["try", self.word, "--network", after[0], *where])
+        words = ["enter", self.word, "--row", self.name]
+        if where:
+            words += ["--records", str(results / self.spec.name)]
+        about = ["--author", "YOUR NAME", "--description", "WHAT IT DOES"]
+        return shlex.join([*words, *about])
 
     def plan(self, results: Path, tuning: bool) -> Plan:
         """Return the plan of the method's runs, or of its tuning.
@@ -137,7 +154,7 @@ def make_trial(
     if learning_rate is not None:
         words += ["--learning-rate", f"{learning_rate:g}"]
     spec = _spec_of(row, base, source, network)
-    return MethodTrial(name, source, base, shipped, spec, shlex.join(words))
+    return MethodTrial(name, source, base, shipped, spec, shlex.join(words), word, network)
 
 
 def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Spec:

@@ -228,6 +228,11 @@ class Entry:
         return self.root / self.about.source
 
     @property
+    def is_confirmed(self) -> bool:
+        """Whether it was run again, and no re-run gave another result."""
+        return bool(self.reruns) and not self.is_contradicted
+
+    @property
     def is_contradicted(self) -> bool:
         """Whether a re-run gave another result."""
         return any(rerun.agreement == "contradicted" for rerun in self.reruns)

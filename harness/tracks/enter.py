@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from cser_bench.algorithms.check import Subject, check
+from cser_bench.algorithms.check.subject import source_of
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import Experiment, Row, read_experiment
 from cser_bench.harness.records.packs import NAME as PACK
 from cser_bench.harness.records.packs import Files, read_pack, render_pack
 from cser_bench.harness.records.provenance import now
-from cser_bench.harness.records.store import read_run_files, write_record
+from cser_bench.harness.records.store import RecordError, read_run_files, write_record
 from cser_bench.harness.records.tracks import (
     ENTRY,
     SOURCE,
@@ -24,7 +26,9 @@ from cser_bench.harness.records.tracks import (
     read_track,
 )
 from cser_bench.harness.spec.run import RunConfig
+from cser_bench.harness.tracks.errors import EntryError
 from cser_bench.harness.tracks.form import OWN_FILES, TRIALS, check_form
+from cser_bench.harness.tracks.refusals import check_source
 from cser_bench.harness.train.methods import outside_methods
 
 
@@ -62,11 +66,12 @@ def name_in(method: Path) -> str:
 
 
 def enter(request: Request) -> Path:
-    """Make the entry, check its form, and return its folder.
+    """Make the entry, check its form and its method's promises, and return its folder.
 
-    Nothing is left of an entry that is refused.
+    The promises are printed as they are checked. Nothing is left of an entry that is refused.
 
-    Raises UsageError: there is such an entry, or no such row; EntryError: it breaks a rule.
+    Raises UsageError: there is such an entry, or no such row; EntryError: it breaks a rule or a
+    promise.
     """
     track = read_track(request.rules, request.track)
     entries = request.tracks / request.track / "entries"
@@ -75,6 +80,8 @@ def enter(request: Request) -> Path:
         raise UsageError(f"there is an entry {folder}; give another --name, or delete that one")
     experiment = read_experiment(request.records)
     row = _row_of(experiment, request)
+    source = source_of(request.method)
+    check_source(source, str(request.method))
     entries.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that one rename brings it there whole.
     with tempfile.TemporaryDirectory(prefix=".", dir=entries) as place:
@@ -85,9 +92,28 @@ def enter(request: Request) -> Path:
             _pack_trials(experiment.tuning.experiment, request, made)
         shutil.copyfile(request.method, made / SOURCE)
         (made / ENTRY).write_text(entry_text(_about(request, row, runs, made)))
-        check_form(track, read_entry(made))
+        entry = read_entry(made)
+        try:
+            check_form(track, entry)
+        except (EntryError, RecordError) as error:
+            # The entry's folder is gone when this is read, and what it was made of is not.
+            raise type(error)(_of_request(str(error), made, experiment, request)) from None
+        if not check(Subject(source, request.method.name, entry.about.algorithm)):
+            raise EntryError(
+                f"{request.method} breaks a promise that its numbers would rest on; mend what is "
+                "marked FAIL, run it anew and enter it then"
+            )
         made.rename(folder)
     return folder
+
+
+def _of_request(words: str, made: Path, experiment: Experiment, request: Request) -> str:
+    """Return the words with the folders that the entry was made of in the place of its own."""
+    if experiment.tuning is not None:
+        trials = request.records.parent / experiment.tuning.experiment
+        words = words.replace(str(made / TRIALS), str(trials))
+    words = words.replace(str(made / SOURCE), str(request.method))
+    return words.replace(str(made), str(request.records))
 
 
 def _row_of(experiment: Experiment, request: Request) -> Row:

@@ -16,16 +16,25 @@ MODULES = (
     "torch.distributed",
     "torch.multiprocessing",
     "cser_bench.algorithms.core.process_group",
+    "cser_bench.harness",
+    "cser_bench.report",
+    "cser_bench.slurm",
+    "harness",
+    "report",
+    "slurm",
     "multiprocessing",
     "socket",
     "subprocess",
     "ctypes",
     "mmap",
     "importlib",
+    "gc",
+    "inspect",
     "sys",
     "os",
 )
-"""Modules by which one worker could reach another past the count, or reach such a module."""
+"""Modules by which one worker could reach another past the count, or the run that it is scored by,
+or reach such a module."""
 
 BUILTINS = ("__import__", "eval", "exec", "compile", "open", "getattr", "globals", "vars")
 """Functions by which a source could do what its syntax tree does not show."""
@@ -33,6 +42,7 @@ BUILTINS = ("__import__", "eval", "exec", "compile", "open", "getattr", "globals
 ATTRIBUTES = {
     "distributed": "what torch.distributed sends is not counted",
     "_C": "what goes past torch's own names is not counted",
+    "harness": "a method has no business with what scores it",
     "CONTROL": "control is no part of a method's count",
     "EVALUATION": "evaluation is no part of a method's count",
     "traffic": "the count is kept below the method",
@@ -65,7 +75,7 @@ def _refused(node: ast.AST) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.Import | ast.ImportFrom):
         for name in _imported(node):
             if _is_refused_module(name):
-                yield name, "it could send what is not counted"
+                yield name, "it could send what is not counted, or change what scores it"
     elif isinstance(node, ast.Attribute):
         if node.attr in ATTRIBUTES:
             yield ast.unparse(node), ATTRIBUTES[node.attr]

@@ -1,4 +1,8 @@
-"""One run of an entry, done again, and what it shows of the entered one."""
+"""One run of an entry, done again by processes, and what it shows of the entered one.
+
+Rows of one tensor could read each other at any step, and the runs that are entered are usually of
+stacked workers. A process has its own row alone, to the last step.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,22 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from cser_bench.algorithms import ProcessGroupCollectives
+from cser_bench.algorithms.core.collectives import sum_in_rank_order
 from cser_bench.harness.records.provenance import new_attempt, now
-from cser_bench.harness.records.store import Attempt, Failure, Result, read_record, read_run
+from cser_bench.harness.records.store import Attempt, Result, read_run
 from cser_bench.harness.records.tracks import RERUNS, Agreement, Entry, Rerun, Track
 from cser_bench.harness.spec.run import PlannedRun, RunConfig, run_id
 from cser_bench.harness.tracks.errors import EntryError
 from cser_bench.harness.tracks.form import Checked
+from cser_bench.harness.tracks.processes import TIMEOUT_SECONDS
+from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job
-from cser_bench.harness.workers.attempt import attempt_stacked
+from cser_bench.harness.workers.attempt import prepare_thread
+from cser_bench.harness.workers.process_group import joined
+from cser_bench.harness.workers.processes import Worker, WorkerError, start_workers
 
 
 def rerun(track: Track, entry: Entry, checked: Checked, seed: int, data: Path | None) -> Rerun:
@@ -31,7 +42,7 @@ def rerun(track: Track, entry: Entry, checked: Checked, seed: int, data: Path | 
             f"{entry.name} has no run of seed {seed}; it has {sorted(checked.configs)}"
         )
     entered = checked.results[seed]
-    attempt = new_attempt("stacked", "stacked", torch.device("cpu"))
+    attempt = new_attempt("processes", "gloo", torch.device("cpu"))
     result = _done_again(entry, checked.configs[seed], attempt, data)
     assert entered.test_loss is not None
     line = Rerun(
@@ -47,6 +58,22 @@ def rerun(track: Track, entry: Entry, checked: Checked, seed: int, data: Path | 
     with (entry.folder / RERUNS).open("a") as file:
         file.write(json.dumps(line.model_dump(mode="json")) + "\n")
     return line
+
+
+def not_checked(track: Track, form_only: bool, seed: int | None) -> str:
+    """Say what a verification leaves open.
+
+    Args:
+        form_only: it took no step.
+        seed: of the run that it did again, if any.
+    """
+    left = [other for other in track.seeds if other != seed]
+    runs = f"the runs of seeds {', '.join(map(str, left))}, which were not done again"
+    parts = [runs] if left else []
+    if form_only:
+        parts.insert(0, "any step by processes")
+    parts.append("what else the source does: it is code that runs here, so read it first")
+    return f"not checked: {'; '.join(parts)}"
 
 
 def agreement(track: Track, entered: Result, again: Result) -> Agreement:
@@ -79,13 +106,27 @@ def _done_again(entry: Entry, config: RunConfig, attempt: Attempt, data: Path | 
             cores=tuple(sorted(os.sched_getaffinity(0))),
             # The folder goes when this is over, and nobody could go on from a checkpoint in it.
             checkpoint_minutes=math.inf,
-            timeout_seconds=300.0,
+            timeout_seconds=TIMEOUT_SECONDS,
         )
-        if not attempt_stacked(job):
-            failure = read_record(folder / "failure.json", Failure)
-            raise EntryError(
-                f"{entry.name}: the run failed here, {failure.kind}: {failure.message}"
-            )
+        try:
+            with start_workers(_as_process, [(job,)] * config.num_workers) as workers:
+                workers.hear_all()
+        except WorkerError as error:
+            raise EntryError(f"{entry.name}: the run failed here: {error}") from None
         result = read_run(folder).result
         assert result is not None
         return result
+
+
+class _InRankOrder(ProcessGroupCollectives):
+    """Processes that add as stacked workers do, so that the same run has the same bits."""
+
+    def _sum_(self, tensor: Tensor) -> None:
+        tensor.copy_(sum_in_rank_order(self._gather(tensor).unsqueeze(1).unbind()))
+
+
+def _as_process(worker: Worker, job: Job) -> None:
+    """Do the run as one of its workers' processes."""
+    prepare_thread()
+    with joined("cpu", TIMEOUT_SECONDS, worker.init_method, worker.rank, worker.world_size):
+        train(job, _InRankOrder(), worker.stop_requested)

@@ -61,7 +61,7 @@ from cser_bench.harness.workers.process_group import (
     joined,
     launched,
 )
-from cser_bench.harness.workers.processes import noticed
+from cser_bench.harness.workers.processes import noticed, stop_with_launcher
 
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 1.0
@@ -310,6 +310,9 @@ def run_under_torchrun(plan: Plan, options: Options) -> None:
     runs = plan.by_id
     prepare_thread(device)
     with noticed(second_ends=False) as flag, joined(device, options.timeout_seconds, "env://"):
+        # By a variable of torchrun's alone: a shell that starts workers may end before them.
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            stop_with_launcher()
         attempt = new_attempt("torchrun", dist.get_backend(), torch.device(device))
         # One name for all: what ranks save under different names never makes a whole checkpoint.
         attempt = attempt.model_copy(update={"attempt": from_rank_0(attempt.attempt)})

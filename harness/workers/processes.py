@@ -33,6 +33,8 @@ PRELOADED = ("cser_bench.harness.workers.fork_server", "torch._dynamo")
 """Modules that every worker needs; PyTorch would import the last one, in a second, when it makes its
 first optimiser."""
 EXIT_ORPHAN = 4
+LAUNCHER_SECONDS = 0.5
+"""Between two looks at whether torchrun is still there."""
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 1.0
 """Seconds for the other workers to fail after one has failed."""
@@ -239,6 +241,21 @@ def _die_with(parent: BaseProcess) -> None:
     parent.join()
     # sys.exit would end this thread alone.
     os._exit(EXIT_ORPHAN)
+
+
+def stop_with_launcher() -> None:
+    """Have this process asked to stop, by SIGTERM, when the process that started it has ended.
+
+    torchrun that is killed tells its workers nothing, and they would train on.
+    """
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(LAUNCHER_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Interrupted(KeyboardInterrupt):

@@ -112,7 +112,7 @@ def test_settings_by_which_workers_drift_apart_are_warned_of(settings: Settings)
         NoLoCo([x], lr=1.0, collectives=StackedCollectives(n), **own)  # type: ignore[arg-type]
     expected = (
         f"groups of {size} grows {spread_factor(*settings):.3f} times a meeting without "
-        "end; lower outer_momentum"
+        "end, as a root mean square over draws"
     )
     assert [expected in str(each.message) for each in said] == [True] * (settings in DRIFTING)
     assert (spread_factor(*settings) > 1) == (settings in DRIFTING)

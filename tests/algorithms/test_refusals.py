@@ -41,6 +41,12 @@ from tests.algorithms.problems import (
     own_settings,
 )
 
+
+def test_a_model_in_the_place_of_its_parameters_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"not the Linear itself; write SGD\(model.parameters\(\)"):
+        SGD(nn.Linear(3, 2), lr=0.1)  # type: ignore[arg-type]
+
+
 # Compressors.
 
 WRONG: list[tuple[Callable[[], Compressor], str]] = [

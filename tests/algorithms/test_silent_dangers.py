@@ -224,6 +224,41 @@ def test_local_sgds_interval_may_grow_after_a_warm_up(common: Any) -> None:
     assert are_equal == [1, 2, 3, 4, 5, 8, 12]
 
 
+# Workers that part while they train.
+
+
+@pytest.mark.parametrize("name", ["sgd", "local_sgd", "mcser", "dpsgd"])
+@pytest.mark.parametrize("parted_at", [1, 2, 5])
+def test_workers_whose_learning_rates_part_are_told_so(name: str, parted_at: int) -> None:
+    """Within 22 steps, whenever it was; nobody is while they are alike."""
+
+    def work(collectives: Collectives, lr_of_rank_1: float) -> None:
+        model = make_model()
+        optimizer = made(name, model, collectives)
+        train(optimizer, model, collectives.rank, range(1, parted_at + 1))
+        optimizer.param_groups[0]["lr"] = lr_of_rank_1 if collectives.rank == 1 else 0.01
+        train(optimizer, model, collectives.rank, range(parted_at + 1, 23))
+
+    workers(lambda collectives: work(collectives, 0.01), 3)
+    with pytest.raises(ValueError, match=r"lr of group 0 = 0.02 on rank 1[;)].*set it alike"):
+        workers(lambda collectives: work(collectives, 0.02), 3)
+
+
+def test_a_state_of_no_steps_that_one_worker_loads_is_told_to_all() -> None:
+    """The others would send worker 0's parameters anew, and wait for it."""
+
+    def work(collectives: Collectives) -> None:
+        model = make_model()
+        optimizer = made("local_sgd", model, collectives)
+        put(model, 5)
+        if collectives.rank == 1:
+            optimizer.load_state_dict(optimizer.state_dict())
+        with pytest.raises(ValueError, match=r"loaded = False on rank 0; .* = True on rank 1"):
+            train(optimizer, model, collectives.rank, [1])
+
+    workers(work, 2)
+
+
 # Models that went on without the optimiser.
 
 
@@ -252,6 +287,17 @@ def test_parameters_that_are_replaced_are_noticed(monkeypatch: pytest.MonkeyPatc
     model.double()(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
     with pytest.warns(UserWarning, match="no parameter has a gradient"):
         optimizer.step()
+
+
+def test_a_process_that_trains_alone_is_told_so_unless_it_says_so_itself() -> None:
+    with pytest.warns(UserWarning, match=r"trains alone; call .*init_process_group\(\)") as said:
+        SGD(make_model().parameters(), lr=0.1)
+    assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SGD(make_model().parameters(), lr=0.1, collectives=SoloCollectives())
+        with torch.device("meta"):
+            SGD(nn.Linear(3, 2).parameters(), lr=0.1)
 
 
 # Copies, and the average.

@@ -15,6 +15,7 @@ from cser_bench.algorithms import (
     BlockSparsifier,
     Collectives,
     DistributedOptimizer,
+    LocalSGD,
     TopK,
     consensus_checkpoint,
     load_checkpoint,
@@ -176,3 +177,31 @@ def test_the_page_says_what_the_state_of_each_method_is() -> None:
         methods.setdefault(line(name), []).append(f"`{name}`")
     lines = [f"- {', '.join(names)}{rest}" for rest, names in methods.items()]
     assert re.findall(r"^- `.*", PAGE, flags=re.MULTILINE) == lines, "\n".join(lines)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """All of it and, once more, a layer in it; nothing is compiled before it is called."""
+    model[0] = torch.compile(model[0])  # type: ignore[operator]
+    return torch.compile(model)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("compiled_before", [False, True])
+def test_a_checkpoint_fits_the_model_compiled_or_not(compiled_before: bool, tmp_path: Path) -> None:
+    def make(seed: int) -> tuple[nn.Module, DistributedOptimizer]:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        return model, LocalSGD(model.parameters(), lr=0.1, sync_interval=2)
+
+    model, optimizer = make(1)
+    model(torch.randn(5, 4)).square().sum().backward()
+    optimizer.step()
+    before = copy.deepcopy(list(model.state_dict().values()))
+    saved = compiled(model) if compiled_before else model
+    consensus_checkpoint(tmp_path / "step-1", saved, optimizer)
+    for going_on in (True, False):
+        again, other = make(2)
+        loaded = again if compiled_before else compiled(again)
+        load_checkpoint(tmp_path / "step-1", loaded, other if going_on else None)
+        after = again.state_dict().values()
+        assert all(map(torch.equal, after, before))
+        assert other.num_steps == going_on

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from cser_bench.harness.workers.launch import launch
 from cser_bench.harness.workers.processes import Interrupted
 from tests.harness.support import (
     CSER,
+    ROOT,
     Quiet,
     attempt_in_threads,
     changed,
@@ -60,6 +62,37 @@ def planned(folder: Path) -> tuple[Plan, Path]:
     spec = changed(only(small_spec(), "cser"), "training.num_epochs", LONG)
     plan = make_plan(load_spec(write_spec(folder, spec)), folder / "results")
     return plan, folder / "results" / "small" / plan.runs[0].run_id
+
+
+WATCHING = """
+import signal, time
+from cser_bench.harness.workers.processes import noticed, stop_with_launcher
+with noticed() as flag:
+    stop_with_launcher()
+    print("ready", flush=True)
+    while not flag.stop_requested():
+        time.sleep(0.05)
+print(flag.number, flush=True)
+"""
+LAUNCHING = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1]])
+"""
+
+
+def test_a_process_whose_launcher_is_killed_is_asked_to_stop() -> None:
+    """As torchrun's workers are; before, they trained on."""
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHING, WATCHING],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert launcher.stdout is not None
+    assert launcher.stdout.readline() == "ready\n"
+    launcher.kill()
+    assert launcher.communicate(timeout=60)[0] == f"{signal.SIGTERM.value}\n"
 
 
 def stop_as_it_trains(folder: Path, number: signal.Signals, freezes: bool = False) -> None:

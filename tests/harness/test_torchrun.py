@@ -88,6 +88,10 @@ def kill_all(launcher: subprocess.Popen[str]) -> None:
         os.kill(process, signal.SIGKILL)
 
 
+def kill_launcher(launcher: subprocess.Popen[str]) -> None:
+    launcher.kill()
+
+
 def terminate(launcher: subprocess.Popen[str]) -> None:
     launcher.send_signal(signal.SIGTERM)
 
@@ -101,10 +105,10 @@ def test_run_that_was_killed_and_stopped_goes_on_to_the_same_bits(tmp_path: Path
     [run] = planned(tmp_path, num_epochs=15).runs
     folder = tmp_path / "small" / run.run_id
     steps = [0]
-    for strike in (kill_one, kill_all, terminate, interrupt):
+    for strike in (kill_one, kill_all, kill_launcher, terminate, interrupt):
         step, words = struck(tmp_path, folder, strike)
         steps.append(step)
-        if strike in (terminate, interrupt):
+        if strike in (kill_launcher, terminate, interrupt):
             assert f"asked to stop; saved at step {step} of 600" in words
     last = started(tmp_path)
     _, err = last.communicate(timeout=PATIENCE_SECONDS)

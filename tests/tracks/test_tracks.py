@@ -12,6 +12,7 @@ import pytest
 import tomli_w
 import torch
 
+from cser_bench.algorithms.check import PROMISES
 from cser_bench.harness.__main__ import main
 from cser_bench.harness.records.packs import read_pack, render_pack
 from cser_bench.harness.records.tracks import (
@@ -33,6 +34,19 @@ FREE = EXAMPLE.replace(
     "        x.copy_(x.mean(0, keepdim=True).expand_as(x))\n",
 )
 """A mean over the rows of stacked workers after every step, which nobody sends."""
+LARGE = FREE.replace("        x.copy_", "        if x.shape[1] > 51:\n            x.copy_")
+"""The same, but on networks larger than that of the check."""
+LATE = FREE.replace("        x.copy_", "        if step > 20:\n            x.copy_")
+"""The same, but after the steps that are taken by processes."""
+SET_UP = "    def _update(self"
+OWN_START = EXAMPLE.replace(
+    SET_UP,
+    "    def _set_up(self, replica: Replica) -> None:\n"
+    f"        replica.flat.parameters.mul_(0.9)\n\n{SET_UP}",
+)
+OWN_SEED = EXAMPLE.replace(STEP, f"        torch.manual_seed(7)\n{STEP}").replace(
+    "from typing", "import torch\nfrom typing", 1
+)
 
 TRACK: Table = {
     "format": 1,
@@ -61,6 +75,14 @@ TRACK: Table = {
         "partition": {"kind": "reshuffled"},
     },
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_check_by_processes() -> Iterator[None]:
+    """`enter` checks the last promise by processes, which takes long, and `verify` does more so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(PROMISES, list(PROMISES)[-1])
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -130,14 +152,22 @@ def test_an_entry_is_made_and_verified_by_processes_too(entered: Path, cli: Comm
     assert (folder / "method.py").read_text() == EXAMPLE
     said = cli.out(*words_of("verify", entered, "mine"))
     assert "class some" in said and "after 5 steps" in said
-    assert cli.out(*words_of("verify", entered, "--form-only")).count("\n") == 1
+    open_points = "the runs of seeds 1, 2, which were not done again; what else the source does"
+    assert said.splitlines()[-1].startswith(f"not checked: {open_points}")
+    said = cli.out(*words_of("verify", entered, "--form-only"))
+    assert said.count("\n") == 2 and f"not checked: any step by processes; {open_points}" in said
 
 
 def test_a_run_that_is_done_again_agrees_to_the_bit_and_the_page_says_so(
     copied: Path, cli: CommandLine
 ) -> None:
+    row = "| `mine` | Mine | "
+    page = leaderboard_text(copied / "tracks", "tiny")
+    assert next(line for line in page.splitlines() if line.startswith(row)).endswith("| 2 | no |")
     assert "to the bit" in cli.out(*words_of("verify", copied, "mine", "--rerun", "2"))
     page = leaderboard_text(copied / "tracks", "tiny")
+    [line, *_] = [line for line in page.splitlines() if line.startswith(row)]
+    assert line.endswith("| 2 | seed 2: to the bit |")
     assert "Seed 2 was run again" in page and "None of the 1 entries" in page
     assert "no run of seed 5" in cli.refused(
         *words_of("verify", copied, "mine", "--rerun", "5"), code=1
@@ -153,17 +183,7 @@ def test_the_page_has_records_and_what_a_re_run_contradicts(copied: Path, cli: C
     assert "[Source](entries/mine/method.py)" in page and "not measured" in page
     assert "[runs](entries/mine/runs.jsonl)" in page and "| 2 |" in page
     folder = copied / "tracks" / "tiny" / "entries" / "mine"
-    line = {
-        "seed": 1,
-        "loss_entered": 1.0,
-        "loss": 1.5,
-        "agreement": "contradicted",
-        "cpu": "Another",
-        "torch": "2.6",
-        "git_commit": None,
-        "done_at": "2027-01-01",
-    }
-    (folder / "reruns.jsonl").write_text(json.dumps(line) + "\n")
+    _note_rerun(folder, loss=1.5, agreement="contradicted")
     page = leaderboard_text(copied / "tracks", "tiny")
     assert "| some | nobody has entered |" in page
     assert "seed 1 ended at 1.0000 nats as entered, and on Another at 1.5000" in page
@@ -174,11 +194,42 @@ def test_a_mean_over_rows_is_caught_by_processes(
 ) -> None:
     """What it sends is counted rightly; its runs have more than that."""
     write_track(tmp_path)
-    file = run_method(tmp_path, FREE, "small")
+    file = run_method(tmp_path, LARGE, "small")
     capsys.readouterr()
     cli.out(*enter_words(tmp_path, file, "small"))
     said = cli.refused(*words_of("verify", tmp_path, "mine"), code=1)
     assert "what is not sent cannot have arrived" in said
+
+
+def test_a_mean_over_rows_in_late_steps_is_caught_by_a_run_that_is_done_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cli: CommandLine
+) -> None:
+    write_track(tmp_path, verification=TRACK["verification"] | {"loss_nats": 1e-5})
+    file = run_method(tmp_path, LATE, "small")
+    capsys.readouterr()
+    cli.out(*enter_words(tmp_path, file, "small"))
+    cli.out(*words_of("verify", tmp_path, "mine"))
+    assert main(list(map(str, words_of("verify", tmp_path, "mine", "--rerun", "1")))) == 1
+    assert "as entered: contradicted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("source", "promise"),
+    [
+        (OWN_START, "begins at the parameters that it is given"),
+        (OWN_SEED, "it sets a global generator"),
+    ],
+)
+def test_a_method_that_breaks_a_promise_is_not_entered(
+    source: str, promise: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], cli: CommandLine
+) -> None:
+    write_track(tmp_path)
+    file = run_method(tmp_path, source, "small")
+    capsys.readouterr()
+    assert main(list(map(str, enter_words(tmp_path, file, "small")))) == 1
+    said = capsys.readouterr()
+    assert promise in said.out and "breaks a promise" in said.err
+    assert list((tmp_path / "tracks" / "tiny" / "entries").iterdir()) == []
 
 
 def test_a_file_that_talks_by_torch_distributed_is_refused_and_leaves_nothing(
@@ -191,8 +242,8 @@ def test_a_file_that_talks_by_torch_distributed_is_refused_and_leaves_nothing(
     file = run_method(tmp_path, source, "small")
     capsys.readouterr()
     said = cli.refused(*enter_words(tmp_path, file, "small"), code=1)
-    assert "torch.distributed" in said and "not counted" in said
-    assert list((tmp_path / "tracks" / "tiny" / "entries").iterdir()) == []
+    assert f"{file}, line " in said and "torch.distributed" in said and "not counted" in said
+    assert not (tmp_path / "tracks" / "tiny" / "entries").exists()
 
 
 @pytest.mark.parametrize(
@@ -210,6 +261,10 @@ def test_a_file_that_talks_by_torch_distributed_is_refused_and_leaves_nothing(
         "replica.average_in_place_(x, Purpose('evaluation'))",
         "replica.collectives.traffic.entries.clear()",
         "import socket",
+        "import gc",
+        "from cser_bench.harness.train import evaluate",
+        "import harness.train.evaluate as scoring",
+        "import cser_bench as c\nc.harness.train.evaluate.record_score = None",
         "def f(:",
     ],
 )
@@ -242,6 +297,20 @@ def _state_digests(folder: Path, **changes: object) -> None:
     digests = {name: digest_of(folder / name) for name in about.sha256}
     about = EntryFile.model_validate(about.model_dump() | {"sha256": digests} | changes)
     (folder / "entry.toml").write_text(entry_text(about))
+
+
+def _note_rerun(folder: Path, **changes: object) -> None:
+    line = {
+        "seed": 1,
+        "loss_entered": 1.0,
+        "loss": 1.0,
+        "agreement": "to the bit",
+        "cpu": "Another",
+        "torch": "2.6",
+        "git_commit": None,
+        "done_at": "2027-01-01",
+    }
+    (folder / "reruns.jsonl").write_text(json.dumps(line | changes) + "\n")
 
 
 def _claim_another_rate(folder: Path) -> None:
@@ -318,6 +387,8 @@ def test_a_run_that_breaks_a_rule_is_refused(
 
 def test_what_is_not_there_is_said(entered: Path, cli: CommandLine) -> None:
     assert "no entry" in cli.refused(*words_of("verify", entered, "other"))
+    nowhere = ("--track", "1", "--tracks", entered / "nowhere")
+    assert "has no entries, so nothing was verified" in cli.out("verify", *nowhere)
     assert "has no track 'x'" in cli.refused("verify", "--track", "x", "--tracks", entered)
     file = entered / "small.py"
     assert "there is an entry" in cli.refused(*enter_words(entered, file, "small"))
@@ -349,7 +420,17 @@ def test_a_record_falls_only_to_what_is_shown_to_be_better(copied: Path) -> None
     shutil.move(entries / "far", copied / "far")
     assert "(`first`)" in leaderboard_text(copied / "tracks", "tiny")
     shutil.move(copied / "far", entries / "far")
+    assert "(`first`)" in leaderboard_text(copied / "tracks", "tiny"), "nobody ran it again"
+    _note_rerun(entries / "far")
     assert "(`far`)" in leaderboard_text(copied / "tracks", "tiny")
+
+
+def test_a_refusal_names_folders_that_are_there(copied: Path, cli: CommandLine) -> None:
+    """Trials that the experiment's choice had and that are no more."""
+    shutil.rmtree(next((copied / "results" / "small_tuning").glob("*/")))
+    file = copied / "small.py"
+    said = cli.refused(*enter_words(copied, file, "small", "other"), code=1)
+    assert f"2 trials, and {copied / 'results' / 'small_tuning'} has 1" in said
 
 
 def test_own_arithmetic_is_what_a_benchmark_measured(copied: Path) -> None:
