@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 STATISTICS = (
     "correlations",
     "dictionary_efficiency",
+    "dictionary_means",
     "families",
     "law/cells",
     "law/exponents",
