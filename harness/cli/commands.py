@@ -463,7 +463,7 @@ def advise(options: argparse.Namespace) -> int:
     )
     # Without runs of one's own there is no such folder, and advice needs none.
     results = options.results if options.results.is_dir() else None
-    text = advice(job, options.network, evidence_of(results))
+    text = advice(job, options.network, evidence_of(results), options.all)
     _say_what_is_taken(results)
     print(text)
     return 0

@@ -438,6 +438,8 @@ def _add_advice_options(advise: argparse.ArgumentParser) -> None:
     )
     add("--latency-us", type=_above_0, default=50.0, help="latency of a hop (default: 50)")
     _add_results_folder(advise, OWN_RECORDS)
+    what = "every setting that was run, not those of README's table alone"
+    advise.add_argument("--all", action="store_true", help=what)
     advise.add_argument(
         "--network",
         default="residual",

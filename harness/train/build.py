@@ -155,16 +155,16 @@ def build_optimizer(
     # And no other: what a collective raises here is no mistake of the spec's.
     except ValueError as error:
         raise SpecError(str(error)) from None
-    steps_per_epoch = num_steps // config.num_schedule_epochs
     # Dry training has no length, and so no schedule.
-    if steps_per_epoch:
-        optimizer.schedule = partial(_learning_rate, config, steps_per_epoch)
+    if algorithm.traffic_follows_rate and num_steps:
+        optimizer.schedule = partial(learning_rate_at, config, num_steps)
     return optimizer
 
 
-def _learning_rate(config: RunConfig, steps_per_epoch: int, step: int) -> float:
-    """Return the learning rate of a step, counted from 1 as optimisers do."""
+def learning_rate_at(config: RunConfig, num_steps: int, step: int) -> float:
+    """Return the learning rate of a step of a run, counted from 1 as optimisers do."""
     num_epochs = config.num_schedule_epochs
+    steps_per_epoch = num_steps // num_epochs
     factor = learning_rate_factor(config.schedule, step - 1, steps_per_epoch, num_epochs)
     return config.learning_rate * factor
 

@@ -24,6 +24,7 @@ from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.build import (
     MemoryFormat,
     format_of,
+    learning_rate_at,
     module_to_train,
     num_steps_of,
     trainable,
@@ -325,9 +326,8 @@ class Training:
                 self._send_everything()
             else:
                 lose_state(config, config.restart, self.optimizer, self.num_steps)
-        assert self.optimizer.schedule is not None, "a run has steps"
         # The run's step and not the optimiser's, which begins anew in a synchronous tail.
-        learning_rate = self.optimizer.schedule(self.step + 1)
+        learning_rate = learning_rate_at(config, self.num_steps, self.step + 1)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()

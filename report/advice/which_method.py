@@ -20,26 +20,13 @@ from cser_bench.report.advice.runs import advised, experiments_on, methods_run, 
 from cser_bench.report.frame import Frames
 from cser_bench.report.questions.evidence import evidence_for, folder_in_results
 from cser_bench.report.render import write_report
-from cser_bench.report.speed.job import TrainingJob
+from cser_bench.report.speed.job import RESNET50
 from cser_bench.report.wording import NONE, code, count, rate, traffic
 
 NAME = "which-method"
 
 BANDWIDTHS = (1e8, 1e9, 1e10, 2.5e10, 1e11)
 """Of a machine's link, in bits a second."""
-
-SHOWN_AT = 1e10
-"""Bandwidth by which lines are ordered."""
-
-JOB = TrainingJob(
-    num_parameters=25_600_000,
-    num_steps=450_000,
-    num_machines=8,
-    workers_per_machine=1,
-    compute_seconds=27e-3,
-    bits_per_second=SHOWN_AT,
-)
-"""Of ResNet-50, both passes of 32 images on a V100; README's command asks about it."""
 
 
 def build_which_method(results: Path, output: Path) -> Path:
@@ -73,7 +60,7 @@ def build_which_method(results: Path, output: Path) -> Path:
         output,
         NAME,
         "which-method.md.j2",
-        {"networks": networks, "columns": columns, "job": JOB},
+        {"networks": networks, "columns": columns, "job": RESNET50},
         frames={},
         figures={},
         with_pdf=False,
@@ -98,16 +85,16 @@ def pivot(experiments: Sequence[Frames], efficiencies: Sequence[Efficiency]) -> 
     """Return a line a method and setting, with what it needs at each bandwidth.
 
     Columns: method, setting, traffic, each bandwidth as `rate` writes it (the efficiency needed to
-    tie with DDP's fp16 hook), efficiency, drop, experiment. The one that needs least at `SHOWN_AT`
+    tie with DDP's fp16 hook), efficiency, drop, experiment. The one that needs least at 10 Gb/s
     comes first.
     """
     methods = methods_run(experiments)
     needed: dict[str, dict[str, str]] = {}
     for bandwidth in BANDWIDTHS:
-        job = replace(JOB, bits_per_second=bandwidth)
+        job = replace(RESNET50, bits_per_second=bandwidth)
         for line in needed_lines(job, methods, ()):
             needed.setdefault(line.key, {})[rate(bandwidth)] = f"{line.over_hook:.2f}"
-    lines = needed_lines(JOB, methods, efficiencies)
+    lines = needed_lines(RESNET50, methods, efficiencies)
     return pd.DataFrame([_pivoted(line) | needed[line.key] for line in lines])
 
 

@@ -44,6 +44,17 @@ class TrainingJob:
         return self.num_machines * self.workers_per_machine
 
 
+RESNET50 = TrainingJob(
+    num_parameters=25_600_000,
+    num_steps=450_000,
+    num_machines=8,
+    workers_per_machine=1,
+    compute_seconds=27e-3,
+    bits_per_second=10e9,
+)
+"""ResNet-50 on eight V100s, 32 images each, between machines at 10 Gb/s: the job of the pages."""
+
+
 @dataclass(frozen=True)
 class Sending:
     """One collective of a method.

@@ -1,10 +1,11 @@
 """Work out what a step is worth on the dictionary, from three shipped experiments together.
 
 python results/statistics/dictionary_efficiency.py, from the root, writes dictionary_efficiency.csv
-beside this file and prints the predictions of table_gpt. Runs of AdamW of one size and length are
-pooled over gap_text, gap_text_longer and gap_text_load. Lengths of 240 and 480 steps only bound
-the curve: seeds leave the plateau of single letters there at different steps. The experiments'
-lengths are an octave apart, further than a report allows, so this is for predictions alone.
+and dictionary_means.csv, which has the predictions of table_gpt, beside this file. Runs of AdamW of
+one size and length are pooled over gap_text, gap_text_longer and gap_text_load. Lengths of 240 and
+480 steps only bound the curve: seeds leave the plateau of single letters there at different steps.
+The experiments' lengths are an octave apart, further than a report allows, so this is for
+predictions alone.
 """
 
 from __future__ import annotations
@@ -51,16 +52,35 @@ def main() -> None:
     )
     table = table[np.isfinite(table["efficiency"]) & (table["efficiency"] > 0)]
     table.to_csv(HERE / "dictionary_efficiency.csv", index=False, float_format="%.4f")
+    means = means_of(table)
+    means.to_csv(HERE / "dictionary_means.csv", index=False, float_format="%.4f")
+    print(means.to_string(index=False))
+
+
+def means_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return each method's geometric mean over pairs of size and length, with 95 % CI by t.
+
+    Columns: row (its name in table_gpt), efficiency, low, high, num_pairs; and by how much ln w
+    rises with ln N, `slope`, with half its interval.
+    """
+    lines = []
     for method, group in table.groupby("method"):
         logs = np.log(group["efficiency"])
-        half = stats.t.ppf(0.975, len(logs) - 1) * logs.std() / math.sqrt(len(logs))
+        num_pairs = len(logs)
+        half = stats.t.ppf(0.975, num_pairs - 1) * logs.std() / math.sqrt(num_pairs)
         slope = stats.linregress(np.log(group["num_parameters"]), logs)
-        print(
-            f"{PREDICTED[str(method)]}: {math.exp(logs.mean()):.3f} "
-            f"({math.exp(logs.mean() - half):.3f} to {math.exp(logs.mean() + half):.3f}), "
-            f"{len(logs)} pairs of size and length, deviation of ln w {logs.std():.3f}, "
-            f"slope on ln N {slope.slope:+.3f} +- {stats.t.ppf(0.975, len(logs) - 2) * slope.stderr:.3f}"
+        lines.append(
+            {
+                "row": PREDICTED[str(method)],
+                "efficiency": math.exp(logs.mean()),
+                "low": math.exp(logs.mean() - half),
+                "high": math.exp(logs.mean() + half),
+                "num_pairs": num_pairs,
+                "slope": slope.slope,
+                "slope_half": stats.t.ppf(0.975, num_pairs - 2) * slope.stderr,
+            }
         )
+    return pd.DataFrame(lines)
 
 
 def all_runs() -> pd.DataFrame:

@@ -1,0 +1,120 @@
+"""README's picture: statistical efficiency over traffic, a line a method, and what is needed.
+
+first_table.toml says which runs are drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from cser_bench.report.first_table import Known, Panel, known_of, panels
+from cser_bench.report.plotting import GREY, new_figure, style
+from cser_bench.report.speed.job import RESNET50, Sending, ddp_seconds, method_seconds
+from cser_bench.report.speed.needed import needed_efficiency
+from cser_bench.report.wording import rate, traffic
+
+HEIGHT = 2.9
+"""Of the figure, in inches."""
+
+LOOKS = {
+    "EF 4-bit": ("#C23B00", "s"),
+    "EF top-k": ("#E08A00", "o"),
+    "PowerSGD": ("#333333", "P"),
+    "M-CSER 4-bit": ("#6A9FE8", "D"),
+    "DiLoCo": ("#6A2C91", "^"),
+    "local steps": ("#004D2C", "v"),
+    "M-CSER blocks": ("#2A75DB", "X"),
+}
+"""Colour and mark of each method's line."""
+
+NEEDED_AT = {1e10: "-", 2.5e10: "--"}
+"""Bandwidths of the two lines of what is needed, in bits a second, with how they are drawn."""
+
+TICKS = (1 / 2, 1 / 8, 1 / 24, 1 / 64)
+"""Shares of DDP's traffic that the axis names."""
+
+LEAST, MOST = 1 / 120, 1 / 1.7
+"""Ends of the axis of traffic."""
+
+
+def efficiency_figure() -> Figure:
+    """Draw the picture, a panel a network."""
+    with style():
+        shown = panels()
+        figure, all_axes = new_figure(HEIGHT, columns=len(shown))
+        for axes, panel in zip(all_axes, shown, strict=True):
+            _draw(axes, panel)
+        all_axes[0].set_ylabel("statistical efficiency")
+        all_axes[-1].legend(
+            handles=_legend_handles(), loc="center left", bbox_to_anchor=(1.01, 0.5)
+        )
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.network)
+    axes.set_xscale("log")
+    axes.set_xlim(LEAST, MOST)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("traffic, as a share of DDP's in fp32")
+    axes.set_xticks(TICKS)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: traffic(share)))
+    axes.minorticks_off()
+    for bits_per_second, dashes in NEEDED_AT.items():
+        _draw_needed(axes, bits_per_second, dashes)
+    for label, runs in panel.lines.items():
+        points = _points([known_of(run) for run in runs])
+        if not points:
+            continue
+        colour, shape = LOOKS[label]
+        shares, worths, lows, highs = zip(*points, strict=True)
+        below = np.subtract(worths, lows)
+        above = np.subtract(highs, worths)
+        axes.errorbar(
+            shares, worths, yerr=(below, above), color=colour, marker=shape, elinewidth=0.7
+        )
+
+
+def _legend_handles() -> list[Line2D]:
+    return [
+        Line2D([], [], color=colour, marker=shape, label=label)
+        for label, (colour, shape) in LOOKS.items()
+    ]
+
+
+def _points(runs: Sequence[Known]) -> list[tuple[float, float, float, float]]:
+    """Return traffic, efficiency and its interval of the runs whose efficiency is a number."""
+    points = []
+    for known in runs:
+        if not math.isnan(known.estimate):
+            points.append((known.traffic, known.estimate, known.low, known.high))
+    return points
+
+
+def _draw_needed(axes: Axes, bits_per_second: float, dashes: str) -> None:
+    """Draw the efficiency that a step needs to tie with DDP's fp16 hook, without encoding."""
+    job = replace(RESNET50, bits_per_second=bits_per_second)
+    shares = np.geomspace(LEAST, MOST, 60)
+    needed = [
+        needed_efficiency(
+            method_seconds(job, [Sending(share, 1.0, "all_reduce")]), ddp_seconds(job, 2)
+        )
+        for share in shares
+    ]
+    axes.plot(shares, needed, linestyle=dashes, **GREY)
+    axes.annotate(
+        f"needed at {rate(bits_per_second)}",
+        (shares[0], needed[0]),
+        xytext=(2, 8),
+        textcoords="offset points",
+        fontsize=6.5,
+        color="#555555",
+    )

@@ -1,0 +1,66 @@
+"""What README shows of the records: its two tables and its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tabulate import tabulate
+
+from cser_bench.harness.errors import UsageError
+from cser_bench.harness.records.store import write_text_atomically
+from cser_bench.report.first_figure import efficiency_figure
+from cser_bench.report.first_table import Table, table_frame, tables
+from cser_bench.report.plotting import save
+
+FIGURE = Path("docs/figures/efficiency.png")
+"""The picture, from README's folder."""
+
+
+def write_first_screen(readme: Path) -> None:
+    """Write the tables between README's marks, and the picture beside the documents.
+
+    Raises:
+        UsageError: README lacks the marks of a table.
+        OSError: README or the picture cannot be written.
+    """
+    text = readme.read_text()
+    for table in tables():
+        text = with_table(text, table, str(readme))
+    write_text_atomically(readme, text, durable=False)
+    save(efficiency_figure(), readme.parent / FIGURE)
+
+
+def with_table(text: str, table: Table, place: str) -> str:
+    """Return a page with a table between its marks, `<!-- begin: NAME -->` and `<!-- end: NAME -->`.
+
+    Raises UsageError: the page, which `place` names, has no such marks.
+    """
+    begin = f"<!-- begin: {table.name} -->\n"
+    end = f"\n<!-- end: {table.name} -->"
+    before, first, rest = text.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise UsageError(
+            f"{place} has no lines {begin.strip()} and {end.strip()}; put them where the table belongs"
+        )
+    return f"{before}{begin}{table_text(table)}{end}{after}"
+
+
+def table_text(table: Table) -> str:
+    """Return a table of README in Markdown."""
+    frame = table_frame(table)
+    heads = {
+        "drop": f"drop, {table.unit}",
+        "predicted": "efficiency, predicted",
+        **{name: f"efficiency, {name}" for name in table.networks},
+    }
+    frame = frame.rename(columns=heads)
+    alignments = ["left", "left"] + ["right"] * (len(frame.columns) - 2)
+    # Numbers are texts by now, which tabulate would read as numbers again.
+    return tabulate(
+        frame.to_dict("list"),
+        headers="keys",
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=alignments,
+    )

@@ -1,0 +1,283 @@
+"""README's two tables: methods on images and on text, with what a step is worth and what it must be worth.
+
+first_table.toml says which shipped runs stand for a method. What a step must be worth is modelled
+from what these very runs sent, so that no cell mixes two settings.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import Field
+
+from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
+from cser_bench.harness.records.store import Record, read_optional, read_record
+from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing
+from cser_bench.report.advice.runs import key_of
+from cser_bench.report.efficiency import efficiency_frame
+from cser_bench.report.efficiency_section import curve_frames, drop_in_words, efficiency_cell
+from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.setting import setting_in_short
+from cser_bench.report.speed.encoding import TIMES, encoding_of
+from cser_bench.report.speed.job import (
+    RESNET50,
+    Sending,
+    TrainingJob,
+    ddp_seconds,
+    method_seconds,
+    sendings_of,
+)
+from cser_bench.report.speed.needed import FP16, FP32, needed_efficiency
+from cser_bench.report.statistics import accuracy_frame
+from cser_bench.report.wording import NONE, rate, traffic
+
+TABLES = Path(__file__).with_suffix(".toml")
+
+TIMED = SHIPPED / "scored_speedups" / "scored-2.json"
+"""A session on ResNet-50, whose workload says how fast a V100's memory is."""
+
+PREDICTIONS = SHIPPED / "statistics" / "dictionary_means.csv"
+"""Efficiencies of GPTs on a dictionary, which predict those of another text."""
+
+NOT_RUN = "not run"
+
+NEEDED_AT = (1e9, 1e10, 2.5e10)
+"""Bandwidths of a machine's link at which a step has to be worth something, in bits a second."""
+
+
+class Line(Record):
+    """A method in a table: its name, the class one types, and a run of each network.
+
+    predicted: its row in `PREDICTIONS`.
+    setting_of: a run elsewhere that has its setting, where it was run on no network here.
+    """
+
+    label: str
+    type: str = ""
+    runs: list[str]
+    predicted: str = ""
+    setting_of: str = ""
+
+
+class Table(Record):
+    """A table of first_table.toml.
+
+    advice: the network, as `advise` calls it, whose methods these are.
+    """
+
+    name: str
+    advice: str
+    unit: str
+    networks: list[str]
+    rows: list[Line] = Field(min_length=1)
+
+
+class Panel(Record):
+    """A panel of README's picture: the runs of each method's line, by falling traffic."""
+
+    network: str
+    lines: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A row of a shipped experiment, and what is known of it.
+
+    Attributes:
+        traffic: what its link carries, as a share of the baseline's.
+        drop: how far it scored below the baseline, with 95 % CI.
+        efficiency: its statistical efficiency, with 95 % CI; a word where there is none.
+        estimate, low, high: the same as numbers; NaN where it is a bound or not known.
+        sendings: what a worker sent in a step.
+        bytes_per_number: of DDP and its fp16 hook, whose messages overlap the backward pass; else 0.
+        encoding_seconds: what encoding adds to a step of ResNet-50; NaN where not known.
+    """
+
+    row: Row
+    traffic: float
+    drop: str
+    efficiency: str
+    estimate: float
+    low: float
+    high: float
+    sendings: tuple[Sending, ...]
+    bytes_per_number: int
+    encoding_seconds: float
+
+    def step_seconds(self, job: TrainingJob) -> float:
+        """Return the modelled step of a job that sends what the row sent, without encoding."""
+        if self.bytes_per_number:
+            return ddp_seconds(job, self.bytes_per_number)
+        return method_seconds(job, self.sendings)
+
+
+def tables() -> list[Table]:
+    """Return the tables that first_table.toml describes."""
+    described = tomllib.loads(TABLES.read_text())["tables"]
+    return [Table.model_validate(table) for table in described]
+
+
+def names_by_key(network: str) -> dict[str, str]:
+    """Return the table's name of each of its settings, by `key_of`; empty where no table has any.
+
+    Args:
+        network: as `advise` calls it.
+    """
+    names: dict[str, str] = {}
+    for table in tables():
+        for line in table.rows if table.advice == network else ():
+            for run in filter(None, line.runs):
+                frames = _frames_of(run.partition("/")[0])
+                names.setdefault(key_of(frames.experiment, known_of(run).row), line.label)
+    return names
+
+
+def panels() -> list[Panel]:
+    """Return the panels of the picture that first_table.toml describes."""
+    described = tomllib.loads(TABLES.read_text())["panels"]
+    return [Panel.model_validate(panel) for panel in described]
+
+
+@cache
+def _frames_of(experiment: str) -> Frames:
+    folders = {folder.name: folder for folder in shipped_experiments()}
+    return read_frames(folders[experiment])
+
+
+@cache
+def known_of(run: str) -> Known:
+    """Return what is known of a row, given as "experiment/row"."""
+    experiment, _, name = run.partition("/")
+    frames = _frames_of(experiment)
+    row = next(row for row in frames.experiment.rows if row.row == name)
+    baseline = str(frames.experiment.baseline)
+    link_models = frames.by_row["link_models"]
+    accuracy = accuracy_frame(frames).set_index("row", drop=False)
+    line = frames.rows[frames.rows["row"] == name].iloc[0]
+    is_hook = row.algorithm == "sgd" and row.wire == "fp16"
+    efficiency = _efficiency(frames, name)
+    is_number = efficiency["kind"] == "estimate"
+    return Known(
+        row=row,
+        traffic=link_models[name] / link_models[baseline],
+        drop=NONE if name == baseline else drop_in_words(accuracy.loc[name].to_dict(), frames),
+        efficiency="1" if name == baseline else efficiency_cell(efficiency),
+        estimate=efficiency["efficiency"] if is_number else math.nan,
+        low=efficiency["low"] if is_number else math.nan,
+        high=efficiency["high"] if is_number else math.nan,
+        sendings=tuple(sendings_of(frames, line)),
+        bytes_per_number=4 if name == baseline else 2 if is_hook else 0,
+        encoding_seconds=_encoding_of_row(row),
+    )
+
+
+def _efficiency(frames: Frames, name: str) -> dict[str, Any]:
+    """Return a row's line of `efficiency_frame`, by the first score that it has an efficiency by."""
+    table = efficiency_frame(frames, curve_frames(frames))
+    found = table[table["row"] == name]
+    if found.empty:
+        return {"kind": "none", "reason": "curve not run"}
+    return {str(key): value for key, value in found.iloc[0].items()}
+
+
+def _encoding_of_row(row: Row) -> float:
+    """Return the seconds that a row's encoding adds to a step of ResNet-50; NaN where not known."""
+    if row.algorithm == "alone":
+        return 0.0
+    if row.algorithm == "sgd":
+        return _encoding_seconds(FP16 if row.wire == "fp16" else FP32, {})
+    return _encoding_seconds(row.algorithm, row.settings)
+
+
+def _encoding_seconds(algorithm: str, settings: dict[str, Any]) -> float:
+    """Return the seconds that encoding adds to a step of ResNet-50 on a V100; NaN where not known."""
+    timed = TimedMethod(
+        name=algorithm,
+        label=algorithm,
+        algorithm=algorithm,
+        settings=settings,
+        momentum=0.0,
+        rows=[],
+        baseline=False,
+        overlap=False,
+        period=1,
+        messages=[],
+    )
+    workload = read_record(TIMED, Timing).workload
+    measured = read_optional(TIMES, EncodingTimes)
+    found = encoding_of(timed, workload, RESNET50.num_workers, measured)
+    return math.nan if found is None else found.seconds
+
+
+def table_frame(table: Table) -> pd.DataFrame:
+    """Return a table's cells, a line a method.
+
+    Columns: method, setting, traffic, `predicted` where the table has such, an efficiency a network
+    where one is known, what a step of ResNet-50 needs to tie with DDP's fp16 hook (`NEEDED_AT`),
+    and the drop on the first network.
+    """
+    lines = []
+    for line in table.rows:
+        runs = [known_of(run) if run else None for run in line.runs]
+        # A setting that one network lacks is the other's.
+        shown = next(known_of(run) for run in (*line.runs, line.setting_of) if run)
+        cells = {
+            "method": line.label,
+            "setting": _typed(line, shown),
+            "traffic": traffic(shown.traffic),
+        }
+        if any(other.predicted for other in table.rows):
+            cells["predicted"] = _predicted(line)
+        for network, run in zip(table.networks, runs, strict=True):
+            cells[network] = NOT_RUN if run is None else run.efficiency
+        cells |= _needed(shown)
+        cells["drop"] = NOT_RUN if runs[0] is None else runs[0].drop
+        lines.append(cells)
+    unknown = [table.networks[place] for place in _without_curve(table)]
+    return pd.DataFrame(lines).drop(columns=unknown)
+
+
+def _without_curve(table: Table) -> list[int]:
+    """Return the places of the networks on which no method has an efficiency."""
+    places = []
+    for place in range(len(table.networks)):
+        runs = [known_of(line.runs[place]) for line in table.rows if line.runs[place]]
+        if all(math.isnan(run.estimate) for run in runs):
+            places.append(place)
+    return places
+
+
+def _predicted(line: Line) -> str:
+    """Return the efficiency that was predicted for a method, with 95 % CI."""
+    if not line.predicted:
+        return NONE
+    means = pd.read_csv(PREDICTIONS, index_col="row")
+    return efficiency_cell(means.loc[line.predicted].to_dict() | {"kind": "estimate"})
+
+
+def _typed(line: Line, known: Known) -> str:
+    """Return the class of a method and its setting, in type of a fixed width."""
+    words = [word for word in (line.type, setting_in_short(known.row)) if word not in ("", NONE)]
+    return f"`{', '.join(words)}`" if words else NONE
+
+
+def _needed(known: Known) -> dict[str, str]:
+    """Return what a row's step must be worth to tie with the hook's, encoding included."""
+    cells = {}
+    for bandwidth in NEEDED_AT:
+        job = replace(RESNET50, bits_per_second=bandwidth)
+        needed = needed_efficiency(
+            known.step_seconds(job),
+            ddp_seconds(job, 2),
+            known.encoding_seconds,
+            _encoding_seconds(FP16, {}),
+        )
+        cells[f"needs at {rate(bandwidth)}"] = NONE if math.isnan(needed) else f"{needed:.2f}"
+    return cells

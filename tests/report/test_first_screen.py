@@ -1,0 +1,145 @@
+"""README's tables and picture: each line is one setting, what it needs follows by hand, and README has
+what the records say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cser_bench.algorithms.registry import methods
+from cser_bench.harness.errors import UsageError
+from cser_bench.report.first_screen import FIGURE, table_text, with_table
+from cser_bench.report.first_table import (
+    Line,
+    Table,
+    known_of,
+    names_by_key,
+    panels,
+    table_frame,
+    tables,
+)
+from cser_bench.report.setting import setting_in_short
+from cser_bench.report.speed.job import RESNET50, ddp_seconds
+
+ROOT = Path(__file__).parents[2]
+AGAIN = "python -m harness answers --readme README.md"
+LINES = [(table, line) for table in tables() for line in table.rows]
+
+
+def name_of(value: object) -> str:
+    return value.label if isinstance(value, Line) else getattr(value, "name", "")
+
+
+@pytest.mark.parametrize(("table", "line"), LINES, ids=name_of)
+def test_a_line_is_one_setting_of_the_class_that_one_types(table: Table, line: Line) -> None:
+    rows = [known_of(run).row for run in (*line.runs, line.setting_of) if run]
+    assert len({setting_in_short(row) for row in rows}) == 1, "its cells would mix two settings"
+    if line.type:
+        assert line.type in {methods()[row.algorithm].__name__ for row in rows}
+
+
+@pytest.mark.parametrize("table", tables(), ids=name_of)
+def test_no_cell_is_empty_and_the_floor_communicates_nothing(table: Table) -> None:
+    frame = table_frame(table).set_index("method")
+    assert (frame.map(len) > 0).all().all()
+    assert frame.loc["no communication", "traffic"] == "0"
+
+
+def test_what_a_step_needs_by_hand() -> None:
+    """ResNet-50: a model of 102.4 MB, 27 ms of passes, a ring of eight at 10 Gb/s, 0.05 ms a hop."""
+    frame = table_frame(tables()[0]).set_index("method")
+    model = 25.6e6 * 4
+    hops = 14 * 50e-6
+    travel = 2 * 7 / 8 * model * 8 / 10e9
+    local = 27e-3 + (hops + travel) / 24
+    # The hook's five buckets travel one after the other, once a third of the passes, the forward
+    # pass, and a fifth of the backward pass are over.
+    hook = 9e-3 + 18e-3 / 5 + 5 * hops + travel / 2
+    # Without encoding, which local SGD has none of; the hook's moves 12 bytes a parameter.
+    hook_encoded = hook + 12 * 25.6e6 / 900e9
+    needs = float(frame.loc["local SGD", "needs at 10 Gb/s"])
+    assert needs == pytest.approx(local / hook_encoded, abs=0.006)
+    assert (
+        frame.loc["no communication", "needs at 10 Gb/s"]
+        < frame.loc["EF top-k", "needs at 10 Gb/s"]
+    )
+
+
+def test_advice_has_the_names_of_the_tables() -> None:
+    assert set(names_by_key("residual").values()) <= {line.label for line in tables()[0].rows}
+    assert names_by_key("perceptron") == {}
+
+
+@pytest.mark.parametrize("table", tables(), ids=name_of)
+def test_readme_has_the_tables_of_the_records(table: Table) -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert with_table(readme, table, "README.md") == readme, f"run {AGAIN}"
+
+
+def test_a_page_without_the_marks_is_refused() -> None:
+    with pytest.raises(UsageError, match="has no lines <!-- begin: images -->"):
+        with_table("nothing of the kind", tables()[0], "page.md")
+
+
+def test_a_table_goes_between_its_marks_alone() -> None:
+    table = tables()[0]
+    page = "a\n<!-- begin: images -->\nold\n<!-- end: images -->\nb\n"
+    written = with_table(page, table, "page.md")
+    assert written == page.replace("old", table_text(table))
+
+
+def test_the_picture_is_shown_and_draws_runs_that_ship() -> None:
+    assert f"]({FIGURE})" in (ROOT / "README.md").read_text()
+    assert (ROOT / FIGURE).is_file()
+    for panel in panels():
+        for runs in panel.lines.values():
+            shares = [known_of(run).traffic for run in runs]
+            assert shares == sorted(shares, reverse=True), "a line goes from much to little traffic"
+
+
+# The findings, which a person wrote
+
+
+def findings() -> str:
+    readme = (ROOT / "README.md").read_text()
+    section = readme.partition("## What we found")[2].partition("<!-- begin")[0]
+    return " ".join(section.split())
+
+
+def first(cell: str) -> float:
+    """Return the number before an interval."""
+    return float(cell.split()[0])
+
+
+def test_the_findings_on_images_are_those_of_the_table() -> None:
+    frame = table_frame(tables()[0]).set_index("method")
+    has = frame["convolutions"]
+    needs = frame["needs at 10 Gb/s"].astype(float)
+    for method in ("EF 4-bit", "EF top-k"):
+        assert 1.8 < first(has[method]) / needs[method] < 2, "nearly twice"
+    fast = frame.loc["EF 4-bit", "needs at 25 Gb/s"]
+    assert (
+        f"With 4 bits {fast} is needed at 25 Gb/s and {first(has['EF 4-bit'])} is there"
+        in findings()
+    )
+    blocks = frame.loc["M-CSER blocks"]
+    said = f"its blocks have {first(blocks['convolutions'])} and need {blocks['needs at 10 Gb/s']}"
+    assert said in findings()
+    assert float(blocks["needs at 1 Gb/s"]) < first(blocks["convolutions"]) < needs["M-CSER blocks"]
+    outer = f"has {first(has['DiLoCo']):.2f} on images with its outer step tuned"
+    assert f"{outer}, local SGD {first(has['local SGD']):.2f}" in findings()
+
+
+def test_the_findings_on_text_are_those_of_the_table() -> None:
+    drops = table_frame(tables()[1]).set_index("method")["drop"]
+    order = ["EF 4-bit", "CSER 4-bit", "DDP + PowerSGD hook", "local AdamW", "EF top-k"]
+    gaps = [first(drops[method]) for method in order]
+    assert gaps == sorted(gaps)
+    # What lies between the two is far below what either interval leaves open.
+    assert abs(first(drops["DiLoCo"]) - first(drops["local AdamW"])) < 0.001
+
+
+def test_ten_times_is_out_of_reach_of_a_step_that_sends_nothing() -> None:
+    most = ddp_seconds(RESNET50, 4) / RESNET50.compute_seconds
+    assert f"a step that sends nothing is {most:.1f} times as fast as DDP's in fp32" in findings()
