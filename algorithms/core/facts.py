@@ -60,7 +60,8 @@ class MethodFacts:
     rounds: tuple[Mixing, ...] = ()
     """Mixings of steps 1, 2, ..., repeated in a cycle; empty if no setting is a topology."""
     schedule: Callable[[int], float] | None = None
-    """Learning rate of the first group at each step, counted from 1; None if not known in advance."""
+    """Learning rate of the first group at each step, counted from 1; set where traffic depends on it and
+    it is known in advance."""
     settings: dict[str, Any]
     """Settings as given, or their defaults."""
     collectives: Collectives
