@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from cser_bench.algorithms import ProcessGroupCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
+from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.measures.declared import (
     in_words,
     is_without_verdict,
@@ -363,7 +364,7 @@ def places(plan: Plan, options: Options) -> list[Resources]:
     ]
     num_processes = max(in_processes, default=1)
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
-    cores = sorted(os.sched_getaffinity(0))
+    cores = usable_cores()
     jobs = options.jobs
     if not jobs:
         jobs = len(cores) if options.device == "cpu" else len(groups)
