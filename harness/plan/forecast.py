@@ -308,7 +308,10 @@ def next_stage_sentence(plan: Plan, link_bits_per_second: float | None = None) -
         return None
     effort = effort_of(plan.next_stage, link_bits_per_second)
     num_workers = effort.configs[0].num_workers
-    added = f"the next stage, {plan.next_stage.stage}, adds {len(effort.configs)} runs"
+    num_runs = len(effort.configs)
+    added = (
+        f"the next stage, {plan.next_stage.stage}, adds {num_runs} run{'s' if num_runs > 1 else ''}"
+    )
     time, hours = effort.compute[0]
     if time.device == CPU:
         return f"{added}: {hours * num_workers:,.1f} CPU core hours"
