@@ -187,14 +187,11 @@ gpu-check: $(VENV)/.installed-dev ## try and time on GPUs what experiments rely 
 # networks wait for most of their time.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -q -n "$(TEST_JOBS)" --durations 25 tests
 
-# What takes longest: jobs on a Slurm cluster of this machine's own, emulated networks, processes killed at any moment.
-LONGEST = tests/slurm tests/timing/test_lab.py tests/harness/test_checkpoints.py tests/report/test_accuracy_report.py
+test: $(VENV)/.installed-dev ## run the tests, but for those marked whole, which take long
+	@echo "test: running the tests, without those that check runs too"
+	@$(PYTEST) -m "not bench and not whole"
 
-test: $(VENV)/.installed-dev ## run the tests, but for the longest, which check runs too
-	@echo "test: running the tests, without $(LONGEST)"
-	@$(PYTEST) $(LONGEST:%=--ignore %)
-
-check: $(VENV)/.installed-dev ## check style, types and layers, then run the tests
+check: $(VENV)/.installed-dev ## check style, types and layers, then run all tests
 	@echo "check: style"
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --check --quiet .

@@ -2,6 +2,12 @@
 
     torchrun --nproc-per-node 2 examples/plain.py [FOLDER]
 
+It ends with the accuracy of the workers' average, and with what was sent for training:
+
+    epoch 4: held-out loss 0.1895, accuracy 0.931
+    each worker sent:    18,144 bytes in 252 steps
+    DDP would have sent: 1,811,376 bytes in fp32, 99.8 times as much
+
 Started again with the same folder, it goes on from the last epoch that all workers saved.
 """
 
@@ -84,5 +90,14 @@ for epoch in range(start + 1, NUM_EPOCHS + 1):
     )
 
 if torch.distributed.get_rank() == 0:
-    print(repr(optimizer), optimizer.traffic, sep="\n")
+    num_workers = torch.distributed.get_world_size()
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_bytes = optimizer.traffic.training_total().link_bits(num_workers) / 8
+    # In a ring an all-reduce sends its message, 4 bytes a parameter, 2 (n - 1) / n times.
+    ddp_bytes = 4 * num_parameters * optimizer.num_steps * 2 * (num_workers - 1) / num_workers
+    print(f"each worker sent:    {num_bytes:,.0f} bytes in {optimizer.num_steps} steps")
+    print(
+        f"DDP would have sent: {ddp_bytes:,.0f} bytes in fp32, "
+        f"{ddp_bytes / num_bytes:.1f} times as much"
+    )
 torch.distributed.destroy_process_group()

@@ -11,6 +11,7 @@ import torch
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+from cser_bench.harness.plan.forecast import next_stage_sentence
 from cser_bench.harness.plan.show import show_plan
 from cser_bench.harness.records.provenance import new_attempt, now, output_of
 from cser_bench.harness.records.recorder import tail_of
@@ -19,7 +20,7 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.training import Job
-from cser_bench.harness.workers.launch import missing_runs, write_experiment
+from cser_bench.harness.workers.launch import missing_runs, note_next_stage, write_experiment
 from cser_bench.slurm import campaign
 from cser_bench.slurm.campaign import CampaignError, Request, Submission
 from cser_bench.slurm.job import ALL_WELL, do_run, preflight
@@ -141,6 +142,8 @@ def submit(request: Request) -> list[str]:
             return []
         # Before any job can begin: contrasts count as declared when this is written.
         write_experiment(request.plan, request.results)
+        added = next_stage_sentence(request.plan, request.profile.link_bits_per_second or 0.0)
+        note_next_stage(request.plan, request.results, added)
         if request.data is None:
             # Here, where there may be a network, so that jobs need not fetch it.
             find_task(request.plan.experiment.task).prepare(None)

@@ -16,6 +16,7 @@ only_shipped.hold()
 FOLDERS = ("tests/slurm/", "tests/measured/")
 """Whose tests share a cluster, or time things one after another."""
 FILES = (
+    "tests/examples/",
     "tests/report/",
     "tests/harness/test_baselines.py",
     "tests/harness/test_command_line.py",

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     with loading():
         from cser_bench.algorithms import CollectiveError
         from cser_bench.harness.plan.forecast import next_stage_sentence
-        from cser_bench.harness.workers.launch import run_under_torchrun
+        from cser_bench.harness.workers.launch import note_next_stage, run_under_torchrun
 
     planned = _planned(options)
     launch_options = _launch_options(options)
@@ -118,7 +118,9 @@ def run(options: argparse.Namespace) -> int:
     if code is None:
         stage = "" if planned.stage is None else f"stage {planned.stage} of "
         print(f"all {len(planned.by_id)} runs of {stage}{planned.experiment.name} are done")
-        if sentence := next_stage_sentence(planned):
+        sentence = next_stage_sentence(planned)
+        note_next_stage(planned, options.results, sentence)
+        if sentence:
             print(sentence)
         print(f"`{_report_command(options)}` writes:")
         print(report_text(options.results / planned.experiment.name / "report.md"))

@@ -7,7 +7,6 @@ from published rates. In a dry step one worker trains on random images, alone an
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from statistics import median
 
@@ -16,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cser_bench.algorithms import SoloCollectives
+from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.measures.hardware import Machine, TrainingRate, hardware
 from cser_bench.harness.plan.plan import Plan
 from cser_bench.harness.records.experiment import Contrast, Experiment, Row
@@ -242,7 +242,7 @@ def cost_sentences(effort: Effort) -> list[str]:
 
 
 def _cpu_sentences(time: StepTime, core_hours: float) -> list[str]:
-    num_cores = len(os.sched_getaffinity(0))
+    num_cores = len(usable_cores())
     return [
         f"{core_hours:,.1f} CPU core hours for forward and backward passes and updates "
         f"({time.basis}); communication, data and evaluation come on top",
@@ -308,7 +308,10 @@ def next_stage_sentence(plan: Plan, link_bits_per_second: float | None = None) -
         return None
     effort = effort_of(plan.next_stage, link_bits_per_second)
     num_workers = effort.configs[0].num_workers
-    added = f"the next stage, {plan.next_stage.stage}, adds {len(effort.configs)} runs"
+    num_runs = len(effort.configs)
+    added = (
+        f"the next stage, {plan.next_stage.stage}, adds {num_runs} run{'s' if num_runs > 1 else ''}"
+    )
     time, hours = effort.compute[0]
     if time.device == CPU:
         return f"{added}: {hours * num_workers:,.1f} CPU core hours"

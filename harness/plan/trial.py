@@ -7,7 +7,6 @@ seeds. The rows' runs are those that ship.
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import tomllib
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.places import SHIPPED_TUNINGS
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.packs import read_pack
@@ -258,4 +258,4 @@ def slowness_words(trial: MethodTrial, device: str) -> str | None:
 
 def usual_jobs(jobs: int | None) -> int:
     """Return how many runs go at once."""
-    return jobs or len(os.sched_getaffinity(0))
+    return jobs or len(usable_cores())

@@ -215,6 +215,9 @@ class Experiment(Planned):
     """The experiment that ran the baseline at several lengths; None where its own cells have
     them, or none has."""
     evidence: PlannedEvidence | None = None
+    next_stage: str | None = None
+    """What the stage after the one that was last done or submitted adds, and what that takes, in
+    words; None where there is none."""
     families: dict[str, str] = Field(default_factory=dict)
     """The family of each algorithm of the rows, as its class says it."""
     outside: dict[str, OutsideMethod] = Field(default_factory=dict)

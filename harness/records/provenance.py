@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.records.store import Attempt
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def new_attempt(launch: str, backend: str, device: torch.device) -> Attempt:
         python=platform.python_version(),
         packages=_packages(),
         cpu=_cpu_name(),
-        num_cpus=len(os.sched_getaffinity(0)),
+        num_cpus=len(usable_cores()),
         accelerator=accelerator,
         nccl=nccl,
         slurm=of_slurm or None,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Set
 from fractions import Fraction
+
+from cser_bench.harness.cores import usable_cores
 
 _others: list[Set[int]] = []
 """The cores that each other worker of this host may run on; workers say so when they meet."""
@@ -22,7 +23,7 @@ def own_cores() -> int:
     all of them, and processes of torchrun share the machine's.
     """
     share = Fraction(0)
-    for core in os.sched_getaffinity(0):
+    for core in usable_cores():
         num_others = sum(core in mask for mask in _others)
         share += Fraction(1, 1 + num_others)
     return max(1, int(share))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from cser_bench.algorithms import ProcessGroupCollectives
 from cser_bench.algorithms.core.collectives import sum_in_rank_order
+from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.records.provenance import new_attempt, now
 from cser_bench.harness.records.store import Attempt, Result, read_run
 from cser_bench.harness.records.tracks import RERUNS, Agreement, Entry, Rerun, Track
@@ -103,7 +103,7 @@ def _done_again(entry: Entry, config: RunConfig, attempt: Attempt, data: Path | 
             attempt=attempt,
             data=data,
             device="cpu",
-            cores=tuple(sorted(os.sched_getaffinity(0))),
+            cores=tuple(usable_cores()),
             # The folder goes when this is over, and nobody could go on from a checkpoint in it.
             checkpoint_minutes=math.inf,
             timeout_seconds=TIMEOUT_SECONDS,

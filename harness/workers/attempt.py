@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from cser_bench.algorithms import CollectiveError, ProcessGroupCollectives, StackedCollectives
+from cser_bench.harness.cores import bind_to
 from cser_bench.harness.records.recorder import (
     SupersededError,
     end_by_watchdog,
@@ -70,7 +71,7 @@ def attempt_stacked(job: Job, stop_requested: StopRequested | None = None) -> bo
             prepare_thread(job.device)
             train(job, StackedCollectives(job.run.config.num_workers), stop_requested)
 
-    os.sched_setaffinity(0, job.cores)
+    bind_to(job.cores)
     with owned(job.folder):
         return recorded(job, work)
 

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from cser_bench.algorithms import ProcessGroupCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
+from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.measures.declared import (
     in_words,
     is_without_verdict,
@@ -126,6 +127,8 @@ def write_experiment(plan: Plan, results: Path) -> Path:
         )
     declared_at = now()
     experiment = with_dates(plan.experiment, written, declared_at)
+    if written is not None:
+        experiment = experiment.model_copy(update={"next_stage": written.next_stage})
     if written != experiment:
         store.write_record(path, experiment)
         _name_late_contrasts(experiment, declared_at, folder)
@@ -151,6 +154,14 @@ def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path)
                 f"{experiment.name}: the {contrast.kind} of {contrast.row} to {contrast.reference} "
                 f"is declared {in_words(seen)}: it gets an interval and no verdict"
             )
+
+
+def note_next_stage(plan: Plan, results: Path, added: str | None) -> None:
+    """Write into experiment.json what the next stage adds, for reports; None where there is none."""
+    path = results / plan.experiment.name / "experiment.json"
+    written = store.read_record(path, Experiment)
+    if written.next_stage != added:
+        store.write_record(path, written.model_copy(update={"next_stage": added}))
 
 
 def _is_of_another_spec(written: Experiment, planned: Experiment) -> bool:
@@ -363,7 +374,7 @@ def places(plan: Plan, options: Options) -> list[Resources]:
     ]
     num_processes = max(in_processes, default=1)
     groups = device_groups(options.device, num_processes, torch.cuda.device_count())
-    cores = sorted(os.sched_getaffinity(0))
+    cores = usable_cores()
     jobs = options.jobs
     if not jobs:
         jobs = len(cores) if options.device == "cpu" else len(groups)

@@ -21,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from cser_bench.algorithms import CollectiveError
 from cser_bench.algorithms.core.process_group import translated_errors
+from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.tasks.cores import note_others
 
@@ -173,7 +174,7 @@ def _share_cores(store: PrefixStore, rank: int, world_size: int) -> None:
 
     Whoever starts workers binds them to cores, or does not.
     """
-    store.set(f"cores of {rank}", json.dumps([platform.node(), *os.sched_getaffinity(0)]))
+    store.set(f"cores of {rank}", json.dumps([platform.node(), *usable_cores()]))
     others = [
         json.loads(store.get(f"cores of {other}")) for other in range(world_size) if other != rank
     ]

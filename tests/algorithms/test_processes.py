@@ -31,6 +31,7 @@ def by_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any
     )
 
 
+@pytest.mark.whole
 @slow_to_start
 @pytest.mark.parametrize("key", processes.KEYS)
 def test_a_script_of_ones_own(by_processes: list[dict[str, Any]], key: str) -> None:
@@ -41,6 +42,7 @@ def test_a_script_of_ones_own(by_processes: list[dict[str, Any]], key: str) -> N
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.whole
 @slow_to_start
 def test_processes_do_what_workers_of_one_process_do(by_processes: list[dict[str, Any]]) -> None:
     """The stated tolerance between launchers: only the order of a sum's additions may differ."""
@@ -56,6 +58,7 @@ def test_processes_do_what_workers_of_one_process_do(by_processes: list[dict[str
             assert traffic == other_traffic, run
 
 
+@pytest.mark.whole
 @slow_to_start
 def test_a_worker_that_is_left_over_meets_nobody(by_processes: list[dict[str, Any]]) -> None:
     """Three processes in pairs do what three stacked workers do, and count the same."""
@@ -70,6 +73,7 @@ def test_a_worker_that_is_left_over_meets_nobody(by_processes: list[dict[str, An
             assert {key: traffic[key] for key in expected} == expected
 
 
+@pytest.mark.whole
 @slow_to_start
 @pytest.mark.parametrize("kind", processes.MISSED)
 def test_a_missed_collective_of_processes_times_out(
@@ -87,6 +91,7 @@ def test_a_missed_collective_of_processes_times_out(
     assert max(waited) > processes.PATIENCE - 1
 
 
+@pytest.mark.whole
 @slow_to_start
 def test_who_freezes_a_parameter_alone_is_told_so(by_processes: list[dict[str, Any]]) -> None:
     """By those who see it; the others' collectives fail, as these do not come any more."""
@@ -111,6 +116,7 @@ finally:
 """
 
 
+@pytest.mark.whole
 @slow_to_start
 @pytest.mark.parametrize(
     ("rank", "fails", "waits", "words"),

@@ -53,6 +53,7 @@ DPSGD(params, lr=0.1, topology="rings", order="adapt_then_combine")  # wrong
 """
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(600)
 def test_a_type_checker_finds_what_is_wrong_in_a_script_and_nothing_else(tmp_path: Path) -> None:
     script, example = tmp_path / "script.py", tmp_path / "my_method.py"

@@ -1,5 +1,5 @@
-"""The examples, started by torchrun as they stand: equal at the consensus, learning, the same once
-resumed."""
+"""The examples as they stand: equal at the consensus, learning, the same once resumed. Torchrun starts
+one of them."""
 
 import importlib.util
 import json
@@ -8,9 +8,11 @@ import os
 import pickle
 import random
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,25 +56,44 @@ NEEDS = {
 }
 
 
-def launch(
-    folder: Path, script: str | Path, *arguments: object
-) -> subprocess.CompletedProcess[str]:
-    """Starts one of these tests' scripts by torchrun."""
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={NUM_WORKERS}",
-    ]
-    command = [*launcher, str(ROOT / "tests/examples" / script), *map(str, arguments)]
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+def environment() -> dict[str, str]:
+    """What all workers have in theirs."""
+    here = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return os.environ | here
+
+
+class Launcher:
+    """Starts two workers of a script, one script after another; see forking.py."""
+
+    def __init__(self) -> None:
+        words = [sys.executable, str(ROOT / "tests/examples/forking.py")]
+        pipe = subprocess.PIPE
+        self._server = subprocess.Popen(
+            words, env=environment(), stdin=pipe, stdout=pipe, text=True
+        )
+
+    def __call__(self, folder: Path, script: str, *arguments: object) -> tuple[str, list[int]]:
+        """What a script of these tests' printed, and the workers' exit statuses."""
+        assert self._server.stdin and self._server.stdout
+        output = folder / "output"
+        output.write_text("")
+        words = [str(ROOT / "tests/examples" / script), *map(str, arguments)]
+        request = {"folder": str(folder), "words": words, "output": str(output)}
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        statuses = json.loads(self._server.stdout.readline())
+        return output.read_text(), statuses
+
+    def end(self) -> None:
+        self._server.communicate()
+        assert self._server.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Launcher]:
+    launcher = Launcher()
+    yield launcher
+    launcher.end()
 
 
 def logged(log: Path) -> list[list[dict[str, Any]]]:
@@ -82,12 +103,12 @@ def logged(log: Path) -> list[list[dict[str, Any]]]:
 
 
 def start(
-    script: Path, folder: Path, attempt: int, killed_after: int
-) -> tuple[str, int, list[list[dict[str, Any]]]]:
-    """What a script printed, its exit status, and what each rank saw at each `consensus()`."""
+    launch: Launcher, script: Path, folder: Path, attempt: int, killed_after: int
+) -> tuple[str, list[int], list[list[dict[str, Any]]]]:
+    """What a script printed, its exit statuses, and what each rank saw at each `consensus()`."""
     log = folder / f"attempt-{attempt}"
-    done = launch(folder, "watched.py", log, killed_after, script, folder / "saved")
-    return done.stdout + done.stderr, done.returncode, logged(log)
+    said, statuses = launch(folder, "watched.py", log, killed_after, script, folder / "saved")
+    return said, statuses, logged(log)
 
 
 def losses(said: str) -> list[float]:
@@ -98,19 +119,22 @@ def losses(said: str) -> list[float]:
     ]
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [*LAST, *LIKE])
-def test_an_example_or_a_script_changed_as_the_guide_has_it(name: str, tmp_path: Path) -> None:
+def test_an_example_or_a_script_changed_as_the_guide_has_it(
+    name: str, tmp_path: Path, launch: Launcher
+) -> None:
     """Rank 1 kills itself after the last evaluation, before that is saved; then the same command
     goes on."""
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed: pip install -e '.[examples]'")
     script = changed(name, tmp_path) if name in LIKE else ROOT / f"examples/{name}.py"
     last_evaluation = (LAST | LIKE)[name]
-    said, status, whole = start(script, tmp_path, 1, last_evaluation)
-    assert status != 0 and "-9" in said, said
-    said_then, status, resumed = start(script, tmp_path, 2, 0)
-    assert status == 0, said_then
+    said, statuses, whole = start(launch, script, tmp_path, 1, last_evaluation)
+    assert statuses[1] == -signal.SIGKILL, said
+    said_then, statuses, resumed = start(launch, script, tmp_path, 2, 0)
+    assert statuses == [0, 0], said_then
     for first, second in (whole, resumed):
         assert [seen["inside"] for seen in first] == [seen["inside"] for seen in second]
     for uninterrupted, went_on in zip(whole, resumed, strict=True):
@@ -134,17 +158,17 @@ def test_an_example_or_a_script_changed_as_the_guide_has_it(name: str, tmp_path:
         assert float(tested) == min(losses(said))
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(
     not hasattr(FSDPModule, "set_custom_reduce_scatter"), reason="an older FSDP2 has no such hook"
 )
-def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
+def test_gradients_of_fsdp2_are_compressed(tmp_path: Path, launch: Launcher) -> None:
     """What is applied is the mean, less what the rounding loses, which fed back is nothing in the
     long run."""
-    done = launch(
-        tmp_path, "watched_reduce_scatter.py", tmp_path / "log", ROOT / f"examples/{SHARDED}.py"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    script = ROOT / f"examples/{SHARDED}.py"
+    said, statuses = launch(tmp_path, "watched_reduce_scatter.py", tmp_path / "log", script)
+    assert statuses == [0, 0], said
     slices = [
         (20 * 512 + 512) / 2,
         (6 * 512 + 6) / 2,
@@ -158,9 +182,37 @@ def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
         ]
         for each in rank:
             assert each["lost"] < 1e-5 if each["is_fed_back"] else each["lost"] > 1e-3
-    whole, four_bits, one_bit, fed_back = losses(done.stdout)
+    whole, four_bits, one_bit, fed_back = losses(said)
     assert whole < 0.4 and abs(four_bits - whole) < 0.01
     assert abs(fed_back - whole) < abs(one_bit - whole)
+
+
+def test_the_plain_loop_by_torchrun_ends_with_what_its_docstring_shows(tmp_path: Path) -> None:
+    """Scores are other ones on other processors; what is sent is the same everywhere."""
+    script = ROOT / "examples/plain.py"
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_WORKERS}"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, str(script)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = [line[4:] for line in script.read_text().splitlines()[6:9]]
+    *_, scores, sent, by_ddp = done.stdout.splitlines()
+    assert [sent, by_ddp] == shown[1:]
+    assert scores.partition("loss")[0] == shown[0].partition("loss")[0]
+    [accuracy] = re.findall(r"accuracy (\d\.\d{3})$", scores)
+    assert float(accuracy) == pytest.approx(float(shown[0][-5:]), abs=0.05)
+    # A linear layer of 20 to 64, batch normalisation, and one of 64 to 5; of 4,000 samples a
+    # worker has half, in batches of 32 and a smaller last one.
+    num_parameters, num_steps = 20 * 64 + 64 + 2 * 64 + 64 * 5 + 5, 4 * 63
+    num_sent = num_steps * (num_parameters // 192) * (4 + 4)  # each number in fp32, and its place
+    num_by_ddp = num_steps * num_parameters * 4  # two workers' rings carry a message once
+    assert sent == f"each worker sent:    {num_sent:,} bytes in {num_steps} steps"
+    assert by_ddp.startswith(f"DDP would have sent: {num_by_ddp:,} bytes in fp32, ")
+    assert by_ddp.endswith(f" {num_by_ddp / num_sent:.1f} times as much")
 
 
 def test_each_example_is_tried() -> None:

@@ -25,6 +25,7 @@ from cser_bench.algorithms import Compressor
 from cser_bench.algorithms.check.threads import run_workers
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.__main__ import main
+from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.records.packs import read_pack
 from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import RunRecord, read_run
@@ -103,7 +104,7 @@ def job_for(config: RunConfig, results: Path, **changes: Any) -> Job:
         "attempt": new_attempt("stacked", "stacked", torch.device("cpu")),
         "data": None,
         "device": "cpu",
-        "cores": tuple(sorted(os.sched_getaffinity(0))),
+        "cores": tuple(usable_cores()),
         "checkpoint_minutes": 0.0,
         "timeout_seconds": 60.0,
     }

@@ -46,6 +46,8 @@ from tests.harness.support import (
     write_spec,
 )
 
+pytestmark = pytest.mark.whole
+
 
 def save(
     folder: Path,

@@ -21,6 +21,8 @@ from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from tests.harness.support import ROOT, call, only, small_spec, write_spec
 
+pytestmark = pytest.mark.whole
+
 PACKAGES = ("algorithms", "harness", "slurm", "report")
 """The folders at the top of the repository to which `cser_bench` has links."""
 

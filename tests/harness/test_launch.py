@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.store import Failure, read_record, read_run
 from cser_bench.harness.spec.spec_file import load_spec
 from cser_bench.harness.tasks import blobs
-from cser_bench.harness.workers.launch import launch, missing_runs
+from cser_bench.harness.workers.launch import launch, missing_runs, places
 from tests.harness.support import (
     CSER,
     CommandLine,
@@ -39,6 +40,18 @@ from tests.harness.support import (
 
 def planned(folder: Path, spec: Table) -> Plan:
     return make_plan(load_spec(write_spec(folder, spec)), folder)
+
+
+def test_a_run_needs_no_system_that_binds_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS, whose Python has neither function."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_setaffinity")
+    plan = planned(tmp_path, only(small_spec(), "sgd"))
+    places_of_runs = places(plan, launch_options(tmp_path))
+    assert len({core for place in places_of_runs for core in place.cores}) == os.cpu_count()
+    assert done(plan.runs[0].config, tmp_path).folder.is_dir()
 
 
 # Processes

@@ -4,6 +4,7 @@ from."""
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_bench.harness.plan.forecast import effort_of
+from cser_bench.harness.plan.forecast import effort_of, next_stage_sentence
 from cser_bench.harness.plan.plan import Plan, make_plan, plan_experiment
 from cser_bench.harness.records.store import read_run
 from cser_bench.harness.spec.run import ModelSpec
@@ -76,6 +77,9 @@ def test_the_first_stage_of_the_papers_experiments_compares_methods_within_a_day
     assert {run.seed for run in first.runs} == {1}
     hours, _ = effort_of(first, 0.0).hours(0.0)
     assert hours <= 24
+    added = next_stage_sentence(first)
+    words = r"the next stage, second, adds \d+ runs: \d+ to \d+ hours on 8 GPUs, about [\d,]+ to [\d,]+ dollars"
+    assert added and re.fullmatch(words, added), added
     assert whole.at_stage("all").runs == whole.runs
 
 
@@ -130,13 +134,18 @@ def test_commands_run_a_stage_and_go_on_from_it_without_repeating(
     page = build(results / "small").read_text()
     assert "2 of 6 runs are done" in page and "| 1 of 2 |" in page
     assert "0 of 2" not in page and "Not run yet: 1 row" in page and "(EF-SGD 1)" in page
+    [sentence] = [line for line in said.splitlines() if line.startswith("the next stage, ")]
+    assert f"none diverged. T{sentence[1:]}.\n\n" in page
     times = {file: file.stat().st_mtime_ns for file in results.glob("small/*/result.json")}
     said = cli.out("run", *words, "--stage", "second", "--jobs", "1")
     ended = [line.partition("] ")[2] for line in said.splitlines() if line.startswith("[")]
     assert sorted(ended) == ["cser seed 2: done", "sgd seed 2: done"]
     assert all(file.stat().st_mtime_ns == time for file, time in times.items())
+    assert ". The next stage, all, adds 2 runs: " in build(results / "small").read_text()
     assert "4 done; " in cli.out("status", *words, "--stage", "second")
     assert "4 done, 2 missing; " in cli.out("status", *words)
+    cli.out("run", *words, "--jobs", "1")
+    assert "next stage" not in build(results / "small").read_text()
 
 
 @pytest.fixture

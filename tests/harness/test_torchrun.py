@@ -100,6 +100,7 @@ def interrupt(launcher: subprocess.Popen[str]) -> None:
     launcher.send_signal(signal.SIGINT)
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(600)
 def test_run_that_was_killed_and_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     [run] = planned(tmp_path, num_epochs=15).runs

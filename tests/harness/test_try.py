@@ -55,6 +55,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CommandLine) -
     return folder
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(600)
 def test_a_method_is_checked_tuned_run_and_ranked_and_others_are_not_run(
     shipped: Path, tmp_path: Path, cli: CommandLine
@@ -92,6 +93,7 @@ def test_a_method_is_checked_tuned_run_and_ranked_and_others_are_not_run(
     assert [path.stat().st_mtime_ns for path in sorted(folder.glob("*/result.json"))] == times
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(600)
 def test_a_rate_that_is_given_is_called_that_and_a_broken_promise_trains_nothing(
     shipped: Path, tmp_path: Path, cli: CommandLine

@@ -34,6 +34,8 @@ from cser_bench.report.statistics import accuracy_frame, contrasts_frame
 from tests.report.faults import faults_of
 from tests.report.holed import RESULTS, Built, build, holed, resume, run_of, unpacked
 
+pytestmark = pytest.mark.whole
+
 REPORTED = [
     folder
     for folder in shipped_experiments()

@@ -66,6 +66,7 @@ def test_advice_takes_ones_own_when_it_is_done_and_says_so(
     assert said.partition("\n")[2] != said_of(cli, tmp_path / "nothing")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("is_done", [False, True])
 def test_readme_is_of_what_ships_whatever_was_run(
     is_done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,6 +125,7 @@ def test_reports_that_ship_name_no_experiments_of_ones_own(mixed: Path) -> None:
     assert len(beside) > 1 and all(folder.is_relative_to(mixed / "reference") for folder in beside)
 
 
+@pytest.mark.whole
 def test_a_site_has_reports_of_what_ships_and_of_ones_own_that_is_done(tmp_path: Path) -> None:
     begin(tmp_path / "results", "cmudict", 3)
     rename(begin(tmp_path / "results", "cmudict", 99, "cmudict_again"), "cmudict_again")

@@ -30,7 +30,7 @@ from tests.slurm.support import (
     write_profile,
 )
 
-pytestmark = [pytest.mark.usefixtures("slurm_conf"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.usefixtures("slurm_conf"), pytest.mark.timeout(600), pytest.mark.whole]
 
 
 @dataclass(frozen=True)

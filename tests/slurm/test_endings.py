@@ -28,6 +28,8 @@ from cser_bench.slurm.requeue import Allocation, NothingToDo, begin_attempt, dec
 from tests.harness.support import ROOT, Table, job_for, small_config
 from tests.slurm.support import allocation, submission
 
+pytestmark = pytest.mark.whole
+
 # Notice
 
 LISTENS = """

@@ -32,6 +32,8 @@ from cser_bench.harness.workers.processes import Worker
 from tests.harness.support import CommandLine
 from tests.timing.conftest import HEADER_BYTES, is_alive, limits, namespaces, needs_lab, output
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[2]
 OWNER = """
 import signal, subprocess, sys, time
