@@ -67,6 +67,12 @@ ENCODED: tuple[dict[str, Any], ...] = (
     {"kind": "block", "ratio": 192},
 )
 """Compressors whose encoding is measured: those of tables, and of the scored sessions."""
+PASSES = {"sgd": 5, "ef_sgd": 8, "cser_pl": 5, "csea": 5, "mcser": 5, "cser": 3}
+"""Vectors of d numbers that a step reads and writes, momentum and gradient among them. Its traffic
+limit is their time at the rate that PyTorch's fused step reaches with its own five: x, m and g read,
+x and m written. EF-SGD reads x, g, m and e, and writes m and e. It also writes the gradient with the
+weight decay in it, and reads it again, since the fused kernel decays what it changes: that is the
+error, and the decay is of x. With PyTorch's kernels it cannot be fewer."""
 SMALL_SHAPES = ((64, 32), (48,), (3, 3, 16))
 T = TypeVar("T")
 

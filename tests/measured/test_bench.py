@@ -31,10 +31,6 @@ INTERVALS = 5
 training."""
 BUSY = 0.3
 """Load per core from which figures are not to be trusted."""
-PASSES = {"sgd": 5, "ef_sgd": 7, "cser_pl": 5, "csea": 5, "mcser": 5, "cser": 3}
-"""Vectors of d numbers that a step must at least read and write, momentum and gradient among them:
-its traffic limit is their time at the rate that PyTorch's fused step reaches with its own five (x,
-m and g read; x and m written)."""
 TOP_K_LIMIT = 0.5
 """Of the time of `torch.topk`, twice what was seen."""
 TRACK = ROOT / "tracks"
@@ -59,16 +55,18 @@ def step_ratios() -> dict[str, list[float]]:
         f"torch {momentum}": subjects.torch_stepper(momentum, subjects.random_parameters())
         for momentum in (0.9, 0.0)
     }
-    steppers |= {name: subjects.own_stepper(name, subjects.random_parameters()) for name in PASSES}
+    steppers |= {
+        name: subjects.own_stepper(name, subjects.random_parameters()) for name in subjects.PASSES
+    }
     timings = subjects.interval_seconds(steppers, INTERVALS, torch.device("cpu"))
-    plain = {name: f"torch {subjects.config_of(name).momentum}" for name in PASSES}
+    plain = {name: f"torch {subjects.config_of(name).momentum}" for name in subjects.PASSES}
     return {
         name: [own / fused for own, fused in zip(timings[name], timings[plain[name]], strict=True)]
-        for name in PASSES
+        for name in subjects.PASSES
     }
 
 
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", subjects.PASSES)
 def test_a_step_takes_no_more_than_its_traffic(
     step_ratios: dict[str, list[float]], name: str, record_property: Record
 ) -> None:
@@ -76,7 +74,7 @@ def test_a_step_takes_no_more_than_its_traffic(
     7 % more."""
     ratio, limit = (
         median(step_ratios[name]),
-        PASSES[name] / (3 if name in subjects.WITHOUT_MOMENTUM else 5),
+        subjects.PASSES[name] / (3 if name in subjects.WITHOUT_MOMENTUM else 5),
     )
     record_property("over torch fused", ratio)
     record_property("traffic limit", limit)
