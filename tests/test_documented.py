@@ -18,6 +18,7 @@ from cser_bench.algorithms import (
     Collectives,
     DistributedOptimizer,
     Identity,
+    TopK,
     algorithms,
     registry,
 )
@@ -82,12 +83,12 @@ def method(monkeypatch: pytest.MonkeyPatch) -> str:
     return own.name
 
 
-def test_the_method_is_sgd_without_compression_and_reaches_a_ratio(method: str) -> None:
+def test_the_method_is_sgd_without_compression_and_has_settings_by_traffic(method: str) -> None:
     for ours, plain in zip(
         trained(method, {"compressor": Identity()}, 3, 9), trained("sgd", {}, 3, 9), strict=True
     ):
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
-    assert algorithms()[method].at_ratio(4) == {"compressor": BlockSparsifier(4)}
+    assert algorithms()[method].at_traffic(1 / 4, world_size=8) == {"compressor": TopK(32)}
 
 
 def test_the_method_sends_what_its_stages_say_and_its_workers_agree(method: str) -> None:

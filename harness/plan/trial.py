@@ -170,7 +170,7 @@ def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Sp
 
 
 def _settings(source: MethodSource, name: str, base: Spec, given: str | None) -> dict[str, Any]:
-    """Return the method's settings: those given, or what it reaches the others' ratio with."""
+    """Return the method's settings: those given, or those at the others' traffic."""
     if given is not None:
         try:
             table: dict[str, Any] = tomllib.loads(f"settings = {{ {given} }}")["settings"]
@@ -179,8 +179,8 @@ def _settings(source: MethodSource, name: str, base: Spec, given: str | None) ->
                 f"--settings is no TOML ({error}); an example is 'sync_interval = 24, growth = 0.5'"
             ) from None
         return table
-    ratio = round(base.statistics.main_ratio or 1)
-    return usual_settings(method_in(source, name), ratio)
+    share = 1 / (base.statistics.main_ratio or 1)
+    return usual_settings(method_in(source, name), share, base.training.num_workers)
 
 
 def duration_words(trial: Trial, jobs: int) -> str:
