@@ -66,12 +66,11 @@ def test_links_carry_that_share_within_the_rounding_of_an_integer(
             continue
         own = method.at_traffic(share, world_size=num_workers)
         reached = made(name, own, num_workers).traffic_share(num_workers)
-        intervals = [value for value in own.values() if type(value) is int and value]
-        count = min(intervals, default=1000) if "outer_lr" not in own else own["sync_interval"]
-        if name in MOST or name in ("noloco", "choco_sgd", "deep_squeeze"):
-            factor = math.sqrt(1 + 1 / count)
-        else:
-            factor = 1.0
+        factor = 1.0
+        if name in MOST or name == "noloco":
+            factor = math.sqrt(1 + 1 / own.get("sync_interval", own.get("reset_interval")))
+        if "topology" in own:
+            factor = math.sqrt(1 + 1 / own["compressor"].ratio)
         assert share / factor * 0.97 <= reached <= share * factor * 1.03, (share, own)
 
 
