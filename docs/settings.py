@@ -57,12 +57,12 @@ HEAD = """# Settings and learning rates to begin with
 (an all-reduce in fp32) between 8 workers. The table has them for every class, and what the same settings carry between
 other numbers of workers. Messages that are all-gathered, as top-k's are, take more the more workers there are: ask
 again where the number changes. Integers, such as an interval, are rounded to the nearest by factor;
-`optimizer.traffic_share(world_size)` says what came of it. Above 1/2, which DDP has with its fp16 hook, a warning says so.
+`optimizer.traffic_share(world_size)` says what came of it. Above 1/2, which DDP has with its fp16 hook, it warns.
 """
-CAPTION = """*Traffic: what a worker's link carries, as a share of DDP's in fp32; that of PowerSGD is of a network of six
+CAPTION = """*Traffic: what a worker's link carries, as a share of DDP's in fp32; of PowerSGD on a network of six
 tensors. Efficiency (95 % CI): the steps that DDP needs to a method's score over the method's steps, on two convolutions
-of 35,434 parameters, Fashion-MNIST, 8 workers x 16 images, 1,496 steps ([report](../results/reference/table_cnn/report.md)).
-A dash: not run there.*
+of 35,434 parameters, Fashion-MNIST, 8 workers x 16 images, 1,496 steps
+([report](../results/reference/table_cnn/report.md)). A dash: not run there.*
 """
 RATES_HEAD = """## Learning rates
 
@@ -70,8 +70,8 @@ The learning rate that a method's tuning chose, over the one that the baseline's
 Multiply your own baseline's tuned rate by the number under "begin with", and tune from there. Neighbours in a grid are
 a quarter to half a decade apart, so 0.33 and 3 are one or two steps of it.
 """
-RATES_CAPTION = """*Begin with: the median over experiments with SGD as the local step / with AdamW. Two numbers in a cell are
-the lowest and the highest of several settings. `table_cnn`: two convolutions; `resnet_*`: Wide ResNet 10-1;
+RATES_CAPTION = """*Begin with: the median over experiments with SGD as the local step / with AdamW. Two numbers in a
+cell are the lowest and the highest of several settings. `table_cnn`: two convolutions; `resnet_*`: Wide ResNet 10-1;
 `fashion_mnist_long`: a perceptron; `gpt_*` and `study_gpt_*`: a small GPT with AdamW. 8 workers.*
 """
 

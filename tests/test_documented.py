@@ -236,7 +236,8 @@ ROOT = PAGE.parents[1]
 PAGES = [
     "README.md",
     "results/README.md",
-    *(f"docs/{path.name}" for path in sorted(PAGE.parent.glob("*.md"))),
+    "examples/README.md",
+    *(path.relative_to(PAGE.parents[1]).as_posix() for path in sorted(PAGE.parent.rglob("*.md"))),
 ]
 
 

@@ -117,8 +117,9 @@ def write_pages(
 
 def _texts(root: Path, output: Path) -> dict[str, Path]:
     """Return the texts that become pages, by their path in the repository."""
-    paths = sorted(root.glob("docs/*.md"))
+    paths = sorted(root.glob("docs/**/*.md"))
     paths += sorted(root.glob("*.md"))
+    paths += root.glob("examples/README.md")
     paths += root.glob("results/README.md")
     paths += sorted(root.glob("tracks/*/*.md"))
     texts = {}
@@ -339,7 +340,8 @@ def _write_docs(site: Site, written: Mapping[str, Text]) -> None:
     """Write the page that lists the texts of docs and those beside them."""
     parts = ["<h1>Docs</h1>", '<ul class="list">']
     for source, text in written.items():
-        is_ours = source.startswith("docs/") or "/" not in source or source == "results/README.md"
+        is_beside = "/" not in source or source in ("examples/README.md", "results/README.md")
+        is_ours = source.startswith("docs/") or is_beside
         if is_ours and source != "README.md":
             link = relative(DOCS, page_of(source))
             topics = ", ".join(heading for _, heading in text.headings)

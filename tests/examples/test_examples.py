@@ -163,34 +163,48 @@ def test_gradients_of_fsdp2_are_compressed(tmp_path: Path) -> None:
     assert abs(fed_back - whole) < abs(one_bit - whole)
 
 
+def test_the_page_on_examples_has_each_with_its_command() -> None:
+    page = (ROOT / "examples" / "README.md").read_text()
+    rows = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|.*? \| `(.*?)` \|", page, re.MULTILINE)
+    assert {name for name, _ in rows} == {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert all(command.endswith(f"examples/{name}") for name, command in rows)
+
+
 def test_each_example_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
     assert {path.stem for path in files} == LAST.keys() | {SHARDED, OWN_METHOD, OWN_OPTIMIZER}
 
 
 GUIDE = ROOT / "docs" / "in-your-own-script.md"
-DIFFERENCES = (
-    "like_nanogpt",
-    "like_torchvision",
-    "timm_ema",
-    "like_accelerate",
-    "transformers_trainer",
-    "lightning_trainer",
-    "like_fabric",
-)
-"""The guide's, in its order, which is the table's."""
+FRAMEWORKS = ROOT / "docs" / "frameworks"
+DIFFERENCES = {
+    "like_nanogpt": "nanogpt",
+    "like_torchvision": "torchvision",
+    "timm_ema": "timm",
+    "like_accelerate": "accelerate",
+    "transformers_trainer": "transformers",
+    "lightning_trainer": "lightning",
+    "like_fabric": "fabric",
+}
+"""Which framework's page has the difference of each script."""
 
 
 def difference(name: str) -> list[str]:
-    """The lines of a framework's difference in the guide."""
-    shown = re.findall("```diff\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
-    assert len(shown) == len(DIFFERENCES)
-    return str(shown[DIFFERENCES.index(name)]).splitlines()
+    """The lines of the difference on a framework's page."""
+    page = (FRAMEWORKS / f"{DIFFERENCES[name]}.md").read_text()
+    [shown] = re.findall("```diff\n(.*?)```", page, flags=re.DOTALL)
+    return str(shown).splitlines()
+
+
+def test_each_frameworks_page_is_in_the_guides_table() -> None:
+    linked = re.findall(r"^\| \[\w+\]\(frameworks/(\w+)\.md\)", GUIDE.read_text(), re.MULTILINE)
+    assert linked == list(DIFFERENCES.values())
+    assert {path.stem for path in FRAMEWORKS.glob("*.md")} == set(linked)
 
 
 def test_the_guide_counts_the_lines_of_its_differences() -> None:
     """In the table are those that were added to a framework's own script."""
-    rows = re.findall(r"^\| (\w+) .*? \| (\d+) \|", GUIDE.read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| \[(\w+)\].*? \| (\d+) \|", GUIDE.read_text(), flags=re.MULTILINE)
     counted = {f"like_{framework.lower()}": int(num_lines) for framework, num_lines in rows}
     for name in LIKE:
         added = [line for line in difference(name) if line.startswith("+")]
