@@ -32,7 +32,7 @@ from cser_bench.algorithms import (
 NUM_EPOCHS, BATCH_SIZE, NUM_BATCHES = 4, 16, 12
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoint/timm")
 default_registry.register(
-    OptimInfo("ef_sgd", EFSGD, has_momentum=True, has_eps=False, defaults={"compressor": TopK(192)})
+    OptimInfo("efsgd", EFSGD, has_momentum=True, has_eps=False, defaults={"compressor": TopK(192)})
 )
 
 
@@ -70,7 +70,7 @@ dist.init_process_group("nccl" if cuda else "gloo")
 torch.manual_seed(0)
 model = create_model("test_resnet", num_classes=3).to(device)
 optimizer = create_optimizer_v2(
-    model, opt="ef_sgd", lr=0.05, weight_decay=1e-4, momentum=0.9, model=model
+    model, opt="efsgd", lr=0.05, weight_decay=1e-4, momentum=0.9, model=model
 )
 schedule, _ = create_scheduler_v2(optimizer, "cosine", NUM_EPOCHS, min_lr=1e-4)
 ema = ModelEmaV3(model, decay=0.9)  # after the optimiser, which makes all workers' weights equal
