@@ -249,7 +249,7 @@ def table_at_traffic(
 
     See `DistributedOptimizer.at_traffic`.
     """
-    table = method.at_traffic(share, world_size=world_size)
+    table = dict(method.at_traffic(share, world_size=world_size))
     for key, value in table.items():
         if isinstance(value, Compressor):
             table[key] = _table(value)

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import ConstantLR
 from cser_bench.algorithms import (
     SGD,
     Collectives,
+    SoloCollectives,
     consensus_checkpoint,
     load_checkpoint,
     newest_checkpoint,
@@ -223,6 +224,21 @@ def changed(name: str, folder: Path) -> Path:
     path = folder / "train.py"
     path.write_text(script)
     return path
+
+
+def test_nanogpts_own_checkpoint_has_what_its_sampling_and_resuming_read(tmp_path: Path) -> None:
+    page = (FRAMEWORKS / "nanogpt.md").read_text()
+    [line] = re.findall(r"^    (optimizer\.consensus.*)$", page, re.MULTILINE)
+    model = nn.Linear(2, 2)
+    numbers: dict[str, Any] = {"iter_num": 4, "best_val_loss": 0.5}
+    kept = {"model_args": {"n_layer": 2}, "config": {"dataset": "openwebtext"}, **numbers}
+    names = {"os": os, "torch": torch, "raw_model": model, "out_dir": str(tmp_path), **kept}
+    names["optimizer"] = SGD(model.parameters(), lr=0.1, collectives=SoloCollectives())
+    exec(line, names | {"master_process": False})
+    assert not (tmp_path / "ckpt.pt").exists()
+    exec(line, names | {"master_process": True})
+    saved = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    assert torch.equal(saved.pop("model")["weight"], model.weight) and saved == kept
 
 
 @pytest.mark.parametrize("name", [name for name in DIFFERENCES if name not in LIKE])
