@@ -94,7 +94,6 @@ class CSERReleased(CSER):
         error_ratio = own["error_compressor"].ratio
         ratio = own["gradient_compressor"].ratio // 2
         if ratio < 32:
-            # Of H - 1 steps in H, with H = 2 R / R1.
             own["gradient_compressor"] = BlockSparsifier(2 * ratio - error_ratio)
         return own
 
