@@ -29,8 +29,10 @@ class Alone(DistributedOptimizer):
     averages_models = False
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        raise ValueError("alone sends nothing, so it has no ratio; take a method that communicates")
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        raise ValueError(
+            "alone sends nothing, whatever is asked for; take a method that communicates"
+        )
 
     def _update(self, replica: Replica, step: int) -> None:
         replica.local_step_()

@@ -32,14 +32,18 @@ from cser_bench.algorithms.core import (
     Replica,
     Stage,
 )
+from cser_bench.algorithms.core.by_traffic import nearest_count
 from cser_bench.algorithms.core.settings import ConsensusStep
-from cser_bench.algorithms.core.topology import Topology, mixing_at
+from cser_bench.algorithms.core.topology import Topology, mixing_at, rounds_of
+from cser_bench.algorithms.core.traffic import carried
 
 
 class ChocoSGD(DistributedOptimizer):
     """CHOCO-SGD.
 
-    Begin with `**ChocoSGD.at_ratio(4)`.
+    Begin with `**ChocoSGD.at_traffic(1 / 4, world_size=8)`.
+
+    `at_traffic`: blocks on a ring. No record has this form: fashion_mnist_long has top-k.
 
     Args:
         topology: which workers are neighbours; any but "one_peer", which changes with the step.
@@ -68,16 +72,20 @@ class ChocoSGD(DistributedOptimizer):
         replica.new_buffer("mixed_estimates", like=replica.flat.parameters)
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Return settings for a ring of three workers or more.
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        """Return settings for a ring.
 
         gamma times the compressor's ratio times the ring's largest eigenvalue of 1 - W, 4/3, must
         stay below 2, or numbers that wait long to be sent swing apart; here it is 4/3.
         """
+        [mixing] = rounds_of("ring", world_size)
+        # A link carries a message to each neighbour once.
+        whole_models = mixing.num_messages / carried(world_size, 1.0)
+        ratio = nearest_count(cls.name, whole_models, share)
         return {
             "topology": "ring",
-            "compressor": BlockSparsifier(2 * ratio),
-            "gamma": min(1.0, 0.5 / ratio),
+            "compressor": BlockSparsifier(ratio),
+            "gamma": min(1.0, 1 / ratio),
         }
 
     def stages(self, replica: Replica) -> list[Stage]:

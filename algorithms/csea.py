@@ -12,7 +12,9 @@ State: the momentum or the moments, and e_i where compressors do not share their
 
 from typing import Any, ClassVar
 
+from cser_bench.algorithms.compressors.coordinates import TopK
 from cser_bench.algorithms.core import Compressor, Identity, Layout
+from cser_bench.algorithms.core.by_traffic import top_k_ratio
 from cser_bench.algorithms.core.compressors import Zero
 from cser_bench.algorithms.core.settings import fixed
 from cser_bench.algorithms.cser import CSER
@@ -23,6 +25,8 @@ class CSEA(CSER):
 
     Begin with `error_compressor=TopK(192)`, which at 8 workers is 1/24 of DDP's traffic; see
     `TopK`.
+
+    `at_traffic`: TopK(n / share), as in fashion_mnist_long, fashion_mnist_regime and study_rules.
 
     Args: error_compressor: C1, any; explicit_error: see `CSER`.
     """
@@ -35,6 +39,5 @@ class CSEA(CSER):
     reset_interval: int = fixed(1)
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        # Past CSER's, which has a second compressor.
-        return super(CSER, cls)._at_ratio(ratio, layout)
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        return {"error_compressor": TopK(top_k_ratio(share, world_size))}

@@ -37,15 +37,22 @@ from cser_bench.algorithms.core import (
     SharedSupport,
     Stage,
 )
+from cser_bench.algorithms.core.by_traffic import nearest_count
 from cser_bench.algorithms.core.compressors import Zero
 from cser_bench.algorithms.core.layout import Support, Windows
 from cser_bench.algorithms.core.settings import nearest_factors
+
+CHOSEN = {8: 2, 24: 3, 32: 4, 1024: 8}
+"""R1 by the inverse of the share of traffic, where it is another than that of the nearest factors."""
 
 
 class CSER(DistributedOptimizer):
     """CSER: C2 compresses each step's update, and C1 the accumulated error at each reset.
 
-    Begin with `**CSER.at_ratio(4)`.
+    Begin with `**CSER.at_traffic(1 / 4, world_size=8)`.
+
+    `at_traffic`: blocks, half of the traffic for each stage, as in gpt_text; M-CSER's are those of
+    table_cnn, fashion_mnist_long and the paper.
 
     Args:
         gradient_compressor: C2, of any kind.
@@ -77,14 +84,15 @@ class CSER(DistributedOptimizer):
             replica.new_buffer("error")  # e_i: (local workers, d)
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Spend half of the bits on each stage: R2 = R1 H = 2 ratio.
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        """Spend half of the traffic on each stage: R2 = R1 H = 2 R, and R the inverse of the share.
 
-        R1 is the paper's at ratios 32 and 1024. Elsewhere R1 <= H, and the two are as close to each
-        other as whole factors allow.
+        R1 is that of the experiments at 8 and 24, and the paper's at 32 and 1024. Elsewhere R1 <=
+        H, and the two are as close to each other as whole factors allow.
         """
+        ratio = nearest_count(cls.name, 1.0, share)
         # R1 H = 2 ratio, so H = 2 ratio / R1 below is whole.
-        error_ratio = {32: 4, 1024: 8}.get(ratio, nearest_factors(2 * ratio)[0])
+        error_ratio = CHOSEN.get(ratio, nearest_factors(2 * ratio)[0])
         return {
             "gradient_compressor": BlockSparsifier(2 * ratio),
             "error_compressor": BlockSparsifier(error_ratio),

@@ -27,14 +27,18 @@ from cser_bench.algorithms.core import (
     Replica,
     Stage,
 )
+from cser_bench.algorithms.core.by_traffic import nearest_count
 from cser_bench.algorithms.core.settings import ConsensusStep
-from cser_bench.algorithms.core.topology import Topology, mixing_at
+from cser_bench.algorithms.core.topology import Topology, mixing_at, rounds_of
+from cser_bench.algorithms.core.traffic import carried
 
 
 class DeepSqueeze(DistributedOptimizer):
     """DeepSqueeze.
 
-    Begin with `**DeepSqueeze.at_ratio(4)`.
+    Begin with `**DeepSqueeze.at_traffic(1 / 4, world_size=8)`.
+
+    `at_traffic`: blocks on a ring, as in fashion_mnist_long.
 
     Args:
         topology: which workers are neighbours; see `Topology`.
@@ -56,15 +60,16 @@ class DeepSqueeze(DistributedOptimizer):
         replica.new_buffer("error")
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Return settings for a ring of three workers or more.
-
-        The consensus step is about half of what is kept.
-        """
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        """Return settings for a ring, whose consensus step is about half of what is kept."""
+        [mixing] = rounds_of("ring", world_size)
+        # A link carries a message to each neighbour once.
+        whole_models = mixing.num_messages / carried(world_size, 1.0)
+        ratio = nearest_count(cls.name, whole_models, share)
         return {
             "topology": "ring",
-            "compressor": BlockSparsifier(2 * ratio),
-            "gamma": min(1.0, 0.256 / ratio),
+            "compressor": BlockSparsifier(ratio),
+            "gamma": min(1.0, 0.512 / ratio),
         }
 
     def stages(self, replica: Replica) -> list[Stage]:

@@ -29,7 +29,7 @@ Cost: 32 d / H bits per step on average, an all-reduce of d / F every H / F step
 State: the momentum or the moments, x, and v unless mu = 0.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -42,6 +42,7 @@ from cser_bench.algorithms.core import (
     Replica,
     Stage,
 )
+from cser_bench.algorithms.core.by_traffic import nearest_count
 from cser_bench.algorithms.core.collectives import share_of
 from cser_bench.algorithms.core.settings import BelowOne, Positive
 from cser_bench.algorithms.core.stages import EVERYTHING
@@ -51,6 +52,9 @@ class DiLoCo(DistributedOptimizer):
     """DiLoCo.
 
     Begin with `sync_interval=4`.
+
+    `at_traffic`: H = 1 / share with outer rate 0.7 and outer momentum 0.5, as in table_cnn,
+    resnet_regime and gpt_text.
 
     `consensus()` shows the average of the x_i, as for any method, and not x, which lacks what was
     trained since.
@@ -72,6 +76,11 @@ class DiLoCo(DistributedOptimizer):
     outer_momentum: BelowOne = 0.9
     num_fragments: Count = 1
     send_gradients: bool = False
+
+    @classmethod
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        sync_interval = nearest_count(cls.name, 1.0, share)
+        return {"sync_interval": sync_interval, "outer_lr": 0.7, "outer_momentum": 0.5}
 
     def _set_up(self, replica: Replica) -> None:
         if self.sync_interval % self.num_fragments:

@@ -44,14 +44,11 @@ class DPSGD(DistributedOptimizer):
     order: Order
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Each neighbour is sent the whole model, and to have one of them is the least."""
-        if ratio > 1:
-            raise ValueError(
-                f"dpsgd: nothing is compressed, so its ratio is at most 1, not {ratio}; take "
-                "choco_sgd"
-            )
-        return {"topology": "one_peer", "order": "adapt_then_combine"}
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        raise ValueError(
+            "dpsgd sends whole models at every step, whatever is asked for; take choco_sgd, which "
+            "compresses, or give topology and order themselves"
+        )
 
     def stages(self, replica: Replica) -> list[Stage]:
         first = self.rounds[0]

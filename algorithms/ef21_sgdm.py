@@ -23,25 +23,30 @@ Cost: 32 d / R bits per step for a sparsifier of ratio R, one collective; in the
 State: v_i, h_i and h.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from cser_bench.algorithms.compressors.coordinates import TopK
 from cser_bench.algorithms.core import (
     Compressor,
     DistributedOptimizer,
     Identity,
+    Layout,
     Purpose,
     Replica,
     Stage,
 )
+from cser_bench.algorithms.core.by_traffic import top_k_ratio
 
 
 class EF21SGDM(DistributedOptimizer):
     """EF21-SGDM.
 
     Begin with `compressor=TopK(192)`, which at 8 workers is 1/24 of DDP's traffic; see `TopK`.
+
+    `at_traffic`: TopK(n / share), as in fashion_mnist_long and study_relatives.
 
     State: "momentum", v_i, and "estimate", h_i, are each worker's own; "mean_estimate", h, is
     common.
@@ -59,6 +64,10 @@ class EF21SGDM(DistributedOptimizer):
     workers_differ = False
 
     compressor: Compressor
+
+    @classmethod
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        return {"compressor": TopK(top_k_ratio(share, world_size))}
 
     def _set_up(self, replica: Replica) -> None:
         replica.new_buffer("estimate")

@@ -38,15 +38,18 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from cser_bench.algorithms.compressors.coordinates import TopK
 from cser_bench.algorithms.core import (
     Compressor,
     DistributedOptimizer,
     Identity,
+    Layout,
     Purpose,
     Replica,
     Stage,
     Windows,
 )
+from cser_bench.algorithms.core.by_traffic import top_k_ratio
 from cser_bench.algorithms.core.local_step import Nesterov
 
 FedBack = Literal["updates", "gradients"]
@@ -56,6 +59,8 @@ class EFSGD(DistributedOptimizer):
     """EF-SGD.
 
     Begin with `compressor=TopK(192)`, which at 8 workers is 1/24 of DDP's traffic; see `TopK`.
+
+    `at_traffic`: TopK(n / share), as in table_cnn, resnet_regime and fashion_mnist_long.
 
     Args:
         compressor: C, any.
@@ -74,6 +79,10 @@ class EFSGD(DistributedOptimizer):
     error_feedback_on: FedBack = "updates"
     drop_rest: bool = False
     decay_apart: bool = False
+
+    @classmethod
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        return {"compressor": TopK(top_k_ratio(share, world_size))}
 
     def _set_up(self, replica: Replica) -> None:
         self.on_gradients = self.error_feedback_on == "gradients"

@@ -31,6 +31,8 @@ class LocalSGD(DistributedOptimizer):
 
     Begin with `sync_interval=4`.
 
+    `at_traffic`: H = 1 / share, as in table_cnn, resnet_regime and gpt_text.
+
     Args:
         sync_interval: H, steps between two averages.
         first_moment_interval: K_u, for `local_step = "adamw"`; None for never.

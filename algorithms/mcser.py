@@ -16,7 +16,10 @@ from cser_bench.algorithms.cser import CSER
 class MCSER(CSER):
     """M-CSER: CSER whose momentum is 0.9 by default, and must not be 0.
 
-    Begin with `**MCSER.at_ratio(4)`.
+    Begin with `**MCSER.at_traffic(1 / 4, world_size=8)`.
+
+    `at_traffic`: blocks, half of the traffic for each stage, as in table_cnn (R2 48, R1 3, H 16 at
+    1/24), resnet_regime, fashion_mnist_long and the paper.
 
     Args: as `CSER`.
     """

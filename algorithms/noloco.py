@@ -26,14 +26,16 @@ State: the momentum or the moments, phi_i and m_i.
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy
 import torch
 
-from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Replica, Stage
+from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
+from cser_bench.algorithms.core.by_traffic import nearest_count
 from cser_bench.algorithms.core.settings import BelowOne, Positive
 from cser_bench.algorithms.core.topology import Mixing
+from cser_bench.algorithms.core.traffic import carried
 
 
 def spread_factor(
@@ -70,6 +72,8 @@ class NoLoCo(DistributedOptimizer):
 
     Begin with `sync_interval=4`.
 
+    `at_traffic`: pairs every H steps, as in resnet_methods and gpt_text_methods.
+
     Args:
         sync_interval: H, in steps.
         group_size: G, workers that meet; all of them if there are fewer.
@@ -93,6 +97,12 @@ class NoLoCo(DistributedOptimizer):
     group_size: Count = 2
     outer_lr: Positive = 0.7
     outer_momentum: BelowOne = 0.5
+
+    @classmethod
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        # A message to one other, which a link carries once.
+        at_every_step = 1 / carried(world_size, 1.0)
+        return {"sync_interval": nearest_count(cls.name, at_every_step, share)}
 
     def _set_up(self, replica: Replica) -> None:
         replica.new_buffer("anchor", like=replica.flat.parameters)

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
+from cser_bench.algorithms.core.by_traffic import NEAR
 from cser_bench.algorithms.core.low_rank import LowRank
 
 
@@ -42,6 +43,8 @@ class PowerSGD(DistributedOptimizer):
     """PowerSGD.
 
     Begin with `rank=4`.
+
+    `at_traffic`: the rank, as in table_cnn, resnet_regime and gpt_text; it needs the parameters.
 
     Args:
         rank: r, of a matrix at most its smaller side.
@@ -61,27 +64,28 @@ class PowerSGD(DistributedOptimizer):
         replica.new_common("right_factors", self._first_factors(replica))
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Return the greatest rank that sends no more."""
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        """Return the rank that comes nearest to the share, by factor."""
         if layout is None:
             raise ValueError(
-                "powersgd: ratios depend on the model's shapes; give at_ratio its parameters as "
-                "well"
+                "powersgd: what it sends depends on the model's shapes; give at_traffic its "
+                "parameters as params=model.parameters()"
             )
-        at_rank_1 = LowRank(layout, 1)
-        smaller_sides = [min(matrix.shape) for matrix in at_rank_1.matrices]
-        highest = max(smaller_sides, default=1)
-        # What is sent grows with the rank, so that the greatest can be bisected.
-        rank = bisect_right(
-            range(1, highest + 1),
-            layout.numel // ratio,
-            key=lambda rank: LowRank(layout, rank).sent_numel,
-        )
-        if rank == 0:
-            most = layout.numel / at_rank_1.sent_numel
+        sides = [min(matrix.shape) for matrix in LowRank(layout, 1).matrices]
+        highest = max(sides, default=1)
+
+        def share_at(rank: int) -> float:
+            return LowRank(layout, rank).sent_numel / layout.numel
+
+        # What is sent grows with the rank, so that the first above the share can be bisected.
+        above = 1 + bisect_right(range(1, highest + 1), share, key=share_at)
+        near = [rank for rank in (above - 1, above) if 1 <= rank <= highest]
+        rank = min(near, key=lambda rank: max(share_at(rank) / share, share / share_at(rank)))
+        least = share_at(1)
+        if least > NEAR * share:
             raise ValueError(
-                f"powersgd: at rank 1 the ratio of this model is {most:.4g}, less than {ratio}; "
-                "lower it"
+                f"powersgd: at rank 1 it sends {least:.3g} of DDP's traffic of this model, more "
+                f"than {share:.3g}; ask for {least:.3g} or more"
             )
         return {"rank": rank}
 

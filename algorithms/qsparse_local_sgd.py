@@ -32,21 +32,24 @@ State: the momentum or the moments, e_i and x; with `keep_master` z_i.
 
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks
 from cser_bench.algorithms.core import (
     Compressor,
     Count,
     DistributedOptimizer,
     Identity,
+    Layout,
     Purpose,
     Replica,
     SharedSupport,
     Stage,
     Windows,
 )
+from cser_bench.algorithms.core.by_traffic import nearest_interval
 from cser_bench.algorithms.core.local_step import DecayInMomentumOnly
 
 
@@ -54,6 +57,9 @@ class QSparseLocalSGD(DistributedOptimizer):
     """QSparse-local-SGD.
 
     Begin with `compressor=QuantisedBlocks(4), sync_interval=4`.
+
+    `at_traffic`: QuantisedBlocks(4) every H steps, 0.129 / H of DDP's traffic, as in table_cnn,
+    resnet_methods, gpt_text_methods and study_gpt_text_every_step.
 
     Args:
         compressor: C, any.
@@ -74,6 +80,12 @@ class QSparseLocalSGD(DistributedOptimizer):
     sync_interval: Count
     keep_master: bool = False
     decay_in_momentum_only: bool = False
+
+    @classmethod
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        compressor = QuantisedBlocks(4)
+        sync_interval = nearest_interval(cls.name, compressor, share, world_size)
+        return {"compressor": compressor, "sync_interval": sync_interval}
 
     def _set_up(self, replica: Replica) -> None:
         if self.decay_in_momentum_only:

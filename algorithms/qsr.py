@@ -61,7 +61,7 @@ class QSR(LocalSGD):
         self.param_groups[0]["round"] = NONE  # there PyTorch saves and loads it
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
         raise ValueError(
             "qsr: what it sends depends on the learning rates; give sync_interval and alpha "
             "themselves"

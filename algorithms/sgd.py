@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from cser_bench.algorithms.core import Count, DistributedOptimizer, Layout, Purpose, Replica, Stage
+from cser_bench.algorithms.core.by_traffic import nearest_count
 
 
 class SGD(DistributedOptimizer):
@@ -32,11 +33,11 @@ class SGD(DistributedOptimizer):
     state_is_common = True
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        if ratio > 1:
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        if share < 1:
             raise ValueError(
-                f"sgd sends everything, so its ratio is 1 and not {ratio}; take a method that "
-                "compresses"
+                f"sgd sends everything, so its share of DDP's traffic is 1 and not {share:.3g}; take "
+                "a method that compresses, or communication_dtype=torch.float16, which is half"
             )
         return {}
 
@@ -52,6 +53,8 @@ class SGDAccumulate(DistributedOptimizer):
     """SGD that accumulates gradients, what a practitioner does where the network is slow.
 
     Begin with `accumulation_steps=4`.
+
+    `at_traffic`: accumulation_steps = 1 / share, as in fashion_mnist_long and study_resnet_bounds.
 
         a_i <- a_i + g_i
         every A steps:  x <- x - p of the gradient mean(a) / A;  a_i <- 0
@@ -80,8 +83,8 @@ class SGDAccumulate(DistributedOptimizer):
         replica.new_buffer("accumulated")
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        return {"accumulation_steps": ratio}
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        return {"accumulation_steps": nearest_count(cls.name, 1.0, share)}
 
     def stages(self, replica: Replica) -> list[Stage]:
         return [Stage(Purpose.GRADIENT, every=self.accumulation_steps)]

@@ -29,9 +29,11 @@ Cost: what C sends, every H steps, by one all-gather.
 State: the momentum or the moments, e_i and x.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from cser_bench.algorithms.core import Identity, Purpose, Replica, Stage, fixed
+from cser_bench.algorithms.compressors.coordinates import ChunkTopK
+from cser_bench.algorithms.core import Identity, Layout, Purpose, Replica, Stage, fixed
+from cser_bench.algorithms.core.by_traffic import share_at_every_step
 from cser_bench.algorithms.core.settings import Positive, Share
 from cser_bench.algorithms.qsparse_local_sgd import QSparseLocalSGD
 
@@ -40,6 +42,8 @@ class SparseLoCo(QSparseLocalSGD):
     """SparseLoCo.
 
     Begin with `compressor=ChunkTopK(), sync_interval=4`.
+
+    `at_traffic`: ChunkTopK(kept=...) every 8 steps, as in resnet_methods and gpt_text_methods.
 
     Args:
         compressor: C, any.
@@ -62,6 +66,20 @@ class SparseLoCo(QSparseLocalSGD):
     error_decay: Share = 0.95
     keep_master: bool = fixed(False)
     decay_in_momentum_only: bool = fixed(False)
+
+    @classmethod
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        interval = 8
+        one_of_a_chunk = share_at_every_step(ChunkTopK(kept=1), world_size) / interval
+        kept = max(1, round(share / one_of_a_chunk))
+        most = ChunkTopK.chunk_size
+        if kept > most:
+            raise ValueError(
+                f"{cls.name}: whole chunks every {interval} steps are {most * one_of_a_chunk:.3g} of "
+                f"DDP's traffic, so it cannot have {share:.3g}; ask for less, or give its settings "
+                "themselves"
+            )
+        return {"compressor": ChunkTopK(kept=kept), "sync_interval": interval}
 
     def stages(self, replica: Replica) -> list[Stage]:
         return [Stage(Purpose.MODEL, self.compressor, every=self.sync_interval)]

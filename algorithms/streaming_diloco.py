@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Literal
 
 from cser_bench.algorithms.compressors.quantisers import QuantisedBlocks
 from cser_bench.algorithms.core import Layout, Purpose, Replica, fixed
+from cser_bench.algorithms.core.by_traffic import nearest_interval
 from cser_bench.algorithms.core.settings import Share
 from cser_bench.algorithms.diloco import DiLoCo, outer_buffers
 
@@ -40,6 +41,9 @@ class StreamingDiLoCo(DiLoCo):
     """Streaming DiLoCo.
 
     Begin with `sync_interval=4`.
+
+    `at_traffic`: 4 bits every H steps, a step late, 0.129 / H of DDP's traffic, with outer rate 0.7
+    and outer momentum 0.5, as in resnet_methods.
 
     Args:
         sync_interval, num_fragments, outer_lr, outer_momentum: H, F, eta and mu, as in `DiLoCo`.
@@ -75,10 +79,16 @@ class StreamingDiLoCo(DiLoCo):
             replica.new_buffer("error")
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        # The delay is below the interval, which may be 1.
-        delay = min(1, ratio - 1)
-        return {"sync_interval": ratio, "delay": delay}
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        sync_interval = nearest_interval(cls.name, QuantisedBlocks(4), share, world_size)
+        return {
+            "sync_interval": sync_interval,
+            "outer_lr": 0.7,
+            "outer_momentum": 0.5,
+            # Below the interval, which may be 1.
+            "delay": min(1, sync_interval - 1),
+            "bits": 4,
+        }
 
     def _agree_after(self, replica: Replica, num_steps: int) -> bool:
         # Workers agree where the whole vector has just arrived and nothing of their own is kept.

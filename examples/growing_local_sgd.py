@@ -33,10 +33,10 @@ class GrowingLocalSGD(DistributedOptimizer):
     sync_interval: Count
     growth: NotNegative = 0.125
 
-    # At the ratio's half at first, so that in a few hundred rounds it sends about as much.
+    # At twice the traffic at first, so that in a few hundred rounds it sends about as much.
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        return {"sync_interval": max(1, ratio // 2)}
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        return {"sync_interval": max(1, round(0.5 / share))}
 
     def _end_of(self, rounds: int) -> int:
         """Return the step that this many rounds end with."""

@@ -1,5 +1,5 @@
-"""A small GPT on the bytes of this repository's documents, after nanoGPT: AdamW inside DiLoCo, then
-inside M-CSER.
+"""A small GPT on the bytes of this repository's documents, after nanoGPT: AdamW with error
+feedback in 4 bits (on 8 GPUs 0.13 of DDP's traffic), then inside DiLoCo (1/15).
 
     torchrun --nproc-per-node 2 examples/nanogpt.py [FOLDER]
 
@@ -15,9 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cser_bench.algorithms import (
-    MCSER,
     DiLoCo,
     DistributedOptimizer,
+    QSparseLocalSGD,
+    QuantisedBlocks,
     consensus_checkpoint,
     load_checkpoint,
     newest_checkpoint,
@@ -96,7 +97,8 @@ documents = b"".join(
 )
 held_out, text = torch.tensor(list(documents), device=device).tensor_split([len(documents) // 10])
 
-for method, settings in (DiLoCo, {"sync_interval": 15}), (MCSER, MCSER.at_ratio(16)):
+four_bits = {"compressor": QuantisedBlocks(4), "sync_interval": 1}
+for method, settings in (QSparseLocalSGD, four_bits), (DiLoCo, {"sync_interval": 15}):
     torch.manual_seed(0)
     model = GPT().to(device)
     matrices, others = (
@@ -105,4 +107,10 @@ for method, settings in (DiLoCo, {"sync_interval": 15}), (MCSER, MCSER.at_ratio(
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = method(groups, lr=2e-3, betas=(0.9, 0.95), local_step="adamw", **settings)
     train(model, optimizer, folder / method.name)
+    if dist.get_rank() == 0:
+        print(
+            f"{method.name}: sent by this worker {optimizer.traffic.training_bits / 8e6:.3f} MB; on "
+            f"its link {optimizer.traffic_share(max(2, dist.get_world_size())):.4f} of DDP's traffic, "
+            f"on 8 GPUs {optimizer.traffic_share(8):.4f}"
+        )
 dist.destroy_process_group()

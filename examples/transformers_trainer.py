@@ -1,5 +1,5 @@
-"""The Trainer of transformers with M-CSER: without DDP, evaluated and saved at the consensus, and
-resumed.
+"""The Trainer of transformers with AdamW and error feedback in 4 bits: without DDP, evaluated and
+saved at the consensus, and resumed. On 8 GPUs it has 0.13 of DDP's traffic.
 
     torchrun --nproc-per-node 2 examples/transformers_trainer.py [FOLDER]
 
@@ -14,8 +14,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from cser_bench.algorithms import (
-    MCSER,
     DistributedOptimizer,
+    QSparseLocalSGD,
+    QuantisedBlocks,
     consensus_checkpoint,
     load_checkpoint,
     newest_checkpoint,
@@ -70,9 +71,12 @@ arguments = TrainingArguments(
 model = GPT2LMHeadModel(
     GPT2Config(vocab_size=32, n_positions=16, n_embd=32, n_layer=1, n_head=2)
 ).to(arguments.device)
+four_bits = {"compressor": QuantisedBlocks(4), "sync_interval": 1}
 trainer = ConsensusTrainer(
     model,
-    MCSER(model.parameters(), lr=arguments.learning_rate, local_step="adamw", **MCSER.at_ratio(16)),
+    QSparseLocalSGD(
+        model.parameters(), lr=arguments.learning_rate, local_step="adamw", **four_bits
+    ),
     args=arguments,
     train_dataset=counting(1024, seed=1),
     eval_dataset=counting(256, seed=2),
@@ -80,3 +84,10 @@ trainer = ConsensusTrainer(
 newest = newest_checkpoint(folder)
 trainer.train(resume_from_checkpoint=str(newest) if newest else None)
 trainer.save_model()  # the best model, at the consensus
+if trainer.is_world_process_zero():
+    optimizer = trainer.method
+    print(
+        f"sent by this worker: {optimizer.traffic.training_bits / 8e6:.3f} MB; on its link "
+        f"{optimizer.traffic_share(max(2, arguments.world_size)):.4f} of DDP's traffic, on 8 GPUs "
+        f"{optimizer.traffic_share(8):.4f}"
+    )

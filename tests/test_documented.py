@@ -20,6 +20,7 @@ from cser_bench.algorithms import (
     Collectives,
     DistributedOptimizer,
     Identity,
+    TopK,
     algorithms,
     registry,
 )
@@ -103,15 +104,15 @@ def test_the_first_method_has_about_twenty_lines_and_is_local_sgd(
     settings = {"sync_interval": 4}
     pairs = zip(trained(name, settings, 3, 9), trained("local_sgd", settings, 3, 9), strict=True)
     assert all(torch.equal(ours, shipped) for ours, shipped in pairs)
-    assert algorithms()[name].at_ratio(4) == settings
+    assert algorithms()[name].at_traffic(1 / 4, world_size=8) == settings
 
 
-def test_the_method_is_sgd_without_compression_and_reaches_a_ratio(method: str) -> None:
+def test_the_method_is_sgd_without_compression_and_has_settings_by_traffic(method: str) -> None:
     for ours, plain in zip(
         trained(method, {"compressor": Identity()}, 3, 9), trained("sgd", {}, 3, 9), strict=True
     ):
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
-    assert algorithms()[method].at_ratio(4) == {"compressor": BlockSparsifier(4)}
+    assert algorithms()[method].at_traffic(1 / 4, world_size=8) == {"compressor": TopK(32)}
 
 
 def test_the_method_sends_what_its_stages_say_and_its_workers_agree(method: str) -> None:
@@ -333,7 +334,8 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "results/README.md",
-    *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md"))),
+    "examples/README.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted(DOCS.rglob("*.md"))),
 ]
 
 

@@ -80,8 +80,10 @@ class DDP(SGD):
         return group, allreduce_hook
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        raise ValueError(f"{cls.name}: its hook says what is sent, so there is no ratio to choose")
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        raise ValueError(
+            f"{cls.name}: its hook says what is sent, so there is no traffic to choose"
+        )
 
     def through(self, model: nn.Module) -> DistributedDataParallel:
         """Return the model, whose parameters are ours, in DDP with the hook.

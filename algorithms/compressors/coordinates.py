@@ -16,6 +16,7 @@ from cser_bench.algorithms.core.compressors import (
     pack_bits,
     unpack_bits,
 )
+from cser_bench.algorithms.core.largest import places_of_largest
 from cser_bench.algorithms.core.layout import Indices, Layout
 from cser_bench.algorithms.core.settings import Count, Ratio
 
@@ -73,8 +74,8 @@ class TopK(Gathered):
 
     def encode(self, vector: Tensor, draw: Draw, rank: int) -> Tensor:
         num_kept = _num_kept(vector.numel(), self.ratio)
-        # Unsorted: the decoder adds nothing up, so the order decides no bit of the result.
-        index = vector.abs().topk(num_kept, sorted=False).indices
+        # In no order: the decoder adds nothing up, so the order decides no bit of the result.
+        index = places_of_largest(vector.abs(), num_kept)
         values = vector[index].to(torch.float32)
         value_bytes = values.view(torch.uint8)
         index_bytes = index.to(torch.int32).view(torch.uint8)

@@ -9,13 +9,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import InitVar, astuple, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from cser_bench.algorithms.core.by_traffic import nearest_count, share_of, warn_of_dear_messages
 from cser_bench.algorithms.core.checks import (
     DIGEST,
     FirstStep,
@@ -33,7 +34,13 @@ from cser_bench.algorithms.core.checks import (
     types_of,
 )
 from cser_bench.algorithms.core.collectives import Collectives
-from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor, Draw, digest_of_draws
+from cser_bench.algorithms.core.compressors import (
+    FLOAT_BITS,
+    Compressor,
+    Draw,
+    Gathered,
+    digest_of_draws,
+)
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch, named_workers, rows_not_finite
 from cser_bench.algorithms.core.layout import Layout
@@ -47,7 +54,7 @@ from cser_bench.algorithms.core.same_parameters import (
     rest_in_words,
 )
 from cser_bench.algorithms.core.settings import (
-    FROM_1_UP,
+    FROM_0_TO_1,
     FROM_2_UP,
     NUMBERS,
     REQUIRED,
@@ -65,7 +72,7 @@ from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_message
 from cser_bench.algorithms.core.state import OTHER_TYPES, averaged, check_still_loaded
 from cser_bench.algorithms.core.step_watch import StepWatch
 from cser_bench.algorithms.core.topology import Topology, rounds_of
-from cser_bench.algorithms.core.traffic import Entry, Purpose, Traffic, carried
+from cser_bench.algorithms.core.traffic import Entry, Purpose, Traffic
 
 
 class DistributedOptimizer(MethodFacts, Optimizer):
@@ -170,6 +177,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         self._build()
         if self.caution is not None:
             warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
+        if self.collectives.world_size > 1 and _gathers(self):
+            share = self.traffic_share()
+            warn_of_dear_messages(self.name, share, self.collectives.world_size, stacklevel=2)
 
     def _build(self) -> None:
         """Make a replica of the parameters of each dtype, equal on all workers, then `_set_up` each."""
@@ -267,19 +277,17 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return False
 
     @classmethod
-    def _at_ratio(cls, ratio: int, layout: Layout | None) -> dict[str, Any]:
-        """Return `at_ratio` for a ratio from 1 up.
+    def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
+        """Do what `at_traffic` says, for a share in (0, 1] and two workers or more.
 
-        By default the ratio is the interval, if no other setting is required.
+        The interval says the share if nothing else must be given.
         """
         required = [key for key, setting in cls.declared.items() if setting.is_required]
         # 32 d bits every `ratio` steps.
         if required == ["sync_interval"]:
-            return {"sync_interval": ratio}
-        begin = re.search(r"Begin with `([^`]+)`", inspect.getdoc(cls) or "")
-        written = f"write {begin[1]}" if begin else "give its settings themselves"
+            return {"sync_interval": nearest_count(cls.name, 1.0, share)}
         raise ValueError(
-            f"{cls.name} does not choose its settings by a ratio; {written} instead, and ask "
+            f"{cls.name} does not choose its settings by traffic; {_advice(cls)}, and ask "
             "traffic_share(world_size) what links then carry"
         )
 
@@ -598,18 +606,39 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return all(self._agree_after(replica, num_steps) for replica in self.replicas)
 
     @classmethod
-    def at_ratio(cls, ratio: int, params: Iterable[Tensor] | None = None) -> dict[str, Any]:
-        """Return settings for the constructor at which SGD sends `ratio` times as much in the long run.
+    def at_traffic(
+        cls, share: float, *, world_size: int, params: Iterable[Tensor] | None = None
+    ) -> dict[str, Any]:
+        """Return settings at which links carry this share of DDP's traffic (an all-reduce in fp32).
+
+        They are for the constructor, as in `EFSGD(params, lr=0.1, **EFSGD.at_traffic(1 / 24,
+        world_size=8))`. Each class says which form they have. Integers among them, such as an
+        interval, are the nearest by factor; `traffic_share(world_size)` of the optimiser says what
+        links carry then. A share above 1/2, which DDP has with its fp16 hook, is warned of.
 
         Args:
+            share: above 0 and up to 1.
+            world_size: the number of workers, from 2 up.
             params: the model's parameters; needed where what is sent depends on their shapes.
 
         Raises:
-            ValueError: no settings reach that ratio, or the method does not choose them by one.
+            ValueError: no settings come near that share, or the method does not choose them by it.
         """
-        FROM_1_UP.check(f"{cls.name}: ratio", ratio)
+        FROM_0_TO_1.check(f"{cls.name}: share", share)
+        FROM_2_UP.check(f"{cls.name}: world_size", world_size)
         layout = None if params is None else Layout.of(params)
-        return cls._at_ratio(ratio, layout)
+        settings = cls._at_traffic(share, world_size, layout)
+        warn_of_dear_messages(cls.name, share, world_size, stacklevel=2)
+        return settings
+
+    @classmethod
+    def at_ratio(cls, ratio: object, params: object = None) -> NoReturn:
+        """Raise ValueError: a ratio says nothing of what links carry; see `at_traffic`."""
+        raise ValueError(
+            f"{cls.name}: at_ratio is no more, as links carry more of a message that is gathered "
+            f"the more workers there are; write {cls.__name__}.at_traffic(1 / {ratio}, "
+            f"world_size=...), or {_advice(cls)}"
+        )
 
     def overall_ratio(self) -> float:
         """Return SGD's bits (32 d a step) over this method's in the long run.
@@ -647,8 +676,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 f"and here are {self.collectives.world_size}; ask where there are {world_size}"
             )
         sent, num_steps = self._long_run()
-        ddp_bits = carried(world_size, FLOAT_BITS * _num_parameters(self.replicas) * num_steps)
-        return sent.link_bits(world_size) / ddp_bits
+        return share_of(sent, world_size, _num_parameters(self.replicas), num_steps)
 
     def _long_run(self) -> tuple[Entry, int]:
         """Return what one worker sends in training in so many steps, once it repeats."""
@@ -757,6 +785,12 @@ def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
+def _advice(method: type[DistributedOptimizer]) -> str:
+    """Say which settings to write where they are not chosen by traffic."""
+    begin = re.search(r"Begin with `([^`]+)`", inspect.getdoc(method) or "")
+    return f"write {begin[1]}" if begin else "give its settings themselves"
+
+
 def _check_groups(optimizer: DistributedOptimizer) -> None:
     """Raise ValueError where a group holds what is no number of a group."""
     settings = inspect.signature(type(optimizer)).parameters.keys()
@@ -799,6 +833,15 @@ def _check_compressors(optimizer: DistributedOptimizer, replica: Replica) -> Non
         is_left_out = value is None and setting.admits(type(None))
         if setting.admits(Compressor) and not is_left_out:
             replica.check_compressor(key, value)
+
+
+def _gathers(optimizer: DistributedOptimizer) -> bool:
+    """Return whether compressed messages go to all workers by all-gathers."""
+    for replica in optimizer.replicas:
+        for stage in optimizer.stages(replica):
+            if stage.neighbours is None and isinstance(replica.fitted(stage.compressor), Gathered):
+                return True
+    return False
 
 
 def _make_equal(optimizer: DistributedOptimizer) -> None:

@@ -231,9 +231,8 @@ Count = Annotated[int, FROM_1_UP]
 Ratio = Annotated[float, Range("be a number from 1 up", lambda value: 1 <= value < inf)]
 Positive = Annotated[float, Range("be a number above 0", lambda value: 0 < value < inf)]
 NotNegative = Annotated[float, Range("be a number from 0 up", lambda value: 0 <= value < inf)]
-ConsensusStep = Annotated[
-    float, Range("be a number above 0 and up to 1", lambda value: 0 < value <= 1)
-]
+FROM_0_TO_1 = Range("be a number above 0 and up to 1", lambda value: 0 < value <= 1)
+ConsensusStep = Annotated[float, FROM_0_TO_1]
 BelowOne = Annotated[float, Range("lie in [0, 1)", lambda value: 0 <= value < 1)]
 Share = Annotated[float, Range("lie in [0, 1]", lambda value: 0 <= value <= 1)]
 

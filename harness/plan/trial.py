@@ -187,18 +187,18 @@ def _spec_of(row: RowSpec, base: Spec, source: MethodSource, network: str) -> Sp
 
 
 def _settings(source: MethodSource, name: str, base: Spec, given: str | None) -> dict[str, Any]:
-    """Return what the method reaches the others' ratio with, changed by the settings given."""
+    """Return the method's settings at the others' traffic, changed by the settings given."""
     try:
         table: dict[str, Any] = tomllib.loads(f"settings = {{ {given or ''} }}")["settings"]
     except tomllib.TOMLDecodeError as error:
         raise SpecError(
             f"--settings is no TOML ({error}); an example is 'sync_interval = 24, growth = 0.5'"
         ) from None
-    ratio = round(base.statistics.main_ratio or 1)
+    share = 1 / (base.statistics.main_ratio or 1)
     try:
-        usual = usual_settings(method_in(source, name), ratio)
+        usual = usual_settings(method_in(source, name), share, base.training.num_workers)
     except SpecError:
-        # The method does not say how it reaches a ratio, so all that it requires must be given.
+        # The method does not say how it reaches a share, so all that it requires must be given.
         if not table:
             raise
         usual = {}

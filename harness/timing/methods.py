@@ -12,14 +12,14 @@ from typing import Any
 from torch import nn
 
 from cser_bench.algorithms import SoloCollectives
-from cser_bench.algorithms.registry import baselines, methods
+from cser_bench.algorithms.registry import baselines
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.timings import TimedMethod
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
 from cser_bench.harness.spec.values import LocalStep
 from cser_bench.harness.timing.workloads import DATA, MOMENTUM, problem_of, short_run
-from cser_bench.harness.train.build import build_optimizer, table_at_ratio, usual_settings
+from cser_bench.harness.train.build import build_optimizer, usual_settings
 from cser_bench.harness.train.methods import method_in, outside_methods
 
 MAIN = "fashion_mnist_long"
@@ -41,7 +41,6 @@ def method(
     label: str,
     algorithm: str,
     settings: Mapping[str, Any] = MappingProxyType({}),
-    ratio: int | None = None,
     overlap: bool = False,
     momentum: float = MOMENTUM,
     local_step: LocalStep = "sgd",
@@ -50,13 +49,10 @@ def method(
     """Describe a method, of which nothing is known yet that a session finds.
 
     Args:
-        settings: a spec's, besides those that the method has at `ratio`.
+        settings: as in a spec.
         num_steps: of the run that it is of, where a setting is said as the run's end.
     """
-    all_settings: dict[str, Any] = {}
-    if ratio is not None:
-        all_settings |= table_at_ratio(methods()[algorithm], ratio)
-    all_settings |= settings
+    all_settings = dict(settings)
     return TimedMethod(
         name=name,
         label=label,
@@ -87,8 +83,8 @@ CONSECUTIVE = {fields["name"]: method(**fields) for fields in DATA["in_a_row"]}
 """The methods of consecutive steps."""
 
 
-OWN_RATIO = 256
-"""Of methods of one's own, as of most others that are timed."""
+OWN_SHARE = 1 / 256
+"""Traffic of methods of one's own, between 8 workers, as of most others that are timed."""
 
 
 PERIODS_CHECKED = 16
@@ -103,7 +99,7 @@ def own_methods(words: Sequence[str]) -> dict[str, TimedMethod]:
     """
     described = {}
     for name, source in outside_methods(words).items():
-        settings = usual_settings(method_in(source, name), OWN_RATIO)
+        settings = usual_settings(method_in(source, name), OWN_SHARE, world_size=8)
         timed = method(name, name, name, settings).model_copy(update={"method_source": source})
         _check_repeats(timed)
         described[name] = timed

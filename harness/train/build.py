@@ -239,32 +239,37 @@ def build_compressor(where: str, table: Any) -> Compressor:
         return kind(**options)
 
 
-def table_at_ratio(method: type[DistributedOptimizer], ratio: int) -> dict[str, Any]:
-    """Return a method's settings at an overall ratio, as a spec has them.
+def table_at_traffic(
+    method: type[DistributedOptimizer], share: float, world_size: int
+) -> dict[str, Any]:
+    """Return a method's settings at a share of DDP's traffic, as a spec has them.
 
-    See `DistributedOptimizer.at_ratio`.
+    See `DistributedOptimizer.at_traffic`.
     """
-    table = dict(method.at_ratio(ratio))
+    table = dict(method.at_traffic(share, world_size=world_size))
     for key, value in table.items():
         if isinstance(value, Compressor):
             table[key] = _table(value)
     return table
 
 
-def usual_settings(method: type[DistributedOptimizer], ratio: int) -> dict[str, Any]:
-    """Return settings of a method that nobody gave any: those at a ratio, or else its defaults.
+def usual_settings(
+    method: type[DistributedOptimizer], share: float, world_size: int
+) -> dict[str, Any]:
+    """Return settings of a method that nobody gave any: those by traffic, or else its defaults.
 
-    Raises SpecError: it does not say how it reaches the ratio, and has settings without a default.
+    Raises SpecError: it does not say how it reaches that traffic, and has settings without a default.
     """
     try:
-        return table_at_ratio(method, ratio)
+        return table_at_traffic(method, share, world_size)
     except ValueError:
         required = [key for key, setting in method.declared.items() if setting.is_required]
     if required:
         raise SpecError(
-            f"{method.name} does not say how it sends 1/{ratio} of what SGD sends; give it "
-            f"_at_ratio, or its {', '.join(required)}, as `try` takes them by --settings "
-            f"'sync_interval = {ratio}' or 'compressor = {{ kind = \"top_k\", ratio = {ratio} }}'"
+            f"{method.name} does not say how it sends {share:.3g} of DDP's traffic between "
+            f"{world_size} workers; give it _at_traffic, or its {', '.join(required)}, as `try` "
+            "takes them by --settings 'sync_interval = 24' or 'compressor = { kind = \"top_k\", "
+            "ratio = 192 }'"
         )
     return {}
 

@@ -128,8 +128,9 @@ def write_pages(
 
 def _texts(root: Path, output: Path) -> dict[str, Path]:
     """Return the texts that become pages, by their path in the repository."""
-    paths = sorted(root.glob("docs/*.md"))
+    paths = sorted(root.glob("docs/**/*.md"))
     paths += sorted(root.glob("*.md"))
+    paths += root.glob("examples/README.md")
     paths += root.glob("results/README.md")
     paths += sorted(root.glob("tracks/*/*.md"))
     texts = {}

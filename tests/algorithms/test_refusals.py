@@ -94,7 +94,7 @@ OF_NO_KIND: dict[type, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_setting_of_the_wrong_kind_and_a_ratio_that_is_no_integer_from_1_up(name: str) -> None:
+def test_any_setting_of_the_wrong_kind_and_a_share_of_traffic_that_is_none(name: str) -> None:
     own, declared = own_settings(name), algorithms()[name].declared.items()
     defaults = {key: each.default for key, each in declared if each.default is not REQUIRED}
     for key, value in (defaults | own).items():
@@ -107,9 +107,12 @@ def test_any_setting_of_the_wrong_kind_and_a_ratio_that_is_no_integer_from_1_up(
         for bad in wrong:
             with pytest.raises(ValueError, match=rf"^{name}: .*{key}"):
                 make_optimizer(name, make_model(), own | {key: bad})
-    for ratio in (0, -1, 1.5, True, "256", None):
-        with pytest.raises(ValueError, match=f"{name}: ratio"):
-            algorithms()[name].at_ratio(ratio)
+    for share in (0, -1, 1.5, True, "1/24", None, math.nan):
+        with pytest.raises(ValueError, match=f"{name}: share must be a number above 0 and up to 1"):
+            algorithms()[name].at_traffic(share, world_size=8)
+    for world_size in (1, 8.0, True, None):
+        with pytest.raises(ValueError, match=f"{name}: world_size must be an integer from 2 up"):
+            algorithms()[name].at_traffic(1 / 24, world_size=world_size)
 
 
 def cases() -> Iterator[tuple[str, dict[str, Any], str]]:

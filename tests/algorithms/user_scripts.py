@@ -626,7 +626,10 @@ def the_guide_runs_as_it_stands() -> None:
     on."""
     model = nn.Sequential(nn.Linear(8, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 2))
     optimizer = algorithms()["mcser"](
-        model.parameters(), lr=0.1, model=model, **algorithms()["mcser"].at_ratio(256)
+        model.parameters(),
+        lr=0.1,
+        model=model,
+        **algorithms()["mcser"].at_traffic(1 / 256, world_size=2),
     )
     generator = torch.Generator().manual_seed(dist.get_rank())
     for _ in range(34):

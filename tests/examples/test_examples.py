@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import ConstantLR
 from cser_bench.algorithms import (
     SGD,
     Collectives,
+    SoloCollectives,
     consensus_checkpoint,
     load_checkpoint,
     newest_checkpoint,
@@ -215,34 +216,48 @@ def test_the_plain_loop_by_torchrun_ends_with_what_its_docstring_shows(tmp_path:
     assert by_ddp.endswith(f" {num_by_ddp / num_sent:.1f} times as much")
 
 
+def test_the_page_on_examples_has_each_with_its_command() -> None:
+    page = (ROOT / "examples" / "README.md").read_text()
+    rows = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|.*? \| `(.*?)` \|", page, re.MULTILINE)
+    assert {name for name, _ in rows} == {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert all(command.endswith(f"examples/{name}") for name, command in rows)
+
+
 def test_each_example_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
     assert {path.stem for path in files} == LAST.keys() | {SHARDED, OWN_METHOD, OWN_OPTIMIZER}
 
 
 GUIDE = ROOT / "docs" / "in-your-own-script.md"
-DIFFERENCES = (
-    "like_nanogpt",
-    "like_torchvision",
-    "timm_ema",
-    "like_accelerate",
-    "transformers_trainer",
-    "lightning_trainer",
-    "like_fabric",
-)
-"""The guide's, in its order, which is the table's."""
+FRAMEWORKS = ROOT / "docs" / "frameworks"
+DIFFERENCES = {
+    "like_nanogpt": "nanogpt",
+    "like_torchvision": "torchvision",
+    "timm_ema": "timm",
+    "like_accelerate": "accelerate",
+    "transformers_trainer": "transformers",
+    "lightning_trainer": "lightning",
+    "like_fabric": "fabric",
+}
+"""Which framework's page has the difference of each script."""
 
 
 def difference(name: str) -> list[str]:
-    """The lines of a framework's difference in the guide."""
-    shown = re.findall("```diff\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
-    assert len(shown) == len(DIFFERENCES)
-    return str(shown[DIFFERENCES.index(name)]).splitlines()
+    """The lines of the difference on a framework's page."""
+    page = (FRAMEWORKS / f"{DIFFERENCES[name]}.md").read_text()
+    [shown] = re.findall("```diff\n(.*?)```", page, flags=re.DOTALL)
+    return str(shown).splitlines()
+
+
+def test_each_frameworks_page_is_in_the_guides_table() -> None:
+    linked = re.findall(r"^\| \[\w+\]\(frameworks/(\w+)\.md\)", GUIDE.read_text(), re.MULTILINE)
+    assert linked == list(DIFFERENCES.values())
+    assert {path.stem for path in FRAMEWORKS.glob("*.md")} == set(linked)
 
 
 def test_the_guide_counts_the_lines_of_its_differences() -> None:
     """In the table are those that were added to a framework's own script."""
-    rows = re.findall(r"^\| (\w+) .*? \| (\d+) \|", GUIDE.read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| \[(\w+)\].*? \| (\d+) \|", GUIDE.read_text(), flags=re.MULTILINE)
     counted = {f"like_{framework.lower()}": int(num_lines) for framework, num_lines in rows}
     for name in LIKE:
         added = [line for line in difference(name) if line.startswith("+")]
@@ -261,6 +276,21 @@ def changed(name: str, folder: Path) -> Path:
     path = folder / "train.py"
     path.write_text(script)
     return path
+
+
+def test_nanogpts_own_checkpoint_has_what_its_sampling_and_resuming_read(tmp_path: Path) -> None:
+    page = (FRAMEWORKS / "nanogpt.md").read_text()
+    [line] = re.findall(r"^    (optimizer\.consensus.*)$", page, re.MULTILINE)
+    model = nn.Linear(2, 2)
+    numbers: dict[str, Any] = {"iter_num": 4, "best_val_loss": 0.5}
+    kept = {"model_args": {"n_layer": 2}, "config": {"dataset": "openwebtext"}, **numbers}
+    names = {"os": os, "torch": torch, "raw_model": model, "out_dir": str(tmp_path), **kept}
+    names["optimizer"] = SGD(model.parameters(), lr=0.1, collectives=SoloCollectives())
+    exec(line, names | {"master_process": False})
+    assert not (tmp_path / "ckpt.pt").exists()
+    exec(line, names | {"master_process": True})
+    saved = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    assert torch.equal(saved.pop("model")["weight"], model.weight) and saved == kept
 
 
 @pytest.mark.parametrize("name", [name for name in DIFFERENCES if name not in LIKE])

@@ -32,7 +32,7 @@ from cser_bench.harness.train.build import (
     build_compressor,
     build_optimizer,
     num_steps_of,
-    table_at_ratio,
+    table_at_traffic,
     trainable,
 )
 from cser_bench.harness.train.local_workers import seconds_to_idle
@@ -43,6 +43,7 @@ from cser_bench.report.speed.encoding import name_of
 from tests.harness.support import BLOCK, settings_of
 
 RATIO = 256
+NUM_WORKERS = 8
 BLOCKS = {"kind": "block", "ratio": RATIO}
 LOCAL_BLOCKS = {"compressor": {"kind": "block", "ratio": RATIO // 8}, "sync_interval": 8}
 WITHOUT_RATIO: dict[str, dict[str, Any]] = {
@@ -54,6 +55,7 @@ WITHOUT_RATIO: dict[str, dict[str, Any]] = {
     "ef_sgd": {"compressor": BLOCKS},
     "ef21_sgdm": {"compressor": BLOCKS},
     "csea": {"error_compressor": BLOCKS},
+    "cser_pl": {"error_compressor": {"kind": "block", "ratio": 16}, "reset_interval": 16},
     "qsparse_local_sgd": LOCAL_BLOCKS,
     "sparse_loco": LOCAL_BLOCKS,
 }
@@ -67,6 +69,12 @@ ENCODED: tuple[dict[str, Any], ...] = (
     {"kind": "block", "ratio": 192},
 )
 """Compressors whose encoding is measured: those of tables, and of the scored sessions."""
+PASSES = {"sgd": 5, "ef_sgd": 8, "cser_pl": 5, "csea": 5, "mcser": 5, "cser": 3}
+"""Vectors of d numbers that a step reads and writes, momentum and gradient among them. Its traffic
+limit is their time at the rate that PyTorch's fused step reaches with its own five: x, m and g read,
+x and m written. EF-SGD reads x, g, m and e, and writes m and e. It also writes the gradient with the
+weight decay in it, and reads it again, since the fused kernel decays what it changes: that is the
+error, and the decay is of x. With PyTorch's kernels it cannot be fewer."""
 SMALL_SHAPES = ((64, 32), (48,), (3, 3, 16))
 T = TypeVar("T")
 
@@ -75,7 +83,7 @@ def _settings() -> dict[str, dict[str, Any]]:
     found = {"ddp": {}, **WITHOUT_RATIO}
     for name in methods():
         with suppress(ValueError):
-            found.setdefault(name, table_at_ratio(methods()[name], RATIO))
+            found.setdefault(name, table_at_traffic(methods()[name], 1 / RATIO, NUM_WORKERS))
     return found
 
 
