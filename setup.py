@@ -45,9 +45,8 @@ class BuildWithRecords(build_py):
 class SourcesThatShip(sdist):
     """Packs the sources, and of results/ what ships."""
 
-    def prune_file_list(self):
+    def make_distribution(self):
         """Leave out own experiments, which MANIFEST.in cannot tell from others."""
-        super().prune_file_list()
         shipped = shipped_folders()
         kept = []
         for name in self.filelist.files:
@@ -56,6 +55,7 @@ class SourcesThatShip(sdist):
             if not is_own:
                 kept.append(name)
         self.filelist.files = kept
+        super().make_distribution()
 
 
 def shipped_folders():

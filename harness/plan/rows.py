@@ -17,6 +17,7 @@ from cser_bench.harness.spec.errors import SpecError, explain
 from cser_bench.harness.spec.rows import CellSpec, RowSpec
 from cser_bench.harness.spec.run import PlannedRun, RunConfig, TrainingSpec, run_id
 from cser_bench.harness.spec.spec import Spec
+from cser_bench.harness.spec.values import CommunicationDtype
 from cser_bench.harness.train.methods import method_of
 
 _FROM_CONFIG = {
@@ -93,7 +94,7 @@ def plan_row(
     why = why_too_short(row, footprint)
     if why is not None:
         raise TooShortError(name, why)
-    _check_ratio(name, row, footprint)
+    _check_ratio(name, row, footprint, configs[0].wire)
     runs = [
         PlannedRun(run_id(config), name, seed, config)
         for seed, config in zip(seeds, configs, strict=True)
@@ -115,14 +116,16 @@ def plan_row(
     return PlannedRow(planned, runs, footprint)
 
 
-def _check_ratio(name: str, row: RowSpec, footprint: Footprint) -> None:
+def _check_ratio(name: str, row: RowSpec, footprint: Footprint, wire: CommunicationDtype) -> None:
     """Raise SpecError where a row sends far more or less than the ratio that its spec gives it."""
     if row.ratio is None or not footprint.bits:
         return
     sent = footprint.expected_ratio
+    # Where numbers of 16 bits are sent, the ratio may count numbers or bits.
+    meant = (sent, sent / 2) if wire == "fp16" else (sent,)
     # A run that ends between two exchanges sends one less, of as few as there may be.
     most = (1 + LOAD_TOLERANCE) * (1 + 1 / max(1.0, footprint.models_in_training))
-    if not 1 / most <= row.ratio / sent <= most:
+    if not any(1 / most <= row.ratio / ratio <= most for ratio in meant):
         raise SpecError(
             f"row {name}: ratio = {row.ratio:g}, and by its settings it sends {sent:.4g} times less "
             "than everything; correct one of them, or leave ratio out"
