@@ -327,7 +327,7 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
     ),
     "scores an epoch and in all": (
         {"evaluation.num_scores": 4},
-        ["evaluation.per_epoch does nothing"],
+        ["evaluation.per_epoch has no effect"],
     ),
     "seeds of a rule that is off": (
         {"tuning": TUNING | {"both_rules_seeds": [7]}},
