@@ -104,7 +104,7 @@ studies: $(VENV)/.installed ## run what is missing of the studies that answer si
 	    $(HARNESS) report "studies/$$study" $(RESULTS_OPTION) || exit 1; \
 	done
 
-answers: $(VENV)/.installed ## answer the paper's readers' questions from records that ship, or with RESULTS= from yours too
+answers: $(VENV)/.installed ## write results/answers: readers' questions, and which method when (with RESULTS= from your records too)
 	@$(RUN) -m harness answers --results "$(RESULTS)"
 
 site: $(VENV)/.installed ## make site/, all reports, explorers, answers, methods and docs as pages that need no network

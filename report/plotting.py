@@ -175,11 +175,6 @@ def new_figure(height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, 
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
-def legend_beside(axes: Axes, title: str | None = None) -> None:
-    """Put the legend right of the axes."""
-    axes.legend(title=title, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG at `path` and a PDF beside it, without a word of who wrote them and when.
 

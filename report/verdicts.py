@@ -9,8 +9,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from cser_bench.report.statistics import (
     BETTER,
     BETTER_BY_MARGIN,
@@ -204,13 +202,3 @@ def _place_in(question: str, label: str) -> int:
             return place
     # Behind all that is named: a question that names neither is then about the row.
     return len(question)
-
-
-def with_words(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of comparisons with its texts: loss, loss_interval, shown."""
-    lines = table.to_dict("records")
-    return table.assign(
-        loss=[with_unit(line) for line in lines],
-        loss_interval=[interval_of(line) for line in lines],
-        shown=[verdict(line) for line in lines],
-    )

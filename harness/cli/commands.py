@@ -458,7 +458,7 @@ def _check_methods(folder: Path, files: list[str]) -> None:
 def advise(options: argparse.Namespace) -> int:
     """Print the efficiency that each method needs in a job, and what is known of it."""
     from cser_bench.report.advice.advise import advice
-    from cser_bench.report.questions.evidence import evidence_of
+    from cser_bench.report.library import library_of
     from cser_bench.report.speed.job import TrainingJob
 
     num_machines, workers_per_machine = options.layout
@@ -474,7 +474,7 @@ def advise(options: argparse.Namespace) -> int:
     )
     # Without runs of one's own there is no such folder, and advice needs none.
     results = options.results if options.results.is_dir() else None
-    text = advice(job, options.network, evidence_of(results), options.all)
+    text = advice(job, options.network, library_of(results), options.all)
     _say_what_is_taken(results)
     print(text)
     return 0
@@ -484,22 +484,22 @@ def answers(options: argparse.Namespace) -> int:
     """Answer the readers' questions from records, without training."""
     from cser_bench.harness.cli.progress import shown
     from cser_bench.report.advice.which_method import build_which_method
-    from cser_bench.report.questions.build import build_answers
+    from cser_bench.report.answers.build import NAME, build_answers
+    from cser_bench.report.first_screen import write_first_screen
 
+    results = known_folder(options.results)
     if options.readme is not None:
-        known_file(options.readme)
+        write_first_screen(known_file(options.readme))
     with shown() as progress:
         path = build_answers(
-            options.results,
-            options.output,
-            options.readme,
+            options.output or results / NAME,
             # The rest of the time goes into the page on which method to use.
             lambda done, total, what: progress(0.75 * done / total, 1.0, what),
         )
         progress(0.75, 1.0, "which method to use")
-        build_which_method(options.results, path.parent)
-    _say_what_is_taken(options.results, path.parent)
-    print(f"wrote {path}, and answers.pdf and which-method.md beside it")
+        build_which_method(results, path.parent)
+    _say_what_is_taken(results, path.parent)
+    print(f"wrote {path}, and answers.pdf, accuracy-per-bit.md and which-method.md beside it")
     return 0
 
 

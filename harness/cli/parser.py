@@ -278,16 +278,18 @@ def _add_record_commands(add: Add) -> None:
 
 def _add_page_commands(add: Add) -> None:
     """Add the commands that make pages of all experiments together."""
-    answers = add(commands.answers, "answer the readers' questions from records; trains nothing")
+    answers = add(
+        commands.answers, "write the answers to readers' questions and which-method.md from records"
+    )
     _add_results_folder(answers, OWN_RECORDS)
     answers.add_argument(
         "--output",
         type=folder,
-        help="folder to write into (default: answers/ in the results; those that ship are made "
-        "from records that ship alone)",
+        help="folder to write into (default: answers/ in the results); answers are of the records "
+        "that ship, and which-method.md takes yours too, unless its folder ships",
     )
     answers.add_argument(
-        "--readme", type=Path, help="file that gets the cards of findings between its marks"
+        "--readme", type=Path, help="README to write the first page's tables and figure into, too"
     )
     site = add(commands.site, "make a site of all reports, explorers, answers, methods and docs")
     _add_results_folder(site, OWN_RECORDS)

@@ -117,7 +117,7 @@ class Contrast(ContrastSpec):
 
 
 class PlannedEvidence(EvidenceSpec):
-    """What the experiment is evidence for, as its spec says it; answers find experiments by it."""
+    """What the experiment is about, as its spec says it."""
 
 
 class Prediction(Planned):

@@ -1,6 +1,7 @@
-"""What an experiment is evidence for: the table [evidence] of a spec.
+"""What an experiment is about: the table [evidence] of a spec.
 
-Reports read it, and no run does.
+Advice and reports read its roles, names and note. Rows, pairs and compressors stay in the form for the
+specs that ship, whose texts date declarations; nothing reads them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Role = Literal[
     "batch_norm",
     "group_norm",
 ]
-"""What an experiment can be evidence for; docs/adding.md says which answer asks for which."""
+"""What an experiment can be about. Advice shows rows of some, see `report.advice.runs.ROLES`."""
 
 RowRole = Literal[
     "reset",

@@ -12,7 +12,7 @@ from cser_bench.harness.records.experiment import Experiment, Role, Row
 from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.report.efficiency_section import drop_in_words
 from cser_bench.report.frame import Frames
-from cser_bench.report.questions.evidence import Evidence
+from cser_bench.report.library import Library
 from cser_bench.report.setting import setting_in_short
 from cser_bench.report.speed.job import Sending, sendings_of
 from cser_bench.report.statistics import against_baseline
@@ -55,7 +55,7 @@ def key_of(experiment: Experiment, row: Row) -> str:
     return json.dumps([row.algorithm, row.local_step, wire, row.settings], sort_keys=True)
 
 
-def advised(evidence: Evidence) -> dict[str, list[Frames]]:
+def advised(library: Library) -> dict[str, list[Frames]]:
     """Return the experiments that say that advice on a network reads them, by its name.
 
     Raises:
@@ -67,16 +67,14 @@ def advised(evidence: Evidence) -> dict[str, list[Frames]]:
             "project again"
         )
     networks: dict[str, list[Frames]] = {}
-    for name, about in evidence.about.items():
-        known = evidence.experiment(name) if about.advice else None
-        if about.advice and known is not None:
-            networks.setdefault(about.advice, []).append(known.frames)
+    for name, about in library.about.items():
+        frames = library.find(name) if about.advice else None
+        if about.advice and frames is not None:
+            networks.setdefault(about.advice, []).append(frames)
     return networks
 
 
-def experiments_on(
-    network: str, evidence: Evidence, measured: Sequence[Frames] = ()
-) -> list[Frames]:
+def experiments_on(network: str, library: Library, measured: Sequence[Frames] = ()) -> list[Frames]:
     """Return the experiments whose rows advice on a network shows, each once.
 
     They are those that say so, and others that ran alike.
@@ -87,7 +85,7 @@ def experiments_on(
     Raises:
         UsageError: there are no shipped records, or none of this network.
     """
-    networks = advised(evidence)
+    networks = advised(library)
     if network not in networks:
         raise UsageError(
             f"there are no runs of a network {network!r}; give --network {', '.join(networks)}"
@@ -96,7 +94,7 @@ def experiments_on(
     first = shown[0]
     about = first.experiment.evidence
     assert about is not None, "an experiment is advised on by what it is evidence for"
-    others = [known.frames for known in evidence.all_of(*ROLES, network=about.network)]
+    others = library.all_of(*ROLES, network=about.network)
     alike = [frames for frames in (*others, *measured) if ran_alike(first, frames)]
     return list({frames.experiment.name: frames for frames in (*shown, *alike)}.values())
 

@@ -1,6 +1,5 @@
 """The site's pages: which there are, and what each has in addition to its text."""
 
-import csv
 import html
 import posixpath
 import re
@@ -22,8 +21,6 @@ _ANSWERS_FOLDER = "results/answers"
 ANSWERS = f"{_ANSWERS_FOLDER}/answers.md"
 WHICH_METHOD = "results/answers/which-method.md"
 
-NETWORKS = "results/answers/networks.md"
-
 SPEEDUPS = "speedups"
 """The study that answers on step times quote."""
 
@@ -32,6 +29,13 @@ EXPERIMENTS = "experiments.html"
 DOCS = "docs/README.md"
 
 _OWN = "Your own experiments"
+
+QUESTION = "h3"
+"""The headings of questions among the answers."""
+
+STEP_TIMES = "../speedups/report.md"
+"""How an answer links to the study of step times."""
+
 _KINDS = {
     "results/reference/": "Networks and tasks",
     "results/study_": "Studies of single questions",
@@ -39,7 +43,7 @@ _KINDS = {
 }
 """What experiments that ship are, by how the path of their report begins; the first that fits."""
 
-_QUESTION = re.compile(r"(\d+)")
+_NUMBER = re.compile(r"(\d+)")
 _CODE = re.compile(r"`([\w.]+)`")
 _FINDING = re.compile(r"^> \*\*(.+)\*\*", re.MULTILINE)
 
@@ -100,8 +104,6 @@ def write_pages(
     if WHICH_METHOD in texts:
         doors["Which method"] = page_of(WHICH_METHOD)
     doors["Methods"] = METHODS
-    if NETWORKS in texts:
-        doors["Networks"] = page_of(NETWORKS)
     doors["Experiments"] = EXPERIMENTS
     if ANSWERS in texts:
         doors["Answers"] = page_of(ANSWERS)
@@ -152,12 +154,11 @@ def _quoted(places: Places, reports: Mapping[str, str]) -> dict[str, list[tuple[
     if ANSWERS not in places.texts:
         return quoted
 
-    def collect(_: str, name: str, section: str) -> str:
-        number = _QUESTION.match(name)
-        if number is not None:
-            place = f"{page_of(ANSWERS)}#{name}"
-            for experiment in _sources_of(number.group(1), section, places, reports):
-                quoted.setdefault(experiment, []).append((number.group(1), place))
+    def collect(tag: str, name: str, section: str) -> str:
+        if tag == QUESTION:
+            for experiment in _sources_of(section, reports):
+                place = f"{page_of(ANSWERS)}#{name}"
+                quoted.setdefault(experiment, []).append((_short_name(name), place))
         return ""
 
     # Rendered for the ids of its headings alone.
@@ -166,36 +167,23 @@ def _quoted(places: Places, reports: Mapping[str, str]) -> dict[str, list[tuple[
     return quoted
 
 
-def _sources_of(number: str, text: str, places: Places, reports: Mapping[str, str]) -> list[str]:
-    """Return the experiments that an answer is drawn from, each once.
+def _short_name(name: str) -> str:
+    """Return what links call a question: its number, or of one without the words of its id."""
+    number = _NUMBER.match(name)
+    return number.group(1) if number else name.replace("-", " ")
 
-    They are those that it or its own page names, or else its table; of step times their study.
+
+def _sources_of(text: str, reports: Mapping[str, str]) -> list[str]:
+    """Return the experiments that an answer names, each once; of step times their study.
 
     Args:
-        number: of the question.
         text: of the answer.
-        places: of the answers' pages and tables.
         reports: of the experiments that are in the site, by name.
     """
-    page = places.texts.get(f"{_ANSWERS_FOLDER}/{number}.md")
-    if page is not None:
-        text = f"{text}\n{page.read_text()}"
-    words = _CODE.findall(text)
-    names = [name for name in words if name in reports]
-    table = places.site / _table_of(number)
-    if not names and table.is_file():
-        with table.open(newline="") as lines:
-            experiments = [line.get("experiment", "") for line in csv.DictReader(lines)]
-        names = [name for name in experiments if name in reports]
-    is_of_steps = "emulated" in words or "modelled" in words
-    if not names and is_of_steps and SPEEDUPS in reports:
-        names = [SPEEDUPS]
+    names = [name for name in _CODE.findall(text) if name in reports]
+    if STEP_TIMES in text and SPEEDUPS in reports:
+        names.append(SPEEDUPS)
     return list(dict.fromkeys(names))
-
-
-def _table_of(number: str) -> str:
-    """Return where the table of an answer stands in the site."""
-    return f"{_ANSWERS_FOLDER}/csv/question_{number}.csv"
 
 
 def _write_text(site: Site, source: str) -> Text:
@@ -205,10 +193,8 @@ def _write_text(site: Site, source: str) -> Text:
     def under_heading(tag: str, name: str, section: str) -> str:
         if is_report and tag == "h1":
             return _beside_report(site, source)
-        if _is_answer(source):
-            # A page of one answer has its number in its name.
-            numbered = Path(source).stem if tag == "h1" else name
-            return _beside_answer(site, source, numbered, section)
+        if source == ANSWERS and tag == QUESTION:
+            return _beside_answer(site, source, section)
         return ""
 
     markdown = site.places.texts[source].read_text()
@@ -265,23 +251,17 @@ def _beside_report(site: Site, source: str) -> str:
     return "".join(f'<p class="beside">{line}</p>' for line in lines)
 
 
-def _beside_answer(site: Site, source: str, name: str, section: str) -> str:
-    """Return the line under a question: the reports it is drawn from, explorers and its table."""
-    number = _QUESTION.match(name)
-    if number is None:
-        return ""
+def _beside_answer(site: Site, source: str, section: str) -> str:
+    """Return the line under a question: the reports it is drawn from, and explorers."""
     page = page_of(source)
     links = []
-    for experiment in _sources_of(number.group(1), section, site.places, site.reports):
+    for experiment in _sources_of(section, site.reports):
         report = page_of(site.reports[experiment])
         explorer = relative_place(report, EXPLORER)
         links.append((f"Report of {experiment}", relative(page, report)))
         links.append(("explorer", relative(page, explorer)))
     if not links:
         links.append(("All experiments", relative(page, EXPERIMENTS)))
-    table = _table_of(number.group(1))
-    if (site.output / table).is_file():
-        links.append(("CSV", relative(page, table)))
     return f'<p class="beside">{_links(links)}</p>'
 
 

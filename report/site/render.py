@@ -47,8 +47,8 @@ def html_of(
         places: what can be linked to.
         named: by the name of an experiment, the path of its report in the repository. Where texts
             name it in code, or a file that has a page, the name is a link.
-        under_heading: returns the HTML to put under a heading of the first or second level, given
-            its tag, its id and the Markdown under it.
+        under_heading: returns the HTML to put under a heading of the first three levels, given its
+            tag, its id and the Markdown under it.
     """
     markdown = without_comments(markdown)
     parser = markdown_parser()
@@ -77,7 +77,7 @@ def html_of(
         shown.append(token)
         if token.type == "table_close":
             shown.append(_markup("</div>"))
-        if token.type == "heading_close" and token.tag in ("h1", "h2") and under_heading:
+        if token.type == "heading_close" and token.tag in ("h1", "h2", "h3") and under_heading:
             # A heading is three tokens: what opens it, with its id, its text, and its close.
             name = str(tokens[number - 2].attrGet("id"))
             section = _section(tokens, lines, number)
@@ -100,13 +100,12 @@ def plain(inline: Token) -> str:
 def _section(tokens: Sequence[Token], lines: Sequence[str], number: int) -> str:
     """Return the Markdown under a heading, whose close has this number.
 
-    That is up to the next heading of the second level; of the title it is all.
+    That is up to the next heading of its level or of one above.
     """
     start = tokens[number - 1].map or [0, 0]
     end = len(lines)
     for token in tokens[number + 1 :]:
-        is_next = token.type == "heading_open" and token.tag == "h2"
-        if is_next and token.map and tokens[number].tag == "h2":
+        if token.type == "heading_open" and token.map and token.tag <= tokens[number].tag:
             end = token.map[0]
             break
     return "\n".join(lines[start[1] : end])

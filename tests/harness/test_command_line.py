@@ -324,6 +324,7 @@ MISTAKES = [
     ("answers", "--results", "file"),
     ("answers", "--output", "file"),
     ("answers", "--readme", "nobody"),
+    ("answers", "--results", "nobody"),
     *((*ADVICE, "--workers", bad) for bad in ("2x", "x4", "0x4", "2x4x4")),
     *((*ADVICE, "--workers", "8", "--network", bad) for bad in ("nobody", "file", "")),
     (*ADVICE, "--workers", "8", "--steps", "0.2"),

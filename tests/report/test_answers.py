@@ -1,59 +1,270 @@
-"""The shipped answers: rebuilt to the byte, their numbers worked out again from raw results, and
-their form."""
+"""The shipped answers: rebuilt to the byte, their form, no measured number typed by hand, and numbers
+worked out again from raw results."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from cser_bench.harness.records import shipped
-from cser_bench.harness.spec.spec_file import find_spec
+from cser_bench.harness.errors import UsageError
 from cser_bench.report.advice.advise import advice
-from cser_bench.report.advice.which_method import JOB, build_which_method
-from cser_bench.report.plotting import style
-from cser_bench.report.questions.asked import QUESTIONS
-from cser_bench.report.questions.build import BEGIN, END, build_answers, put_into
-from cser_bench.report.questions.evidence import evidence_of
+from cser_bench.report.advice.which_method import build_which_method
+from cser_bench.report.answers.build import (
+    INDEX,
+    OWN,
+    PAGES,
+    PLACEHOLDER,
+    build_answers,
+    part_of,
+    queries_of,
+    questions,
+    rendered,
+)
+from cser_bench.report.answers.scores import Scores
+from cser_bench.report.answers.search import SEARCHED, Search
+from cser_bench.report.answers.times import Times
+from cser_bench.report.library import library_of
+from cser_bench.report.speed.job import RESNET50
 from tests.harness.support import CommandLine
-from tests.report.faults import faults_of
 from tests.report.test_independent import PLANS, difference_of, scores_of
 
 ROOT = Path(__file__).parents[2]
-JUDGED, LONG = "fashion_mnist_contrasts", "fashion_mnist_long"
 RESULTS = ROOT / "results"
 SHIPPED = RESULTS / "answers"
-AGAIN = "python -m harness answers --readme README.md"
-NUMBER = re.compile(r"(?<![\w.−+-])[−+]?\d[\d,]*(?:\.\d+)?(?!\w*\.?\w*\d\w*[a-z])")
-COMPARED = {
-    8: ("study_two_level", "study_width_8", "study_width_128"), 11: ("study_two_level",), 12: ("study_two_level",),
-    15: ("study_rules",), 17: ("study_rules",), 21: ("study_momentum",), 24: ("study_released",),
-    1: (JUDGED,), 23: (LONG,), 25: (JUDGED,),
-}  # fmt: skip
-"""Questions whose CSV has differences of rows, and the experiments that these are of."""
+AGAIN = "python -m harness answers"
+SOURCES = sorted(PAGES.glob("*.md"))
+LONG = sorted(PAGES.glob(f"{OWN}*.md"))
+
+
+@pytest.fixture(scope="module")
+def scores() -> Scores:
+    return Scores(library_of(None))
 
 
 @pytest.fixture(scope="module")
 def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("answers")
-    shutil.copy(ROOT / "README.md", output)
-    build_answers(tmp_path_factory.mktemp("nothing"), output, output / "README.md")
+    build_answers(output, with_pdf=False)
     return output
 
 
-def test_the_shipped_answers_and_the_cards_are_what_the_records_give_to_the_byte(
-    rebuilt: Path,
-) -> None:
-    for name in ("answers.md", "networks.md"):
+def test_the_shipped_answers_are_what_the_records_give_to_the_byte(rebuilt: Path) -> None:
+    """So each placeholder of every page gives a number."""
+    names = [path.name for path in rebuilt.iterdir()]
+    assert len(names) == 1 + len(LONG)
+    for name in names:
         assert (rebuilt / name).read_bytes() == (SHIPPED / name).read_bytes(), f"run {AGAIN}"
-    assert (rebuilt / "README.md").read_bytes() == (ROOT / "README.md").read_bytes(), f"run {AGAIN}"
+    index = rendered(INDEX, queries_of(library_of(None), root="."))
+    assert index == (RESULTS / "README.md").read_text(), f"run {AGAIN}"
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
+
+
+# Form
+
+
+def test_there_are_ten_questions_from_practice_and_the_paper_s_twenty_five_in_order() -> None:
+    parts = [part_of(source) for source in questions()]
+    assert parts == ["practice"] * 10 + ["paper"] * 25
+    for number, source in enumerate(questions()[10:], 1):
+        assert source.read_text().startswith(f"# {number}. ")
+
+
+def test_the_answer_comes_first_in_few_words_and_two_numbers(rebuilt: Path) -> None:
+    sections = re.split(r"^### ", (rebuilt / "answers.md").read_text(), flags=re.MULTILINE)[1:]
+    assert len(sections) == 35
+    for source, section in zip(questions(), sections, strict=True):
+        title, answer = section.split("\n\n", 2)[:2]
+        assert title.endswith("?"), title
+        said = re.match(r"\*\*([^*]+)\*\*$", answer)
+        assert said, answer
+        assert len(said[1].split()) <= 20, said[1]
+        typed_bold = source.read_text().split("\n\n", 2)[1]
+        assert len(PLACEHOLDER.findall(typed_bold)) <= 2, typed_bold
+
+
+def test_every_answer_says_where_it_is_from_and_links_lead_somewhere(rebuilt: Path) -> None:
+    sections = re.split(r"^### ", (rebuilt / "answers.md").read_text(), flags=re.MULTILINE)[1:]
+    for section in sections:
+        assert re.search(r"^From .*\]\(", section, re.MULTILINE), section
+    for page in (*rebuilt.glob("*.md"), RESULTS / "README.md"):
+        folder = RESULTS if page.name == "README.md" else SHIPPED
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert (folder / link).exists() or link == "which-method.md", (page.name, link)
+
+
+def test_specs_and_commands_that_pages_name_are_there() -> None:
+    for source in SOURCES:
+        for name in re.findall(r"`(harness/\S+\.toml)`", source.read_text()):
+            assert (ROOT / name).is_file(), name
+    makefile = (ROOT / "Makefile").read_text()
+    for source in SOURCES:
+        for name in re.findall(r"`make ([a-z-]+)`", source.read_text()):
+            assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
+
+
+# Numbers that are typed
+
+ALLOWED = (
+    # Numbers of questions, what the paper claims, thresholds that this project chose, and years.
+    r"^# \d+\. ", r"[Qq]uestion \d+", r"the 25 that readers", r"\"4\.5x\b", r"nearly 10x", r"\"10x\"",
+    r"margins? of (?:0\.5 points|0\.01 nats|1 BLEU)( (?:or|and) (?:0\.01 nats|2 points))?",
+    r"\(0\.5 points, 0\.01 nats\)",
+    r"within 0\.2 points of the best", r"more than 1\.05x", r"at most 10 % longer", r"95 % CI", r"of 20\d\d\b",
+    # Settings: steps between averages, ratios, ranks, momenta, shares, what is sent when.
+    r"\bH (?:= )?\d+", r"\b[RC][12](?: = \d+| \d+)?", r"\bratios? (?:of )?\d+(?: to \d+)?", r"\brank (?:was )?\d+",
+    r"\bmomentum 0(?:\.\d+)?", r"DiLoCo with 0\.9", r"and with 0\.5 it", r"\b1/\d+\b", r"last 5 %", r"Dirichlet [\d.]+",
+    r"16 splits", r"24 times as large", r"8 local steps",
+    # Sizes, bandwidths and machines.
+    r"\b[\d,]+(?: or [\d,]+)? (?:workers|GPUs|machines|steps|parameters|seeds|samples|images|bits)\b",
+    r"\b[\d,]+, [\d,]+ and [\d,]+ steps", r"\b\d+ and [\d,]+ parameters", r"at [\d,]+ and [\d,]+ it",
+    r"\b[\d.]+ [GM]b/s",
+    r"[\d,]+ and [\d,]+ parameters", r"\b\d+ ms of passes", r"passes take \d+ ms", r"^\| \d+ ms \|",
+    r"\bwith (?:2|16|32)\b",
+    r"^\| (?:2|4|8|16|32) \|", r"\b\d+ x (?:p3\.\d*xlarge|\d+)", r"p3\.\d*xlarge",
+    # Names.
+    r"\b4-bit|4 bits", r"\b[bf][fp](?:16|32)", r"FSDP2", r"ResNet-50", r"Wide ResNet (?:10|40-8)",
+    r"V100", r"CIFAR-100",
+    r"EF21",
+)  # fmt: skip
+"""Forms of numbers that people may type: none is measured."""
+
+WORDS = "one|two|three|four|five|six|seven|eight|nine|ten"
+
+
+def typed_numbers(text: str) -> list[str]:
+    """Return the numbers of a text that no query gives and that have no form which is allowed."""
+    text = PLACEHOLDER.sub("", text)
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text)
+    for form in ALLOWED:
+        text = re.sub(form, "", text, flags=re.MULTILINE)
+    in_words = re.findall(rf"\b(?:{WORDS}) (?:points|nats|BLEU|percent)\b", text)
+    return in_words + re.findall(r"\S*\d\S*", text)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_no_measured_number_is_typed(source: Path) -> None:
+    text = source.read_text()
+    if source == INDEX:
+        text = text.partition("## What else is here")[0]
+    assert typed_numbers(text) == [], "give it by a query, see report/answers"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["drops 0.22 points", "is 4.97x as fast", "| 4.26 |", "4 points", "seven points", "of 34 rows", "27.9 ms"],
+)  # fmt: skip
+def test_a_measured_number_that_is_typed_is_found(text: str) -> None:
+    assert typed_numbers(f"The method {text} with 8 workers at 10 Gb/s.")
+
+
+# Numbers worked out again, with pandas and scipy alone
+
+
+def folder_of(name: str) -> Path:
+    return next(path for path in (RESULTS / "reference" / name, RESULTS / name) if path.exists())
+
+
+@pytest.mark.parametrize(
+    ("experiment", "row", "reference", "digits"),
+    [
+        ("resnet_regime", "ef_topk-96", "sgd", 2),
+        ("study_resnet_loads", "ef_topk-24", "sgd", 2),
+        ("study_rules", "block-reset", "block-feedback", 2),
+        ("gpt_text", "cser-8", "local-8", 3),
+        ("study_gpt_text_every_step", "csea_4", "qsparse_4-1", 3),
+    ],
+)
+def test_a_difference_is_that_of_the_raw_results_and_positive_where_worse(
+    experiment: str, row: str, reference: str, digits: int, scores: Scores
+) -> None:
+    said = scores.contrast(experiment, row, reference)
+    found = difference_of(folder_of(experiment), row, reference)
+    scale, unit = (100, "points") if digits == 2 else (1, "nats")
+    estimate, high, low = (round(-scale * value, digits) + 0.0 for value in found)
+    number = f"{estimate:.{digits}f} {unit}"
+    assert said == f"{number} (95 % CI {low:.{digits}f} to {high:.{digits}f})"
+    assert scores.contrast(experiment, row, reference, "short") == number
+
+
+def test_a_gap_of_a_repetition_is_to_the_baseline_of_its_size_and_length(scores: Scores) -> None:
+    row = "local-8@w32-s3844"
+    assert scores.gap("gap_text_longer", row) == scores.contrast(
+        "gap_text_longer", row, "adamw@w32-s3844"
+    )
+
+
+def test_tests_are_counted_by_their_verdicts(scores: Scores) -> None:
+    names = ("resnet_regime", "gpt_text")
+    words = ("beyond the margin", "within the margin", "inconclusive")
+    each = [int(scores.count(*names, verdict=word)) for word in words]
+    assert sum(each) == int(scores.count(*names)) == 16
+    assert scores.verdict("resnet_regime", "ef_topk-96") == "within the margin"
+    assert scores.verdict("study_rules", "block-reset") == "not tested"
+
+
+def test_trials_are_counted_from_the_raw_results() -> None:
+    """A loss beyond 1,000 times that of a guess among ten has diverged."""
+    search = Search(library_of(None))
+    folder = folder_of(f"{SEARCHED}_tuning")
+    trials = scores_of(folder, PLANS[folder]).drop_duplicates("run_id").set_index("run_id")
+    # Some rows have more seeds than the one that all have.
+    first = {row["runs"][min(row["runs"], key=int)] for row in PLANS[folder]["rows"]}
+    trials = trials.loc[sorted(first)]
+    assert search.searched("runs") == str(len(trials))
+    assert search.searched("diverged") == str(int(trials["diverged"].sum()))
+
+
+def test_speed_ups_are_those_of_the_timings() -> None:
+    times = Times(library_of(None))
+    path = RESULTS / "speedups" / "timing-resnet50_v100-8x1-10000mbps.json"
+    timing = json.loads(path.read_text())
+
+    def step(name: str) -> float:
+        cells = [each for each in timing["cells"] if each["method"] == name]
+        return float(sum(each["share"] * np.median(each["seconds"]) for each in cells))
+
+    for name in ("ddp", "ddp_fp16", "powersgd_2"):
+        assert times.timed("mcser", name) == f"{step(name) / step('mcser'):.2f}x"
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ('gap("resnet_regime", "ef_top")', "has no runs of a row ef_top; name one of sgd"),
+        ('gap("resnet_regim", "sgd")', "no experiment resnet_regim"),
+        ('gap("resnet_regime", "sgd")', "have no difference"),
+        ('gap("resnet_regime")', "missing 1 required positional argument"),
+        ('loss("resnet_regime", "sgd")', "'loss' is undefined"),
+        ('efficiency("gpt_text_methods", "qsr-64") + 1', "gives no number"),
+        ("gap", "call a query"),
+        ('gap.__self__.library.folders[0]', "gives no number"),
+        ('step("mcser-96", 3)', "no step of mcser-96 was timed at 3 Gb/s"),
+    ],
+)  # fmt: skip
+def test_a_placeholder_that_gives_no_number_is_named_with_its_file(
+    call: str, said: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "paper-26-new.md"
+    source.write_text(f"# 26. New?\n\n**It is {{{{ {call} }}}}.**\n")
+    with pytest.raises(UsageError) as error:
+        rendered(source, queries_of(library_of(None)))
+    assert source.name in str(error.value) and call in str(error.value)
+    assert said in str(error.value)
+
+
+def test_mistakes_end_in_a_sentence(tmp_path: Path, cli: CommandLine) -> None:
+    assert "there is no" in cli.refused("answers", "--results", tmp_path / "nowhere")
+
+
+# Which method, when
 
 
 def test_the_page_of_which_method_is_what_the_records_give_and_leads_to_its_runs(
@@ -84,242 +295,9 @@ def test_the_page_of_which_method_has_what_advice_prints(
     [line] = [line for line in page.splitlines() if line.startswith(f"| {method} | {setting} |")]
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     for name, bandwidth in (("1 Gb/s", 1e9), ("100 Gb/s", 1e11)):
-        job = replace(JOB, bits_per_second=bandwidth)
-        printed = advice(job, network, evidence_of(None)).splitlines()
+        job = replace(RESNET50, bits_per_second=bandwidth)
+        printed = advice(job, network, library_of(None)).splitlines()
         below = printed[printed.index(f"{method}: {setting} ({experiment})") + 1].split("  ")
         traffic, _, needed, *_ = [cell.strip() for cell in below if cell]
         assert (cells["traffic"], cells[name]) == (traffic, needed)
         assert cells["drop"] == below[-1].strip()
-
-
-def test_findings_say_a_loss_as_a_positive_number_of_points_or_nats(rebuilt: Path) -> None:
-    findings = (rebuilt / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
-    said = re.findall(r" loses (\S+) (\w+) \(", findings)
-    assert len(said) >= 4, findings
-    for amount, unit in said:
-        assert float(amount) >= 0 and unit in ("points", "nats")
-    lines = re.findall(r"^\| \[.+parameters, .+ steps \|.*", findings, re.MULTILINE)
-    assert len(lines) >= 5, findings
-    loss = re.compile(r"(gain )?\d+\.\d+( \(at [\d,]+\))?")
-    for line in lines:
-        for cell in line.split(" | ")[4:]:
-            written = bare(cell)
-            assert not written or loss.fullmatch(written), cell
-
-
-def bare(cell: str) -> str:
-    """What a cell says, without its marks, its link and the precision of its passes."""
-    linked = re.fullmatch(r"\[(.+)\]\(.+?\)( \(\w+\))?", cell.strip(" |"))
-    return (linked[1] if linked else cell).strip(" |*")
-
-
-def test_the_first_pages_table_has_what_each_method_loses_and_what_is_shown(rebuilt: Path) -> None:
-    """On the residual network and the GPT, by Welch from the packs, with the reports' verdicts."""
-    text = (rebuilt / "README.md").read_text()
-    rows = {
-        ("resnet_regime", "sgd", 100, 2): {
-            "alone": "", "powersgd": "", "ef_topk-96": "*", "local_sgd-24": "**", "mcser_block-24": "**",
-        },
-        ("gpt_text", "adamw", 1, 4): {"alone": "", "local-8": "**", "cser-8": "**"},
-    }  # fmt: skip
-    for (name, baseline, in_unit, digits), marks in rows.items():
-        [line] = [
-            line for line in text.splitlines() if line.startswith("| [") and f"/{name}/" in line
-        ]
-        for row, mark in marks.items():
-            estimate, _, _ = welch(name, row, baseline)
-            assert f" {mark}{-in_unit * estimate:.{digits}f}{mark} " in line, row
-
-
-def test_an_answer_comes_first(rebuilt: Path) -> None:
-    """A sentence in bold is first; two have pages besides."""
-    sections = (rebuilt / "answers.md").read_text().split("\n## ")[1:]
-    assert len(sections) == len(QUESTIONS) + 1
-    for question, section in zip(QUESTIONS, sections, strict=False):
-        title, answer = section.split("\n\n", 2)[:2]
-        assert title == f"{question.number}. {question.asked}"
-        assert re.match(r"\*\*[^*]{20,}(\.\*\*|\*\* )", answer), answer
-    for page in ("23.md", "25.md"):
-        assert f"]({page})" in "".join(sections) and (rebuilt / page).exists()
-
-
-def test_figures_have_no_small_or_overlapping_type_and_few_lines() -> None:
-    known = evidence_of(None)
-    with style():
-        figures = [
-            answer.figure
-            for question in QUESTIONS
-            if (answer := question.answer(known)) and answer.figure
-        ]
-        assert len(figures) > 5
-        assert [faults_of(figure) for figure in figures] == [[]] * len(figures)
-
-
-# Worked out again, with pandas and scipy alone.
-
-
-def folder_of(name: str) -> Path:
-    return next(path for path in (RESULTS / "reference" / name, RESULTS / name) if path.exists())
-
-
-def welch(name: str, row: str, reference: str) -> tuple[float, float, float]:
-    """Difference of means and its interval of 95 %."""
-    return difference_of(folder_of(name), row, reference)
-
-
-@pytest.mark.parametrize("number", COMPARED)
-def test_differences_are_those_of_the_raw_results(number: int, rebuilt: Path) -> None:
-    frame = pd.read_csv(rebuilt / "csv" / f"question_{number}.csv")
-    names = COMPARED[number]
-    ats = list(dict.fromkeys(frame["at"].dropna())) if len(names) > 1 else []
-    order = (
-        dict(zip(ats, ("study_width_8", "study_two_level", "study_width_128"), strict=True))
-        if ats
-        else {}
-    )
-    assert len(frame) >= 3
-    for line in frame.itertuples():
-        name = order.get(getattr(line, "at", None)) or getattr(line, "experiment", names[0])
-        found = welch(name, str(line.row), str(line.reference))
-        assert found == pytest.approx((line.estimate, line.low, line.high), rel=1e-9, abs=1e-12), (
-            line.row
-        )
-
-
-def test_trials_are_counted_from_the_raw_results(rebuilt: Path) -> None:
-    """Of question 20: a loss beyond 1,000 times that of a guess among ten has diverged."""
-    folder, frame = folder_of(f"{LONG}_tuning"), pd.read_csv(rebuilt / "csv" / "question_20.csv")
-    trials = scores_of(folder, PLANS[folder]).drop_duplicates("run_id").set_index("run_id")
-    diverged = trials.loc[frame["run_id"], "diverged"].to_numpy()
-    assert (diverged == (frame["status"] == "diverged")).all()
-    text = (SHIPPED / "answers.md").read_text()
-    # A run that is a trial of two rows counts once.
-    num_diverged = frame["run_id"][diverged].nunique()
-    assert f"{num_diverged} of {frame['run_id'].nunique()} runs diverged" in text
-    assert f"diverged from a rate of {frame['learning_rate'][diverged].min():g} on" in text
-
-
-def test_factors_over_baselines_are_those_of_the_timings(rebuilt: Path) -> None:
-    frame = pd.read_csv(rebuilt / "csv" / "question_2.csv").set_index("method")
-    timing = json.loads(
-        (RESULTS / "speedups" / "timing-resnet50_v100-8x1-10000mbps.json").read_text()
-    )
-
-    def step(name: str) -> float:
-        cells = [each for each in timing["cells"] if each["method"] == name]
-        return float(sum(each["share"] * np.median(each["seconds"]) for each in cells))
-
-    for name in ("ddp", "ddp_fp16", "powersgd_2"):
-        assert frame.loc[name, "factor"] == pytest.approx(step(name) / step("mcser"), rel=1e-9)
-
-
-def test_the_table_of_networks_is_of_the_raw_results(rebuilt: Path) -> None:
-    """A loss is the mean of everything sent less the method's, in points of a hundred or nats.
-
-    What sends 4 bits is from another experiment, against its own runs of everything sent.
-    """
-    lines = (rebuilt / "networks.md").read_text().splitlines()
-    [head] = [line for line in lines if line.startswith("| network |")]
-    columns = [text.strip() for text in head.split("|")[1:-1]]
-    for name, column, experiment, row, reference in (
-        ("resnet_regime", "local steps", "resnet_regime", "local_sgd-24", "sgd"),
-        ("resnet_regime", "error reset, top-k", "resnet_regime", "mcser_topk", "sgd"),
-        ("resnet_regime", "error feedback, 4 bits", "resnet_methods", "qsparse_4-3", "sgd"),
-        ("resnet_regime", "error reset, 4 bits", "resnet_methods", "cser_pl_4-3", "sgd"),
-        ("gpt_text", "a worker alone", "gpt_text", "alone", "adamw"),
-        ("gpt_text", "error feedback, 4 bits", "study_gpt_text_every_step", "qsparse_4-1", "adamw"),
-        ("gpt_text", "error reset, 4 bits", "study_gpt_text_every_step", "csea_4", "adamw"),
-        ("study_network_densenet", "error reset, blocks", "study_network_densenet", "mcser-h16-r1_3-r2_48", "sgd"),
-    ):  # fmt: skip
-        [line] = [line for line in lines if f"/{name}/report.md" in line]
-        # Empty cells count: a method that was not run has one.
-        cells = dict(zip(columns, (text.strip() for text in line.split("|")[1:-1]), strict=True))
-        estimate, low, high = welch(experiment, row, reference)
-        scale = 1 if cells["unit"] == "nats" else 100
-        assert float(bare(cells[column])) == pytest.approx(-scale * estimate, abs=0.0051)
-        assert high < 0 or "**" not in cells[column], f"{row}: {low} to {high}"
-
-
-def test_answer_1_says_what_a_worker_alone_with_all_data_loses(rebuilt: Path) -> None:
-    """And where its whole interval lies within half a point, which is so on the perceptron alone."""
-    [section] = re.findall(r"\n## 1\. .+?\n## 2\.", (rebuilt / "answers.md").read_text(), re.DOTALL)
-    for name, is_within in (("study_perceptron_bounds", True), ("study_resnet_bounds", False)):
-        estimate, low, high = (-100 * value for value in welch(name, "alone_all", "sgd"))
-        said = f"loses {estimate:.2f} points ({high:.2f} to {low:.2f})."
-        assert (low < 0.5) == is_within
-        assert (f"{said} That is within the margin" in section) == is_within and said in section
-        assert f"sees {percent_dealt_to_one_worker(name):.0f} % of it, {said}" in section
-
-
-def percent_dealt_to_one_worker(name: str) -> float:
-    """Of all samples, by dealing: each epoch is shuffled anew, and a worker gets its share of it."""
-    plan = PLANS[folder_of(name)]
-    [row] = [row for row in plan["rows"] if row["row"] == "alone_all"]
-    generator = np.random.default_rng(0)
-    has_seen = np.zeros(80_000, dtype=bool)
-    for _ in range(row["num_epochs"]):
-        share = len(has_seen) // plan["config"]["num_workers"]
-        has_seen[generator.permutation(len(has_seen))[:share]] = True
-    return 100 * float(has_seen.mean())
-
-
-def test_the_first_page_has_the_form_of_error_reset_that_loses_least_of_all_experiments(
-    rebuilt: Path,
-) -> None:
-    """On the GPT, of the rows of its family, by their means; with its interval."""
-    text = (rebuilt / "README.md").read_text()
-    forms = {
-        "gpt_text_methods": ["cser-64", "cser_topk-64", "cser_pl_4-8"],
-        "study_gpt_text_every_step": ["csea_4"],
-    }
-    losses = []
-    for name, rows in forms.items():
-        losses += [[-value for value in welch(name, row, "adamw")] for row in rows]
-    estimate, low, high = min(losses)
-    assert f" loses {estimate:.4f} nats ({high:.4f} to {low:.4f})" in text
-
-
-def test_a_loss_is_the_rows_where_a_question_names_first_what_it_is_held_against() -> None:
-    name = "study_gpt_text_every_step"
-    estimate, low, high = (-value for value in welch(name, "csea_4", "adamw"))
-    report = (RESULTS / name / "report.md").read_text()
-    [line] = re.findall(r"^\| Does AdamW with 4 bits and error reset .*", report, re.MULTILINE)
-    assert f"It loses {estimate:.4f} nats" in line
-    assert f"| {estimate:.4f} | {high:.4f} to {low:.4f} |" in line
-
-
-def test_an_answer_names_the_load_at_which_an_order_is_another(rebuilt: Path) -> None:
-    """Each a row against everything sent, at about 130 models on a link of the perceptron."""
-    rows = {
-        "error reset by blocks": "mcser_block-384",
-        "local steps": "local_sgd-384",
-        "error feedback with top-k": "ef_topk-1536",
-    }
-    losses = {name: -welch("fashion_mnist_long", row, "sgd")[0] for name, row in rows.items()}
-    order = ", ".join(sorted(losses, key=lambda name: losses[name]))
-    text = (rebuilt / "answers.md").read_text()
-    assert f"At 130 models on a link the order on the perceptron is another: {order}." in text
-
-
-# What goes wrong.
-
-
-def test_without_runs_every_question_names_a_command_that_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "nothing")
-    (tmp_path / "results").mkdir()
-    text = build_answers(tmp_path / "results").read_text()
-    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for question in QUESTIONS:
-        assert f"`{question.command}` would" in text
-        assert question.command.split()[1] in targets
-        for name in question.command.partition('STUDIES="')[2].rstrip('"').split():
-            assert find_spec(f"studies/{name}").exists()
-
-
-def test_mistakes_end_in_a_sentence(tmp_path: Path, cli: CommandLine) -> None:
-    assert "there is no folder" in cli.refused("answers", "--results", tmp_path / "nowhere")
-    (tmp_path / "README.md").write_text("nothing of the kind")
-    with pytest.raises(ValueError, match="has no lines <!-- begin: cards -->"):
-        put_into(tmp_path / "README.md", "")

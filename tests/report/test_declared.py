@@ -13,13 +13,12 @@ import pandas as pd
 import pytest
 
 from cser_bench.harness.measures.declared import in_words
-from cser_bench.harness.records.experiment import Contrast, PlannedEvidence
+from cser_bench.harness.records.experiment import Contrast
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.report.accuracy_report import build_report
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.explorer.page import experiment_tables
 from cser_bench.report.frame import Frames, read_frames
-from cser_bench.report.questions.evidence import Compared
 from cser_bench.report.statistics import VERDICTS, contrasts_frame
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -141,7 +140,7 @@ def test_a_verdict_that_is_kept_or_of_unknown_date_is_as_if_it_were_early(small:
 
 
 def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> None:
-    """Also on the page to explore, and in what answers and cards are given."""
+    """Also on the page to explore."""
     dates = [{"declared_at": "2020-01-01T00:00:00+00:00"}, {"declared_at": AFTER_ALL}]
     dates.append({"declared_at": AFTER_ALL, "is_verdict_kept": True})
     changed = small.attempts.assign(
@@ -177,12 +176,6 @@ def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> 
     assert (
         explored.columns[4] == "declared" and explored["declared"].tolist()[0] == "before its runs"
     )
-    about = PlannedEvidence(
-        roles=["network"], network="a network", data="images", dataset="made up"
-    )
-    compared = Compared(frames, about)
-    assert compared.contrast(*PAIRS[1])["declared"] == "after 15 of 15 runs"
-    assert compared.contrast(*PAIRS[3])["declared"] is None
 
 
 def seen_in(folder: Path, contrast: dict[str, Any]) -> tuple[int, int, int]:

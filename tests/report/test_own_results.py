@@ -1,9 +1,8 @@
-"""What answers, README, advice, the site and reports say beside experiments of the user's own: as
-without them until they are done, and of README at any time."""
+"""What answers, advice, the site and reports say beside experiments of the user's own: as without
+them until they are done, and of answers at any time."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,7 @@ import pytest
 from cser_bench.harness.records import shipped
 from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.report.frame import read_frames, sharing_baseline
-from cser_bench.report.questions import build
-from cser_bench.report.questions.build import build_answers
-from cser_bench.report.questions.evidence import Evidence, evidence_for, evidence_of
+from cser_bench.report.library import Library, library_for, library_of
 from cser_bench.report.site.build import build_site
 from cser_bench.report.speed.timed import experiments_beside
 from cser_bench.report.speed.workload_model import read_study
@@ -24,9 +21,6 @@ EXPERIMENT = "resnet_regime"
 NUM_RUNS = 65
 FEW = ("sgd", "alone", "local_sgd-24", "mcser_block-24")
 ADVICE = "--parameters 25.6M --steps 450000 --workers 8 --compute-ms 27 --bandwidth 10Gb/s"
-README = ROOT / "README.md"
-CARDS = (5, 9, 25)
-"""Questions that the cards take their numbers from."""
 
 
 def done(results: Path) -> Path:
@@ -36,10 +30,10 @@ def done(results: Path) -> Path:
     return own
 
 
-def rows_of(evidence: Evidence) -> int:
-    known = evidence.experiment(EXPERIMENT)
-    assert known is not None
-    return len(known.frames.rows)
+def rows_of(library: Library) -> int:
+    frames = library.find(EXPERIMENT)
+    assert frames is not None
+    return len(frames.rows)
 
 
 def said_of(cli: CommandLine, results: Path) -> str:
@@ -66,31 +60,10 @@ def test_advice_takes_ones_own_when_it_is_done_and_says_so(
     assert said.partition("\n")[2] != said_of(cli, tmp_path / "nothing")
 
 
-@pytest.mark.whole
-@pytest.mark.parametrize("is_done", [False, True])
-def test_readme_is_of_what_ships_whatever_was_run(
-    is_done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder of answers elsewhere is of one's own, once that is done."""
-    if is_done:
-        done(tmp_path / "results")
-    else:
-        begin(tmp_path / "results", EXPERIMENT, 24)
-    asked = [question for question in build.QUESTIONS if question.number in CARDS]
-    monkeypatch.setattr(build, "QUESTIONS", asked)
-    readme = tmp_path / "README.md"
-    shutil.copy(README, readme)
-    page = build_answers(tmp_path / "results", tmp_path / "mine", readme)
-    assert readme.read_bytes() == README.read_bytes()
-    networks = page.with_name("networks.md").read_bytes()
-    is_as_shipped = networks == (SHIPPED / "answers" / "networks.md").read_bytes()
-    assert is_as_shipped is not is_done
-
-
-def test_answers_that_ship_are_of_what_ships_alone(tmp_path: Path) -> None:
+def test_pages_that_ship_are_of_what_ships_alone(tmp_path: Path) -> None:
     done(tmp_path)
-    assert evidence_for(SHIPPED / "answers", tmp_path).folders == evidence_of(None).folders
-    assert rows_of(evidence_for(tmp_path / "answers", tmp_path)) == len(FEW)
+    assert library_for(SHIPPED / "answers", tmp_path).folders == library_of(None).folders
+    assert rows_of(library_for(tmp_path / "answers", tmp_path)) == len(FEW)
 
 
 @pytest.fixture
@@ -109,10 +82,10 @@ def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_ships_is_told_from_ones_own_in_one_folder(mixed: Path) -> None:
-    ours = {folder.resolve() for folder in evidence_of(None).folders}
+    ours = {folder.resolve() for folder in library_of(None).folders}
     assert ours and all(folder.is_relative_to(SHIPPED) for folder in ours)
-    assert rows_of(evidence_of(mixed)) == rows_of(evidence_of(None))
-    own = [folder for folder in evidence_of(mixed).folders if folder.resolve() not in ours]
+    assert rows_of(library_of(mixed)) == rows_of(library_of(None))
+    own = [folder for folder in library_of(mixed).folders if folder.resolve() not in ours]
     assert mixed / "fashion_mnist_regime" in own and mixed / EXPERIMENT not in own
 
 

@@ -1,0 +1,277 @@
+"""Queries on what methods score, send and hold, for the placeholders of answers."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import pandas as pd
+
+from cser_bench.harness.errors import UsageError
+from cser_bench.report.advice.lines import needed_lines
+from cser_bench.report.advice.runs import key_of, methods_run
+from cser_bench.report.efficiency import efficiency_frame
+from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
+from cser_bench.report.frame import Frames
+from cser_bench.report.library import Library, folder_in_results
+from cser_bench.report.regime import NOT_CLAIMED, claimed_contrasts
+from cser_bench.report.setting import setting_in_short
+from cser_bench.report.speed.job import RESNET50
+from cser_bench.report.statistics import (
+    BETTER,
+    BETTER_BY_MARGIN,
+    EQUAL,
+    LESS,
+    MORE,
+    NO_DIFFERENCE,
+    UNDECIDED,
+    WORSE,
+    WORSE_BY_MARGIN,
+    difference,
+    rows_by_place,
+)
+from cser_bench.report.wording import code, listed, short, traffic
+
+Form = Literal["sentence", "short", "cell"]
+"""How a number stands: "0.22 points (95 % CI 0.06 to 0.37)", "0.22 points", "0.22 (0.06 to 0.37)"."""
+
+VERDICTS = {
+    LESS: "within the margin",
+    MORE: "beyond the margin",
+    BETTER: "better",
+    WORSE: "worse",
+    EQUAL: "equal within the margin",
+    BETTER_BY_MARGIN: "better by more than the margin",
+    WORSE_BY_MARGIN: "worse by more than the margin",
+    UNDECIDED: "inconclusive",
+    NO_DIFFERENCE: "inconclusive",
+    NOT_CLAIMED: "not sensitive enough",
+}
+"""What a declared test has shown, as answers say it."""
+
+NOT_TESTED = "not tested"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Queries by the names of an experiment and its rows; each returns a text or raises UsageError."""
+
+    library: Library
+    root: str = ".."
+    """The folder of the results, from the page that links to a report."""
+    _tables: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
+
+    def mean(self, experiment: str, row: str) -> str:
+        """Return the mean score of a row's runs, as "90.66 %" or "1.153 nats"."""
+        frames = self._with(experiment, row)
+        score = float(frames.done(row).mean())
+        metric = frames.metric
+        if not metric.is_share:
+            return f"{-score:.3f} {metric.loss_unit}"
+        return f"{100 * score:.2f} {'%' if metric.unit == 'percent' else metric.label}"
+
+    def gap(self, experiment: str, row: str, form: Form = "sentence") -> str:
+        """Return a row's accuracy drop or loss gap to the baseline of its size and length."""
+        frames = self._with(experiment, row)
+        line = frames.row(row)
+        place = (int(line["num_parameters"]), int(line["num_steps"]))
+        reference = rows_by_place(frames, frames.experiment.baseline).get(place)
+        if reference is None:
+            raise UsageError(f"{experiment} has no baseline of the size and length of {row}")
+        return self.contrast(experiment, row, reference, form)
+
+    def contrast(self, experiment: str, row: str, reference: str, form: Form = "sentence") -> str:
+        """Return how much worse a row scored than another; negative is better."""
+        frames = self._with(experiment, row, reference)
+        found = difference(frames, row, reference)
+        if row == reference or found is None or math.isnan(found.estimate):
+            raise UsageError(f"{row} and {reference} of {experiment} have no difference")
+        unit = "BLEU" if frames.metric.name == "bleu" else frames.metric.loss_unit
+        digits = 2 if frames.metric.is_share else 3 + (form == "cell")
+        drop, high, low = (
+            _worse(end, frames.metric.is_share, digits)
+            for end in (found.estimate, *found.interval())
+        )
+        interval = f"{low} to {high}"
+        if form == "short":
+            return f"{drop} {unit}"
+        if math.isnan(found.standard_error):
+            return drop if form == "cell" else f"{drop} {unit}"
+        return f"{drop} ({interval})" if form == "cell" else f"{drop} {unit} (95 % CI {interval})"
+
+    def verdict(self, experiment: str, row: str, reference: str | None = None) -> str:
+        """Return what the declared test of a row shows, against the baseline or another row."""
+        frames = self._with(experiment, row)
+        other = reference or frames.experiment.baseline
+        tests = self._claimed(frames)
+        found = tests[(tests["row"] == row) & (tests["reference"] == other)]
+        if found.empty:
+            return NOT_TESTED
+        word = str(found["verdict"].iloc[0])
+        return VERDICTS.get(word, word)
+
+    def count(self, *experiments: str, verdict: str | None = None) -> str:
+        """Count the rows of experiments that were tested against the margin.
+
+        Args:
+            verdict: those alone of which `verdict` returns this.
+        """
+        number = 0
+        for experiment in experiments:
+            tests = self._claimed(self._frames(experiment))
+            words = tests.loc[tests["kind"] == "non-inferiority", "verdict"]
+            words = words.map(lambda word: VERDICTS.get(word, word))
+            number += len(words) if verdict is None else int((words == verdict).sum())
+        return str(number)
+
+    def efficiency(self, experiment: str, row: str, form: Form = "sentence") -> str:
+        """Return what a step of a row is worth, in steps of the baseline."""
+        frames = self._with(experiment, row)
+        table = self._table(experiment, "efficiency", frames)
+        lines = table[table["row"] == row].to_dict("records")
+        if not lines or lines[0]["kind"] == "none":
+            raise UsageError(f"the efficiency of {row} in {experiment} is not measured")
+        cell = efficiency_cell(lines[0])
+        if form == "cell":
+            return cell
+        return cell.partition(" (")[0] if form == "short" else cell.replace("(", "(95 % CI ")
+
+    def traffic(self, experiment: str, row: str) -> str:
+        """Return what a row's link carries as a share of the baseline's, as "1/24"."""
+        frames = self._with(experiment, row)
+        baseline = frames.row(str(frames.experiment.baseline))
+        line = frames.row(row)
+        per_step = line["link_models"] / line["num_steps"]
+        return traffic(per_step * baseline["num_steps"] / baseline["link_models"])
+
+    def rate(self, experiment: str, row: str) -> str:
+        """Return a row's learning rate."""
+        return short(float(self._with(experiment, row).row(row)["learning_rate"]))
+
+    def memory(self, experiment: str, row: str) -> str:
+        """Return the most that a worker holds in a step, in sizes of the model, activations left out."""
+        held = self._with(experiment, row).row(row)["peak_models"]
+        if held is None or math.isnan(held):
+            raise UsageError(f"the record of {experiment} does not say what {row} holds")
+        return f"{held:.1f}"
+
+    def distance(self, experiment: str, row: str, when: Literal["largest", "last"]) -> str:
+        """Return how far workers are from their mean, on average over seeds, at a score of a run."""
+        scores = self._with(experiment, row).scores
+        own = scores[(scores["row"] == row) & (scores["step"] > 0)]
+        means = own.groupby("step")["worker_distance"].mean().dropna()
+        if means.empty:
+            raise UsageError(f"the runs of {row} in {experiment} have no distance of workers")
+        return f"{means.max() if when == 'largest' else means.iloc[-1]:.3g}"
+
+    def needed(self, experiment: str, row: str, gbits: float) -> str:
+        """Return the efficiency at which a row ties with DDP's fp16 hook, on ResNet-50 and 8 GPUs."""
+        frames = self._with(experiment, row)
+        record = next(each for each in frames.experiment.rows if each.row == row)
+        key = key_of(frames.experiment, record)
+        methods = [method for method in methods_run([frames]) if method.key == key]
+        if not methods:
+            raise UsageError(f"{row} of {experiment} is no method whose step can be modelled")
+        lines = needed_lines(replace(RESNET50, bits_per_second=1e9 * gbits), methods, ())
+        return next(f"{line.over_hook:.2f}" for line in lines if line.method is not None)
+
+    def table(self, experiment: str, rows: Sequence[str] | Mapping[str, str], *columns: str) -> str:
+        """Return a table with a line a row.
+
+        Args:
+            rows: names of rows, or what the table calls them by name.
+            columns: of `setting`, `traffic`, `mean`, `gap`, `efficiency`, `rate`, `memory`, `verdict`
+                and `needed`, the last with the Gb/s of a link behind it, as in `needed 25`.
+        """
+        frames = self._with(experiment, *rows)
+        unit = "BLEU" if frames.metric.name == "bleu" else frames.metric.loss_unit
+        heads = {
+            "gap": f"{'loss gap' if unit == 'nats' else 'drop'}, {unit} (95 % CI)",
+            "efficiency": "efficiency (95 % CI)",
+            "mean": frames.metric.score_label,
+            "rate": "learning rate",
+            "memory": "models held",
+            "verdict": "test",
+        }
+        head = ["method"]
+        for column in columns:
+            word, _, gbits = column.partition(" ")
+            head.append(f"needed at {gbits} Gb/s" if gbits else heads.get(word, word))
+        words = ("setting", "verdict")
+        lines = [head, ["---", *("---" if column in words else "---:" for column in columns)]]
+        for row in rows:
+            label = rows[row] if isinstance(rows, Mapping) else str(frames.row(row)["label"])
+            lines.append([label, *(self._cell(frames, row, column) for column in columns)])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def _cell(self, frames: Frames, row: str, column: str) -> str:
+        name = frames.experiment.name
+        word, _, gbits = column.partition(" ")
+        if word == "setting":
+            return setting_in_short(
+                next(each for each in frames.experiment.rows if each.row == row)
+            )
+        if word == "needed":
+            return self.needed(name, row, float(gbits))
+        if word in ("gap", "efficiency"):
+            query = self.gap if word == "gap" else self.efficiency
+            return query(name, row, "cell")
+        queries = {
+            "traffic": self.traffic,
+            "mean": self.mean,
+            "rate": self.rate,
+            "memory": self.memory,
+            "verdict": self.verdict,
+        }
+        if word not in queries:
+            known = ", ".join(("setting", "gap", "efficiency", "needed 25", *queries))
+            raise UsageError(f"a table has no column {column!r}; name one of {known}")
+        return queries[word](name, row)
+
+    def report(self, *experiments: str) -> str:
+        """Return links to the reports of experiments."""
+        links = []
+        for name in experiments:
+            place = posixpath.normpath(f"{self.root}/{folder_in_results(self._frames(name))}")
+            links.append(f"[{code(name)}]({place}/report.md)")
+        return listed(links)
+
+    def _frames(self, experiment: str) -> Frames:
+        frames = self.library.find(experiment)
+        if frames is None:
+            raise UsageError(f"no experiment {experiment} with finished runs ships; name another")
+        return frames
+
+    def _with(self, experiment: str, *rows: str) -> Frames:
+        """Return an experiment in which all these rows have finished runs."""
+        frames = self._frames(experiment)
+        for row in rows:
+            if row not in frames.by_row.index or frames.done(row).empty:
+                known = ", ".join(str(name) for name in frames.by_row.index[:30])
+                raise UsageError(f"{experiment} has no runs of a row {row}; name one of {known}")
+        return frames
+
+    def _claimed(self, frames: Frames) -> pd.DataFrame:
+        return self._table(frames.experiment.name, "tests", frames)
+
+    def _table(self, experiment: str, kind: str, frames: Frames) -> pd.DataFrame:
+        """Return an experiment's tests or efficiencies, worked out once."""
+        key = (experiment, kind)
+        if key not in self._tables:
+            if kind == "tests":
+                self._tables[key] = claimed_contrasts(frames)
+            else:
+                by_row = efficiency_frame(frames, curve_frames(frames))
+                self._tables[key] = by_row.drop_duplicates("row")
+        return self._tables[key]
+
+
+def _worse(difference: float, is_share: bool, digits: int) -> str:
+    """Write by how much a score is worse, of a share in hundredths."""
+    # Rounded first, as sums in two orders differ in the last bits and are to be printed alike.
+    worse = round(round(-difference * (100 if is_share else 1), 9), digits)
+    # What rounds to nothing has no sign.
+    return f"{worse + 0.0:.{digits}f}"
