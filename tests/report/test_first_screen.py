@@ -114,7 +114,7 @@ def first(cell: str) -> float:
 
 def test_the_findings_on_images_are_those_of_the_table() -> None:
     frame = table_frame(tables()[0]).set_index("method")
-    has = frame["convolutions"]
+    has = frame["small CNN"]
     needs = frame["needs at 10 Gb/s"].astype(float)
     for method in ("EF 4-bit", "EF top-k"):
         assert 1.8 < first(has[method]) / needs[method] < 2, "nearly twice"
@@ -124,9 +124,9 @@ def test_the_findings_on_images_are_those_of_the_table() -> None:
         in findings()
     )
     blocks = frame.loc["M-CSER blocks"]
-    said = f"its blocks have {first(blocks['convolutions'])} and need {blocks['needs at 10 Gb/s']}"
+    said = f"its blocks have {first(blocks['small CNN'])} and need {blocks['needs at 10 Gb/s']}"
     assert said in findings()
-    assert float(blocks["needs at 1 Gb/s"]) < first(blocks["convolutions"]) < needs["M-CSER blocks"]
+    assert float(blocks["needs at 1 Gb/s"]) < first(blocks["small CNN"]) < needs["M-CSER blocks"]
     outer = f"has {first(has['DiLoCo']):.2f} on images with its outer step tuned"
     assert f"{outer}, local SGD {first(has['local SGD']):.2f}" in findings()
 
