@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from cser_bench.report.first_table import Known, Panel, known_of, panels
+from cser_bench.report.first_table import Panel, known_of, panels
 from cser_bench.report.plotting import GREY, new_figure, style
 from cser_bench.report.speed.job import RESNET50, Sending, ddp_seconds, method_seconds
 from cser_bench.report.speed.needed import needed_efficiency
@@ -46,9 +46,9 @@ LEAST, MOST = 1 / 120, 1 / 1.7
 
 
 def efficiency_figure() -> Figure:
-    """Draw the picture, a panel a network."""
+    """Draw the picture, a panel a network on which efficiencies are known."""
     with style():
-        shown = panels()
+        shown = [panel for panel in panels() if any(map(_points, panel.lines.values()))]
         figure, all_axes = new_figure(HEIGHT, columns=len(shown))
         for axes, panel in zip(all_axes, shown, strict=True):
             _draw(axes, panel)
@@ -71,7 +71,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for bits_per_second, dashes in NEEDED_AT.items():
         _draw_needed(axes, bits_per_second, dashes)
     for label, runs in panel.lines.items():
-        points = _points([known_of(run) for run in runs])
+        points = _points(runs)
         if not points:
             continue
         colour, shape = LOOKS[label]
@@ -90,10 +90,11 @@ def _legend_handles() -> list[Line2D]:
     ]
 
 
-def _points(runs: Sequence[Known]) -> list[tuple[float, float, float, float]]:
+def _points(runs: Sequence[str]) -> list[tuple[float, float, float, float]]:
     """Return traffic, efficiency and its interval of the runs whose efficiency is a number."""
     points = []
-    for known in runs:
+    for run in runs:
+        known = known_of(run)
         if not math.isnan(known.estimate):
             points.append((known.traffic, known.estimate, known.low, known.high))
     return points
