@@ -27,7 +27,7 @@ from cser_bench.report.efficiency_section import (
     curve_frames,
     efficiency_section,
 )
-from cser_bench.report.findings import finding_of
+from cser_bench.report.findings import finding_of, findings
 from cser_bench.report.frame import Frames
 from cser_bench.report.hours import draw_hours, gpu_set_ups, hours_frame
 from cser_bench.report.labels import with_short_labels
@@ -106,7 +106,9 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
     Raises:
         OSError: the output cannot be written.
     """
-    frames = with_short_labels(frames)
+    if frames.experiment.name in findings():
+        # Those that ship; in anyone else's records a label is the user's own.
+        frames = with_short_labels(frames)
     tables = tables_of(frames)
     page = page_of(frames, tables)
     context = {field.name: getattr(page, field.name) for field in fields(page)}

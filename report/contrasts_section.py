@@ -9,7 +9,7 @@ import pandas as pd
 
 from cser_bench.report.declared import seen_when_declared
 from cser_bench.report.frame import Frames, sharing_baseline
-from cser_bench.report.regime import assay_frame
+from cser_bench.report.regime import NOT_CLAIMED, assay_frame
 from cser_bench.report.statistics import (
     LESS,
     UNKNOWN,
@@ -19,7 +19,6 @@ from cser_bench.report.statistics import (
     seed_correlation,
 )
 from cser_bench.report.wording import (
-    INCONCLUSIVE,
     SIGNIFICANT,
     amount,
     count,
@@ -30,9 +29,6 @@ from cser_bench.report.wording import (
     gap_in_prose,
     margin_text,
 )
-
-NOT_SENSITIVE = f"{INCONCLUSIVE}, not sensitive enough"
-"""In place of "below the margin", where an experiment could not have told a drop."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ def _table(frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool) -> pd.Da
     for line, of_declaration in zip(contrasts.to_dict("records"), seen, strict=True):
         found = finding(line | {"unit": unit})
         if line["verdict"] == LESS and not is_sensitive:
-            found = NOT_SENSITIVE
+            found = NOT_CLAIMED
         compared = f"{row_name(frames, line['row'])} − {row_name(frames, line['reference'])}"
         lines.append(
             {

@@ -62,10 +62,11 @@ def broken_claims(
     broken += _broken_extremes(written, accuracy)
     for rows in written.everywhere:
         broken += _broken_places(written, frames, means, rows)
-    verdicts = contrasts.set_index(["row", "reference"])["verdict"] if len(contrasts) else {}
+    pairs = zip(contrasts["row"], contrasts["reference"], strict=True)
+    verdicts = dict(zip(pairs, contrasts["verdict"], strict=True))
     for kind, is_wanted in (("significant", True), ("inconclusive", False)):
         for pair in getattr(written, kind):
-            verdict = verdicts.get(tuple(pair))
+            verdict = verdicts.get(pair)
             if verdict is None or (verdict in SIGNIFICANT) != is_wanted:
                 broken.append(f"{kind} {pair}: {verdict}")
     return broken

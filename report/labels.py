@@ -1,7 +1,7 @@
 """The names that reports print: of methods, tasks and networks, each the same in all reports.
 
-Labels of records stay as they are: they are data, and a record may be years old. What a label says of settings
-is in the column of settings already, and no name holds a comma.
+Labels of records that ship stay as they are: they are data. What a label says of settings is in the column of
+settings already, and no name holds a comma.
 """
 
 from __future__ import annotations
@@ -127,10 +127,12 @@ def with_short_labels(frames: Frames) -> Frames:
     experiment = frames.experiment.model_copy(update={"rows": rows})
     labels = {row.row: row.label for row in rows}
     tuning = frames.tuning
-    of_trials = tuning["row"].map(labels).fillna(tuning["label"]) if len(tuning) else []
+    if len(tuning):
+        # A search may have tuned rows that the experiment then did not run.
+        tuning = tuning.assign(label=tuning["row"].map(labels).fillna(tuning["label"]))
     return replace(
         frames,
         experiment=experiment,
         rows=frames.rows.assign(label=frames.rows["row"].map(labels)),
-        tuning=tuning.assign(label=of_trials),
+        tuning=tuning,
     )

@@ -37,8 +37,8 @@ jump would grow ever steeper."""
 Vector = NDArray[np.float64]
 
 
-NOT_CLAIMED = "not claimed"
-"""The verdict of an experiment that cannot tell a loss."""
+NOT_CLAIMED = "inconclusive, not sensitive enough"
+"""The verdict of an experiment that could not have told a drop."""
 
 
 def assay_frame(frames: Frames) -> pd.DataFrame:
@@ -104,16 +104,15 @@ def tells(frames: Frames) -> bool:
 
 def _reason(margin: float | None, gap: float, deviation: float) -> str | None:
     if margin is None:
-        return "it sets no margin"
+        return "the experiment sets no margin"
     if math.isnan(gap):
-        return (
-            "it lacks finished runs of a worker alone, or of all sent, so what could be lost is "
-            "unknown"
-        )
+        return "finished runs of no communication, or of the baseline, are missing"
     if gap < MARGINS * margin:
-        return f"what can be lost is {gap / margin:.2g} margins, where {MARGINS} are needed"
+        return (
+            f"the gap of no communication is {gap / margin:.2g} margins, where {MARGINS} are needed"
+        )
     if math.isnan(deviation) or gap < DEVIATIONS * deviation:
-        return f"what can be lost is less than {DEVIATIONS} standard deviations between seeds"
+        return f"the gap of no communication is less than {DEVIATIONS} standard deviations between seeds"
     return None
 
 
