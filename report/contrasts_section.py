@@ -91,7 +91,7 @@ def contrasts_section(frames: Frames, contrasts: pd.DataFrame) -> ContrastsSecti
     table = _table(frames, contrasts, is_sensitive)
     return ContrastsSection(
         table=table,
-        num_significant=int(contrasts["verdict"].isin(SIGNIFICANT).sum()),
+        num_significant=_num_significant(contrasts["verdict"], is_sensitive),
         num_tests=num_tests(frames),
         num_exponents=len(experiment.exponents or []),
         error=100 * (1 - experiment.confidence),
@@ -133,6 +133,13 @@ def _table(frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool) -> pd.Da
         )
     names = ["question", "compared", "gap", "finding", "p_holm", "same_rate", "declared"]
     return pd.DataFrame(lines, columns=names)
+
+
+def _num_significant(verdicts: pd.Series[str], is_sensitive: bool) -> int:
+    is_significant = verdicts.isin(SIGNIFICANT)
+    if not is_sensitive:
+        is_significant &= verdicts != LESS
+    return int(is_significant.sum())
 
 
 def _of_floor(frames: Frames) -> str:

@@ -57,12 +57,11 @@ def pdf_of(markdown: str, root: Path) -> bytes:
         markdown: whose pictures are named by paths under `root`; where a PDF lies beside a PNG, it
             is taken.
     """
-    source = typst_of(markdown, root)
     for size in _SIZES:
-        sized = f"#let text-size = {size}pt\n{source}"
-        if not _ends_on_an_empty_page(sized, root):
+        source = typst_of(markdown, root, size)
+        if not _ends_on_an_empty_page(source, root):
             break
-    pdf = typst.compile(sized.encode(), format="pdf", timestamp=0, **_options(root))
+    pdf = typst.compile(source.encode(), format="pdf", timestamp=0, **_options(root))
     return bytes(pdf)
 
 
@@ -78,15 +77,15 @@ def _ends_on_an_empty_page(source: str, root: Path) -> bool:
     return found["page"] > 1 and float(found["y"].removesuffix("pt")) < _LEAST_FILLED
 
 
-def typst_of(markdown: str, root: Path) -> str:
-    """Return the Typst source of a Markdown text."""
+def typst_of(markdown: str, root: Path, size: float = _SIZES[0]) -> str:
+    """Return the Typst source of a Markdown text, in type of so many points."""
     tokens = markdown_parser().parse(without_comments(markdown))
     starts = []
     for number, token in enumerate(tokens):
         if token.type == "heading_open" and token.tag == "h2":
             starts.append(number)
     bounds = [*starts, len(tokens)]
-    parts = [f"#let title = {quote(_title(tokens))}", _PREAMBLE]
+    parts = [f"#let title = {quote(_title(tokens))}", f"#let text-size = {size}pt", _PREAMBLE]
     parts += _blocks(tokens[: bounds[0]], root)
     if len(starts) > _MOST_WITHOUT_CONTENTS:
         parts.append("#contents")
