@@ -289,17 +289,6 @@ def predictors_frame(lost: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["predictor", "num_rows", "fitted", "left_out"])
 
 
-def noise_share(lost: pd.DataFrame) -> float:
-    """Return the share of the variance of what is lost that is the seeds' own.
-
-    The variance is that which predictors are held against, of rows whose noise is known; the noise
-    is capped as the shares lost are. NaN where nothing varies.
-    """
-    known = lost.dropna(subset="noise")
-    total = float(((known["lost"] - known.groupby("label")["lost"].transform("mean")) ** 2).sum())
-    return float(known["noise"].sum()) / total if total else math.nan
-
-
 def _misses(group: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:
     """Return the squared misses of a method's curves, with each row's length seen and unseen.
 

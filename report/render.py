@@ -106,6 +106,7 @@ def environment(is_markdown: bool = True) -> Environment:
         "counted": wording.counted,
         "in_words": wording.in_words,
         "capitalised": wording.capitalised,
+        "gap": wording.gap,
         "interval_of": verdicts.interval_of,
         "loses": verdicts.loses,
         "margin": verdicts.margin_of,

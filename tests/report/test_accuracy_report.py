@@ -26,10 +26,14 @@ from cser_bench.report.accuracy_figures import (
     loss_figure,
     main_load,
 )
-from cser_bench.report.accuracy_report import build_report, page_of, tables_of
+from cser_bench.report.accuracy_report import build_report
+from cser_bench.report.contrasts_section import contrasts_section
+from cser_bench.report.efficiency import efficiency_frame
+from cser_bench.report.efficiency_section import curve_frames
 from cser_bench.report.explorer import page as explorer
 from cser_bench.report.explorer.page import write_experiment_page
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.ranking import ranking_of
 from cser_bench.report.regime import needs_frame
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame
 from cser_bench.report.wording import FORMATS
@@ -102,10 +106,9 @@ def test_what_does_not_ship_is_the_same_when_it_is_built_again(tmp_path: Path) -
 def test_methods_stand_in_the_order_of_their_means_each_once(folder: Path) -> None:
     """The first table and that of other ratios have every row that is not left to the CSV."""
     frames = read_frames(folder)
-    tables = tables_of(frames)
-    page = page_of(frames, tables)
-    own = tables["accuracy"].query("is_own")
-    ranking = page.ranking
+    accuracy = accuracy_frame(frames)
+    ranking = ranking_of(frames, accuracy, efficiency_frame(frames, curve_frames(frames)))
+    own = accuracy.query("is_own")
     shown = pd.concat([ranking.methods, ranking.further])
     assert len(shown) + ranking.left_out + sum(ranking.not_begun.values()) == len(own)
     assert len(ranking.methods) <= MOST_RANKED or ranking.further.empty
@@ -123,7 +126,7 @@ def test_methods_stand_in_the_order_of_their_means_each_once(folder: Path) -> No
 
 def test_a_comparison_is_the_row_minus_its_reference(long: Frames) -> None:
     """Also where its question names the reference first, as "does local SGD do as well as M-CSER"."""
-    section = page_of(long, tables_of(long)).contrasts
+    section = contrasts_section(long, contrasts_frame(long))
     assert section is not None
     asked = section.table[section.table["question"].str.startswith("Does local SGD do as well")]
     assert asked["compared"].tolist() == ["M-CSER − local SGD", "M-CSER block − local SGD"]
