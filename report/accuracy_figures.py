@@ -1,4 +1,4 @@
-"""Figures of an accuracy experiment: what is lost against the baseline, at one load and by load."""
+"""Figures of an accuracy experiment: drops below the baseline, at one traffic and by traffic."""
 
 import math
 from collections import Counter
@@ -23,8 +23,6 @@ from cser_bench.report.plotting import (
     end_labels,
     family_handles,
     headline,
-    losses_across,
-    losses_up,
     mark,
     new_figure,
     plain,
@@ -34,9 +32,8 @@ from cser_bench.report.plotting import (
     verdict_handles,
 )
 from cser_bench.report.regime import tells
-from cser_bench.report.statistics import LESS, MORE, contrasts_frame
-from cser_bench.report.verdicts import loss, margin_of
-from cser_bench.report.wording import amount
+from cser_bench.report.statistics import MORE, contrasts_frame
+from cser_bench.report.wording import amount, gap, traffic
 
 LEAST_LOADS = 3
 """A method is drawn over the load of a link where it was run at so many loads or more."""
@@ -44,8 +41,8 @@ LEAST_LOADS = 3
 PANELS = ("error reset", "error feedback", "local steps", "neighbours")
 """Families that are drawn, a panel each."""
 
-_MOST_LINES = 31
-"""Rows of a figure of differences; the worst are left out."""
+MOST_RANKED = 30
+"""Rows, with the baseline, of the first table and figure: of more they have those of the main ratio alone."""
 
 _MOST_OF_THEM = 0.7
 """Share of the methods that must have a row at the load."""
@@ -57,9 +54,6 @@ _MARGIN = "#e4efe6"
 _LINEAR_UP_TO = 3.0
 """Points up to which a panel is linear; where a row loses more, losses beyond 1 are drawn by their
 logarithm."""
-
-_MOST_NAMED = 6
-"""Methods whose names have room beside the lines of one panel."""
 
 
 def main_load(frames: Frames) -> float:
@@ -79,7 +73,7 @@ def main_load(frames: Frames) -> float:
 def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
     """Return each method's row with the largest link load of about `load` at most.
 
-    The least loss comes first. Where too few of the methods have such a row, all rows are returned.
+    The smallest drop comes first. All rows are returned where they are few, or too few of the methods have such a row.
     """
     # A load that is unknown is NaN, which no row is below: then all rows are returned.
     best = accuracy[accuracy["link_models"] <= (1 + LOAD_TOLERANCE) * load]
@@ -87,32 +81,28 @@ def at_link_load(accuracy: pd.DataFrame, load: float) -> pd.DataFrame:
         loads = best.groupby("label", sort=False)["link_models"]
         best = best.loc[loads.idxmax()]
     num_methods = accuracy["label"].nunique()
-    if len(best) < _MOST_OF_THEM * num_methods:
-        # Rows that load a link alike are too few to say anything.
+    # Rows that load a link alike may be too few to say anything.
+    if len(accuracy) < MOST_RANKED or len(best) < _MOST_OF_THEM * num_methods:
         best = accuracy
     return best.sort_values("difference", ascending=False, kind="stable")
 
 
-def loss_at_one_load(
-    frames: Frames, accuracy: pd.DataFrame
-) -> tuple[pd.DataFrame, str, str | None]:
-    """Return the rows to set side by side, the finding as a sentence, and the load of their links.
+def loss_at_one_load(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, float | None]:
+    """Return the rows to set side by side with their verdicts, and the load of their links.
 
-    The rows have their verdicts. The load is None where all rows are taken, whatever their loads.
+    The load is None where all rows are taken, whatever their loads.
     """
     load = main_load(frames)
     own = with_verdicts(frames, accuracy)
     shown = at_link_load(own, load)
-    at = None
-    if len(shown) < len(own):
-        at = amount(load)
-    return shown, finding(frames, shown), at
+    return shown, load if len(shown) < len(own) else None
 
 
 def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Return the experiment's own rows that have a loss, each with the verdict on it and its unit.
+    """Return the experiment's own rows that have a drop, each with its verdict, unit and traffic.
 
-    The verdict is None where none was asked for, or the experiment cannot tell a loss.
+    The verdict is None where none was asked for, or the experiment is not sensitive enough. The traffic is a share of
+    the baseline's.
     """
     is_baseline = accuracy["row"] == frames.experiment.baseline
     is_known = accuracy["difference"].notna()
@@ -122,39 +112,10 @@ def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
         for line in contrasts_frame(frames).to_dict("records"):
             if line["kind"] == "non-inferiority":
                 verdicts[line["row"]] = line["verdict"]
-    own = own.assign(verdict=own["row"].map(verdicts), unit=frames.metric.loss_unit)
+    all_sent = accuracy.loc[is_baseline, "link_models"].sum()
+    share = own["link_models"].astype(float) / (all_sent or math.nan)
+    own = own.assign(verdict=own["row"].map(verdicts), unit=frames.metric.loss_unit, traffic=share)
     return own.astype({"verdict": object})
-
-
-def finding(frames: Frames, shown: pd.DataFrame) -> str:
-    """Say of how many of these rows the loss is within the margin.
-
-    The verdicts on the rows are counted; where none was declared, or the experiment cannot tell a
-    loss, the means within the margin. Without a margin it only says what the figure shows.
-    """
-    margin = frames.experiment.margin
-    unit = frames.metric.loss_unit
-    if margin is None:
-        return f"What each method loses against all sent, in {unit}"
-    margin_text = margin_of({"margin": margin, "unit": unit})
-    verdicts = shown["verdict"].dropna()
-    num_less = int((verdicts == LESS).sum())
-    num_more = int((verdicts == MORE).sum())
-    if len(verdicts) == 1:
-        words = {LESS: "shown to be less than", MORE: "shown to be more than"}
-        shown_as = words.get(verdicts.iloc[0], "not shown to be less than")
-        return f"The loss asked about is {shown_as} {margin_text}"
-    if len(verdicts):
-        is_one = num_less < 2
-        less = f"{num_less or 'None'} of {len(verdicts)} losses asked about"
-        more = f"{num_more or 'none'} to be more"
-        return f"{less} {'is' if is_one else 'are'} shown to be less than {margin_text}, and {more}"
-    drawn = shown[~shown["is_bound"]]
-    num_within = int((drawn["difference"] > -margin).sum())
-    if len(drawn) == 1:
-        return f"The loss is {'less' if num_within else 'more'} than {margin_text}, by mean"
-    verb = "is" if num_within < 2 else "are"
-    return f"{num_within or 'None'} of {len(drawn)} losses {verb} less than {margin_text}, by mean"
 
 
 def loss_figure(
@@ -163,8 +124,9 @@ def loss_figure(
     title: str,
     families: Mapping[str, str],
     unit: str = "points",
+    name: str = "accuracy drop",
 ) -> Figure:
-    """Draw what each row loses as a mark with its interval, the least on top.
+    """Draw each row's drop as a mark with its interval, the smallest on top.
 
     The margin is shaded; shapes and colours are families', and a mark's filling its verdict.
 
@@ -172,9 +134,9 @@ def loss_figure(
         shown: lines of the accuracy frame with their `verdict`, in the order in which they are to
             stand.
         margin: as a difference of scores; None draws none.
-        unit: of losses.
+        unit: of drops. name: what they are called.
     """
-    lines = shown.iloc[:_MOST_LINES].to_dict("records")
+    lines = shown.iloc[:MOST_RANKED].to_dict("records")
     names = [plain(_name(line)) for line in lines]
     factor = units_in_one(unit)
     with style():
@@ -187,8 +149,7 @@ def loss_figure(
             shaded = "; green: within the margin"
             axes.axvspan(0, factor * margin, color=_MARGIN, zorder=0)
         # From the right, so that it is whole where names leave the axes little width.
-        axes.set_xlabel(f"{unit} lost against all sent (bars: 95 %{shaded})", loc="right")
-        losses_across(axes)
+        axes.set_xlabel(f"{name}, {unit} (bars: 95 % CI{shaded})", loc="right")
         axes.axvline(0, **GREY)
         axes.set_yticks(range(len(lines)), names)
         for text, line in zip(axes.get_yticklabels(), lines, strict=True):
@@ -239,8 +200,8 @@ def _dot(
     middle = -factor * float(line["difference"])
     verdict = line.get("verdict")
     if middle > end:
-        shown = "shown to lose more: " if verdict == MORE else ""
-        text = f"{shown}{loss(line['difference'], unit)} →"
+        tested = "above the margin: " if verdict == MORE else ""
+        text = f"{tested}{gap(line['difference'], unit)} →"
         axes.annotate(text, (0.99 * end, place), ha="right", va="center", color=colour)
         return
     axes.plot(
@@ -254,12 +215,12 @@ def _dot(
 
 
 def _name(line: dict[Hashable, Any]) -> str:
-    """Return a row's label with its load of a link; with its ratio where that is not known."""
+    """Return a row's label with its traffic; with its ratio where that is not known."""
     label = str(line["label"])
-    link = line["link_models"]
+    share = line.get("traffic", math.nan)
     ratio = line["ratio"]
-    if link is not None and not math.isnan(link):
-        return f"{label}  ({amount(link)})"
+    if not math.isnan(share):
+        return f"{label}  ({traffic(share)})"
     if ratio is not None and ratio < math.inf:
         return f"{label}  (ratio {amount(ratio)})"
     return label
@@ -278,49 +239,15 @@ def drawn_methods(accuracy: pd.DataFrame, families: Mapping[str, str]) -> pd.Dat
     return known[num_loads >= LEAST_LOADS]
 
 
-def finding_of_loads(known: pd.DataFrame) -> str:
-    """Say of how many methods more is lost where a link carries least than where it carries most.
-
-    Args:
-        known: of `drawn_methods`.
-    """
-    num_methods = 0
-    num_losing = 0
-    for _, rows in known.groupby("label"):
-        differences = rows.sort_values("link_models")["difference"]
-        num_methods += 1
-        num_losing += int(differences.iloc[0] < differences.iloc[-1])
-    where = "more where a link carries less, by mean"
-    if num_methods == 1:
-        return f"The method {'loses' if num_losing else 'does not lose'} {where}"
-    verb = "loses" if num_losing == 1 else "lose"
-    return f"{num_losing} of {num_methods} methods {verb} {where}"
-
-
-def few_methods_at_loads(own: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
-    """Return the rows of methods run at two loads of a link or more, if one panel can hold them.
-
-    Args:
-        own: of `with_verdicts`.
-    """
-    known = own[(own["link_models"] > 0) & ~own["is_bound"]]
-    num_loads = known.groupby("label")["link_models"].transform("nunique")
-    known = known[num_loads > 1]
-    if not 1 < known["label"].nunique() <= _MOST_NAMED:
-        return known[:0]
-    family = known["algorithm"].map(families)
-    # `draw_loads` heads a panel with its network, which the page of one experiment need not.
-    return known.assign(family=family, estimate=known["difference"], network="")
-
-
 def link_figure(
     accuracy: pd.DataFrame,
     margin: float | None,
     title: str,
     families: Mapping[str, str],
     unit: str = "points",
+    name: str = "accuracy drop",
 ) -> Figure:
-    """Draw what methods lose over the load of a worker's link.
+    """Draw the drops of methods over the load of a worker's link.
 
     A family has a panel, with its methods named below it.
     """
@@ -336,7 +263,7 @@ def link_figure(
     with style():
         figure, panels = new_figure(3.4, len(groups))
         for axes, (name, group) in zip(panels, groups.items(), strict=True):
-            axes.set(xscale="log", xlim=(low, high), xlabel="models on a link in a run")
+            axes.set(xscale="log", xlim=(low, high), xlabel="models sent over each link in a run")
             _panel(axes, group, margin, units_in_one(unit))
             axes.set_title(name, color=FAMILIES[name], fontsize=8.5)
             axes.legend(
@@ -346,17 +273,18 @@ def link_figure(
                 handlelength=1.4,
                 columnspacing=1.0,
             )
-        panels[0].set_ylabel(f"{unit} lost against all sent")
+        panels[0].set_ylabel(f"{name}, {unit}")
         headline(figure, title)
     return figure
 
 
-def draw_loads(lost: pd.DataFrame, title: str | None = None) -> Figure:
-    """Draw what methods lose over the load of a link, a panel a network, a line a method.
+def draw_loads(lost: pd.DataFrame, title: str | None = None, name: str = "drop") -> Figure:
+    """Draw the drops of methods over the load of a link, a panel a network, a line a method.
 
     Args:
         lost: columns network, label, family, link_models, estimate, unit, margin and verdict, a
-            line a loss.
+            line a drop.
+        title: above all panels. name: what a drop is called.
     """
     networks = list(lost["network"].unique())
     with style():
@@ -366,8 +294,7 @@ def draw_loads(lost: pd.DataFrame, title: str | None = None) -> Figure:
             group = lost[lost["network"] == network]
             axes.set_title(network, fontsize=8.5)
             all_ends.append(_lines_of_methods(axes, group, is_wide=len(networks) == 1))
-            axes.set_ylabel(f"{group['unit'].iloc[0]} lost against all sent")
-            losses_up(axes)
+            axes.set_ylabel(f"{name}, {group['unit'].iloc[0]}")
         figure.legend(handles=verdict_handles(lost["verdict"]), loc="outside lower center", ncols=3)
         if title is not None:
             headline(figure, title)
@@ -423,8 +350,6 @@ def _panel(axes: Axes, group: pd.DataFrame, margin: float | None, factor: int) -
     best = float(losses.min())
     if worst > _LINEAR_UP_TO * unit:
         _set_logarithmic(axes, worst, unit)
-    else:
-        losses_up(axes)
     axes.set_ylim(min(-0.15 * unit, best - 0.1 * unit), 1.15 * worst)
     decades(axes.xaxis)
     if margin is not None:

@@ -20,7 +20,7 @@ from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.setting import setting_in_short
 from cser_bench.report.statistics import accuracy_frame, rows_by_place
-from cser_bench.report.wording import FORMATS, NONE
+from cser_bench.report.wording import FORMATS, NONE, gap_cell
 
 BY_DEFINITION = "1"
 """The efficiency of the baseline itself."""
@@ -127,17 +127,8 @@ def efficiency_cell(line: Mapping[Any, Any]) -> str:
 
 def drop_in_words(line: Mapping[Any, Any], frames: Frames) -> str:
     """Write how much worse than the baseline a row is: positive is worse."""
-    if math.isnan(line["difference"]):
-        return NONE
-    scale, digits = (100, 2) if frames.metric.loss_unit == "points" else (1, 4)
-    ends = (line["difference"], line["difference_high"], line["difference_low"])
-    # Rounded first, as in `verdicts.size`: a tie must not turn on the last bits.
-    rounded = (round(round(-scale * end, 9), digits) for end in ends)
-    # What rounds to nothing has no sign.
-    drop, low, high = (f"{end + 0.0:.{digits}f}" for end in rounded)
-    if math.isnan(line["difference_low"]):
-        return drop
-    return f"{drop} ({low} to {high})"
+    ends = (line["difference"], line["difference_low"], line["difference_high"])
+    return gap_cell(*ends, frames.metric.loss_unit)
 
 
 def _curve_table(frames: Frames) -> pd.DataFrame:

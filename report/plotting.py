@@ -105,7 +105,7 @@ def mark(
 ) -> None:
     """Draw a point by its verdict.
 
-    Filled is shown to lose less than the margin, crossed to lose more; all else is hollow.
+    Filled is a drop significantly below the margin, crossed one above it; all else is hollow.
     """
     face = colour if verdict == LESS else "white"
     axes.plot(
@@ -134,9 +134,9 @@ def verdict_handles(verdicts: Iterable[str | None]) -> list[Line2D]:
     """Return what a legend says of the marks of these verdicts."""
     drawn = {verdict if verdict in (LESS, MORE) else None for verdict in verdicts}
     looks = {
-        LESS: ("o", "#333333", "shown to lose less than the margin"),
-        None: ("o", "white", "undecided, or not judged"),
-        MORE: ("x", "#333333", "shown to lose more"),
+        LESS: ("o", "#333333", "below the margin (Holm)"),
+        None: ("o", "white", "inconclusive, or not tested"),
+        MORE: ("x", "#333333", "above the margin (Holm)"),
     }
     handles = []
     for verdict, (shape, face, name) in looks.items():

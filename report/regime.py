@@ -37,8 +37,8 @@ jump would grow ever steeper."""
 Vector = NDArray[np.float64]
 
 
-NOT_CLAIMED = "not claimed"
-"""The verdict of an experiment that cannot tell a loss."""
+NOT_CLAIMED = "inconclusive, not sensitive enough"
+"""The verdict of an experiment that could not have told a drop."""
 
 
 def assay_frame(frames: Frames) -> pd.DataFrame:
@@ -104,16 +104,15 @@ def tells(frames: Frames) -> bool:
 
 def _reason(margin: float | None, gap: float, deviation: float) -> str | None:
     if margin is None:
-        return "it sets no margin"
+        return "the experiment sets no margin"
     if math.isnan(gap):
-        return (
-            "it lacks finished runs of a worker alone, or of all sent, so what could be lost is "
-            "unknown"
-        )
+        return "finished runs of no communication, or of the baseline, are missing"
     if gap < MARGINS * margin:
-        return f"what can be lost is {gap / margin:.2g} margins, where {MARGINS} are needed"
+        return (
+            f"the gap of no communication is {gap / margin:.2g} margins, where {MARGINS} are needed"
+        )
     if math.isnan(deviation) or gap < DEVIATIONS * deviation:
-        return f"what can be lost is less than {DEVIATIONS} standard deviations between seeds"
+        return f"the gap of no communication is less than {DEVIATIONS} standard deviations between seeds"
     return None
 
 
@@ -288,17 +287,6 @@ def predictors_frame(lost: pd.DataFrame) -> pd.DataFrame:
         )
         lines.append((name, len(lost), fitted, left_out))
     return pd.DataFrame(lines, columns=["predictor", "num_rows", "fitted", "left_out"])
-
-
-def noise_share(lost: pd.DataFrame) -> float:
-    """Return the share of the variance of what is lost that is the seeds' own.
-
-    The variance is that which predictors are held against, of rows whose noise is known; the noise
-    is capped as the shares lost are. NaN where nothing varies.
-    """
-    known = lost.dropna(subset="noise")
-    total = float(((known["lost"] - known.groupby("label")["lost"].transform("mean")) ** 2).sum())
-    return float(known["noise"].sum()) / total if total else math.nan
 
 
 def _misses(group: pd.DataFrame, columns: Sequence[str]) -> tuple[float, float]:

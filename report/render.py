@@ -105,6 +105,8 @@ def environment(is_markdown: bool = True) -> Environment:
         "listed": wording.listed,
         "counted": wording.counted,
         "in_words": wording.in_words,
+        "capitalised": wording.capitalised,
+        "gap": wording.gap,
         "interval_of": verdicts.interval_of,
         "loses": verdicts.loses,
         "margin": verdicts.margin_of,

@@ -1,10 +1,10 @@
 """Statistics: means, differences of rows, scores by rate, and verdicts on declared contrasts.
 
-Scipy does the sums. One rule holds for all experiments; `simulation.py` chose it and
-docs/statistics.md explains it. Each row has a variance of its own, with degrees of freedom after
-Welch and Satterthwaite. Runs are not paired by seed. Nothing is tested first to choose a test. All
-one-sided tests of an experiment's contrasts share its level, by Holm's procedure. One method is
-called better than another only where that also holds with one learning rate for both.
+Scipy does the sums. One rule holds for all experiments; docs/statistics.md explains it and says why it
+was chosen. Each row has a variance of its own, with degrees of freedom after Welch and Satterthwaite.
+Runs are not paired by seed. Nothing is tested first to choose a test. All one-sided tests of an
+experiment's contrasts share its level, by Holm's procedure. One method is called better than another
+only where that also holds with one learning rate for both.
 """
 
 import math

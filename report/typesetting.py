@@ -4,6 +4,7 @@ Every text is a quoted string in that source, and so never markup. What the temp
 headings, paragraphs, bullets, quotes, tables, pictures, code, links, bold and italic type.
 """
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +18,11 @@ from cser_bench.report.markdown import markdown_parser, without_comments
 # A column of texts with a longer cell, in letters, takes what width is left, and wraps.
 _LONG = 34
 
-# Rows of the longest table that is not broken over pages. A section of such tables, with one picture
-# at most, is kept on one page.
-_MOST_KEPT = 8
+# Sizes of type in points: the first that does not leave the last page nearly empty is taken.
+_SIZES = (9.5, 9.1, 8.7)
+
+# Where the text of the last page should end, in points from the top of a page of 842.
+_LEAST_FILLED = 200
 
 # A text with more sections has a table of contents.
 _MOST_WITHOUT_CONTENTS = 8
@@ -54,33 +57,40 @@ def pdf_of(markdown: str, root: Path) -> bytes:
         markdown: whose pictures are named by paths under `root`; where a PDF lies beside a PNG, it
             is taken.
     """
-    pdf = typst.compile(
-        typst_of(markdown, root).encode(),
-        # The stubs want the root to be of the source's type, which only a path could be.
-        root=cast(Any, str(root.resolve())),
-        ignore_system_fonts=True,
-        format="pdf",
-        timestamp=0,
-    )
+    for size in _SIZES:
+        source = typst_of(markdown, root, size)
+        if not _ends_on_an_empty_page(source, root):
+            break
+    pdf = typst.compile(source.encode(), format="pdf", timestamp=0, **_options(root))
     return bytes(pdf)
 
 
-def typst_of(markdown: str, root: Path) -> str:
-    """Return the Typst source of a Markdown text."""
+def _options(root: Path) -> dict[str, Any]:
+    # The stubs want the root to be of the source's type, which only a path could be.
+    return {"root": cast(Any, str(root.resolve())), "ignore_system_fonts": True}
+
+
+def _ends_on_an_empty_page(source: str, root: Path) -> bool:
+    """Return whether the last page of several would hold a few lines alone."""
+    asked = f"{source}\n#context [#metadata((page: here().page(), y: here().position().y)) <end>]"
+    [found] = json.loads(typst.query(asked.encode(), "<end>", field="value", **_options(root)))
+    return found["page"] > 1 and float(found["y"].removesuffix("pt")) < _LEAST_FILLED
+
+
+def typst_of(markdown: str, root: Path, size: float = _SIZES[0]) -> str:
+    """Return the Typst source of a Markdown text, in type of so many points."""
     tokens = markdown_parser().parse(without_comments(markdown))
     starts = []
     for number, token in enumerate(tokens):
         if token.type == "heading_open" and token.tag == "h2":
             starts.append(number)
     bounds = [*starts, len(tokens)]
-    settings = {"title": quote(_title(tokens)), "most_kept": _MOST_KEPT}
-    parts = [f"#let {name} = {value}" for name, value in settings.items()]
-    parts.append(_PREAMBLE)
+    parts = [f"#let title = {quote(_title(tokens))}", f"#let text-size = {size}pt", _PREAMBLE]
     parts += _blocks(tokens[: bounds[0]], root)
     if len(starts) > _MOST_WITHOUT_CONTENTS:
         parts.append("#contents")
     for start, end in pairwise(bounds):
-        parts += _section(tokens[start:end], root)
+        parts += _blocks(tokens[start:end], root)
     return "\n".join(parts)
 
 
@@ -89,14 +99,6 @@ def _title(tokens: Sequence[Token]) -> str:
         if token.type == "heading_open":
             return tokens[number + 1].content
     return ""
-
-
-def _section(tokens: Sequence[Token], root: Path) -> list[str]:
-    num_rows = sum(token.type == "tr_open" for token in tokens)
-    num_pictures = sum(_is_picture(token) for token in tokens)
-    if num_rows <= _MOST_KEPT and num_pictures < 2:
-        return ["#kept[", *_blocks(tokens, root), "]"]
-    return _blocks(tokens, root)
 
 
 def _is_picture(token: Token) -> bool:
@@ -124,7 +126,9 @@ def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
             end = number
             while tokens[end].type != "table_close":
                 end += 1
-            parts.append(_table(tokens[number:end], root))
+            # A caption stays under its table.
+            is_sticky = _is_caption(tokens[end + 1 : end + 3])
+            parts.append(_table(tokens[number:end], root, is_sticky))
             number = end
         elif token.type == "heading_open":
             level = token.tag.removeprefix("h")
@@ -143,6 +147,14 @@ def _blocks(tokens: Sequence[Token], root: Path) -> list[str]:
             parts.append(_BOUNDS[token.type])
         number += 1
     return parts
+
+
+def _is_caption(tokens: Sequence[Token]) -> bool:
+    """Return whether a paragraph begins there that is all in italics."""
+    if len(tokens) < 2 or tokens[1].type != "inline":
+        return False
+    children = tokens[1].children or []
+    return bool(children) and children[0].type == "em_open" and children[-1].type == "em_close"
 
 
 def _show_something(tokens: Sequence[Token]) -> bool:
@@ -208,7 +220,7 @@ def _address(link: str, root: Path) -> str | None:
     return None
 
 
-def _table(tokens: Sequence[Token], root: Path) -> str:
+def _table(tokens: Sequence[Token], root: Path, is_sticky: bool) -> str:
     cells = [token for token in tokens if token.type == "inline"]
     aligns = []
     for token in tokens:
@@ -225,11 +237,10 @@ def _table(tokens: Sequence[Token], root: Path) -> str:
             widths.append(f"{longest}fr")
         else:
             widths.append("auto")
-    num_rows = len(body) // num_columns
     first = ", ".join(f"[{_inline(cell, root)}]" for cell in head)
     others = "".join(f", [{_inline(cell, root)}]" for cell in body)
     # Behind a sole entry Typst needs the comma to take it for an array.
     return (
-        f"#grid-table(({', '.join(widths)},), ({', '.join(aligns)},), {num_rows}, "
-        f"({first},){others})"
+        f"#grid-table(({', '.join(widths)},), ({', '.join(aligns)},), "
+        f"{'true' if is_sticky else 'false'}, ({first},){others})"
     )

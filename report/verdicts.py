@@ -1,4 +1,4 @@
-"""How a loss and a verdict are said, the same everywhere.
+"""How answers say a loss and a verdict; reports and all else have `wording`.
 
 Scores are such that more is better, and `estimate` is a row's mean score less its reference's, with
 `low` and `high` about it. What is said has one direction: a loss is a positive number, and a gain
@@ -9,17 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cser_bench.report.statistics import (
-    BETTER,
-    BETTER_BY_MARGIN,
-    EQUAL,
-    LESS,
-    MORE,
-    NO_DIFFERENCE,
-    UNDECIDED,
-    WORSE,
-    WORSE_BY_MARGIN,
-)
+import pandas as pd
+
+from cser_bench.report.statistics import EQUAL, NO_DIFFERENCE, UNDECIDED
 from cser_bench.report.wording import NONE
 
 NOT_JUDGED = "not judged"
@@ -140,65 +132,11 @@ def verdict_in_words(line: Line) -> str:
     return word
 
 
-def answer(line: Line, question: str) -> str:
-    """Answer a declared question in a sentence, of the row that it asks about.
-
-    Args:
-        line: with the `label` of the row and the one of its reference, `other`.
-    """
-    word = verdict(line)
-    if math.isnan(line["estimate"]):
-        return word
-    if line["kind"] == "non-inferiority":
-        return _answer_on_loss(line, word)
-    turned = asks_of_reference(question, line["label"], line["other"])
-    row, other = line["label"], line["other"]
-    if turned:
-        row, other = other, row
-    said = f"{row} is {worse(line, turned)} than {other}"
-    if line["verdict"] == EQUAL:
-        return f"Yes, {word}: {said}"
-    if line["verdict"] in (BETTER_BY_MARGIN, WORSE_BY_MARGIN):
-        is_better = (line["verdict"] == BETTER_BY_MARGIN) != turned
-        return f"{'Yes' if is_better else 'No'}: {said}, more than the margin"
-    if line["verdict"] in (BETTER, WORSE):
-        return f"{said[0].upper()}{said[1:]}"
-    if line["verdict"] == UNDECIDED and word != UNDECIDED:
-        return f"{said[0].upper()}{said[1:]}; whether by more than the margin is undecided"
-    if line["verdict"] == UNDECIDED:
-        return f"Undecided: {row} against {other}"
-    if line["verdict"] == NO_DIFFERENCE and word != NO_DIFFERENCE:
-        return f"{said[0].upper()}{said[1:]}, not shown after correction"
-    return f"{word[0].upper()}{word[1:]}: {row} against {other}"
-
-
-def _answer_on_loss(line: Line, word: str) -> str:
-    """Answer whether a method loses less than the margin."""
-    said = f"it {loses(line)}"
-    if line["verdict"] == LESS:
-        return f"Yes: {said}"
-    if line["verdict"] == MORE:
-        return f"No: {said}"
-    if line["verdict"] == UNDECIDED and word != UNDECIDED:
-        return f"It {loses(line)}; whether more than the margin is undecided"
-    return f"{word[0].upper()}{word[1:]}"
-
-
-def asks_of_reference(question: str, row: str, reference: str) -> bool:
-    """Tell whether a question is about the reference of a comparison, beside the row.
-
-    Specs ask both "does local SGD do as well as M-CSER" and "does DiLoCo do as well as SGD": what is
-    named first is what is asked about. A label may have more words than the question uses.
-    """
-    return _place_in(question, reference) < _place_in(question, row)
-
-
-def _place_in(question: str, label: str) -> int:
-    """Return where a question names a label, by as many of its first words as it uses."""
-    words = label.replace(",", "").split()
-    for count in range(len(words), 0, -1):
-        place = question.find(" ".join(words[:count]))
-        if place >= 0:
-            return place
-    # Behind all that is named: a question that names neither is then about the row.
-    return len(question)
+def with_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of comparisons with its texts: loss, loss_interval, shown."""
+    lines = table.to_dict("records")
+    return table.assign(
+        loss=[with_unit(line) for line in lines],
+        loss_interval=[interval_of(line) for line in lines],
+        shown=[verdict(line) for line in lines],
+    )

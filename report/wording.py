@@ -1,11 +1,35 @@
-"""How numbers are written, the same everywhere in a report; templates have these as filters."""
+"""How numbers, gaps, intervals and findings are written, the same everywhere in a report.
+
+Scores are such that more is better, and a difference is a row's mean score minus its reference's. What is printed
+is the gap, which has the other sign: an accuracy drop or a loss gap is positive where the row is worse.
+Templates have these as filters.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
 from markupsafe import Markup
+
+from cser_bench.harness.measures.declared import Seen
+from cser_bench.harness.measures.metrics import Metric
+from cser_bench.report.statistics import (
+    BETTER,
+    BETTER_BY_MARGIN,
+    DIVERGED,
+    EQUAL,
+    LESS,
+    MORE,
+    NO_DIFFERENCE,
+    NO_RUNS,
+    NOT_RUN,
+    OTHER_RATE,
+    TOO_LATE,
+    UNDECIDED,
+    WORSE,
+    WORSE_BY_MARGIN,
+)
 
 MINUS = "\u2212"
 NONE = "\u2013"
@@ -189,6 +213,11 @@ def counted(number: float, noun: str) -> str:
     return f"{digits} {noun}s"
 
 
+def capitalised(text: str) -> str:
+    """Return a text with a capital first letter; the others stay, as those of BLEU."""
+    return text[:1].upper() + text[1:]
+
+
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -208,3 +237,108 @@ def _digits(value: float) -> str:
     if "." in digits:
         digits = digits.rstrip("0").rstrip(".")
     return digits
+
+
+def gap(difference: float, unit: str) -> str:
+    """Write how much worse a row is than its reference: "1.27" points, "-0.0017" nats.
+
+    Args:
+        difference: of scores, the row's minus the reference's.
+        unit: "points" are hundredths of a share.
+    """
+    if math.isnan(difference):
+        return NONE
+    # Rounded first, as sums in two orders differ in the last bits and are to be printed alike.
+    if unit == "points":
+        return f"{_unsigned_zero(round(-100 * difference, 9), 2):.2f}"
+    return f"{_unsigned_zero(round(-difference, 11), 4):.4f}"
+
+
+def _unsigned_zero(value: float, decimals: int) -> float:
+    """Round a number; what rounds to nothing has no sign."""
+    return round(value, decimals) + 0.0
+
+
+def interval(low: float, high: float, unit: str) -> str:
+    """Write the interval of a gap, from the ends of the difference's: "0.06 to 0.37"."""
+    if math.isnan(low):
+        return NONE
+    return f"{gap(high, unit)} to {gap(low, unit)}"
+
+
+def gap_cell(difference: float, low: float, high: float, unit: str) -> str:
+    """Write a gap with its interval as a table has it: "0.22 (0.06 to 0.37)"."""
+    if math.isnan(low):
+        return gap(difference, unit)
+    return f"{gap(difference, unit)} ({interval(low, high, unit)})"
+
+
+def gap_in_prose(difference: float, low: float, high: float, unit: str) -> str:
+    """Write a gap as a sentence has it: "0.22 points (95 % CI 0.06 to 0.37)"."""
+    with_unit = f"{gap(difference, unit)} {unit}"
+    if math.isnan(low):
+        return with_unit
+    return f"{with_unit} (95 % CI {interval(low, high, unit)})"
+
+
+def margin_text(margin: float, unit: str) -> str:
+    """Write a margin with its unit: "0.5 points", "1 point", "0.01 nats"."""
+    number = round(100 * margin if unit == "points" else margin, 6)
+    return f"{number:g} {unit.removesuffix('s') if number == 1 else unit}"
+
+
+def gap_name(metric: Metric) -> str:
+    """Return what a gap in this metric is called: "accuracy drop", "BLEU drop", "loss gap"."""
+    if metric.name == "loss":
+        return "loss gap"
+    return f"{metric.label} {'drop' if metric.higher_is_better else 'gap'}"
+
+
+NOT_TESTED = "not tested"
+INCONCLUSIVE = "inconclusive"
+
+_FINDINGS = {
+    LESS: "below {margin}",
+    MORE: "above {margin}",
+    EQUAL: "equal within {margin}",
+    BETTER: "better",
+    WORSE: "worse",
+    BETTER_BY_MARGIN: "better by over {margin}",
+    WORSE_BY_MARGIN: "worse by over {margin}",
+    OTHER_RATE: f"{INCONCLUSIVE} at the same learning rate",
+    NOT_RUN: f"{INCONCLUSIVE}, not run at the same learning rate",
+    UNDECIDED: INCONCLUSIVE,
+    NO_DIFFERENCE: INCONCLUSIVE,
+    DIVERGED: "a run diverged",
+    NO_RUNS: "not enough runs",
+    TOO_LATE: f"post hoc, {NOT_TESTED}",
+}
+"""What is printed of each verdict, of the row against its reference."""
+
+SIGNIFICANT = (LESS, MORE, EQUAL, BETTER, WORSE, BETTER_BY_MARGIN, WORSE_BY_MARGIN)
+"""Verdicts of a test that is significant after Holm's correction."""
+
+
+def finding(line: Mapping[Any, Any]) -> str:
+    """Return what a comparison's test found, as a cell: "below 0.5 points", "worse", "inconclusive".
+
+    Args:
+        line: with `verdict`, `margin` and `unit`; a verdict that is no text was not asked for.
+    """
+    verdict = line.get("verdict")
+    if not isinstance(verdict, str):
+        return NOT_TESTED
+    words = _FINDINGS.get(verdict, verdict)
+    return words.format(margin=margin_text(line["margin"], line["unit"]))
+
+
+def declaration(seen: Seen | None) -> str:
+    """Return what had been run of a comparison's two rows when it was declared, as a cell."""
+    if seen is None:
+        return "not known"
+    if seen.num_rows == 0:
+        return "pre-registered"
+    runs = f"{seen.num_begun} of {seen.num_planned} runs begun"
+    if seen.num_rows == 1:
+        return f"{runs}, all of one row"
+    return f"post hoc, {runs}"

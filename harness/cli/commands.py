@@ -375,21 +375,6 @@ def unpack(options: argparse.Namespace) -> int:
     return 0
 
 
-def declared(options: argparse.Namespace) -> int:
-    """Date the contrasts of records by git history, and say which came after runs.
-
-    Those that have a date keep it.
-    """
-    from cser_bench.harness.cli.show import declared_text
-    from cser_bench.harness.measures.declared import run_files
-    from cser_bench.harness.plan.history import date_contrasts
-
-    for folder in options.folders:
-        experiment = date_contrasts(known_folder(folder), options.keep_verdicts)
-        print(declared_text(folder, experiment, run_files(folder)))
-    return 0
-
-
 def _records(options: argparse.Namespace) -> tuple[Path, Path | None]:
     """Return the folder of records that is meant, and that of the tuning.
 

@@ -261,19 +261,6 @@ def _add_record_commands(add: Add) -> None:
         sub.add_argument(
             "folder", type=Path, help="folder of the experiment, as results/fashion_mnist"
         )
-    declared = add(
-        commands.declared,
-        "say which contrasts were declared after runs; those without a date get git's",
-    )
-    declared.add_argument(
-        "folders", type=Path, nargs="+", metavar="FOLDER", help="of an experiment"
-    )
-    declared.add_argument(
-        "--keep-verdicts",
-        action="store_true",
-        help="of contrasts dated now that came too late for one, whose verdicts were published "
-        "before",
-    )
 
 
 def _add_page_commands(add: Add) -> None:

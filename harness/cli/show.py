@@ -1,19 +1,15 @@
-"""Prints states of runs and declarations for people."""
+"""Prints states of runs for people."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from tabulate import tabulate
 
-from cser_bench.harness.measures.declared import Seen, in_words, seen_runs, starts_of
-from cser_bench.harness.records.experiment import Contrast, Experiment
 from cser_bench.harness.records.shipped import Taken
 from cser_bench.harness.records.state import RunStatus, State
-from cser_bench.harness.records.store import RunFile
 from cser_bench.harness.spec.spec_file import shipped_titles
 
 
@@ -130,43 +126,3 @@ def _remark(run: RunStatus) -> str:
     if run.state == "failed" or (run.state == "stale" and run.log):
         parts.append(run.log or str(run.folder / "failure.json"))
     return "; ".join(filter(None, parts))
-
-
-def declared_text(folder: Path, experiment: Experiment, runs: Mapping[str, RunFile]) -> str:
-    """Say how many runs had begun when contrasts were declared.
-
-    The first line is on all contrasts; then comes a line for each that was declared after runs of
-    its rows had begun, or at a time that is not known. The code that ran is named where it stood in
-    no commit.
-    """
-    run_ids = {row.row: row.runs.values() for row in experiment.rows}
-    starts = starts_of(runs)
-    contrasts = experiment.contrasts or []
-    seen_of_contrasts = [
-        seen_runs(contrast, run_ids[contrast.row], run_ids[contrast.reference], starts)
-        for contrast in contrasts
-    ]
-    num_by_rows = Counter(seen.num_rows for seen in seen_of_contrasts if seen is not None)
-    attempts = [attempt for run in runs.values() for attempt in run.attempts]
-    num_changed = sum(attempt.git_diff_sha256 is not None for attempt in attempts)
-    lines = [
-        f"{folder}: {len(contrasts)} contrasts: {num_by_rows[0]} before their runs, "
-        f"{num_by_rows[1]} after runs of one row, {num_by_rows[2]} after runs of both, "
-        f"{seen_of_contrasts.count(None)} not known; {num_changed} of {len(attempts)} attempts ran "
-        "code with changes that stood in no commit"
-    ]
-    for contrast, seen in zip(contrasts, seen_of_contrasts, strict=True):
-        if seen is None or seen.num_begun:
-            lines.append(f"  {_declaration(contrast, seen)}")
-    return "\n".join(lines)
-
-
-def _declaration(contrast: Contrast, seen: Seen | None) -> str:
-    """Say after how many runs a contrast was declared, when, and in which commit."""
-    words = (
-        f"{contrast.row} against {contrast.reference}, {contrast.kind}: {in_words(seen)}, declared "
-        f"{contrast.declared_at or 'in no commit'}"
-    )
-    if contrast.declared_in:
-        words += f", in {contrast.declared_in[:12]}"
-    return words

@@ -21,7 +21,7 @@ from cser_bench.report.frame import Frames
 from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import accuracy_frame, difference
-from cser_bench.report.verdicts import verdict
+from cser_bench.report.wording import finding
 
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -402,7 +402,7 @@ def _contrasts(frames: Frames) -> pd.DataFrame:
     """Return the declared contrasts with their losses, and verdicts in words."""
     contrasts = claimed_contrasts(frames)
     named = contrasts.assign(unit=frames.metric.loss_unit)
-    verdicts = [verdict(line) for line in named.to_dict("records")]
+    verdicts = [finding(line) for line in named.to_dict("records")]
     losses = as_losses(contrasts.assign(verdict=verdicts))
     at_equal_rate = 0.0 - losses.pop("at_equal_rate")
     return losses.assign(loss_at_equal_rate=at_equal_rate)

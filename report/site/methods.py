@@ -14,8 +14,7 @@ from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.site.method_files import Method
 from cser_bench.report.site.render import code_html
 from cser_bench.report.statistics import against_baseline
-from cser_bench.report.verdicts import NOT_JUDGED, interval_of, verdict, with_unit
-from cser_bench.report.wording import amount, span
+from cser_bench.report.wording import NOT_TESTED, amount, finding, gap, interval, span
 
 _PART = re.compile(r"^(Source|Cost|State|Deviations?)[:.] ", re.MULTILINE)
 
@@ -27,7 +26,7 @@ class Standing:
     algorithm: name of the method in specs. experiment: name. network: in words; num_parameters: its
     size. row: label of the row. models: what a link carries in a run, in models. held: the most
     that a worker holds in a step, in models; None where it is not known. against: label of what it
-    is compared with. loss, interval and verdict: in words. declared: when that was declared.
+    is compared with. loss (the gap), interval and verdict: in words. declared: when that was declared.
     """
 
     algorithm: str
@@ -88,9 +87,9 @@ def _standing(frames: Frames, line: Mapping[Any, Any]) -> Standing:
         models=row["link_models"],
         held=row["peak_models"],
         against=str(frames.row(line["reference"])["label"]),
-        loss=with_unit(said),
-        interval=interval_of(said),
-        verdict=verdict(said),
+        loss=f"{gap(said['estimate'], said['unit'])} {said['unit']}",
+        interval=interval(said["low"], said["high"], said["unit"]),
+        verdict=finding(said),
         declared=line["declared"] or "",
     )
 
@@ -170,9 +169,9 @@ _HEADS = (
     "network, experiment",
     "row",
     "against",
-    "verdict",
-    "loss",
-    "95 % interval",
+    "significant (Holm)",
+    "drop or gap",
+    "95 % CI",
     "models on a link",
     "declared",
 )
@@ -183,8 +182,8 @@ def _standings_html(standings: Sequence[Standing], reports: Mapping[str, str]) -
     by_name = sorted(standings, key=lambda line: line.experiment)
     # The largest networks first: they are nearest to what people train.
     ordered = sorted(by_name, key=lambda line: -line.num_parameters)
-    judged = [line for line in ordered if line.verdict != NOT_JUDGED]
-    others = [line for line in ordered if line.verdict == NOT_JUDGED]
+    judged = [line for line in ordered if line.verdict != NOT_TESTED]
+    others = [line for line in ordered if line.verdict == NOT_TESTED]
     if not standings:
         return ["<p>No experiment that ships has run it.</p>"]
     parts = []

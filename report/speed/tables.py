@@ -9,8 +9,7 @@ import pandas as pd
 
 from cser_bench.harness.records.timings import Sweep
 from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, RIVALS
-from cser_bench.report.verdicts import loss
-from cser_bench.report.wording import factor, milliseconds, rate
+from cser_bench.report.wording import factor, gap, milliseconds, rate
 
 LARGE_RATIO = 64
 """From which on methods are asked whether they differ among themselves at all."""
@@ -152,7 +151,7 @@ def joined_table(lines: pd.DataFrame) -> pd.DataFrame:
     )
     table = table.reset_index()
     table = table.sort_values("estimate", ascending=False, ignore_index=True)
-    return table.assign(loss=[loss(estimate, "points") for estimate in table["estimate"]])
+    return table.assign(loss=[gap(estimate, "points") for estimate in table["estimate"]])
 
 
 def agreement_frame(cells: pd.DataFrame) -> pd.DataFrame:

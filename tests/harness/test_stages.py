@@ -141,7 +141,7 @@ def test_commands_run_a_stage_and_go_on_from_it_without_repeating(
     ended = [line.partition("] ")[2] for line in said.splitlines() if line.startswith("[")]
     assert sorted(ended) == ["cser seed 2: done", "sgd seed 2: done"]
     assert all(file.stat().st_mtime_ns == time for file, time in times.items())
-    assert ". The next stage, all, adds 2 runs: " in build(results / "small").read_text()
+    assert "The next stage, all, adds 2 runs: " in build(results / "small").read_text()
     assert "4 done; " in cli.out("status", *words, "--stage", "second")
     assert "4 done, 2 missing; " in cli.out("status", *words)
     cli.out("run", *words, "--jobs", "1")
@@ -222,7 +222,7 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     page = build(folder).read_text()
     assert "7 of 1,640 runs are done" in page and "0 of 5" not in page
     assert page.count(" of 5 |") == 6 and "**1 of 5**" in page and "Not run yet: 321 rows" in page
-    assert "![Accuracy against the speed-up" in page and (folder / "figures/hours.png").exists()
+    assert "](figures/hours.png)" in page and (folder / "figures/hours.png").exists()
     with (folder / "csv" / "hours.csv").open(newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
     assert lines.keys() == {run.row for run in first.runs}

@@ -233,7 +233,7 @@ def test_report_explorer_answers_and_methods_lead_to_each_other(
     assert f"../reference/{EXPERIMENT}/index.html" in answers
     assert f"../reference/{EXPERIMENT}/explorer.html" in answers
     page = (site / "methods/ef_sgd.html").read_text()
-    assert f"../{REPORT}" in page and "loses less than the margin" in page
+    assert f"../{REPORT}" in page and "below 0.5 points" in page
     for part in ("update", "source", "cost", "state", "where-it-stands", "code"):
         assert part in pages["methods/ef_sgd.html"].ids
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from cser_bench.report.frame import read_frames
 from cser_bench.report.sizes import sizes_frame
-from cser_bench.report.verdicts import loss
+from cser_bench.report.wording import gap
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
@@ -66,4 +66,4 @@ def test_a_tie_is_rounded_as_everywhere_else() -> None:
     [line] = sizes[(sizes["num_parameters"] == 303_450) & (sizes["label"] == "local SGD")].to_dict(
         "records"
     )
-    assert line["drop"].startswith(f"{loss(line['difference'], 'points')} (")
+    assert line["drop"].startswith(f"{gap(line['difference'], 'points')} (")

@@ -1,0 +1,169 @@
+"""The comparisons that an experiment declared, as a report prints them: the row minus its reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cser_bench.report.declared import seen_when_declared
+from cser_bench.report.frame import Frames, sharing_baseline
+from cser_bench.report.regime import NOT_CLAIMED, assay_frame
+from cser_bench.report.statistics import (
+    LESS,
+    UNKNOWN,
+    SeedCorrelation,
+    difference,
+    num_tests,
+    seed_correlation,
+)
+from cser_bench.report.wording import (
+    SIGNIFICANT,
+    amount,
+    count,
+    declaration,
+    finding,
+    gap,
+    gap_cell,
+    gap_in_prose,
+    margin_text,
+)
+
+
+@dataclass(frozen=True)
+class ContrastsSection:
+    """What the template shows of the declared comparisons.
+
+    Attributes:
+        table: a line each: question, compared ("row − reference"), gap (with its interval), finding,
+            p_holm, same_rate (the gap at the same learning rate), declared.
+        num_significant: of the tests that were corrected together.
+        num_tests: one-sided tests that share the error. num_exponents: of them, old questions with a p of 1.
+        error: what they share, in percent.
+        declared: when they were declared, in the spec's words.
+        margin: with its unit; None where there is none. margin_reason: why it is that.
+        no_communication: the gap of sending nothing; how many margins it is stands in `margins`.
+        insensitive: why a drop could not be told; None where it could.
+        has_same_rate: whether some comparison was taken at the same learning rate too.
+        has_equivalence, has_late, has_kept: whether some asked for equality; came after runs of both rows;
+            or did and was published before that was told apart.
+        correlation: of scores at the same seed. sharing: other experiments with runs of the baseline.
+        few_seeds: whether there are fewer seeds than the rule was simulated for.
+    """
+
+    table: pd.DataFrame
+    num_significant: int
+    num_tests: int
+    num_exponents: int
+    error: float
+    declared: str | None
+    margin: str | None
+    margin_reason: str | None
+    no_communication: str | None
+    margins: float | None
+    insensitive: str | None
+    has_same_rate: bool
+    has_equivalence: bool
+    has_late: bool
+    has_kept: bool
+    correlation: SeedCorrelation | None
+    sharing: list[str]
+    few_seeds: bool
+
+
+def contrasts_section(frames: Frames, contrasts: pd.DataFrame) -> ContrastsSection | None:
+    """Return the section; None where an experiment declares no comparison.
+
+    Args:
+        contrasts: as `contrasts_frame` has it.
+    """
+    if contrasts.empty:
+        return None
+    experiment = frames.experiment
+    unit = frames.metric.loss_unit
+    seen = seen_when_declared(frames)
+    assay: dict[str, Any] = {"reason": "it has no rows"}
+    lengths = assay_frame(frames).to_dict("records")
+    if lengths:
+        assay = {str(key): value for key, value in lengths[0].items()}
+    is_sensitive = assay["reason"] is None
+    table = _table(frames, contrasts, is_sensitive)
+    return ContrastsSection(
+        table=table,
+        num_significant=_num_significant(contrasts["verdict"], is_sensitive),
+        num_tests=num_tests(frames),
+        num_exponents=len(experiment.exponents or []),
+        error=100 * (1 - experiment.confidence),
+        declared=experiment.declared,
+        margin=None if experiment.margin is None else margin_text(experiment.margin, unit),
+        margin_reason=experiment.margin_reason,
+        no_communication=_of_floor(frames) if is_sensitive else None,
+        margins=assay["gap"] / experiment.margin if is_sensitive and experiment.margin else None,
+        insensitive=assay["reason"],
+        has_same_rate=bool(contrasts["at_equal_rate"].notna().any()),
+        has_equivalence=bool((contrasts["kind"] == "equivalence").any()),
+        has_late=any(each is not None and each.num_rows == 2 for each in seen),
+        has_kept=any(contrast.is_verdict_kept for contrast in frames.contrasts),
+        correlation=seed_correlation(frames),
+        sharing=sharing_baseline(frames),
+        few_seeds=len(experiment.seeds) < 3,
+    )
+
+
+def _table(frames: Frames, contrasts: pd.DataFrame, is_sensitive: bool) -> pd.DataFrame:
+    unit = frames.metric.loss_unit
+    lines = []
+    seen = seen_when_declared(frames)
+    for line, of_declaration in zip(contrasts.to_dict("records"), seen, strict=True):
+        found = finding(line | {"unit": unit})
+        if line["verdict"] == LESS and not is_sensitive:
+            found = NOT_CLAIMED
+        compared = f"{row_name(frames, line['row'])} − {row_name(frames, line['reference'])}"
+        lines.append(
+            {
+                "question": line["question"],
+                "compared": compared,
+                "gap": gap_cell(line["estimate"], line["low"], line["high"], unit),
+                "finding": found,
+                "p_holm": line["p_holm"],
+                "same_rate": gap(line["at_equal_rate"], unit),
+                "declared": declaration(of_declaration),
+            }
+        )
+    names = ["question", "compared", "gap", "finding", "p_holm", "same_rate", "declared"]
+    return pd.DataFrame(lines, columns=names)
+
+
+def _num_significant(verdicts: pd.Series[str], is_sensitive: bool) -> int:
+    is_significant = verdicts.isin(SIGNIFICANT)
+    if not is_sensitive:
+        is_significant &= verdicts != LESS
+    return int(is_significant.sum())
+
+
+def _of_floor(frames: Frames) -> str:
+    """Write the gap of sending nothing at the experiment's own size and length."""
+    experiment = frames.experiment
+    assert experiment.floor is not None and experiment.baseline is not None, "it is sensitive"
+    found = difference(frames, experiment.floor, experiment.baseline) or UNKNOWN
+    return gap_in_prose(found.estimate, *found.interval(), frames.metric.loss_unit)
+
+
+def row_name(frames: Frames, row: str) -> str:
+    """Return a row's label, with its ratio, or its size and length, where that tells which it is."""
+    line = frames.row(row)
+    label = str(line["label"])
+    if frames.rows["num_parameters"].nunique() > 1:
+        place = f"{count(line['num_parameters'])} parameters, {count(line['num_steps'])} steps"
+        return f"{label} ({place})"
+    if frames.rows["num_steps"].nunique() > 1 and isinstance(line["base"], str):
+        return f"{label} ({count(line['num_steps'])} steps)"
+    ratio = line["ratio"]
+    rows = frames.rows
+    alike = rows[(rows["label"] == label) & rows["base"].isna()]
+    main_ratio = frames.experiment.main_ratio
+    is_main = main_ratio is not None and ratio in (1.0, main_ratio)
+    if is_main or alike["ratio"].nunique() < 2:
+        return label
+    return f"{label} at ratio {amount(ratio)}"

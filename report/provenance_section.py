@@ -1,0 +1,116 @@
+"""How an experiment was run: its settings, its commands, and who ran it where with what code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cser_bench.report.contrasts_section import row_name
+from cser_bench.report.frame import Frames
+
+_MOST_STATES = 6
+"""States of the code, or machines, that are named on a page."""
+
+
+@dataclass(frozen=True)
+class ProvenanceSection:
+    """What the template shows.
+
+    Attributes:
+        settings: what all rows have in common, a line each: setting, value.
+        commands: that run and report it.
+        failures: runs without a result by what they lack one for: "1 failed", "2 missing".
+        num_unplanned: runs in the folder that no row names.
+        states: a line each state of the code and machine: commit, changed, device, cpu, num_runs.
+        more_states: number of further ones.
+        num_attempts, num_changed: attempts at runs; those with changes that stood in no commit.
+        hours: of wall time. packages: those of the most attempts.
+    """
+
+    settings: pd.DataFrame
+    commands: list[str]
+    failures: list[str]
+    num_unplanned: int
+    states: pd.DataFrame
+    more_states: int
+    num_attempts: int
+    num_changed: int
+    hours: float
+    packages: str
+
+
+def provenance_section(frames: Frames) -> ProvenanceSection:
+    """Return how the experiment was run."""
+    attempts = frames.attempts
+    states = _states_of_code(attempts)
+    is_changed = attempts["git_diff_sha256"].notna()
+    statuses = frames.runs["status"]
+    without_score = statuses[statuses.isin(("failed", "missing"))]
+    counts = without_score.value_counts().sort_index()
+    # Rows may share a run: its time counts once.
+    runs = frames.runs.drop_duplicates("run_id")
+    seconds = runs["wall_seconds"].fillna(0).astype(float)
+    return ProvenanceSection(
+        settings=_settings(frames),
+        commands=frames.experiment.commands,
+        failures=[f"{number} {status}" for status, number in counts.items()],
+        num_unplanned=frames.unplanned,
+        states=states.iloc[:_MOST_STATES],
+        more_states=max(0, len(states) - _MOST_STATES),
+        num_attempts=len(attempts),
+        num_changed=int(is_changed.sum()),
+        hours=float(seconds.sum()) / 3600,
+        packages=attempts["packages"].value_counts().index[0] if len(attempts) else "",
+    )
+
+
+def _settings(frames: Frames) -> pd.DataFrame:
+    """Return what all rows have in common, a setting each."""
+    experiment = frames.experiment
+    config = experiment.config | {"seeds": experiment.seeds}
+    baseline = experiment.baseline
+    if baseline:
+        runs = frames.runs
+        seeds = runs.loc[runs["row"] == baseline, "seed"].unique()
+        baseline_seeds = sorted(seeds.tolist())
+        if baseline_seeds != experiment.seeds:
+            config[f"seeds of {row_name(frames, baseline)}"] = baseline_seeds
+    # Records keep the name that runs' ids are made of.
+    names = {"wire": "communication dtype"}
+    lines = []
+    for key, value in config.items():
+        text = _value(value)
+        if text:
+            lines.append((names.get(key, key).replace("_", " "), text))
+    return pd.DataFrame(lines, columns=["setting", "value"])
+
+
+def _value(value: Any) -> str:
+    """Return a setting as text: of a table its entries, without those that are nothing."""
+    if isinstance(value, Mapping):
+        entries = []
+        for key, entry in value.items():
+            if entry not in (0, [], None, {}, False):
+                name = key.replace("_", " ")
+                entries.append(f"{name} {_value(entry)}")
+        return ", ".join(entries)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _states_of_code(attempts: pd.DataFrame) -> pd.DataFrame:
+    """Count the runs that each state of the code and each machine had, the most first."""
+    commits = [str(commit)[:12] if commit else "none" for commit in attempts["git_commit"]]
+    is_changed = attempts["git_diff_sha256"].notna()
+    changed = is_changed.map({True: "yes", False: "no"})
+    processors = []
+    for cpu, num_cpus in zip(attempts["cpu"], attempts["num_cpus"], strict=True):
+        processors.append(f"{cpu}, {num_cpus} CPUs")
+    named = attempts.assign(commit=commits, changed=changed, cpu=processors)
+    groups = named.groupby(["commit", "changed", "device", "cpu"], dropna=False)
+    states = groups["run_id"].nunique().rename("num_runs").reset_index()
+    return states.sort_values("num_runs", ascending=False, kind="stable")

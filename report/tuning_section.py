@@ -1,0 +1,172 @@
+"""How an experiment's learning rates were chosen: scores by rate, and what the search cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cser_bench.report.contrasts_section import row_name
+from cser_bench.report.frame import Frames
+from cser_bench.report.wording import FORMATS, count, gap, short, span
+
+
+@dataclass(frozen=True)
+class TuningSection:
+    """What the template shows of the search.
+
+    Attributes:
+        rates: a line a row: label, rate (the chosen one), score, by_rate (all scores), missed (what the best
+            rate would have gained). score_format: of its scores.
+        is_of_test: whether the scores are those of test samples; else they are validation scores.
+        num_seeds: of each of these scores.
+        experiment: that of the search; None where it is not named.
+        num_runs, num_epochs, num_trials: of the search; the last of each row that was tuned.
+        epochs_here: of a run of the experiment itself.
+        seeds: of the search. given: methods whose rate was given. tuned_places: sizes and lengths that were
+            tuned, where sizes and lengths are crossed. at_end: methods whose rate is an end of those tried.
+    """
+
+    rates: pd.DataFrame
+    score_format: str
+    is_of_test: bool
+    num_seeds: int
+    experiment: str | None
+    num_runs: int
+    num_epochs: int
+    num_trials: str
+    epochs_here: int
+    seeds: str
+    given: list[str]
+    tuned_places: list[str]
+    at_end: list[str]
+
+
+def tuning_section(frames: Frames, rates: pd.DataFrame, cost: pd.DataFrame) -> TuningSection | None:
+    """Return the section; None where nothing is known of the search.
+
+    Args:
+        rates: as `rates_frame` has it. cost: as `tuning_frame` has it.
+    """
+    if rates.empty and cost.empty:
+        return None
+    table = _rate_table(frames, rates)
+    trials = frames.tuning
+    each = trials.groupby("row")["trial"].nunique() if len(trials) else pd.Series([0])
+    named = frames.experiment.tuning
+    return TuningSection(
+        rates=table,
+        score_format=score_format(frames),
+        is_of_test=bool((rates["kind"] == "test").any()),
+        num_seeds=int(table["num_runs"].max()) if len(table) else 0,
+        experiment=named.experiment if named else None,
+        num_runs=int(cost["num_runs"].sum()),
+        num_epochs=int(trials["num_epochs"].max()) if len(trials) else 0,
+        num_trials=span((each.min(), each.max())),
+        epochs_here=int(frames.rows["num_epochs"].max()),
+        seeds=", ".join(map(str, sorted(trials["seed"].unique()))) if len(trials) else "",
+        given=_given_rates(frames),
+        tuned_places=_tuned_places(frames),
+        at_end=cost.loc[cost["num_at_end"] > 0, "label"].tolist(),
+    )
+
+
+def score_format(frames: Frames) -> str:
+    """Return the name of the format that scores are written in."""
+    return "percent" if frames.metric.is_share else "nats"
+
+
+def _given_rates(frames: Frames) -> list[str]:
+    """List the methods whose rate their spec gives, where others' rates were searched for."""
+    tuning = frames.experiment.tuning
+    if tuning is None:
+        return []
+    own = frames.rows[frames.rows["base"].isna() & frames.rows["learning_rate"].notna()]
+    rows = frames.rows
+    # A row that was tuned in some cells has its rate from these.
+    tuned_in_cells = rows.loc[rows["row"].isin([*tuning.selected]), "base"].dropna()
+    is_given = ~own["row"].isin([*tuning.selected, *tuned_in_cells])
+    return [row_name(frames, str(row)) for row in own.loc[is_given, "row"]]
+
+
+def _tuned_places(frames: Frames) -> list[str]:
+    """List the sizes and lengths in which the baseline was tuned, of an experiment that crosses them."""
+    tuning = frames.experiment.tuning
+    if tuning is None or frames.rows["num_parameters"].nunique() == 1:
+        return []
+    rows = frames.rows[frames.rows["row"].isin([*tuning.selected])]
+    is_baseline = rows["row"].str.partition("@")[0] == frames.experiment.baseline
+    places = rows.loc[is_baseline, ["num_parameters", "num_steps"]].sort_values(
+        ["num_parameters", "num_steps"]
+    )
+    return [
+        f"{count(place.num_parameters)} parameters at {count(place.num_steps)} steps"
+        for place in places.itertuples()
+    ]
+
+
+def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
+    """Return a line for each row: the chosen rate with its score, and all scores by rate.
+
+    Scores are of test samples where any are, else of validation samples.
+    """
+    kind = "held out"
+    if (rates["kind"] == "test").any():
+        kind = "test"
+    write = FORMATS[score_format(frames)]
+    of_kind = rates[rates["kind"] == kind]
+    lines = []
+    for row, group in of_kind.groupby("row", sort=False):
+        rate = math.nan
+        score = math.nan
+        chosen = group[group["is_chosen"]]
+        if len(chosen):
+            rate, score = chosen[["learning_rate", "score"]].iloc[0]
+        by_rate = []
+        for trial in group.to_dict("records"):
+            by_rate.append(f"{write(trial['score'])} at {short(trial['learning_rate'])}")
+        best = float(group["score"].max())
+        line = {
+            "label": row_name(frames, str(row)),
+            "rate": rate,
+            "score": score,
+            "by_rate": ", ".join(by_rate),
+            "missed": gap(score - best, frames.metric.loss_unit) if best > score else None,
+            "num_runs": group["num_runs"].max(),
+        }
+        lines.append(line)
+    columns = ["label", "rate", "score", "by_rate", "missed", "num_runs"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def tuning_frame(frames: Frames) -> pd.DataFrame:
+    """Return what the search cost by method.
+
+    Columns: label, num_rows, num_trials, num_runs, num_epochs, rates, and num_at_end (rows whose
+    best rate lies at an end of the grid).
+    """
+    named = frames.experiment.tuning
+    choices = named.choices if named else {}
+    selected = named.selected if named else {}
+    trials = frames.tuning
+    if selected:
+        trials = trials[trials["row"].isin(frames.by_row.index)]
+    lines = []
+    for label, group in trials.groupby("label", sort=False):
+        rows = list(group["row"].unique())
+        rates = sorted({selected[row] for row in rows if row in selected})
+        # Rows may share a run: it was paid for once.
+        runs = group.drop_duplicates("run_id")
+        line = {
+            "label": label,
+            "num_rows": len(rows),
+            "num_trials": group["trial"].nunique(),
+            "num_runs": group["run_id"].nunique(),
+            "num_epochs": runs["num_epochs"].sum(),
+            "rates": ", ".join(map(short, rates)) or None,
+            "num_at_end": sum(choices[row].at_end for row in rows if row in choices),
+        }
+        lines.append(line)
+    columns = ["label", "num_rows", "num_trials", "num_runs", "num_epochs", "rates", "num_at_end"]
+    return pd.DataFrame(lines, columns=columns)
