@@ -20,11 +20,10 @@ from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
 from cser_bench.harness.records.store import Record, read_optional, read_record
 from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing
-from cser_bench.report.advice.runs import key_of
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, drop_in_words, efficiency_cell
 from cser_bench.report.frame import Frames, read_frames
-from cser_bench.report.setting import setting_in_short
+from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.encoding import TIMES, encoding_of
 from cser_bench.report.speed.job import (
     RESNET50,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.records.experiment import Experiment, Row
 from cser_bench.report.wording import NONE
 
 CLASSES = {"top_k": "TopK", "random_k": "RandomK", "block": "BlockSparsifier"}
@@ -39,6 +40,12 @@ def setting_in_short(row: Row) -> str:
         momentum = settings.get("outer_momentum", 0)
         parts.append(f"outer {settings['outer_lr']:g} and {momentum:g}")
     return ", ".join(parts) or NONE
+
+
+def key_of(experiment: Experiment, row: Row) -> str:
+    """Return what is equal for rows of one algorithm, setting and local step."""
+    wire = row.wire or experiment.config.get("wire")
+    return json.dumps([row.algorithm, row.local_step, wire, row.settings], sort_keys=True)
 
 
 def _compressor(table: Mapping[str, Any]) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cser_bench.harness.records.experiment import Experiment, read_experiment
-from cser_bench.report.advice.runs import key_of
 from cser_bench.report.efficiency import LEAST_LENGTHS, efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.setting import key_of
 from cser_bench.report.speed.job import TrainingJob
 from cser_bench.report.speed.needed import net_speedup
 from cser_bench.report.statistics import rows_by_place
@@ -28,7 +28,7 @@ class Efficiency:
     """The statistical efficiency of a row, and where it was measured.
 
     Attributes:
-        key: of its method and setting; see `report.advice.runs.key_of`.
+        key: of its method and setting; see `report.setting.key_of`.
         line: of `efficiency_frame`.
         traffic: what its link carried, as a share of the baseline's.
     """

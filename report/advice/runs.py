@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.harness.records.experiment import Experiment, Role, Row
+from cser_bench.harness.records.experiment import Experiment, Role
 from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.report.efficiency_section import drop_in_words
 from cser_bench.report.frame import Frames
 from cser_bench.report.library import Library
-from cser_bench.report.setting import setting_in_short
+from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.job import Sending, sendings_of
 from cser_bench.report.statistics import against_baseline
 
@@ -47,12 +46,6 @@ class Method:
     def experiment(self) -> str:
         """Name of the experiment."""
         return self.frames.experiment.name
-
-
-def key_of(experiment: Experiment, row: Row) -> str:
-    """Return what is equal for rows of one algorithm, setting and local step."""
-    wire = row.wire or experiment.config.get("wire")
-    return json.dumps([row.algorithm, row.local_step, wire, row.settings], sort_keys=True)
 
 
 def advised(library: Library) -> dict[str, list[Frames]]:

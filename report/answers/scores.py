@@ -12,13 +12,13 @@ import pandas as pd
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.advice.lines import needed_lines
-from cser_bench.report.advice.runs import key_of, methods_run
+from cser_bench.report.advice.runs import methods_run
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
 from cser_bench.report.frame import Frames
 from cser_bench.report.library import Library, folder_in_results
 from cser_bench.report.regime import NOT_CLAIMED, claimed_contrasts
-from cser_bench.report.setting import setting_in_short
+from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.job import RESNET50
 from cser_bench.report.statistics import (
     BETTER,
