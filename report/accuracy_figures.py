@@ -1,7 +1,6 @@
 """Figures of an accuracy experiment: drops below the baseline, at one traffic and by traffic."""
 
 import math
-from collections import Counter
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -12,15 +11,10 @@ from matplotlib.ticker import NullLocator
 
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames
 from cser_bench.report.plotting import (
-    DASHES,
     FAMILIES,
     GREY,
-    OTHER,
-    OTHER_SHAPE,
-    SHAPES,
     colour_of,
     decades,
-    end_labels,
     family_handles,
     headline,
     mark,
@@ -276,70 +270,6 @@ def link_figure(
         panels[0].set_ylabel(f"{name}, {unit}")
         headline(figure, title)
     return figure
-
-
-def draw_loads(lost: pd.DataFrame, title: str | None = None, name: str = "drop") -> Figure:
-    """Draw the drops of methods over the load of a link, a panel a network, a line a method.
-
-    Args:
-        lost: columns network, label, family, link_models, estimate, unit, margin and verdict, a
-            line a drop.
-        title: above all panels. name: what a drop is called.
-    """
-    networks = list(lost["network"].unique())
-    with style():
-        figure, panels = new_figure(2.6, len(networks))
-        all_ends = []
-        for axes, network in zip(panels, networks, strict=True):
-            group = lost[lost["network"] == network]
-            axes.set_title(network, fontsize=8.5)
-            all_ends.append(_lines_of_methods(axes, group, is_wide=len(networks) == 1))
-            axes.set_ylabel(f"{name}, {group['unit'].iloc[0]}")
-        figure.legend(handles=verdict_handles(lost["verdict"]), loc="outside lower center", ncols=3)
-        if title is not None:
-            headline(figure, title)
-        # After the legend and the headline, which take room: names go by where the axes then are.
-        for axes, ends in zip(panels, all_ends, strict=True):
-            end_labels(axes, ends)
-    return figure
-
-
-def _lines_of_methods(
-    axes: Axes, lost: pd.DataFrame, is_wide: bool
-) -> list[tuple[float, float, str, str]]:
-    """Draw a line a method over the load of a link; return the ends where its name is to stand."""
-    factor = units_in_one(lost["unit"].iloc[0])
-    ends = []
-    num_of_family: Counter[str] = Counter()
-    for label, rows in lost.groupby("label", sort=False):
-        rows = rows.sort_values("link_models")
-        family = str(rows["family"].iloc[0])
-        colour = FAMILIES.get(family, OTHER)
-        losses = -factor * rows["estimate"]
-        axes.plot(
-            rows["link_models"],
-            losses,
-            color=colour,
-            linestyle=DASHES[num_of_family[family] % len(DASHES)],
-        )
-        places = zip(rows["link_models"], losses, strict=True)
-        for place, verdict in zip(places, rows["verdict"], strict=True):
-            mark(axes, place, SHAPES.get(family, OTHER_SHAPE), colour, verdict)
-        num_of_family[family] += 1
-        end = (float(rows["link_models"].iloc[-1]), float(losses.iloc[-1]))
-        ends.append((*end, str(label), colour))
-    low = float(lost["link_models"].min())
-    high = float(lost["link_models"].max())
-    # Names stand at the right, and take room of a width of their own.
-    room = 0.35 if is_wide else 1.0
-    axes.set(xscale="log", xlim=(low / 1.3, high * (high / low) ** room))
-    margin = lost["margin"].iloc[0]
-    if margin is not None and not math.isnan(margin):
-        axes.axhspan(0, factor * margin, color=_MARGIN, zorder=0)
-    axes.hlines(0, low / 1.3, high, colors=GREY["color"], linewidth=GREY["linewidth"])
-    axes.set_xlabel("models sent over each link in a run")
-    decades(axes.xaxis)
-    return ends
 
 
 def _panel(axes: Axes, group: pd.DataFrame, margin: float | None, factor: int) -> None:

@@ -15,7 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
 from cser_bench.report.statistics import LESS, MORE
@@ -197,31 +197,6 @@ def decades(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axis.set_minor_formatter(NullFormatter())
-
-
-class _Losses(ScalarFormatter):
-    """Numbers of an axis of losses: below zero is a gain, and says so."""
-
-    def __init__(self, before_number: str, after_number: str) -> None:
-        super().__init__()
-        self._before_number = before_number
-        self._after_number = after_number
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        """Return a number without a sign."""
-        if x >= 0:
-            return super().__call__(x, pos)
-        return f"{self._before_number}{super().__call__(-x, pos)}{self._after_number}"
-
-
-def losses_across(axes: Axes) -> None:
-    """Say below the numbers of an x axis of losses which are gains."""
-    axes.xaxis.set_major_formatter(_Losses("", "\ngain"))
-
-
-def losses_up(axes: Axes) -> None:
-    """Say before the numbers of a y axis of losses which are gains."""
-    axes.yaxis.set_major_formatter(_Losses("gain ", ""))
 
 
 def _short(value: float) -> str:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from cser_bench.harness.records.store import write_text_atomically
-from cser_bench.report import verdicts, wording
+from cser_bench.report import wording
 from cser_bench.report.plotting import save
 from cser_bench.report.typesetting import pdf_of
 
@@ -82,8 +82,7 @@ def _cell(record: Mapping[Hashable, Any], column: str, name: str) -> str:
 def environment(is_markdown: bool = True) -> Environment:
     """Return the environment of the templates.
 
-    Its filters are the formats of `report.wording`, what `report.verdicts` says of a comparison,
-    `listed`, `counted` and `table`. The macros of macros.md.j2 can be called in all templates.
+    Its filters are the formats of `report.wording`, `listed`, `counted` and `table`.
 
     Args:
         is_markdown: whether every text that a template prints is escaped, but for a `Markup`; a
@@ -107,18 +106,10 @@ def environment(is_markdown: bool = True) -> Environment:
         "in_words": wording.in_words,
         "capitalised": wording.capitalised,
         "gap": wording.gap,
-        "interval_of": verdicts.interval_of,
-        "loses": verdicts.loses,
-        "margin": verdicts.margin_of,
-        "verdict": verdicts.verdict,
-        "verdict_in_words": verdicts.verdict_in_words,
-        "with_unit": verdicts.with_unit,
-        "worse": verdicts.worse,
         "table": table,
     }
     if is_markdown:
         templates.filters |= {"listed": _listed, "join": _joined}
-    templates.globals |= vars(templates.get_template("macros.md.j2").module)
     return templates
 
 

@@ -9,7 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from cser_bench.report.plotting import colour_of, end_labels, losses_up, new_figure, shape_of, style
+from cser_bench.report.plotting import colour_of, end_labels, new_figure, shape_of, style
 from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, RIVALS, log_grid, speedups_frame
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 from cser_bench.report.wording import factor, rate
@@ -181,7 +181,6 @@ def draw_loss_and_step(
             _loss_panel(axes, points, margin, most)
             axes.set(title=f"Links of {rate(float(str(bits)))}", xlabel="step, ms (log scale)")
         panels[0].set_ylabel("points lost against SGD")
-        losses_up(panels[0])
         # Labels are placed by the limits of the axes, which all panels share by now.
         for axes, (_, points) in zip(panels, by_rate, strict=False):
             _label_points(axes, points, most)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cser_bench.report.explorer.page import COLOURS, GREY, LOOKS
-from cser_bench.report.plotting import FAMILIES, SHAPES, losses_across, losses_up, new_figure
+from cser_bench.report.plotting import FAMILIES, SHAPES
 
 Colour = NDArray[np.float64]
 
@@ -103,15 +103,3 @@ def test_families_have_shapes_of_their_own_and_names_that_can_be_read() -> None:
     assert SHAPES.keys() == FAMILIES.keys() and len(set(SHAPES.values())) == len(SHAPES)
     for colour in FAMILIES.values():
         assert contrast(colour, "#ffffff") >= LEAST_CONTRAST, colour
-
-
-def test_axes_of_losses_call_a_gain_a_gain() -> None:
-    figure, (axes,) = new_figure(2)
-    axes.plot([-0.5, 1], [-0.5, 1])
-    losses_across(axes)
-    losses_up(axes)
-    figure.draw_without_rendering()
-    across = [label.get_text() for label in axes.get_xticklabels()]
-    up = [label.get_text() for label in axes.get_yticklabels()]
-    assert "0.4\ngain" in across and "gain 0.5" in up
-    assert not any(sign in text for text in across + up for sign in "-\N{MINUS SIGN}")
