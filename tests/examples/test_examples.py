@@ -317,6 +317,13 @@ def test_lightnings_averages_of_each_workers_own_are_refused(name: str) -> None:
         names["ConsensusStrategy"]().setup_optimizers(trainer)
 
 
+def test_readme_shows_what_the_plain_loop_ends_with() -> None:
+    """Held to the script's docstring, which another test holds to what it prints."""
+    ends = (ROOT / "examples/plain.py").read_text().splitlines()[6:9]
+    assert ends[0].startswith("    epoch 4: ")
+    assert "\n".join(ends) in (ROOT / "README.md").read_text()
+
+
 def test_readme_quotes_the_plain_loop() -> None:
     """What is left of its difference is in that script, line by line and in that order."""
     shown = (ROOT / "README.md").read_text().split("```diff\n")[1].split("```")[0].splitlines()

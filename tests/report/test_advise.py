@@ -354,7 +354,8 @@ def cells_of(printed: str, method: str) -> list[str]:
 
 def test_the_command_of_readme_prints_the_golden_text(capsys: pytest.CaptureFixture[str]) -> None:
     printed = printed_by(capsys, README_JOB)
-    assert README_JOB in (HERE.parents[1] / "README.md").read_text()
+    shown = "\n".join(f"    {line}".rstrip() for line in printed.splitlines())
+    assert f"{README_JOB}\n\n{shown}" in (HERE.parents[1] / "README.md").read_text()
     again = f"python -m harness advise {README_JOB} --results none > {GOLDEN}"
     assert printed == GOLDEN.read_text(), f"where records that ship changed: {again}"
 
