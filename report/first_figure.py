@@ -27,10 +27,10 @@ HEIGHT = 2.9
 LOOKS = {
     "EF 4-bit": ("#C23B00", "s"),
     "EF top-k": ("#E08A00", "o"),
-    "PowerSGD": ("#333333", "P"),
+    "DDP + PowerSGD hook": ("#333333", "P"),
     "M-CSER 4-bit": ("#6A9FE8", "D"),
     "DiLoCo": ("#6A2C91", "^"),
-    "local steps": ("#004D2C", "v"),
+    "local SGD": ("#004D2C", "v"),
     "M-CSER blocks": ("#2A75DB", "X"),
 }
 """Colour and mark of each method's line."""
@@ -52,7 +52,7 @@ def efficiency_figure() -> Figure:
         figure, all_axes = new_figure(HEIGHT, columns=len(shown))
         for axes, panel in zip(all_axes, shown, strict=True):
             _draw(axes, panel)
-        all_axes[0].set_ylabel("statistical efficiency")
+        all_axes[0].set_ylabel("efficiency")
         all_axes[-1].legend(
             handles=_legend_handles(), loc="center left", bbox_to_anchor=(1.01, 0.5)
         )

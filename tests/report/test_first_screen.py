@@ -4,9 +4,12 @@ what the records say."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from cser_bench.algorithms import DistributedOptimizer, QSparseLocalSGD, SoloCollectives
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.first_screen import FIGURE, table_text, with_table
@@ -119,10 +122,11 @@ def test_the_findings_on_images_are_those_of_the_table() -> None:
     for method in ("EF 4-bit", "EF top-k"):
         assert 1.8 < first(has[method]) / needs[method] < 2, "nearly twice"
     fast = frame["needs at 25 Gb/s"].astype(float)
-    four_bits = f"EF 4-bit has {first(has['EF 4-bit'])} and needs {fast['EF 4-bit']}"
-    assert f"{four_bits}, top-k {first(has['EF top-k'])} and {fast['EF top-k']}" in findings()
-    pays = {method for method in frame.index[2:-1] if first(has[method]) > fast[method]}
-    assert pays == {"EF 4-bit", "EF top-k", "M-CSER 4-bit"}
+    assert f"EF 4-bit has {first(has['EF 4-bit'])} and needs {fast['EF 4-bit']}" in findings()
+    for method in frame.index[2:-1]:
+        low, _, high = has[method].partition("(")[2].strip(")").partition(" to ")
+        is_close = float(low) <= fast[method] <= float(high)
+        assert is_close == (method in {"EF top-k", "M-CSER 4-bit"}), "too close to call"
     blocks = frame.loc["M-CSER blocks"]
     said = f"its blocks have {first(blocks['small CNN'])} and need {blocks['needs at 10 Gb/s']}"
     assert said in findings()
@@ -134,6 +138,7 @@ def test_the_findings_on_images_are_those_of_the_table() -> None:
 def test_the_findings_on_text_are_those_of_the_table() -> None:
     drops = table_frame(tables()[1]).set_index("method")["drop"]
     order = ["EF 4-bit", "CSER 4-bit", "DDP + PowerSGD hook", "local AdamW", "EF top-k"]
+    assert first(drops["CSER 4-bit"]) - first(drops["EF 4-bit"]) < 0.002, "as good"
     gaps = [first(drops[method]) for method in order]
     assert gaps == sorted(gaps)
     # What lies between the two is far below what either interval leaves open.
@@ -143,3 +148,20 @@ def test_the_findings_on_text_are_those_of_the_table() -> None:
 def test_ten_times_is_out_of_reach_of_a_step_that_sends_nothing() -> None:
     most = ddp_seconds(RESNET50, 4) / RESNET50.compute_seconds
     assert f"a step that sends nothing is {most:.1f} times as fast as DDP's in fp32" in findings()
+
+
+def test_the_lines_of_readme_make_the_optimisers_of_its_table() -> None:
+    readme = (ROOT / "README.md").read_text()
+    lines = readme.partition("```python\n")[2].partition("```")[0]
+    made: list[DistributedOptimizer] = []
+
+    class Watched(QSparseLocalSGD):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, collectives=SoloCollectives(), **settings)
+            made.append(self)
+
+    names: dict[str, Any] = {"model": torch.nn.Linear(512, 512)}
+    exec(lines.replace("QSparseLocalSGD(", "Watched("), names | {"Watched": Watched})
+    every_third, every_step = made
+    assert every_third.traffic_share(8) == pytest.approx(1 / 23, rel=0.05)
+    assert every_step.traffic_share(8) == pytest.approx(1 / 8, rel=0.05)
