@@ -12,9 +12,9 @@ from scipy.optimize import brentq
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.library import Library
 from cser_bench.report.speed import comparisons
-from cser_bench.report.speed.needed import needed_frame
+from cser_bench.report.speed.needed import FP16, needed_frame, tying_encoding
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
-from cser_bench.report.wording import factor, milliseconds, rate
+from cser_bench.report.wording import NONE, factor, milliseconds, rate
 
 RESNET50 = "resnet50_v100"
 """The workload of the study of step times whose steps are quoted."""
@@ -46,6 +46,11 @@ class Times:
     def encoding(self, method: str) -> str:
         """Return what a scored method's encoding adds to a step, as "1.5 ms"."""
         return f"{milliseconds(float(self._scored(method, 10)['encoding_seconds']))} ms"
+
+    def tying_encoding(self, method: str, gbits: float) -> str:
+        """Return the encoding a step at which a scored method's step is as long as the hook's."""
+        budget = tying_encoding(self._seconds(method, gbits), self._seconds(FP16, gbits))
+        return NONE if budget is None else f"{milliseconds(budget)} ms"
 
     def timed(self, method: str, over: str = "", machines: int = 8) -> str:
         """Return a timed step at 10 Gb/s, or with `over` how many times as fast it is."""
