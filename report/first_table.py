@@ -133,8 +133,8 @@ def names_by_key(network: str) -> dict[str, str]:
     for table in tables():
         for line in table.rows if table.advice == network else ():
             for run in filter(None, line.runs):
-                frames = _frames_of(run.partition("/")[0])
-                names.setdefault(key_of(frames.experiment, known_of(run).row), line.label)
+                frames, row = _row_of(run)
+                names.setdefault(key_of(frames.experiment, row), line.label)
     return names
 
 
@@ -150,12 +150,18 @@ def _frames_of(experiment: str) -> Frames:
     return read_frames(folders[experiment])
 
 
+def _row_of(run: str) -> tuple[Frames, Row]:
+    """Return the experiment and the row of "experiment/row"."""
+    experiment, _, name = run.partition("/")
+    frames = _frames_of(experiment)
+    return frames, next(row for row in frames.experiment.rows if row.row == name)
+
+
 @cache
 def known_of(run: str) -> Known:
     """Return what is known of a row, given as "experiment/row"."""
-    experiment, _, name = run.partition("/")
-    frames = _frames_of(experiment)
-    row = next(row for row in frames.experiment.rows if row.row == name)
+    frames, row = _row_of(run)
+    name = row.row
     baseline = str(frames.experiment.baseline)
     link_models = frames.by_row["link_models"]
     accuracy = accuracy_frame(frames).set_index("row", drop=False)

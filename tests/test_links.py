@@ -26,7 +26,8 @@ def listed(*patterns: str) -> list[str]:
 
 FILES = set(listed())
 FOLDERS = {str(parent) for name in FILES for parent in Path(name).parents}
-PAGES = listed("*.md")
+# Sources of answers lead from where they are written to.
+PAGES = [page for page in listed("*.md") if not page.startswith("report/answers/pages/")]
 
 
 @cache

@@ -141,6 +141,8 @@ def test_each_method_trains_to_a_valid_result_and_sends_what_its_plan_says(
     """A run checks its bits against its closed form."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr("cser_bench.harness.plan.rows.why_too_short", lambda row, foreseen: None)
+    # Rows of miniatures send other shares than the networks that their ratios are of.
+    monkeypatch.setattr("cser_bench.harness.plan.rows._check_ratio", lambda *row: None)
     spec = shrunken(name)
     task = spec.task.name
     monkeypatch.setattr(

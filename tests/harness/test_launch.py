@@ -108,9 +108,9 @@ def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
     [
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
         ({"RANK": "-1"}, "RANK is '-1'"),
-        ({"RANK": "2"}, "RANK is 2 beside WORLD_SIZE = 2"),
+        ({"RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
         ({"LOCAL_WORLD_SIZE": ""}, "LOCAL_WORLD_SIZE is ''"),
-        ({"LOCAL_RANK": "7"}, "LOCAL_RANK is 7 beside LOCAL_WORLD_SIZE = 2"),
+        ({"LOCAL_RANK": "7"}, "LOCAL_RANK is 7, but LOCAL_WORLD_SIZE is 2"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
     ],
 )

@@ -197,7 +197,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no format": (lambda f: [packs._line('"runs":0')], "of format None, this program"),
     "a digit of an accuracy": (
         lambda f: changed(f, lambda files: files["result"].update(test_accuracy=0.999)),
-        "test_accuracy is 0.999 beside ",
+        "test_accuracy is 0.999, but ",
     ),
     "a digit of a score on the way": (
         lambda f: changed(f, lambda files: files["events"][0].update(test_correct=1)),
@@ -275,7 +275,7 @@ def test_a_score_that_was_edited_or_is_lost_is_said(
         (
             "result.json",
             re.sub(r'"test_accuracy": [^,]+', '"test_accuracy": 0.999', result),
-            "0.999 beside ",
+            "0.999, but ",
         ),
         (
             "result.json",

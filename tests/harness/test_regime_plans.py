@@ -258,7 +258,7 @@ def test_rows_are_there_again_at_other_lengths_but_for_those_that_send_too_littl
     tuned: Path, cli: CommandLine
 ) -> None:
     spec = changed(regime_spec(), "tuning.num_trials")
-    spec["rows"][5] |= {"settings": {"sync_interval": 30}, "learning_rate": 0.02}
+    spec["rows"][5] |= {"settings": {"sync_interval": 30}, "learning_rate": 0.02, "ratio": 30}
     path = write_spec(tuned, spec)
     plan = make_plan(load_spec(path), tuned)
     rows = {row.row: row for row in plan.experiment.rows}
@@ -353,6 +353,7 @@ def test_the_command_tunes_in_rounds_until_nothing_is_missing(
     spec = regime_spec()
     spec["rows"] = spec["rows"][1:2]
     spec["statistics"]["baseline"] = "alone"
+    spec["statistics"].pop("floor")
     del spec["lengths"]
     words = ["run", write_spec(tmp_path, spec), "--results", tmp_path, "--tuning", "--jobs", "1"]
     assert "[4/4]" in cli.out(*words)

@@ -135,7 +135,7 @@ def test_commands_run_a_stage_and_go_on_from_it_without_repeating(
     assert "2 of 6 runs are done" in page and "| 1 of 2 |" in page
     assert "0 of 2" not in page and "Not run yet: 1 row" in page and "(EF-SGD 1)" in page
     [sentence] = [line for line in said.splitlines() if line.startswith("the next stage, ")]
-    assert f"none diverged. T{sentence[1:]}.\n\n" in page
+    assert f"none diverged.\n\nT{sentence[1:]}.\n\n" in page
     times = {file: file.stat().st_mtime_ns for file in results.glob("small/*/result.json")}
     said = cli.out("run", *words, "--stage", "second", "--jobs", "1")
     ended = [line.partition("] ")[2] for line in said.splitlines() if line.startswith("[")]

@@ -296,8 +296,8 @@ def test_the_page_of_which_method_has_what_advice_prints(
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     for name, bandwidth in (("1 Gb/s", 1e9), ("100 Gb/s", 1e11)):
         job = replace(RESNET50, bits_per_second=bandwidth)
-        printed = advice(job, network, library_of(None)).splitlines()
-        below = printed[printed.index(f"{method}: {setting} ({experiment})") + 1].split("  ")
-        traffic, _, needed, *_ = [cell.strip() for cell in below if cell]
+        printed = advice(job, network, library_of(None), shows_all=True).splitlines()
+        [row] = [text for text in printed if text.startswith(f"{method}: {setting}  ")]
+        traffic, _, needed, *_ = re.split(r"\s{2,}", row)[1:]
         assert (cells["traffic"], cells[name]) == (traffic, needed)
-        assert cells["drop"] == below[-1].strip()
+    assert f"`{experiment}`" in line

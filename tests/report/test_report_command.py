@@ -76,8 +76,7 @@ def test_a_record_that_is_damaged_or_cannot_be_is_named(
 
 
 def test_output_is_a_file(capsys: pytest.CaptureFixture[str], records: Path) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["report", str(records), "--output", str(records / "experiment.json")])
+    assert main(["report", str(records), "--output", str(records / "experiment.json")]) == 2
     assert "experiment.json" in capsys.readouterr().err
 
 

@@ -110,7 +110,7 @@ def test_the_first_stage_has_its_report_and_the_next_one_goes_on(
     as_if_on_gpus(folder)
     page = build(folder).read_text()
     [added] = re.findall(r"the next stage, second, adds 1 run: .* hours", done.stdout)
-    assert f"3 of 80 runs are done, none diverged. T{added[1:]}.\n" in page
+    assert f"3 of 80 runs are done, none diverged.\n\nT{added[1:]}.\n" in page
     line = r"^\| \**([\w-]+)\** \|.*\| \**1 of 5\** \| \**([\d.]+)\** \|"
     assert re.findall(line, page, re.MULTILINE) == accuracies_of(folder)
     assert "![Accuracy against the speed-up" in page and (folder / "figures/hours.png").exists()

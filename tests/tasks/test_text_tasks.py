@@ -191,7 +191,7 @@ def test_sentences_beyond_the_positions_and_vocabularies_that_do_not_fit_are_ref
     tmp_path: Path,
 ) -> None:
     task = kjv(tmp_path)
-    with pytest.raises(DataError, match=r"more than the 9 that the model has positions for"):
+    with pytest.raises(DataError, match=r"but with its end the model has positions for only 9"):
         load(replace(task, positions=10), tmp_path)
     for size, words in ((5_000, "larger than the training texts allow"), (100, "no room")):
         with pytest.raises(DataError, match=words):
