@@ -21,7 +21,6 @@ from cser_bench.report.accuracy_figures import (
 from cser_bench.report.contrasts_section import ContrastsSection, contrasts_section
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import (
-    Columns,
     EfficiencySection,
     curve_columns,
     curve_frames,
@@ -43,7 +42,7 @@ from cser_bench.report.tuning_section import (
     tuning_frame,
     tuning_section,
 )
-from cser_bench.report.wording import gap_name, margin_text
+from cser_bench.report.wording import Columns, gap_name, margin_text
 
 
 @dataclass(frozen=True)

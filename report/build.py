@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cser_bench.report.accuracy_report import build_report
-from cser_bench.report.efficiency_section import terminal_text
 from cser_bench.report.explorer.page import write_experiment_page, write_study_page
 from cser_bench.report.frame import read_frames
+from cser_bench.report.ranking import terminal_text
 from cser_bench.report.speed.report import build_speed_report
 from cser_bench.report.speed.timed import experiments_beside
 from cser_bench.report.speed.workload_model import STUDY, read_study

@@ -1,7 +1,4 @@
-"""The first section of an accuracy report: what a step of each method is worth.
-
-templates/efficiency.md.j2 puts its tables in.
-"""
+"""What an accuracy report says of efficiency below its first table: the baseline's curve, and predictions."""
 
 from __future__ import annotations
 
@@ -11,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
 from cser_bench.harness.records.experiment import Prediction
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.frame import Frames, read_frames
-from cser_bench.report.setting import setting_in_short
-from cser_bench.report.statistics import accuracy_frame, rows_by_place
-from cser_bench.report.wording import FORMATS, NONE, gap_cell
+from cser_bench.report.statistics import rows_by_place
+from cser_bench.report.wording import NONE, Columns, gap_cell
 
 BY_DEFINITION = "1"
 """The efficiency of the baseline itself."""
@@ -31,16 +25,12 @@ class EfficiencySection:
     """What the template shows.
 
     Attributes:
-        methods: one line a method at the experiment's own size and length, the baseline first and
-            then by falling score. Columns: label, setting, traffic (share of DDP's in fp32), mean, drop, by_loss,
-            by_score.
         curve: the baseline's lengths. Columns: num_steps, learning_rate, num_runs, mean, test_loss.
         predictions: columns label, predicted, tolerance, source, found, verdict.
-        has_two_scores: whether `by_score` is another score than the test loss.
+        has_two_scores: whether efficiencies are known by another score than the test loss.
         curve_name: the experiment that the other lengths are from; None where it is this one.
     """
 
-    methods: pd.DataFrame
     curve: pd.DataFrame
     predictions: pd.DataFrame
     has_two_scores: bool
@@ -55,36 +45,14 @@ def efficiency_section(
     Args:
         accuracy: as `accuracy_frame` has it. efficiency: as `efficiency_frame` has it.
     """
-    own = accuracy[accuracy["is_own"]]
-    by_loss = _cells(efficiency, "test_loss")
-    by_score = _cells(efficiency, "score")
-    has_two_scores = bool(by_score)
-    shown = own[own["row"].isin(by_loss.keys() | by_score.keys())]
-    if shown.empty:
+    own = accuracy.loc[accuracy["is_own"], "row"]
+    known = efficiency[efficiency["row"].isin(own)]
+    if known.empty:
         return None
-    baseline = str(frames.experiment.baseline)
-    by_loss[baseline] = by_score[baseline] = BY_DEFINITION
-    shown = pd.concat([own[own["row"] == baseline], shown])
-    settings = {row.row: setting_in_short(row) for row in frames.experiment.rows}
-    methods = pd.DataFrame(
-        {
-            "label": shown["label"],
-            "setting": [settings[row] for row in shown["row"]],
-            "traffic": shown["link_models"] / _baseline_models(frames),
-            "mean": shown["mean"],
-            "drop": [drop_in_words(line, frames) for line in shown.to_dict("records")],
-            "by_loss": [by_loss.get(row, NONE) for row in shown["row"]],
-            "by_score": [by_score.get(row, NONE) for row in shown["row"]],
-        }
-    )
-    # The baseline stays first.
-    order = 1 + np.argsort(-shown["mean"].to_numpy()[1:], kind="stable")
-    methods = methods.iloc[[0, *order]]
     return EfficiencySection(
-        methods=methods,
         curve=_curve_table(frames),
         predictions=_predictions_table(frames, efficiency),
-        has_two_scores=has_two_scores,
+        has_two_scores=bool((efficiency["score_name"] == "score").any()),
         curve_name=frames.experiment.curve,
     )
 
@@ -102,18 +70,6 @@ def beside(frames: Frames, name: str) -> Path | None:
         if (place / name / "experiment.json").exists():
             return place / name
     return None
-
-
-def _baseline_models(frames: Frames) -> float:
-    """Return what the baseline's link carries in a run, in models."""
-    assert frames.experiment.baseline is not None, "rows were compared with it"
-    return float(frames.row(frames.experiment.baseline)["link_models"])
-
-
-def _cells(efficiency: pd.DataFrame, score_name: str) -> dict[str, str]:
-    """Return the text of each row's efficiency by a score."""
-    lines = efficiency[efficiency["score_name"] == score_name]
-    return {str(line["row"]): efficiency_cell(line) for line in lines.to_dict("records")}
 
 
 def efficiency_cell(line: Mapping[Any, Any]) -> str:
@@ -191,27 +147,6 @@ def _verdict(line: Mapping[Any, Any], predicted: float, tolerance: float) -> str
     return "inconclusive"
 
 
-Columns = dict[str, tuple[str, str]]
-"""Of a table: by the frame's column its head, and the name of a format of `report.wording`."""
-
-
-def method_columns(frames: Frames, section: EfficiencySection | None) -> Columns:
-    """Return the columns of the table of methods."""
-    unit = "%" if frames.metric.is_share else "nats"
-    columns = {
-        "label": ("method", "text"),
-        "setting": ("setting", "text"),
-        "traffic": ("traffic", "traffic"),
-        "mean": (f"{frames.metric.score_label}, {unit}", _score_format(frames)),
-        "drop": (f"drop, {frames.metric.loss_unit}", "text"),
-        "by_loss": ("efficiency by test loss", "text"),
-        "by_score": (f"by {frames.metric.score_label}", "text"),
-    }
-    if section is not None and not section.has_two_scores:
-        del columns["by_score"]
-    return columns
-
-
 def curve_columns(frames: Frames, section: EfficiencySection | None) -> Columns:
     """Return the columns of the table of the baseline's lengths."""
     unit = "%" if frames.metric.is_share else "nats"
@@ -229,30 +164,3 @@ def curve_columns(frames: Frames, section: EfficiencySection | None) -> Columns:
 
 def _score_format(frames: Frames) -> str:
     return "percent" if frames.metric.is_share else "nats"
-
-
-def terminal_table(section: EfficiencySection, columns: Columns) -> str:
-    """Return the methods as a table for a terminal, with the efficiency by one score."""
-    columns = {key: column for key, column in columns.items() if key != "by_score"}
-    cells = [
-        [FORMATS[name](line[column]) for column, (_, name) in columns.items()]
-        for line in section.methods.to_dict("records")
-    ]
-    heads = [head for head, _ in columns.values()]
-    # Numbers are texts by now, which tabulate would read as numbers again.
-    return tabulate(cells, heads, disable_numparse=True)
-
-
-READING = """Efficiency: the steps that the baseline needs to a method's score, over the method's steps; 0.6 means that
-ten steps of the method are worth six of DDP. Drop: how far the score lies below the baseline's. Traffic: a share
-of DDP's in fp32. In brackets: 95 % CI."""
-"""How to read the table, below it on a terminal."""
-
-
-def terminal_text(frames: Frames) -> str | None:
-    """Return the table of efficiencies with how to read it; None where the experiment has none."""
-    accuracy = accuracy_frame(frames)
-    section = efficiency_section(frames, accuracy, efficiency_frame(frames, curve_frames(frames)))
-    if section is None:
-        return None
-    return f"{terminal_table(section, method_columns(frames, section))}\n\n{READING}"

@@ -35,7 +35,7 @@ LOOKS = {
 }
 """Colour and mark of each method's line."""
 
-NEEDED_AT = {1e10: "-", 2.5e10: "--"}
+NEEDED_AT = {1e9: "--", 1e10: "-"}
 """Bandwidths of the two lines of what is needed, in bits a second, with how they are drawn."""
 
 TICKS = (1 / 2, 1 / 8, 1 / 24, 1 / 64)

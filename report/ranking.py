@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from tabulate import tabulate
 
 from cser_bench.report.accuracy_figures import MOST_RANKED
-from cser_bench.report.efficiency_section import BY_DEFINITION, efficiency_cell
+from cser_bench.report.efficiency import efficiency_frame
+from cser_bench.report.efficiency_section import BY_DEFINITION, curve_frames, efficiency_cell
 from cser_bench.report.frame import Frames
 from cser_bench.report.labels import NETWORKS, TASKS
 from cser_bench.report.setting import setting_in_short
-from cser_bench.report.wording import FORMATS, NONE, gap_cell, gap_name, short
+from cser_bench.report.statistics import accuracy_frame
+from cser_bench.report.wording import FORMATS, NONE, Columns, gap_cell, gap_name, short
 
 MOST_ROWS = 62
 """Of an experiment with more rows than that the other ratios are in the CSV alone."""
@@ -23,8 +26,11 @@ MOST_ROWS = 62
 STACKED = ("stacked", "threads")
 """Kinds of workers that are parts of one process."""
 
-Columns = dict[str, tuple[str, str]]
-"""Of a table: by the frame's column its head, and the name of a format of `report.wording`."""
+READING = """Best mean first, with the standard deviation (SD) between seeds. Drop: how much worse than DDP.
+Efficiency: the steps that DDP needs to a method's test loss, over the method's steps; 0.6
+means that ten steps of the method are worth six of DDP. In brackets: 95 % CI. Traffic: a
+share of DDP's in fp32. lr: learning rate."""
+"""How to read that table, below it."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,29 @@ def ranking_of(frames: Frames, accuracy: pd.DataFrame, efficiency: pd.DataFrame)
         is_tuning=frames.is_tuning,
         has_efficiency=_has_efficiency(methods),
     )
+
+
+def terminal_text(frames: Frames) -> str | None:
+    """Return the table with how to read it; None where no efficiency is known."""
+    accuracy = accuracy_frame(frames)
+    ranking = ranking_of(frames, accuracy, efficiency_frame(frames, curve_frames(frames)))
+    if not ranking.has_efficiency:
+        return None
+    # Shorter heads than the report's, for a terminal's width.
+    heads = {
+        "label": "method",
+        "setting": "setting",
+        "traffic": "traffic",
+        "mean": ranking.columns["mean"][0],
+        "drop": f"drop, {frames.metric.loss_unit}",
+        "by_loss": "efficiency",
+    }
+    cells = [
+        [FORMATS[ranking.columns[name][1]](line[name]) for name in heads]
+        for line in ranking.methods.to_dict("records")
+    ]
+    # Numbers are texts by now, which tabulate would read as numbers again.
+    return f"{tabulate(cells, [*heads.values()], disable_numparse=True)}\n\n{READING}"
 
 
 def _begun_rows(frames: Frames, accuracy: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:

@@ -14,8 +14,20 @@ from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.metrics import Metric
 from cser_bench.harness.records.experiment import Experiment, read_experiment
 from cser_bench.report.frame import LOAD_TOLERANCE, Frames, read_frames
-from cser_bench.report.statistics import COVERAGE, Difference, unpaired
-from cser_bench.report.wording import amount, counted, in_words, listed, nats, percent
+from cser_bench.report.statistics import COVERAGE, unpaired
+from cser_bench.report.wording import (
+    capitalised,
+    counted,
+    gap,
+    gap_cell,
+    gap_in_prose,
+    gap_name,
+    in_words,
+    listed,
+    nats,
+    percent,
+    traffic,
+)
 
 GIVEN = "given, not tuned"
 """How many trials a row had whose rate was given."""
@@ -91,7 +103,7 @@ def _line(
     experiment = frames.experiment
     label = str(frames.row(row)["label"])
     if row == experiment.baseline and not is_tried:
-        label += " with everything sent"
+        label = f"DDP (fp32), {label}"
     return _Line(
         label=label,
         scores=frames.done(row).to_numpy(dtype=float),
@@ -118,17 +130,16 @@ def _trials(experiment: Experiment, name: str, earlier: Experiment | None) -> st
 
 def _table(lines: list[_Line], baseline: _Line, metric: Metric) -> str:
     """Return the lines as a table of at most 100 columns."""
-    lost = "drop" if metric.is_share else "gap"
-    head = ["", "row", metric.score_label, f"{lost}, {metric.loss_unit}\n(95 % CI)"]
-    table = [[*head, "models\non a link", "trials", "runs"]]
+    drop = f"{gap_name(metric)},\n{metric.loss_unit} (95 % CI)"
+    table = [["", "row", metric.score_label, drop, "traffic", "trials", "runs"]]
     ranked = sorted(lines, key=lambda line: -line.mean)
     for rank, line in enumerate(ranked, start=1):
         cells = [
             f"{'->' if line.is_tried else ''}{rank}",
             line.label,
             _score(line.mean, metric),
-            "" if line.label == baseline.label else _lost(line, baseline, metric),
-            amount(line.link_models),
+            "" if line.label == baseline.label else gap_cell(*_ends(line, baseline, metric)),
+            traffic(line.link_models / baseline.link_models),
             "given" if line.trials == GIVEN else line.trials,
             str(len(line.scores)),
         ]
@@ -148,94 +159,52 @@ def _score(score: float, metric: Metric) -> str:
     return nats(score)
 
 
-def _lost(line: _Line, reference: _Line, metric: Metric) -> str:
-    """Return how much worse a row is, negative where it is better, with its interval."""
+def _ends(line: _Line, reference: _Line, metric: Metric) -> tuple[float, float, float, str]:
+    """Return the difference of two rows with its interval and unit, as `report.wording` takes them."""
     difference = unpaired(line.scores, reference.scores)
-    words = _signed(-difference.estimate, metric)
-    low, high = difference.interval()
-    if math.isnan(low):
-        return words
-    return f"{words} ({_signed(-high, metric)} to {_signed(-low, metric)})"
-
-
-def _signed(difference: float, metric: Metric) -> str:
-    """Return a difference with its sign, but for one that is shown as 0."""
-    words = _amount(difference, metric)
-    return f"-{words}" if difference < 0 and float(words) else words
-
-
-def _amount(difference: float, metric: Metric) -> str:
-    """Return the size of a difference."""
-    if metric.is_share:
-        return f"{100 * abs(difference):.2f}"
-    return f"{abs(difference):.4f}"
-
-
-def _range(difference: Difference, metric: Metric) -> str:
-    """Return an interval, from the least that is lost or gained to the most."""
-    low, high = difference.interval()
-    if low <= 0 <= high:
-        return f"{_amount(low, metric)} lost to {_amount(high, metric)} gained"
-    ends = sorted([abs(low), abs(high)])
-    return f"{_amount(ends[0], metric)} to {_amount(ends[1], metric)}"
+    return difference.estimate, *difference.interval(), metric.loss_unit
 
 
 def _sentences(line: _Line, others: list[_Line], baseline: _Line, frames: Frames) -> list[str]:
     """Return what the table says of the method, against two rows, and what that can rest on."""
     metric = frames.metric
-    sentences = ["", _compared(line, baseline, metric)]
+    name = capitalised(gap_name(metric))
+    to_baseline = gap_in_prose(*_ends(line, baseline, metric))
+    sentences = ["", f"{name} of {line.label} against {baseline.label}: {to_baseline}."]
     references = [baseline]
-    at_load, where = _at_load(line, others)
-    if at_load:
-        best = max(at_load, key=lambda other: other.mean)
+    rivals, where = _rivals(line, baseline, others)
+    if rivals:
+        best = max(rivals, key=lambda other: other.mean)
         references.append(best)
-        words = f"Against the best of {counted(len(at_load), 'row')} {where}: "
-        sentences.append(words + _compared(line, best, metric))
+        to_best = gap_in_prose(*_ends(line, best, metric))
+        rows = counted(len(rivals), "row")
+        sentences.append(f"Against {best.label}, the best of {rows} {where}: {to_best}.")
     else:
-        sentences.append("No row that ships puts so little on a link.")
-    sentences.append(_power(line, references, [baseline, *at_load], metric))
+        sentences.append("No row that ships has so little traffic.")
+    sentences.append(_power(line, references, [baseline, *rivals], metric))
     if line.trials == GIVEN:
-        sentences.append("Its rate was given, not tuned: another one may do better.")
+        sentences.append("Its learning rate was given, not tuned: another one may do better.")
     return sentences
 
 
-def _at_load(line: _Line, others: list[_Line]) -> tuple[list[_Line], str]:
-    """Return the rows at the method's load, or if there are none those of less, and which."""
+def _rivals(line: _Line, baseline: _Line, others: list[_Line]) -> tuple[list[_Line], str]:
+    """Return the rows at the method's traffic, or if there are none those of less, and which."""
     rivals = [other for other in others if not other.is_bound]
     same = []
     for other in rivals:
         if abs(other.link_models - line.link_models) <= LOAD_TOLERANCE * line.link_models:
             same.append(other)
+    share = traffic(line.link_models / baseline.link_models)
     if same:
-        return same, f"at this load ({amount(line.link_models)} models on a link)"
+        return same, f"at its traffic ({share})"
     less = [other for other in rivals if other.link_models < line.link_models]
-    return less, f"of less load than its {amount(line.link_models)} models on a link"
-
-
-def _compared(line: _Line, reference: _Line, metric: Metric) -> str:
-    """Say which of two rows does better, by how much, or that it is undecided."""
-    difference = unpaired(line.scores, reference.scores)
-    unit = metric.loss_unit
-    low, high = difference.interval()
-    if math.isnan(low):
-        return f"{line.label} has too few runs to be held against {reference.label}."
-    if low <= 0 <= high:
-        return (
-            f"{line.label} against {reference.label} is undecided: between a loss of "
-            f"{_amount(low, metric)} and a gain of {_amount(high, metric)} {unit}."
-        )
-    verb = "loses" if difference.estimate < 0 else "gains"
-    preposition = "to" if difference.estimate < 0 else "on"
-    return (
-        f"{line.label} {verb} {_amount(difference.estimate, metric)} {unit} {preposition} "
-        f"{reference.label} ({100 * COVERAGE:.0f} %: {_range(difference, metric)})."
-    )
+    return less, f"with less traffic than its {share}"
 
 
 def _power(line: _Line, references: list[_Line], others: list[_Line], metric: Metric) -> str:
     """Say how large a difference such few runs show in four of five cases.
 
-    The spread between seeds is that of these rows taken together; a row at another load may have
+    The spread between seeds is that of these rows taken together; a row at another traffic may have
     quite another one.
     """
     samples = [other.scores for other in others if len(other.scores) > 1]
@@ -246,10 +215,10 @@ def _power(line: _Line, references: list[_Line], others: list[_Line], metric: Me
     parts = []
     for reference in references:
         error = deviation * math.sqrt(1 / len(line.scores) + 1 / len(reference.scores))
-        shown = _amount(float(quantiles) * error, metric)
-        parts.append(f"{shown} {metric.loss_unit} to {reference.label}")
+        shown = gap(-float(quantiles) * error, metric.loss_unit)
+        parts.append(f"{shown} {metric.loss_unit} from {reference.label}")
     runs = in_words(len(line.scores)).capitalize()
     return (
         f"{runs} seeds would show a difference of {listed(parts)} in four of five cases, where "
-        f"scores differ by {_amount(deviation, metric)} between seeds."
+        f"scores differ by {gap(-deviation, metric.loss_unit)} between seeds."
     )

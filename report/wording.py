@@ -40,6 +40,10 @@ FORMATS: dict[str, Callable[[Any], str]] = {}
 others one number."""
 
 
+Columns = dict[str, tuple[str, str]]
+"""A table's columns: by the frame's column its head, and the name of one of `FORMATS`."""
+
+
 def _format(write: Callable[[Any], str]) -> Callable[[Any], str]:
     """Return a way to write a cell, which shows a dash for None and for what is not finite.
 

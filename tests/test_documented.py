@@ -161,7 +161,7 @@ def test_the_table_that_try_is_said_to_print_has_the_scores_that_ship() -> None:
         scores[label] = f"{100 * frames.done(row).mean():.2f} %"
     lines = shown(METHOD, 1, "text").splitlines()
     cells = [re.split(r" {2,}", line.strip()) for line in lines[2 : lines.index("")]]
-    found = {words[1].removesuffix(" with everything sent"): words[2] for words in cells}
+    found = {words[1].removeprefix("DDP (fp32), "): words[2] for words in cells}
     # The first three seeds of local SGD stand for the page's method.
     del found["my_method"]
     assert len(found) == 12

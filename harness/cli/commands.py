@@ -443,7 +443,7 @@ def _check_methods(folder: Path, files: list[str]) -> None:
 def advise(options: argparse.Namespace) -> int:
     """Print the efficiency that each method needs in a job, and what is known of it."""
     from cser_bench.report.advice.advise import advice
-    from cser_bench.report.library import library_of
+    from cser_bench.report.collection import collection_of
     from cser_bench.report.speed.job import TrainingJob
 
     num_machines, workers_per_machine = options.layout
@@ -459,7 +459,7 @@ def advise(options: argparse.Namespace) -> int:
     )
     # Without runs of one's own there is no such folder, and advice needs none.
     results = options.results if options.results.is_dir() else None
-    text = advice(job, options.network, library_of(results), options.all)
+    text = advice(job, options.network, collection_of(results), options.all)
     _say_what_is_taken(results)
     print(text)
     return 0

@@ -10,8 +10,8 @@ from tabulate import tabulate
 from cser_bench.report.advice.lines import Line, needed_lines
 from cser_bench.report.advice.measured import efficiencies_of, measured_in
 from cser_bench.report.advice.runs import experiments_on, methods_run
+from cser_bench.report.collection import Collection
 from cser_bench.report.first_table import names_by_key
-from cser_bench.report.library import Library
 from cser_bench.report.render import environment
 from cser_bench.report.speed.job import TrainingJob
 from cser_bench.report.wording import NONE, count, milliseconds, traffic
@@ -19,7 +19,7 @@ from cser_bench.report.wording import NONE, count, milliseconds, traffic
 NOT_MEASURED = "not measured"
 
 
-def advice(job: TrainingJob, network: str, library: Library, shows_all: bool = False) -> str:
+def advice(job: TrainingJob, network: str, collection: Collection, shows_all: bool = False) -> str:
     """Return what each method that was run on a network needs in a job, and what is known of it.
 
     Args:
@@ -28,8 +28,8 @@ def advice(job: TrainingJob, network: str, library: Library, shows_all: bool = F
     Raises:
         UsageError: there are no shipped records, or none of this network.
     """
-    measured = measured_in(library.folders)
-    experiments = experiments_on(network, library, measured)
+    measured = measured_in(collection.folders)
+    experiments = experiments_on(network, collection, measured)
     methods = methods_run(experiments)
     lines = needed_lines(job, methods, efficiencies_of(measured))
     names = {} if shows_all else names_by_key(network)

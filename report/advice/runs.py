@@ -9,9 +9,9 @@ from typing import Any
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import Experiment, Role
 from cser_bench.harness.records.shipped import SHIPPED
+from cser_bench.report.collection import Collection
 from cser_bench.report.efficiency_section import drop_in_words
 from cser_bench.report.frame import Frames
-from cser_bench.report.library import Library
 from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.job import Sending, sendings_of
 from cser_bench.report.statistics import against_baseline
@@ -48,7 +48,7 @@ class Method:
         return self.frames.experiment.name
 
 
-def advised(library: Library) -> dict[str, list[Frames]]:
+def advised(collection: Collection) -> dict[str, list[Frames]]:
     """Return the experiments that say that advice on a network reads them, by its name.
 
     Raises:
@@ -60,14 +60,16 @@ def advised(library: Library) -> dict[str, list[Frames]]:
             "project again"
         )
     networks: dict[str, list[Frames]] = {}
-    for name, about in library.about.items():
-        frames = library.find(name) if about.advice else None
+    for name, about in collection.about.items():
+        frames = collection.find(name) if about.advice else None
         if about.advice and frames is not None:
             networks.setdefault(about.advice, []).append(frames)
     return networks
 
 
-def experiments_on(network: str, library: Library, measured: Sequence[Frames] = ()) -> list[Frames]:
+def experiments_on(
+    network: str, collection: Collection, measured: Sequence[Frames] = ()
+) -> list[Frames]:
     """Return the experiments whose rows advice on a network shows, each once.
 
     They are those that say so, and others that ran alike.
@@ -78,7 +80,7 @@ def experiments_on(network: str, library: Library, measured: Sequence[Frames] = 
     Raises:
         UsageError: there are no shipped records, or none of this network.
     """
-    networks = advised(library)
+    networks = advised(collection)
     if network not in networks:
         raise UsageError(
             f"there are no runs of a network {network!r}; give --network {', '.join(networks)}"
@@ -87,7 +89,7 @@ def experiments_on(network: str, library: Library, measured: Sequence[Frames] = 
     first = shown[0]
     about = first.experiment.evidence
     assert about is not None, "an experiment is advised on by what it is evidence for"
-    others = library.all_of(*ROLES, network=about.network)
+    others = collection.all_of(*ROLES, network=about.network)
     alike = [frames for frames in (*others, *measured) if ran_alike(first, frames)]
     return list({frames.experiment.name: frames for frames in (*shown, *alike)}.values())
 

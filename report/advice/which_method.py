@@ -17,8 +17,8 @@ from cser_bench.report.advice.advise import efficiency_cell
 from cser_bench.report.advice.lines import Line, needed_lines
 from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in
 from cser_bench.report.advice.runs import advised, experiments_on, methods_run, own_length
+from cser_bench.report.collection import collection_for, folder_in_results
 from cser_bench.report.frame import Frames
-from cser_bench.report.library import folder_in_results, library_for
 from cser_bench.report.render import write_report
 from cser_bench.report.speed.job import RESNET50
 from cser_bench.report.wording import NONE, code, count, rate, traffic
@@ -38,12 +38,12 @@ def build_which_method(results: Path, output: Path) -> Path:
         RecordError: a record is damaged. UsageError: `results` is no folder. OSError: the output
             cannot be written.
     """
-    library = library_for(output, results)
-    measured = measured_in(library.folders)
+    collection = collection_for(output, results)
+    measured = measured_in(collection.folders)
     efficiencies = efficiencies_of(measured)
     networks = []
-    for name in advised(library):
-        experiments = experiments_on(name, library, measured)
+    for name in advised(collection):
+        experiments = experiments_on(name, collection, measured)
         # The network of the search is none that people train.
         if not any(frames.has_role("search") for frames in experiments):
             networks.append(_section(experiments[0], pivot(experiments, efficiencies)))

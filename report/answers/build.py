@@ -16,7 +16,7 @@ from cser_bench.harness.records.store import write_text_atomically
 from cser_bench.report.answers.scores import Scores
 from cser_bench.report.answers.search import Search
 from cser_bench.report.answers.times import Times
-from cser_bench.report.library import Library, library_of
+from cser_bench.report.collection import Collection, collection_of
 from cser_bench.report.typesetting import pdf_of
 
 NAME = "answers"
@@ -54,9 +54,9 @@ def build_answers(
         RecordError: a record is damaged or of another version.
         OSError: the output cannot be written.
     """
-    library = library_of(None)
+    collection = collection_of(None)
     output.mkdir(parents=True, exist_ok=True)
-    queries = queries_of(library)
+    queries = queries_of(collection)
     sources = questions()
     parts = [rendered(INTRODUCTION, queries)]
     heads = dict(PARTS)
@@ -71,7 +71,7 @@ def build_answers(
         name = source.stem.removeprefix(OWN)
         _write(output / f"{name}.md", rendered(source, queries))
     if ships(output):
-        _write(SHIPPED / "README.md", rendered(INDEX, queries_of(library, root=".")))
+        _write(SHIPPED / "README.md", rendered(INDEX, queries_of(collection, root=".")))
     progress(len(sources) + 1, len(sources) + 2, "the PDF")
     text = "\n".join(parts)
     if with_pdf:
@@ -94,13 +94,13 @@ def part_of(source: Path) -> str:
     return source.stem.partition("-")[0]
 
 
-def queries_of(library: Library, root: str = "..") -> dict[str, Callable[..., str]]:
+def queries_of(collection: Collection, root: str = "..") -> dict[str, Callable[..., str]]:
     """Return the queries that a placeholder can call, by name.
 
     Args:
         root: the folder of the results, from the page.
     """
-    rooms = (Scores(library, root), Times(library), Search(library))
+    rooms = (Scores(collection, root), Times(collection), Search(collection))
     return {
         name: getattr(room, name)
         for room in rooms

@@ -13,10 +13,10 @@ import pandas as pd
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.advice.lines import needed_lines
 from cser_bench.report.advice.runs import methods_run
+from cser_bench.report.collection import Collection, folder_in_results
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.efficiency_section import curve_frames, efficiency_cell
 from cser_bench.report.frame import Frames
-from cser_bench.report.library import Library, folder_in_results
 from cser_bench.report.regime import NOT_CLAIMED, claimed_contrasts
 from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.job import RESNET50
@@ -59,7 +59,7 @@ NOT_TESTED = "not tested"
 class Scores:
     """Queries by the names of an experiment and its rows; each returns a text or raises UsageError."""
 
-    library: Library
+    collection: Collection
     root: str = ".."
     """The folder of the results, from the page that links to a report."""
     _tables: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
@@ -240,7 +240,7 @@ class Scores:
         return listed(links)
 
     def _frames(self, experiment: str) -> Frames:
-        frames = self.library.find(experiment)
+        frames = self.collection.find(experiment)
         if frames is None:
             raise UsageError(f"no experiment {experiment} with finished runs ships; name another")
         return frames

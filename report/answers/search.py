@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.report.library import Library
+from cser_bench.report.collection import Collection
 from cser_bench.report.wording import percent, short
 
 SEARCHED = "fashion_mnist_long"
@@ -34,11 +34,11 @@ decade."""
 class Search:
     """Queries on trials; each returns a text or raises UsageError."""
 
-    library: Library
+    collection: Collection
 
     def trials(self, experiment: str, row: str) -> str:
         """Return how many runs tuned a row."""
-        frames = self.library.find(experiment)
+        frames = self.collection.find(experiment)
         if frames is None or not (frames.tuning["row"] == row).any():
             raise UsageError(f"{experiment} has no search of a row {row} at hand")
         return str(frames.tuning.loc[frames.tuning["row"] == row, "run_id"].nunique())
@@ -76,7 +76,7 @@ class Search:
     @cached_property
     def _trials(self) -> pd.DataFrame:
         """All trials, each at the one seed that all have; only one that is done has a score."""
-        frames = self.library.find(SEARCHED)
+        frames = self.collection.find(SEARCHED)
         if frames is None or frames.tuning.empty:
             raise UsageError(f"the search of {SEARCHED} does not ship")
         trials: pd.DataFrame = frames.tuning[frames.tuning["seed"] == frames.tuning["seed"].min()]
@@ -118,7 +118,7 @@ class Search:
 
     def _costs_on_test(self) -> list[float]:
         """Return what the least training loss costs on test samples, of rows run by both rules."""
-        frames = self.library.find(SEARCHED)
+        frames = self.collection.find(SEARCHED)
         assert frames is not None, "its trials were read before"
         costs = []
         chosen = frames.rows[frames.rows["rule"] == "training_loss"]

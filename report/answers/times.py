@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from cser_bench.harness.errors import UsageError
-from cser_bench.report.library import Library
+from cser_bench.report.collection import Collection
 from cser_bench.report.speed import comparisons
 from cser_bench.report.speed.needed import FP16, needed_frame, tying_encoding
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
@@ -28,7 +28,7 @@ class Times:
     runs score, `timed` of the study of ResNet-50's step times, and others of the model of those steps.
     """
 
-    library: Library
+    collection: Collection
     _kept: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def step(self, method: str, gbits: float) -> str:
@@ -159,7 +159,7 @@ class Times:
     def _frame(self, kind: str) -> pd.DataFrame:
         """Return a table of step times, worked out once."""
         make = {
-            "scored": lambda: needed_frame(self.library.scored),
+            "scored": lambda: needed_frame(self.collection.scored),
             "costs": lambda: comparisons.costs_frame(self._model),
         }
         if kind not in self._kept:
@@ -168,9 +168,9 @@ class Times:
 
     @cached_property
     def _study(self) -> SpeedStudy:
-        if self.library.speed is None:
+        if self.collection.speed is None:
             raise UsageError("no study of step times ships")
-        return self.library.speed
+        return self.collection.speed
 
     @property
     def _model(self) -> WorkloadModel:

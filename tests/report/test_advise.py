@@ -24,8 +24,8 @@ from cser_bench.report.advice.advise import advice
 from cser_bench.report.advice.lines import DDP, FP16_HOOK, Line, needed_lines, traffic_share
 from cser_bench.report.advice.measured import Efficiency, efficiencies_of, measured_in, nearest
 from cser_bench.report.advice.runs import Method, experiments_on, methods_run
+from cser_bench.report.collection import collection_of
 from cser_bench.report.frame import Frames, read_frames
-from cser_bench.report.library import library_of
 from cser_bench.report.speed.fitting import network_on
 from cser_bench.report.speed.job import (
     Sending,
@@ -197,8 +197,8 @@ def test_more_traffic_than_with_the_hook_is_marked(traffic: float, is_heavy: boo
 
 
 def test_a_setting_that_several_experiments_ran_has_one_row() -> None:
-    library = library_of(None)
-    experiments = experiments_on("residual", library)
+    collection = collection_of(None)
+    experiments = experiments_on("residual", collection)
     names = {each.experiment.name for each in experiments}
     assert names == {"resnet_regime", "study_resnet_loads", "resnet_methods"}
     methods = methods_run(experiments)
@@ -456,4 +456,4 @@ def test_advice_without_records_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(runs, "SHIPPED", tmp_path / "nothing")
     with pytest.raises(UsageError, match="install the project again"):
-        advice(RESNET50, "residual", library_of(None))
+        advice(RESNET50, "residual", collection_of(None))

@@ -28,7 +28,7 @@ from cser_bench.report.answers.build import (
 from cser_bench.report.answers.scores import Scores
 from cser_bench.report.answers.search import SEARCHED, Search
 from cser_bench.report.answers.times import Times
-from cser_bench.report.library import library_of
+from cser_bench.report.collection import collection_of
 from cser_bench.report.speed.job import RESNET50
 from tests.harness.support import CommandLine
 from tests.report.test_independent import PLANS, difference_of, scores_of
@@ -43,7 +43,7 @@ LONG = sorted(PAGES.glob(f"{OWN}*.md"))
 
 @pytest.fixture(scope="module")
 def scores() -> Scores:
-    return Scores(library_of(None))
+    return Scores(collection_of(None))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_shipped_answers_are_what_the_records_give_to_the_byte(rebuilt: Path
     assert len(names) == 1 + len(LONG)
     for name in names:
         assert (rebuilt / name).read_bytes() == (SHIPPED / name).read_bytes(), f"run {AGAIN}"
-    index = rendered(INDEX, queries_of(library_of(None), root="."))
+    index = rendered(INDEX, queries_of(collection_of(None), root="."))
     assert index == (RESULTS / "README.md").read_text(), f"run {AGAIN}"
     assert (SHIPPED / "answers.pdf").read_bytes().startswith(b"%PDF")
 
@@ -209,7 +209,7 @@ def test_tests_are_counted_by_their_verdicts(scores: Scores) -> None:
 
 def test_trials_are_counted_from_the_raw_results() -> None:
     """A loss beyond 1,000 times that of a guess among ten has diverged."""
-    search = Search(library_of(None))
+    search = Search(collection_of(None))
     folder = folder_of(f"{SEARCHED}_tuning")
     trials = scores_of(folder, PLANS[folder]).drop_duplicates("run_id").set_index("run_id")
     # Some rows have more seeds than the one that all have.
@@ -220,7 +220,7 @@ def test_trials_are_counted_from_the_raw_results() -> None:
 
 
 def test_speed_ups_are_those_of_the_timings() -> None:
-    times = Times(library_of(None))
+    times = Times(collection_of(None))
     path = RESULTS / "speedups" / "timing-resnet50_v100-8x1-10000mbps.json"
     timing = json.loads(path.read_text())
 
@@ -245,7 +245,7 @@ def test_speed_ups_are_those_of_the_timings() -> None:
         ('loss("resnet_regime", "sgd")', "'loss' is undefined"),
         ('efficiency("gpt_text_methods", "qsr-64") + 1', "gives no number"),
         ("gap", "call a query"),
-        ('gap.__self__.library.folders[0]', "gives no number"),
+        ('gap.__self__.collection.folders[0]', "gives no number"),
         ('step("mcser-96", 3)', "no step of mcser-96 was timed at 3 Gb/s"),
     ],
 )  # fmt: skip
@@ -255,7 +255,7 @@ def test_a_placeholder_that_gives_no_number_is_named_with_its_file(
     source = tmp_path / "paper-26-new.md"
     source.write_text(f"# 26. New?\n\n**It is {{{{ {call} }}}}.**\n")
     with pytest.raises(UsageError) as error:
-        rendered(source, queries_of(library_of(None)))
+        rendered(source, queries_of(collection_of(None)))
     assert source.name in str(error.value) and call in str(error.value)
     assert said in str(error.value)
 
@@ -296,7 +296,7 @@ def test_the_page_of_which_method_has_what_advice_prints(
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     for name, bandwidth in (("1 Gb/s", 1e9), ("100 Gb/s", 1e11)):
         job = replace(RESNET50, bits_per_second=bandwidth)
-        printed = advice(job, network, library_of(None), shows_all=True).splitlines()
+        printed = advice(job, network, collection_of(None), shows_all=True).splitlines()
         [row] = [text for text in printed if text.startswith(f"{method}: {setting}  ")]
         traffic, _, needed, *_ = re.split(r"\s{2,}", row)[1:]
         assert (cells["traffic"], cells[name]) == (traffic, needed)

@@ -9,8 +9,8 @@ import pytest
 
 from cser_bench.harness.records import shipped
 from cser_bench.harness.records.shipped import SHIPPED
+from cser_bench.report.collection import Collection, collection_for, collection_of
 from cser_bench.report.frame import read_frames, sharing_baseline
-from cser_bench.report.library import Library, library_for, library_of
 from cser_bench.report.site.build import build_site
 from cser_bench.report.speed.timed import experiments_beside
 from cser_bench.report.speed.workload_model import read_study
@@ -30,8 +30,8 @@ def done(results: Path) -> Path:
     return own
 
 
-def rows_of(library: Library) -> int:
-    frames = library.find(EXPERIMENT)
+def rows_of(collection: Collection) -> int:
+    frames = collection.find(EXPERIMENT)
     assert frames is not None
     return len(frames.rows)
 
@@ -62,8 +62,8 @@ def test_advice_takes_ones_own_when_it_is_done_and_says_so(
 
 def test_pages_that_ship_are_of_what_ships_alone(tmp_path: Path) -> None:
     done(tmp_path)
-    assert library_for(SHIPPED / "answers", tmp_path).folders == library_of(None).folders
-    assert rows_of(library_for(tmp_path / "answers", tmp_path)) == len(FEW)
+    assert collection_for(SHIPPED / "answers", tmp_path).folders == collection_of(None).folders
+    assert rows_of(collection_for(tmp_path / "answers", tmp_path)) == len(FEW)
 
 
 @pytest.fixture
@@ -82,10 +82,10 @@ def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_ships_is_told_from_ones_own_in_one_folder(mixed: Path) -> None:
-    ours = {folder.resolve() for folder in library_of(None).folders}
+    ours = {folder.resolve() for folder in collection_of(None).folders}
     assert ours and all(folder.is_relative_to(SHIPPED) for folder in ours)
-    assert rows_of(library_of(mixed)) == rows_of(library_of(None))
-    own = [folder for folder in library_of(mixed).folders if folder.resolve() not in ours]
+    assert rows_of(collection_of(mixed)) == rows_of(collection_of(None))
+    own = [folder for folder in collection_of(mixed).folders if folder.resolve() not in ours]
     assert mixed / "fashion_mnist_regime" in own and mixed / EXPERIMENT not in own
 
 

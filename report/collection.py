@@ -17,7 +17,7 @@ from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 
 
 @dataclass(frozen=True)
-class Library:
+class Collection:
     """Folders of records; of two of one name the first counts."""
 
     folders: tuple[Path, ...]
@@ -90,7 +90,7 @@ def folder_in_results(frames: Frames) -> str:
     return folder.name
 
 
-def library_of(results: Path | None) -> Library:
+def collection_of(results: Path | None) -> Collection:
     """Return what there is to read.
 
     Args:
@@ -104,10 +104,10 @@ def library_of(results: Path | None) -> Library:
         raise UsageError(
             f"there is no folder {results}; give the folder of results, as --results results"
         )
-    return Library(take(results and results.resolve()).folders)
+    return Collection(take(results and results.resolve()).folders)
 
 
-def library_for(pages: Path, results: Path) -> Library:
+def collection_for(pages: Path, results: Path) -> Collection:
     """Return what the pages in a folder are drawn from: what ships alone where the folder ships.
 
     Args:
@@ -115,6 +115,6 @@ def library_for(pages: Path, results: Path) -> Library:
         results: folder of one's own records.
 
     Raises:
-        UsageError, RecordError: as `library_of`.
+        UsageError, RecordError: as `collection_of`.
     """
-    return library_of(None if ships(pages) else results)
+    return collection_of(None if ships(pages) else results)
