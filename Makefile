@@ -43,7 +43,7 @@ export PYTHON VENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup reproduce reproduce-long tune studies answers site plan try status report bench test check clean
-.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-wide speedups-consecutive speedups-text
+.PHONY: plan-cifar100 plan-imagenet reproduce-small reproduce-cifar100 reproduce-imagenet resubmit gpu-check netlab speedups speedups-scored speedups-table speedups-wide speedups-consecutive speedups-text
 
 help: ## print this list
 	@width=$$( (stty size < /dev/tty) 2>/dev/null | cut -d ' ' -f 2); \
@@ -170,6 +170,9 @@ speedups: $(VENV)/.installed ## time methods and baselines on such a network, th
 
 speedups-scored: $(VENV)/.installed ## time exactly what accuracy runs score, at 1, 10 and 25 Gb/s, a session more each time
 	@$(HARNESS) speedups --only scored --output "$(MEASURED)/scored_speedups"
+
+speedups-table: $(VENV)/.installed ## the same of the first table's settings
+	@$(HARNESS) speedups --only table --output "$(MEASURED)/scored_speedups"
 
 speedups-wide: $(VENV)/.installed ## time methods on links of 0 to 80 ms one way, beside the study of speed-ups (Linux, root)
 	@$(HARNESS) speedups --only wide --output "$(MEASURED)/speedups"

@@ -481,7 +481,7 @@ def _add_timing_options(
     )
     speedups.add_argument(
         "--only",
-        choices=("scored", "wide", "consecutive", "text"),
+        choices=("scored", "table", "wide", "consecutive", "text"),
         help=f"time only this: {what}; no report",
     )
     what = "methods to time, by name; `time` also takes .py files (default: all)"

@@ -37,6 +37,7 @@ from cser_bench.harness.timing.methods import (
     named,
     own_methods,
     scored_methods,
+    table_methods,
 )
 from cser_bench.harness.timing.session import Session, time_session
 from cser_bench.harness.timing.sweep import (
@@ -171,15 +172,25 @@ def scored(folder: Path, names: Sequence[str]) -> Iterator[Session]:
 
     Another call is another session.
     """
+    yield _on_links("scored", folder, named(scored_methods(Path("results")), names))
+
+
+def table(folder: Path, names: Sequence[str]) -> Iterator[Session]:
+    """Time the settings of the first table's rows, as `scored` does those of experiments."""
+    experiment = DATA["scored"]["table"]
+    yield _on_links("table", folder, named(table_methods(Path("results"), experiment), names))
+
+
+def _on_links(kind: str, folder: Path, methods: Sequence[TimedMethod]) -> Session:
+    """Return the folder's next session of a kind, on the links of `scored` in sessions.toml."""
     data = DATA["scored"]
     load = workload(data["workload"], "cpu")
     num_workers = data["num_workers"]
-    methods = named(scored_methods(Path("results")), names)
     fastest = SCORED_SHARE_OF_CEILING * ceiling_bits_per_second(num_workers) / num_workers
     network = fabric(LabTopology(num_workers, 1, fastest))
-    number = 1 + len(list(folder.glob("scored-*.json")))
-    yield Session(
-        name=f"scored-{number}",
+    number = 1 + len(list(folder.glob(f"{kind}-*.json")))
+    return Session(
+        name=f"{kind}-{number}",
         workload=load,
         gradients=gradients_of(load.name),
         methods=methods,
@@ -234,7 +245,13 @@ def text(folder: Path, names: Sequence[str]) -> Iterator[Session]:
         yield replace(session, in_a_row=True, steps_per_visit=data["steps_per_visit"])
 
 
-SESSIONS = {"scored": scored, "wide": wide, "consecutive": consecutive, "text": text}
+SESSIONS = {
+    "scored": scored,
+    "table": table,
+    "wide": wide,
+    "consecutive": consecutive,
+    "text": text,
+}
 """Sessions that are timed by themselves: called with the folder of records and names of methods,
 all if none is named.
 

@@ -25,7 +25,7 @@ from cser_bench.harness.records.timings import (
 )
 from cser_bench.harness.timing import study
 from cser_bench.harness.timing.links import LabTopology
-from cser_bench.harness.timing.methods import EXPERIMENTS, METHODS, scored_methods
+from cser_bench.harness.timing.methods import EXPERIMENTS, METHODS, scored_methods, table_methods
 from cser_bench.harness.timing.session import WANTED, Session, cells_of
 from cser_bench.harness.timing.study import TimingJob, add_to_study, run_study, text, wide
 from cser_bench.harness.timing.sweep import fabric
@@ -245,3 +245,17 @@ def test_another_workload_joins_the_study(tmp_path: Path) -> None:
         "timing-cmudict.json",
     ]
     assert read_record(tmp_path / "timing-cmudict.json", Timing) == large
+
+
+def test_the_first_table_is_timed_at_its_settings_and_hooks_stand_for_what_equals_them() -> None:
+    timed = table_methods(RESULTS, "table_cnn")
+    of_rows = {row: method for method in timed.values() for row in method.rows}
+    for run in plan_experiment("table_cnn", RESULTS).runs:
+        if "@" in run.row:
+            continue
+        method = of_rows[f"table_cnn/{run.row}"]
+        hook = {"sgd": "ddp", "fp16": "ddp_fp16", "powersgd": "ddp_powersgd"}.get(run.row)
+        assert method.algorithm == (hook or run.config.algorithm)
+        assert method.settings == run.config.settings
+    assert len(of_rows) == len(timed) == 10
+    assert all(method.overlap for method in timed.values())
