@@ -24,7 +24,7 @@ RUN := $(VENV)/bin/python
 HARNESS := $(RUN) -m harness
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
 # Of the examples those alone that use no framework: types of others are not complete.
-SOURCES := cser_bench examples/plain.py examples/nanogpt.py
+SOURCES := cser_bench examples/plain.py examples/ddp_hook.py examples/nanogpt.py
 RUN_OPTIONS = $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DATA),--data "$(DATA)")
 # At paper scale: a process and a GPU for each worker, or where there are too few GPUs all workers in one process on one.
 PAPER_OPTIONS = --device "$(DEVICE)" $(if $(WORKERS),,--workers auto) $(RUN_OPTIONS)

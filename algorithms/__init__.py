@@ -44,6 +44,8 @@ from cser_bench.algorithms.cser import CSER as CSER
 from cser_bench.algorithms.cser_pl import CSERPL as CSERPL
 from cser_bench.algorithms.cser_released import CSERReleased as CSERReleased
 from cser_bench.algorithms.cser_released import MCSERReleased as MCSERReleased
+from cser_bench.algorithms.ddp_hook import ErrorFeedbackState as ErrorFeedbackState
+from cser_bench.algorithms.ddp_hook import error_feedback_hook as error_feedback_hook
 from cser_bench.algorithms.deep_squeeze import DeepSqueeze as DeepSqueeze
 from cser_bench.algorithms.diloco import DiLoCo as DiLoCo
 from cser_bench.algorithms.dpsgd import DPSGD as DPSGD
@@ -85,6 +87,7 @@ __all__ = [
     "DeepSqueeze",
     "DiLoCo",
     "DistributedOptimizer",
+    "ErrorFeedbackState",
     "Identity",
     "LocalSGD",
     "MCSERReleased",
@@ -106,6 +109,7 @@ __all__ = [
     "Traffic",
     "Zero",
     "consensus_checkpoint",
+    "error_feedback_hook",
     "load_checkpoint",
     "muon_groups",
     "newest_checkpoint",

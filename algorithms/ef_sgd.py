@@ -19,7 +19,8 @@ are the same on all workers:
     x   <- x - p of g
 
 There weight decay is not compressed, and a learning rate that changes is that of the day when an
-error arrives. A frozen parameter stays, and all workers must freeze the same.
+error arrives. `error_feedback_hook` is this in DDP. A frozen parameter stays, and all workers must
+freeze the same.
 
 With `decay_apart`, as in the code released with CSER, where EF-SGD is a baseline, weight decay is
 not in p_i. It has a momentum of its own and is not compressed: v <- beta v + lambda x; x <- x - eta

@@ -25,6 +25,7 @@ FILES = (
     "tests/timing/test_trainees.py",
     "tests/timing/test_sessions.py",
     "tests/timing/test_study.py",
+    "tests/algorithms/test_ddp_hook.py",
     "tests/algorithms/test_processes.py",
 )
 """Beginnings of files whose tests share a slow fixture."""

@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,8 @@ LAST = {"plain": 7, "transformers_trainer": 7, "lightning_trainer": 8, "timm_ema
 one's."""
 SHARDED = "fsdp2_compressed_gradients"
 """The example that has none of our optimisers."""
+HOOK = "ddp_hook"
+"""The example that keeps DDP, and so has no `consensus()`."""
 OWN_METHOD = "growing_local_sgd"
 """The example that is no script, which tests/harness/test_own_methods.py tries."""
 OWN_OPTIMIZER = "torch_local_sgd"
@@ -188,6 +191,38 @@ def test_gradients_of_fsdp2_are_compressed(tmp_path: Path, launch: Launcher) -> 
     assert abs(fed_back - whole) < abs(one_bit - whole)
 
 
+@pytest.mark.whole
+@pytest.mark.timeout(900)
+def test_ddp_with_the_hook_ends_with_what_its_docstring_shows_and_goes_on(
+    tmp_path: Path, launch: Launcher
+) -> None:
+    """It goes on from the last epoch that both workers saved, to the bit: all is in one bucket."""
+    script, saved = ROOT / f"examples/{HOOK}.py", tmp_path / "saved"
+    words = ("watched.py", tmp_path / "log", 0, script, saved)
+    said, statuses = launch(tmp_path, *words)
+    assert statuses == [0, 0], said
+    shown = [line[4:] for line in script.read_text().splitlines()[6:9]]
+    *_, scores, sent, by_ddp = said.splitlines()
+    assert [sent, by_ddp] == shown[1:]
+    [accuracy] = re.findall(r"accuracy (\d\.\d{3})$", scores)
+    assert float(accuracy) == pytest.approx(float(shown[0][-5:]), abs=0.05)
+    num_sent = 4 * 63 * (1797 // 192) * (4 + 4)  # as the plain loop sends, whose network this is
+    assert sent == f"each worker sent:    {num_sent:,} bytes in {4 * 63} steps"
+    states = [torch.load(saved / "epoch-4" / f"{rank}.pt") for rank in range(NUM_WORKERS)]
+    (saved / "epoch-3" / "1.pt").unlink()
+    shutil.rmtree(saved / "epoch-4")
+    said_then, statuses = launch(tmp_path, *words)
+    assert statuses == [0, 0], said_then
+    assert [line for line in said_then.splitlines() if "epoch" in line] == said.splitlines()[2:4]
+    for rank, before in enumerate(states):
+        after = torch.load(saved / "epoch-4" / f"{rank}.pt")
+        for name, error in before["hook"]["errors"].items():
+            assert torch.equal(error, after["hook"]["errors"][name])
+    weights = [state["model"]["0.weight"] for state in states]
+    errors = [state["hook"]["errors"]["0.weight"] for state in states]
+    assert torch.equal(*weights) and not torch.equal(*errors)
+
+
 def test_the_plain_loop_by_torchrun_ends_with_what_its_docstring_shows(tmp_path: Path) -> None:
     """Scores are other ones on other processors; what is sent is the same everywhere."""
     script = ROOT / "examples/plain.py"
@@ -225,7 +260,7 @@ def test_the_page_on_examples_has_each_with_its_command() -> None:
 
 def test_each_example_is_tried() -> None:
     files = sorted((ROOT / "examples").glob("*.py"))
-    assert {path.stem for path in files} == LAST.keys() | {SHARDED, OWN_METHOD, OWN_OPTIMIZER}
+    assert {path.stem for path in files} == LAST.keys() | {SHARDED, HOOK, OWN_METHOD, OWN_OPTIMIZER}
 
 
 GUIDE = ROOT / "docs" / "in-your-own-script.md"

@@ -9,9 +9,26 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
+    allreduce_hook,
+    fp16_compress_hook,
+)
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
 
-from cser_bench.algorithms import Collectives, DistributedOptimizer, Purpose, SoloCollectives
+from cser_bench.algorithms import (
+    Collectives,
+    Compressor,
+    DistributedOptimizer,
+    ErrorFeedbackState,
+    Purpose,
+    QuantisedBlocks,
+    SoloCollectives,
+    TopK,
+    error_feedback_hook,
+)
 from cser_bench.algorithms.core.collectives import Add, share_of
 from cser_bench.algorithms.core.compressors import Draw
 from cser_bench.algorithms.core.exchange import Sending
@@ -75,6 +92,14 @@ limit is their time at the rate that PyTorch's fused step reaches with its own f
 x and m written. EF-SGD reads x, g, m and e, and writes m and e. It also writes the gradient with the
 weight decay in it, and reads it again, since the fused kernel decays what it changes: that is the
 error, and the decay is of x. With PyTorch's kernels it cannot be fewer."""
+HOOK_COMPRESSORS: dict[str, Compressor] = {
+    "error feedback, top-k": TopK(192),
+    "error feedback, 4 bits": QuantisedBlocks(4),
+}
+HOOKS = ("all-reduce", "fp16", "PowerSGD, rank 1", *HOOK_COMPRESSORS)
+"""Hooks of DDP that are measured: PyTorch's, and error feedback."""
+ONE_BUCKET_MB = 1000
+"""More than the gradients take."""
 SMALL_SHAPES = ((64, 32), (48,), (3, 3, 16))
 T = TypeVar("T")
 
@@ -162,6 +187,58 @@ def torch_stepper(momentum: float, parameters: nn.ParameterList) -> Stepper:
         fused=True,
     )
     return Stepper(parameters, optimizer.step)
+
+
+class Spread(nn.Module):
+    """Parameters whose backward pass does nothing but write gradients, one after the other.
+
+    So what is left of its time is what becomes of the gradients.
+    """
+
+    def __init__(self, parameters: nn.ParameterList) -> None:
+        super().__init__()
+        self.parameters_of = parameters
+
+    def forward(self) -> Tensor:
+        return torch.stack([parameter.mean() for parameter in self.parameters_of]).sum()
+
+
+def hook_of(name: str, wrapper: DistributedDataParallel) -> tuple[object, Callable[..., Any]]:
+    """A hook's state and the hook: PyTorch's, and error feedback."""
+    if name == "all-reduce":
+        return None, allreduce_hook
+    if name == "fp16":
+        return None, fp16_compress_hook
+    if name == "PowerSGD, rank 1":
+        return PowerSGDState(None, 1, start_powerSGD_iter=2), powerSGD_hook
+    return ErrorFeedbackState(wrapper, HOOK_COMPRESSORS[name]), error_feedback_hook
+
+
+def hook_seconds(
+    device: torch.device, shapes: Iterable[tuple[int, ...]] | None, repetitions: int
+) -> dict[str, list[float]]:
+    """Seconds of both passes in DDP with each hook, in turn, on one of a group's processes.
+
+    All gradients are one bucket: over gloo the all-reduces that PowerSGD's hook has for several may
+    come in another order on another worker.
+    """
+    wrappers = {}
+    for name in HOOKS:
+        model = Spread(random_parameters(shapes, device))
+        wrappers[name] = DistributedDataParallel(model, bucket_cap_mb=ONE_BUCKET_MB)
+        wrappers[name].register_comm_hook(*hook_of(name, wrappers[name]))
+
+    def seconds(wrapper: DistributedDataParallel) -> float:
+        wrapper.zero_grad()
+        # All workers begin at once, so that none's time is a wait for another's turn.
+        dist.barrier()
+        return seconds_to_idle(lambda: wrapper().backward(), device)
+
+    # Buckets are made anew after the first pass, and PowerSGD compresses from the third on.
+    for _, wrapper in there_and_back(list(wrappers.values()), 3):
+        seconds(wrapper)
+    calls = {name: lambda each=each: seconds(each) for name, each in wrappers.items()}
+    return interleave(calls, repetitions)
 
 
 class AlikeCollectives(Collectives):

@@ -99,6 +99,20 @@ def test_top_k_takes_less_than_half_of_torch_topk(record_property: Record) -> No
     assert ratio <= TOP_K_LIMIT
 
 
+def test_passes_in_ddp_with_each_hook(record_property: Record) -> None:
+    """On ResNet-50's parameters, over DDP's all-reduce in fp32: two processes over gloo, whose
+    messages only cross this machine's memory."""
+    device = torch.device("cpu")
+    found, _ = subjects.on_processes(subjects.hook_seconds, device, None, INTERVALS)
+    plain, *hooks = subjects.HOOKS
+    for name in hooks:
+        pairs = zip(found[name], found[plain], strict=True)
+        ratios = sorted(own / whole for own, whole in pairs)
+        record_property(f"{name}, over the all-reduce", median(ratios))
+        record_property(f"{name}, all", ratios)
+    assert all(len(found[name]) == INTERVALS for name in subjects.HOOKS)
+
+
 NUM_ROUNDS = 192
 """Steps that are summed: the longest rounds of an entry are of 64, and some of 96."""
 

@@ -17,9 +17,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cser_bench.algorithms import (
     Collectives,
+    ErrorFeedbackState,
     ProcessGroupCollectives,
     Purpose,
     SoloCollectives,
@@ -180,6 +182,40 @@ def test_a_baseline_learns(
 def _learn(device: torch.device, scale: Scale, name: str) -> list[float]:
     trainee = trainee_of(learning(name, scale), device, ProcessGroupCollectives())
     return [float(trainee.step()) for _ in range(scale.num_steps)]
+
+
+@pytest.mark.parametrize("name", subjects.HOOK_COMPRESSORS)
+def test_error_feedback_as_a_hook_makes_no_host_wait_for_its_gpu(
+    device: torch.device, scale: Scale, name: str
+) -> None:
+    """And nothing of the gradients is lost: what was sent, with the mean of what was not, is their
+    sum."""
+    for lost in on_processes(_lost_by_hook, device, scale.shapes, name):
+        assert lost < 1e-5
+
+
+def _lost_by_hook(
+    device: torch.device, shapes: tuple[tuple[int, ...], ...] | None, name: str
+) -> float:
+    """What was lost of a parameter's gradients in some passes, at most, in units of their sum."""
+    parameters = subjects.random_parameters(shapes, device)
+    wrapper = DistributedDataParallel(subjects.Spread(parameters))
+    state, hook = subjects.hook_of(name, wrapper)
+    assert isinstance(state, ErrorFeedbackState)
+    wrapper.register_comm_hook(state, hook)
+    received = torch.zeros_like(parameters[0])
+    for step in range(WARM_UP + WATCHED):
+        wrapper.zero_grad()
+        loss = wrapper()
+        with waits_are_errors(device, step >= WARM_UP):
+            loss.backward()
+        assert parameters[0].grad is not None
+        received += parameters[0].grad
+    unsent = state.errors["parameters_of.0"].clone()
+    ProcessGroupCollectives().all_reduce_mean_(unsent.unsqueeze(0), Purpose.CONTROL)
+    # Of a mean over the parameter's numbers, the same on all workers.
+    whole = (WARM_UP + WATCHED) / received.numel()
+    return float((received + unsent - whole).abs().max()) / whole
 
 
 # One process
