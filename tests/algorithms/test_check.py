@@ -26,6 +26,7 @@ def subject_of(name: str) -> Subject:
     return next(subject for subject in subjects_in(path) if subject.name == name)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", KINDS)
 def test_methods_that_ship_keep_the_promises(name: str) -> None:
     """One method of each kind; what the promises say is held for all by the tests beside."""
@@ -123,6 +124,7 @@ SLIPS: dict[str, tuple[str, str, set[str]]] = {
 }
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("slip", SLIPS)
 def test_each_slip_fails_on_its_line(slip: str) -> None:
     before, after, lines = SLIPS[slip]
@@ -268,12 +270,14 @@ def test_an_optional_compressor_is_tried() -> None:
     assert "never seen" in failed(with_one)[BITS]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", algorithms())
 def test_checks_reach_all_of_each_method_that_ships(name: str) -> None:
     finding = finding_of(subject_of(name), DESCRIBED)
     assert finding.verdict == "ok", finding
 
 
+@pytest.mark.whole
 def test_the_command_says_a_line_for_each_promise_and_an_authors_suite_has_cases(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

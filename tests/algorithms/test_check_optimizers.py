@@ -14,6 +14,8 @@ from cser_bench.algorithms.check import (
 )
 from cser_bench.algorithms.check.__main__ import main
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "torch_local_sgd.py"
 PLAIN, RESUMES, AGREES = OPTIMIZER_PROMISES

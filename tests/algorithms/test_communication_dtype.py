@@ -85,6 +85,7 @@ def test_equal_workers_without_gradients_stay_where_they_are(
     assert torch.equal(parameter.detach(), start)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("dtype", SHORT)
 @pytest.mark.parametrize("num_workers", SIZES)
 @pytest.mark.parametrize("name", ["cser", "csea", "cser_pl"])
@@ -107,6 +108,7 @@ def test_the_two_forms_of_cser_stay_together(
     assert (free.mean(0) - held.mean(0)).abs().max() <= 2 * bound
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("compressor", [QSGD(2), QSGD(2, bucket_size=16)], ids=str)
 @pytest.mark.parametrize(
     "name", [name for name in JOINT if kinds_taken(name) and "released" not in name]

@@ -237,6 +237,7 @@ def runs() -> Iterator[Run]:
 RUNS = list(runs())
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "key", "more", "common", "dtype"), RUNS)
 def test_a_run_is_counted_and_looked_at_and_resumed_and_stacked_to_the_bit(
     name: str, key: str, more: Any, common: Any, dtype: Types

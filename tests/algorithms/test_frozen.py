@@ -116,6 +116,7 @@ def stays(name: str, key: str) -> bool:
     return name not in AVERAGING or (name in ("diloco", "noloco") and key == "anchor")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("name", "key", "more", "common", "dtype"),
     CASES,

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cser_bench import algorithms
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,7 @@ assert group() is None, gc.get_referrers(group())
 """
 
 
+@pytest.mark.whole
 def test_a_group_ends_where_it_is_destroyed() -> None:
     """Else its threads may abort a process that has finished, whatever its optimiser is."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True)

@@ -91,6 +91,7 @@ def test_the_closed_form_is_the_mean_over_all_meetings(settings: Settings) -> No
     assert spread_factor(*settings) == pytest.approx(over_all_meetings(settings), rel=1e-9)
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:noloco. with outer_lr")
 @pytest.mark.parametrize(
     "settings", [(8, 2, 0.7, 0.9), (16, 2, 0.5, 0.9), (8, 2, 0.7, 0.5), (8, 3, 0.7, 0.5)]

@@ -185,6 +185,7 @@ def compiled(model: nn.Module) -> nn.Module:
     return torch.compile(model)  # type: ignore[return-value]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("compiled_before", [False, True])
 def test_a_checkpoint_fits_the_model_compiled_or_not(compiled_before: bool, tmp_path: Path) -> None:
     def make(seed: int) -> tuple[nn.Module, DistributedOptimizer]:

@@ -223,6 +223,7 @@ def test_ddp_with_the_hook_ends_with_what_its_docstring_shows_and_goes_on(
     assert torch.equal(*weights) and not torch.equal(*errors)
 
 
+@pytest.mark.whole
 def test_the_plain_loop_by_torchrun_ends_with_what_its_docstring_shows(tmp_path: Path) -> None:
     """Scores are other ones on other processors; what is sent is the same everywhere."""
     script = ROOT / "examples/plain.py"
@@ -406,6 +407,7 @@ def test_a_checkpoint_puts_random_generators_back_and_gives_its_model_without_an
     assert [draw() for draw in draws] != drawn
 
 
+@pytest.mark.whole
 def test_a_worker_that_cannot_write_its_checkpoint_stops_all_of_them(tmp_path: Path) -> None:
     """At once, each by an error: none waits for one that has raised."""
 

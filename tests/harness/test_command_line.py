@@ -37,6 +37,7 @@ from tests.harness.support import (
 ROWS = {"sgd": "SGD", "cser": "CSER", "ef_sgd": "EF-SGD"}
 
 
+@pytest.mark.whole
 def test_run_report_and_status_agree_with_the_raw_records(tmp_path: Path, cli: CommandLine) -> None:
     path, results, printed = (write_spec(tmp_path, small_spec()), tmp_path / "results", {})
     folder = results / "small"

@@ -134,6 +134,7 @@ BORROWERS = {
 NAMES = sorted({path.stem for path in EXPERIMENTS.glob("*.toml")} - BORROWERS)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", NAMES)
 def test_each_method_trains_to_a_valid_result_and_sends_what_its_plan_says(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

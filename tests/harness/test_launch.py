@@ -78,6 +78,7 @@ def test_processes_equal_stacked_workers(tmp_path: Path) -> None:
     assert (attempt.launch, attempt.backend) == ("processes", "gloo")
 
 
+@pytest.mark.whole
 def test_torchrun_equals_stacked_workers(tmp_path: Path) -> None:
     spec = only(small_spec(), "ef_sgd") | {
         "statistics": small_spec()["statistics"] | {"baseline": "ef_sgd"}

@@ -465,6 +465,7 @@ def test_a_compressed_pack_that_was_cut_is_refused(tmp_path: Path) -> None:
 SHIPPED = [folder for folder in shipped_experiments() if (folder / PACK).exists()]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "shipped", SHIPPED, ids=[str(folder.relative_to(ROOT)) for folder in SHIPPED]
 )

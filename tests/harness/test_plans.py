@@ -239,6 +239,7 @@ RUNS = {
 without a word."""
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", RUNS)
 def test_the_papers_experiments_have_the_runs_that_they_had_five_of_each_setting(name: str) -> None:
     plan = make_plan(load_spec(EXPERIMENTS / f"{name}.toml"), Path("no records"))
@@ -264,6 +265,7 @@ LONG_STUDIES = [
 SHIPPED = [name for name in STUDIES if (RESULTS / f"study_{name}_tuning").is_dir()]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "folder", RECORDED, ids=[str(folder.relative_to(RESULTS)) for folder in RECORDED]
 )

@@ -33,6 +33,8 @@ from tests.harness.support import (
     write_spec,
 )
 
+pytestmark = pytest.mark.whole
+
 NOON = datetime(2026, 5, 4, 12, 0)
 
 

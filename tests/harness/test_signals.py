@@ -140,6 +140,7 @@ def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(
     assert [each.resumed_from_step for each in read_run(folder).run.attempts] == [0, step]
 
 
+@pytest.mark.whole
 def test_stopped_and_called_again_gives_the_same_as_undisturbed(tmp_path: Path) -> None:
     """Pairs of sentences, by AdamW."""
     small = {"width": 16, "num_heads": 2, "num_layers": 1, "feedforward": 16}
@@ -195,6 +196,7 @@ MOMENTS = [
 """Before all, in the first module of an extension, after torch, and in another process."""
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("where", "module"), MOMENTS, ids=[": ".join(moment) for moment in MOMENTS]

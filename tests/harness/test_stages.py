@@ -25,6 +25,8 @@ from tests.harness.support import ROOT, CommandLine, Table, changed, job_for, sm
 from tests.slurm.support import small_profile, submission, write_profile
 from tests.tasks.miniatures import MiniatureCIFAR100, write
 
+pytestmark = pytest.mark.whole
+
 STAGES: list[Table] = [
     {"stage": "first", "rows": ["sgd", "cs*"], "seeds": [1]},
     {"stage": "second", "rows": ["sgd", "cs*"]},

@@ -70,6 +70,7 @@ CASES: list[tuple[str, Table, Table]] = [
 """Every algorithm with a shared support, and some of each family besides."""
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "compressor", "more"), CASES)
 def test_interrupted_equals_uninterrupted(
     name: str, compressor: Table, more: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,8 @@ from cser_bench.report.statistics import unpaired
 from cser_bench.report.trial import _trials, verdict
 from tests.harness.support import ROOT, TUNING, CommandLine, Table, changed, small_spec, write_spec
 
+pytestmark = pytest.mark.whole
+
 EXAMPLE = ROOT / "examples" / "growing_local_sgd.py"
 NAME = "growing_local_sgd"
 

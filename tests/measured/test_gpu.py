@@ -48,7 +48,7 @@ from cser_bench.report.speed.encoding import TIMES, name_of
 from tests.measured import subjects
 from tests.measured.subjects import TINY, Scale, learning, on_processes
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400), pytest.mark.whole]
 
 Record = Callable[[str, object], None]
 NUM_WORKERS = 8

@@ -360,6 +360,7 @@ def test_the_command_of_readme_prints_the_golden_text(capsys: pytest.CaptureFixt
     assert printed == GOLDEN.read_text(), f"where records that ship changed: {again}"
 
 
+@pytest.mark.whole
 def test_methods_of_the_first_table_are_shown_under_its_names_and_the_others_counted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -371,6 +372,7 @@ def test_methods_of_the_first_table_are_shown_under_its_names_and_the_others_cou
     assert "more settings" not in everything
 
 
+@pytest.mark.whole
 def test_a_net_speedup_is_given_near_what_was_measured_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -396,6 +398,7 @@ def test_methods_of_another_optimiser_are_shown_by_its_network(
     assert not re.search(r"^(local SGD|M-CSER|AdamW:|Muon)", printed, re.MULTILINE)
 
 
+@pytest.mark.whole
 def test_more_workers_than_top_k_is_good_for_are_warned_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -279,6 +279,7 @@ def test_the_page_of_which_method_is_what_the_records_give_and_leads_to_its_runs
         assert (SHIPPED / link).is_file(), link
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("network", "method", "setting", "experiment"),
     [

@@ -182,6 +182,7 @@ def seen_in(folder: Path, contrast: dict[str, Any]) -> tuple[int, int, int]:
     return len(set.union(*begun)), len(set.union(*both)), sum(map(bool, begun))
 
 
+@pytest.mark.whole
 def test_the_contrasts_that_ship_by_how_many_rows_had_begun() -> None:
     """Those of which both had keep their verdicts, and no others need to."""
     num_rows = {0: 0, 1: 0, 2: 0}

@@ -210,6 +210,7 @@ def word(
     )
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("folder", DECLARED, ids=lambda folder: folder.name)
 def test_the_reports_contrasts(folder: Path) -> None:
     reported = contrasts_frame(read_frames(folder))

@@ -17,6 +17,8 @@ from cser_bench.report.speed.workload_model import read_study
 from tests.harness.support import ROOT, CommandLine
 from tests.own_runs import begin, keep_rows, rename
 
+pytestmark = pytest.mark.whole
+
 EXPERIMENT = "resnet_regime"
 NUM_RUNS = 65
 FEW = ("sgd", "alone", "local_sgd-24", "mcser_block-24")

@@ -18,6 +18,8 @@ from cser_bench.report.site.places import Places, page_of
 from cser_bench.report.site.render import html_of, plain
 from tests.own_runs import begin
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = "resnet_regime"
 REPORT = f"results/reference/{EXPERIMENT}/index.html"

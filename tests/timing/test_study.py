@@ -217,6 +217,7 @@ def test_a_single_process_is_told_how_to_start_several_and_unknown_names_are_ref
     assert "resnet50_v100" in cli.refused("time", "--workload", "resnet")
 
 
+@pytest.mark.whole
 def test_torchrun_makes_a_study_that_can_be_reported(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
