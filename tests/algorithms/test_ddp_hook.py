@@ -36,7 +36,7 @@ from cser_bench.algorithms import (
 from tests.algorithms import transcription
 from tests.algorithms.transcription import Compress
 
-WORLD_SIZES = (2, 4)
+WORLD_SIZES = (2, pytest.param(4, marks=pytest.mark.whole))
 NUM_STEPS = 5
 RATIO, BLOCK_SIZE = 6, 8
 BUCKET_MB = 1e-3
