@@ -1,37 +1,10 @@
-"""The command line.
+"""Starts the command line by `python -m harness`, in a checkout and installed.
 
-Nothing is imported here before Ctrl-C is heard, as what commands need takes its time to load.
+The entry point is above the harness, so it is named here and not imported.
 """
 
-from __future__ import annotations
-
 import sys
-
-
-def command_line() -> int:
-    """Do what `python -m harness` and the installed command do."""
-    try:
-        from cser_bench.harness.cli.exits import leave_out_current_folder
-
-        leave_out_current_folder()
-        return main()
-    except KeyboardInterrupt as stop:
-        from cser_bench.harness.cli.exits import interrupted
-
-        return interrupted(stop)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code.
-
-    It is 2 for a user's mistake, 1 for a failure, 130 when interrupted.
-    """
-    from cser_bench.harness.cli import exits
-
-    with exits.loading():
-        from cser_bench.harness.cli import parser
-    return exits.end_of(lambda: parser.do(arguments))
-
+from importlib import import_module
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    sys.exit(import_module("cser_bench.__main__").command_line())

@@ -196,5 +196,6 @@ def take_snapshot(folder: Path) -> Path:
     # From where they lie: in a checkout without links our package does not have them.
     for room in ROOMS:
         shutil.copytree(PROGRAM / room, package / room, ignore=ignored)
-    shutil.copy(OURS / PACKAGE / "__init__.py", package)
+    for module in (OURS / PACKAGE).glob("*.py"):
+        shutil.copy(module, package)
     return folder

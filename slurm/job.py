@@ -18,6 +18,7 @@ import submitit
 import torch
 
 from cser_bench.algorithms import ProcessGroupCollectives
+from cser_bench.harness.records.endings import recorded_end
 from cser_bench.harness.records.provenance import new_attempt, output_of
 from cser_bench.harness.records.state import saved_step
 from cser_bench.harness.spec.errors import SpecError
@@ -36,7 +37,6 @@ from cser_bench.slurm.requeue import (
     StopNotice,
     begin_attempt,
     begins,
-    recorded_end,
     this_allocation,
 )
 

@@ -21,17 +21,20 @@ import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
 from cser_bench.harness.records import packs, store
-from cser_bench.harness.records.provenance import output_of
-from cser_bench.harness.records.recorder import (
-    Recorder,
-    end_by_watchdog,
+from cser_bench.harness.records.endings import (
+    End,
+    end_of_workers,
+    end_without_attempt,
     read_failure,
+    recorded_end,
     tail_of,
     write_failure,
 )
+from cser_bench.harness.records.provenance import output_of
+from cser_bench.harness.records.recorder import Recorder
 from cser_bench.harness.records.run_lock import BusyError, owned
 from cser_bench.harness.records.state import ALWAYS, RETRIED, is_done, saved_step
-from cser_bench.harness.records.store import Attempt, FailureKind, RecordError, RunFile
+from cser_bench.harness.records.store import Attempt, RecordError, RunFile
 from cser_bench.harness.workers.processes import StopFlag
 from cser_bench.slurm.campaign import Campaign, Submission
 
@@ -41,9 +44,6 @@ default)."""
 
 NONE = "none"
 """The attempt of a job none of whose workers began one."""
-
-End = tuple[FailureKind, str]
-"""Kind of a failure, and what there is to say of it."""
 
 TOLD_TO_STOP = 128 + signal.SIGUSR2
 """The exit code of srun where USR2 ended the workers: they were still loading, and did not listen
@@ -153,14 +153,6 @@ def slurm_fact(attempt: Attempt, key: str) -> str | None:
 def of_job(attempts: Sequence[Attempt], job: str) -> list[Attempt]:
     """List the attempts that this job has started."""
     return [attempt for attempt in attempts if slurm_fact(attempt, "job") == job]
-
-
-def recorded_end(folder: Path, attempt: str) -> FailureKind:
-    """Say how an attempt that left no result ended; no record means `node`."""
-    failure = read_failure(folder, attempt)
-    if failure is None:
-        return "node"
-    return failure.kind
 
 
 def num_in_vain(folder: Path, starts: Sequence[Attempt]) -> int:
@@ -325,19 +317,12 @@ def _is_at_its_limit() -> bool:
 def _unsaid_end(log: Path, attempt: str, code: int) -> End:
     """Say how an attempt ended whose workers left no record, or a job without an attempt."""
     if attempt == NONE:
-        if code == TOLD_TO_STOP:
-            return "preempted", "the job was told to stop before a worker began"
-        return "bug", "the job's processes ended before a worker began"
+        return end_without_attempt(code == TOLD_TO_STOP)
     # Each rank has a log, whose name differs from rank 0's in the rank alone.
     own, suffix = log.name.rsplit("_0_", 1)
     texts = [tail_of(path) for path in sorted(log.parent.glob(f"{own}_*_{suffix}"))]
-    watchdog = end_by_watchdog("\n".join(text.partition(begins(attempt))[2] for text in texts))
-    if watchdog is not None:
-        return watchdog
-    unexplained = "the workers ended without a word"
-    if _is_at_its_limit():  # they did not come to save within warning_seconds
-        return "timeout", unexplained
-    return "node", unexplained
+    said = "\n".join(text.partition(begins(attempt))[2] for text in texts)
+    return end_of_workers(said, _is_at_its_limit())
 
 
 if __name__ == "__main__":

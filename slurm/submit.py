@@ -13,8 +13,8 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from cser_bench.harness.plan.forecast import next_stage_sentence
 from cser_bench.harness.plan.show import show_plan
+from cser_bench.harness.records.endings import tail_of
 from cser_bench.harness.records.provenance import new_attempt, now, output_of
-from cser_bench.harness.records.recorder import tail_of
 from cser_bench.harness.records.run_lock import locked
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun

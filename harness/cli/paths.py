@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+import click
 
 from cser_bench.harness.errors import UsageError
 
@@ -18,7 +19,7 @@ def folder(text: str) -> Path:
     path = Path(text)
     places = (path, *path.absolute().parents)
     if not text or not _is_so(lambda: next(place for place in places if place.exists()).is_dir()):
-        raise argparse.ArgumentTypeError(f"must be a folder, or one that can be made, not {text!r}")
+        raise click.BadParameter(f"must be a folder, or one that can be made, not {text!r}")
     return path
 
 
@@ -40,6 +41,14 @@ def known_file(path: Path) -> Path:
     if not _is_so(path.is_file):
         raise UsageError(f"there is no file {path}; give one that is there")
     return path
+
+
+def shipped_folder(results: Path, name: str) -> Path | None:
+    """Return the folder of an experiment's runs that ship with the project, where there is one."""
+    from cser_bench.harness.spec.spec_file import is_file
+
+    folder = results / "reference" / name
+    return folder if is_file(folder / "runs.jsonl") else None
 
 
 def shortest(path: Path) -> str:

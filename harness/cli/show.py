@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from tabulate import tabulate
 
-from cser_bench.harness.records.shipped import Taken
+from cser_bench.harness.records.shipped import Taken, ships, take
 from cser_bench.harness.records.state import RunStatus, State
 from cser_bench.harness.spec.spec_file import shipped_titles
 
@@ -59,6 +60,18 @@ def taken_lines(taken: Taken, only_shipped: bool = False) -> list[str]:
         else:
             lines.append(f"{own.folder.name}: took {own.folder}, all runs of which are done")
     return lines
+
+
+def say_what_is_taken(results: Path | None, pages: Path | None = None) -> None:
+    """Say of each experiment of the user's own that counts whether it was taken.
+
+    Args:
+        results: folder of the user's own records; None where there is none.
+        pages: the folder that was written into, if any.
+    """
+    only_shipped = pages is not None and ships(pages)
+    for line in taken_lines(take(results), only_shipped):
+        print(line)
 
 
 def titles_text() -> str:

@@ -14,20 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cser_bench.harness.plan import recorded
 from cser_bench.harness.plan.checks import check_rows, check_spec
 from cser_bench.harness.plan.expand import expand
 from cser_bench.harness.plan.footprint import Footprint
 from cser_bench.harness.plan.rows import PlannedRow
 from cser_bench.harness.plan.tuning import choose, trial_rows, tuning_name
 from cser_bench.harness.records import store
-from cser_bench.harness.records.experiment import (
-    Contrast,
-    Experiment,
-    OutsideMethod,
-    PlannedEvidence,
-    Prediction,
-    Tuning,
-)
+from cser_bench.harness.records.experiment import Experiment, OutsideMethod, Tuning
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import PlannedRun
 from cser_bench.harness.spec.spec import Spec
@@ -224,14 +218,6 @@ def _tuning_fields(spec: Spec) -> dict[str, Any]:
 def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None) -> dict[str, Any]:
     """Return the fields of an experiment's record that say how rows were chosen and are compared."""
     statistics = spec.statistics
-    contrasts = [
-        Contrast(
-            **contrast.model_dump(exclude={"margin"}), margin=contrast.margin or statistics.margin
-        )
-        for contrast in spec.contrasts
-    ]
-    predictions = [Prediction(**predicted.model_dump()) for predicted in spec.predictions]
-    evidence = None if spec.evidence is None else PlannedEvidence(**spec.evidence.model_dump())
     # A floor that is not tuned yet may have been left out.
     has_floor = statistics.floor in [planned.row.row for planned in rows]
     return {
@@ -245,11 +231,11 @@ def _experiment_fields(spec: Spec, rows: list[PlannedRow], tuning: Tuning | None
         "margin_reason": statistics.margin_reason,
         "main_ratio": statistics.main_ratio,
         "declared": statistics.declared,
-        "contrasts": contrasts or None,
-        "exponents": spec.exponents or None,
-        "predictions": predictions or None,
+        "contrasts": recorded.contrasts(spec) or None,
+        "exponents": recorded.exponents(spec) or None,
+        "predictions": recorded.predictions(spec) or None,
         "curve": statistics.curve,
-        "evidence": evidence,
+        "evidence": recorded.evidence(spec),
     }
 
 
@@ -289,6 +275,7 @@ def _outside(rows: list[PlannedRow]) -> dict[str, OutsideMethod]:
     for planned in rows:
         source = planned.runs[0].config.method_source
         if source is not None:
-            fields = source.model_dump(exclude={"source"})
-            outside[planned.row.algorithm] = OutsideMethod(**fields)
+            outside[planned.row.algorithm] = OutsideMethod(
+                file=source.file, sha256=source.sha256, package=source.package
+            )
     return outside

@@ -1,6 +1,7 @@
 """experiment.json: the resolved plan of an experiment.
 
-It has the rows, where their settings came from, and the metric.
+It has the rows, where their settings came from, and the metric. Its keys are those on disk, apart from
+the spec's: `harness.plan.plan` says which becomes which, so a key of the spec may be renamed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from cser_bench.harness.records.store import NoRecordsError, Record, read_record
-from cser_bench.harness.spec.evidence import CompressorSpec, EvidenceSpec, PairSpec, Role, RowRole
-from cser_bench.harness.spec.spec import ContrastSpec, ExponentSpec
+from cser_bench.harness.spec.evidence import Role
 
-__all__ = ["CompressorSpec", "PairSpec", "Role", "RowRole"]  # for reports, which know records alone
+__all__ = ["Role"]  # for reports, which know records alone
 
 
 class Planned(Record):
@@ -92,9 +92,14 @@ class Row(Planned):
     """Spectral gap of the topology; None if workers have no neighbours."""
 
 
-class Contrast(ContrastSpec):
+class Contrast(Planned):
     """A comparison of two rows, and when it was declared; see `harness.measures.declared`."""
 
+    row: str
+    reference: str
+    kind: Literal["non-inferiority", "superiority", "equivalence"]
+    """What is to be shown of row minus reference; see `ContrastSpec` in `harness.spec.spec`."""
+    question: str
     margin: float
     """In the unit of the score (0.01 is one percentage point of accuracy)."""
     declared_at: str | None = None
@@ -116,8 +121,55 @@ class Contrast(ContrastSpec):
         return 3 if self.kind == "equivalence" else 2
 
 
-class PlannedEvidence(EvidenceSpec):
-    """What the experiment is about, as its spec says it."""
+class Exponent(Planned):
+    """A question about the exponents of a power law of gaps, which is no longer evaluated.
+
+    It counts as a test with a p of 1.
+    """
+
+    rows: list[str]
+    of: Literal["size", "rounds", "interval"]
+    than: list[str] = Field(default_factory=list)
+    question: str
+
+
+class Pair(Planned):
+    """Two rows that an answer compared; nothing reads it any more."""
+
+    row: str
+    reference: str
+    called: str | None = None
+    headline: str | None = None
+
+
+class CompressorRows(Planned):
+    """A compressor, and its row under each rule for what is not sent; nothing reads it any more."""
+
+    compressor: str
+    dropped: str
+    feedback: str
+    reset: str
+
+
+class PlannedEvidence(Planned):
+    """What the experiment is about; `EvidenceSpec` in `harness.spec.evidence` says what each is."""
+
+    roles: list[str]
+    network: str
+    data: Literal["images", "text"]
+    dataset: str
+    kind: str | None = None
+    task: str | None = None
+    setting: str | None = None
+    note: str | None = None
+    order: int = 1000
+    in_readme: bool = False
+    asks_again: str | None = None
+    advice: str | None = None
+    rows: dict[str, str] = Field(default_factory=dict)
+    shown: list[str] = Field(default_factory=list)
+    pairs: list[Pair] = Field(default_factory=list)
+    compressors: list[CompressorRows] = Field(default_factory=list)
 
 
 class Prediction(Planned):
@@ -208,7 +260,7 @@ class Experiment(Planned):
     declared: str | None = None
     """Which runs had been seen when the contrasts were declared, in words."""
     contrasts: list[Contrast] | None = None
-    exponents: list[ExponentSpec] | None = None
+    exponents: list[Exponent] | None = None
     """Questions that are no longer evaluated. Each counts as a test with a p of 1."""
     predictions: list[Prediction] | None = None
     curve: str | None = None

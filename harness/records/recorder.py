@@ -1,37 +1,15 @@
-"""Writes one attempt's records, of which rank 0 alone has a writer.
-
-It also tells from a log what ended a process that recorded nothing.
-"""
+"""Writes one attempt's records, of which rank 0 alone has a writer; `endings` has its failure."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from pathlib import Path
 
 from cser_bench.harness.records import store
-from cser_bench.harness.records.run_lock import locked
-from cser_bench.harness.records.store import (
-    Attempt,
-    Event,
-    Failure,
-    FailureKind,
-    Heartbeat,
-    Result,
-    RunFile,
-)
+from cser_bench.harness.records.store import Attempt, Event, Heartbeat, Result, RunFile
 
 HEARTBEAT_SECONDS = 0.5
-
-LAST_BYTES = 1_000_000
-"""So much of a log's end is read."""
-
-LOST = re.compile(
-    r"Watchdog caught collective operation timeout|watchdog thread terminated with exception"
-)
-OWN_FAULT = re.compile(r"(?:detected by watchdog|terminated with exception)[^\n]*CUDA error")
-"""The watchdog asks the GPU, too, and may be the first to hear that a kernel failed."""
 
 
 class SupersededError(RuntimeError):
@@ -117,63 +95,6 @@ class Recorder:
         store.write_record(self.folder / "result.json", result)
 
 
-def write_failure(
-    folder: Path,
-    run_id: str,
-    attempt: str,
-    kind: FailureKind,
-    message: str,
-    trace: str,
-    is_last_word: bool = False,
-) -> None:
-    """Record why an attempt ended without a result.
-
-    Nothing is written if a newer attempt has begun, which then owns the folder.
-
-    The first worker's failure stays, not what follows from it in the others. But "communication" is
-    never the cause, and any other failure replaces it.
-
-    Args:
-        is_last_word: whether the failure is told by one that looks back at the attempt; it then
-            stands over all of these.
-    """
-    run = store.read_if_whole(folder / "run.json", RunFile)
-    # An attempt that run.json does not name failed before it began, and is heard.
-    if run is not None and attempt in [earlier.attempt for earlier in run.attempts[:-1]]:
-        return
-    path = folder / "failure.json"
-    failure = Failure(
-        version=store.VERSION,
-        run_id=run_id,
-        attempt=attempt,
-        kind=kind,
-        message=message,
-        traceback=trace,
-        # Nobody knows it here, but records of this version must have the field.
-        step=None,
-    )
-    # Workers that are processes may fail together, and must not write between each other's look and
-    # write.
-    with locked(folder / "failure.lock"):
-        before = store.read_if_whole(path, Failure)
-        if before is not None and before.attempt == attempt and not is_last_word:
-            gives_way = before.kind == "communication" and kind != "communication"
-            if not gives_way:
-                return
-        store.write_record(path, failure)
-
-
-def read_failure(folder: Path, attempt: str) -> Failure | None:
-    """Return what there is on how this attempt failed.
-
-    Raises RecordError: the record is damaged, or of another version.
-    """
-    failure = store.read_optional(folder / "failure.json", Failure)
-    if failure is None or failure.attempt != attempt:
-        return None
-    return failure
-
-
 def truncate_events(path: Path, last_step: int) -> None:
     """Keep the whole lines of events up to `last_step`: a resumed run repeats the rest."""
     if path.exists():
@@ -191,37 +112,3 @@ def append_event(path: Path, event: Event) -> None:
         file.write(store.event_line(event.json_fields()).encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def end_by_watchdog(said: str) -> tuple[FailureKind, str] | None:
-    """Return kind and words of an end by NCCL's watchdog, from what the processes said.
-
-    None if that says nothing of one.
-
-    The watchdog ends a process that waits in vain by SIGABRT, past every handler of exceptions.
-    That one worker's kernel failed comes before what the others, who lost it, say of it.
-    """
-    if not LOST.search(said):
-        return None
-    if not OWN_FAULT.search(said):
-        return (
-            "communication",
-            "NCCL's watchdog ended workers that waited in vain for one that was lost or late",
-        )
-    if "CUDA error: out of memory" in said:
-        return "oom", "the GPU's memory was full; use a smaller batch or lower precision"
-    return "bug", "a kernel failed on the GPU, and NCCL's watchdog ended the process"
-
-
-def tail_of(log: Path, start: int = 0) -> str:
-    """Return the end of what a log has from byte `start` on.
-
-    There is nothing where there is no such file.
-    """
-    try:
-        with open(log, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(start, size - LAST_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

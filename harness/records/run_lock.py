@@ -1,6 +1,7 @@
 """Locks of files: one process at a time works at a run, packs runs or notes a failure.
 
-Anybody can see who holds one.
+Anybody can see whether a run's lock is held. The package filelock has no lock to look with, shared or
+without making the file, and only some of the errors below mean to it that there are no locks.
 """
 
 from __future__ import annotations

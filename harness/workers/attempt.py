@@ -21,13 +21,14 @@ import torch.distributed as dist
 
 from cser_bench.algorithms import CollectiveError, ProcessGroupCollectives, StackedCollectives
 from cser_bench.harness.cores import bind_to
-from cser_bench.harness.records.recorder import (
-    SupersededError,
-    end_by_watchdog,
+from cser_bench.harness.records.endings import (
+    end_of_processes,
+    is_cause,
     read_failure,
     tail_of,
     write_failure,
 )
+from cser_bench.harness.records.recorder import SupersededError
 from cser_bench.harness.records.run_lock import BusyError, owned
 from cser_bench.harness.records.state import is_done
 from cser_bench.harness.records.store import FailureKind, RecordError
@@ -277,7 +278,7 @@ def close(active: ActiveRun) -> Unfinished | None:
         if failure is not None and failure.kind == "preempted":
             return Unfinished("stopped", failure.message)
         # Workers that lost the one that was killed know of no more than that.
-        if failure is not None and not (active.was_killed and failure.kind == "communication"):
+        if failure is not None and (is_cause(failure.kind) or not active.was_killed):
             return Unfinished(failure.kind, f"{failure.message} ({path})")
     kind, message = _death(active, codes)
     # Where the disk is full, what is returned is all that is told.
@@ -290,18 +291,6 @@ def close(active: ActiveRun) -> Unfinished | None:
 
 def _death(active: ActiveRun, codes: list[int]) -> tuple[FailureKind, str]:
     """Return kind and message of a failure that no worker could record."""
-    see = f"see {LOG} in this record's folder"
-    if active.was_killed:
-        return "oom", (
-            "a process of the run was killed, by the system's memory guard or by hand; if it was "
-            f"the guard, use a smaller batch or lower precision, or fewer runs at once; {see}"
-        )
-    if -signal.SIGABRT in codes:
-        log_of_attempt = tail_of(active.job.folder / LOG, active.log_start)
-        by_watchdog = end_by_watchdog(log_of_attempt)
-        if by_watchdog is not None:
-            kind, words = by_watchdog
-            return kind, f"{words}; {see}"
-    # Those that were killed were killed here, after one had ended otherwise.
-    code = next((code for code in codes if code not in (0, -signal.SIGKILL)), -signal.SIGKILL)
-    return "bug", f"the run's process ended with code {code}; {see}"
+    log = tail_of(active.job.folder / LOG, active.log_start)
+    kind, words = end_of_processes(active.was_killed, codes, log)
+    return kind, f"{words}; see {LOG} in this record's folder"

@@ -21,10 +21,10 @@ import tomli_w
 import torch
 from torch import Tensor, nn
 
+from cser_bench.__main__ import main
 from cser_bench.algorithms import Compressor
 from cser_bench.algorithms.check.threads import run_workers
 from cser_bench.algorithms.registry import methods
-from cser_bench.harness.__main__ import main
 from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.records.packs import read_pack
 from cser_bench.harness.records.provenance import new_attempt

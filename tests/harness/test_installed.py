@@ -169,7 +169,7 @@ def test_a_checkout_without_links_runs(
     done = installed.call("python", "-c", code, cwd=without_links)
     assert done.stdout.split() == [str(without_links), str(without_links / "results")], done.stderr
     done = installed.call("python", "-m", "harness", "--help", cwd=without_links)
-    assert done.returncode == 0 and done.stdout.startswith("usage: python -m harness"), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith("Usage: python -m harness"), done.stderr
     for name in (
         str(write_spec(tmp_path, small_spec())),
         "fashion_mnist_regime",
@@ -189,7 +189,7 @@ def test_jobs_get_whole_packages_from_a_checkout_without_links(
     done = installed.call("python", "-c", code, tmp_path / "code", cwd=without_links)
     assert done.returncode == 0, done.stderr
     done = installed.call("python", "-m", "cser_bench.harness", "--help", cwd=tmp_path / "code")
-    assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
+    assert done.returncode == 0 and "Usage: " in done.stdout, done.stderr
 
 
 @pytest.mark.timeout(400)
@@ -241,12 +241,9 @@ def test_usage_names_the_command_that_was_typed_and_missing_packages_what_to_ins
     others = installed.packages / "dependencies.pth"
     hidden = others.rename(tmp_path / "hidden")
     try:
-        for words in (["--help"], ["plan", "--help"]):
-            done = installed.call("cser-harness", *words, cwd=tmp_path)
-            assert done.returncode == 0 and "usage: cser-harness" in done.stdout, done.stderr
-        done = installed.call("cser-harness", "plan", "cmudict", cwd=tmp_path)
+        done = installed.call("cser-harness", "--help", cwd=tmp_path)
         assert done.returncode == 1 and done.stderr == (
-            "error: pydantic is not installed; pip install 'PATH-TO-THE-CHECKOUT[harness]' has all "
+            "error: click is not installed; pip install 'PATH-TO-THE-CHECKOUT[harness]' has all "
             "that is needed\n"
         )
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from cser_bench.harness.__main__ import main
+from cser_bench.__main__ import main
 from cser_bench.harness.plan.plan import Plan, make_plan
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.store import Failure, read_record, read_run

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cser_bench.harness.records.recorder import write_failure
+from cser_bench.harness.records.endings import write_failure
 from cser_bench.harness.records.store import Failure, read_record
 from cser_bench.harness.tasks import blobs
 from cser_bench.harness.train.training import Job

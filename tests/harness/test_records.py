@@ -16,7 +16,8 @@ from torch.distributed import DistStoreError
 from cser_bench.algorithms import CollectiveError
 from cser_bench.harness.measures.metrics import metric_of, score_of
 from cser_bench.harness.records import recorder, store
-from cser_bench.harness.records.recorder import append_event, truncate_events, write_failure
+from cser_bench.harness.records.endings import write_failure
+from cser_bench.harness.records.recorder import append_event, truncate_events
 from cser_bench.harness.records.run_lock import is_owned, owned
 from cser_bench.harness.records.state import is_done
 from cser_bench.harness.records.store import (

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from cser_bench.harness.__main__ import main
+from cser_bench.__main__ import main
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.report import render
 from cser_bench.report.accuracy_figures import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_bench.harness.__main__ import main
+from cser_bench.__main__ import main
 from cser_bench.report.frame import read_frames
 from tests.report.holed import change, run_of, unpacked
 

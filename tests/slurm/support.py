@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from cser_bench.harness.__main__ import main
+from cser_bench.__main__ import main
 from cser_bench.harness.places import PACKAGE
 from cser_bench.slurm.campaign import Submission
 from cser_bench.slurm.requeue import Allocation

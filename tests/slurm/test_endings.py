@@ -17,7 +17,8 @@ from typing import get_args
 import pytest
 
 from cser_bench.harness.records import store
-from cser_bench.harness.records.recorder import Recorder, write_failure
+from cser_bench.harness.records.endings import write_failure
+from cser_bench.harness.records.recorder import Recorder
 from cser_bench.harness.records.run_lock import owned
 from cser_bench.harness.records.state import ALWAYS, RETRIED
 from cser_bench.harness.records.store import Failure, FailureKind, read_record

@@ -12,8 +12,8 @@ import pytest
 import tomli_w
 import torch
 
+from cser_bench.__main__ import main
 from cser_bench.algorithms.check import PROMISES
-from cser_bench.harness.__main__ import main
 from cser_bench.harness.records.packs import read_pack, render_pack
 from cser_bench.harness.records.tracks import (
     EntryFile,

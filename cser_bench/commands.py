@@ -1,0 +1,146 @@
+"""All commands, in the order of their list, and how words of the command line become a call."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+
+import click
+from click.shell_completion import get_completion_class, shell_complete
+
+from cser_bench.harness.cli.command import Command, command
+from cser_bench.harness.cli.exits import program
+from cser_bench.harness.cli.experiments import plan, preflight, run
+from cser_bench.harness.cli.records import pack, unpack
+from cser_bench.harness.cli.timing import netlab, time
+from cser_bench.harness.cli.tracks import enter, verify
+from cser_bench.harness.errors import UsageError
+from cser_bench.joint_commands import report, speedups, try_
+from cser_bench.report.advice.command import advise
+from cser_bench.report.commands import answers, leaderboard, site
+from cser_bench.slurm.commands import status, submit
+
+INSTALLED = "cser-harness"
+"""The command that pip installs."""
+
+COMPLETE = "_CSER_HARNESS_COMPLETE"
+"""The variable by which a shell's script asks for completions."""
+
+
+class InOrder(click.Group):
+    """A group that lists its commands as they were given, where click's own sorts them."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def _print_version(context: click.Context, param: click.Parameter, is_given: bool) -> None:
+    if is_given and not context.resilient_parsing:
+        click.echo(_version())
+        context.exit()
+
+
+def _print_completion(context: click.Context, param: click.Parameter, shell: str | None) -> None:
+    """Print a script for the installed command: a shell completes the words of one command.
+
+    `python -m harness` is not one.
+    """
+    kind = get_completion_class(shell) if shell else None
+    if kind is not None and not context.resilient_parsing:
+        click.echo(kind(context.command, {}, INSTALLED, COMPLETE).source())
+        context.exit()
+
+
+@click.group(
+    cls=InOrder,
+    no_args_is_help=False,
+    help="The command line: plan, run, status, report, pack and others, each an experiment's or a "
+    "measurement's.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="print the version",
+)
+@click.option(
+    "--print-completion",
+    type=click.Choice(("bash", "zsh", "fish")),
+    is_eager=True,
+    expose_value=False,
+    callback=_print_completion,
+    help=f"print a script for a shell that completes the words of {INSTALLED}",
+)
+def commands() -> None:
+    pass
+
+
+@command("help", "print this list, or what a COMMAND takes")
+@click.argument("name", required=False, metavar="[COMMAND]")
+@click.pass_context
+def help_(context: click.Context, name: str | None) -> int:
+    """Do as COMMAND --help does."""
+    return do(["--help"] if name is None else [name, "--help"])
+
+
+LISTED: tuple[Command, ...] = (
+    help_,
+    plan,
+    preflight,
+    run,
+    submit,
+    status,
+    report,
+    try_,
+    pack,
+    unpack,
+    answers,
+    site,
+    enter,
+    verify,
+    leaderboard,
+    advise,
+    speedups,
+    netlab,
+    time,
+)
+for each in LISTED:
+    commands.add_command(each)
+
+
+def do(arguments: list[str] | None) -> int:
+    """Read the words of one command and do it; return its exit code.
+
+    The words are those of the command line where none are given.
+    """
+    if COMPLETE in os.environ:
+        return shell_complete(commands, {}, INSTALLED, COMPLETE, os.environ[COMPLETE])
+    words = sys.argv[1:] if arguments is None else arguments
+    # Not `commands.main`, which makes Ctrl-C an error of its own and ends the process.
+    try:
+        with commands.make_context(program(), list(words)) as context:
+            return int(commands.invoke(context))
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.UsageError as error:
+        raise UsageError(_sentence(error)) from None
+
+
+def _sentence(error: click.UsageError) -> str:
+    """Return what is wrong in a sentence, without the usage, which has several lines."""
+    said = error.message
+    if isinstance(error, click.BadParameter):
+        said = error.format_message()  # which names the option
+    said = said[:1].lower() + said[1:].rstrip(".")
+    path = program() if error.ctx is None else error.ctx.command_path
+    return f"{said}; see `{path} --help`"
+
+
+def _version() -> str:
+    try:
+        return f"cser-bench {importlib.metadata.version('cser-bench')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "cser-bench, not installed"

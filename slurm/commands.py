@@ -1,0 +1,184 @@
+"""Commands on runs of a cluster: submit them, and say how far they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from time import sleep
+from typing import TYPE_CHECKING
+
+import click
+
+from cser_bench.harness.cli.command import command
+from cser_bench.harness.cli.exits import FAILURE, program
+from cser_bench.harness.cli.options import EXPERIMENT, experiment_options, stage_option
+from cser_bench.harness.cli.paths import shipped_folder
+from cser_bench.harness.cli.selection import Selection
+from cser_bench.harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from cser_bench.harness.plan.plan import Plan
+
+WAIT_SECONDS = 5.0
+"""Between two looks at a campaign that is waited for."""
+
+
+@command("submit", "submit what is missing to a Slurm cluster, and return at once", EXPERIMENT)
+@experiment_options()
+@stage_option(" (default with no --cluster: as submitted before)")
+@click.option(
+    "--cluster",
+    help="a profile of slurm/clusters, NAME or NAME:VARIANT, or a file (default: as submitted "
+    "before, with its data)",
+)
+@click.option("--data", type=Path, help="folder with the data set, as the compute nodes see it")
+@click.option(
+    "--dry-run", is_flag=True, help="print counts, cost and what sbatch would get, no more"
+)
+@click.option("--yes", is_flag=True, help="do not ask before submitting")
+@click.option("--no-preflight", is_flag=True, help="do not check from compute nodes first")
+@click.option("--wait", is_flag=True, help="stay until nothing is queued or running any more")
+def submit(
+    experiment: str,
+    tuning: bool,
+    results: Path,
+    methods: tuple[str, ...],
+    stage: str | None,
+    cluster: str | None,
+    data: Path | None,
+    dry_run: bool,
+    yes: bool,
+    no_preflight: bool,
+    wait: bool,
+) -> int:
+    """Submit the runs that are missing to a Slurm cluster.
+
+    Returns 1 where the command waits, and some have no result then.
+    """
+    from cser_bench.slurm.campaign import Request, read_campaign
+    from cser_bench.slurm.profile import load_profile
+    from cser_bench.slurm.submit import check, left_to_submit, sbatch_texts, show
+    from cser_bench.slurm.submit import submit as submit_runs
+
+    selection = Selection(experiment, results, tuning, methods, stage)
+    planned = selection.plan()
+    if cluster is None:
+        folder = results / planned.experiment.name
+        before = read_campaign(folder).submissions
+        if not before:
+            raise UsageError(f"{folder} holds no campaign; say on which --cluster (make: CLUSTER=)")
+        cluster = before[-1].cluster
+        if data is None and before[-1].data:
+            data = Path(before[-1].data)
+        if stage is None and before[-1].stage is not None:
+            selection = replace(selection, stage=before[-1].stage)
+            planned = planned.at_stage(before[-1].stage)
+    request = Request(
+        plan=planned,
+        results=results.absolute(),
+        data=None if data is None else data.absolute(),
+        cluster=cluster,
+        profile=load_profile(cluster),
+        preflight=not no_preflight,
+    )
+    check(request)
+    if not dry_run and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise UsageError(
+            "sbatch is not on the path: call this on a login node of the cluster, or load its "
+            "Slurm module (--dry-run needs none)"
+        )
+    left = left_to_submit(request)
+    if dry_run or left:
+        show(request, len(left))
+    if dry_run:
+        print(
+            "",
+            *sbatch_texts(request, len(left)) if left else ["nothing is left to submit"],
+            sep="\n\n",
+        )
+        return 0
+    if left and not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("nobody is here to confirm: give --yes (make: YES=1)")
+        if input("submit? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was submitted")
+            return 0
+    jobs = submit_runs(request) if left else []
+    said = (
+        f"submitted {len(jobs)} runs as job "
+        f"{', '.join(dict.fromkeys(job.split('_')[0] for job in jobs))}"
+    )
+    print(said if jobs else "nothing to submit: all runs are done, queued or running")
+    if wait:
+        return _wait(planned, request.folder)
+    print(f"`{program()} status {selection.words()}` (make status) shows how far they are")
+    return 0
+
+
+def _wait(planned: Plan, folder: Path) -> int:
+    """Wait until nothing is queued or running.
+
+    Returns 1 where runs are left then.
+    """
+    from cser_bench.harness.cli.show import status_text, totals_text
+    from cser_bench.slurm.campaign import statuses
+
+    runs = statuses(folder, planned.runs)
+    said = ""
+    while {"queued", "running"} & {run.state for run in runs}:
+        if totals_text(runs) != said:
+            said = totals_text(runs)
+            print(said, flush=True)
+        sleep(WAIT_SECONDS)
+        runs = statuses(folder, planned.runs)
+    print(status_text(runs, planned.runs[0].config.num_workers))
+    return 0 if all(run.state == "done" for run in runs) else FAILURE
+
+
+@command("status", "say how far each row is, here and on a cluster", EXPERIMENT)
+@experiment_options()
+@stage_option()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def status(
+    experiment: str,
+    tuning: bool,
+    results: Path,
+    methods: tuple[str, ...],
+    stage: str | None,
+    as_json: bool,
+) -> int:
+    """Say how far each row is, here and on a cluster."""
+    from cser_bench.harness.cli.show import status_fields, status_text
+    from cser_bench.harness.records.experiment import Experiment
+    from cser_bench.harness.records.store import read_optional
+    from cser_bench.slurm.campaign import statuses
+
+    planned = Selection(experiment, results, tuning, methods, stage).plan()
+    folder = results / planned.experiment.name
+    read_optional(folder / "experiment.json", Experiment)  # a damaged one is told
+    runs = statuses(folder, planned.runs)
+    text = status_text(runs, planned.runs[0].config.num_workers)
+    if as_json:
+        print(json.dumps(status_fields(runs), indent=1))
+        return 0
+    shipped = shipped_folder(results, planned.experiment.name)
+    if shipped is not None and not folder.is_dir():
+        print(_shipped_text(planned, shipped))
+        return 0
+    print(text)
+    return 0
+
+
+def _shipped_text(planned: Plan, shipped: Path) -> str:
+    """Say how many of an experiment's runs ship, of which none was done here."""
+    from cser_bench.harness.records.packs import read_runs
+
+    num_shipped = len(planned.by_id.keys() & read_runs(shipped).keys())
+    return (
+        f"{num_shipped} of {len(planned.by_id)} runs ship with the project, in {shipped}, with "
+        f"their report; none was run here.\n"
+        f"`make reproduce EXPERIMENT={planned.experiment.name}` runs them anew."
+    )
