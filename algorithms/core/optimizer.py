@@ -44,6 +44,7 @@ from cser_bench.algorithms.core.compressors import (
 from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch, named_workers, rows_not_finite
 from cser_bench.algorithms.core.layout import Layout
+from cser_bench.algorithms.core.local_step import REQUIRED, local_step_named
 from cser_bench.algorithms.core.overlap import Reducer
 from cser_bench.algorithms.core.process_group import default_collectives
 from cser_bench.algorithms.core.replica import Replica, described
@@ -54,11 +55,10 @@ from cser_bench.algorithms.core.same_parameters import (
     rest_in_words,
 )
 from cser_bench.algorithms.core.settings import (
+    DEFAULT,
     FROM_0_TO_1,
     FROM_2_UP,
-    NUMBERS,
-    REQUIRED,
-    LocalStepName,
+    RANGES,
     argument,
     check_arguments,
     check_has_momentum,
@@ -133,7 +133,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     seed: InitVar[int] = 0
     communication_dtype: InitVar[torch.dtype | None] = None
     model: InitVar[nn.Module | None] = None
-    local_step: InitVar[LocalStepName] = "sgd"
+    local_step: InitVar[str] = DEFAULT
     betas: InitVar[tuple[float, float] | None] = None
     eps: InitVar[float | None] = None
     skip_nonfinite: InitVar[bool] = False
@@ -168,8 +168,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         check_model(self._model)
         self._shows_average = False
 
-        # Muon has all numbers that any local step has.
-        numbers = {key: arguments[key] for key in NUMBERS["muon"]}
+        numbers = {key: arguments[key] for key in RANGES}
         super().__init__(params, group_defaults(self, numbers))
         _check_groups(self)
         collectives: Collectives | None = arguments["collectives"]
@@ -463,7 +462,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         return in_step(
             self.num_steps,
             self.param_groups,
-            NUMBERS[self.local_step],
+            local_step_named(self.local_step).numbers,
             [replica.flat.frozen for replica in self.replicas],
         )
 
@@ -558,7 +557,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if chosen["communication_dtype"] is None:
             del chosen["communication_dtype"]
         first, *others = [
-            {key: group[key] for key in NUMBERS[self.local_step]} for group in self.param_groups
+            {key: group[key] for key in local_step_named(self.local_step).numbers}
+            for group in self.param_groups
         ]
         given = ", ".join(f"{key}={value!r}" for key, value in (chosen | first).items())
         for number, numbers in enumerate(others, 1):
@@ -794,9 +794,9 @@ def _advice(method: type[DistributedOptimizer]) -> str:
 def _check_groups(optimizer: DistributedOptimizer) -> None:
     """Raise ValueError where a group holds what is no number of a group."""
     settings = inspect.signature(type(optimizer)).parameters.keys()
-    check_no_settings(optimizer.param_groups, settings - {"params", *NUMBERS["muon"]})
+    check_no_settings(optimizer.param_groups, settings - {"params", *RANGES})
     check_options(optimizer.param_groups, optimizer.local_step)
-    if optimizer.local_step == "sgd":
+    if optimizer.local_step == DEFAULT:
         check_has_momentum(optimizer, optimizer.param_groups)
 
 
@@ -868,7 +868,7 @@ def _compare_optimizers(optimizer: DistributedOptimizer) -> None:
     groups = optimizer.param_groups
     first, *others = optimizer.replicas
     flats = [replica.flat for replica in optimizer.replicas]
-    keys = NUMBERS[optimizer.local_step]
+    keys = local_step_named(optimizer.local_step).numbers
     numbers = []
     for group in groups:
         numbers.append([np.asarray(group[key], float).tolist() for key in keys])

@@ -26,7 +26,7 @@ def check_state(
     state: Mapping[str, Any],
     own: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    shape: tuple[int, ...],
+    may_be_missing: Mapping[str, tuple[int, ...]],
 ) -> None:
     """Raise ValueError where `state` is not like `own`, which this worker would save now.
 
@@ -70,9 +70,8 @@ def check_state(
                 f"{refused}: it is worker {state['rank']}'s, this is worker {own['rank']}; each "
                 "worker must save a file of its own and load that"
             )
-    may_be_missing = dict.fromkeys(("momentum", "parameters"), shape)
-    saved_shapes = may_be_missing | _shapes(state)
-    shapes = may_be_missing | _shapes(own)
+    saved_shapes = {**may_be_missing, **_shapes(state)}
+    shapes = {**may_be_missing, **_shapes(own)}
     if saved_shapes != shapes:
         raise ValueError(f"{refused}: it holds {saved_shapes}, this has {shapes}")
 

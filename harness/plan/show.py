@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from tabulate import tabulate
 
+from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.harness.plan.forecast import (
     cost_sentences,
     effort_of,
@@ -216,14 +217,11 @@ def _settings(row: Row) -> str:
 
 def _local_step(row: Row) -> str:
     """Return the rule that workers step by, and its numbers."""
-    adamw = f"AdamW with betas {_in_words(row.betas)}, eps {row.eps:g}"
-    if row.local_step == "adamw":
-        return adamw
-    if row.local_step == "muon":
-        return f"Muon with momentum {row.momentum:g} on hidden matrices, else {adamw}"
+    words = local_step_named(row.local_step).words
+    text = words.format(momentum=row.momentum, betas=_in_words(row.betas), eps=row.eps)
     if row.momentum > 0 and not row.nesterov:
-        return f"momentum {row.momentum:g} (heavy ball with dampening)"
-    return f"momentum {row.momentum:g}"
+        return f"{text} (heavy ball with dampening)"
+    return text
 
 
 def _in_words(value: Any) -> str:
