@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from cser_bench.algorithms.core.local_step import local_steps, which_read
-from cser_bench.harness.measures.metrics import metric_of
+from cser_bench.harness.measures.metrics import METRICS, metric_of
 from cser_bench.harness.plan.footprint import model_without_memory
 from cser_bench.harness.plan.rows import PlannedRow, config_of
 from cser_bench.harness.spec.errors import SpecError
@@ -28,16 +28,22 @@ def check_spec(spec: Spec) -> None:
     Raises SpecError: a task, model, metric, margin or beam that cannot be, or two rows that are
     one.
     """
-    task_metrics = getattr(find_task(spec.task.name), "metrics", ())
+    task = find_task(spec.task.name)
     model_without_memory(spec.model.model_dump_json(), spec.task.name)
-    metrics = ("accuracy", "loss", *task_metrics)
+    metrics = ("accuracy", "loss", *task.metrics)
+    for name in metrics:
+        if name not in METRICS:
+            raise SpecError(
+                f"task {spec.task.name} is scored by {name!r}, which nothing says how to show; add "
+                "it to METRICS in harness/measures/metrics.py"
+            )
     if spec.statistics.metric not in metrics:
         raise SpecError(
             f"statistics.metric: task {spec.task.name} is not scored by "
             f"{spec.statistics.metric!r}; give one of {', '.join(metrics)}"
         )
     _check_margins(spec)
-    if spec.evaluation.beam > 1 and not task_metrics:
+    if spec.evaluation.beam > 1 and task.inputs != "pairs":
         raise SpecError(
             f"evaluation.beam: task {spec.task.name} has no sentences to decode; remove it"
         )

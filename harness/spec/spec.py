@@ -58,7 +58,7 @@ class StatisticsSpec(Strict):
     """
 
     baseline: Name
-    metric: Literal["accuracy", "loss", "phone_error_rate", "bleu", "chrf"] = "accuracy"
+    metric: Name = "accuracy"
     margin: Positive
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seeds: Annotated[Seeds, Field(min_length=1)]

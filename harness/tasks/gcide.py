@@ -26,7 +26,8 @@ import torch
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.pairs import digest, shuffled
-from cser_bench.harness.tasks.task import Batch
+from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.task import Inputs
 from cser_bench.harness.tasks.windows import Split, Windows, numbers_of, windows_of
 
 SHARE = Path("/usr/share/dictd")
@@ -59,6 +60,7 @@ class Dictionary:
     length: int = 64
     num_test_entries: int = 570
     sha256: str | None = None
+    inputs: Inputs = "symbols"
     metrics: tuple[str, ...] = ()
     num_classes: int = len(SYMBOLS)
 

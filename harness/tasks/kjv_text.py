@@ -24,7 +24,8 @@ from cser_bench.harness.tasks.kjv_es import (
     read_module,
 )
 from cser_bench.harness.tasks.pairs import digest, shuffled
-from cser_bench.harness.tasks.task import Batch
+from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.task import Inputs
 from cser_bench.harness.tasks.windows import Split, Windows, numbers_of, windows_of
 
 SYMBOLS = (
@@ -48,6 +49,7 @@ class BibleText:
     num_groups: int = 66
     num_slots: int = NUM_SLOTS
     sha256: str | None = "5c4d74145724e851d8576c1f011b88846a5d26ad608a0dcae025bea9dbb53e30"
+    inputs: Inputs = "symbols"
     metrics: tuple[str, ...] = ()
     num_classes: int = len(SYMBOLS)
 

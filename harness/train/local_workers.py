@@ -258,11 +258,11 @@ def random_batch(
     `like`. They are drawn on the CPU, so they are the same on every device. For a text task they
     are windows, or pairs of full length, as `harness.tasks.pairs.Pairs.batch` returns them.
     """
-    if len(task.input_shape) == 1:
+    if task.inputs == "symbols":
         windows = (batch_size, task.input_shape[0] + 1)
         symbols = torch.randint(task.num_classes, windows, generator=generator).to(like.device)
         return symbols[:, :-1], symbols[:, 1:]
-    if len(task.input_shape) == 2:
+    if task.inputs == "pairs":
         shape = (batch_size, 2, task.input_shape[1] + 1)
         tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator)
         tokens = tokens.to(like.device)
