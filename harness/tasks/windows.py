@@ -15,7 +15,7 @@ from cser_bench.harness.tasks.task import TensorSamples, subset
 
 
 @dataclass(frozen=True)
-class Windows(TensorSamples):
+class TextWindows(TensorSamples):
     """Windows of a text, labelled by the groups that they are of.
 
     Inputs are uint8 of shape (windows, labels_per_sample + 1). `sha256` is the text's digest, what
@@ -105,12 +105,12 @@ class Split:
         test = test_windows[:num_test], test_groups[:num_test]
         return Split(train, test, self.sha256)
 
-    def samples(self, spec: TaskSpec, device: torch.device, num_groups: int) -> Windows:
+    def samples(self, spec: TaskSpec, device: torch.device, num_groups: int) -> TextWindows:
         """Put what the spec asks for on the device."""
         scored = None if spec.held_out else self.test
         chosen = subset(self.train, spec, scored)
         length = self.train[0].shape[1] - 1
-        return Windows(
+        return TextWindows(
             chosen.train_inputs.to(device),
             chosen.train_labels.to(device),
             chosen.evaluation_inputs.to(device),

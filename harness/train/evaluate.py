@@ -70,6 +70,7 @@ def evaluate(
     num_workers = collectives.world_size
     all_samples = torch.arange(num_evaluation)
     each_scores_all = config.evaluation.batch_norm == "local" or not optimizer.averages_models
+    # Worker r of n scores samples r, r + n, r + 2 n, ...: every sample once.
     shares = [
         all_samples if each_scores_all else all_samples[rank::num_workers]
         for rank in collectives.own_ranks
@@ -102,6 +103,7 @@ def evaluate(
         torch.cat([score, torch.stack(squares)])
         for score, *squares in zip(scores, error_squares, distance_squares, strict=True)
     ]
+    # (local workers, sums of the score + 2)
     totals = torch.stack(rows)
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
     expected = num_evaluation * samples.modality.labels_per_sample
@@ -133,6 +135,7 @@ def _score_of(
         count=count,
         loss=scored.loss,
         metrics=scored.metrics,
+        # sqrt(mean over workers of |e_i|^2); the distance is sqrt(mean of |x_i - mean x|^2).
         error_norm=(error_square / num_workers) ** 0.5 if has_error else None,
         worker_distance=(distance_square / num_workers) ** 0.5,
     )
@@ -274,6 +277,7 @@ def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
 
     After END comes PAD.
     """
+    # One token for each sentence at a time: (batch,).
     state = model.begin(source)
     newest = source.new_full(source.shape[:1], BEGIN)
     ended = torch.zeros_like(newest, dtype=torch.bool)
@@ -295,6 +299,7 @@ def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) ->
     """
     batch = len(source)
     first = torch.arange(batch, device=source.device).unsqueeze(1) * num_beams
+    # A row for each beam, those of one sentence together: (batch * num_beams, ...).
     state = model.begin(source.repeat_interleave(num_beams, 0))
     newest = source.new_full((batch * num_beams,), BEGIN)
     tokens = source.new_empty((batch * num_beams, 0))
@@ -308,13 +313,16 @@ def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) ->
         likely = torch.log_softmax(scores.float(), 1).masked_fill(ended.unsqueeze(1), -torch.inf)
         # The one way on of a beam that has ended, at no cost: so it keeps its place and its total.
         likely[:, PAD].masked_fill_(ended, 0.0)
+        # log p(tokens, token) = log p(tokens) + log p(token | tokens): (batch, num_beams * tokens).
         candidates = (total.view(-1, 1) + likely).view(batch, -1)
         total, chosen = candidates.topk(num_beams, dim=1)
+        # A candidate's number says the beam that it goes on from, and its token.
         rows = (first + chosen // likely.shape[1]).view(-1)
         newest = (chosen % likely.shape[1]).view(-1)
         tokens = torch.cat([tokens[rows], newest.unsqueeze(1)], 1)
         ended = ended[rows] | (newest == END)
         state = state.of(rows)
     lengths = (tokens != PAD).sum(1).view(batch, num_beams).clamp(min=1)
+    # A sum of log-probabilities falls with each token, so the plain best would be the shortest.
     best = (total / lengths**LENGTH_POWER).argmax(1)
     return tokens.view(batch, num_beams, -1)[torch.arange(batch, device=source.device), best]

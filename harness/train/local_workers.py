@@ -89,6 +89,7 @@ def batched_backward(
     @torch.no_grad()
     def backward(inputs: Tensor, labels: Tensor) -> Tensor:
         flat_inputs = inputs.view(num_workers, -1, math.prod(inputs.shape[1:]))
+        # Outputs: (num_workers, batch, classes); log-softmax is over rows of all workers.
         *layer_inputs, outputs = _forward(layers, flat_inputs)
         scores = functional.log_softmax(outputs.flatten(0, 1), dim=1)
         batch_size = labels.numel() // num_workers
@@ -132,6 +133,7 @@ def _forward(layers: Sequence[StackedLayer], inputs: Tensor) -> list[Tensor]:
             hidden.append(before.relu())
         else:
             weight, bias = layer
+            # h W^T + b, for each worker: (num_workers, batch, outputs).
             hidden.append(torch.baddbmm(bias.unsqueeze(1), before, weight.transpose(1, 2)))
     return hidden
 
@@ -148,6 +150,7 @@ def _add_gradients(
             continue
         weight, bias = layer
         assert weight.grad is not None and bias.grad is not None
+        # dW <- dW + dy^T h;   db <- db + sum over the batch of dy;   dh = dy W
         torch.baddbmm(weight.grad, gradient.transpose(1, 2), inputs[number], out=weight.grad)
         bias.grad.add_(gradient.sum(1))
         # Nobody asks for the gradient of the first layer's inputs.
@@ -238,6 +241,7 @@ class MixedPrecision:
         if not self.scaler.is_enabled():
             return torch.stack([value, torch.ones_like(value)], dim=-1)
         finite = torch.isfinite(value)
+        # A step that is skipped counts neither in the sum nor in the number.
         counted = torch.where(finite, value, torch.zeros_like(value))
         return torch.stack([counted, finite.double()], dim=-1)
 
