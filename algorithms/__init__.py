@@ -32,7 +32,6 @@ from cser_bench.algorithms.core.collectives import StackedCollectives as Stacked
 from cser_bench.algorithms.core.compressors import Compressor as Compressor
 from cser_bench.algorithms.core.compressors import Identity as Identity
 from cser_bench.algorithms.core.compressors import Zero as Zero
-from cser_bench.algorithms.core.local_step import muon_groups as muon_groups
 from cser_bench.algorithms.core.optimizer import DistributedOptimizer as DistributedOptimizer
 from cser_bench.algorithms.core.process_group import (
     ProcessGroupCollectives as ProcessGroupCollectives,
@@ -52,6 +51,7 @@ from cser_bench.algorithms.dpsgd import DPSGD as DPSGD
 from cser_bench.algorithms.ef21_sgdm import EF21SGDM as EF21SGDM
 from cser_bench.algorithms.ef_sgd import EFSGD as EFSGD
 from cser_bench.algorithms.local_sgd import LocalSGD as LocalSGD
+from cser_bench.algorithms.local_steps.muon import muon_groups as muon_groups
 from cser_bench.algorithms.mcser import MCSER as MCSER
 from cser_bench.algorithms.noloco import NoLoCo as NoLoCo
 from cser_bench.algorithms.powersgd import PowerSGD as PowerSGD

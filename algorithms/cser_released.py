@@ -30,9 +30,9 @@ from cser_bench.algorithms.core import (
     Stage,
     fixed,
 )
-from cser_bench.algorithms.core.local_step import DecayInMomentumOnly
 from cser_bench.algorithms.core.stages import sends_all
 from cser_bench.algorithms.cser import CSER
+from cser_bench.algorithms.local_steps.sgd import DecayInMomentumOnly
 
 
 class CSERReleased(CSER):

@@ -91,7 +91,7 @@ class ErrorFeedbackState:
         world_size = self.collectives.world_size
         if world_size > 1:
             share = share_at_every_step(compressor, world_size)
-            warn_of_dear_messages(NAME, share, world_size, stacklevel=2)
+            warn_of_dear_messages(NAME, share, world_size)
 
     @property
     def traffic(self) -> Traffic:

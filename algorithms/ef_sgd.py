@@ -51,7 +51,7 @@ from cser_bench.algorithms.core import (
     Windows,
 )
 from cser_bench.algorithms.core.by_traffic import top_k_ratio
-from cser_bench.algorithms.core.local_step import Nesterov
+from cser_bench.algorithms.local_steps.sgd import Nesterov
 
 FedBack = Literal["updates", "gradients"]
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms.core import Count, DistributedOptimizer, Purpose, Replica, Stage
+from cser_bench.algorithms.core.local_step import local_steps
 
 
 class LocalSGD(DistributedOptimizer):
@@ -50,11 +51,12 @@ class LocalSGD(DistributedOptimizer):
 
     def _set_up(self, replica: Replica) -> None:
         is_16_bit = replica.communication_dtype is not None or replica.dtype == torch.float16
-        has_moments = self.local_step == "adamw" and not is_16_bit
+        has_moments = bool(replica.local.moments) and not is_16_bit
         if any(self._moment_intervals()) and not has_moments:
             which = "first" if self.first_moment_interval else "second"
+            having = [repr(name) for name, step in local_steps().items() if step.moments]
             raise ValueError(
-                f"{self.name}: {which}_moment_interval is for local_step = 'adamw' without a "
+                f"{self.name}: {which}_moment_interval is for local_step = {' or '.join(having)} without a "
                 "communication_dtype or parameters in fp16, in whose few bits second moments "
                 "would be lost; leave it out"
             )

@@ -50,7 +50,7 @@ from cser_bench.algorithms.core import (
     Windows,
 )
 from cser_bench.algorithms.core.by_traffic import nearest_interval
-from cser_bench.algorithms.core.local_step import DecayInMomentumOnly
+from cser_bench.algorithms.local_steps.sgd import DecayInMomentumOnly
 
 
 class QSparseLocalSGD(DistributedOptimizer):

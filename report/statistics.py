@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from cser_bench.harness.measures.declared import in_words
+from cser_bench.harness.measures.declared import seen_in_words
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.report.declared import are_without_verdict, seen_when_declared
 from cser_bench.report.frame import Frames
@@ -458,7 +458,7 @@ def contrasts_frame(frames: Frames) -> pd.DataFrame:
     too_late = are_without_verdict(frames)
     # After the others: without a test p is NaN, which `_verdict` would not take for undecided.
     frame.loc[too_late, "verdict"] = TOO_LATE
-    frame["declared"] = [in_words(seen) for seen in seen_when_declared(frames)]
+    frame["declared"] = [seen_in_words(seen) for seen in seen_when_declared(frames)]
     return frame
 
 

@@ -27,9 +27,10 @@ from cser_bench.algorithms import (
 from cser_bench.algorithms import baselines as baselines_package
 from cser_bench.algorithms.check import PROMISES, Subject, finding_of
 from cser_bench.algorithms.core.compressors import Draw, SharedSupport
+from cser_bench.algorithms.core.discovery import by_name, classes_in
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.replica import Replica
-from cser_bench.algorithms.registry import _by_name, _classes, compressors
+from cser_bench.algorithms.registry import compressors
 from cser_bench.commands import commands
 from cser_bench.harness import models, tasks
 from cser_bench.harness.plan.footprint import footprint_of
@@ -179,8 +180,8 @@ def stride(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (package / "__init__.py").touch()
     (package / "stride.py").write_text(shown(COMPRESSOR, 0))
     monkeypatch.syspath_prepend(tmp_path)
-    (found,) = _classes("shown_compressors", SharedSupport)  # type: ignore[type-abstract]
-    assert _by_name([(found.kind, found), *compressors().items()])["stride"] is found
+    (found,) = classes_in("shown_compressors", SharedSupport)  # type: ignore[type-abstract]
+    assert by_name([(found.kind, found), *compressors().items()])["stride"] is found
     return found
 
 
@@ -212,7 +213,7 @@ def test_the_compressor_keeps_every_rth_coordinate_and_a_method_sends_them(strid
 
 def test_two_of_one_name_are_refused(stride: Any) -> None:
     with pytest.raises(ValueError, match="two classes are named 'stride'"):
-        _by_name([("stride", stride), ("stride", stride)])
+        by_name([("stride", stride), ("stride", stride)])
 
 
 # A baseline.

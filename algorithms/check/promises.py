@@ -280,8 +280,8 @@ def _check_bits(
     for purpose in TRAINING:
         if after[purpose] != expected[purpose]:
             raise BrokenError(
-                f"after step {step} it has sent {_in_words(after[purpose])} for {purpose.value}, "
-                f"and _expected_traffic says {_in_words(expected[purpose])}"
+                f"after step {step} it has sent {_traffic_in_words(after[purpose])} for {purpose.value}, "
+                f"and _expected_traffic says {_traffic_in_words(expected[purpose])}"
             )
     # In the first step workers compare what they begin with.
     if step == 1:
@@ -299,7 +299,7 @@ def _check_bits(
         )
 
 
-def _in_words(entry: Entry) -> str:
+def _traffic_in_words(entry: Entry) -> str:
     return f"{entry.bits:,} bits in {entry.collectives} collectives"
 
 

@@ -1,11 +1,11 @@
 """Settings by traffic: the nearest ones at which links carry a share of what they carry for DDP."""
 
 import math
-import warnings
 
 from cser_bench.algorithms.core.compressors import FLOAT_BITS, Compressor
 from cser_bench.algorithms.core.layout import Layout
 from cser_bench.algorithms.core.traffic import Entry, carried
+from cser_bench.algorithms.core.warn import warn_script
 
 FP16_SHARE = 0.5
 """Of DDP with PyTorch's fp16 hook, which rounds messages and leaves nothing else out."""
@@ -65,12 +65,11 @@ def nearest_interval(name: str, compressor: Compressor, share: float, world_size
     return nearest_count(name, share_at_every_step(compressor, world_size), share)
 
 
-def warn_of_dear_messages(name: str, share: float, world_size: int, stacklevel: int) -> None:
+def warn_of_dear_messages(name: str, share: float, world_size: int) -> None:
     """Warn where compressed messages cost more than DDP's in fp16 do."""
     if share > FP16_SHARE * (1 + 1e-9):
-        warnings.warn(
+        warn_script(
             f"{name}: at {world_size} workers its messages are {share:.3g} of DDP's traffic in "
             f"fp32, more than the {FP16_SHARE} of DDP with PyTorch's fp16 hook; send less, or take "
-            "that hook",
-            stacklevel=stacklevel + 1,
+            "that hook"
         )

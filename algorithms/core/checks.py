@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from cser_bench.algorithms.core.collectives import CollectiveError, Collectives,
 from cser_bench.algorithms.core.flat import FlatBuffers, dense, integers, unexpanded
 from cser_bench.algorithms.core.same_parameters import rest_of
 from cser_bench.algorithms.core.traffic import Purpose
+from cser_bench.algorithms.core.warn import warn_script
 
 _SHARDED = {
     "_fsdp_flattened": "FullyShardedDataParallel",
@@ -49,10 +49,9 @@ def types_of(groups: Iterable[Mapping[str, Any]]) -> list[torch.dtype]:
         raise ValueError("there is no parameter to train: every group is empty")
     frozen = [number for number, tensor in enumerate(tensors) if not tensor.requires_grad]
     if frozen:
-        warnings.warn(
+        warn_script(
             f"parameter {frozen[0]} does not require a gradient, nor do {len(frozen) - 1} more, "
-            "yet they are sent; give only those that will be trained at some time",
-            stacklevel=4,
+            "yet they are sent; give only those that will be trained at some time"
         )
     addresses: dict[int, int] = {}
     numels: Counter[torch.dtype] = Counter()
@@ -360,11 +359,10 @@ class FirstStep:
             which = "no parameter has a gradient"
             if not none:
                 which = f"parameters {', '.join(numbers)} have no gradient"
-            warnings.warn(
+            warn_script(
                 f"{which} at the optimiser's first step; where the model got other ones since it "
                 "was made (a new head, to_empty, load_state_dict with assign=True), make the "
-                "optimiser afterwards",
-                stacklevel=5,
+                "optimiser afterwards"
             )
         return self._compare(may_differ, num_steps, {**fields, LOADED: self.was_loaded})
 

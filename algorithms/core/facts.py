@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, dataclass_transform
 
 from cser_bench.algorithms.core.collectives import Collectives
-from cser_bench.algorithms.core.settings import LocalStepName, Setting, argument, fixed
+from cser_bench.algorithms.core.settings import Setting, argument, fixed
 from cser_bench.algorithms.core.topology import Mixing
 
 
@@ -66,7 +66,7 @@ class MethodFacts:
     """Settings as given, or their defaults."""
     collectives: Collectives
     seed: int
-    local_step: LocalStepName
+    local_step: str
     skip_nonfinite: bool
     param_groups: list[dict[str, Any]]
     num_steps: int

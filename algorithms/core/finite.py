@@ -1,12 +1,12 @@
 """Checks for infinities and NaN: in messages, without waiting for a GPU, and in gradients."""
 
-import warnings
 from collections import deque
 
 import torch
 from torch import Tensor
 
 from cser_bench.algorithms.core.collectives import Collectives
+from cser_bench.algorithms.core.warn import warn_script
 
 NEVER = 2**62
 """Stands for a message's number where all were finite."""
@@ -86,7 +86,7 @@ class FiniteWatch:
             if number < NEVER:
                 self._find(number, step, on_host == number)
         if self._words:
-            warnings.warn(self._words, stacklevel=5)
+            warn_script(self._words)
             self._words = ""
 
     def _find(self, number: int, step: int, seen: Tensor) -> None:

@@ -2,16 +2,12 @@
 
 import inspect
 import math
-import operator
-import re
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import InitVar, astuple, replace
+from dataclasses import InitVar
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
@@ -21,58 +17,58 @@ from cser_bench.algorithms.core.checks import (
     DIGEST,
     FirstStep,
     are_apart,
-    check_agreement,
-    check_in_step,
     check_model,
     check_parameters,
-    digest_of,
     digest_of_parameters,
     enter_together,
-    equalise_,
     in_step,
     refuse_module,
     types_of,
 )
 from cser_bench.algorithms.core.collectives import Collectives
-from cser_bench.algorithms.core.compressors import (
-    FLOAT_BITS,
-    Compressor,
-    Draw,
-    Gathered,
-    digest_of_draws,
+from cser_bench.algorithms.core.compressors import FLOAT_BITS, Gathered
+from cser_bench.algorithms.core.construction import (
+    advice_for,
+    check_compressors,
+    check_groups,
+    make_equal,
+    replica_of,
+    send_first_workers,
+    signature_of,
 )
 from cser_bench.algorithms.core.facts import MethodFacts
-from cser_bench.algorithms.core.finite import FiniteWatch, named_workers, rows_not_finite
+from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.layout import Layout
+from cser_bench.algorithms.core.left_out import any_overflowed, workers_not_finite
+from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.algorithms.core.overlap import Reducer
+from cser_bench.algorithms.core.plan_ahead import any_equalises, long_run, traffic_of_stages
 from cser_bench.algorithms.core.process_group import default_collectives
-from cser_bench.algorithms.core.replica import Replica, described
-from cser_bench.algorithms.core.same_parameters import (
-    REMEDY,
-    check_order,
-    parameters_in_words,
-    rest_in_words,
-)
+from cser_bench.algorithms.core.replica import Replica
 from cser_bench.algorithms.core.settings import (
+    DEFAULT,
     FROM_0_TO_1,
     FROM_2_UP,
-    NUMBERS,
-    REQUIRED,
-    LocalStepName,
+    RANGES,
     argument,
     check_arguments,
-    check_has_momentum,
-    check_no_settings,
     check_numbers,
     check_options,
     declared_settings,
     group_defaults,
 )
-from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages, equalises
-from cser_bench.algorithms.core.state import OTHER_TYPES, averaged, check_still_loaded
+from cser_bench.algorithms.core.stages import EarlyMessage, Stage, early_messages
+from cser_bench.algorithms.core.state import (
+    OTHER_TYPES,
+    averaged,
+    averaged_beside,
+    check_still_loaded,
+)
 from cser_bench.algorithms.core.step_watch import StepWatch
 from cser_bench.algorithms.core.topology import Topology, rounds_of
-from cser_bench.algorithms.core.traffic import Entry, Purpose, Traffic
+from cser_bench.algorithms.core.traffic import Traffic
+from cser_bench.algorithms.core.warn import warn_script
+from cser_bench.algorithms.core.write_watch import WriteWatch
 
 
 class DistributedOptimizer(MethodFacts, Optimizer):
@@ -124,7 +120,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     # The first arguments of every method's constructor; its own settings follow. They are declared
     # as a dataclass declares them, so that type checkers know the constructor of each method
-    # (`dataclass_transform`); `_signature` reads them, and no attribute is made of them.
+    # (`dataclass_transform`); `signature_of` reads them, and no attribute is made of them.
     params: InitVar[ParamsT] = argument(kw_only=False)
     lr: InitVar[float]
     momentum: InitVar[float | None] = None
@@ -133,7 +129,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     seed: InitVar[int] = 0
     communication_dtype: InitVar[torch.dtype | None] = None
     model: InitVar[nn.Module | None] = None
-    local_step: InitVar[LocalStepName] = "sgd"
+    local_step: InitVar[str] = DEFAULT
     betas: InitVar[tuple[float, float] | None] = None
     eps: InitVar[float | None] = None
     skip_nonfinite: InitVar[bool] = False
@@ -141,7 +137,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.declared = declared_settings(cls, cls.declared)
-        cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]
+        cls.__signature__ = signature_of(DistributedOptimizer, cls)  # type: ignore[attr-defined]
 
     def __init__(self, params: ParamsT, *unnamed: object, **given: Any) -> None:
         refuse_module(type(self).__name__, params)
@@ -160,26 +156,23 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         # Empty while torch's constructor adds the groups; see add_param_group.
         self.replicas: list[Replica] = []
         """A replica for each dtype of the parameters, the dtype of most numbers first."""
-        self._num_writes: int | None = None
-        """Writes to the parameters by a script, as of the end of the last step; None if unknown."""
-        self._has_said_writes = False
+        self._write_watch = WriteWatch(self.name)
         self._communication_dtype: torch.dtype | None = arguments["communication_dtype"]
         self._model: nn.Module | None = arguments["model"]
         check_model(self._model)
         self._shows_average = False
 
-        # Muon has all numbers that any local step has.
-        numbers = {key: arguments[key] for key in NUMBERS["muon"]}
+        numbers = {key: arguments[key] for key in RANGES}
         super().__init__(params, group_defaults(self, numbers))
-        _check_groups(self)
+        check_groups(self)
         collectives: Collectives | None = arguments["collectives"]
         self.collectives = collectives or default_collectives(self.param_groups)
         self._build()
         if self.caution is not None:
-            warnings.warn(f"{self.name}: {self.caution}", stacklevel=2)
-        if self.collectives.world_size > 1 and _gathers(self):
+            warn_script(f"{self.name}: {self.caution}")
+        if self.collectives.world_size > 1 and self._gathers():
             share = self.traffic_share()
-            warn_of_dear_messages(self.name, share, self.collectives.world_size, stacklevel=2)
+            warn_of_dear_messages(self.name, share, self.collectives.world_size)
 
     def _build(self) -> None:
         """Make a replica of the parameters of each dtype, equal on all workers, then `_set_up` each."""
@@ -190,13 +183,16 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 f"{self.name}: parameters must have one type, and here are {dtypes[0]} and {dtypes[1]}"
             )
         self._watch = FiniteWatch(self.name, self.collectives)
-        self.replicas = [_replica(self, dtype, dtypes[0]) for dtype in dtypes]
+        self.replicas = [
+            replica_of(self, dtype, dtypes[0], self._communication_dtype, self._watch)
+            for dtype in dtypes
+        ]
         # The dtype of most numbers comes first; only its messages may go early.
         first = self.replicas[0]
         self.flat = first.flat
         """The parameters and gradients of the first type."""
         # Before anything is copied from the parameters, as anchors are in _set_up.
-        _make_equal(self)
+        make_equal(self, self.replicas, self._model)
         flats = [replica.flat for replica in self.replicas]
         self._step_watch = StepWatch(self.collectives)
         self._first_step: FirstStep | None = FirstStep(
@@ -217,7 +213,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 self.rounds = rounds_of(getattr(self, key), self.collectives.world_size)
         for replica in self.replicas:
             try:
-                _check_compressors(self, replica)
+                check_compressors(self, replica)
                 self._set_up(replica)
             except ValueError as error:
                 if replica is first:
@@ -226,6 +222,15 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                     f"{error} (of the parameters of type {replica.dtype}, which have messages of "
                     "their own)"
                 ) from None
+
+    def _gathers(self) -> bool:
+        """Return whether compressed messages go to all workers by all-gathers."""
+        for replica in self.replicas:
+            for stage in self.stages(replica):
+                compressor = replica.fitted(stage.compressor)
+                if stage.neighbours is None and isinstance(compressor, Gathered):
+                    return True
+        return False
 
     # What a method says and does. Each is asked for the parameters of each type.
 
@@ -254,27 +259,11 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
     def _expected_traffic(self, replica: Replica, num_steps: int) -> Traffic:
         """Return `expected_traffic` of the parameters of one dtype."""
-        traffic = Traffic()
-        for stage in self.stages(replica):
-            traffic.add_entry(stage.purpose, replica.cost(stage, stage.steps(num_steps)))
-            if stage.except_every is not None:
-                # Subtracted, rather than left out, so that mean costs are rounded once for each.
-                left_out = range(stage.except_every, num_steps + 1, stage.except_every)
-                cost = replica.cost(stage, left_out)
-                traffic.add(stage.purpose, *(-number for number in astuple(cost)))
-        return traffic
+        return traffic_of_stages(replica, self.stages(replica), num_steps)
 
     def _agree_after(self, replica: Replica, num_steps: int) -> bool:
         """Return `agree_after` of the parameters of one dtype, for one step or more."""
-        # With rounded messages each worker keeps what rounding took.
-        if replica.communication_dtype is not None:
-            return False
-        # One stage that equalises is enough, wherever it stands in the step.
-        for stage in self.stages(replica):
-            fitted = replace(stage, compressor=replica.fitted(stage.compressor))
-            if equalises(fitted, num_steps, replica.flat.layout, replica.draw):
-                return True
-        return False
+        return any_equalises(replica, self.stages(replica), num_steps)
 
     @classmethod
     def _at_traffic(cls, share: float, world_size: int, layout: Layout | None) -> dict[str, Any]:
@@ -287,7 +276,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if required == ["sync_interval"]:
             return {"sync_interval": nearest_count(cls.name, 1.0, share)}
         raise ValueError(
-            f"{cls.name} does not choose its settings by traffic; {_advice(cls)}, and ask "
+            f"{cls.name} does not choose its settings by traffic; {advice_for(cls)}, and ask "
             "traffic_share(world_size) what links then carry"
         )
 
@@ -330,7 +319,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         # The check has passed: from now on a script may change loaded parameters.
         for replica in self.replicas:
             replica.loaded = None
-        if _agree_to_leave_out(self):
+        if self._leave_out():
             self._drop_early()
             return loss
         self._reducer.begin_rest()
@@ -339,7 +328,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         for replica in self.replicas:
             self._update(replica, self.num_steps + 1)
         self.num_steps += 1
-        self._num_writes = _num_writes(self.replicas)
+        self._write_watch.note(_tensors(self.replicas))
         self._watch.end_step()
         return loss
 
@@ -364,24 +353,27 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             self._first_step = None
             if is_changed:
                 self.reanchor()
-        self._say_writes()
+        self._write_watch.look_at(_tensors(self.replicas), self.num_steps)
         self._step_watch.look_at(self._in_step)
 
-    def _say_writes(self) -> None:
-        """Warn, once, where someone has written the parameters since the last step."""
-        if self._num_writes is None or self._num_writes == _num_writes(self.replicas):
-            return
-        if not self._has_said_writes:
-            self._has_said_writes = True
-            # Past _compare_workers, step() and its two wrappers, no_grad's and the one that torch
-            # puts round every optimiser's step, so that the warning names the script's own line.
-            warnings.warn(
-                f"{self.name}: something other than this optimiser has written parameters after "
-                f"step {self.num_steps}; where other weights were loaded, call "
-                "optimizer.reanchor() on all workers, as what the method holds is of the former "
-                "ones; where all workers change them alike, as by a clamp, nothing need be done",
-                stacklevel=6,
+    def _leave_out(self) -> bool:
+        """Return, on all workers, whether the step is left out; else take a `GradScaler`'s scale out."""
+        gradients = [replica.flat.gradients for replica in self.replicas]
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None:
+            self._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
+            grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+            return any_overflowed(gradients, found_inf, grad_scale, self.collectives)
+        if not self.skip_nonfinite:
+            return False
+        workers = workers_not_finite(gradients, self._in_step(), self.collectives)
+        if workers:
+            warn_script(
+                f"{self.name}: all workers left step {self.num_steps + 1} out, since gradients of "
+                f"{workers} are not finite; where that goes on, look at the data there, or lower "
+                "the learning rate"
             )
+        return bool(workers)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients.
@@ -424,7 +416,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         groups = list(self.param_groups)
         try:
             super().add_param_group(param_group)
-            _check_groups(self)
+            check_groups(self)
             self._build()
         except Exception:
             # Its hooks would keep the new vectors alive.
@@ -453,17 +445,17 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         for replica in self.replicas:
             self._settle(replica)
         if self.collectives.world_size > 1:
-            _send_first_workers(self)
+            send_first_workers(self, self.replicas, self._model)
         for replica in self.replicas:
             replica.begin_anew()
-        self._num_writes = None
+        self._write_watch.forget()
 
     def _in_step(self) -> dict[str, object]:
         """Return what must be equal on all workers whenever they meet, as far as the host knows it."""
         return in_step(
             self.num_steps,
             self.param_groups,
-            NUMBERS[self.local_step],
+            local_step_named(self.local_step).numbers,
             [replica.flat.frozen for replica in self.replicas],
         )
 
@@ -501,20 +493,13 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             if not self.workers_differ:
                 fields[DIGEST] = digest_of_parameters(replica.flat for replica in self.replicas)
             enter_together(self.collectives, "consensus()", fields)
-        others: list[Tensor] = []
-        for module in averages:
-            others += [*module.parameters(), *module.buffers()]
-        if model is not None:
-            others += model.buffers()
-        # Each tensor once: a model and its averages may share some, and may hold the optimiser's.
-        held = set(map(id, tensors))
-        unique = {id(tensor): tensor for tensor in others if id(tensor) not in held}
+        others = averaged_beside(tensors, model, averages)
         parameters = [replica.flat.parameters for replica in self.replicas]
         # Contexts may be nested: the outer one goes on when the inner one ends.
         was_inside = self._shows_average
         self._shows_average = True
         try:
-            with averaged(parameters, unique.values(), self.collectives):
+            with averaged(parameters, others, self.collectives):
                 yield
         finally:
             self._shows_average = was_inside
@@ -558,7 +543,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         if chosen["communication_dtype"] is None:
             del chosen["communication_dtype"]
         first, *others = [
-            {key: group[key] for key in NUMBERS[self.local_step]} for group in self.param_groups
+            {key: group[key] for key in local_step_named(self.local_step).numbers}
+            for group in self.param_groups
         ]
         given = ", ".join(f"{key}={value!r}" for key, value in (chosen | first).items())
         for number, numbers in enumerate(others, 1):
@@ -585,7 +571,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
 
         They need the gradients of some tensors only.
         """
-        # Only the dtype of most numbers overlaps; see `_replica`.
+        # Only the dtype of most numbers overlaps; see `replica_of`.
         first = self.replicas[0]
         return early_messages(self.stages(first), step, first.flat, first.draw, first.float_bits)
 
@@ -628,7 +614,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         FROM_2_UP.check(f"{cls.name}: world_size", world_size)
         layout = None if params is None else Layout.of(params)
         settings = cls._at_traffic(share, world_size, layout)
-        warn_of_dear_messages(cls.name, share, world_size, stacklevel=2)
+        warn_of_dear_messages(cls.name, share, world_size)
         return settings
 
     @classmethod
@@ -637,7 +623,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         raise ValueError(
             f"{cls.name}: at_ratio is no more, as links carry more of a message that is gathered "
             f"the more workers there are; write {cls.__name__}.at_traffic(1 / {ratio}, "
-            f"world_size=...), or {_advice(cls)}"
+            f"world_size=...), or {advice_for(cls)}"
         )
 
     def overall_ratio(self) -> float:
@@ -646,7 +632,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         It is infinite where nothing is sent. It is the ratio of messages, whatever the number of
         workers; `traffic_share` is that of what links carry.
         """
-        sent, num_steps = self._long_run()
+        sent, num_steps = long_run(self.settings, self.expected_traffic)
         if not sent.bits:
             return math.inf
         return FLOAT_BITS * _num_parameters(self.replicas) * num_steps / sent.bits
@@ -675,22 +661,8 @@ class DistributedOptimizer(MethodFacts, Optimizer):
                 f"{self.name}: how many neighbours a worker has depends on the number of workers, "
                 f"and here are {self.collectives.world_size}; ask where there are {world_size}"
             )
-        sent, num_steps = self._long_run()
+        sent, num_steps = long_run(self.settings, self.expected_traffic)
         return share_of(sent, world_size, _num_parameters(self.replicas), num_steps)
-
-    def _long_run(self) -> tuple[Entry, int]:
-        """Return what one worker sends in training in so many steps, once it repeats."""
-        # What is sent repeats after a common multiple of the method's intervals. Their product is
-        # one, and stays one where settings that are no intervals, such as a rank, are factors too.
-        counts = [value for value in self.settings.values() if type(value) is int and value]
-        intervals = math.prod(counts)
-        # A hundred steps or more: where draws differ, what is sent is about their mean.
-        num_steps = intervals * math.ceil(100 / intervals)
-        once = astuple(self.expected_traffic(num_steps).training_total())
-        twice = astuple(self.expected_traffic(2 * num_steps).training_total())
-        # Without what is sent but once, at the start.
-        sent = [after - before for before, after in zip(once, twice, strict=True)]
-        return Entry(*sent), num_steps
 
     # What is saved.
 
@@ -753,7 +725,7 @@ class DistributedOptimizer(MethodFacts, Optimizer):
         check_options(self.param_groups, self.local_step)
         self.num_steps = flat["num_steps"]
         self.seed = flat["seed"]
-        self._num_writes = None
+        self._write_watch.forget()
         self._watch.begin_anew()
         if self._first_step is not None:
             self._first_step.was_loaded = True
@@ -763,200 +735,9 @@ class DistributedOptimizer(MethodFacts, Optimizer):
             replica.restore(state)
 
 
-# How an optimiser is made.
-
-
-def _signature(method: type[DistributedOptimizer]) -> inspect.Signature:
-    """Return the constructor's: the arguments that all methods have, and the method's settings."""
-    arguments: dict[str, tuple[Any, Any]] = {}
-    for key, hint in inspect.get_annotations(DistributedOptimizer).items():
-        arguments[key] = (getattr(DistributedOptimizer, key, REQUIRED), hint.type)
-    for key, setting in method.declared.items():
-        arguments[key] = (setting.default, setting.declared)
-    parameters = []
-    for key, (default, hint) in arguments.items():
-        parameter = inspect.Parameter(
-            key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
-        )
-        if key == "params":
-            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-            parameter = parameter.replace(kind=kind, default=REQUIRED)
-        parameters.append(parameter)
-    return inspect.Signature(parameters)
-
-
-def _advice(method: type[DistributedOptimizer]) -> str:
-    """Say which settings to write where they are not chosen by traffic."""
-    begin = re.search(r"Begin with `([^`]+)`", inspect.getdoc(method) or "")
-    return f"write {begin[1]}" if begin else "give its settings themselves"
-
-
-def _check_groups(optimizer: DistributedOptimizer) -> None:
-    """Raise ValueError where a group holds what is no number of a group."""
-    settings = inspect.signature(type(optimizer)).parameters.keys()
-    check_no_settings(optimizer.param_groups, settings - {"params", *NUMBERS["muon"]})
-    check_options(optimizer.param_groups, optimizer.local_step)
-    if optimizer.local_step == "sgd":
-        check_has_momentum(optimizer, optimizer.param_groups)
-
-
-def _replica(optimizer: DistributedOptimizer, dtype: torch.dtype, first: torch.dtype) -> Replica:
-    """Return the replica of the parameters of one type.
-
-    Other types than the first have draws of their own, and nothing is sent early for them.
-    """
-    groups = []
-    for group in optimizer.param_groups:
-        groups.append([parameter for parameter in group["params"] if parameter.dtype == dtype])
-    collectives = optimizer.collectives
-    seed = optimizer.seed
-    if dtype != first:
-        collectives = collectives.without_overlap()
-        # Independent of the first dtype's draws, and equal on all workers.
-        seed = Draw(seed, 0, str(dtype)).key()
-    return Replica(
-        optimizer,
-        groups,
-        collectives,
-        seed,
-        optimizer._communication_dtype,
-        optimizer._watch,
-        is_first=dtype == first,
-    )
-
-
-def _check_compressors(optimizer: DistributedOptimizer, replica: Replica) -> None:
-    """Raise ValueError where a compressor that was given cannot work."""
-    for key, setting in optimizer.declared.items():
-        value = getattr(optimizer, key)
-        # An optional compressor may be None.
-        is_left_out = value is None and setting.admits(type(None))
-        if setting.admits(Compressor) and not is_left_out:
-            replica.check_compressor(key, value)
-
-
-def _gathers(optimizer: DistributedOptimizer) -> bool:
-    """Return whether compressed messages go to all workers by all-gathers."""
-    for replica in optimizer.replicas:
-        for stage in optimizer.stages(replica):
-            if stage.neighbours is None and isinstance(replica.fitted(stage.compressor), Gathered):
-                return True
-    return False
-
-
-def _make_equal(optimizer: DistributedOptimizer) -> None:
-    """Compare the workers' optimisers, and send worker 0's parameters to all."""
-    if optimizer.collectives.world_size == 1:
-        return
-    if are_apart(optimizer.collectives):
-        _compare_optimizers(optimizer)
-    _send_first_workers(optimizer)
-
-
-def _send_first_workers(optimizer: DistributedOptimizer) -> None:
-    """Send worker 0's parameters to all workers, and the rest of the model."""
-    model = optimizer._model
-    for replica in optimizer.replicas:
-        equalise_(optimizer.collectives, replica.flat, optimizer.param_groups, model)
-        # The rest of the model belongs to no type, and is sent once.
-        model = None
-
-
-def _compare_optimizers(optimizer: DistributedOptimizer) -> None:
-    """Compare parameters, numbers and settings, which must be equal on all workers."""
-    collectives = optimizer.collectives
-    groups = optimizer.param_groups
-    first, *others = optimizer.replicas
-    flats = [replica.flat for replica in optimizer.replicas]
-    keys = NUMBERS[optimizer.local_step]
-    numbers = []
-    for group in groups:
-        numbers.append([np.asarray(group[key], float).tolist() for key in keys])
-    parameters = parameters_in_words(flats, groups, optimizer._model)
-    rest = rest_in_words(optimizer._model, groups)
-    fields = {
-        "method": optimizer.name,
-        "seed": optimizer.seed,
-        **parameters,
-        f"{', '.join(keys)} of each group": numbers,
-        "frozen parameters": first.flat.frozen,
-        "overlap": collectives.early is not None,
-        "skip_nonfinite": optimizer.skip_nonfinite,
-        "what numpy draws from one seed": digest_of_draws(),
-        "frozen parameters of other types": [replica.flat.frozen for replica in others],
-        **described(first.chosen),
-        **rest,
-    }
-    check_agreement(collectives, fields, dict.fromkeys([*parameters, *rest], REMEDY))
-    check_order(collectives, flats)
-
-
-# Parts of a step, and what is asked of all replicas.
-
-
-def _agree_to_leave_out(optimizer: DistributedOptimizer) -> bool:
-    """Agree whether the step is left out; where it is not, take a `GradScaler`'s scale out.
-
-    Return True, on all workers, where the gradients of any are not finite. Else divide the
-    gradients by the scale, if there is one, and return False.
-
-    A worker that skipped alone would leave the others waiting, or drift from them. For the time
-    of a step the scaler sets `found_inf`, above 0 where this worker's gradients are not finite,
-    and `grad_scale`, by which they were multiplied, None where they no longer are.
-    """
-    found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
-    # No GradScaler.
-    if found_inf is None:
-        return optimizer.skip_nonfinite and _anyone_not_finite(optimizer)
-    optimizer._reducer.stop("a GradScaler takes the scale out of the gradients in step()")
-    num_workers = len(optimizer.flat.gradients)
-    # The scaler looks at all rows of stacked workers at once, and a collective wants a row of each.
-    flags = found_inf.detach().float().reshape(1, 1).repeat(num_workers, 1)
-    optimizer.collectives.all_reduce_sum_(flags, Purpose.CONTROL)
-    # The one wait for a GPU in a step, as fp16 needs it.
-    if flags[0].item() > 0:
-        return True
-    scale: Tensor | None = getattr(optimizer, "grad_scale", None)
-    if scale is not None:
-        for replica in optimizer.replicas:
-            replica.flat.gradients.div_(scale)
-    return False
-
-
-def _anyone_not_finite(optimizer: DistributedOptimizer) -> bool:
-    """Return whether any worker's gradients are not finite, and warn which worker's."""
-    rows = [rows_not_finite(replica.flat.gradients) for replica in optimizer.replicas]
-    flags = torch.stack(rows).any(0).to(torch.uint8).unsqueeze(1)  # (local workers, 1)
-    if len(flags) < optimizer.collectives.world_size:
-        # As all wait for this message anyway, it also says whether they are in step.
-        fields = optimizer._in_step()
-        digest = torch.tensor([list(digest_of(fields))], dtype=torch.uint8, device=flags.device)
-        messages = torch.cat([flags, digest], dim=1)
-        gathered = optimizer.collectives.all_gather(messages, Purpose.CONTROL)
-        flags = gathered[:, :1]
-        digests = gathered[:, 1:]
-        if not bool((digests == digests[0]).all()):
-            check_in_step(optimizer.collectives, fields)
-    workers = named_workers(flags, optimizer.collectives)
-    if workers:
-        warnings.warn(
-            f"{optimizer.name}: all workers left step {optimizer.num_steps + 1} out, since "
-            f"gradients of {workers} are not finite; where that goes on, look at the data there, "
-            "or lower the learning rate",
-            stacklevel=6,
-        )
-    return bool(workers)
-
-
 def _tensors(replicas: Sequence[Replica]) -> list[Tensor]:
     """Return the parameters, type by type."""
     return [tensor for replica in replicas for tensor in replica.flat.tensors]
-
-
-def _num_writes(replicas: Sequence[Replica]) -> int:
-    """Return how often a script has written parameters in place."""
-    # The optimiser writes the flat vectors, which does not raise the versions of their views.
-    return sum(map(operator.attrgetter("_version"), _tensors(replicas)))
 
 
 def _num_parameters(replicas: Sequence[Replica]) -> int:

@@ -7,7 +7,6 @@ begun, or finished. What a method itself begins for later steps (`core.exchange.
 goes on beside them in the same way.
 """
 
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor
 from cser_bench.algorithms.core.flat import FlatBuffers
 from cser_bench.algorithms.core.stages import EarlyMessage
 from cser_bench.algorithms.core.traffic import Purpose, Traffic
+from cser_bench.algorithms.core.warn import warn_script
 
 T = TypeVar("T", bound=tuple[Tensor | None, ...])
 
@@ -223,7 +223,7 @@ class Reducer:
         if not self._stopped:
             self.drop()
             self._stopped = True
-            warnings.warn(f"overlap: {reason}, so nothing is sent before step()", stacklevel=4)
+            warn_script(f"overlap: {reason}, so nothing is sent before step()")
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -4,7 +4,6 @@ import atexit
 import functools
 import os
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from cser_bench.algorithms.core.collectives import (
 from cser_bench.algorithms.core.overlap import EarlyMeans
 from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import Mark, mark
+from cser_bench.algorithms.core.warn import warn_script
 
 # PyTorch 2.13 renamed it and warns of the old name.
 _all_gather: Callable[..., object] = (
@@ -226,12 +226,10 @@ def default_collectives(groups: Sequence[Mapping[str, Any]]) -> Collectives:
         )
     # Where torchrun starts one process, that it is alone is no surprise.
     if not only_planned and "WORLD_SIZE" not in os.environ:
-        warnings.warn(
+        warn_script(
             "there is no process group, so this process trains alone; call "
             "torch.distributed.init_process_group() before the optimiser is made, or give "
-            "collectives=SoloCollectives() if it is to be alone",
-            # Past the constructor, so that the warning names the script's own line.
-            stacklevel=3,
+            "collectives=SoloCollectives() if it is to be alone"
         )
     return SoloCollectives()
 
@@ -309,11 +307,11 @@ def translated_errors() -> Iterator[None]:
     # Backends raise plain RuntimeErrors; Python's own sockets and pipes, under a store, have errors
     # of their own.
     except (RuntimeError, ConnectionError, TimeoutError, EOFError) as error:
-        reason = _first_failure() or _in_words(error)
+        reason = _first_failure() or _failure_in_words(error)
         raise CollectiveError(f"a collective failed: {reason}") from error
 
 
-def _in_words(error: Exception) -> str:
+def _failure_in_words(error: Exception) -> str:
     """Return why a collective failed where no process has told."""
     said = str(error) or type(error).__name__
     if any(sign in said for sign in SIGNS_OF_AN_END):

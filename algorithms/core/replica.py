@@ -22,13 +22,13 @@ from cser_bench.algorithms.core.facts import MethodFacts
 from cser_bench.algorithms.core.finite import FiniteWatch
 from cser_bench.algorithms.core.flat import FlatBuffers
 from cser_bench.algorithms.core.layout import Windows
-from cser_bench.algorithms.core.local_step import AdamW, LocalStep, Muon, Nesterov
+from cser_bench.algorithms.core.local_step import local_step_named
+from cser_bench.algorithms.core.settings import DEFAULT
 from cser_bench.algorithms.core.stages import Stage
 from cser_bench.algorithms.core.state import UNSENT, check_state
 from cser_bench.algorithms.core.topology import Mixing
 from cser_bench.algorithms.core.traffic import Entry, Purpose
 
-LOCAL_STEPS: dict[str, type[LocalStep]] = {"sgd": Nesterov, "adamw": AdamW, "muon": Muon}
 DROPPED_UNTIL = "dropped_until"
 """The key of `Replica.dropped_until` in a state; left out where that is 0."""
 
@@ -87,7 +87,7 @@ class Replica:
         """Buffers that began as copies of the parameters."""
         # What `fitted` returned, by what it was asked for.
         self._fitted: dict[Compressor, Compressor] = {}
-        self.local = LOCAL_STEPS[method.local_step](self.flat, self.buffers)
+        self.local = local_step_named(method.local_step)(self.flat, self.buffers)
         # Makes them, so that the state is complete before the first step.
         self.local.buffers(method.param_groups)
 
@@ -125,7 +125,7 @@ class Replica:
         """The method's settings, dtype of messages and local step, by name."""
         chosen = {**self._method.settings, "communication_dtype": self.communication_dtype}
         # Left out for SGD, as in states from before there were other local steps.
-        if self._method.local_step != "sgd":
+        if self._method.local_step != DEFAULT:
             chosen["local_step"] = self._method.local_step
         return chosen
 
@@ -157,20 +157,20 @@ class Replica:
         """Raise ValueError if a saved state does not fit."""
         declared = self._method.declared.items()
         defaults = {key: setting.default for key, setting in declared if not setting.is_required}
-        check_state(state, self.state(), defaults, tuple(self.flat.parameters.shape))
+        may_be_missing = dict.fromkeys(
+            ("parameters", *self.local.made_later), tuple(self.flat.parameters.shape)
+        )
+        check_state(state, self.state(), defaults, may_be_missing)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Load a saved state that fits."""
         self.seed = state["seed"]
         self.local.restore(state)
-        # A learning-rate schedule that cycles momentum had switched it on before the save.
-        if "momentum" in state and "momentum" not in self.buffers:
-            self.new_buffer("momentum")
         for key, buffer in (self.buffers | self.common).items():
             if key in state:
                 buffer.copy_(state[key])
             else:
-                # Only momentum may be missing: the saved run had none yet.
+                # Only a buffer that is made later may be missing: the saved run had none yet.
                 buffer.zero_()
         self.dropped_until = state.get(DROPPED_UNTIL, 0)
         if "parameters" in state:

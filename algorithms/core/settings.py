@@ -10,27 +10,26 @@ from numbers import Real
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-LocalStepName = Literal["sgd", "adamw", "muon"]
+from cser_bench.algorithms.core.local_step import (
+    REQUIRED,
+    LocalStep,
+    local_step_named,
+    local_steps,
+    which_read,
+)
 
-REQUIRED = inspect.Parameter.empty
-"""Default of an argument that must be given."""
+DEFAULT = "sgd"
+"""The local step where none is asked for; saved settings leave it out."""
 
-_ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
-# As torch.optim has them, but for AdamW's weight decay, which is 0.01 there.
-NUMBERS: dict[str, dict[str, Any]] = {
-    "sgd": {"lr": REQUIRED, "momentum": 0.0, "weight_decay": 0.0},
-    "adamw": {"lr": REQUIRED, **_ADAM},
-    "muon": {"lr": REQUIRED, "momentum": 0.95, **_ADAM},
-}
-"""The numbers that each parameter group has, by local step, and their defaults."""
-
-_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "lr": ("the learning rate must be a number from 0 up", lambda value: 0 <= value < inf),
     "momentum": ("the momentum must lie in [0, 1)", lambda value: 0 <= value < 1),
     "weight_decay": ("the weight decay must be a number from 0 up", lambda value: 0 <= value < inf),
     "betas": ("betas must lie in [0, 1)", lambda pair: all(0 <= beta < 1 for beta in pair)),
     "eps": ("eps must be a number above 0", lambda value: 0 < value < inf),
 }
+"""The numbers that parameter groups may have, each with a sentence on its range and the range.
+Those that a local step reads, and their defaults, are `LocalStep.numbers`."""
 
 _NOT_TAKEN: dict[str, Any] = {"dampening": 0, "nesterov": True, "fused": True} | dict.fromkeys(
     ("maximize", "foreach", "differentiable", "amsgrad", "capturable"), False
@@ -47,11 +46,6 @@ _OTHER_RULES = {
     "ns_steps": "Muon",
 }
 """Optimisers of torch.optim whose groups are refused, by an option that only they have."""
-_DONE = {
-    "sgd": "with Nesterov's momentum",
-    "adamw": "with Adam's two moments",
-    "muon": "by Muon's rule",
-}
 
 
 # The numbers of parameter groups.
@@ -71,11 +65,11 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     name = method.name
     local_step = method.local_step
     without_momentum = method.without_momentum
-    if local_step not in get_args(LocalStepName):
-        raise ValueError(
-            f"{name}: local_step must be one of {', '.join(NUMBERS)}, not {local_step!r}"
-        )
-    if local_step != "sgd" and method.sgd_alone is not None:
+    try:
+        step = local_step_named(local_step)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if local_step != DEFAULT and method.sgd_alone is not None:
         raise ValueError(
             f"{name}: local_step = {local_step!r} cannot be, since {method.sgd_alone}; leave "
             "local_step out"
@@ -83,16 +77,13 @@ def group_defaults(method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {key: value for key, value in given.items() if value is not None}
     # Before the defaults are added, as these belong to the local step.
     _refuse_foreign(name, chosen, local_step)
-    usual = dict(NUMBERS[local_step])
-    if local_step == "sgd" and without_momentum is not None:
+    usual = dict(step.numbers)
+    if local_step == DEFAULT and without_momentum is not None:
         usual["momentum"] = 0.9
     chosen = usual | chosen
-    if local_step == "sgd":
+    if local_step == DEFAULT:
         check_has_momentum(method, [chosen])
-    # Groups of embeddings and the output say False; see `muon_groups`.
-    if local_step == "muon":
-        chosen["muon"] = True
-    return chosen
+    return {**chosen, **step.options}
 
 
 def check_has_momentum(method: Any, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -106,29 +97,30 @@ def check_has_momentum(method: Any, groups: Sequence[Mapping[str, Any]]) -> None
 
 
 def _refuse_foreign(where: str, given: Iterable[str], local_step: str) -> None:
-    for owner, numbers in NUMBERS.items():
-        for key in given:
-            if key in numbers and key not in NUMBERS[local_step]:
-                raise ValueError(
-                    f"{where}: {key} belongs to local_step = {owner!r}, not {local_step!r}; leave {key} "
-                    "out"
-                )
+    for key in given:
+        owners = which_read(key)
+        if owners and local_step not in owners:
+            belongs = " or ".join(map(repr, owners))
+            raise ValueError(
+                f"{where}: {key} belongs to local_step = {belongs}, not {local_step!r}; leave {key} out"
+            )
 
 
 def check_numbers(groups: Iterable[Mapping[str, Any]]) -> None:
     """Raise ValueError if a group's number is out of range, such as its learning rate or momentum."""
     for group in groups:
-        for key, (sentence, holds) in _RANGES.items():
+        for key, (sentence, holds) in RANGES.items():
             if key in group and not holds(group[key]):
                 raise ValueError(f"{sentence}, not {group[key]}")
 
 
-def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -> None:
+def check_options(groups: Iterable[dict[str, Any]], local_step: str) -> None:
     """Raise ValueError if a group has an option that these optimisers do not have."""
+    step = local_step_named(local_step)
     for number, group in enumerate(groups):
         _refuse_other_rules(number, group)
         _refuse_foreign(f"group {number}", group, local_step)
-        for key in NUMBERS[local_step]:
+        for key in step.numbers:
             value = group[key]
             numbers = [value]
             # A pair; all other numbers are one.
@@ -148,14 +140,21 @@ def check_options(groups: Iterable[dict[str, Any]], local_step: LocalStepName) -
             if group.get(key, done) not in (done, None):
                 raise ValueError(
                     f"group {number}: {key} = {group[key]!r} is an option of torch.optim that "
-                    f"these optimisers do not have (they minimise, {_DONE[local_step]}, in one "
+                    f"these optimisers do not have (they minimise, {step.rule}, in one "
                     "fused pass); leave it out"
                 )
-        if "muon" in group and (local_step != "muon" or not isinstance(group["muon"], bool)):
-            raise ValueError(
-                f"group {number}: muon is True or False, for local_step = 'muon' alone; leave it "
-                "out"
-            )
+        _check_booleans(number, group, step)
+
+
+def _check_booleans(number: int, group: Mapping[str, Any], step: type[LocalStep]) -> None:
+    """Raise ValueError if a group has another local step's option, or its own as no boolean."""
+    for owner, other in local_steps().items():
+        for key in other.options.keys() & group.keys():
+            if key not in step.options or not isinstance(group[key], bool):
+                raise ValueError(
+                    f"group {number}: {key} is True or False, for local_step = {owner!r} alone; "
+                    "leave it out"
+                )
 
 
 def _refuse_other_rules(number: int, group: Mapping[str, Any]) -> None:

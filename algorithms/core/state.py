@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cser_bench.algorithms.core.collectives import Collectives
 from cser_bench.algorithms.core.flat import unexpanded
@@ -26,7 +26,7 @@ def check_state(
     state: Mapping[str, Any],
     own: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    shape: tuple[int, ...],
+    may_be_missing: Mapping[str, tuple[int, ...]],
 ) -> None:
     """Raise ValueError where `state` is not like `own`, which this worker would save now.
 
@@ -70,9 +70,8 @@ def check_state(
                 f"{refused}: it is worker {state['rank']}'s, this is worker {own['rank']}; each "
                 "worker must save a file of its own and load that"
             )
-    may_be_missing = dict.fromkeys(("momentum", "parameters"), shape)
-    saved_shapes = may_be_missing | _shapes(state)
-    shapes = may_be_missing | _shapes(own)
+    saved_shapes = {**may_be_missing, **_shapes(state)}
+    shapes = {**may_be_missing, **_shapes(own)}
     if saved_shapes != shapes:
         raise ValueError(f"{refused}: it holds {saved_shapes}, this has {shapes}")
 
@@ -97,6 +96,21 @@ def check_still_loaded(loaded: Tensor | None, parameters: Tensor) -> None:
             "the model next and the optimiser last (after a change that is meant, call "
             "optimizer.reanchor() on all workers)"
         )
+
+
+def averaged_beside(
+    parameters: Iterable[Tensor], model: nn.Module | None, averages: Iterable[nn.Module]
+) -> list[Tensor]:
+    """Return the other tensors that are averaged: a model's buffers, and moving averages of it."""
+    others: list[Tensor] = []
+    for module in averages:
+        others += [*module.parameters(), *module.buffers()]
+    if model is not None:
+        others += model.buffers()
+    # Each tensor once: a model and its averages may share some, and may hold the optimiser's.
+    held = set(map(id, parameters))
+    unique = {id(tensor): tensor for tensor in others if id(tensor) not in held}
+    return list(unique.values())
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def seen_runs(
     return Seen(len(begun & planned), len(planned), num_rows)
 
 
-def in_words(seen: Seen | None) -> str:
+def seen_in_words(seen: Seen | None) -> str:
     """Return the words that a report prints next to a verdict."""
     if seen is None:
         return NOT_KNOWN

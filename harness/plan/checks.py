@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from cser_bench.harness.measures.metrics import metric_of
+from cser_bench.algorithms.core.local_step import local_steps, which_read
+from cser_bench.harness.measures.metrics import METRICS, metric_of
 from cser_bench.harness.plan.footprint import model_without_memory
 from cser_bench.harness.plan.rows import PlannedRow, config_of
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RowSpec
-from cser_bench.harness.spec.run import RunConfig
+from cser_bench.harness.spec.run import LOCAL_NUMBERS, RunConfig
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.tasks.task import find_task
 from cser_bench.harness.train.methods import method_of
@@ -27,16 +28,22 @@ def check_spec(spec: Spec) -> None:
     Raises SpecError: a task, model, metric, margin or beam that cannot be, or two rows that are
     one.
     """
-    task_metrics = getattr(find_task(spec.task.name), "metrics", ())
+    task = find_task(spec.task.name)
     model_without_memory(spec.model.model_dump_json(), spec.task.name)
-    metrics = ("accuracy", "loss", *task_metrics)
+    metrics = ("accuracy", "loss", *task.metrics)
+    for name in metrics:
+        if name not in METRICS:
+            raise SpecError(
+                f"task {spec.task.name} is scored by {name!r}, which nothing says how to show; add "
+                "it to METRICS in harness/measures/metrics.py"
+            )
     if spec.statistics.metric not in metrics:
         raise SpecError(
             f"statistics.metric: task {spec.task.name} is not scored by "
             f"{spec.statistics.metric!r}; give one of {', '.join(metrics)}"
         )
     _check_margins(spec)
-    if spec.evaluation.beam > 1 and not task_metrics:
+    if spec.evaluation.beam > 1 and task.inputs != "pairs":
         raise SpecError(
             f"evaluation.beam: task {spec.task.name} has no sentences to decode; remove it"
         )
@@ -53,6 +60,34 @@ def check_rows(spec: Spec, planned: Iterable[PlannedRow]) -> None:
     ratios = {row.row: row.ratio or planned_ratios.get(row.row) for row in spec.all_rows()}
     _check_main_ratio(spec.statistics.main_ratio, list(ratios.values()))
     _check_labels(spec, ratios)
+
+
+def check_numbers_are_read(spec: Spec, own: Collection[str]) -> None:
+    """Check that some row's local step reads what a file's own [training] says, such as betas.
+
+    Else whoever wrote it believes in another experiment. What a file inherits may go unread.
+
+    Args:
+        own: the keys that the file's own [training] has.
+    """
+    chosen = {row.local_step or spec.training.local_step for row in spec.all_rows()}
+    # Rows refuse one that is none.
+    if not chosen <= local_steps().keys():
+        return
+    for key in LOCAL_NUMBERS:
+        readers = which_read(key)
+        if key not in own or chosen & set(readers):
+            continue
+        # [training] must have this key, so it can only be 0.
+        if key == "momentum":
+            if not spec.training.momentum:
+                continue
+            remedy = "give 0.0"
+        else:
+            remedy = "remove it"
+        raise SpecError(
+            f"training.{key} does nothing, as no row's local_step is {' or '.join(readers)}; {remedy}"
+        )
 
 
 def _check_margins(spec: Spec) -> None:

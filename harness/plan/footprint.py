@@ -84,6 +84,7 @@ class Footprint:
         model_bits = 32 * self.num_parameters
         gathered = self.gathered_bits / model_bits
         to_neighbours = self.neighbour_bits / model_bits
+        # A link carries each kind of message another number of times; see `carried`.
         all_reduced = self.models_sent - gathered - to_neighbours
         return carried(self.num_workers, all_reduced, gathered, to_neighbours)
 
@@ -97,6 +98,7 @@ def footprint_of(config: RunConfig) -> Footprint:
     """
     update: dict[str, Any] = {"seed": 0, "repeat": 0}
     if not method_of(config).traffic_follows_rate:
+        # Rows that differ in these alone then share one entry of the cache.
         update["learning_rate"] = 1.0
         update["schedule"] = ScheduleSpec(kind="constant")
     with warnings.catch_warnings():
@@ -185,6 +187,7 @@ def _worker_bytes(optimizer: DistributedOptimizer) -> int:
             state.append(value[0] if value.shape == stacked_shape else value)
     num_bytes = _bytes_of(state)
     if isinstance(optimizer, DDP):
+        # A hook's state is DDP's, not the optimiser's: numbers of 32 bits.
         num_bytes += 4 * optimizer.hook_numel
     return num_bytes
 

@@ -116,6 +116,7 @@ def dry_steps(config: RunConfig, device: torch.device) -> StepTime:
 
     They are of the config's model, batch and precision, with plain SGD.
     """
+    # As in training, where a worker keeps one core.
     torch.set_num_threads(1)
     plain = config.with_everything_sent()
     training = DryTraining(plain, trainable(plain, device), SoloCollectives())
@@ -255,18 +256,20 @@ def _gpu_sentences(effort: Effort) -> list[str]:
     num_runs = len(effort.configs)
     lines = [f"hours on {num_workers} GPUs, of a run and of all {num_runs} one after the other:"]
     for time, hours in effort.compute:
-        of_run = _in_words(hours / num_runs)
-        lines.append(f"  {of_run} and {_in_words(hours)} ({time.device}; {time.basis})")
+        of_run = _hours_in_words(hours / num_runs)
+        lines.append(f"  {of_run} and {_hours_in_words(hours)} ({time.device}; {time.basis})")
     link = effort.link_bits_per_second
     if link:
         added = hours_on(effort.link_bits, link)
         lines.append(
             f"  modelled communication at {link / 1e9:g} Gb/s, at line rate and with nothing "
-            f"hidden: {_in_words(added / num_runs)} more on average, {_in_words(added)} in all; by "
+            f"hidden: {_hours_in_words(added / num_runs)} more on average, {_hours_in_words(added)} in all; by "
             "row above"
         )
     low, high = effort.hours(link)
-    lines.append(f"  so {_in_words(low)} to {_in_words(high)} in all; evaluation comes on top")
+    lines.append(
+        f"  so {_hours_in_words(low)} to {_hours_in_words(high)} in all; evaluation comes on top"
+    )
     return lines
 
 
@@ -316,7 +319,7 @@ def next_stage_sentence(plan: Plan, link_bits_per_second: float | None = None) -
     if time.device == CPU:
         return f"{added}: {hours * num_workers:,.1f} CPU core hours"
     low, high = effort.hours(effort.link_bits_per_second)
-    taken = f"{_in_words(low)} to {_in_words(high)} hours on {num_workers} GPUs"
+    taken = f"{_hours_in_words(low)} to {_hours_in_words(high)} hours on {num_workers} GPUs"
     dollars = [_dollars_on(machine, effort) for machine in _with(time.device)]
     if dollars:
         least = min(low for low, _ in dollars)
@@ -325,7 +328,7 @@ def next_stage_sentence(plan: Plan, link_bits_per_second: float | None = None) -
     return f"{added}: {taken}"
 
 
-def _in_words(hours: float) -> str:
+def _hours_in_words(hours: float) -> str:
     if hours >= 10:
         return f"{hours:,.0f}"
     return f"{hours:.2g}"

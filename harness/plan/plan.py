@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cser_bench.harness.plan import recorded
-from cser_bench.harness.plan.checks import check_rows, check_spec
+from cser_bench.harness.plan.checks import check_numbers_are_read, check_rows, check_spec
 from cser_bench.harness.plan.expand import expand
 from cser_bench.harness.plan.footprint import Footprint
 from cser_bench.harness.plan.rows import PlannedRow
@@ -140,6 +140,7 @@ def plan_experiment(
     given_as = shlex.join([name_or_path, *(["--methods", *method_files] if method_files else [])])
     try:
         _check_outside_used(file.spec, outside)
+        check_numbers_are_read(file.spec, file.own_training)
         # A copy is not validated, and so may have what no file may give.
         spec = file.spec.model_copy(update={"outside": outside})
         plan = make_plan(spec, results, tuning, given_as)

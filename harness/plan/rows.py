@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.harness.measures.steps import LOAD_TOLERANCE
 from cser_bench.harness.plan.footprint import Footprint, footprint_of
 from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.spec.errors import SpecError, explain
 from cser_bench.harness.spec.rows import CellSpec, RowSpec
-from cser_bench.harness.spec.run import PlannedRun, RunConfig, TrainingSpec, run_id
+from cser_bench.harness.spec.run import LOCAL_NUMBERS, PlannedRun, RunConfig, TrainingSpec, run_id
 from cser_bench.harness.spec.spec import Spec
 from cser_bench.harness.spec.values import CommunicationDtype
 from cser_bench.harness.train.methods import method_of
@@ -45,10 +46,6 @@ _FROM_FOOTPRINT = (
     "spectral_gap",
 )
 """Fields of a row's record that are those of its footprint."""
-
-
-NUMBERS_OF = {"sgd": ("momentum",), "adamw": ("betas", "eps"), "muon": ("momentum", "betas", "eps")}
-"""By local step, what its rule reads."""
 
 
 @dataclass(frozen=True)
@@ -196,19 +193,20 @@ def config_of(
 
 
 def _local_step(training: TrainingSpec, row: RowSpec) -> dict[str, Any]:
-    """Return the rule that a row's workers step by, and its numbers.
-
-    Those of the other rule are at their defaults.
-    """
+    """Return the local step of a row's workers, and its numbers."""
     local_step = row.local_step or training.local_step
-    numbers: dict[str, Any] = {"momentum": 0.0, "betas": [0.9, 0.999], "eps": 1e-8}
+    try:
+        read = local_step_named(local_step).numbers
+    except ValueError as error:
+        raise SpecError(f"row {row.row}: {error}") from None
+    numbers = dict(LOCAL_NUMBERS)
     for key in numbers:
         given = getattr(row, key)
-        if given is not None and key not in NUMBERS_OF[local_step]:
+        if given is not None and key not in read:
             raise SpecError(
                 f"row {row.row}: its local step is {local_step}, which has no {key}; leave {key} "
                 "out"
             )
-        if key in NUMBERS_OF[local_step]:
+        if key in read:
             numbers[key] = getattr(training, key) if given is None else given
     return {"local_step": local_step, **numbers}

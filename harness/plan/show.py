@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from tabulate import tabulate
 
+from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.harness.plan.forecast import (
     cost_sentences,
     effort_of,
@@ -141,13 +142,13 @@ def _show_common(experiment: Experiment, config: RunConfig) -> None:
     # A row may have its own.
     shown["partition"] = PartitionSpec.model_validate(experiment.config["partition"])
     for key, value in sorted(shown.items()):
-        _say(f"{key}: {_in_words(value)}")
+        _say(f"{key}: {_setting_in_words(value)}")
     print(f"parameters: {experiment.rows[0].num_parameters:,}")
-    print(f"seeds: {_in_words(experiment.seeds)}")
+    print(f"seeds: {_setting_in_words(experiment.seeds)}")
     for row in experiment.rows:
         seeds = [int(seed) for seed in row.runs]
         if row.row == experiment.baseline and seeds != experiment.seeds:
-            print(f"baseline_seeds: {_in_words(seeds)}")
+            print(f"baseline_seeds: {_setting_in_words(seeds)}")
 
 
 def _table_line(plan: Plan, row: Row, link_bits_per_second: float) -> dict[str, str | int]:
@@ -198,35 +199,35 @@ def _show_remarks(plan: Plan, config: RunConfig) -> None:
 
 def _settings(row: Row) -> str:
     """Return a row's settings in words."""
-    parts = [f"{key.replace('_', ' ')}: {_in_words(value)}" for key, value in row.settings.items()]
+    parts = [
+        f"{key.replace('_', ' ')}: {_setting_in_words(value)}"
+        for key, value in row.settings.items()
+    ]
     parts.append(_local_step(row))
     if row.warmup_epochs is not None:
         parts.append(f"warm-up {row.warmup_epochs:g} epochs")
     if row.partition is not None:
-        parts.append(f"partition: {_in_words(PartitionSpec.model_validate(row.partition))}")
+        parts.append(f"partition: {_setting_in_words(PartitionSpec.model_validate(row.partition))}")
     if row.restart is not None:
         restart = RestartSpec.model_validate(row.restart)
         who = "all workers" if restart.worker is None else f"worker {restart.worker}"
         does = "send everything from there on"
         if restart.without:
-            does = f"lost: {_in_words(restart.without)}"
+            does = f"lost: {_setting_in_words(restart.without)}"
         parts.append(f"at {100 * restart.at:g} % of the run {who} {does}")
     return "; ".join(parts)
 
 
 def _local_step(row: Row) -> str:
     """Return the rule that workers step by, and its numbers."""
-    adamw = f"AdamW with betas {_in_words(row.betas)}, eps {row.eps:g}"
-    if row.local_step == "adamw":
-        return adamw
-    if row.local_step == "muon":
-        return f"Muon with momentum {row.momentum:g} on hidden matrices, else {adamw}"
+    words = local_step_named(row.local_step).words
+    text = words.format(momentum=row.momentum, betas=_setting_in_words(row.betas), eps=row.eps)
     if row.momentum > 0 and not row.nesterov:
-        return f"momentum {row.momentum:g} (heavy ball with dampening)"
-    return f"momentum {row.momentum:g}"
+        return f"{text} (heavy ball with dampening)"
+    return text
 
 
-def _in_words(value: Any) -> str:
+def _setting_in_words(value: Any) -> str:
     """Return a setting for people.
 
     A table is called by its kind or name, with what else it says in parentheses.
@@ -237,10 +238,10 @@ def _in_words(value: Any) -> str:
         others = dict(value)
         name = str(others.pop("name", ""))
         name = str(others.pop("kind", name))
-        words = ", ".join(f"{key} {_in_words(inner)}" for key, inner in others.items())
+        words = ", ".join(f"{key} {_setting_in_words(inner)}" for key, inner in others.items())
         return f"{name} ({words})" if name and words else name or words
     if isinstance(value, list):
-        return ", ".join(map(_in_words, value))
+        return ", ".join(map(_setting_in_words, value))
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)

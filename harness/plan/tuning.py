@@ -72,6 +72,7 @@ def choose(spec: Spec, results: Path, given_as: str) -> Chosen:
         if state.by_accuracy is not None:
             chosen[name] = settled(rows[name], state.by_accuracy)
         other = state.by_training_loss
+        # The same choice by both rules is one row, not two.
         if other is not None and other != state.by_accuracy:
             by_training_loss[name] = settled(rows[name], other)
     return Chosen(

@@ -41,9 +41,9 @@ class Row(Planned):
     settings: dict[str, Any]
     """The method's own settings as its spec has them: compressors as tables with `kind` and
     `ratio`, intervals, topology; those left at their defaults are absent."""
-    local_step: Literal["sgd", "adamw", "muon"]
+    local_step: str
     momentum: float
-    """Momentum of SGD or Muon; 0 with AdamW. `betas` and `eps` belong to AdamW and Muon."""
+    """0 where the local step has none; `betas` and `eps` are at their defaults there."""
     nesterov: bool
     """Whether the momentum is Nesterov's; else the method has heavy ball with dampening."""
     betas: list[float]

@@ -81,6 +81,7 @@ def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
     first, *lines = text.splitlines(keepends=True) or [""]
     runs: dict[str, Files] = {}
     digests = ""
+    # Lines are counted as editors do, and the first is the header.
     for number, line in enumerate(lines, start=2):
         if line != _line(line[TEXT]):
             raise _damaged(path, number)
@@ -93,8 +94,10 @@ def _read_once(path: Path, stamp: tuple[int, ...]) -> Mapping[str, Files]:
                 "the file, and get it from who made it"
             )
         runs[run] = files
+    # The header's digest is of all lines' digests, so a line that was lost or moved is noticed.
     if first != _line(first[TEXT], digests):
         raise _damaged(path, 1)
+    # After the digest: a header that was edited is damage, whatever format it names.
     version = from_json(first).get("format")
     if version != FORMAT:
         raise RecordError(
@@ -224,6 +227,7 @@ def _check_bits(record: RunRecord, result: Result) -> None:
                 f"{event.step}, after {before} before it and of {total} in result.json: one of them "
                 "was edited; restore both, or delete the folder and run again"
             )
+        # Bits never fall: each event has those of all steps up to it.
         before = event.bits_sent
     if result.status == "done" and before != total:
         raise RecordError(
@@ -257,6 +261,7 @@ def _steps_per_epoch(record: RunRecord) -> int | None:
     if not record.events or not record.events[0].epoch:
         return None
     first = record.events[0]
+    # `epoch` is step / steps per epoch, in floating point.
     return round(first.step / first.epoch)
 
 

@@ -51,7 +51,7 @@ SOURCE = "method.py"
 Agreement = Literal["to the bit", "within the tolerance", "contradicted"]
 
 
-class Fixed(Strict):
+class FixedFields(Strict):
     """What all runs of a track have in common, named as in a run's config.
 
     All other fields are the entrant's: the method with its settings, and the local step with its.
@@ -137,7 +137,7 @@ class Track(Strict):
     classes: list[LoadClass]
     links: list[CostLink]
     verification: Verification
-    fixed: Fixed
+    fixed: FixedFields
 
     def class_of(self, link_models: float) -> LoadClass | None:
         """Return the smallest class that so many models on a link fit; None where none does."""
@@ -148,7 +148,7 @@ class Track(Strict):
 
     def complaint(self, config: RunConfig) -> str | None:
         """Say which rule a run breaks; None where it keeps all."""
-        for key in Fixed.model_fields:
+        for key in FixedFields.model_fields:
             wanted = getattr(self.fixed, key)
             value = getattr(config, key)
             if value != wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.spec import ADAM_ONLY, OF_KIND
+from cser_bench.harness.spec.spec import OF_KIND
 
 Table = dict[str, Any]
 
@@ -165,8 +165,6 @@ def _leave_out_idle(data: Table, own: Table) -> None:
     for table, key in _idle_keys(data, own):
         if key not in table_of(own, table):
             table_of(data, table).pop(key, None)
-    if _is_adamw_alone(data) and "momentum" not in table_of(own, "training"):
-        table_of(data, "training")["momentum"] = 0.0
 
 
 def _idle_keys(data: Table, own: Table) -> list[tuple[str, str]]:
@@ -175,31 +173,12 @@ def _idle_keys(data: Table, own: Table) -> list[tuple[str, str]]:
     for table, kinds in OF_KIND.items():
         kind = table_of(data, table).get("kind")
         idle += [(table, key) for key, needed in kinds.items() if kind != needed]
-    if all(step == "sgd" for step in _local_steps(data)):
-        idle += [("training", key) for key in ADAM_ONLY]
     for table, keys in ONE_OF.items():
         given = table_of(own, table).keys()
         for key in keys:
             if given & (set(keys) - {key}):
                 idle.append((table, key))
     return idle
-
-
-def _is_adamw_alone(data: Table) -> bool:
-    """Return whether every row steps by AdamW, which has no momentum."""
-    usual = table_of(data, "training").get("local_step", "sgd")
-    tables = [*list_of(data, "rows"), *list_of(data, "grids")]
-    steps = {table.get("local_step", usual) for table in tables if isinstance(table, dict)}
-    return steps | {usual} == {"adamw"}
-
-
-def _local_steps(data: Table) -> list[object]:
-    """Return the local steps of the experiment, its rows and its grids.
-
-    One that names none has SGD's.
-    """
-    tables = [table_of(data, "training"), *list_of(data, "rows"), *list_of(data, "grids")]
-    return [table.get("local_step", "sgd") for table in tables if isinstance(table, dict)]
 
 
 def _rows_by_name(base: Table) -> dict[str, Table]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -119,6 +119,11 @@ class EvaluationSpec(Strict):
         return {
             round(number * per_epoch * num_epochs / scores) for number in range(1, scores + 1)
         } - {0}
+
+
+LOCAL_NUMBERS: dict[str, Any] = {"momentum": 0.0, "betas": [0.9, 0.999], "eps": 1e-8}
+"""The numbers of local steps, and what a run's config has for those that its local step does not
+read."""
 
 
 class TrainingSpec(Strict):

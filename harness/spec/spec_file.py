@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from cser_bench.harness.places import EXPERIMENTS
 from cser_bench.harness.spec.errors import SpecError, explain, first_complaint
-from cser_bench.harness.spec.like import inherited_words, refuse_records, resolve
+from cser_bench.harness.spec.like import inherited_words, refuse_records, resolve, table_of
 from cser_bench.harness.spec.spec import Spec
 
 
@@ -27,6 +27,8 @@ class SpecFile(NamedTuple):
     spec: Spec
     inherited: str | None
     """What the file inherits, in words; None if it has no `like`."""
+    own_training: frozenset[str]
+    """Keys that the file's own [training] has."""
 
 
 def find_spec(name_or_path: str) -> Path:
@@ -94,7 +96,8 @@ def read_spec(path: Path) -> SpecFile:
             inherited = inherited_words(data, own)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
-    return SpecFile(_validated(path, data), inherited)
+    own_training = frozenset(table_of(own, "training"))
+    return SpecFile(_validated(path, data), inherited, own_training)
 
 
 def _base(path: Path, like: str) -> dict[str, Any]:

@@ -26,9 +26,8 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 Finite = Annotated[float, Field(ge=-MOST, le=MOST)]
 
-LocalStep = Literal["sgd", "adamw", "muon"]
-"""Rule of a worker's step: SGD with Nesterov momentum; AdamW with `betas` and `eps`, without
-momentum; or Muon with momentum on hidden matrices, and AdamW on all other parameters."""
+LocalStep = Name
+"""Rule of a worker's step, by its name in `algorithms/local_steps`; a plan checks that it is one."""
 
 CommunicationDtype = Literal["fp32", "fp16"]
 """Dtype of the numbers in messages, which decides how many bits are counted."""

@@ -13,7 +13,8 @@ from torchvision.transforms.v2 import functional
 
 from cser_bench.harness.seeds import generator
 from cser_bench.harness.spec.run import TaskSpec
-from cser_bench.harness.tasks.task import Batch, subset, to_device
+from cser_bench.harness.tasks.samples import Batch, Modality
+from cser_bench.harness.tasks.task import subset, to_device
 
 LIGHTING_EIGENVALUES = (55.46, 4.794, 1.148)
 LIGHTING_EIGENVECTORS = (
@@ -117,6 +118,10 @@ class CroppedSamples:
     evaluation_labels: Tensor
     mean: Sequence[float]
     standard_deviation: Sequence[float]
+
+    @property
+    def modality(self) -> Modality:
+        return Modality()
 
     @classmethod
     def of(

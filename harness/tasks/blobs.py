@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cser_bench.harness.seeds import generator
 from cser_bench.harness.spec.run import TaskSpec
-from cser_bench.harness.tasks.task import TensorSamples, subset
+from cser_bench.harness.tasks.task import Inputs, TensorSamples, subset
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Blobs:
     num_test: int = 500
     num_classes: int = 10
     input_shape: tuple[int, ...] = (1, 8, 8)
+    inputs: Inputs = "images"
+    metrics: tuple[str, ...] = ()
 
     def prepare(self, data: Path | None) -> None:
         pass

@@ -15,7 +15,7 @@ from torchvision import datasets
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.augment import CroppedSamples
-from cser_bench.harness.tasks.task import cache_folder
+from cser_bench.harness.tasks.task import Inputs, cache_folder
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STANDARD_DEVIATION = (0.2023, 0.1994, 0.2010)
@@ -33,6 +33,8 @@ class CIFAR100:
     num_test: int = 10_000
     num_classes: int = 100
     input_shape: tuple[int, ...] = (3, 32, 32)
+    inputs: Inputs = "images"
+    metrics: tuple[str, ...] = ()
     release: type[datasets.CIFAR100] = datasets.CIFAR100
 
     def prepare(self, data: Path | None) -> None:

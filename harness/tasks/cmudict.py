@@ -27,6 +27,7 @@ from cser_bench.harness.tasks.pairs import (
     digest,
     shuffled,
 )
+from cser_bench.harness.tasks.task import Inputs
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-."
 VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
@@ -47,6 +48,7 @@ class CMUDict:
     num_test: int = 4_000
     num_classes: int = NUM_SPECIAL + len(SYMBOLS)
     input_shape: tuple[int, ...] = (2, 24)
+    inputs: Inputs = "pairs"
     metrics: tuple[str, ...] = ("phone_error_rate",)
     sha256: str | None = "1f9fb57eea8813edc9b39148841800188d981b0d5d0a5c27c180a9ddfa5c7543"
     """The split's digest, test words first."""

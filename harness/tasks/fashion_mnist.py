@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
-from cser_bench.harness.tasks.task import TensorSamples, cache_folder, subset
+from cser_bench.harness.tasks.task import Inputs, TensorSamples, cache_folder, subset
 
 MEAN = 0.2860
 STANDARD_DEVIATION = 0.3530
@@ -53,6 +53,8 @@ class FashionMNIST:
     num_test: int = 10_000
     num_classes: int = 10
     input_shape: tuple[int, ...] = (1, 28, 28)
+    inputs: Inputs = "images"
+    metrics: tuple[str, ...] = ()
 
     def prepare(self, data: Path | None) -> None:
         contents(data)

@@ -26,8 +26,9 @@ import torch
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.pairs import digest, shuffled
-from cser_bench.harness.tasks.task import Batch
-from cser_bench.harness.tasks.windows import Split, Windows, numbers_of, windows_of
+from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.task import Inputs
+from cser_bench.harness.tasks.windows import Split, TextWindows, numbers_of, windows_of
 
 SHARE = Path("/usr/share/dictd")
 PACKAGE = "dict-gcide"
@@ -59,6 +60,7 @@ class Dictionary:
     length: int = 64
     num_test_entries: int = 570
     sha256: str | None = None
+    inputs: Inputs = "symbols"
     metrics: tuple[str, ...] = ()
     num_classes: int = len(SYMBOLS)
 
@@ -69,7 +71,7 @@ class Dictionary:
     def prepare(self, data: Path | None) -> None:
         self._split(data)
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> Windows:
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TextWindows:
         return self._split(data).samples(spec, device, num_groups=1)
 
     def _split(self, data: Path | None) -> Split:

@@ -26,7 +26,8 @@ from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.augment import Draws, crop_box, draw, jittered, normalised
 from cser_bench.harness.tasks.cores import own_cores
-from cser_bench.harness.tasks.task import Batch, cache_folder, held_out_indices, to_device
+from cser_bench.harness.tasks.samples import Batch, Modality
+from cser_bench.harness.tasks.task import Inputs, cache_folder, held_out_indices, to_device
 
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
@@ -54,6 +55,8 @@ class ImageNet:
     num_train: int = 1_281_167
     num_test: int = 50_000
     num_classes: int = 1_000
+    inputs: Inputs = "images"
+    metrics: tuple[str, ...] = ()
     side: int = 224
     resize: int = 256
 
@@ -146,6 +149,10 @@ class ImageNetSamples:
     train: Images
     evaluated: Images
     device: torch.device
+
+    @property
+    def modality(self) -> Modality:
+        return Modality()
 
     @property
     def train_labels(self) -> Tensor:

@@ -44,6 +44,7 @@ from cser_bench.harness.tasks.pairs import (
     digest,
     shuffled,
 )
+from cser_bench.harness.tasks.task import Inputs
 
 SPECIAL = ["<pad>", "<begin>", "<end>"]
 LEAST = NUM_SPECIAL + 256
@@ -93,6 +94,7 @@ class BibleVerses:
     vocabulary: int = 2_000
     positions: int = 96
     sha256: str | None = None
+    inputs: Inputs = "pairs"
     metrics: tuple[str, ...] = ("bleu", "chrf")
 
     @property

@@ -24,8 +24,9 @@ from cser_bench.harness.tasks.kjv_es import (
     read_module,
 )
 from cser_bench.harness.tasks.pairs import digest, shuffled
-from cser_bench.harness.tasks.task import Batch
-from cser_bench.harness.tasks.windows import Split, Windows, numbers_of, windows_of
+from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.task import Inputs
+from cser_bench.harness.tasks.windows import Split, TextWindows, numbers_of, windows_of
 
 SYMBOLS = (
     "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZ[]abcdefghijklmnopqrstuvwxyz\u00c6\u00e6\u2014\u2019"
@@ -48,6 +49,7 @@ class BibleText:
     num_groups: int = 66
     num_slots: int = NUM_SLOTS
     sha256: str | None = "5c4d74145724e851d8576c1f011b88846a5d26ad608a0dcae025bea9dbb53e30"
+    inputs: Inputs = "symbols"
     metrics: tuple[str, ...] = ()
     num_classes: int = len(SYMBOLS)
 
@@ -58,7 +60,7 @@ class BibleText:
     def prepare(self, data: Path | None) -> None:
         self._split(data)
 
-    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> Windows:
+    def load(self, data: Path | None, spec: TaskSpec, device: torch.device) -> TextWindows:
         return self._split(data).samples(spec, device, self.num_groups)
 
     def _split(self, data: Path | None) -> Split:

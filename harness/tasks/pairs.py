@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy
 import torch
 from rapidfuzz.distance import Levenshtein
-from torch import Tensor
+from torch import Tensor, nn
 
 from cser_bench.harness.spec.run import TaskSpec
-from cser_bench.harness.tasks.task import Batch, held_out_indices, to_device
+from cser_bench.harness.tasks.samples import Answering, Batch, Measure, Modality, Samples, Scored
+from cser_bench.harness.tasks.task import held_out_indices, to_device
 
 PAD = 0
 BEGIN = 1
@@ -168,10 +169,16 @@ class PairSamples:
     def train_labels(self) -> Tensor:
         return self.train.groups
 
-    @property
-    def num_groups(self) -> int:
-        """Groups that shards may be made of."""
-        return int(self.train.groups.max()) + 1
+    @cached_property
+    def modality(self) -> PairModality:
+        num_groups = int(self.train.groups.max()) + 1
+        return PairModality(
+            self.measure,
+            num_groups=num_groups,
+            sha256=self.sha256,
+            vocabulary_sha256=self.vocabulary_sha256,
+            pairs=self,
+        )
 
     def training_batches(
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
@@ -189,26 +196,62 @@ class PairSamples:
         return torch.split(indices, max(1, EVALUATION_POSITIONS // self.max_length))
 
 
+@dataclass(frozen=True)
+class PairModality(Modality):
+    """A model answers each source by a sentence, which is right if it is the target word for word."""
+
+    pairs: PairSamples = field(kw_only=True)
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.pairs.train.lengths
+
+    @property
+    def loss_terms(self) -> Tensor:
+        return self.pairs.train.num_tokens
+
+    def sums(self, model: Answering, samples: Samples, indices: Tensor) -> Tensor:
+        """Return sentences answered word for word, sentences, summed loss of tokens, tokens, and more.
+
+        The rest are the measure's sums; all are float64, of shape (4 + measure.num_sums,), on the
+        model's device.
+        """
+        pairs = self.pairs
+        totals = torch.zeros(4 + pairs.measure.num_sums, dtype=torch.float64)
+        for index in pairs.parts(indices):
+            inputs, labels = pairs.evaluation.batch(index)
+            outputs = model.outputs(inputs)
+            loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
+            sentences = model.sentences(inputs[:, 0], pairs.max_length)
+            expected = pairs.evaluation.sentences(1, index)
+            correct = sum(map(list.__eq__, sentences, expected))
+            num_tokens = int(pairs.evaluation.num_tokens[index].sum())
+            measured = pairs.measure.sums(sentences, expected)
+            sums = [correct, len(sentences), loss, num_tokens, *measured]
+            totals += torch.tensor(sums, dtype=torch.float64)
+        return totals.to(model.device)
+
+    def scored(self, sums: Sequence[float]) -> Scored:
+        # The loss is a mean over tokens, where the other counts are of sentences.
+        correct, count, loss, num_tokens, *measured = sums
+        metrics = self.pairs.measure.metrics(measured)
+        return Scored(int(correct), int(count), loss / num_tokens, metrics)
+
+
 class PhoneErrors:
     """Edit distance over the length of the reference, both summed over all words."""
 
     num_sums = 2
 
     def sums(self, predicted: Sequence[Tokens], expected: Sequence[Tokens]) -> list[float]:
-        """Sum over these sentences, which are without BEGIN and END.
-
-        As it is sums, workers may each score a share.
-        """
         errors = sum(map(Levenshtein.distance, predicted, expected))
         return [float(errors), float(sum(map(len, expected)))]
 
     def metrics(self, sums: Sequence[float]) -> dict[str, float]:
-        """Make the metrics of sums, by name, as shares (a BLEU of 30 is 0.3)."""
         errors, phones = sums
         return {"phone_error_rate": errors / phones}
 
     def signatures(self) -> dict[str, str]:
-        """Say how each metric was computed, where that has a standard form."""
         return {}
 
 
@@ -264,7 +307,3 @@ class BleuAndChrf:
         metric = self._metrics[name]
         rows: list[list[float]] = metric._extract_corpus_statistics(predicted, [expected])
         return rows
-
-
-Measure = PhoneErrors | BleuAndChrf
-"""What decoded sentences score, as sums over sentences."""

@@ -21,6 +21,7 @@ from cser_bench.harness.tasks.pairs import (
     chosen_pairs,
     digest,
 )
+from cser_bench.harness.tasks.task import Inputs
 
 ALPHABET = "abcdefgh"
 SHORTEST = 2
@@ -35,6 +36,7 @@ class Reversal:
     num_test: int = 100
     num_classes: int = NUM_SPECIAL + len(ALPHABET)
     input_shape: tuple[int, ...] = (2, LONGEST + 1)
+    inputs: Inputs = "pairs"
     metrics: tuple[str, ...] = ("phone_error_rate",)
 
     def prepare(self, data: Path | None) -> None:

@@ -6,9 +6,9 @@ import importlib
 import os
 import pkgutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,10 +17,7 @@ from cser_bench.harness import tasks
 from cser_bench.harness.seeds import generator
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.run import TaskSpec
-
-Batch = tuple[Tensor, Tensor]
-"""Inputs, float32 of shape (batch, *input_shape), and labels, int64 of shape (batch,); of text see
-`Pairs.batch`."""
+from cser_bench.harness.tasks.samples import Batch, Measure, Modality, Samples
 
 
 class Check(NamedTuple):
@@ -34,23 +31,9 @@ class Check(NamedTuple):
     detail: str
 
 
-class Samples(Protocol):
-    """A loaded data set, shared by all workers of a process; reading it changes nothing."""
-
-    @property
-    def train_labels(self) -> Tensor:
-        """Labels of the samples trained on, int64 of shape (num_train,)."""
-
-    def training_batches(
-        self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int
-    ) -> Iterator[Batch]:
-        """Yield the batches of these indices, augmented.
-
-        Randomness depends on (seed, rank, step) alone.
-        """
-
-    def evaluation_batches(self, indices: Tensor) -> Iterator[Batch]:
-        """Yield these samples of the evaluated split, each once and in order."""
+Inputs = Literal["images", "symbols", "pairs"]
+"""What a model is given: images of shape `input_shape`, windows of a text, or pairs of a source and
+a target."""
 
 
 class Task(Protocol):
@@ -60,6 +43,9 @@ class Task(Protocol):
     num_test: int
     num_classes: int
     input_shape: tuple[int, ...]
+    inputs: Inputs
+    metrics: tuple[str, ...]
+    """What samples are scored by beside loss and accuracy, as `measures/metrics.py` names it."""
 
     def prepare(self, data: Path | None) -> None:
         """Find, fetch if need be, and verify the data; `load` is then quick. Raises as `load`."""
@@ -81,13 +67,18 @@ long."""
 class TensorSamples:
     """A small data set held on the device, without augmentation.
 
-    `batch` is what is made of chosen samples.
+    `batch` is what is made of chosen samples. `measure` is a score beside loss and accuracy.
     """
 
     train_inputs: Tensor
     train_labels: Tensor
     evaluation_inputs: Tensor
     evaluation_labels: Tensor
+    measure: Measure | None = field(default=None, kw_only=True)
+
+    @property
+    def modality(self) -> Modality:
+        return Modality(self.measure, joins_workers=True)
 
     def training_batches(
         self, indices: Iterable[Tensor], seed: int, rank: int, first_step: int

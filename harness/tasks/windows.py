@@ -10,11 +10,12 @@ from torch import Tensor
 
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
-from cser_bench.harness.tasks.task import Batch, TensorSamples, subset
+from cser_bench.harness.tasks.samples import Batch, Modality
+from cser_bench.harness.tasks.task import TensorSamples, subset
 
 
 @dataclass(frozen=True)
-class Windows(TensorSamples):
+class TextWindows(TensorSamples):
     """Windows of a text, labelled by the groups that they are of.
 
     Inputs are uint8 of shape (windows, labels_per_sample + 1). `sha256` is the text's digest, what
@@ -24,6 +25,16 @@ class Windows(TensorSamples):
     num_groups: int
     labels_per_sample: int
     sha256: str
+
+    @property
+    def modality(self) -> Modality:
+        return Modality(
+            self.measure,
+            labels_per_sample=self.labels_per_sample,
+            num_groups=self.num_groups,
+            joins_workers=True,
+            sha256=self.sha256,
+        )
 
     def batch(self, inputs: Tensor, labels: Tensor) -> Batch:
         """Return inputs and labels, int64 of shape (batch, labels_per_sample) each.
@@ -94,12 +105,17 @@ class Split:
         test = test_windows[:num_test], test_groups[:num_test]
         return Split(train, test, self.sha256)
 
-    def samples(self, spec: TaskSpec, device: torch.device, num_groups: int) -> Windows:
+    def samples(self, spec: TaskSpec, device: torch.device, num_groups: int) -> TextWindows:
         """Put what the spec asks for on the device."""
         scored = None if spec.held_out else self.test
-        chosen = vars(subset(self.train, spec, scored))
-        tensors = {name: tensor.to(device) for name, tensor in chosen.items()}
+        chosen = subset(self.train, spec, scored)
         length = self.train[0].shape[1] - 1
-        return Windows(
-            **tensors, num_groups=num_groups, labels_per_sample=length, sha256=self.sha256
+        return TextWindows(
+            chosen.train_inputs.to(device),
+            chosen.train_labels.to(device),
+            chosen.evaluation_inputs.to(device),
+            chosen.evaluation_labels.to(device),
+            num_groups=num_groups,
+            labels_per_sample=length,
+            sha256=self.sha256,
         )

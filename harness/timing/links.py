@@ -181,12 +181,16 @@ def relay(
             ready.remove(orders)
         for device in ready:
             packet = os.read(device, LARGEST_PACKET)
+            # Machines have the addresses 1, 2, ...
             machine = packet[DESTINATION] - 1
             now = time.monotonic()
+            # The kernel also sends IPv6 and multicasts, which go nowhere.
             is_ours = packet[0] >> 4 == 4 and 0 <= machine < len(devices)
             if is_ours and (free[machine] - now) * rate <= 8 * QUEUE_BYTES:
                 free[machine] = max(free[machine], now) + 8 * len(packet) / rate
+                # A link sends one packet after the other, and only then is it on its way.
                 arrives = free[machine] + latency_seconds + jitter_seconds * draws.random()
+                # None overtakes another: TCP takes packets out of order for lost ones.
                 last[machine] = max(last[machine], arrives)
                 heapq.heappush(flying, (last[machine], number, machine, packet))
                 number += 1

@@ -84,6 +84,7 @@ def cells_of(session: Session, method: TimedMethod) -> list[Cell]:
         kinds = [("consecutive", 1.0, method.messages)]
     elif period > 1:
         kinds = [
+            # One step in `period` sends everything; a mean step is weighted by these shares.
             ("ordinary", 1 - 1 / period, always),
             ("synchronising", 1 / period, method.messages),
         ]
@@ -128,6 +129,7 @@ def _dilation(
         ring_bytes(message.collective, message.payload_bytes, session.fabric.num_workers)
         for message in messages
     )
+    # Compute and transfer one after the other: t = t_compute + 8 bytes / (bits a second).
     step_seconds = session.workload.compute_seconds + 8 * num_bytes / link
     # The second one whatever is wanted: a link of the lab carries `fastest` and no more.
     return max(min(wanted / step_seconds, highest), link / session.fastest, 1.0)
@@ -161,6 +163,7 @@ def time_session(
         first = visit * session.steps_per_visit
         for cell in cells[method.name]:
             if set_rate is not None and cell.bits_per_second is not None:
+                # Passes wait `dilation` times as long, so the link must be as much slower.
                 set_rate(cell.bits_per_second / cell.dilation)
             for number in range(first, first + session.steps_per_visit):
                 if session.in_a_row:
@@ -186,6 +189,7 @@ def _time_stretch(session: Session, do: Do, number: int, cell: Cell) -> Parts:
     """Time consecutive steps, of which what is not compute is transfer."""
     times = do(TimingWorker.stretch, number, cell.dilation, session.stragglers)
     seconds, passes = zip(*times, strict=True)
+    # All wait for the slowest worker.
     total = max(seconds)
     compute = mean(passes)
     return Parts(total, compute, codec=0.0, waiting=0.0, transfer=total - compute)

@@ -98,6 +98,7 @@ def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = 
             formula = ring_bytes(collective, payload, network.num_workers)
             # The last size's best time, and what the bytes beyond it take at the full rate.
             expected += 8 * (formula - known) / pace
+            # One repetition is left out, and the least number count.
             if (1 + LEAST_REPETITIONS) * expected > LONGEST_POINT_SECONDS:
                 break
             once = partial(seconds_of, do, network, collective, payload)
@@ -110,6 +111,7 @@ def sweep(attempt: Attempt, network: Fabric, do: Do, sent: Callable[[], Sent] = 
             if before:
                 wire = (np.subtract(sent(), before).mean(axis=0) / repetitions).tolist()
             known = formula
+            # The best: others were disturbed.
             expected = min(seconds)
             points.append(
                 SweepPoint(
@@ -205,6 +207,7 @@ def ceiling_bits_per_second(num_workers: int) -> float:
             network.set_rate(rate)
             if _reached(network, do) >= BUSY * rate:
                 return rate * num_workers
+            # Down in a geometric series: rates matter by their ratio.
             rate *= STEP
     raise LabError(
         f"this machine reaches 90 % of no rate that was tried, down to {rate_text(rate)} a worker"

@@ -70,6 +70,7 @@ class Observer:
         """Note that a collective begins; return what notes its end."""
         if self._seen is None:
             return lambda: None
+        # Workers begin a group's collectives in one order, so its number names one on all of them.
         number = sum(other.key[0] == group for other in self._seen)
         record = Recorded(
             collective=collective,
@@ -175,6 +176,7 @@ def parts_of(workers: Sequence[RankStep], share_clock: bool) -> Parts:
             key: max(worker.collectives[key][0] for worker in workers)
             for key in workers[0].collectives
         }
+        # A collective cannot end before its last worker has begun.
         waiting = [_waiting(worker, last_begun) for worker in workers]
     for rank, worker in enumerate(workers):
         if worker.scheduled_seconds < float("inf"):
@@ -206,6 +208,7 @@ def _exposed(intervals: Iterable[Interval], worker: RankStep) -> float:
     reached = worker.last_gradient
     for began, ended in sorted(intervals):
         until = min(ended, worker.ended)
+        # Only what goes beyond where the intervals before it have reached.
         total += max(0.0, until - max(began, reached))
         reached = max(reached, until)
     return total

@@ -18,10 +18,12 @@ from torch.optim import Optimizer
 
 from cser_bench.algorithms import Collectives, DistributedOptimizer, ProcessGroupCollectives
 from cser_bench.algorithms.baselines.ddp import DDP, wrapped
+from cser_bench.algorithms.core.local_step import local_step_named
 from cser_bench.algorithms.core.stages import EarlyMessage
 from cser_bench.algorithms.core.topology import rounds_of
 from cser_bench.algorithms.core.traffic import Mark, mark
 from cser_bench.algorithms.registry import baselines
+from cser_bench.harness.errors import UsageError
 from cser_bench.harness.measures.steps import BUCKET_BYTES
 from cser_bench.harness.plan.one_of_many import OneOfMany
 from cser_bench.harness.records.timings import Message, TimedMethod
@@ -166,17 +168,16 @@ class Turn:
 
 def _torchs(module: nn.Module, method: TimedMethod) -> Optimizer:
     """Build what updates the parameters where DDP averages gradients."""
-    parameters = module.parameters()
-    if method.local_step == "adamw":
-        return torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-    return torch.optim.SGD(
-        parameters,
-        LEARNING_RATE,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        nesterov=True,
-        fused=True,
-    )
+    local_step = local_step_named(method.local_step)
+    numbers = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
+    read = {key: value for key, value in numbers.items() if key in local_step.numbers}
+    optimizer = local_step.in_torch(module.parameters(), **read)
+    if optimizer is None:
+        raise UsageError(
+            f"{method.name} cannot be timed with local_step = {method.local_step!r}, which no "
+            "optimiser of torch's has; leave the method out"
+        )
+    return optimizer
 
 
 def _own(

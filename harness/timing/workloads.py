@@ -161,6 +161,7 @@ def _measured_times(name: str, device: torch.device) -> _Times:
     device_name = "CPU core"
     if device.type == "cuda":
         device_name = torch.cuda.get_device_name(device)
+    # The first step allocates, and is no part of the median.
     source = (
         f"measured here: median of {len(taken) - 1} steps of one worker alone, on random images, "
         f"{trainee.computes_in}"
@@ -189,6 +190,7 @@ def gradients_of(workload: str) -> Gradients:
     problem = problem_of(workload)
     task = find_task(problem.task)
     model = build_model(problem.model, task, 0, torch.device("meta"))
+    # Two samples, as batch norm wants; shares of operations do not depend on the number.
     return gradients_of_model(model, (2, *task.input_shape))
 
 
@@ -201,6 +203,7 @@ def gradients_of_model(model: nn.Module, input_shape: tuple[int, ...]) -> Gradie
         forward = counter.get_total_flops()
 
         def note(number: int) -> None:
+            # A hook runs as the gradient is ready: what has been done since the forward pass.
             operations[number] = counter.get_total_flops() - forward
 
         for number, parameter in enumerate(parameters):

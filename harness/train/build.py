@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -14,13 +14,14 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from cser_bench.algorithms import Collectives, Compressor, DistributedOptimizer, muon_groups
+from cser_bench.algorithms import Collectives, Compressor, DistributedOptimizer
 from cser_bench.algorithms.baselines.ddp import DDP
+from cser_bench.algorithms.core.local_step import LocalStep, local_step_named
 from cser_bench.algorithms.registry import compressors
 from cser_bench.harness.models import NETWORKS
 from cser_bench.harness.seeds import derive_seed
 from cser_bench.harness.spec.errors import SpecError
-from cser_bench.harness.spec.run import ModelSpec, RunConfig
+from cser_bench.harness.spec.run import LOCAL_NUMBERS, ModelSpec, RunConfig
 from cser_bench.harness.tasks.task import Task, find_task, split_sizes
 from cser_bench.harness.train.methods import method_of
 from cser_bench.harness.train.order import learning_rate_factor, shard_size
@@ -91,6 +92,7 @@ def use_device(device: str) -> None:
     """
     if device != "cpu":
         torch.cuda.set_device(device)
+        # TF32 keeps 10 bits of a number's fraction, where fp32 has 23.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
@@ -124,17 +126,8 @@ def build_optimizer(
     """
     algorithm = method_of(config)
     settings = _settings(algorithm, config.settings, num_steps)
-    parameters: Iterable[Any] = model.parameters() if stacked is None else stacked
-    momentum: float | None = config.momentum
-    if config.local_step != "sgd":
-        settings["local_step"] = config.local_step
-        settings["betas"] = tuple(config.betas)
-        settings["eps"] = config.eps
-    # AdamW has none, for which a config has 0.
-    if config.local_step == "adamw" and config.momentum == 0:
-        momentum = None
-    if config.local_step == "muon":
-        parameters = muon_groups(model, parameters)
+    parameters = model.parameters() if stacked is None else stacked
+    local_step = local_step_named(config.local_step)
     spoilt_by_overflow = issubclass(algorithm, DDP) and not algorithm.survives_overflow
     if config.precision == "fp16" and spoilt_by_overflow:
         raise SpecError(
@@ -143,13 +136,14 @@ def build_optimizer(
         )
     try:
         optimizer = algorithm(
-            parameters,
+            local_step.groups(model, parameters),
             lr=config.learning_rate,
-            momentum=momentum,
+            local_step=config.local_step,
             weight_decay=config.weight_decay,
             collectives=collectives,
             seed=derive_seed(config.seed, "compression"),
             communication_dtype=torch.float16 if config.communication_dtype == "fp16" else None,
+            **_local_numbers(config, local_step),
             **settings,
         )
     # And no other: what a collective raises here is no mistake of the spec's.
@@ -159,6 +153,17 @@ def build_optimizer(
     if algorithm.traffic_follows_rate and num_steps:
         optimizer.schedule = partial(learning_rate_at, config, num_steps)
     return optimizer
+
+
+def _local_numbers(config: RunConfig, local_step: type[LocalStep]) -> dict[str, Any]:
+    """Return the numbers that the local step reads, and any other that a config has all the same."""
+    numbers = {}
+    for key, unread in LOCAL_NUMBERS.items():
+        value = getattr(config, key)
+        # An optimiser refuses a number that its local step does not read.
+        if key in local_step.numbers or value != unread:
+            numbers[key] = tuple(value) if isinstance(value, list) else value
+    return numbers
 
 
 def learning_rate_at(config: RunConfig, num_steps: int, step: int) -> float:

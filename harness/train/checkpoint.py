@@ -124,6 +124,7 @@ def load(folder: Path, collectives: Collectives) -> tuple[int, dict[str, Any]] |
     for name in generations:
         state = _load_generation(folder / name, collectives)
         # Also of a rank that cannot read its own: all go through the generations together.
+        # A sum over ranks of 1 for whole and 0 for damaged: n says that all can go on from it.
         intact = torch.tensor([float(state is not None)], dtype=torch.float64)
         collectives.all_reduce_sum_(intact, Purpose.CONTROL)
         if intact.item() == collectives.world_size and state is not None:

@@ -15,8 +15,8 @@ from torch.optim.swa_utils import update_bn
 from cser_bench.algorithms import Collectives, DistributedOptimizer, Purpose
 from cser_bench.harness.models.transformer import Transformer
 from cser_bench.harness.spec.run import RunConfig
-from cser_bench.harness.tasks.pairs import BEGIN, END, PAD, PairSamples, plain
-from cser_bench.harness.tasks.task import Samples
+from cser_bench.harness.tasks.pairs import BEGIN, END, PAD, plain
+from cser_bench.harness.tasks.samples import Samples
 from cser_bench.harness.train.local_workers import MixedPrecision
 from cser_bench.harness.train.order import worker_batches
 
@@ -37,10 +37,10 @@ class Score:
     correct: int
     count: int
     loss: float
+    metrics: dict[str, float] | None
+    """What else the task is scored by, by name, as shares."""
     error_norm: float | None
     worker_distance: float
-    metrics: dict[str, float] | None = None
-    """What else a text task's sentences are scored by, as shares."""
 
     @property
     def accuracy(self) -> float:
@@ -70,6 +70,7 @@ def evaluate(
     num_workers = collectives.world_size
     all_samples = torch.arange(num_evaluation)
     each_scores_all = config.evaluation.batch_norm == "local" or not optimizer.averages_models
+    # Worker r of n scores samples r, r + n, r + 2 n, ...: every sample once.
     shares = [
         all_samples if each_scores_all else all_samples[rank::num_workers]
         for rank in collectives.own_ranks
@@ -79,7 +80,9 @@ def evaluate(
     def scores_now() -> list[Tensor]:
         with scoring(models):
             return [
-                _score(model, share, precision, samples, config.evaluation.beam)
+                samples.modality.sums(
+                    Answers(model, precision, config.evaluation.beam), samples, share
+                )
                 for model, share in zip(models, shares, strict=True)
             ]
 
@@ -100,9 +103,10 @@ def evaluate(
         torch.cat([score, torch.stack(squares)])
         for score, *squares in zip(scores, error_squares, distance_squares, strict=True)
     ]
+    # (local workers, sums of the score + 2)
     totals = torch.stack(rows)
     collectives.all_reduce_sum_(totals, Purpose.EVALUATION)
-    expected = num_evaluation * labels_per_sample(samples)
+    expected = num_evaluation * samples.modality.labels_per_sample
     if each_scores_all:
         expected *= num_workers
     return _score_of(
@@ -116,35 +120,25 @@ def _score_of(
     """Return the score from sums over all workers.
 
     Args:
-        totals: of what `_score` returns, then of squares of the error and of the distance.
+        totals: of what `Modality.sums` returns, then of squares of the error and of the distance.
         expected: how many answers must have been scored.
 
     Raises RuntimeError: so many were not scored.
     """
-    correct, count, loss, *sums, error_square, distance_square = totals
-    if int(count) != expected:
-        raise RuntimeError(f"{int(count)} samples were scored where there should be {expected}")
-    metrics = None
-    num_losses = count
-    if isinstance(samples, PairSamples):
-        num_losses, *measured = sums
-        metrics = samples.measure.metrics(measured)
+    *sums, error_square, distance_square = totals
+    count = int(sums[1])
+    if count != expected:
+        raise RuntimeError(f"{count} samples were scored where there should be {expected}")
+    scored = samples.modality.scored(sums)
     return Score(
-        correct=int(correct),
-        count=int(count),
-        loss=loss / num_losses,
+        correct=scored.correct,
+        count=count,
+        loss=scored.loss,
+        metrics=scored.metrics,
+        # sqrt(mean over workers of |e_i|^2); the distance is sqrt(mean of |x_i - mean x|^2).
         error_norm=(error_square / num_workers) ** 0.5 if has_error else None,
         worker_distance=(distance_square / num_workers) ** 0.5,
-        metrics=metrics,
     )
-
-
-def labels_per_sample(samples: Samples) -> int:
-    """Return how many answers a sample asks for, each of which counts.
-
-    It is one, or of a window of a text one for each symbol.
-    """
-    return getattr(samples, "labels_per_sample", 1)
 
 
 @torch.no_grad()
@@ -163,9 +157,12 @@ def worker_accuracies(
     """
     all_samples = torch.arange(num_evaluation)
     with scoring(models):
-        scores = [_score(model, all_samples, precision, samples) for model in models]
+        scores = [
+            samples.modality.sums(Answers(model, precision), samples, all_samples)
+            for model in models
+        ]
     correct = torch.stack([score[:1] for score in scores])
-    num_labels = num_evaluation * labels_per_sample(samples)
+    num_labels = num_evaluation * samples.modality.labels_per_sample
     gathered = collectives.all_gather(correct, Purpose.CONTROL)
     return [float(count) / num_labels for count in gathered.view(-1)]
 
@@ -186,27 +183,32 @@ def _squares(vectors: Tensor) -> list[Tensor]:
     return [row.double().square().sum() for row in vectors]
 
 
-def _score(
-    model: nn.Module,
-    indices: Tensor,
-    precision: MixedPrecision,
-    samples: Samples,
-    num_beams: int = 1,
-) -> Tensor:
-    """Return the sums that one model's score on these samples is made of.
+@dataclass(frozen=True)
+class Answers:
+    """A model's answers in the run's precision; it must be in its mode for evaluation.
 
-    They are correct answers, samples, summed loss, and of text more: float64, of one dimension.
+    `num_beams`: how many beams a sentence is decoded with; 1 is greedy.
     """
-    if isinstance(samples, PairSamples):
-        return translation_sums(model, indices, precision, samples, num_beams)
-    # On the model's device throughout, since a look from the CPU would wait for every batch.
-    totals = torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
-    for inputs, labels in samples.evaluation_batches(indices):
-        outputs = precision.outputs(model, inputs)
-        correct = (outputs.argmax(dim=1) == labels).sum().double()
-        loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").double()
-        totals += torch.stack([correct, torch.full_like(correct, labels.numel()), loss])
-    return totals
+
+    model: nn.Module
+    precision: MixedPrecision
+    num_beams: int = 1
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        return self.precision.outputs(self.model, inputs)
+
+    def sentences(self, source: Tensor, max_length: int) -> list[list[int]]:
+        assert isinstance(self.model, Transformer), "no other network translates"
+        with self.precision.autocast():
+            if self.num_beams == 1:
+                tokens = greedy(self.model, source, max_length)
+            else:
+                tokens = beam(self.model, source, max_length, self.num_beams)
+        return [plain(row) for row in tokens.tolist()]
 
 
 @contextmanager
@@ -275,6 +277,7 @@ def greedy(model: Transformer, source: Tensor, max_length: int) -> Tensor:
 
     After END comes PAD.
     """
+    # One token for each sentence at a time: (batch,).
     state = model.begin(source)
     newest = source.new_full(source.shape[:1], BEGIN)
     ended = torch.zeros_like(newest, dtype=torch.bool)
@@ -296,6 +299,7 @@ def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) ->
     """
     batch = len(source)
     first = torch.arange(batch, device=source.device).unsqueeze(1) * num_beams
+    # A row for each beam, those of one sentence together: (batch * num_beams, ...).
     state = model.begin(source.repeat_interleave(num_beams, 0))
     newest = source.new_full((batch * num_beams,), BEGIN)
     tokens = source.new_empty((batch * num_beams, 0))
@@ -309,48 +313,16 @@ def beam(model: Transformer, source: Tensor, max_length: int, num_beams: int) ->
         likely = torch.log_softmax(scores.float(), 1).masked_fill(ended.unsqueeze(1), -torch.inf)
         # The one way on of a beam that has ended, at no cost: so it keeps its place and its total.
         likely[:, PAD].masked_fill_(ended, 0.0)
+        # log p(tokens, token) = log p(tokens) + log p(token | tokens): (batch, num_beams * tokens).
         candidates = (total.view(-1, 1) + likely).view(batch, -1)
         total, chosen = candidates.topk(num_beams, dim=1)
+        # A candidate's number says the beam that it goes on from, and its token.
         rows = (first + chosen // likely.shape[1]).view(-1)
         newest = (chosen % likely.shape[1]).view(-1)
         tokens = torch.cat([tokens[rows], newest.unsqueeze(1)], 1)
         ended = ended[rows] | (newest == END)
         state = state.of(rows)
     lengths = (tokens != PAD).sum(1).view(batch, num_beams).clamp(min=1)
+    # A sum of log-probabilities falls with each token, so the plain best would be the shortest.
     best = (total / lengths**LENGTH_POWER).argmax(1)
     return tokens.view(batch, num_beams, -1)[torch.arange(batch, device=source.device), best]
-
-
-def translation_sums(
-    model: nn.Module,
-    indices: Tensor,
-    precision: MixedPrecision,
-    samples: PairSamples,
-    num_beams: int,
-) -> Tensor:
-    """Return the sums that a translation is scored by.
-
-    They are sentences answered word for word, sentences, summed loss of tokens, tokens, and the
-    sums of the measure: float64, of shape (4 + samples.measure.num_sums,), on the model's device.
-    The model must be in its mode for evaluation.
-    """
-    assert isinstance(model, Transformer), "no other network translates"
-    totals = torch.zeros(4 + samples.measure.num_sums, dtype=torch.float64)
-    for index in samples.parts(indices):
-        inputs, labels = samples.evaluation.batch(index)
-        outputs = precision.outputs(model, inputs)
-        loss = nn.functional.cross_entropy(outputs, labels, reduction="sum").item()
-        source = inputs[:, 0]
-        with precision.autocast():
-            if num_beams == 1:
-                tokens = greedy(model, source, samples.max_length)
-            else:
-                tokens = beam(model, source, samples.max_length, num_beams)
-        sentences = [plain(row) for row in tokens.tolist()]
-        expected = samples.evaluation.sentences(1, index)
-        correct = sum(map(list.__eq__, sentences, expected))
-        num_tokens = int(samples.evaluation.num_tokens[index].sum())
-        measured = samples.measure.sums(sentences, expected)
-        sums = [correct, len(sentences), loss, num_tokens, *measured]
-        totals += torch.tensor(sums, dtype=torch.float64)
-    return totals.to(next(model.parameters()).device)

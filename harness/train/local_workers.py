@@ -89,6 +89,7 @@ def batched_backward(
     @torch.no_grad()
     def backward(inputs: Tensor, labels: Tensor) -> Tensor:
         flat_inputs = inputs.view(num_workers, -1, math.prod(inputs.shape[1:]))
+        # Outputs: (num_workers, batch, classes); log-softmax is over rows of all workers.
         *layer_inputs, outputs = _forward(layers, flat_inputs)
         scores = functional.log_softmax(outputs.flatten(0, 1), dim=1)
         batch_size = labels.numel() // num_workers
@@ -132,6 +133,7 @@ def _forward(layers: Sequence[StackedLayer], inputs: Tensor) -> list[Tensor]:
             hidden.append(before.relu())
         else:
             weight, bias = layer
+            # h W^T + b, for each worker: (num_workers, batch, outputs).
             hidden.append(torch.baddbmm(bias.unsqueeze(1), before, weight.transpose(1, 2)))
     return hidden
 
@@ -148,6 +150,7 @@ def _add_gradients(
             continue
         weight, bias = layer
         assert weight.grad is not None and bias.grad is not None
+        # dW <- dW + dy^T h;   db <- db + sum over the batch of dy;   dh = dy W
         torch.baddbmm(weight.grad, gradient.transpose(1, 2), inputs[number], out=weight.grad)
         bias.grad.add_(gradient.sum(1))
         # Nobody asks for the gradient of the first layer's inputs.
@@ -238,6 +241,7 @@ class MixedPrecision:
         if not self.scaler.is_enabled():
             return torch.stack([value, torch.ones_like(value)], dim=-1)
         finite = torch.isfinite(value)
+        # A step that is skipped counts neither in the sum nor in the number.
         counted = torch.where(finite, value, torch.zeros_like(value))
         return torch.stack([counted, finite.double()], dim=-1)
 
@@ -258,11 +262,11 @@ def random_batch(
     `like`. They are drawn on the CPU, so they are the same on every device. For a text task they
     are windows, or pairs of full length, as `harness.tasks.pairs.Pairs.batch` returns them.
     """
-    if len(task.input_shape) == 1:
+    if task.inputs == "symbols":
         windows = (batch_size, task.input_shape[0] + 1)
         symbols = torch.randint(task.num_classes, windows, generator=generator).to(like.device)
         return symbols[:, :-1], symbols[:, 1:]
-    if len(task.input_shape) == 2:
+    if task.inputs == "pairs":
         shape = (batch_size, 2, task.input_shape[1] + 1)
         tokens = torch.randint(NUM_SPECIAL, task.num_classes, shape, generator=generator)
         tokens = tokens.to(like.device)

@@ -65,6 +65,7 @@ def worker_batches(
                 order = shard[order]
             if lengths is not None:
                 order = by_length(order, lengths, size, generator(seed, "lengths", epoch))
+        # Where samples are dealt out, worker r has numbers r B to (r + 1) B of the step's n B.
         start = step_of_epoch * size + first
         yield order[start : start + batch_size]
 
@@ -79,6 +80,7 @@ def by_length(order: Tensor, lengths: Tensor, batch_size: int, random: torch.Gen
     """
     num_batches = len(order) // batch_size
     order = order[: num_batches * batch_size]
+    # Places in the order, not samples: (batches, batch), the shortest first.
     places = torch.argsort(lengths[order], stable=True).view(num_batches, batch_size)
     # Workers take consecutive parts of a batch: by length, worker 0 would always have the shortest.
     places_in_order = places.sort(dim=1).values
@@ -129,8 +131,10 @@ def _class_shards(
 ) -> list[Labels]:
     num_shards = num_workers * shards_per_worker
     size = len(labels) // num_shards
+    # All of class 0, then all of class 1, ...; what fills no shard is left out.
     by_class = numpy.argsort(labels, kind="stable")[: size * num_shards]
     shards = by_class.reshape(num_shards, size)
+    # (num_workers, shards_per_worker): which shards each worker has.
     dealt = random.permutation(num_shards).reshape(num_workers, shards_per_worker)
     return [shards[numbers].ravel() for numbers in dealt]
 
@@ -143,6 +147,7 @@ def _dirichlet_shards(
     left = sizes.copy()
     shards = []
     for _ in range(num_workers):
+        # alpha p_c K, where p_c is the share of class c and K the number of classes.
         shares = random.dirichlet(alpha * sizes / sizes.sum() * len(classes))
         taken = _take(len(labels) // num_workers, shares, left, random)
         # Each pool is dealt out from its end.
@@ -194,6 +199,7 @@ def token_weights(
     for step in zip(*batches, strict=True):
         counts = num_tokens[torch.stack(step)].sum(1).tolist()
         total = sum(counts)
+        # mean_i (w_i L_i) = sum_i (t_i L_i) / sum_i t_i   with w_i = n t_i / sum_j t_j
         yield [len(counts) * counts[rank] / total for rank in ranks]
 
 

@@ -19,7 +19,6 @@ from cser_bench.algorithms.core.traffic import Entry
 from cser_bench.harness.records import store
 from cser_bench.harness.records.recorder import Recorder
 from cser_bench.harness.records.store import Event, Heartbeat, Result, TrafficEntry
-from cser_bench.harness.tasks.pairs import PairSamples
 from cser_bench.harness.tasks.task import to_device
 from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.evaluate import Score, evaluate, worker_accuracies
@@ -269,13 +268,10 @@ def record_result(training: Training) -> None:
 def _result(training: Training, recorder: Recorder, digest: str, accuracies: list[float]) -> Result:
     """Return the run's result; `accuracies` are each worker's own."""
     score = training.score if training.diverged_at is None else None
-    samples = training.samples
+    modality = training.samples.modality
     sent = {purpose.value: entry for purpose, entry in training.collectives.traffic.entries.items()}
     bits = training.collectives.traffic.training_bits
     numel = training.optimizer.flat.layout.numel
-    signatures = None
-    if isinstance(samples, PairSamples):
-        signatures = samples.measure.signatures() or None
     return Result(
         version=store.VERSION,
         run_id=recorder.run_id,
@@ -293,9 +289,9 @@ def _result(training: Training, recorder: Recorder, digest: str, accuracies: lis
         parameters_sha256=digest,
         class_counts=training.class_counts,
         worker_accuracy=accuracies if score else None,
-        data_sha256=getattr(samples, "sha256", None),
-        vocabulary_sha256=getattr(samples, "vocabulary_sha256", None),
-        signatures=signatures,
+        data_sha256=modality.sha256,
+        vocabulary_sha256=modality.vocabulary_sha256,
+        signatures=modality.signatures,
         **_scores(training.train_loss, score),
     )
 

@@ -18,8 +18,8 @@ from cser_bench.algorithms.core.traffic import Elapsed, mark
 from cser_bench.harness.records.recorder import Recorder
 from cser_bench.harness.records.store import VERSION, Attempt, RunFile
 from cser_bench.harness.spec.run import PlannedRun
-from cser_bench.harness.tasks.pairs import PairSamples
-from cser_bench.harness.tasks.task import Batch, TensorSamples, find_task, split_sizes
+from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.task import find_task, split_sizes
 from cser_bench.harness.train import checkpoint
 from cser_bench.harness.train.build import (
     MemoryFormat,
@@ -148,7 +148,7 @@ class Training:
         self._weights: Iterator[list[float]] | None = None
         """Weights of each step where losses are means over tokens; see `token_weights`."""
         # Shards of text are of groups, as a text task's classes are symbols or tokens.
-        num_classes = getattr(samples, "num_groups", task.num_classes)
+        num_classes = samples.modality.num_groups or task.num_classes
         self.class_counts: list[list[int]] | None = None
         if self._shards is not None:
             self.class_counts = class_counts(self._shards, samples.train_labels, num_classes)
@@ -167,10 +167,10 @@ class Training:
         self._trained = [module_to_train(optimizer, model) for model in self.models]
         self._batched: Callable[[Tensor, Tensor], Tensor] | None = None
         """The passes of all workers at once, where there is such a form of them."""
-        # For TensorSamples only: the others augment by rank, which a joint batch does not have.
+        # Where samples are augmented by rank, a joint batch would not be the workers' batches.
         if (
             isinstance(optimizer.collectives, StackedCollectives)
-            and isinstance(self.samples, TensorSamples)
+            and self.samples.modality.joins_workers
             and config.precision == "fp32"
             and not config.label_smoothing
         ):
@@ -285,11 +285,12 @@ class Training:
         samples = self.samples
         ranks = self.collectives.own_ranks
         indices = [self._indices(rank) for rank in ranks]
-        if isinstance(samples, PairSamples):
-            # Its loss is a mean over tokens, of which workers have different numbers.
+        loss_terms = samples.modality.loss_terms
+        if loss_terms is not None:
+            # The loss is a mean over tokens, of which workers have different numbers.
             # Their indices are made anew, since batches use up those above.
             of_all_workers = [self._indices(rank) for rank in range(self.config.num_workers)]
-            self._weights = token_weights(samples.train.num_tokens, of_all_workers, ranks)
+            self._weights = token_weights(loss_terms, of_all_workers, ranks)
         if self._batched is not None:
             joined = (torch.cat(step_indices) for step_indices in zip(*indices, strict=True))
             batches = samples.training_batches(joined, seed, 0, self.step)
@@ -312,7 +313,7 @@ class Training:
             config.batch_size,
             steps=range(self.step, self.num_steps),
             shard=None if self._shards is None else self._shards[rank],
-            lengths=samples.train.lengths if isinstance(samples, PairSamples) else None,
+            lengths=samples.modality.lengths,
         )
 
     def take_step(self) -> None:

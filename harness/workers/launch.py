@@ -23,9 +23,9 @@ from cser_bench.algorithms import ProcessGroupCollectives
 from cser_bench.algorithms.baselines.ddp import DDP
 from cser_bench.harness.cores import usable_cores
 from cser_bench.harness.measures.declared import (
-    in_words,
     is_without_verdict,
     run_files,
+    seen_in_words,
     seen_runs,
     starts_of,
     with_dates,
@@ -152,7 +152,7 @@ def _name_late_contrasts(experiment: Experiment, declared_at: str, folder: Path)
         if is_without_verdict(contrast, seen):
             print(
                 f"{experiment.name}: the {contrast.kind} of {contrast.row} to {contrast.reference} "
-                f"is declared {in_words(seen)}: it gets an interval and no verdict"
+                f"is declared {seen_in_words(seen)}: it gets an interval and no verdict"
             )
 
 

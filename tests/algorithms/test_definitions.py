@@ -1,8 +1,7 @@
 """Each algorithm against its definition, the NumPy transcription; and the two forms of CSER."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from cser_bench.algorithms import Compressor
 from cser_bench.algorithms.core.compressors import Draw
 from tests.algorithms import released
 from tests.algorithms import transcription as t
+from tests.algorithms.cases import Case, by, definitions
 from tests.algorithms.following import (
     NUM_STEPS,
     NUM_WORKERS,
@@ -23,30 +23,9 @@ from tests.algorithms.following import (
     first_q,
     make_problem,
     mask_of,
-    rises_and_falls,
 )
-from tests.algorithms.problems import ADAMW, COMPRESSORS, LR, MUON, NAMES, SHARED
-from tests.algorithms.transcription import Array, Problem, State
-
-Follow = Callable[[Problem], Iterator[State]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A method with settings, and the transcription that it must follow with these."""
-
-    method: str
-    settings: dict[str, Any]
-    definition: Follow
-    momentum: float = 0.9
-    local: dict[str, Any] = field(default_factory=dict)
-    """Another local step or learning rate than the problem's own."""
-
-
-def by(definition: Callable[..., Iterator[State]], *given: Any, **more: Any) -> Follow:
-    """The transcription with these arguments, which takes the problem alone."""
-    return lambda problem: definition(problem, *given, **more)
-
+from tests.algorithms.problems import ADAMW, COMPRESSORS, MUON, NAMES, SHARED
+from tests.algorithms.transcription import Array
 
 # Without compression.
 
@@ -55,33 +34,6 @@ PLAIN = [
     *(Case("alone", {}, by(t.local_sgd, NUM_STEPS + 1), momentum) for momentum in (0.0, 0.9)),
     *(Case("sgd_accumulate", {"accumulation_steps": h}, by(t.sgd_accumulate, h)) for h in (1, 7)),
     *(Case("local_sgd", {"sync_interval": h}, by(t.local_sgd, h)) for h in (1, 7)),
-]
-
-
-def qsr(base: int, alpha: float) -> Case:
-    """QSR at a constant rate."""
-    given = {"sync_interval": base, "alpha": alpha}
-    return Case("qsr", given, by(t.qsr, base, alpha, lambda step: LR))
-
-
-def scheduled_qsr(alpha: float, total_steps: int | None) -> Case:
-    """QSR under a rate that rises and falls."""
-    given = {"sync_interval": 2, "alpha": alpha, "total_steps": total_steps}
-    known = {key: value for key, value in given.items() if value is not None}
-    last = [] if total_steps is None else [total_steps]
-    # The definition squares alpha over the rate, which an alpha of 1e200 takes beyond a float. From
-    # 1e9 on every interval is longer than the run.
-    follow = by(t.qsr, 2, min(alpha, 1e9), rises_and_falls, *last)
-    return Case("qsr", known, follow, local={"rate": rises_and_falls})
-
-
-QUADRATIC_RULE = [
-    qsr(1, 0.0),
-    qsr(4, 0.15),
-    qsr(2, 0.25),
-    scheduled_qsr(0.15, None),
-    scheduled_qsr(0.15, NUM_STEPS),
-    scheduled_qsr(1e200, NUM_STEPS),
 ]
 
 
@@ -409,7 +361,9 @@ LOCAL_STEPS = [
 ]
 
 
-CASES = [*PLAIN, *QUADRATIC_RULE, *OUTER_STEPS, *FED_BACK, *CSER_FAMILY, *NEIGHBOURS, *LOCAL_STEPS]
+CASES = [*PLAIN, *OUTER_STEPS, *FED_BACK, *CSER_FAMILY, *NEIGHBOURS, *LOCAL_STEPS]
+for definition in definitions():
+    CASES += definition.CASES
 
 
 @pytest.mark.parametrize(
@@ -427,5 +381,5 @@ def test_each_method_is_what_its_definition_says(case: Case) -> None:
 def test_every_method_has_a_definition() -> None:
     missing = set(NAMES) - {case.method for case in CASES}
     assert not missing, (
-        f"{missing}: write the definition down in transcription.py and name it in CASES"
+        f"{missing}: write the definition down in tests/algorithms/definitions/NAME.py, with CASES"
     )

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cser_bench.algorithms import SGD, DiLoCo, muon_groups
-from cser_bench.algorithms.core.local_step import iterated, iteration_type
+from cser_bench.algorithms.local_steps.muon import iterated, iteration_type
 from tests.algorithms.problems import MUON, batch_loss, flat_parameters, make_model
 
 

@@ -143,9 +143,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
             yield name, ADAMW, "leave local_step out"
     for plain in ("cser", "cser_released"):
         yield f"m{plain}", {"momentum": 0.0}, f"without .* is {plain}$"
-    yield "sgd", ADAMW | {"local_step": "adam"}, "sgd, adamw, muon"
-    yield "sgd", ADAMW | {"momentum": 0.9}, "momentum belongs to local_step = 'sgd'"
-    yield "sgd", ADAMW | {"local_step": "sgd"}, "betas belongs to local_step = 'adamw'"
+    yield "sgd", ADAMW | {"local_step": "adam"}, "adamw, muon, sgd"
+    yield "sgd", ADAMW | {"momentum": 0.9}, "momentum belongs to local_step = 'muon' or 'sgd'"
+    yield "sgd", ADAMW | {"local_step": "sgd"}, "betas belongs to local_step = 'adamw' or 'muon'"
     yield "sgd", ADAMW | {"betas": 0.9}, "betas must be two numbers"
     yield "sgd", ADAMW | {"betas": (0.9, True)}, "betas must be a plain number"
     yield "sgd", ADAMW | {"eps": 0}, "eps"
@@ -191,7 +191,7 @@ GROUPS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     (ADAMW, {"momentum_decay": 4e-3}, "group 0 is of torch.optim's NAdam"),
     (MUON, {"muon": 1}, "muon is True or False"),
-    (ADAMW, {"momentum": 0.9}, "momentum belongs to local_step = 'sgd'"),
+    (ADAMW, {"momentum": 0.9}, "momentum belongs to local_step = 'muon' or 'sgd'"),
     (ADAMW, {"amsgrad": True}, "amsgrad"),
     (ADAMW, {"betas": (1.5, 0.9)}, "betas must lie in"),
 ]

@@ -2,8 +2,6 @@
 compression as well."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cser_bench.algorithms import Compressor, Identity, Zero, algorithms
+from tests.algorithms.cases import NUM_WORKERS, Relation, definitions
 from tests.algorithms.problems import (
     COMPRESSORS,
     NAMES,
@@ -21,7 +20,7 @@ from tests.algorithms.problems import (
     trained,
 )
 
-RUN, NUM_WORKERS = 12, 4
+RUN = 12
 NEVER = {"sync_interval": RUN + 1}
 OFF = switches("cser_released")
 AVERAGE = {"outer_lr": 1, "outer_momentum": 0}
@@ -29,22 +28,6 @@ AVERAGE = {"outer_lr": 1, "outer_momentum": 0}
 UNCOMPRESSED = {"compressor": Identity()}
 ON_ITS_MEAN_GRADIENT = "torch.optim.SGD"
 """With Nesterov's momentum; for a heavy ball with `dampening` = `momentum`."""
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A method with these settings, whatever the rest, trains what another does with its own and
-    the same rest."""
-
-    method: str
-    settings: dict[str, Any]
-    other: str
-    other_settings: dict[str, Any] = field(default_factory=dict)
-    exact: bool = True
-    """To the bit, or else up to rounding."""
-    num_workers: int = NUM_WORKERS
-    compressors: Sequence[str] = ("block", "random_k", "top_k", "per_tensor", "chunks")
-    """Those that settings left open are tried with, of `COMPRESSORS`."""
 
 
 def rounded(method: str, settings: dict[str, Any], other: str, **more: Any) -> Relation:
@@ -58,7 +41,6 @@ def alone(method: str, settings: dict[str, Any]) -> Relation:
 
 RELATIONS = [
     Relation("local_sgd", NEVER, "alone"),
-    Relation("qsr", {"alpha": 0}, "local_sgd"),
     Relation("sparse_loco", {"outer_lr": 1, "error_decay": 1}, "qsparse_local_sgd"),
     Relation("cser", {"gradient_compressor": Zero()}, "cser_pl"),
     Relation("mcser", {}, "cser"),
@@ -109,6 +91,10 @@ RELATIONS = [
 of ours: `sgd_accumulate` is SGD with larger batches, `ef21_sgdm` without momentum EF21, and
 `cser_pl` with RandomK(1 / p) and an exchange in every step SPARTA (exo-explore/gym), which averages
 a share p of the parameters."""
+
+
+for definition in definitions():
+    RELATIONS += getattr(definition, "RELATIONS", [])
 
 
 def rest_of(relation: Relation) -> list[dict[str, Any]]:

@@ -239,32 +239,6 @@ def local_sgd(
         yield x.copy(), []
 
 
-def qsr(
-    problem: Problem,
-    base: int,
-    alpha: float,
-    rates: Callable[[int], float],
-    total_steps: int | None = None,
-) -> Iterator[State]:
-    """`rates(t)` is the first coordinate's learning rate at step t; the others' are in proportion.
-
-    As the release has it, a round is at most as long as what remains of `total_steps`.
-    """
-    x, m = problem.everywhere(problem.start), problem.zeros()
-    ends, before = [0], 0.0
-    for t in count(1):
-        if t == ends[-1] + 1:
-            rule = max(base, int(np.floor((alpha / rates(t)) ** 2)))
-            interval = base if rates(t) > before else rule
-            remaining = interval if total_steps is None else total_steps - ends[-1]
-            ends.append(ends[-1] + max(min(interval, remaining), 1))
-            before = rates(t)
-        x = x - rates(t) / problem.eta[0] * updates(problem, m, x, t)
-        if t == ends[-1]:
-            x = problem.everywhere(mean(x))
-        yield x, []
-
-
 def noloco(
     problem: Problem,
     interval: int,

@@ -31,7 +31,8 @@ from cser_bench.harness.records.provenance import new_attempt
 from cser_bench.harness.records.store import RunRecord, read_run
 from cser_bench.harness.spec.run import PlannedRun, RunConfig, TaskSpec, run_id
 from cser_bench.harness.tasks.blobs import Blobs
-from cser_bench.harness.tasks.task import Batch, TensorSamples
+from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.task import TensorSamples
 from cser_bench.harness.train import checkpoint, training
 from cser_bench.harness.train.train import train
 from cser_bench.harness.train.training import Job

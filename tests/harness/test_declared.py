@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 import torch
 
-from cser_bench.harness.measures.declared import in_words, run_files, seen_runs, starts_of
+from cser_bench.harness.measures.declared import run_files, seen_in_words, seen_runs, starts_of
 from cser_bench.harness.plan.plan import plan_experiment
 from cser_bench.harness.records.experiment import Contrast, Experiment, read_experiment
 from cser_bench.harness.records.provenance import new_attempt
@@ -83,7 +83,10 @@ def declared(folder: Path) -> list[tuple[str | None, str]]:
     experiment, starts = read_experiment(folder), starts_of(run_files(folder))
     runs = {row.row: row.runs.values() for row in experiment.rows}
     return [
-        (each.declared_at, in_words(seen_runs(each, runs[each.row], runs[each.reference], starts)))
+        (
+            each.declared_at,
+            seen_in_words(seen_runs(each, runs[each.row], runs[each.reference], starts)),
+        )
         for each in experiment.contrasts or []
     ]
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from cser_bench.algorithms import DistributedOptimizer, Purpose, StackedCollectives
 from cser_bench.harness.spec.run import RunConfig, TaskSpec
 from cser_bench.harness.tasks.blobs import TASK
-from cser_bench.harness.tasks.task import EVALUATION_BATCH, Batch, TensorSamples
+from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.task import EVALUATION_BATCH, TensorSamples
 from cser_bench.harness.train.build import build_model
 from cser_bench.harness.train.evaluate import RECALIBRATION_STEPS, evaluate, worker_accuracies
 from cser_bench.harness.train.local_workers import MixedPrecision, local_workers

@@ -24,7 +24,8 @@ from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import PartitionSpec
 from cser_bench.harness.spec.run import EvaluationSpec, ScheduleSpec, TaskSpec
 from cser_bench.harness.tasks.blobs import TASK
-from cser_bench.harness.tasks.task import Batch, TensorSamples, held_out_indices, split_sizes
+from cser_bench.harness.tasks.samples import Batch
+from cser_bench.harness.tasks.task import TensorSamples, held_out_indices, split_sizes
 from cser_bench.harness.train.build import build_model, num_steps_of
 from cser_bench.harness.train.local_workers import local_workers
 from cser_bench.harness.train.order import (

@@ -17,7 +17,7 @@ from torch import nn
 from cser_bench.algorithms import SGD, Compressor, SoloCollectives
 from cser_bench.algorithms.registry import algorithms, compressors
 from cser_bench.harness.places import EXPERIMENTS
-from cser_bench.harness.plan.plan import make_plan
+from cser_bench.harness.plan.plan import make_plan, plan_experiment
 from cser_bench.harness.spec.errors import SpecError
 from cser_bench.harness.spec.rows import RestartOf, RowSpec
 from cser_bench.harness.spec.spec_file import find_spec, load_spec
@@ -160,7 +160,7 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
     ),
     "adamw alone with momentum for all": (
         {"training.local_step": "adamw", "rows.1.momentum": ABSENT},
-        ["training.momentum does nothing", "betas instead; give 0.0"],
+        ["training.momentum does nothing", "muon or sgd; give 0.0"],
     ),
     "a class for an algorithm's name": (
         {"rows.1.algorithm": "MCSER"},
@@ -321,6 +321,10 @@ MISTAKES: dict[str, tuple[Table, list[str]]] = {
         {"training.betas": [0.9, 0.99]},
         ["training.betas does nothing", "adamw or muon"],
     ),
+    "a local step that is none": (
+        {"training.local_step": "adam"},
+        ["local_step must be one of adamw, muon, sgd, not 'adam'"],
+    ),
     "stairs without a warm-up": (
         {"schedule": {"kind": "constant", "staircase_warmup": True}},
         ["staircase_warmup does nothing"],
@@ -454,20 +458,19 @@ def test_what_a_base_says_and_its_likeness_has_no_use_for_is_no_mistake(tmp_path
     }
     spec = load_spec(write_spec(tmp_path, own))
     assert (spec.schedule.milestones, spec.schedule.factor, spec.partition.alpha) == ([], 0.2, 1.0)
-    assert (spec.training.betas, spec.evaluation.num_scores, spec.evaluation.per_epoch) == (
-        [0.9, 0.999],
-        4,
-        1,
-    )
+    assert (spec.evaluation.num_scores, spec.evaluation.per_epoch) == (4, 1)
+    by_sgd = plan_experiment(str(write_spec(tmp_path, own)), tmp_path).runs[0].config
+    assert (by_sgd.local_step, by_sgd.betas) == ("sgd", [0.9, 0.999])
     base = base | {"evaluation": {"num_scores": 4}}
     (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
     again = load_spec(write_spec(tmp_path, own | {"evaluation": {"per_epoch": 2}}))
     assert (again.evaluation.num_scores, again.evaluation.per_epoch) == (None, 2)
-    by_sgd = changed(changed(base, "training.betas"), "training.local_step", "sgd")
-    by_sgd = changed(by_sgd, "training.momentum", 0.9)
-    (tmp_path / "base.toml").write_text(tomli_w.dumps(by_sgd))
-    by_adamw = own | {"training": {"local_step": "adamw"}, "evaluation": {"num_scores": 4}}
-    assert load_spec(write_spec(tmp_path, by_adamw)).training.momentum == 0.0
+    base = changed(changed(base, "training.betas"), "training.local_step", "sgd")
+    base = changed(base, "training.momentum", 0.9)
+    (tmp_path / "base.toml").write_text(tomli_w.dumps(base))
+    own |= {"training": {"local_step": "adamw"}}
+    by_adamw = plan_experiment(str(write_spec(tmp_path, own)), tmp_path).runs[0].config
+    assert (by_adamw.local_step, by_adamw.momentum) == ("adamw", 0.0)
 
 
 def assert_is_refused(spec: Table, folder: Path, parts: list[str], cli: CommandLine) -> None:

@@ -16,7 +16,7 @@ from cser_bench.harness.spec.run import RunConfig, TaskSpec
 from cser_bench.harness.tasks.pairs import PairSamples
 from cser_bench.harness.tasks.reversal import TASK
 from cser_bench.harness.train.build import build_model
-from cser_bench.harness.train.evaluate import translation_sums
+from cser_bench.harness.train.evaluate import Answers
 from cser_bench.harness.train.local_workers import MixedPrecision
 from cser_bench.harness.train.order import worker_batches
 from tests.harness.support import CSER, comparable, done, small_config
@@ -97,7 +97,7 @@ def test_label_smoothing_is_in_the_training_loss_alone() -> None:
     expected = 0.9 * plain - 0.1 * scores.mean(1)[counts].mean()
     torch.testing.assert_close(smooth, expected)
     sums = [
-        translation_sums(model, torch.arange(50), each, own, 1)
+        own.modality.sums(Answers(model, each), own, torch.arange(50))
         for each in (PLAIN, MixedPrecision("fp32", CPU, 0.1))
     ]
     torch.testing.assert_close(*sums, rtol=0, atol=0)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cser_bench.harness.measures.declared import in_words
+from cser_bench.harness.measures.declared import seen_in_words
 from cser_bench.harness.records.experiment import Contrast
 from cser_bench.harness.records.shipped import shipped_experiments
 from cser_bench.report.accuracy_report import build_report
@@ -187,7 +187,7 @@ def test_the_contrasts_that_ship_by_how_many_rows_had_begun() -> None:
     """Those of which both had keep their verdicts, and no others need to."""
     num_rows = {0: 0, 1: 0, 2: 0}
     for folder, plan in DECLARED.items():
-        words = [in_words(seen) for seen in seen_when_declared(read_frames(folder))]
+        words = [seen_in_words(seen) for seen in seen_when_declared(read_frames(folder))]
         for contrast, said in zip(plan["contrasts"], words, strict=True):
             begun, planned, rows = seen_in(folder, contrast)
             assert said == (

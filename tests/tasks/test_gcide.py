@@ -17,7 +17,7 @@ from cser_bench.harness.spec.rows import PartitionSpec
 from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.gcide import RARE, SYMBOLS, TASK, Dictionary, read_entries
-from cser_bench.harness.tasks.windows import Windows
+from cser_bench.harness.tasks.windows import TextWindows
 from cser_bench.harness.train.order import worker_batches, worker_shards
 from tests.tasks.miniatures import dictionary, write
 
@@ -34,7 +34,7 @@ def text(symbols: Tensor) -> str:
     return "".join(SYMBOLS[symbol] for symbol in symbols.tolist())
 
 
-def loaded(task: Dictionary, share: Path, **spec: Any) -> Windows:
+def loaded(task: Dictionary, share: Path, **spec: Any) -> TextWindows:
     return task.load(share, TaskSpec(name="gcide", **spec), CPU)
 
 

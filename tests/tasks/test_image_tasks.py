@@ -21,7 +21,7 @@ from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError, cifar100, imagenet
 from cser_bench.harness.tasks.augment import Draws
 from cser_bench.harness.tasks.imagenet import ImageNet, decoded, random_crop, read_images
-from cser_bench.harness.tasks.task import Samples
+from cser_bench.harness.tasks.samples import Samples
 from cser_bench.harness.train.order import worker_batches
 from tests.tasks.miniatures import MiniatureCIFAR100, imagenet_tree, jpeg, photo, same, write
 

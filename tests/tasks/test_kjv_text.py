@@ -15,7 +15,7 @@ from cser_bench.harness.spec.run import TaskSpec
 from cser_bench.harness.tasks import DataError
 from cser_bench.harness.tasks.kjv_es import ENGLISH, chapters_of, read_module
 from cser_bench.harness.tasks.kjv_text import SYMBOLS, TASK, BibleText
-from cser_bench.harness.tasks.windows import Windows
+from cser_bench.harness.tasks.windows import TextWindows
 from tests.tasks.miniatures import bible
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def text(symbols: Tensor) -> str:
     return "".join(SYMBOLS[symbol] for symbol in symbols.tolist())
 
 
-def loaded(task: BibleText, share: Path, **spec: Any) -> Windows:
+def loaded(task: BibleText, share: Path, **spec: Any) -> TextWindows:
     return task.load(share, TaskSpec(name="kjv_text", **spec), CPU)
 
 

@@ -1,0 +1,153 @@
+"""How an optimiser is made: its signature, its replicas, and workers that begin alike."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cser_bench.algorithms.core.checks import are_apart, check_agreement, equalise_
+from cser_bench.algorithms.core.compressors import Compressor, Draw, digest_of_draws
+from cser_bench.algorithms.core.facts import MethodFacts
+from cser_bench.algorithms.core.finite import FiniteWatch
+from cser_bench.algorithms.core.local_step import REQUIRED, local_step_named
+from cser_bench.algorithms.core.replica import Replica, described
+from cser_bench.algorithms.core.same_parameters import (
+    REMEDY,
+    check_order,
+    parameters_in_words,
+    rest_in_words,
+)
+from cser_bench.algorithms.core.settings import (
+    DEFAULT,
+    RANGES,
+    check_has_momentum,
+    check_no_settings,
+    check_options,
+)
+
+
+def signature_of(base: type[MethodFacts], method: type[MethodFacts]) -> inspect.Signature:
+    """Return the constructor's: the arguments that all methods have, and the method's settings.
+
+    Args:
+        base: the class that annotates the arguments of all methods.
+    """
+    arguments: dict[str, tuple[Any, Any]] = {}
+    for key, hint in inspect.get_annotations(base).items():
+        arguments[key] = (getattr(base, key, REQUIRED), hint.type)
+    for key, setting in method.declared.items():
+        arguments[key] = (setting.default, setting.declared)
+    parameters = []
+    for key, (default, hint) in arguments.items():
+        parameter = inspect.Parameter(
+            key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+        )
+        if key == "params":
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            parameter = parameter.replace(kind=kind, default=REQUIRED)
+        parameters.append(parameter)
+    return inspect.Signature(parameters)
+
+
+def advice_for(method: type[MethodFacts]) -> str:
+    """Say which settings to write where they are not chosen by traffic."""
+    begin = re.search(r"Begin with `([^`]+)`", inspect.getdoc(method) or "")
+    return f"write {begin[1]}" if begin else "give its settings themselves"
+
+
+def check_groups(method: MethodFacts) -> None:
+    """Raise ValueError where a group holds what is no number of a group."""
+    settings = inspect.signature(type(method)).parameters.keys()
+    check_no_settings(method.param_groups, settings - {"params", *RANGES})
+    check_options(method.param_groups, method.local_step)
+    if method.local_step == DEFAULT:
+        check_has_momentum(method, method.param_groups)
+
+
+def replica_of(
+    method: MethodFacts,
+    dtype: torch.dtype,
+    first: torch.dtype,
+    communication_dtype: torch.dtype | None,
+    watch: FiniteWatch,
+) -> Replica:
+    """Return the replica of the parameters of one type.
+
+    Other types than the first have draws of their own, and nothing is sent early for them.
+    """
+    groups = []
+    for group in method.param_groups:
+        groups.append([parameter for parameter in group["params"] if parameter.dtype == dtype])
+    collectives = method.collectives
+    seed = method.seed
+    if dtype != first:
+        collectives = collectives.without_overlap()
+        # Independent of the first dtype's draws, and equal on all workers.
+        seed = Draw(seed, 0, str(dtype)).key()
+    return Replica(
+        method, groups, collectives, seed, communication_dtype, watch, is_first=dtype == first
+    )
+
+
+def check_compressors(method: MethodFacts, replica: Replica) -> None:
+    """Raise ValueError where a compressor that was given cannot work."""
+    for key, setting in method.declared.items():
+        value = getattr(method, key)
+        # An optional compressor may be None.
+        is_left_out = value is None and setting.admits(type(None))
+        if setting.admits(Compressor) and not is_left_out:
+            replica.check_compressor(key, value)
+
+
+def make_equal(method: MethodFacts, replicas: Sequence[Replica], model: nn.Module | None) -> None:
+    """Compare the workers' optimisers, and send worker 0's parameters to all."""
+    if method.collectives.world_size == 1:
+        return
+    if are_apart(method.collectives):
+        _compare_methods(method, replicas, model)
+    send_first_workers(method, replicas, model)
+
+
+def send_first_workers(
+    method: MethodFacts, replicas: Sequence[Replica], model: nn.Module | None
+) -> None:
+    """Send worker 0's parameters to all workers, and the rest of the model."""
+    for replica in replicas:
+        equalise_(method.collectives, replica.flat, method.param_groups, model)
+        # The rest of the model belongs to no type, and is sent once.
+        model = None
+
+
+def _compare_methods(
+    method: MethodFacts, replicas: Sequence[Replica], model: nn.Module | None
+) -> None:
+    """Compare parameters, numbers and settings, which must be equal on all workers."""
+    collectives = method.collectives
+    groups = method.param_groups
+    first, *others = replicas
+    flats = [replica.flat for replica in replicas]
+    keys = local_step_named(method.local_step).numbers
+    numbers = []
+    for group in groups:
+        numbers.append([np.asarray(group[key], float).tolist() for key in keys])
+    parameters = parameters_in_words(flats, groups, model)
+    rest = rest_in_words(model, groups)
+    fields = {
+        "method": method.name,
+        "seed": method.seed,
+        **parameters,
+        f"{', '.join(keys)} of each group": numbers,
+        "frozen parameters": first.flat.frozen,
+        "overlap": collectives.early is not None,
+        "skip_nonfinite": method.skip_nonfinite,
+        "what numpy draws from one seed": digest_of_draws(),
+        "frozen parameters of other types": [replica.flat.frozen for replica in others],
+        **described(first.chosen),
+        **rest,
+    }
+    check_agreement(collectives, fields, dict.fromkeys([*parameters, *rest], REMEDY))
+    check_order(collectives, flats)
