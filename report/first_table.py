@@ -1,4 +1,4 @@
-"""README's two tables: methods on images and on text, with what a step is worth and what it must be worth.
+"""README's tables: methods on images and on text, with what a step is worth and what it must be worth.
 
 first_table.toml says which shipped runs stand for a method. What a step must be worth is emulated at
 this very setting, or modelled from what these very runs sent, so that no cell mixes two settings.
@@ -71,11 +71,13 @@ class Line(Record):
 class Table(Record):
     """A table of first_table.toml.
 
-    advice: the network, as `advise` calls it, whose methods these are.
+    page: the page that has it, from README's folder; README itself where empty.
+    advice: the network, as `advise` calls it, whose methods these are; empty where it has none.
     """
 
     name: str
-    advice: str
+    page: str = ""
+    advice: str = ""
     unit: str
     networks: list[str]
     rows: list[Line] = Field(min_length=1)
