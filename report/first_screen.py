@@ -1,4 +1,4 @@
-"""What README shows of the records: its two tables and its picture."""
+"""What README and the guide show of the records: tables, and README's picture."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FIGURE = Path("docs/figures/efficiency.png")
 
 
 def write_first_screen(readme: Path) -> None:
-    """Write the tables between README's marks, and the picture beside the documents.
+    """Write the tables between their pages' marks, and the picture beside the documents.
 
     Raises:
-        UsageError: README lacks the marks of a table.
-        OSError: README or the picture cannot be written.
+        UsageError: a page lacks the marks of a table.
+        OSError: a page or the picture cannot be written.
     """
-    text = readme.read_text()
     for table in tables():
-        text = with_table(text, table, str(readme))
-    write_text_atomically(readme, text, durable=False)
+        page = readme.parent / table.page if table.page else readme
+        text = with_table(page.read_text(), table, str(page))
+        write_text_atomically(page, text, durable=False)
     save(efficiency_figure(), readme.parent / FIGURE)
 
 

@@ -1,4 +1,4 @@
-"""README's two tables: methods on images and on text, with what a step is worth and what it must be worth.
+"""README's tables: methods on images and on text, with what a step is worth and what it must be worth.
 
 first_table.toml says which shipped runs stand for a method. What a step must be worth is emulated at
 this very setting, or modelled from what these very runs sent, so that no cell mixes two settings.
@@ -39,8 +39,11 @@ from cser_bench.report.wording import NONE, rate, traffic
 
 TABLES = Path(__file__).with_suffix(".toml")
 
-SESSIONS = SHIPPED / "scored_speedups"
-"""Emulated sessions on ResNet-50, by which a V100's memory is known too."""
+SESSIONS = tuple(sorted((SHIPPED / "scored_speedups").glob("table-*.json")))
+"""Emulated sessions of the settings of the table on images, on ResNet-50 and V100s."""
+
+HOOKS = {"powersgd": "ddp_powersgd"}
+"""What is timed for a stacked method: the hook of PyTorch that computes the same."""
 
 PREDICTIONS = SHIPPED / "statistics" / "dictionary_means.csv"
 """Efficiencies of GPTs on a dictionary, which predict those of another text."""
@@ -56,7 +59,6 @@ class Line(Record):
 
     predicted: its row in `PREDICTIONS`.
     setting_of: a run elsewhere that has its setting, where it was run on no network here.
-    timed: the method that the emulated sessions timed at this very setting.
     """
 
     label: str
@@ -64,17 +66,18 @@ class Line(Record):
     runs: list[str]
     predicted: str = ""
     setting_of: str = ""
-    timed: str = ""
 
 
 class Table(Record):
     """A table of first_table.toml.
 
-    advice: the network, as `advise` calls it, whose methods these are.
+    page: the page that has it, from README's folder; README itself where empty.
+    advice: the network, as `advise` calls it, whose methods these are; empty where it has none.
     """
 
     name: str
-    advice: str
+    page: str = ""
+    advice: str = ""
     unit: str
     networks: list[str]
     rows: list[Line] = Field(min_length=1)
@@ -217,7 +220,7 @@ def _encoding_seconds(algorithm: str, settings: dict[str, Any]) -> float:
         period=1,
         messages=[],
     )
-    workload = read_record(SESSIONS / "scored-1.json", Timing).workload
+    workload = timed_sessions()[0].workload
     measured = read_optional(TIMES, EncodingTimes)
     found = encoding_of(timed, workload, RESNET50.num_workers, measured)
     return math.nan if found is None else found.seconds
@@ -244,7 +247,7 @@ def table_frame(table: Table) -> pd.DataFrame:
             cells["predicted"] = _predicted(line)
         for network, run in zip(table.networks, runs, strict=True):
             cells[network] = NOT_RUN if run is None else run.efficiency
-        cells |= _needed(line, shown)
+        cells |= _needed(shown)
         cells["drop"] = NOT_RUN if runs[0] is None else runs[0].drop
         lines.append(cells)
     unknown = [table.networks[place] for place in _without_curve(table)]
@@ -275,21 +278,20 @@ def _typed(line: Line, known: Known) -> str:
     return f"`{', '.join(words)}`" if words else NONE
 
 
-def _needed(line: Line, known: Known) -> dict[str, str]:
-    """Return what a row's step must be worth to tie with the hook's, encoding included.
-
-    Emulated where this very setting was timed, else modelled.
-    """
+def _needed(known: Known) -> dict[str, str]:
+    """Return what a row's step must be worth to tie with the hook's, encoding included."""
     cells = {}
     for bandwidth in NEEDED_AT:
-        needed = _need(line, known, bandwidth)
+        needed = _need(known, bandwidth)
         cells[f"needs at {rate(bandwidth)}"] = NONE if math.isnan(needed) else f"{needed:.2f}"
     return cells
 
 
-def _need(line: Line, known: Known, bandwidth: float) -> float:
-    if line.timed:
-        return _emulated_need(line.timed, bandwidth)
+def _need(known: Known, bandwidth: float) -> float:
+    """Return the needed efficiency: emulated where this very setting was timed, else modelled."""
+    timed = timed_as(known.row)
+    if timed is not None:
+        return _emulated_need(timed.name, bandwidth)
     job = replace(RESNET50, bits_per_second=bandwidth)
     return needed_efficiency(
         known.step_seconds(job),
@@ -305,7 +307,28 @@ def _emulated_need(method: str, bandwidth: float) -> float:
     return float(needs.loc[is_it, "needed_fp16_encoded"].iloc[0])
 
 
+def timed_as(row: Row) -> TimedMethod | None:
+    """Return the timed method that has a row's setting; None where no session has it.
+
+    SGD is timed as DDP, and what a hook of PyTorch computes as the hook.
+    """
+    algorithm = HOOKS.get(row.algorithm, row.algorithm)
+    if row.algorithm == "sgd":
+        algorithm = FP16 if row.wire == "fp16" else FP32
+    for session in timed_sessions():
+        for method in session.methods:
+            if (method.algorithm, method.settings) == (algorithm, row.settings):
+                return method
+    return None
+
+
+@cache
+def timed_sessions() -> tuple[Timing, ...]:
+    """Return the records of `SESSIONS`."""
+    return tuple(read_record(path, Timing) for path in SESSIONS)
+
+
 @cache
 def emulated_needs() -> pd.DataFrame:
-    """Return `needed_frame` of the sessions that timed what experiments score."""
-    return needed_frame([read_record(path, Timing) for path in sorted(SESSIONS.glob("*.json"))])
+    """Return `needed_frame` of the sessions of the table's settings."""
+    return needed_frame(timed_sessions())

@@ -204,8 +204,8 @@ def table_methods(results: Path, experiment: str) -> dict[str, TimedMethod]:
     """List the rows of a table of methods as a user would run them, each once.
 
     What DDP or a hook of PyTorch computes is timed as DDP or the hook, which send during the
-    backward pass; our own form of it is left out. tests/algorithms/test_hooks.py shows that the
-    two are equal to rounding.
+    backward pass; our own form of it is left out, and so is no communication.
+    tests/algorithms/test_hooks.py shows that the two forms are equal to rounding.
 
     Args:
         results: as in `scored_methods`.
@@ -213,6 +213,8 @@ def table_methods(results: Path, experiment: str) -> dict[str, TimedMethod]:
     # As early as each can send, which changes no result: every method in its fastest form.
     timed = scored_methods(results, [experiment], overlap=True)
     del timed["sgd"]
+    # Its step is the passes alone, on any link.
+    del timed["alone"]
     own = timed.pop("powersgd")
     hook = timed["ddp_powersgd_1"]
     if own.settings != hook.settings:

@@ -31,8 +31,9 @@ def advice(job: TrainingJob, network: str, collection: Collection, shows_all: bo
     measured = measured_in(collection.folders)
     experiments = experiments_on(network, collection, measured)
     methods = methods_run(experiments)
-    lines = needed_lines(job, methods, efficiencies_of(measured))
-    names = {} if shows_all else names_by_key(network)
+    known_names = names_by_key(network)
+    lines = needed_lines(job, methods, efficiencies_of(measured), known_names)
+    names = {} if shows_all else known_names
     shown = [line for line in lines if not names or line.method is None or line.key in names]
     near = [line for line in shown if _is_near(line, job)]
     context = {

@@ -5,8 +5,9 @@ Step times are modelled from what each row of an experiment sent (report/speed/j
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from cser_bench.harness.measures.steps import link_models
 from cser_bench.report.advice.measured import Efficiency, nearest
@@ -88,9 +89,16 @@ def traffic_share(sendings: Sequence[Sending], num_workers: int) -> float:
 
 
 def needed_lines(
-    job: TrainingJob, methods: Sequence[Method], efficiencies: Sequence[Efficiency]
+    job: TrainingJob,
+    methods: Sequence[Method],
+    efficiencies: Sequence[Efficiency],
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Line]:
-    """Return DDP, its fp16 hook and methods, the one whose steps may be worth least first."""
+    """Return DDP, its fp16 hook and methods, the one whose steps may be worth least first.
+
+    Args:
+        names: as in `nearest`.
+    """
     ddp = ddp_seconds(job, 4)
     hook = ddp_seconds(job, 2)
     lines = [Line(DDP, NONE, 1.0, ddp, hook, ddp)]
@@ -106,7 +114,7 @@ def needed_lines(
             seconds=seconds,
             hook_seconds=hook,
             ddp_seconds=ddp,
-            efficiency=nearest(efficiencies, method.key, job),
+            efficiency=nearest(efficiencies, method.key, job, names),
             method=method,
         )
         lines.append(line)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cser_bench.harness.records.experiment import Experiment, read_experiment
@@ -145,13 +146,23 @@ def _network(experiment: Experiment) -> str:
     return experiment.evidence.network.removeprefix("a ").removeprefix("an ")
 
 
-def nearest(efficiencies: Sequence[Efficiency], key: str, job: TrainingJob) -> Efficiency | None:
+def nearest(
+    efficiencies: Sequence[Efficiency],
+    key: str,
+    job: TrainingJob,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> Efficiency | None:
     """Return the efficiency of a method and setting that was measured nearest to a job.
 
     None where there is none. One without a number stands only where no other does; of two as near
     the one of the most runs counts.
+
+    Args:
+        names: of keys that are one method under several algorithms' names, as M-CSER with a first
+            stage alone is M-CSER-PL.
     """
-    of_method = [efficiency for efficiency in efficiencies if efficiency.key == key]
+    name = names.get(key, key)
+    of_method = [each for each in efficiencies if names.get(each.key, each.key) == name]
 
     def place(efficiency: Efficiency) -> tuple[bool, float, int]:
         return not efficiency.is_number, efficiency.distance(job), -int(efficiency.line["num_runs"])

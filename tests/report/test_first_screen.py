@@ -12,11 +12,8 @@ import torch
 from cser_bench.algorithms import DistributedOptimizer, QSparseLocalSGD, SoloCollectives
 from cser_bench.algorithms.registry import methods
 from cser_bench.harness.errors import UsageError
-from cser_bench.harness.records.store import read_record
-from cser_bench.harness.records.timings import Timing
 from cser_bench.report.first_screen import FIGURE, table_text, with_table
 from cser_bench.report.first_table import (
-    SESSIONS,
     Line,
     Table,
     emulated_needs,
@@ -25,6 +22,7 @@ from cser_bench.report.first_table import (
     panels,
     table_frame,
     tables,
+    timed_as,
 )
 from cser_bench.report.setting import setting_in_short
 from cser_bench.report.speed.job import RESNET50, ddp_seconds
@@ -79,9 +77,9 @@ def test_advice_has_the_names_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize("table", tables(), ids=name_of)
-def test_readme_has_the_tables_of_the_records(table: Table) -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert with_table(readme, table, "README.md") == readme, f"run {AGAIN}"
+def test_pages_have_the_tables_of_the_records(table: Table) -> None:
+    page = (ROOT / (table.page or "README.md")).read_text()
+    assert with_table(page, table, table.page) == page, f"run {AGAIN}"
 
 
 def test_a_page_without_the_marks_is_refused() -> None:
@@ -148,13 +146,14 @@ def test_at_25_gbits_no_method_has_clearly_more_than_was_emulated() -> None:
     assert max(lows) < least, "no interval lies above"
 
 
-@pytest.mark.parametrize(("table", "line"), LINES, ids=name_of)
-def test_what_was_timed_has_the_setting_of_the_line(table: Table, line: Line) -> None:
-    if not line.timed or line.timed in ("ddp", "ddp_fp16"):
-        return
-    sessions = [read_record(path, Timing) for path in SESSIONS.glob("*.json")]
-    timed = {method.name: method.settings for one in sessions for method in one.methods}
-    assert timed[line.timed] == known_of(line.runs[0]).row.settings
+@pytest.mark.parametrize("line", tables()[0].rows[:-1], ids=lambda line: line.label)
+def test_each_line_on_images_is_scored_and_timed_at_one_setting(line: Line) -> None:
+    runs = [known_of(run).row for run in line.runs if run]
+    timed = [timed_as(row) for row in runs]
+    assert timed[0] is not None, "what it needs is emulated"
+    scored = {"sgd": {}}.get(runs[0].algorithm, runs[0].settings)
+    assert timed[0].settings == scored
+    assert f"table_cnn/{runs[0].row}" in timed[0].rows
 
 
 def test_the_findings_on_text_are_those_of_the_table() -> None:

@@ -252,11 +252,11 @@ def test_the_first_table_is_timed_at_its_settings_and_hooks_stand_for_what_equal
     timed = table_methods(RESULTS, "table_cnn")
     of_rows = {row: method for method in timed.values() for row in method.rows}
     for run in plan_experiment("table_cnn", RESULTS).runs:
-        if "@" in run.row:
+        if "@" in run.row or run.row == "alone":
             continue
         method = of_rows[f"table_cnn/{run.row}"]
         hook = {"sgd": "ddp", "fp16": "ddp_fp16", "powersgd": "ddp_powersgd"}.get(run.row)
         assert method.algorithm == (hook or run.config.algorithm)
         assert method.settings == run.config.settings
-    assert len(of_rows) == len(timed) == 10
+    assert len(of_rows) == len(timed) == 9
     assert all(method.overlap for method in timed.values())
