@@ -119,8 +119,7 @@ class Times:
 
     def ratio_needed(self, gbits: float) -> str:
         """Return how many times less DDP must send for a step at most 10 % longer than its passes."""
-        frame = comparisons.needed_ratios_frame(self._model, [1e9 * gbits])
-        ratio = float(frame["ratio"].iloc[0])
+        ratio = comparisons.needed_ratio_at(self._model, 1e9 * gbits)
         if math.isnan(ratio):
             raise UsageError(f"no ratio is enough at {gbits} Gb/s")
         return f"{ratio:.3g}"
@@ -130,8 +129,7 @@ class Times:
 
         def beyond(log_bits: float) -> float:
             """Return how far the needed ratio is above that one, by its logarithm."""
-            frame = comparisons.needed_ratios_frame(self._model, [math.exp(log_bits)])
-            needed = float(frame["ratio"].iloc[0])
+            needed = comparisons.needed_ratio_at(self._model, math.exp(log_bits))
             # Where no ratio is enough, one far above, so that the root is bracketed.
             return math.log(1e6 if math.isnan(needed) else needed) - math.log(ratio)
 
