@@ -16,12 +16,7 @@ import pytest
 from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.store import RecordError
 from cser_bench.report.render import markdown_of
-from cser_bench.report.speed.comparisons import (
-    HEADLINES,
-    headline_marks,
-    needed_ratio_at,
-    speedup,
-)
+from cser_bench.report.speed.comparisons import HEADLINES, headline_marks, needed_ratio_at, speedup
 from cser_bench.report.speed.report import build_speed_report, contents
 from cser_bench.report.speed.timed import experiments_beside, scored_steps_frame
 from cser_bench.report.speed.workload_model import SpeedStudy, codec_bytes, read_study
