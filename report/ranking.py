@@ -21,7 +21,7 @@ from cser_bench.report.statistics import accuracy_frame
 from cser_bench.report.wording import FORMATS, NONE, Columns, gap_cell, gap_name, short
 
 MOST_ROWS = 62
-"""Of an experiment with more rows than that the other ratios are in the CSV alone."""
+"""Rows up to which an experiment's other ratios have a table; with more they are in the CSV alone."""
 
 STACKED = ("stacked", "threads")
 """Kinds of workers that are parts of one process."""

@@ -42,7 +42,7 @@ NOT_CLAIMED = "inconclusive, not sensitive enough"
 
 
 def assay_frame(frames: Frames) -> pd.DataFrame:
-    """Return the gap between everything sent and a worker alone, at each length.
+    """Return the gap between DDP and no communication, at each length.
 
     First the experiment's own length, then from the longest down. Sizes other than its own are left
     out.
@@ -219,7 +219,7 @@ def _of_several_lengths(lost: pd.DataFrame) -> pd.DataFrame:
 def lost_rows(frames: Frames) -> pd.DataFrame:
     """Return the share of the gap that each row of each length loses.
 
-    0 is as good as all sent, 1 as a worker alone. What loses more than all counts as 1, seed by
+    0 is as good as DDP, 1 as no communication. A drop larger than that counts as 1, seed by
     seed and in the mean, so that both can be compared. Sizes other than the experiment's own are
     left out, and so are lengths that cannot tell.
 

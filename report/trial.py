@@ -33,7 +33,7 @@ GIVEN = "given, not tuned"
 """How many trials a row had whose rate was given."""
 
 LABEL_WIDTH = 28
-"""Of the table's column of labels; longer ones take two lines."""
+"""Width of the table's column of labels; longer labels take two lines."""
 
 POWER = 0.8
 """How often what three seeds can show is to be seen."""

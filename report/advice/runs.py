@@ -17,7 +17,7 @@ from cser_bench.report.speed.job import Sending, sendings_of
 from cser_bench.report.statistics import against_baseline
 
 ROLES: tuple[Role, ...] = ("network", "task", "reference", "search", "loads", "methods", "rivals")
-"""Of experiments whose rows are methods as one would use them, not the subject of a study."""
+"""Usages of experiments whose rows are methods as one would use them, not the subject of a study."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Times:
         cells = self._study.cells
         cells = cells[(cells["workload"] == RESNET50) & (cells["machines"] == machines)]
         cells = cells[(cells["bits_per_second"] / comparisons.AT - 1).abs() < 0.01]
-        # Of several sessions that with the most methods.
+        # The session with the most methods, where there are several.
         session = cells["timing"].value_counts().index[:1]
         seconds = cells[cells["timing"].isin(session)].set_index("method")["seconds"]
         for name in filter(None, (method, over)):

@@ -1,5 +1,4 @@
-"""Of a long vector on the CPU the largest numbers are found by a threshold, and are those of
-`torch.topk`."""
+"""The largest numbers of a long vector on the CPU, found by a threshold, are those of `torch.topk`."""
 
 from __future__ import annotations
 

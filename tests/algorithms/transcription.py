@@ -69,7 +69,7 @@ def updates_of(problem: Problem, momenta: Vectors, xs: Vectors, gradients: Vecto
 
 
 class AdamW:
-    """Of each worker m and v, and t steps; p = eta (lambda x + mhat / (sqrt(vhat) + eps)).
+    """Each worker has m and v, after t steps; p = eta (lambda x + mhat / (sqrt(vhat) + eps)).
 
     Where the first coordinates are matrices, these move by Muon: p = eta (lambda x + 0.2
     sqrt(max(rows, columns)) O(u)) with m <- mu m + (1 - mu) g and u = mu m + (1 - mu) g.
@@ -558,8 +558,8 @@ def top_k(k: int) -> Compress:
 
 
 def quantised_blocks(bits: int, size: int) -> Compress:
-    """Of each block signs (zero's is +) times the mean magnitude, or the nearest of 2^bits - 1
-    multiples of a scale."""
+    """A block becomes its signs (zero's is +) times its mean magnitude, or the nearest of
+    2^bits - 1 multiples of a scale."""
 
     def block(part: Array) -> Array:
         if bits == 1:
@@ -619,8 +619,8 @@ def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> C
 
 
 def chunk_top_k(kept: int, chunk: int, bits: int) -> Compress:
-    """Of each chunk the `kept` largest; together they fall into 2^bits bins, and become the means
-    of their bins.
+    """The `kept` largest of each chunk stay; together they fall into 2^bits bins, and become the
+    means of their bins.
 
     The bins are 6 sigma / 2^bits wide; number 2^bits / 2, counted from 0, has the mean of all in
     its middle. With 32 bits they stay what they are.

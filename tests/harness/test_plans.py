@@ -261,7 +261,7 @@ LONG_STUDIES = [
     for name in STUDIES
     if load_spec(EXPERIMENTS / f"studies/{name}.toml").training.num_epochs == 150
 ]
-"""Of the perceptron at the length of the main experiment."""
+"""Studies of the perceptron at the length of the main experiment."""
 SHIPPED = [name for name in STUDIES if (RESULTS / f"study_{name}_tuning").is_dir()]
 
 

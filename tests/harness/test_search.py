@@ -1,4 +1,4 @@
-"""The search for settings and learning rates, by its rules; and what plans foretell of time, cost
+"""The search for settings and learning rates, by its rules; and what plans predict of time, cost
 and power."""
 
 from __future__ import annotations

@@ -271,7 +271,7 @@ def test_the_nearest_efficiency_of_a_method_counts_and_a_number_before_a_dash() 
 LENGTHS = (590, 840, 1170, 1670, 2340, 3340, 3900, 4680)
 """About T/8, T/5.6, T/4, T/2.8, T/2, T/1.4, T/1.2 and T; whole steps in each of ten epochs."""
 WORTH = 0.5
-"""Of local SGD's steps, as the curve is made up."""
+"""Efficiency of local SGD's steps, as the curve is made up."""
 
 
 def made_curve(results: Path) -> Path:

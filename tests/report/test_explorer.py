@@ -357,8 +357,7 @@ return DATA.models.flatMap(lines);"""
 
 
 def test_step_times_are_the_models(opened: webdriver.Chrome, study: SpeedStudy) -> None:
-    """Of every method of every workload, at rates off the grid and three compute times, within 1
-    %."""
+    """The page's step of every method agrees with the model's within 1 %, off the grid of rates too."""
     rates, slower = [3.3e7, 4.7e8, 1e9, 7.7e9, 1e10, 2.5e10, 1e11], [0.5, 1.0, 3.0]
     shown = opened.execute_script(MODELLED, rates, slower)
     for work, model in study.models.items():

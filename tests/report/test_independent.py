@@ -224,7 +224,7 @@ def test_the_reports_contrasts(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet_regime", "gpt_text"])
 def test_what_rows_sent_is_what_their_runs_counted(name: str) -> None:
-    """By mean, also of a compressor that draws whole tensors and so sends what it happens to."""
+    """On average, also for a compressor that draws whole tensors and so sends what it happens to."""
     folder = RESULTS / "reference" / name
     _, *lines = (folder / "runs.jsonl").read_text().splitlines()
     results = {run["run_id"]: run["result"] for run in map(json.loads, lines)}

@@ -46,7 +46,7 @@ LEAST_APART = 20.0
 """In CIELAB, where about 2 can just be told side by side: these are small marks far apart."""
 
 LEAST_CONTRAST = 4.5
-"""Of a name in its family's colour on white: that of WCAG for text."""
+"""Contrast of a name in its family's colour on white, as WCAG has it for text."""
 
 
 def linear(colour: str) -> Colour:

@@ -41,8 +41,8 @@ def hidden(point: dict[str, Any]) -> list[float]:
     ("seconds_of", "power", "error"),
     [
         (lambda point: point["seconds"], 1, 1e-6),
-        # Of absolute errors the largest message alone, seconds long, would decide, and alpha be
-        # anything.
+        # By absolute errors the largest message, seconds long, would decide alone, and alpha could
+        # be anything.
         (
             lambda point: [
                 seconds * (1 + NOISE.uniform(-0.02, 0.02)) for seconds in point["seconds"]

@@ -283,8 +283,7 @@ def test_a_difference_needs_one_rate_for_both(
 
 
 def test_a_difference_of_rates_is_not_called_better(shipped: Frames) -> None:
-    """Of the shipped experiment, blocks with reset and with feedback: at rates 100 times apart,
-    never run alike."""
+    """M-CSER blocks and EF blocks were run at learning rates 100 times apart, and never alike."""
     verdicts = contrasts_frame(shipped).set_index(["row", "reference"])
     line = verdicts.loc[("mcser_block-96", "ef_block-96")]
     assert line["p_holm"] < 0.001 and line["verdict"] == "not run at equal rate"
