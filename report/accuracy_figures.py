@@ -46,7 +46,7 @@ _MARKERS = "osD^vPX"
 _MARGIN = "#e4efe6"
 """Green of the band within the margin."""
 _LINEAR_UP_TO = 3.0
-"""Points up to which a panel is linear; where a row loses more, losses beyond 1 are drawn by their
+"""Points up to which a panel is linear; where a drop is larger, drops beyond 1 are drawn by their
 logarithm."""
 
 
@@ -162,14 +162,14 @@ def loss_figure(
 def _end(lines: list[dict[Hashable, Any]], factor: int) -> float:
     """Return where the axis ends at the right.
 
-    It ends behind the last interval, but for rows that lose far more than the others.
+    It ends behind the last interval, but for rows whose drop is far larger than the others.
     """
     least = 0.01 * factor
     losses = [-factor * float(line["difference"]) for line in lines]
     losses.sort()
     usual = least
     if losses:
-        # Three quarters of the rows lose less than this one; twice as much is far more.
+        # Three quarters of the drops are smaller than this one; twice as much is far larger.
         place = 3 * (len(losses) - 1) // 4
         usual = 2 * max(losses[place], 0.5 * least)
     end = least

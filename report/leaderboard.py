@@ -28,6 +28,7 @@ from cser_bench.harness.records.tracks import (
     read_track,
 )
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.labels import with_short_labels
 from cser_bench.report.leaderboard_figure import draw_leaderboard
 from cser_bench.report.leaderboard_lines import Gap, Line
 from cser_bench.report.plotting import save
@@ -117,7 +118,7 @@ def read_leaderboard(tracks: Path, name: str) -> Leaderboard:
     """Return the lines of a track's page from the records of its entries."""
     track = read_track(tracks, name)
     root = tracks.absolute().parent
-    frames_of = cache(read_frames)
+    frames_of = cache(lambda folder: with_short_labels(read_frames(folder)))
     baseline = _line(track, track.everything_sent, frames_of, root, None)
     bounds = [baseline]
     for bound in track.bounds:

@@ -14,6 +14,9 @@ from cser_bench.report.wording import factor, gap, milliseconds, rate
 LARGE_RATIO = 64
 """From which on methods are asked whether they differ among themselves at all."""
 
+SCORED = "M-CSER top-k"
+"""The proposed method as it is scored, by label: as the paper has it."""
+
 HEADER_BYTES = 66
 """Bytes of headers of a frame on the link: Ethernet 14, IP 20, TCP 32."""
 
@@ -147,7 +150,7 @@ def _as_scored(scored: pd.DataFrame, baselines: pd.DataFrame) -> list[dict[Any, 
     """Return the steps at `AT` of the proposed method, and of the fastest whose drop is no larger."""
     steps = scored[scored["bits_per_second"] == AT].dropna(subset=["estimate"])
     rivals: Any = baselines[baselines["bits_per_second"] == AT].set_index("method")
-    is_proposed = steps["label"] == "M-CSER"
+    is_proposed = steps["label"] == SCORED
     proposed = steps[is_proposed]
     if DDP not in rivals.index or proposed.empty:
         return []

@@ -20,6 +20,7 @@ import pytest
 from cser_bench.report.explorer.page import experiment_tables, explorer_page
 from cser_bench.report.explorer.steps import scored_models, scored_name, step_models, timings_table
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.labels import with_short_labels
 from cser_bench.report.speed.cost_model import Compute, period_seconds
 from cser_bench.report.speed.workload_model import SpeedStudy, read_study, seconds_at
 
@@ -37,11 +38,12 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-sync"
 )
 WIDTHS = (380, 900, 1600)
+DDP = "DDP (fp32)"
 
 
 @pytest.fixture(scope="module")
 def frames() -> Frames:
-    return read_frames(RESULTS / "reference" / "fashion_mnist_regime")
+    return with_short_labels(read_frames(RESULTS / "reference" / "fashion_mnist_regime"))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +148,7 @@ def test_titles_and_labels_are_texts_and_nothing_else(
 def test_a_point_opens_the_runs_behind_it(opened: webdriver.Chrome, frames: Frames) -> None:
     """With the mouse; closing gives the focus back to where it was."""
     find(opened, "#methods [data-all=true]").click()
-    mark = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER,']")
+    mark = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER top-k,']")
     mark.find_element(By.CSS_SELECTOR, ".halo").click()
     said = details(opened)
     for run in frames.runs[frames.runs["row"] == "mcser-96"].itertuples():
@@ -302,7 +304,7 @@ def test_a_page_opens_on_what_was_found(
     browser: webdriver.Chrome, tmp_path: Path, name: str
 ) -> None:
     """All declared rows are drawn, most of them within the axis, where all lie beyond four margins."""
-    frames = read_frames(RESULTS / "reference" / name)
+    frames = with_short_labels(read_frames(RESULTS / "reference" / name))
     path = tmp_path / "report.html"
     path.write_text(explorer_page(frames))
     look(browser, 1600, dark=False)
@@ -334,11 +336,11 @@ def test_a_plot_is_relative_or_absolute(opened: webdriver.Chrome, frames: Frames
     find(opened, "#methods [data-all=true]").click()
     means = frames.runs.groupby("row")["score"].mean()
     gap = 100 * (means["mcser-96"] - means["sgd"])
-    label = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER,']").get_attribute(
+    label = find(opened, "[data-chart=loss] .mark[aria-label^='M-CSER top-k,']").get_attribute(
         "aria-label"
     )
     assert (
-        f"loses {-gap:.2f} points against SGD" in label
+        f"accuracy drop {-gap:.2f} points against SGD" in label
         and f": {100 * means['mcser-96']:.2f} %" in label
     )
     axis = "[data-chart=loss] text.axis:nth-of-type(1n+2)"
@@ -395,11 +397,11 @@ def test_sliders_move_step_times(opened: webdriver.Chrome) -> None:
         return found
 
     slow, fast = slide("rate", 0.45), slide("rate", 0.95)
-    assert slow["DDP"][0] > 2 * fast["DDP"][0] and slow["DDP"][1] < fast["DDP"][1]
+    assert slow[DDP][0] > 2 * fast[DDP][0] and slow[DDP][1] < fast[DDP][1]
     assert find(opened, "#rate").get_attribute("aria-valuetext") == find(opened, "#rate-text").text
-    assert slide("compute", 0.9)["DDP"][0] > 2 * fast["DDP"][0]
+    assert slide("compute", 0.9)[DDP][0] > 2 * fast[DDP][0]
     find(opened, "#speed-baseline option[value=ddp]").click()
-    assert slide("rate", 0.6)["DDP"][1] == 1
+    assert slide("rate", 0.6)[DDP][1] == 1
 
 
 LABELS = """

@@ -84,10 +84,14 @@ def test_the_first_table_is_of_what_is_scored_and_can_be_looked_up(
     at_10 = steps[steps["bits_per_second"] == 10e9].set_index("method")["seconds"]
     over_ddp = at_10["ddp"] / at_10["mcser-96"]
     over_best = at_10["ddp_powersgd_1"] / at_10["mcser-96"]
-    head = f"| M-CSER | 96 | emulated, without encoding | {over_ddp:.2f}x | {over_best:.2f}x |"
+    head = (
+        f"| M-CSER top-k | 96 | emulated, without encoding | {over_ddp:.2f}x | {over_best:.2f}x |"
+    )
     first_table = text.partition("\n## ")[0]
     assert head in first_table
-    [line] = re.findall(r"^\| DDP, PowerSGD rank 1 \| 187 \| – \|.*$", text, flags=re.MULTILINE)
+    [line] = re.findall(
+        r"^\| DDP \+ PowerSGD hook rank 1 \| 187 \| – \|.*$", text, flags=re.MULTILINE
+    )
     assert f"| {1e3 * at_10['ddp_powersgd_1']:.1f} (" in line
 
 
