@@ -145,9 +145,9 @@ class Times:
         at_rate = (lines["bits_per_second"] / (1e9 * gbits) - 1).abs() < 0.01
         found = lines[at_rate & (lines["method"] == method)]
         if found.empty:
-            known = ", ".join(dict.fromkeys(lines["method"]))
+            names = ", ".join(dict.fromkeys(lines["method"]))
             raise UsageError(
-                f"no step of {method} was timed at {gbits:g} Gb/s; name one of {known}"
+                f"no step of {method} was timed at {gbits:g} Gb/s; name one of {names}"
             )
         return found.iloc[0]
 

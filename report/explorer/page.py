@@ -456,10 +456,10 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name in table.columns[table.notna().any()]:
         values = [_plain(value) for value in table[name].tolist()]
-        known = [value for value in values if value is not None]
-        is_text = all(isinstance(value, str) for value in known)
+        present = [value for value in values if value is not None]
+        is_text = all(isinstance(value, str) for value in present)
         # A table of runs or scores names its few rows in thousands of lines.
-        if is_text and 2 * len(set(known)) < len(values):
+        if is_text and 2 * len(set(present)) < len(values):
             # None gets the code -1, which tables.js reads as null.
             codes, words = pd.factorize(np.array(values, dtype=object))
             columns[str(name)] = {"words": words.tolist(), "codes": codes.tolist()}

@@ -163,14 +163,14 @@ def draw_loss_and_step(
 
     The frontier is joined; its methods are named, and those that all are compared with.
     """
-    known = lines.dropna(subset=["seconds", "estimate"])
-    known = known.assign(
-        colour=[colour_of(name, families) for name in known["algorithm"]],
-        shape=[shape_of(name, families) for name in known["algorithm"]],
+    drawn = lines.dropna(subset=["seconds", "estimate"])
+    drawn = drawn.assign(
+        colour=[colour_of(name, families) for name in drawn["algorithm"]],
+        shape=[shape_of(name, families) for name in drawn["algorithm"]],
     )
-    known = known.assign(drop=-100 * known["estimate"])
-    most = min(MOST_DROP, float(known["drop"].max()) + 0.2)
-    by_rate = list(known.groupby("bits_per_second"))
+    drawn = drawn.assign(drop=-100 * drawn["estimate"])
+    most = min(MOST_DROP, float(drawn["drop"].max()) + 0.2)
+    by_rate = list(drawn.groupby("bits_per_second"))
     with style():
         figure, panels = new_figure(3.1, max(1, len(by_rate)))
         figure.set_layout_engine("constrained", wspace=0.08)

@@ -298,9 +298,9 @@ def _scored_steps(sessions: Sequence[Timing]) -> pd.DataFrame:
 
 
 def _is_on_frontier(lines: pd.DataFrame) -> pd.Series:
-    known = lines.dropna(subset=["seconds", "estimate"])
+    both = lines.dropna(subset=["seconds", "estimate"])
     # The best of equally fast lines comes first, so that the others stay off the frontier.
-    ordered = known.sort_values(["seconds", "estimate"], ascending=[True, False])
+    ordered = both.sort_values(["seconds", "estimate"], ascending=[True, False])
     best = ordered.groupby("bits_per_second")["estimate"].cummax()
     # The best among those that are faster.
     before = best.groupby(ordered["bits_per_second"]).shift(fill_value=-math.inf)
