@@ -64,7 +64,8 @@ def test_the_places_are_those_of_torch_topk(name: str, ratio: int) -> None:
     count = NUMEL // ratio
     expected = numbers.topk(count, sorted=False).indices
     found = places_of_largest(numbers, count)
-    assert found.dtype == expected.dtype and len(found) == count
+    assert found.dtype == expected.dtype
+    assert len(found) == count
     assert torch.equal(found.sort().values, expected.sort().values)
 
 
