@@ -23,7 +23,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 HARNESS := $(RUN) -m harness
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet
-# Of the examples those alone that use no framework: types of others are not complete.
+# Only the examples without a framework: the types of the frameworks are not complete.
 SOURCES := cser_bench examples/plain.py examples/ddp_hook.py examples/nanogpt.py
 RUN_OPTIONS = $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs "$(JOBS)") $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DATA),--data "$(DATA)")
 # At paper scale: a process and a GPU for each worker, or where there are too few GPUs all workers in one process on one.
@@ -232,7 +232,7 @@ export MAKE_VENV
 
 # $(1): what to install, $(2): the stamp. The stamp is written last, and .busy is there while pip is at work: an install
 # that was killed leaves it behind, and the next make starts afresh rather than trust half a package.
-# Of the thousands of modules most are never imported: compiling them all takes longer than the rest.
+# Most of the thousands of modules are never imported: compiling them all takes longer than the rest.
 define install
 	@rm -f $(2)
 	@touch $(VENV)/.busy

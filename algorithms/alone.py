@@ -1,4 +1,4 @@
-"""Each worker alone: it never sends anything, the floor that any method must beat.
+"""No communication: each worker trains alone, the reference that any method must beat.
 
 Source: textbook.
 

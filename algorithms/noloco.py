@@ -14,7 +14,7 @@ group. As Delta + phi = x, the first line is m_i <- mu m_i + alpha (mean(x) - ph
 is sent.
 
 A meeting multiplies what workers differ by, by a factor that follows from the settings
-(`spread_factor`): the root mean square over all draws of who meets whom. Of 8 workers in pairs it
+(`spread_factor`): the root mean square over all draws of groups. For 8 workers in pairs it
 is 0.82 with the paper's alpha = 0.7 and mu = 0.5. With DiLoCo's 0.7 and 0.9 it is 1.035: on that
 average they drift apart without end. Above 1 there is a warning.
 
@@ -115,7 +115,7 @@ class NoLoCo(DistributedOptimizer):
                 f"with outer_lr = {self.outer_lr:g} and outer_momentum = {self.outer_momentum:g} "
                 f"the spread of {self.collectives.world_size} workers in groups of "
                 f"{self.group_size} grows {factor:.3f} times a meeting without end, as a root mean "
-                "square over draws of who meets whom, of which a run sees one; lower "
+                "square over draws of groups, of which a run sees one; lower "
                 "outer_momentum (the paper has 0.5) or outer_lr (0.7)"
             )
 

@@ -31,10 +31,10 @@ SHARE = Fraction(1, 24)
 WORKERS = (2, 4, 8, 16)
 SHOWN_WORKERS = 8
 NUMEL = 491_520
-"""Of a vector so long that messages are hardly rounded up."""
+"""Length of a vector whose messages are hardly rounded up."""
 RANK_1 = {"rank": 1}
 SHAPES = ((32, 1, 3, 3), (32,), (64, 32, 3, 3), (64,), (10, 1600), (10,))
-"""Of a small network, since PowerSGD's traffic depends on shapes."""
+"""Shapes of a small network, since PowerSGD's traffic depends on them."""
 EFFICIENCIES = "table_cnn"
 RATES = (
     "table_cnn",

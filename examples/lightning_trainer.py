@@ -124,7 +124,7 @@ trainer = Trainer(
 )
 batches = DataLoader(samples, 32, shuffle=True), DataLoader(held_out, 200)
 trainer.fit(Classifier(), *batches, ckpt_path=newest_checkpoint(folder))
-# Of the best checkpoint as of the last one the average is tested, by this Trainer or a new one.
+# What is tested is the workers' average, of the best checkpoint as of the last, by this Trainer or a new one.
 [scores] = trainer.test(dataloaders=batches[1], ckpt_path="best", verbose=False)
 if trainer.is_global_zero:
     print(f"best: test loss {scores['test_loss']:.4f}")

@@ -25,7 +25,7 @@ from cser_bench.report.plotting import (
     units_in_one,
     verdict_handles,
 )
-from cser_bench.report.regime import tells
+from cser_bench.report.regime import is_sensitive
 from cser_bench.report.statistics import MORE, contrasts_frame
 from cser_bench.report.wording import amount, gap, traffic
 
@@ -46,7 +46,7 @@ _MARKERS = "osD^vPX"
 _MARGIN = "#e4efe6"
 """Green of the band within the margin."""
 _LINEAR_UP_TO = 3.0
-"""Points up to which a panel is linear; where a row loses more, losses beyond 1 are drawn by their
+"""Points up to which a panel is linear; where a drop is larger, drops beyond 1 are drawn by their
 logarithm."""
 
 
@@ -102,7 +102,7 @@ def with_verdicts(frames: Frames, accuracy: pd.DataFrame) -> pd.DataFrame:
     is_known = accuracy["difference"].notna()
     own = accuracy[accuracy["is_own"] & is_known & ~is_baseline]
     verdicts = {}
-    if tells(frames):
+    if is_sensitive(frames):
         for line in contrasts_frame(frames).to_dict("records"):
             if line["kind"] == "non-inferiority":
                 verdicts[line["row"]] = line["verdict"]
@@ -162,14 +162,14 @@ def loss_figure(
 def _end(lines: list[dict[Hashable, Any]], factor: int) -> float:
     """Return where the axis ends at the right.
 
-    It ends behind the last interval, but for rows that lose far more than the others.
+    It ends behind the last interval, but for rows whose drop is far larger than the others.
     """
     least = 0.01 * factor
     losses = [-factor * float(line["difference"]) for line in lines]
     losses.sort()
     usual = least
     if losses:
-        # Three quarters of the rows lose less than this one; twice as much is far more.
+        # Three quarters of the drops are smaller than this one; twice as much is far larger.
         place = 3 * (len(losses) - 1) // 4
         usual = 2 * max(losses[place], 0.5 * least)
     end = least
@@ -226,11 +226,11 @@ def drawn_methods(accuracy: pd.DataFrame, families: Mapping[str, str]) -> pd.Dat
     They are of the families that have a panel, each method at `LEAST_LOADS` loads or more.
     """
     # Without a load a row has no place on a logarithmic axis.
-    known = accuracy[(accuracy["link_models"] > 0) & accuracy["difference"].notna()]
-    family = known["algorithm"].map(families)
-    known = known[family.isin(PANELS)]
-    num_loads = known.groupby("label")["link_models"].transform("nunique")
-    return known[num_loads >= LEAST_LOADS]
+    drawn = accuracy[(accuracy["link_models"] > 0) & accuracy["difference"].notna()]
+    family = drawn["algorithm"].map(families)
+    drawn = drawn[family.isin(PANELS)]
+    num_loads = drawn.groupby("label")["link_models"].transform("nunique")
+    return drawn[num_loads >= LEAST_LOADS]
 
 
 def link_figure(
@@ -245,15 +245,15 @@ def link_figure(
 
     A family has a panel, with its methods named below it.
     """
-    known = drawn_methods(accuracy, families)
-    family = known["algorithm"].map(families)
+    drawn = drawn_methods(accuracy, families)
+    family = drawn["algorithm"].map(families)
     groups = {}
     for name in PANELS:
-        group = known[family == name]
+        group = drawn[family == name]
         if len(group):
             groups[name] = group
-    low = known["link_models"].min() / 1.6
-    high = known["link_models"].max() * 1.6
+    low = drawn["link_models"].min() / 1.6
+    high = drawn["link_models"].max() * 1.6
     with style():
         figure, panels = new_figure(3.4, len(groups))
         for axes, (name, group) in zip(panels, groups.items(), strict=True):

@@ -32,17 +32,12 @@ from cser_bench.report.hours import draw_hours, gpu_set_ups, hours_frame
 from cser_bench.report.labels import with_short_labels
 from cser_bench.report.provenance_section import ProvenanceSection, provenance_section
 from cser_bench.report.ranking import Ranking, Regime, ranking_of, regime_of
-from cser_bench.report.regime import assay_frame, lost_frame, needs_frame, predictors_frame
+from cser_bench.report.regime import assay_frame
 from cser_bench.report.render import write_report
 from cser_bench.report.sizes import sizes_frame
 from cser_bench.report.statistics import accuracy_frame, contrasts_frame, rates_frame
-from cser_bench.report.tuning_section import (
-    TuningSection,
-    score_format,
-    tuning_frame,
-    tuning_section,
-)
-from cser_bench.report.wording import Columns, gap_name, margin_text
+from cser_bench.report.tuning_section import TuningSection, tuning_frame, tuning_section
+from cser_bench.report.wording import Columns, gap_name, margin_text, score_format, score_unit
 
 
 @dataclass(frozen=True)
@@ -122,15 +117,11 @@ def build_report(frames: Frames, output: Path | None = None, with_pdf: bool = Tr
 
 def tables_of(frames: Frames) -> dict[str, pd.DataFrame]:
     """Return every table of the report, whole and unrounded, by the name of its CSV file."""
-    lost = lost_frame(frames)
     return {
         "accuracy": accuracy_frame(frames),
         "contrasts": contrasts_frame(frames),
         "efficiency": efficiency_frame(frames, curve_frames(frames)),
-        "needs": needs_frame(frames),
         "lengths": assay_frame(frames),
-        "lost": lost,
-        "predictors": predictors_frame(lost),
         "rates": rates_frame(frames),
         "tuning_cost": tuning_frame(frames),
         "sizes": sizes_frame(frames),
@@ -229,7 +220,6 @@ def _figures(
 def _sizes_columns(frames: Frames) -> Columns:
     """Return the columns of the table of sizes and lengths, each with its head and format."""
     metric = frames.metric
-    unit = "%" if metric.is_share else "nats"
     baseline = "baseline"
     if frames.experiment.baseline is not None:
         baseline = str(frames.row(frames.experiment.baseline)["label"])
@@ -238,7 +228,7 @@ def _sizes_columns(frames: Frames) -> Columns:
         "num_parameters": ("parameters", "count"),
         "num_steps": ("steps", "count"),
         "num_runs": ("seeds", "count"),
-        "baseline": (f"{baseline}, {unit}", score_format(frames)),
+        "baseline": (f"{baseline}, {score_unit(metric)}", score_format(metric)),
         "drop": (f"{gap_name(metric)}, {metric.loss_unit} (95 % CI)", "text"),
     }
 
@@ -252,5 +242,5 @@ def _hours_columns(frames: Frames) -> Columns:
         "num_runs": ("runs", "count"),
         "hours": ("hours", "amount"),
         "speed_up": ("speed-up", "amount"),
-        "mean": (frames.metric.score_label, score_format(frames)),
+        "mean": (frames.metric.score_label, score_format(frames.metric)),
     }

@@ -14,7 +14,7 @@ from cser_bench.harness.records.experiment import Prediction
 from cser_bench.report.efficiency import efficiency_frame
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.statistics import rows_by_place
-from cser_bench.report.wording import NONE, Columns, gap_cell
+from cser_bench.report.wording import NONE, Columns, gap_cell, score_format, score_unit
 
 BY_DEFINITION = "1"
 """The efficiency of the baseline itself."""
@@ -46,8 +46,8 @@ def efficiency_section(
         accuracy: as `accuracy_frame` has it. efficiency: as `efficiency_frame` has it.
     """
     own = accuracy.loc[accuracy["is_own"], "row"]
-    known = efficiency[efficiency["row"].isin(own)]
-    if known.empty:
+    of_own = efficiency[efficiency["row"].isin(own)]
+    if of_own.empty:
         return None
     return EfficiencySection(
         curve=_curve_table(frames),
@@ -81,7 +81,7 @@ def efficiency_cell(line: Mapping[Any, Any]) -> str:
     return f"{line['efficiency']:.2f} ({line['low']:.2f} to {line['high']:.2f})"
 
 
-def drop_in_words(line: Mapping[Any, Any], frames: Frames) -> str:
+def drop_cell(line: Mapping[Any, Any], frames: Frames) -> str:
     """Write how much worse than the baseline a row is: positive is worse."""
     ends = (line["difference"], line["difference_low"], line["difference_high"])
     return gap_cell(*ends, frames.metric.loss_unit)
@@ -149,18 +149,14 @@ def _verdict(line: Mapping[Any, Any], predicted: float, tolerance: float) -> str
 
 def curve_columns(frames: Frames, section: EfficiencySection | None) -> Columns:
     """Return the columns of the table of the baseline's lengths."""
-    unit = "%" if frames.metric.is_share else "nats"
+    metric = frames.metric
     columns = {
         "num_steps": ("steps", "count"),
         "learning_rate": ("learning rate", "short"),
         "num_runs": ("runs", "count"),
-        "mean": (f"{frames.metric.score_label}, {unit}", _score_format(frames)),
+        "mean": (f"{metric.score_label}, {score_unit(metric)}", score_format(metric)),
         "test_loss": ("test loss, nats", "loss"),
     }
     if section is not None and not section.has_two_scores:
         del columns["test_loss"]
     return columns
-
-
-def _score_format(frames: Frames) -> str:
-    return "percent" if frames.metric.is_share else "nats"

@@ -22,7 +22,7 @@ from cser_bench.report.speed.needed import needed_efficiency
 from cser_bench.report.wording import rate, traffic
 
 HEIGHT = 2.9
-"""Of the figure, in inches."""
+"""Height of the figure in inches."""
 
 LOOKS = {
     "EF 4-bit": ("#C23B00", "s"),

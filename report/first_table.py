@@ -21,7 +21,7 @@ from cser_bench.harness.records.shipped import SHIPPED, shipped_experiments
 from cser_bench.harness.records.store import Record, read_optional, read_record
 from cser_bench.harness.records.timings import EncodingTimes, TimedMethod, Timing
 from cser_bench.report.efficiency import efficiency_frame
-from cser_bench.report.efficiency_section import curve_frames, drop_in_words, efficiency_cell
+from cser_bench.report.efficiency_section import curve_frames, drop_cell, efficiency_cell
 from cser_bench.report.frame import Frames, read_frames
 from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.encoding import TIMES, encoding_of
@@ -177,7 +177,7 @@ def known_of(run: str) -> Known:
     return Known(
         row=row,
         traffic=link_models[name] / link_models[baseline],
-        drop=NONE if name == baseline else drop_in_words(accuracy.loc[name].to_dict(), frames),
+        drop=NONE if name == baseline else drop_cell(accuracy.loc[name].to_dict(), frames),
         efficiency="1" if name == baseline else efficiency_cell(efficiency),
         estimate=efficiency["efficiency"] if is_number else math.nan,
         low=efficiency["low"] if is_number else math.nan,

@@ -6,9 +6,12 @@ settings already, and no name holds a comma.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from cser_bench.harness.records.experiment import Row
+from cser_bench.harness.records.timings import TimedMethod
 from cser_bench.report.frame import Frames
 
 METHODS = {
@@ -69,6 +72,23 @@ METHODS = {
 }
 """What is printed for a label of a record; others stay but for the endings below."""
 
+TIMED = {
+    "SGD, one all-reduce": "SGD with one all-reduce",
+    "DDP": "DDP (fp32)",
+    "DDP, no overlap": "DDP (fp32) without overlap",
+    "DDP, fp16": "DDP + fp16 hook",
+    "DDP, fp16, no overlap": "DDP + fp16 hook without overlap",
+    "DDP, PowerSGD rank 1": "DDP + PowerSGD hook rank 1",
+    "DDP, PowerSGD rank 2": "DDP + PowerSGD hook rank 2",
+    "DDP, PowerSGD rank 4": "DDP + PowerSGD hook rank 4",
+    "PowerSGD rank 2, two messages": "PowerSGD rank 2 in two messages",
+    "EF-SGD, 8 bits in two stages": "EF 8-bit",
+}
+"""What is printed for a timed method whose label no row of an experiment has."""
+
+TIMED_ENDINGS = (", ratio ", ", overlapped", ", waiting")
+"""Where a timed method's label says more than the method, from there on."""
+
 ENDINGS = {
     ", tail of 5 %": " + 5 % tail",
     ", tail of 25 %": " + 25 % tail",
@@ -110,13 +130,24 @@ def short_label(row: Row) -> str:
         # Before the rest is looked up: "M-CSER, tail of 5 %" is M-CSER with a tail.
         if ending in label:
             head, _, rest = label.partition(ending)
-            return f"{_method(head, row)}{words}{rest}"
-    return _method(label, row)
+            return f"{_method(head, row.settings)}{words}{rest}"
+    return _method(label, row.settings)
 
 
-def _method(label: str, row: Row) -> str:
+def timed_label(method: TimedMethod) -> str:
+    """Return the name of a timed method as reports print it."""
+    if method.label in TIMED:
+        return TIMED[method.label]
+    for ending in TIMED_ENDINGS:
+        if ending in method.label:
+            head, _, rest = method.label.partition(ending)
+            return f"{_method(head, method.settings)}{ending.removeprefix(',')}{rest}"
+    return _method(method.label, method.settings)
+
+
+def _method(label: str, settings: Mapping[str, Any]) -> str:
     if label == "M-CSER":
-        error = row.settings.get("error_compressor", {}).get("kind")
+        error = settings.get("error_compressor", {}).get("kind")
         return f"M-CSER {_ERRORS[error]}" if error in _ERRORS else label
     return METHODS.get(label, label.replace(", ", " "))
 

@@ -1,10 +1,11 @@
-"""The page of an open track: its records, then all entries by class of load.
+"""The page of an open track: its records, all entries by class, and what they cost.
 
 All numbers come from the entries' records, so that the same entries give the same bytes.
 """
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 from scipy import special
 
 from cser_bench.harness.errors import UsageError
@@ -28,11 +28,19 @@ from cser_bench.harness.records.tracks import (
     read_track,
 )
 from cser_bench.report.frame import Frames, read_frames
+from cser_bench.report.labels import with_short_labels
+from cser_bench.report.leaderboard_figure import draw_leaderboard
+from cser_bench.report.leaderboard_lines import Gap, Line
+from cser_bench.report.plotting import save
 from cser_bench.report.render import markdown_of
 from cser_bench.report.speed.job import TrainingJob, method_seconds, sendings_of
-from cser_bench.report.statistics import COVERAGE, Difference, unpaired
+from cser_bench.report.statistics import COVERAGE, unpaired
 
 PAGE = "README.md"
+PICTURE = Path("figures", "gap_over_traffic.png")
+"""The page and its picture, in a track's folder."""
+
+OTHER_FAMILY = "other"
 
 BENCH = Path("results", "bench", "bench.xml")
 """What `make bench` writes of methods' own arithmetic, from the folder above the tracks."""
@@ -43,50 +51,8 @@ brackets."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row of the page's tables: an entry or a bound.
-
-    Attributes:
-        scores: negative losses in nats, a seed each.
-        lost: everything sent minus this, in nats.
-        payload_bits, link_bits: of one worker, or of its link, in a run.
-        arithmetic: the method's own, in steps of AdamW; None where not measured.
-        seconds: of a step by the cost model, a link each.
-        num_trials: None where the rate was given.
-    """
-
-    name: str
-    label: str
-    entry: Entry | None
-    scores: np.ndarray
-    lost: Difference
-    local_step: str
-    learning_rate: float
-    num_trials: int | None
-    models_sent: float
-    link_models: float
-    payload_bits: float
-    link_bits: float
-    num_collectives: int
-    peak_models: float
-    arithmetic: float | None
-    seconds: list[float]
-
-    @property
-    def mean_loss(self) -> float:
-        """In nats."""
-        return -math.fsum(self.scores) / len(self.scores)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The two-sided interval of what it loses, in nats."""
-        low, high = self.lost.interval(COVERAGE)
-        return -high, -low
-
-
-@dataclass(frozen=True)
 class ClassLines:
-    """The entries of a class of load, best first, and the record of what fits the class.
+    """The entries of a class, best first, and the record of what fits the class.
 
     Attributes:
         record: may be of a smaller class, whose entries fit this one too; None before any entry.
@@ -101,42 +67,81 @@ class ClassLines:
     to_beat: float | None
 
 
+@dataclass(frozen=True)
+class Leaderboard:
+    """A track with the lines of its page.
+
+    Attributes:
+        entries: that no re-run contradicts.
+        bounds: what entries are compared with, the baseline first.
+        usual: author and day of most entries, which the page says once; None without entries.
+    """
+
+    name: str
+    track: Track
+    entries: list[Line]
+    contradicted: list[Line]
+    bounds: list[Line]
+    usual: tuple[str, str] | None
+
+    @property
+    def baseline(self) -> Line:
+        """What loss gaps and traffic are measured against."""
+        return self.bounds[0]
+
+    @property
+    def num_reruns(self) -> int:
+        """How often an entry was run again by somebody."""
+        lines = [*self.entries, *self.contradicted]
+        return sum(len(line.entry.reruns) for line in lines if line.entry is not None)
+
+
 def build_leaderboard(tracks: Path, name: str) -> Path:
-    """Write the page of a track, and return its path.
+    """Write the page of a track and its picture, and return the page's path.
 
     Raises UsageError: there is no such track; RecordError: an entry's records are damaged.
     """
     path = tracks / name / PAGE
-    write_text_atomically(path, leaderboard_text(tracks, name), durable=False)
+    board = read_leaderboard(tracks, name)
+    if board.entries:
+        save(draw_leaderboard(board.entries, board.bounds), path.parent / PICTURE)
+    write_text_atomically(path, page_of(board, tracks), durable=False)
     return path
 
 
 def leaderboard_text(tracks: Path, name: str) -> str:
     """Return the page of a track in Markdown."""
+    return page_of(read_leaderboard(tracks, name), tracks)
+
+
+def read_leaderboard(tracks: Path, name: str) -> Leaderboard:
+    """Return the lines of a track's page from the records of its entries."""
     track = read_track(tracks, name)
-    entries = read_entries(tracks, name)
     root = tracks.absolute().parent
-    frames_of = cache(read_frames)
+    frames_of = cache(lambda folder: with_short_labels(read_frames(folder)))
     baseline = _line(track, track.everything_sent, frames_of, root, None)
     bounds = [baseline]
     for bound in track.bounds:
         bounds.append(_line(track, bound, frames_of, root, baseline))
     lines: list[Line] = []
     contradicted: list[Line] = []
-    for entry in entries:
+    counted: Counter[tuple[str, str]] = Counter()
+    for entry in read_entries(tracks, name):
         line = _entry_line(track, entry, frames_of, root, baseline)
         (contradicted if entry.is_contradicted else lines).append(line)
-    classes = [_class_lines(track, load, lines) for load in track.classes]
+        counted[entry.about.author, entry.about.entered] += 1
+    usual = counted.most_common(1)[0][0] if counted else None
+    return Leaderboard(name, track, lines, contradicted, bounds, usual)
+
+
+def page_of(board: Leaderboard, tracks: Path) -> str:
+    """Return the page in Markdown; its links are relative to the track's folder."""
+    folder = (tracks / board.name).absolute()
     context = {
-        "name": name,
-        "track": track,
-        "classes": classes,
-        "bounds": bounds,
-        "baseline": baseline,
-        "contradicted": contradicted,
-        "num_entries": len(entries),
-        "num_reruns": sum(len(entry.reruns) for entry in entries),
-        "own_link": lambda path: os.path.relpath(path, (tracks / name).absolute()),
+        "board": board,
+        "classes": [_class_lines(board.track, load, board.entries) for load in board.track.classes],
+        "own_link": lambda path: os.path.relpath(path, folder),
+        "picture": PICTURE,
         "pack": PACK,
     }
     return markdown_of("leaderboard.md.j2", context)
@@ -216,23 +221,25 @@ def _line_of(
     # By loss whatever their experiment is scored by: the track is.
     is_done = (frames.runs["row"] == row_name) & (frames.runs["status"] == "done")
     scores = -frames.runs[is_done].sort_values("seed")["test_loss"].to_numpy(dtype=float)
-    model_bits = 32 * int(row["num_parameters"])
+    link_models = float(row["link_models"])
     choice = None
     if frames.experiment.tuning is not None:
         choice = frames.experiment.tuning.choices.get(row_name)
+    lead = unpaired(scores, scores if baseline is None else baseline.scores)
+    low, high = lead.interval(COVERAGE)
     return Line(
         name=name,
         label=str(row["label"]),
+        family=frames.experiment.families.get(str(row["algorithm"]), OTHER_FAMILY),
         entry=entry,
         scores=scores,
-        lost=unpaired(scores, scores if baseline is None else baseline.scores),
-        local_step=str(row["local_step"]),
+        # Scores are negative losses, so a lead of a score is a gap of the other sign.
+        gap=Gap(0.0 - lead.estimate, 0.0 - high, 0.0 - low),
         learning_rate=float(row["learning_rate"]),
         num_trials=None if choice is None else choice.num_trials,
-        models_sent=float(row["models_sent"]),
-        link_models=float(row["link_models"]),
-        payload_bits=float(row["models_sent"]) * model_bits,
-        link_bits=float(row["link_models"]) * model_bits,
+        traffic=1.0 if baseline is None else link_models / baseline.link_models,
+        link_models=link_models,
+        link_bits=32 * int(row["num_parameters"]) * link_models,
         num_collectives=_num_collectives(frames, row_name),
         peak_models=float(row["peak_models"]),
         arithmetic=arithmetic,

@@ -44,7 +44,7 @@ OTHER = "#7B4B2A"
 
 SHAPES = {
     "all sent": "P",
-    # No cross: that says of a method that it is shown to lose more than the margin.
+    # No cross: that marks a drop significantly above the margin.
     "bounds": "*",
     "error reset": "o",
     "error feedback": "s",

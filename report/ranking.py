@@ -18,10 +18,18 @@ from cser_bench.report.frame import Frames
 from cser_bench.report.labels import NETWORKS, TASKS
 from cser_bench.report.setting import setting_in_short
 from cser_bench.report.statistics import accuracy_frame
-from cser_bench.report.wording import FORMATS, NONE, Columns, gap_cell, gap_name, short
+from cser_bench.report.wording import (
+    FORMATS,
+    NONE,
+    Columns,
+    gap_cell,
+    gap_name,
+    score_format,
+    short,
+)
 
 MOST_ROWS = 62
-"""Of an experiment with more rows than that the other ratios are in the CSV alone."""
+"""Rows up to which an experiment's other ratios have a table; with more they are in the CSV alone."""
 
 STACKED = ("stacked", "threads")
 """Kinds of workers that are parts of one process."""
@@ -223,7 +231,7 @@ def _setting(setting: str, rate: float | None) -> str:
 def _mean(frames: Frames, line: Mapping[Any, Any]) -> str:
     """Write a mean score with the standard deviation between seeds: "89.55 (0.12)"."""
     is_share = frames.metric.is_share
-    mean = FORMATS["percent" if is_share else "nats"](line["mean"])
+    mean = FORMATS[score_format(frames.metric)](line["mean"])
     deviation = line["deviation"]
     if math.isnan(deviation):
         return mean

@@ -103,7 +103,7 @@ def environment(is_markdown: bool = True) -> Environment:
     templates.filters |= {
         "listed": wording.listed,
         "counted": wording.counted,
-        "in_words": wording.in_words,
+        "number_word": wording.number_word,
         "capitalised": wording.capitalised,
         "gap": wording.gap,
         "table": table,

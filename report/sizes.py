@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from cser_bench.report.efficiency_section import drop_in_words
+from cser_bench.report.efficiency_section import drop_cell
 from cser_bench.report.frame import Frames
 from cser_bench.report.statistics import against_baseline, summary_frame
 
@@ -45,7 +45,7 @@ def sizes_frame(frames: Frames) -> pd.DataFrame:
         "difference_high",
     ]
     frame = pd.DataFrame(lines, columns=columns)
-    drops = [drop_in_words(line, frames) for line in frame.to_dict("records")]
+    drops = [drop_cell(line, frames) for line in frame.to_dict("records")]
     frame["drop"] = pd.Series(drops, dtype=object)
     # Methods in the order of the plan, not of the alphabet.
     place = {label: number for number, label in enumerate(rows["label"].unique())}

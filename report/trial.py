@@ -22,9 +22,9 @@ from cser_bench.report.wording import (
     gap_cell,
     gap_in_prose,
     gap_name,
-    in_words,
     listed,
     nats,
+    number_word,
     percent,
     traffic,
 )
@@ -33,7 +33,7 @@ GIVEN = "given, not tuned"
 """How many trials a row had whose rate was given."""
 
 LABEL_WIDTH = 28
-"""Of the table's column of labels; longer ones take two lines."""
+"""Width of the table's column of labels; longer labels take two lines."""
 
 POWER = 0.8
 """How often what three seeds can show is to be seen."""
@@ -217,7 +217,7 @@ def _power(line: _Line, references: list[_Line], others: list[_Line], metric: Me
         error = deviation * math.sqrt(1 / len(line.scores) + 1 / len(reference.scores))
         shown = gap(-float(quantiles) * error, metric.loss_unit)
         parts.append(f"{shown} {metric.loss_unit} from {reference.label}")
-    runs = in_words(len(line.scores)).capitalize()
+    runs = number_word(len(line.scores)).capitalize()
     return (
         f"{runs} seeds would show a difference of {listed(parts)} in four of five cases, where "
         f"scores differ by {gap(-deviation, metric.loss_unit)} between seeds."

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cser_bench.report.contrasts_section import row_name
 from cser_bench.report.frame import Frames
-from cser_bench.report.wording import FORMATS, count, gap, short, span
+from cser_bench.report.wording import FORMATS, count, gap, score_format, short, span
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def tuning_section(frames: Frames, rates: pd.DataFrame, cost: pd.DataFrame) -> T
     named = frames.experiment.tuning
     return TuningSection(
         rates=table,
-        score_format=score_format(frames),
+        score_format=score_format(frames.metric),
         is_of_test=bool((rates["kind"] == "test").any()),
         num_seeds=int(table["num_runs"].max()) if len(table) else 0,
         experiment=named.experiment if named else None,
@@ -70,11 +70,6 @@ def tuning_section(frames: Frames, rates: pd.DataFrame, cost: pd.DataFrame) -> T
         tuned_places=_tuned_places(frames),
         at_end=cost.loc[cost["num_at_end"] > 0, "label"].tolist(),
     )
-
-
-def score_format(frames: Frames) -> str:
-    """Return the name of the format that scores are written in."""
-    return "percent" if frames.metric.is_share else "nats"
 
 
 def _given_rates(frames: Frames) -> list[str]:
@@ -114,7 +109,7 @@ def _rate_table(frames: Frames, rates: pd.DataFrame) -> pd.DataFrame:
     kind = "held out"
     if (rates["kind"] == "test").any():
         kind = "test"
-    write = FORMATS[score_format(frames)]
+    write = FORMATS[score_format(frames.metric)]
     of_kind = rates[rates["kind"] == kind]
     lines = []
     for row, group in of_kind.groupby("row", sort=False):

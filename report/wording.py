@@ -225,7 +225,7 @@ def capitalised(text: str) -> str:
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-def in_words(number: int) -> str:
+def number_word(number: int) -> str:
     """Write a small number as a word: "two"; a larger one in digits."""
     if 0 <= number < len(NUMBERS):
         return NUMBERS[number]
@@ -296,6 +296,16 @@ def gap_name(metric: Metric) -> str:
     if metric.name == "loss":
         return "loss gap"
     return f"{metric.label} {'drop' if metric.higher_is_better else 'gap'}"
+
+
+def score_format(metric: Metric) -> str:
+    """Return the name of the format that scores are written in."""
+    return "percent" if metric.is_share else "nats"
+
+
+def score_unit(metric: Metric) -> str:
+    """Return the unit of scores in that format."""
+    return "%" if metric.is_share else "nats"
 
 
 NOT_TESTED = "not tested"

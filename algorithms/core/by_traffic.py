@@ -8,7 +8,7 @@ from cser_bench.algorithms.core.traffic import Entry, carried
 from cser_bench.algorithms.core.warn import warn_script
 
 FP16_SHARE = 0.5
-"""Of DDP with PyTorch's fp16 hook, which rounds messages and leaves nothing else out."""
+"""Traffic of DDP with PyTorch's fp16 hook, which rounds messages and leaves nothing else out."""
 NEAR = math.sqrt(2)
 """Factor within which the nearest integer always lies of any number from 1 / sqrt(2) up."""
 LONG = Layout.flat(slice(0, 2**24))

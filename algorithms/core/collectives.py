@@ -209,7 +209,7 @@ class Collectives:
             with self._observed("two_stages", tensor):
                 return self._short_mean_(tensor)
         self._observed_sum_(tensor)
-        # A worker alone keeps its numbers, without a pass over them.
+        # A single worker keeps its numbers, without a pass over them.
         if self.world_size > 1:
             tensor.div_(self.world_size)
         return None

@@ -98,7 +98,7 @@ def rounds_of(topology: Topology, num_workers: int) -> tuple[Mixing, ...]:
     distances: dict[str, list[set[int]]] = {
         "ring": [{1, n - 1}],
         "exponential": [set(powers)],
-        # A worker alone has no peer, and still one round.
+        # A single worker has no peer, and still one round.
         "one_peer": [{power} for power in powers] or [set()],
         "complete": [set(range(1, n))],
     }

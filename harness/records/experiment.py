@@ -249,7 +249,7 @@ class Experiment(Planned):
     batch_size, schedule, evaluation, partition, precision, wire, label_smoothing."""
     commands: list[str]
     floor: str | None = None
-    """Row that sends nothing: a worker alone on its shard. What lies between it and the baseline
+    """Row without communication, each worker on its own shard. What lies between it and the baseline
     can be lost."""
     margin_reason: str | None = None
     """Why the margin is what it is, in a sentence."""

@@ -115,7 +115,7 @@ class RowSpec(Strict):
         together with the rate.
     `learning_rates`: those that the tuning begins with for this row, instead of its grid.
     `restart`: what its workers lose in the middle of a run.
-    `partition`: instead of the experiment's, as for a worker alone that has all samples.
+    `partition`: instead of the experiment's, as for no communication with all samples.
     `cells`: those of the experiment's cells that have this row; all, where it is absent. `corners`:
     those of them in which it is tuned, instead of the tuning's.
     """

@@ -50,7 +50,7 @@ class StatisticsSpec(Strict):
     `margin`: non-inferiority margin in accuracy or the metric. `confidence` of intervals and
     one-sided bounds.
 
-    `floor`: the row that sends nothing, a worker alone on its shard. `margin_reason`: why the
+    `floor`: the row without communication, each worker on its own shard. `margin_reason`: why the
     margin is what it is.
 
     `main_ratio`: the ratio at which a report gives its first answers. `metric`: what rows are

@@ -88,7 +88,7 @@ OWN_SHARE = 1 / 256
 
 
 PERIODS_CHECKED = 16
-"""Of a method of one's own, in which what it sends must repeat."""
+"""Periods of a user's method over which what it sends must repeat."""
 
 
 def own_methods(words: Sequence[str]) -> dict[str, TimedMethod]:
@@ -150,7 +150,7 @@ def scored_methods(
 ) -> dict[str, TimedMethod]:
     """List the baselines, then each configuration that the experiments score.
 
-    Settings are as their tuning chose them. Of a row that is there at several ratios, in `MAIN`,
+    Settings are as their tuning chose them. Where a row is there at several ratios, in `MAIN`,
     that of the experiment's main ratio is taken; rows of the other experiments are all taken. DDP
     computes what SGD does, so SGD's rows are DDP's too.
 

@@ -100,7 +100,7 @@ def enter(request: Request) -> Path:
             raise type(error)(_of_request(str(error), made, experiment, request)) from None
         if not check(Subject(source, request.method.name, entry.about.algorithm)):
             raise EntryError(
-                f"{request.method} breaks a promise that its numbers would rest on; mend what is "
+                f"{request.method} breaks a promise that its numbers would rest on; fix what is "
                 "marked FAIL, run it anew and enter it then"
             )
         made.rename(folder)

@@ -10,14 +10,14 @@ from cser_bench.harness.errors import UsageError
 from cser_bench.harness.records.experiment import Experiment, Role
 from cser_bench.harness.records.shipped import SHIPPED
 from cser_bench.report.collection import Collection
-from cser_bench.report.efficiency_section import drop_in_words
+from cser_bench.report.efficiency_section import drop_cell
 from cser_bench.report.frame import Frames
 from cser_bench.report.setting import key_of, setting_in_short
 from cser_bench.report.speed.job import Sending, sendings_of
 from cser_bench.report.statistics import against_baseline
 
 ROLES: tuple[Role, ...] = ("network", "task", "reference", "search", "loads", "methods", "rivals")
-"""Of experiments whose rows are methods as one would use them, not the subject of a study."""
+"""Usages of experiments whose rows are methods as one would use them, not the subject of a study."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def methods_run(experiments: Sequence[Frames]) -> list[Method]:
     best: dict[str, Method] = {}
     for frames in experiments:
         for method in _methods_of(frames):
-            known = best.get(method.key)
-            if known is None or _weight(method) > _weight(known):
+            before = best.get(method.key)
+            if before is None or _weight(method) > _weight(before):
                 best[method.key] = method
     return list(best.values())
 
@@ -161,7 +161,7 @@ def _methods_of(frames: Frames) -> list[Method]:
                 label=row.label,
                 setting=setting_in_short(row),
                 sendings=tuple(sendings),
-                drop=drop_in_words(drop, frames),
+                drop=drop_cell(drop, frames),
                 num_runs=len(frames.done(row.row)),
                 is_fp16_hook=row.algorithm == "sgd" and row.wire == "fp16",
                 frames=frames,

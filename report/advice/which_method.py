@@ -26,7 +26,7 @@ from cser_bench.report.wording import NONE, code, count, rate, traffic
 NAME = "which-method"
 
 BANDWIDTHS = (1e8, 1e9, 1e10, 2.5e10, 1e11)
-"""Of a machine's link, in bits a second."""
+"""Rates of a machine's link in bits a second."""
 
 
 def build_which_method(results: Path, output: Path) -> Path:

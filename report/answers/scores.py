@@ -227,8 +227,8 @@ class Scores:
             "verdict": self.verdict,
         }
         if word not in queries:
-            known = ", ".join(("setting", "gap", "efficiency", "needed 25", *queries))
-            raise UsageError(f"a table has no column {column!r}; name one of {known}")
+            names = ", ".join(("setting", "gap", "efficiency", "needed 25", *queries))
+            raise UsageError(f"a table has no column {column!r}; name one of {names}")
         return queries[word](name, row)
 
     def report(self, *experiments: str) -> str:
@@ -250,8 +250,8 @@ class Scores:
         frames = self._frames(experiment)
         for row in rows:
             if row not in frames.by_row.index or frames.done(row).empty:
-                known = ", ".join(str(name) for name in frames.by_row.index[:30])
-                raise UsageError(f"{experiment} has no runs of a row {row}; name one of {known}")
+                names = ", ".join(str(name) for name in frames.by_row.index[:30])
+                raise UsageError(f"{experiment} has no runs of a row {row}; name one of {names}")
         return frames
 
     def _claimed(self, frames: Frames) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Queries on searches for settings and learning rates, for the placeholders of answers.
 
-Of the long experiment on the perceptron, whose search tried every row at one seed.
+They are of the long experiment on the perceptron, whose search tried every row at one seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEAR = 0.002
 """A trial is as good as the best where its validation accuracy is no further behind."""
 
 ROUNDING = 1e-12
-"""Of a difference of two accuracies, so that one of exactly `NEAR` counts as near."""
+"""Rounding of a difference of two accuracies, so that one of exactly `NEAR` counts as near."""
 
 DECADE = math.sqrt(10) * 1.1
 """Learning rates no further than this factor from a row's best are of its decade: the grid has two a

@@ -57,7 +57,7 @@ class Times:
         cells = self._study.cells
         cells = cells[(cells["workload"] == RESNET50) & (cells["machines"] == machines)]
         cells = cells[(cells["bits_per_second"] / comparisons.AT - 1).abs() < 0.01]
-        # Of several sessions that with the most methods.
+        # The session with the most methods, where there are several.
         session = cells["timing"].value_counts().index[:1]
         seconds = cells[cells["timing"].isin(session)].set_index("method")["seconds"]
         for name in filter(None, (method, over)):
@@ -119,8 +119,7 @@ class Times:
 
     def ratio_needed(self, gbits: float) -> str:
         """Return how many times less DDP must send for a step at most 10 % longer than its passes."""
-        frame = comparisons.needed_ratios_frame(self._model, [1e9 * gbits])
-        ratio = float(frame["ratio"].iloc[0])
+        ratio = comparisons.needed_ratio_at(self._model, 1e9 * gbits)
         if math.isnan(ratio):
             raise UsageError(f"no ratio is enough at {gbits} Gb/s")
         return f"{ratio:.3g}"
@@ -130,8 +129,7 @@ class Times:
 
         def beyond(log_bits: float) -> float:
             """Return how far the needed ratio is above that one, by its logarithm."""
-            frame = comparisons.needed_ratios_frame(self._model, [math.exp(log_bits)])
-            needed = float(frame["ratio"].iloc[0])
+            needed = comparisons.needed_ratio_at(self._model, math.exp(log_bits))
             # Where no ratio is enough, one far above, so that the root is bracketed.
             return math.log(1e6 if math.isnan(needed) else needed) - math.log(ratio)
 
@@ -147,9 +145,9 @@ class Times:
         at_rate = (lines["bits_per_second"] / (1e9 * gbits) - 1).abs() < 0.01
         found = lines[at_rate & (lines["method"] == method)]
         if found.empty:
-            known = ", ".join(dict.fromkeys(lines["method"]))
+            names = ", ".join(dict.fromkeys(lines["method"]))
             raise UsageError(
-                f"no step of {method} was timed at {gbits:g} Gb/s; name one of {known}"
+                f"no step of {method} was timed at {gbits:g} Gb/s; name one of {names}"
             )
         return found.iloc[0]
 

@@ -1,4 +1,4 @@
-// The figures of an experiment: what its rows lose, and how their runs went.
+// The figures of an experiment: how its rows score, and how their runs went.
 "use strict";
 
 const AGAINST = {
@@ -11,19 +11,19 @@ const MEASURES = {
 };
 const BY = { step: "step", epoch: "epoch", bits_sent: "bits sent by each worker" };
 const relative = () => element("relative").value === "relative";
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const points = (share) => (FACTOR * share).toFixed(FACTOR === 1 ? 4 : 2);
 const onAxis = (score) => (known(score) ? SIGN * FACTOR * score : undefined);
 const turned = (v) => digits(v ? -v : 0); // the numbers of an axis that is drawn downwards
-const asLoss = (v) => (v > 0 ? `gain ${digits(v)}` : turned(v)); // and of one of losses, where what is above 0 is a gain
+const GAP = EXPERIMENT.gap; // "accuracy drop", "loss gap": positive where a row is worse than the baseline
 
 function textOf(row) {
   if (!known(row.mean)) return "no score";
   const score = `${points(row.mean)} ${EXPERIMENT.unit}`;
-  if (!known(row.loss) || row === baseline) return score;
+  if (!known(row.gap) || row === baseline) return score;
   const verdict = known(row.verdict) ? `: ${row.verdict}` : "";
-  const verb = row.loss < 0 ? "gains" : "loses";
-  const interval = known(row.loss_low) ? ` (a loss of ${points(row.loss_low)} to ${points(row.loss_high)})` : "";
-  return `${score}, ${verb} ${points(Math.abs(row.loss))} ${EXPERIMENT.loss_unit} against ${baselineName}${interval}${verdict}`;
+  const interval = known(row.gap_low) ? ` (95 % CI ${points(row.gap_low)} to ${points(row.gap_high)})` : "";
+  return `${score}, ${GAP} ${points(row.gap)} ${EXPERIMENT.gap_unit} against ${baselineName}${interval}${verdict}`;
 }
 
 /** Ends of the score axis about the baseline's place: as deep as chosen, or as far as there is something; null for all. */
@@ -60,14 +60,14 @@ function scoreAxis(marks) {
   const top = relative() ? 0 : onAxis(baseline.mean), margin = FACTOR * (EXPERIMENT.margin ?? 0);
   const references = [{ axis: "y", at: top, label: baselineName }];
   if (margin) references.push({ axis: "y", at: top, to: top - margin, label: "" });
-  if (margin) references.push({ axis: "y", at: top - margin, label: `the margin, ${points(EXPERIMENT.margin)} ${EXPERIMENT.loss_unit}` });
+  if (margin) references.push({ axis: "y", at: top - margin, label: `the margin, ${points(EXPERIMENT.margin)} ${EXPERIMENT.gap_unit}` });
   if (floor) references.push({ axis: "y", at: top + onAxis(floor.mean) - onAxis(baseline.mean), label: floor.label });
   return { domain: depthOf(top, marks.flatMap((mark) => [mark.low, mark.y, mark.high])), references };
 }
 
-/** What that axis says: where losses are drawn downwards, its numbers are losses all the same, and gains say so. */
+/** What that axis says: gaps are drawn downwards, and its numbers are positive where a row is worse. */
 function scoreLabel(absolute) {
-  if (relative()) return { label: `${EXPERIMENT.loss_unit} lost against ${baselineName}`, format: asLoss };
+  if (relative()) return { label: `${GAP} against ${baselineName} (${EXPERIMENT.gap_unit})`, format: turned };
   return SIGN < 0 ? { label: absolute, format: turned } : { label: absolute };
 }
 
@@ -78,16 +78,16 @@ function scoreOf(row) {
     const ends = [onAxis(row.mean_low), onAxis(row.mean_high)].filter(known).sort((a, b) => a - b);
     return { y: onAxis(row.mean) ?? NaN, low: ends[0], high: ends.at(-1), score, text };
   }
-  // Losses are drawn downwards, so that what is better stands above on every axis of scores.
-  const down = (loss) => (known(loss) ? -FACTOR * loss : undefined);
-  const y = row === baseline ? 0 : down(row.loss) ?? NaN;
-  return { y, low: down(row.loss_high), high: down(row.loss_low), score, text };
+  // Gaps are drawn downwards, so that what is better stands above on every axis of scores.
+  const down = (gap) => (known(gap) ? -FACTOR * gap : undefined);
+  const y = row === baseline ? 0 : down(row.gap) ?? NaN;
+  return { y, low: down(row.gap_high), high: down(row.gap_low), score, text };
 }
 
-function drawLoss() {
+function drawScores() {
   const by = element("against").value, title = AGAINST[by];
   const rows = ROWS.filter((row) => isShown(row) && row[by] > 0 && Number.isFinite(scoreOf(row).y));
-  element("loss-title").textContent = relative() ? `What each method loses against ${baselineName}` : "Score of each method";
+  element("loss-title").textContent = relative() ? `${capital(GAP)} against ${baselineName}` : "Score of each method";
   const marks = rows.map((row) => ({
     ...scoreOf(row), ...look(row.label), x: row[by], open: () => openRows([row]),
     name: `${row.label}, ratio ${digits(row.ratio)}, ${digits(row.num_steps)} steps: ${textOf(row)}`,
@@ -118,10 +118,10 @@ function drawProgress() {
   const base = new Map((less ? curveOf(scoresOf.get(baseline.row) ?? [], measure, by) : []).map((p) => [p.step, p.y]));
   const rows = ROWS.filter((row) => isShown(row) && (!ratio || row.is_bound || row.ratio === Number(ratio)));
   const marks = [], lines = [], near = less && measure === "score";
-  const label = near ? `${EXPERIMENT.loss_unit} lost against ${baselineName}`
+  const label = near ? `${GAP} against ${baselineName} (${EXPERIMENT.gap_unit})`
     : MEASURES[measure] + (less ? `, less ${baselineName}'s` : "");
-  const absolute = measure === "score" && SIGN < 0 ? turned : digits, format = near ? asLoss : absolute;
-  const nameOf = (y) => (near ? `${y > 0 ? "gains" : "loses"} ${digits(Math.abs(y))} ${EXPERIMENT.loss_unit} against ${baselineName}`
+  const absolute = measure === "score" && SIGN < 0 ? turned : digits, format = near ? turned : absolute;
+  const nameOf = (y) => (near ? `${GAP} ${turned(y)} ${EXPERIMENT.gap_unit} against ${baselineName}`
     : `${format(y)}, ${label}`);
   for (const row of rows.filter((each) => !(less && each === baseline))) {
     const own = scoresOf.get(row.row) ?? [], title = row.is_bound || ratio ? row.label : `${row.label} ${digits(row.ratio)}`;

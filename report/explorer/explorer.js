@@ -2,12 +2,12 @@
 "use strict";
 
 const RUN_COLUMNS = ["run_id", "seed", "status", "score", "train_loss", "test_loss", "bits", "wall_seconds"];
-const HIDDEN = ["row", "label", "is_bound", "mean_low", "mean_high", "loss_low", "loss_high"];
+const HIDDEN = ["row", "label", "is_bound", "mean_low", "mean_high", "gap_low", "gap_high"];
 const TITLES = {
-  rows: "Rows", contrasts: "Declared contrasts", runs: "Runs", tuning: "Trials", pairs: "Pairs", scores: "Scores by step",
+  rows: "Rows", contrasts: "Comparisons", runs: "Runs", tuning: "Trials", pairs: "Pairs", scores: "Scores by step",
   timings: "Timed steps",
 };
-const RULES = { held_out: "held-out score", training_loss: "training loss", sensitivity: "neighbouring rates" };
+const RULES = { held_out: "validation score", training_loss: "training loss", sensitivity: "neighbouring learning rates" };
 
 const scrolled = (html, name) => `<div class="scroll" tabindex="0" role="region" aria-label="${escaped(name)}">${html}</div>`;
 const codeHtml = (lines) => `<pre tabindex="0">${lines.map(escaped).join("\n")}</pre>`;
@@ -106,7 +106,7 @@ function fillChoices() {
   fill("ratio", [["", "all"], ...values("ratio").map(([ratio]) => [ratio, digits(ratio)])], DATA.main_ratio);
   fill("length", [["", "all"], ...values("num_steps").map(([steps]) => [steps, digits(steps)])], baseline?.num_steps);
   fill("rule", [["", "any rule"], ...Object.entries(RULES).filter(([rule]) => ROWS.some((row) => row.rule === rule))], ROWS[0]?.rule);
-  fill("relative", [...(baseline ? [["relative", `what is lost against ${baselineName}`]] : []), ["absolute", "as they are"]]);
+  fill("relative", [...(baseline ? [["relative", `${GAP} against ${baselineName}`]] : []), ["absolute", "as they are"]]);
   fill("against", used(AGAINST, ROWS));
   fill("measure", used(MEASURES, SCORES));
   fill("progress-by", used(BY, SCORES));
@@ -137,7 +137,7 @@ function start() {
   const drawSpeed = speedSection(DATA.models);
   const drawTables = tablePanel(tables());
   const draw = () => {
-    if (ROWS.length) drawLoss();
+    if (ROWS.length) drawScores();
     if (!element("progress").hidden) drawProgress();
     drawSpeed();
   };

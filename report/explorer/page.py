@@ -18,10 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from cser_bench.harness.records.store import write_text_atomically
 from cser_bench.report.explorer.steps import scored_models, step_models, timings_table
 from cser_bench.report.frame import Frames
+from cser_bench.report.labels import with_short_labels
 from cser_bench.report.regime import claimed_contrasts
 from cser_bench.report.speed.workload_model import STUDY, SpeedStudy, read_study
 from cser_bench.report.statistics import accuracy_frame, difference
-from cser_bench.report.wording import finding
+from cser_bench.report.wording import finding, gap_name
 
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -41,8 +42,8 @@ BESIDE = (("Report", "report.md"),)
 """Links of an explorer in its report's folder."""
 
 MOST_ON = 6
-"""Methods shown at first where no comparison was declared, in addition to the baseline, the floor
-and those with a step time."""
+"""Methods shown at first where no comparison was declared, in addition to the baseline, no
+communication and those with a step time."""
 
 MOST_LINES = 15_000
 """A table of scores or pairs with more lines would make the page too large, and is left to the
@@ -76,23 +77,14 @@ _CONTRAST = [
     "kind",
     "verdict",
     "declared",
-    "loss",
-    "loss_low",
-    "loss_high",
+    "gap",
+    "gap_low",
+    "gap_high",
     "p_holm",
 ]
 _DIFFERENCE = ["row", "reference", "estimate", "standard_error", "degrees", "low", "high"]
 _NO_SCORE = ["learning_rate", "test_loss", "wall_seconds"]
-_NUMBERS = [
-    "mean",
-    "deviation",
-    "num_runs",
-    "mean_low",
-    "mean_high",
-    "loss",
-    "loss_low",
-    "loss_high",
-]
+_NUMBERS = ["mean", "deviation", "num_runs", "mean_low", "mean_high", "gap", "gap_low", "gap_high"]
 
 
 def write_experiment_page(
@@ -111,6 +103,7 @@ def write_experiment_page(
         RecordError: a record of the study is damaged.
         OSError: the file cannot be written.
     """
+    frames = with_short_labels(frames)
     # A search has many trials of each row, and compares none of them.
     without = ("scores", "pairs") if frames.is_tuning else ()
     models: list[dict[str, Any]] = []
@@ -274,20 +267,21 @@ def _experiment(frames: Frames) -> dict[str, Any]:
         "floor": experiment.floor,
         "margin": experiment.margin,
         "commands": experiment.commands,
+        "gap": gap_name(metric),
     }
     if metric.is_share:
         return described | {
             "factor": 100,
             "sign": 1,
             "unit": "%",
-            "loss_unit": metric.loss_unit,
+            "gap_unit": metric.loss_unit,
             "metric": metric.score_label,
         }
     return described | {
         "factor": 1,
         "sign": -1,
         "unit": metric.unit,
-        "loss_unit": metric.loss_unit,
+        "gap_unit": metric.loss_unit,
         "metric": metric.label,
     }
 
@@ -378,44 +372,44 @@ def experiment_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         "contrasts": contrasts[[*_CONTRAST, *further]],
         "runs": runs,
         "tuning": tuning,
-        "pairs": as_losses(pairs_frame(frames)),
+        "pairs": as_gaps(pairs_frame(frames)),
         "scores": scores,
     }
 
 
-def as_losses(
+def as_gaps(
     table: pd.DataFrame, estimate: str = "estimate", low: str = "low", high: str = "high"
 ) -> pd.DataFrame:
-    """Return a table with losses in place of differences of scores.
+    """Return a table with gaps in place of differences of scores, positive where a row is worse.
 
-    Its columns `loss`, `loss_low` and `loss_high` stand where the others stood.
+    Its columns `gap`, `gap_low` and `gap_high` stand where the others stood.
     """
     # Turning the sign swaps the ends of the interval.
     values = {estimate: table[estimate], low: table[high], high: table[low]}
     # 0.0 - value, as -value would write 0.0 as -0.0.
-    losses = {name: 0.0 - value for name, value in values.items()}
-    names = {estimate: "loss", low: "loss_low", high: "loss_high"}
-    return table.assign(**losses).rename(columns=names)
+    gaps = {name: 0.0 - value for name, value in values.items()}
+    names = {estimate: "gap", low: "gap_low", high: "gap_high"}
+    return table.assign(**gaps).rename(columns=names)
 
 
 def _contrasts(frames: Frames) -> pd.DataFrame:
-    """Return the declared contrasts with their losses, and verdicts in words."""
+    """Return the declared contrasts with their gaps, and verdicts in words."""
     contrasts = claimed_contrasts(frames)
     named = contrasts.assign(unit=frames.metric.loss_unit)
     verdicts = [finding(line) for line in named.to_dict("records")]
-    losses = as_losses(contrasts.assign(verdict=verdicts))
-    at_equal_rate = 0.0 - losses.pop("at_equal_rate")
-    return losses.assign(loss_at_equal_rate=at_equal_rate)
+    gaps = as_gaps(contrasts.assign(verdict=verdicts))
+    at_same_rate = 0.0 - gaps.pop("at_equal_rate")
+    return gaps.assign(gap_at_same_learning_rate=at_same_rate)
 
 
 def _rows(frames: Frames) -> pd.DataFrame:
-    """Return rows with their means and their losses against the baseline.
+    """Return rows with their means and their gaps to the baseline.
 
-    `is_bound` marks the baseline, the floor, and a ratio that no other method has.
+    `is_bound` marks the baseline, no communication, and a ratio that no other method has.
     """
     names = {"low": "mean_low", "high": "mean_high"}
     numbers = accuracy_frame(frames).rename(columns=names)
-    numbers = as_losses(numbers, "difference", "difference_low", "difference_high")
+    numbers = as_gaps(numbers, "difference", "difference_low", "difference_high")
     rows = frames.rows.merge(numbers[["row", *_NUMBERS]], on="row")
     contrasts = _contrasts(frames)
     on_baseline = contrasts[contrasts["reference"] == frames.experiment.baseline]
@@ -462,10 +456,10 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name in table.columns[table.notna().any()]:
         values = [_plain(value) for value in table[name].tolist()]
-        known = [value for value in values if value is not None]
-        is_text = all(isinstance(value, str) for value in known)
+        present = [value for value in values if value is not None]
+        is_text = all(isinstance(value, str) for value in present)
         # A table of runs or scores names its few rows in thousands of lines.
-        if is_text and 2 * len(set(known)) < len(values):
+        if is_text and 2 * len(set(present)) < len(values):
             # None gets the code -1, which tables.js reads as null.
             codes, words = pd.factorize(np.array(values, dtype=object))
             columns[str(name)] = {"words": words.tolist(), "codes": codes.tolist()}

@@ -5,7 +5,7 @@ const element = (id) => document.getElementById(id);
 const known = (value) => value !== null && value !== undefined && value !== "";
 const DATA = JSON.parse(element("payload").textContent);
 const TABLES = Object.fromEntries(Object.entries(DATA.tables).map(([name, table]) => [name, objectsOf(table)]));
-const EXPERIMENT = DATA.experiment ?? { commands: [], factor: 100, unit: "%", loss_unit: "points" };
+const EXPERIMENT = DATA.experiment ?? { commands: [], factor: 100, unit: "%", gap: "accuracy drop", gap_unit: "points" };
 const FACTOR = EXPERIMENT.factor; // from a share to percent, or 1
 const SIGN = EXPERIMENT.sign ?? 1; // -1 of a test loss, of which less is better: it is drawn downwards
 const ROWS = TABLES.rows ?? [], RUNS = TABLES.runs ?? [], SCORES = TABLES.scores ?? [];

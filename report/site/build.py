@@ -82,7 +82,7 @@ def build_site(
     if known_answers is not None:
         shutil.copytree(known_answers, answers)
     built = _in_processes(tasks, None if only else (results, answers), num_jobs, progress)
-    # Of two reports of one name the first is the user's own, and that which answers rest on.
+    # Where two reports have one name, the first is the user's own, which answers rest on.
     names: set[str] = set()
     standings: list[Standing] = []
     for part in built:
@@ -147,7 +147,7 @@ def _build_answers(results: Path, output: Path) -> None:
 def _places(folders: Iterable[Path], results: Path, only: Collection[str]) -> dict[str, Path]:
     """Return the folder of each report by its place in the site, tunings left out.
 
-    Of two folders with one place the first counts.
+    The first of two folders with one place counts.
     """
     places: dict[str, Path] = {}
     for folder in folders:

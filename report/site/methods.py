@@ -64,10 +64,10 @@ def standings_of(frames: Frames) -> list[Standing]:
         if algorithm in judged or row not in compared.index:
             continue
         judged.add(algorithm)
-        known = dict(compared.loc[row])
-        known["verdict"] = None
-        known["declared"] = None
-        lines.append(_standing(frames, known))
+        line = dict(compared.loc[row])
+        line["verdict"] = None
+        line["declared"] = None
+        lines.append(_standing(frames, line))
     return lines
 
 

@@ -113,7 +113,7 @@ def write_pages(
     if DOCS in texts:
         doors["Docs"] = page_of(DOCS)
     places = Places(root, output, texts)
-    # Of several of one name the first counts, so it is put in last.
+    # The first of several with one name counts, so it is put in last.
     reports = {Path(source).parent.name: source for source in reversed([*own, *shipped])}
     site = Site(output, places, reports, own, shipped, _quoted(places, reports), doors)
     written = {source: _write_text(site, source) for source in texts}

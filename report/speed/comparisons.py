@@ -1,9 +1,9 @@
-"""Methods compared by the cost model: speed-ups, where they hold, headlines, layouts, cost."""
+"""Methods compared by the cost model: speed-ups, where they hold, published factors, layouts, cost."""
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,16 +54,8 @@ HEADLINES = (
     Headline("nearly 10x on CIFAR-100", 10.0, "wide_resnet_40_8_v100", "fp32"),
 )
 
-COMPUTE_SECONDS = tuple(milliseconds / 1e3 for milliseconds in range(20, 61, 5))
-"""Compute times of a step's two passes, at which the headlines' factors are given."""
-
-HEADLINE_RATES = (1e9, 5e9, 10e9, 25e9)
-
 AT = 10e9
 """Bits per second at which single numbers are given."""
-
-SOME_RATES = (1e8, 1e9, AT, 25e9, 100e9)
-"""Bits per second at which the ratio that is needed is given."""
 
 MOST_RATIO = 1e6
 """Up to which a ratio is sought: messages of some bytes, whose hops are all latency."""
@@ -160,52 +152,34 @@ def headline_marks(headline: Headline, model: WorkloadModel) -> dict[float, str]
 
 
 def headlines_frame(study: SpeedStudy) -> pd.DataFrame:
-    """Return the factor over each rival as a function of compute time and rate.
+    """Return the proposed method's factor at `AT` over each rival, at each published compute time.
 
-    With the highest rate at which it holds. One line a headline, method, rival, compute time (a
-    grid, and every published one, whose `source` is named) and rate of `HEADLINE_RATES`.
-    `holds_up_to` is nan where the published factor is reached at no rate.
+    One line a headline, compute time and rival, the shortest compute time first. `holds_up_to` is
+    the highest rate at which the published factor is reached, nan where it never is.
     """
     lines: list[dict[str, Any]] = []
     for headline in HEADLINES:
         model = study.models.get(headline.workload)
-        if model is None or not model.is_modelled:
+        if model is None or not model.is_modelled or PROPOSED not in model.methods:
             continue
-        marks = headline_marks(headline, model)
-        methods = [name for name in PROPOSED_AT_RATIOS if name in model.methods]
         rivals = [name for name in RIVALS if name in model.methods]
-        for compute_seconds in sorted({*COMPUTE_SECONDS, *marks}):
-            source = marks.get(compute_seconds)
-            for method, rival in product(methods, rivals):
-                lines += _headline_lines(headline, model, method, rival, compute_seconds, source)
+        for compute_seconds, source in headline_marks(headline, model).items():
+            for rival in rivals:
+                slower = compute_seconds / model.workload.compute_seconds
+                factor = partial(speedup, model, PROPOSED, rival, slower=slower)
+                lines.append(
+                    {
+                        "headline": headline.words,
+                        "target": headline.target,
+                        "workload": headline.workload,
+                        "rival": rival,
+                        "compute_seconds": compute_seconds,
+                        "source": source,
+                        "factor": factor(AT),
+                        "holds_up_to": highest_rate(factor, headline.target),
+                    }
+                )
     return pd.DataFrame(lines)
-
-
-def _headline_lines(
-    headline: Headline,
-    model: WorkloadModel,
-    method: str,
-    rival: str,
-    compute_seconds: float,
-    source: str | None,
-) -> list[dict[str, Any]]:
-    slower = compute_seconds / model.workload.compute_seconds
-    factor = partial(speedup, model, method, rival, slower=slower)
-    common = {
-        "headline": headline.words,
-        "target": headline.target,
-        "workload": headline.workload,
-        "method": method,
-        "ratio": model.methods[method].payload_ratio(model.workload.num_parameters),
-        "rival": rival,
-        "compute_seconds": compute_seconds,
-        "source": source,
-        "holds_up_to": highest_rate(factor, headline.target),
-    }
-    lines = []
-    for rate in HEADLINE_RATES:
-        lines.append(common | {"bits_per_second": rate, "factor": factor(rate)})
-    return lines
 
 
 def highest_rate(factor: Callable[[float], float], target: float) -> float:
@@ -238,20 +212,13 @@ def needed_ratio(compute: Compute, messages: Sequence[Message], network: Network
     return least
 
 
-def needed_ratios_frame(model: WorkloadModel, rates: Sequence[float]) -> pd.DataFrame:
-    """Return at each rate the least ratio at which DDP's buckets, so compressed, are negligible.
+def needed_ratio_at(model: WorkloadModel, bits_per_second: float) -> float:
+    """Return the least ratio at which DDP's buckets, so compressed, are negligible.
 
-    NaN where none suffices.
+    NaN where none is.
     """
     compute = Compute(model.workload.forward_seconds, model.workload.backward_seconds)
-    buckets = model.methods[DDP].messages
-    return pd.DataFrame(
-        {
-            "workload": model.workload.name,
-            "bits_per_second": rates,
-            "ratio": [needed_ratio(compute, buckets, model.network(rate)) for rate in rates],
-        }
-    )
+    return needed_ratio(compute, model.methods[DDP].messages, model.network(bits_per_second))
 
 
 def _steps_on(model: WorkloadModel, networks: Sequence[Network]) -> list[dict[str, Any]]:

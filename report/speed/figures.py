@@ -1,4 +1,4 @@
-"""The figures of the report of speed: speed-ups over a link's rate, and loss over a step's time."""
+"""The figures of the report of speed: speed-ups over a link's rate, and accuracy drop over step time."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,17 @@ HIGH = 100e9
 SHOWN = ("ddp_fp16", "powersgd_2", "ef_sgd", "diloco", PROPOSED, "mcser_overlap")
 """Methods, by name, of the figure of speed-ups."""
 
-MOST_LOST = 0.8
-"""Points lost against SGD, of the figure of losses; rows that lose more are arrows at its top."""
+MOST_DROP = 0.8
+"""Largest accuracy drop that is drawn, in points; beyond it a row is an arrow at the top."""
 
 BEYOND = "$\u2191$"
-"""Mark of what loses more than is drawn: an arrow upwards."""
+"""Mark of a larger drop than is drawn: an arrow upwards."""
 
-ALL_SENT = "DDP"
-"""What losses are against, by label."""
+ALL_SENT = "DDP (fp32)"
+"""What accuracy drops are against, by label."""
 
-COMPARED = ("M-CSER", "local SGD")
-"""Methods, by label, that are named in the figure of losses even where a frontier leaves them out."""
+COMPARED = ("M-CSER top-k", "local SGD")
+"""Methods, by label, that are named in the figure of drops even where a frontier leaves them out."""
 
 RIVAL_COLOURS = {"ddp_fp16": "#B8860B", "powersgd_2": "#00797F"}
 
@@ -159,18 +159,18 @@ def _plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
 def draw_loss_and_step(
     lines: pd.DataFrame, margin: float | None, families: Mapping[str, str]
 ) -> Figure:
-    """Draw points lost against SGD over the emulated step, a panel a rate.
+    """Draw the accuracy drop over the emulated step, a panel a rate.
 
     The frontier is joined; its methods are named, and those that all are compared with.
     """
-    known = lines.dropna(subset=["seconds", "estimate"])
-    known = known.assign(
-        colour=[colour_of(name, families) for name in known["algorithm"]],
-        shape=[shape_of(name, families) for name in known["algorithm"]],
+    drawn = lines.dropna(subset=["seconds", "estimate"])
+    drawn = drawn.assign(
+        colour=[colour_of(name, families) for name in drawn["algorithm"]],
+        shape=[shape_of(name, families) for name in drawn["algorithm"]],
     )
-    known = known.assign(loss=-100 * known["estimate"])
-    most = min(MOST_LOST, float(known["loss"].max()) + 0.2)
-    by_rate = list(known.groupby("bits_per_second"))
+    drawn = drawn.assign(drop=-100 * drawn["estimate"])
+    most = min(MOST_DROP, float(drawn["drop"].max()) + 0.2)
+    by_rate = list(drawn.groupby("bits_per_second"))
     with style():
         figure, panels = new_figure(3.1, max(1, len(by_rate)))
         figure.set_layout_engine("constrained", wspace=0.08)
@@ -178,25 +178,25 @@ def draw_loss_and_step(
             axes.sharey(panels[0])
             axes.tick_params(labelleft=False)
         for axes, (bits, points) in zip(panels, by_rate, strict=False):
-            _loss_panel(axes, points, margin, most)
+            _drop_panel(axes, points, margin, most)
             axes.set(title=f"Links of {rate(float(str(bits)))}", xlabel="step, ms (log scale)")
-        panels[0].set_ylabel("points lost against SGD")
+        panels[0].set_ylabel("accuracy drop, points")
         # Labels are placed by the limits of the axes, which all panels share by now.
         for axes, (_, points) in zip(panels, by_rate, strict=False):
             _label_points(axes, points, most)
     return figure
 
 
-def _loss_panel(axes: Axes, points: pd.DataFrame, margin: float | None, most: float) -> None:
+def _drop_panel(axes: Axes, points: pd.DataFrame, margin: float | None, most: float) -> None:
     milliseconds = 1e3 * points["seconds"]
-    losses = points["loss"]
-    shown = losses.clip(upper=most)
-    is_seen = losses <= most
+    drops = points["drop"]
+    shown = drops.clip(upper=most)
+    is_seen = drops <= most
     _set_limits(axes, milliseconds, most)
     if margin:
         axes.axhspan(-100 * margin, 100 * margin, color="#eaf2e3", zorder=0)
-    below = losses + 100 * points["high"]
-    above = -100 * points["low"] - losses
+    below = drops + 100 * points["high"]
+    above = -100 * points["low"] - drops
     axes.errorbar(
         milliseconds[is_seen],
         shown[is_seen],
@@ -206,11 +206,11 @@ def _loss_panel(axes: Axes, points: pd.DataFrame, margin: float | None, most: fl
         elinewidth=0.8,
         zorder=1,
     )
-    for line, loss in zip(points.to_dict("records"), shown, strict=True):
-        marker = line["shape"] if line["loss"] <= most else BEYOND
-        axes.scatter(1e3 * line["seconds"], loss, s=16, c=line["colour"], marker=marker, zorder=3)
+    for line, drop in zip(points.to_dict("records"), shown, strict=True):
+        marker = line["shape"] if line["drop"] <= most else BEYOND
+        axes.scatter(1e3 * line["seconds"], drop, s=16, c=line["colour"], marker=marker, zorder=3)
     frontier = points[points["frontier"]].sort_values("seconds")
-    axes.plot(1e3 * frontier["seconds"], frontier["loss"], color="#333333", linewidth=0.8, zorder=2)
+    axes.plot(1e3 * frontier["seconds"], frontier["drop"], color="#333333", linewidth=0.8, zorder=2)
     _set_step_ticks(axes)
 
 
@@ -240,14 +240,15 @@ def _label_points(axes: Axes, points: pd.DataFrame, most: float) -> None:
     """Name the methods of the frontier, and those that all are compared with."""
     ends = []
     is_named = points["frontier"] | points["label"].isin(COMPARED)
-    for line in points[is_named].sort_values("loss").to_dict("records"):
-        ends.append((1e3 * line["seconds"], min(line["loss"], most), line["label"], line["colour"]))
+    for line in points[is_named].sort_values("drop").to_dict("records"):
+        ends.append((1e3 * line["seconds"], min(line["drop"], most), line["label"], line["colour"]))
     end_labels(axes, ends, leaders=True)
     for line in points[points["label"] == ALL_SENT].to_dict("records"):
         # It is far slower, at the right end, where a name has no room next to it.
         axes.annotate(
-            line["label"],
-            (1e3 * line["seconds"], line["loss"]),
+            # The caption says in which precision; a longer name would touch the others.
+            "DDP",
+            (1e3 * line["seconds"], line["drop"]),
             xytext=(4, 5),
             textcoords="offset points",
             ha="right",

@@ -191,12 +191,12 @@ def network_on(
     if not alike:
         return None
     same_layout = [fit for fit in alike if fit.fabric.layout == fabric.layout]
-    known = same_layout or alike
-    all_reduces = [fit for fit in known if fit.collective == "all_reduce"]
+    usable = same_layout or alike
+    all_reduces = [fit for fit in usable if fit.collective == "all_reduce"]
     links: dict[Collective, Links] = {}
     for collective in COLLECTIVES:
-        own = [fit for fit in known if fit.collective == collective]
-        links[collective] = _links(fabric, own or all_reduces or known)
+        own = [fit for fit in usable if fit.collective == collective]
+        links[collective] = _links(fabric, own or all_reduces or usable)
     return Network(
         fabric.num_machines, fabric.workers_per_machine, links, algorithm, fabric.dilation
     )

@@ -1,23 +1,25 @@
 """The report of a study of step times: what its template names, its tables and its figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cser_bench.harness.records.experiment import Experiment
 from cser_bench.report.frame import Frames
 from cser_bench.report.render import write_report
 from cser_bench.report.speed import comparisons
-from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED, SOME_RATES
+from cser_bench.report.speed.comparisons import AT, DDP, PROPOSED
 from cser_bench.report.speed.figures import draw_loss_and_step, draw_speedups
 from cser_bench.report.speed.fitting import fits_frame
 from cser_bench.report.speed.tables import (
     agreement_frame,
     clear_cells,
     conditions_table,
-    costs_table,
+    head_table,
     headlines_table,
     joined_table,
     networks_table,
@@ -32,9 +34,80 @@ from cser_bench.report.speed.timed import (
     scored_steps_frame,
 )
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
+from cser_bench.report.wording import Columns, rate
 
 Parts = tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, Figure]]
 """What the template names, the tables by name of their CSV, and the figures."""
+
+LARGE_MESSAGE = 1e6
+"""Bytes; a smaller message is nearly all headers and acknowledgements."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Steps of the methods as an experiment scores them.
+
+    Attributes:
+        timed: as `joined_frame` has it, without the rows that were not timed.
+        baselines: as `baselines_frame` has it.
+        table: a line a method, a column a rate; `columns` are its heads and formats.
+        intervals: the kinds of interval in it.
+    """
+
+    experiment: Experiment
+    timed: pd.DataFrame
+    baselines: pd.DataFrame
+    table: pd.DataFrame
+    columns: Columns
+    intervals: set[str]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Steps of one workload by the clock, and of the others in a line each.
+
+    Attributes:
+        steps: a line a method, a column a network; `columns` are its heads and formats.
+        num_steps: the fewest and the most that a value is of.
+        has_ranges: whether a value is a median with a range, not a mean with an interval.
+        networks: as `networks_table` has it.
+        holds: whether the finding in the title is so.
+    """
+
+    steps: pd.DataFrame
+    columns: Columns
+    num_steps: tuple[int, int]
+    has_ranges: bool
+    networks: pd.DataFrame
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """What the model of one workload says, and how far it is off.
+
+    Attributes:
+        proposed: the line of `speedups_frame` at `AT`; with `best_label`.
+        ratio: of the proposed method.
+        headlines: as `headlines_table` has it, empty where no headline's workload was timed.
+        agreement: as `agreement_frame` has it.
+        beyond_formula: of each large message what its link carried beyond the formula, a share.
+    """
+
+    proposed: pd.Series
+    ratio: float
+    headlines: pd.DataFrame
+    agreement: pd.DataFrame
+    beyond_formula: pd.Series
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Steps by condition: a latency of the links, or who is slow."""
+
+    table: pd.DataFrame
+    columns: Columns
+    passes_seconds: float
 
 
 def build_speed_report(study: SpeedStudy, experiments: Sequence[Frames], output: Path) -> Path:
@@ -51,36 +124,56 @@ def build_speed_report(study: SpeedStudy, experiments: Sequence[Frames], output:
 
 def contents(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
     """Return what the template names, the tables by name of their CSV, and the figures."""
+    frames = {
+        "step_times": study.cells,
+        "sweeps": sweeps_frame(study.sweeps),
+        "fits": fits_frame(study.fits),
+        "scored_steps": scored_steps_frame(study.sessions),
+    }
+    figures: dict[str, Figure] = {}
+    families = families_of(experiments)
+    scored = None
+    if study.sessions and experiments:
+        joined = [joined_frame(experiment, study.sessions) for experiment in experiments]
+        frames["loss_and_step"] = pd.concat(joined)
+        scored = _scored(study, experiments[0], joined[0])
+        if scored.timed["estimate"].notna().any():
+            margin = scored.experiment.margin
+            figures["loss_and_step"] = draw_loss_and_step(scored.timed, margin, families)
+    all_modelled = _modelled_workloads(study)
+    model = _first_model(all_modelled)
+    timed = None
+    modelled = None
+    if model is not None:
+        timed = _timed(study, model)
+        modelled = _modelled(study, model, frames["sweeps"])
+        speedups = [comparisons.speedups_frame(each, comparisons.RATES) for each in all_modelled]
+        frames["modelled"] = pd.concat(speedups)
+        frames["headlines"] = comparisons.headlines_frame(study)
+        frames["agreement"] = modelled.agreement
+        figures["speedups"] = draw_speedups(study, model, families)
+    frames |= _condition_frames(study)
     left_out = [f"{entry.what}: {entry.why}" for entry in study.study.left_out]
-    modelled = _modelled(study)
-    model = _first_model(modelled)
-    context: dict[str, Any] = {
+    context = {
         "model": model,
+        "timed": timed,
+        "modelled": modelled,
+        "scored": scored,
+        "head": _head(scored, modelled),
+        "wide": _wide(study),
+        "row": _condition(study.consecutive),
+        "text": _condition(study.text),
+        "figures": figures,
         "workloads": list(study.models.values()),
         "at": AT,
         "records": study,
         "machine": _machine(study),
         "left_out": dict.fromkeys(left_out),
     }
-    frames = {
-        "step_times": study.cells,
-        "sweeps": sweeps_frame(study.sweeps),
-        "fits": fits_frame(study.fits),
-    }
-    figures: dict[str, Figure] = {}
-    parts = [_conditions_part(study), _joined_part(study, experiments)]
-    if model is not None:
-        parts.append(
-            _modelled_part(study, modelled, model, frames["sweeps"], families_of(experiments))
-        )
-    for part_context, part_frames, part_figures in parts:
-        context |= part_context
-        frames |= part_frames
-        figures |= part_figures
     return context, frames, figures
 
 
-def _modelled(study: SpeedStudy) -> list[WorkloadModel]:
+def _modelled_workloads(study: SpeedStudy) -> list[WorkloadModel]:
     """Return the workloads on which the proposed method can be compared with DDP."""
     models = []
     for model in study.models.values():
@@ -98,96 +191,81 @@ def _first_model(modelled: Sequence[WorkloadModel]) -> WorkloadModel | None:
     return next(iter(modelled), None)
 
 
-def _conditions_part(study: SpeedStudy) -> Parts:
-    """Return steps on links of several latencies, and steps in a row."""
-    wide = conditions_frame(study.wide)
-    row = conditions_frame(study.consecutive)
-    text = conditions_frame(study.text)
-    context: dict[str, Any] = {
-        "wide": None,
-        "row": None,
-        "text": None,
-        "row_at": {},
-        "passes": None,
-    }
+def _condition_frames(study: SpeedStudy) -> dict[str, pd.DataFrame]:
+    """Return steps on links of several latencies, and steps in a row, by name of their CSV."""
     frames = {}
-    if len(wide):
-        frames["wide_steps"] = wide[WIDE]
-        table = conditions_table(wide)
-        # `conditions_frame` goes from the least latency to the largest.
-        furthest = table.columns[-1]
-        context["wide"] = table.sort_values(furthest)
-    if len(row):
-        frames["consecutive_steps"] = row
-        table = conditions_table(row)
-        context["row"] = table
-        context["row_at"] = table.set_index("label").to_dict("index")
-        is_first = row["condition"] == row["condition"].iloc[0]
-        context["passes"] = row.loc[is_first, "passes_seconds"].mean()
-    if len(text):
-        frames["text_steps"] = text
-        context["text"] = conditions_table(text)
-    return context, frames, {}
+    if study.wide:
+        frames["wide_steps"] = conditions_frame(study.wide)[WIDE]
+    if study.consecutive:
+        frames["consecutive_steps"] = conditions_frame(study.consecutive)
+    if study.text:
+        frames["text_steps"] = conditions_frame(study.text)
+    return frames
 
 
-def _modelled_part(
-    study: SpeedStudy,
-    modelled: Sequence[WorkloadModel],
-    model: WorkloadModel,
-    sweeps: pd.DataFrame,
-    families: Mapping[str, str],
-) -> Parts:
-    """Return what the model says: of all rates, of the headlines, of layouts and of cost."""
-    speedups = [comparisons.speedups_frame(each, comparisons.RATES) for each in modelled]
-    ratios = [comparisons.needed_ratios_frame(each, SOME_RATES) for each in modelled]
-    headlines = comparisons.headlines_frame(study)
-    layouts = comparisons.layouts_frame(model, AT)
-    costs = comparisons.costs_frame(model)
-    agreement = agreement_frame(study.cells)
-    frames = {
-        "modelled": pd.concat(speedups),
-        "headlines": headlines,
-        "layouts": layouts,
-        "costs": costs,
-        "agreement": agreement,
-        "needed_ratios": pd.concat(ratios),
-    }
+def _condition(timings: Sequence[Any]) -> Condition | None:
+    """Return a line a method, a column a condition, in the order of the records."""
+    steps = conditions_frame(timings)
+    if steps.empty:
+        return None
+    table = conditions_table(steps)
+    columns: Columns = {"label": ("method", "text")}
+    for name in table.columns[1:]:
+        columns[name] = (name, "milliseconds")
+    is_first = steps["condition"] == steps["condition"].iloc[0]
+    passes_seconds = float(steps.loc[is_first, "passes_seconds"].mean())
+    return Condition(table, columns, passes_seconds)
+
+
+def _wide(study: SpeedStudy) -> Condition | None:
+    """Return steps by latency, the method that is fastest at the largest first."""
+    wide = _condition(study.wide)
+    if wide is None:
+        return None
+    # `conditions_frame` goes from the least latency to the largest.
+    furthest = wide.table.columns[-1]
+    return Condition(wide.table.sort_values(furthest), wide.columns, wide.passes_seconds)
+
+
+def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
     clear = clear_cells(study.cells)
-    timed = clear[clear["workload"] == model.workload.name]
-    at_one_rate = comparisons.speedups_frame(model, [AT]).set_index("method")
-    proposed = at_one_rate.loc[PROPOSED]
-    best_baseline = model.methods[str(proposed["best_baseline"])]
-    # A small message is nearly all headers and acknowledgements.
-    large_messages = sweeps[sweeps["payload_bytes"] >= 1e6]
-    context = {
-        "own": proposed,
-        "own_ratio": model.methods[PROPOSED].payload_ratio(model.workload.num_parameters),
-        "best_label": best_baseline.label,
-        "networks": networks_table(clear, layouts),
-        "reach": _reach(headlines),
-        "agreement": agreement,
-        "beyond_formula": large_messages["beyond_formula"].abs(),
-        "steps": steps_table(timed),
-        "num_steps": (int(timed["num_steps"].min()), int(timed["num_steps"].max())),
-        "has_ranges": bool((timed["interval"] == "range").any()),
-        "headlines": headlines_table(headlines) if len(headlines) else headlines,
-        "costs": costs_table(costs),
-    }
-    return context, frames, {"speedups": draw_speedups(study, model, families)}
-
-
-def _reach(headlines: pd.DataFrame) -> list[tuple[Any, pd.Series, pd.Series]]:
-    """Return of each headline its words, and its lines of the fastest and the slowest device."""
-    is_shown = (
-        (headlines["method"] == PROPOSED)
-        & (headlines["rival"] == DDP)
-        & headlines["source"].notna()
+    cells = clear[clear["workload"] == model.workload.name]
+    steps = steps_table(cells)
+    columns: Columns = {"label": ("method", "text"), "ratio": ("ratio", "short")}
+    for name in steps.columns[2:]:
+        columns[name] = (name, "text")
+    networks = networks_table(clear)
+    is_titles = (
+        (networks["workload"] == model.workload.name)
+        & (networks["layout"] == "8 x 1")
+        & (networks["bits_per_second"] == AT)
     )
-    reach = []
-    for words, lines in headlines[is_shown].groupby("headline", sort=False):
-        # `headlines_frame` goes from the least compute time to the most.
-        reach.append((words, lines.iloc[0], lines.iloc[-1]))
-    return reach
+    titles = networks[is_titles]
+    # What the title says: a fifth of DDP's step, and less than a tenth between them.
+    holds = not titles.empty and bool(((titles["least"] > 5) & (titles["apart"] < 1.1)).all())
+    return Timed(
+        steps=steps,
+        columns=columns,
+        num_steps=(int(cells["num_steps"].min()), int(cells["num_steps"].max())),
+        has_ranges=bool((cells["interval"] == "range").any()),
+        networks=networks,
+        holds=holds,
+    )
+
+
+def _modelled(study: SpeedStudy, model: WorkloadModel, sweeps: pd.DataFrame) -> Modelled:
+    at_one_rate = comparisons.speedups_frame(model, [AT]).set_index("method")
+    proposed: Any = at_one_rate.loc[PROPOSED].copy()
+    proposed["best_label"] = model.methods[str(proposed["best_baseline"])].label
+    headlines = comparisons.headlines_frame(study)
+    large_messages = sweeps[sweeps["payload_bytes"] >= LARGE_MESSAGE]
+    return Modelled(
+        proposed=proposed,
+        ratio=model.methods[PROPOSED].payload_ratio(model.workload.num_parameters),
+        headlines=headlines if headlines.empty else headlines_table(headlines),
+        agreement=agreement_frame(study.cells),
+        beyond_formula=large_messages["beyond_formula"].abs(),
+    )
 
 
 def families_of(experiments: Sequence[Frames]) -> dict[str, str]:
@@ -198,57 +276,36 @@ def families_of(experiments: Sequence[Frames]) -> dict[str, str]:
     return families
 
 
-def _joined_part(study: SpeedStudy, experiments: Sequence[Frames]) -> Parts:
-    """Return losses joined with step times: all experiments as frames, the first one on the page."""
-    sessions = study.sessions
-    frames = {"scored_steps": scored_steps_frame(sessions)}
-    if not sessions or not experiments:
-        return {"joined": None}, frames, {}
-    joined = [joined_frame(experiment, sessions) for experiment in experiments]
-    frames["loss_and_step"] = pd.concat(joined)
-    experiment = experiments[0].experiment
-    timed = joined[0].dropna(subset=["seconds"])
-    figures = {}
-    if timed["estimate"].notna().any():
-        figures["loss_and_step"] = draw_loss_and_step(
-            timed, experiment.margin, families_of(experiments)
-        )
-    baselines = baselines_frame(sessions)
+def _scored(study: SpeedStudy, frames: Frames, joined: pd.DataFrame) -> Scored:
+    """Return the steps of the experiment that the page shows."""
+    timed = joined.dropna(subset=["seconds"])
+    baselines = baselines_frame(study.sessions)
     not_scored = baselines[~baselines["method"].isin(timed["method"])]
-    context = {
-        "joined": joined_table(pd.concat([timed, not_scored])),
-        "rates": sorted(timed["bits_per_second"].unique()),
-        "intervals": set(timed["interval"]),
-        "experiment": experiment,
-        "has_loss": bool(figures),
-        "as_scored": _as_scored(timed, baselines),
+    columns: Columns = {
+        "label": ("method", "text"),
+        "ratio": ("ratio", "amount"),
+        "loss": ("accuracy drop, points", "digits"),
     }
-    return context, frames, figures
-
-
-def _as_scored(timed: pd.DataFrame, baselines: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Return the proposed method at `AT` as scored, and the fastest that loses no more.
-
-    Each over DDP and over the best baseline.
-    """
-    lines = timed[timed["bits_per_second"] == AT].dropna(subset=["estimate"])
-    baselines_at: Any = baselines[baselines["bits_per_second"] == AT].set_index("method")
-    is_proposed = lines["label"] == "M-CSER"
-    proposed = lines[is_proposed]
-    if DDP not in baselines_at.index or proposed.empty:
-        return []
-    loses_no_more = lines["estimate"] >= proposed["estimate"].iloc[0]
-    others = lines[loses_no_more & ~is_proposed].sort_values("seconds")
-    shown = pd.concat([proposed.head(1), others.head(1)])
-    best = baselines_at.loc[baselines_at["seconds"].idxmin()]
-    shown = shown.assign(
-        unit="points",
-        over_ddp=baselines_at.loc[DDP, "seconds"] / shown["seconds"],
-        over_best=best["seconds"] / shown["seconds"],
-        best_label=best["label"],
+    for bits in sorted(timed["bits_per_second"].unique()):
+        columns[bits] = (f"ms at {rate(bits)}", "text")
+    return Scored(
+        experiment=frames.experiment,
+        timed=timed,
+        baselines=baselines,
+        table=joined_table(pd.concat([timed, not_scored])),
+        columns=columns,
+        intervals=set(timed["interval"]),
     )
-    records: list[dict[Any, Any]] = shown.to_dict("records")
-    return records
+
+
+def _head(scored: Scored | None, modelled: Modelled | None) -> pd.DataFrame | None:
+    """Return the report's first table; None where nothing can be compared."""
+    if modelled is None:
+        return None
+    none = pd.DataFrame(columns=["bits_per_second", "estimate", "label", "seconds", "method"])
+    timed = none if scored is None else scored.timed
+    baselines = none if scored is None else scored.baselines
+    return head_table(timed, baselines, modelled.proposed, modelled.ratio)
 
 
 def _machine(study: SpeedStudy) -> dict[str, str]:

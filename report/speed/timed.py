@@ -16,6 +16,7 @@ from cser_bench.harness.records.experiment import Row
 from cser_bench.harness.records.shipped import ships, take
 from cser_bench.harness.records.timings import Cell, TimedMethod, Timing
 from cser_bench.report.frame import Frames, evidence_in, read_frames
+from cser_bench.report.labels import with_short_labels
 from cser_bench.report.statistics import against_baseline
 
 ENOUGH = 10
@@ -227,11 +228,11 @@ def scored_steps_frame(sessions: Sequence[Timing]) -> pd.DataFrame:
 def joined_frame(frames: Frames, sessions: Sequence[Timing]) -> pd.DataFrame:
     """Return one line a row of the experiment's own length and rate of the links.
 
-    It has what the row loses, and its step. A row and a timed method are joined where algorithm,
+    It has the difference of scores to the baseline, and the step. A row and a timed method are joined where algorithm,
     settings and momentum are equal, or where the row is SGD's and the method is DDP with rows of
     its own. `estimate` is the row's score minus the baseline's, a share, with its 95 % interval; a
     row that diverged has none. A row that was not timed has one line, without rate and seconds.
-    `frontier`: no other line of the same rate is as fast or faster and loses no more.
+    `frontier`: no other line of the same rate is as fast or faster with no larger drop.
     """
     baseline = frames.experiment.baseline
     own_rows = _own_rows(frames)
@@ -297,9 +298,9 @@ def _scored_steps(sessions: Sequence[Timing]) -> pd.DataFrame:
 
 
 def _is_on_frontier(lines: pd.DataFrame) -> pd.Series:
-    known = lines.dropna(subset=["seconds", "estimate"])
+    both = lines.dropna(subset=["seconds", "estimate"])
     # The best of equally fast lines comes first, so that the others stay off the frontier.
-    ordered = known.sort_values(["seconds", "estimate"], ascending=[True, False])
+    ordered = both.sort_values(["seconds", "estimate"], ascending=[True, False])
     best = ordered.groupby("bits_per_second")["estimate"].cummax()
     # The best among those that are faster.
     before = best.groupby(ordered["bits_per_second"]).shift(fill_value=-math.inf)
@@ -345,7 +346,7 @@ def experiments_beside(folder: Path, sessions: Sequence[Timing]) -> list[Frames]
                 names[experiment] = None
     # From the end, so that of two experiments of one name the first stays.
     by_name = {path.name: path for path in reversed(folders)}
-    return [read_frames(by_name[name]) for name in names if name in by_name]
+    return [with_short_labels(read_frames(by_name[name])) for name in names if name in by_name]
 
 
 def mean_step(cells: Sequence[Cell], confidence: float = 0.95) -> tuple[float, float, float]:

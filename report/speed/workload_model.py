@@ -21,6 +21,7 @@ from cser_bench.harness.records.timings import (
     TimingStudy,
     Workload,
 )
+from cser_bench.report.labels import timed_label
 from cser_bench.report.speed.cost_model import Algorithm, Compute, Network, period_seconds
 from cser_bench.report.speed.fitting import Fit, fit_line, fits_of, network_on
 from cser_bench.report.speed.timed import cells_frame
@@ -302,7 +303,15 @@ def read_study(folder: Path) -> SpeedStudy:
 
 
 def _read_timings(paths: Iterable[Path]) -> dict[Path, Timing]:
-    return {path: read_record(path, Timing) for path in paths}
+    """Read timings, whose methods get the names that reports print."""
+    timings = {}
+    for path in paths:
+        timing = read_record(path, Timing)
+        methods = []
+        for method in timing.methods:
+            methods.append(method.model_copy(update={"label": timed_label(method)}))
+        timings[path] = timing.model_copy(update={"methods": methods})
+    return timings
 
 
 def _read_alike(paths: Iterable[Path]) -> tuple[Timing, ...]:

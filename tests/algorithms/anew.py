@@ -9,7 +9,8 @@ from torch import nn
 
 from cser_bench.algorithms import DistributedOptimizer
 
-NUM_BEFORE, NUM_STEPS = 4, 14
+NUM_BEFORE = 4
+NUM_STEPS = 14
 KEPT = ("momentum", "exp_avg", "exp_avg_sq", "outer_momentum")
 SENT_LATE: dict[str, dict[str, Any]] = {
     "one fragment": {"sync_interval": 4, "delay": 2, "merge": 0.5},
@@ -51,7 +52,8 @@ def begins_anew(
         one_step(new, new_model, step)
         for before, after in zip(optimizer.replicas, new.replicas, strict=True):
             assert torch.equal(before.flat.parameters, after.flat.parameters), f"after step {step}"
-    held, new_held = optimizer.replicas[0].buffers, new.replicas[0].buffers
+    held = optimizer.replicas[0].buffers
+    new_held = new.replicas[0].buffers
     for key in ("anchor", "error", "outer_momentum"):
         if key in held:
             assert torch.equal(held[key], new_held[key]), key

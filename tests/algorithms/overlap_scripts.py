@@ -372,7 +372,7 @@ OTHERS: dict[str, Callable[[], None]] = {
     "no number": takes_what_is_no_number,
     "no number, left out": leaves_steps_out_and_sends_nothing_early,
 }
-GIVEN_BACK = {f"given back by {whom}": whom for whom in ("all", "alone", "pair")}
+GIVEN_BACK = {f"given back by {group}": group for group in ("all", "alone", "pair")}
 KEYS = [*TRAININGS, *OTHERS, *GIVEN_BACK]
 
 
@@ -382,8 +382,10 @@ def cases(pair: dist.ProcessGroup) -> dict[str, Callable[[], None]]:
     groups = {"all": None, "alone": alone, **({"pair": pair} if dist.get_rank() < 2 else {})}
     trainings = {key: partial(changes_no_bit, case, groups) for key, case in TRAININGS.items()}
     given_back: dict[str, Callable[[], None]] = {
-        key: partial(gives_back_what_overlap_held, groups[whom]) if whom in groups else lambda: None
-        for key, whom in GIVEN_BACK.items()
+        key: partial(gives_back_what_overlap_held, groups[group])
+        if group in groups
+        else lambda: None
+        for key, group in GIVEN_BACK.items()
     }
     return trainings | OTHERS | given_back
 

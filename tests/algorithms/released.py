@@ -30,8 +30,10 @@ def ef_sgd(problem: Problem, block: Mask) -> Iterator[State]:
     Gradient and weight decay have momenta of their own, and the decay is applied at once by each
     worker.
     """
-    x, e = problem.everywhere(problem.start), problem.zeros()
-    m, m_wd = problem.zeros(), problem.zeros()
+    x = problem.everywhere(problem.start)
+    e = problem.zeros()
+    m = problem.zeros()
+    m_wd = problem.zeros()
     for t in count(1):
         g = problem.gradients(x, t)
         m = problem.beta * m + g
@@ -51,8 +53,10 @@ def qsparse(problem: Problem, block: Mask, interval: int, multi_precision: bool)
     The step is from x_32, where there is one, but the gradient is of x: a synchronisation resets x
     wherever nothing was sent (123), and x_32 becomes x only where something was (147).
     """
-    x, x_32 = problem.everywhere(problem.start), problem.everywhere(problem.start)
-    m, e = problem.zeros(), problem.zeros()
+    x = problem.everywhere(problem.start)
+    x_32 = problem.everywhere(problem.start)
+    m = problem.zeros()
+    e = problem.zeros()
     cached = x.copy()
     for t in count(1):
         x_32 = nag(problem, x_32, m, problem.gradients(x, t))
@@ -78,7 +82,8 @@ def cser(problem: Problem, block_1: Mask, block_2: Mask, interval: int) -> Itera
     CSEA, ersgd_trainer_v2.py (90-137), sends one kind of blocks at every step: these as the second,
     interval 1.
     """
-    x, m = problem.everywhere(problem.start), problem.zeros()
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
     for t in count(1):
         x = nag(problem, x, m, problem.gradients(x, t))
         here = block_2(t, "error") if t % interval == 0 else block_1(t, "gradient")
@@ -88,7 +93,8 @@ def cser(problem: Problem, block_1: Mask, block_2: Mask, interval: int) -> Itera
 
 def cser_pl(problem: Problem, block: Mask, interval: int) -> Iterator[State]:
     """partial_local_sgd_trainer_v1.py (92-137)."""
-    x, m = problem.everywhere(problem.start), problem.zeros()
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
     for t in count(1):
         x = nag(problem, x, m, problem.gradients(x, t))
         if t % interval == 0:

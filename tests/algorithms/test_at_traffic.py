@@ -25,7 +25,7 @@ from cser_bench.algorithms.powersgd import PowerSGD
 from tests.algorithms.problems import NAMES
 
 NUMEL = 491_520
-"""Of a vector so long that messages are hardly rounded up."""
+"""Length of a vector whose messages are hardly rounded up."""
 WORKERS = (2, 4, 8, 16)
 SHARES = (1 / 4, 1 / 8, 1 / 24, 1 / 100)
 SHAPES = [(64, 48), (64,), (32, 16, 3, 3), (10, 64), (10,)]
@@ -203,7 +203,7 @@ def test_an_optimiser_warns_of_gathered_messages_dearer_than_the_fp16_hooks(
     ],
 )
 def test_it_does_not_warn_of_others(name: str, own: dict[str, Any], num_workers: int) -> None:
-    """Of what is not compressed, too: that is what was asked for."""
+    """Nor of what is not compressed: that is what was asked for."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made(name, own, num_workers)

@@ -57,7 +57,8 @@ def test_a_mean_is_rounded_once_and_overflows_only_where_it_must(
         collectives.all_reduce_mean_(own, Purpose.MODEL)
         return own[0]
 
-    assert stacked_rows.isfinite().all() and torch.equal(stacked_rows[0, :2], rows[0, :2])
+    assert stacked_rows.isfinite().all()
+    assert torch.equal(stacked_rows[0, :2], rows[0, :2])
     for mean in (*stacked_rows, *workers(work, num_workers)):
         torch.testing.assert_close(mean, expected, rtol=EPSILON[dtype] / 2, atol=0)
         assert torch.equal(mean, stacked_rows[0])
@@ -117,15 +118,11 @@ def test_a_quantiser_under_feedback_does_not_diverge(name: str, compressor: QSGD
     """On sum_i a_i (x - b_i)^2 / 2; unscaled, they grow beyond 1e2 in 150 steps, and most beyond
     1e8."""
     generator = torch.Generator().manual_seed(0)
-    a, b = (
-        0.5 + torch.rand(8, 1024, generator=generator),
-        2.4 * torch.randn(8, 1024, generator=generator),
-    )
+    a = 0.5 + torch.rand(8, 1024, generator=generator)
+    b = 2.4 * torch.randn(8, 1024, generator=generator)
     gamma = {"gamma": 0.02} if name in ("choco_sgd", "deep_squeeze") else {}
-    own, parameter = (
-        own_settings(name, [compressor], 2, **gamma),
-        nn.Parameter(torch.zeros(8, 1024)),
-    )
+    own = own_settings(name, [compressor], 2, **gamma)
+    parameter = nn.Parameter(torch.zeros(8, 1024))
     optimizer = algorithms()[name]([parameter], lr=0.05, collectives=StackedCollectives(8), **own)
     for _ in range(150):
         parameter.grad = a * (parameter.detach() - b)
@@ -139,7 +136,9 @@ def test_a_quantiser_under_feedback_does_not_diverge(name: str, compressor: QSGD
 def test_what_rounding_takes_adds_up_only_where_the_method_says_so(name: str) -> None:
     """Gradients are constant and round down: of 64 steps those that keep it lose less than one
     message's rounding."""
-    algorithm, gradients, lr = algorithms()[name], (1.003, 1.006), 0.25
+    algorithm = algorithms()[name]
+    gradients = (1.003, 1.006)
+    lr = 0.25
     own: dict[str, Any] = {
         **(algorithm.no_compression or {}),
         "momentum": 0.5 if algorithm.without_momentum else 0.0,

@@ -59,7 +59,8 @@ def draw_at(step: int, seed: int = 0) -> Draw:
 
 def mask(compressor: SharedSupport, layout: Layout, draw: Draw) -> Tensor:
     """How often each coordinate is in the support."""
-    support, counts = compressor.support(layout, draw), torch.zeros(layout.numel)
+    support = compressor.support(layout, draw)
+    counts = torch.zeros(layout.numel)
     support.add_(counts, torch.ones(support.payload_numel))
     return counts
 
@@ -67,10 +68,8 @@ def mask(compressor: SharedSupport, layout: Layout, draw: Draw) -> Tensor:
 def compressed(compressor: Compressor, vector: Tensor, draw: Draw, rank: int = 0) -> Tensor:
     """C(v)."""
     if isinstance(compressor, SharedSupport):
-        support, result = (
-            compressor.support(flat_layout(vector.numel()), draw),
-            torch.zeros_like(vector),
-        )
+        support = compressor.support(flat_layout(vector.numel()), draw)
+        result = torch.zeros_like(vector)
         support.add_(result, support.gather(vector))
         return result
     assert isinstance(compressor, Encoded)
@@ -142,7 +141,8 @@ def test_compression_never_adds_to_the_error(
 def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
     compressor: Compressor, numel: int, seed: int, dtype: torch.dtype, interval: int, count: int
 ) -> None:
-    layout, steps = flat_layout(numel), range(interval, interval * count + 1, interval)
+    layout = flat_layout(numel)
+    steps = range(interval, interval * count + 1, interval)
     compressor.check(layout)
     bits = []
     for draw in map(draw_at, steps):
@@ -168,7 +168,8 @@ def test_the_payload_is_what_is_sent_and_the_cost_of_many_steps_is_the_sum(
 def test_the_mean_cost_of_draws_that_differ_is_their_mean(
     compressor: PerTensorBlockSparsifier,
 ) -> None:
-    layout, draws = layout_of((10, 7), (9,), (4, 3, 2)), 3000
+    layout = layout_of((10, 7), (9,), (4, 3, 2))
+    draws = 3000
     bits = np.array([compressor.payload_bits(layout, draw_at(step)) for step in range(draws)])
     mean = compressor.cost(layout, None, range(draws))
     assert abs(mean.bits - bits.sum()) < 5 * bits.std() * math.sqrt(draws)
@@ -187,7 +188,9 @@ def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -
 
     Scaled for feedback, it loses omega / (1 + omega) of them.
     """
-    layout, lost, scaled_lost = flat_layout(1024), [], []
+    layout = flat_layout(1024)
+    lost = []
+    scaled_lost = []
     fed_back, dropped = (
         EFSGD([nn.Parameter(torch.zeros(1024))], lr=0.1, compressor=compressor, drop_rest=drops)
         for drops in (False, True)
@@ -207,9 +210,8 @@ def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -
         lost.append(float(torch.tensor(squares[0]).mean() / vector.square().sum()))
         scaled_lost.append(float(torch.tensor(squares[1]).mean() / vector.square().sum()))
     assert max(lost) == pytest.approx(omega, rel=0.1) if omega else max(lost) < 1
-    assert max(scaled_lost) < 1 and scaled_lost[0] == pytest.approx(
-        omega / (1 + omega) if omega else lost[0], rel=0.1
-    )
+    assert max(scaled_lost) < 1
+    assert scaled_lost[0] == pytest.approx(omega / (1 + omega) if omega else lost[0], rel=0.1)
 
 
 # Blocks.
@@ -217,7 +219,8 @@ def test_the_variance_of_qsgd_is_what_its_worst_vector_loses(compressor: QSGD) -
 
 @given(block_sparsifiers(), st.integers(48, 120))
 def test_blocks_cut_the_vector_into_equal_parts(compressor: BlockSparsifier, numel: int) -> None:
-    layout, size = flat_layout(numel), math.ceil(numel / compressor.blocks)
+    layout = flat_layout(numel)
+    size = math.ceil(numel / compressor.blocks)
     count = math.ceil(numel / size)
     for step in range(5):
         chosen = mask(compressor, layout, draw_at(step))
@@ -232,7 +235,8 @@ def test_blocks_cut_the_vector_into_equal_parts(compressor: BlockSparsifier, num
 def test_all_draws_of_a_block_together_are_the_vector_and_the_short_one_is_filled_up_with_zeros() -> (
     None
 ):
-    compressor, layout = BlockSparsifier(4), flat_layout(51)
+    compressor = BlockSparsifier(4)
+    layout = flat_layout(51)
     sent = {
         tuple(compressor.support(layout, draw_at(step)).gather(torch.arange(51.0)).tolist())
         for step in range(60)
@@ -285,10 +289,8 @@ def test_each_tensor_keeps_an_aligned_block(
 
 
 def test_empty_tensors_take_no_part_in_a_block_of_each_tensor() -> None:
-    compressor, layout = (
-        PerTensorBlockSparsifier(3, 2, 1.5),
-        layout_of((10, 7), (0, 3), (9,), (4, 0)),
-    )
+    compressor = PerTensorBlockSparsifier(3, 2, 1.5)
+    layout = layout_of((10, 7), (0, 3), (9,), (4, 0))
     for step in range(20):
         draw = draw_at(step)
         support = compressor.support(layout, draw)
@@ -360,7 +362,9 @@ def test_numbers_that_are_alike_stay_what_they_are() -> None:
 def test_qsgd_is_unbiased(bits: int) -> None:
     """The mean of 1000 roundings, each at most one level off: standard deviation at most level / (2
     sqrt(1000))."""
-    compressor, numel, draws = QSGD(bits, 8), 20, 1000
+    compressor = QSGD(bits, 8)
+    numel = 20
+    draws = 1000
     vector = torch.from_numpy(np.random.default_rng(5).normal(size=numel))
     mean = sum(compressed(compressor, vector, draw_at(step)) for step in range(draws)) / draws
     assert isinstance(mean, Tensor)
@@ -389,7 +393,8 @@ def test_qsgd_draws_anew_for_each_worker_and_step() -> None:
 def test_zero_stays_zero_and_encoding_leaves_all_else_alone(compressor: Encoded) -> None:
     assert compressed(compressor, torch.zeros(40), draw_at(0)).tolist() == [0] * 40
     vector = random_vector(40, 1)
-    before, state = vector.clone(), torch.get_rng_state()
+    before = vector.clone()
+    state = torch.get_rng_state()
     compressed(compressor, vector, draw_at(0))
     assert torch.equal(vector, before)
     assert torch.equal(torch.get_rng_state(), state)
@@ -415,7 +420,8 @@ def test_what_all_receive_and_what_each_keeps_is_what_there_was(
 ) -> None:
     vector = random_vector(num_workers * numel, seed, torch.float32).view(num_workers, numel)
     sent, counted = sent_by(vector, compressor)
-    num_blocks, size = -(-numel // compressor.block_size), compressor.block_size
+    num_blocks = -(-numel // compressor.block_size)
+    size = compressor.block_size
     assert counted == Entry(num_blocks * (32 + size * compressor.bits), 1, gathered_bits=0)
     assert (sent.mean == sent.mean[0]).all(), "all receive the same"
     once = transcription.quantised_blocks(compressor.bits, size)

@@ -91,7 +91,7 @@ class Case:
     compressor: str = "top-k"
     model: type[nn.Module] = Net
     options: dict[str, Any] = field(default_factory=dict)
-    """Of DDP."""
+    """Options of DDP."""
     num_passes: int = 1
     """Backward passes of a step, all but the last in `no_sync`."""
     resumed_after: int | None = None
@@ -125,7 +125,7 @@ class Found:
     sent: list[tuple[int, int, int]] = field(default_factory=list)
     """Bits, collectives and gathered bits up to the last step before another start."""
     shares: list[float] = field(default_factory=list)
-    """Of DDP's traffic, likewise."""
+    """Shares of DDP's traffic, likewise."""
     errors: Gradients = field(default_factory=dict)
 
 

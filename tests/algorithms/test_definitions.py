@@ -117,7 +117,8 @@ def forms(*keys: str) -> list[bool]:
 
 def with_compressor(key: str) -> list[Case]:
     """Methods of one compressor, with this one."""
-    compressor, c = COMPRESSORS[key], compress_of(key)
+    compressor = COMPRESSORS[key]
+    c = compress_of(key)
     local = {"compressor": compressor, "sync_interval": 4}
     outer = {"outer_lr": 0.8, "error_decay": 0.9}
     return [
@@ -142,7 +143,8 @@ def cser_pl_like(method: str, key: str, held: bool) -> Case:
 def variants(key: str) -> list[Case]:
     """Switches and other forms of such methods; what a switch does is the same for each
     compressor."""
-    compressor, c = COMPRESSORS[key], compress_of(key)
+    compressor = COMPRESSORS[key]
+    c = compress_of(key)
     twice = {"sync_interval": 4, "outer_lr": 0.5**2, "error_decay": 0.9}
     return [
         Case(
@@ -296,7 +298,8 @@ def dpsgd(order: str, kind: str, momentum: float) -> Case:
 
 def choco_sgd(kind: str, key: str, gamma: float) -> Case:
     settings = {"topology": kind, "compressor": COMPRESSORS[key], "gamma": gamma}
-    weights, compress = WEIGHTS[kind](1), compress_of(key, True)
+    weights = WEIGHTS[kind](1)
+    compress = compress_of(key, True)
     return Case("choco_sgd", settings, by(t.choco_sgd, weights, compress, gamma))
 
 

@@ -40,8 +40,11 @@ AVERAGING = {
 } - SENDING_CHANGES
 """Methods that average parameters, and so one that is frozen too, where workers differ in it."""
 FROZEN_COORDINATES = slice(24, 48)
-INTERVAL, NUM_WORKERS = 4, 3
-BEFORE, FROZEN, AFTER = range(1, 7), range(7, 17), range(17, 22)
+INTERVAL = 4
+NUM_WORKERS = 3
+BEFORE = range(1, 7)
+FROZEN = range(7, 17)
+AFTER = range(17, 22)
 """Steps of a run; the freeze comes between two synchronisations, and lasts over two more."""
 Run = tuple[str, str, dict[str, Any], dict[str, Any], Types]
 
@@ -130,11 +133,13 @@ def test_nothing_but_averages_of_itself_moves_a_frozen_parameter(
     own = own_settings(name, [COMPRESSORS[key]], INTERVAL) | more
 
     def work(collectives: Collectives) -> tuple[list[Tensor], list[Tensor], bool]:
-        model, rank = make_model(dtype), collectives.rank
+        model = make_model(dtype)
+        rank = collectives.rank
         optimizer = make_optimizer(name, model, own, collectives, **common)
         train(optimizer, model, rank, BEFORE)
         frozen, trained = parts(model)
-        seen, others = [values(frozen)], [values(trained)]
+        seen = [values(frozen)]
+        others = [values(trained)]
         before = held(optimizer, model)
         freeze(model)
         for step in FROZEN:
@@ -220,7 +225,8 @@ def test_a_message_that_was_sent_before_a_freeze_is_dropped_and_one_that_comes_a
     own = {"sync_interval": 4, "delay": 2, "merge": 0.0, "outer_lr": 1.0, "outer_momentum": 0.0}
 
     def work(collectives: Collectives, frozen_at: set[int]) -> list[Tensor]:
-        model, rank = make_model(), collectives.rank
+        model = make_model()
+        rank = collectives.rank
         optimizer = make_optimizer("streaming_diloco", model, own, collectives)
         seen = [torch.empty(0)]
         for step in range(1, 11):
@@ -238,7 +244,8 @@ def test_a_message_that_was_sent_before_a_freeze_is_dropped_and_one_that_comes_a
         torch.testing.assert_close(seen[6], mean(late, 3), rtol=0, atol=1e-12)
     during = workers(lambda collectives: work(collectives, {6, 7}), 3)
     for seen in during:
-        assert torch.equal(seen[5], seen[7]) and not torch.equal(seen[7], seen[8])
+        assert torch.equal(seen[5], seen[7])
+        assert not torch.equal(seen[7], seen[8])
         torch.testing.assert_close(seen[10], mean(during, 8), rtol=0, atol=1e-12)
 
 

@@ -1,5 +1,4 @@
-"""Of a long vector on the CPU the largest numbers are found by a threshold, and are those of
-`torch.topk`."""
+"""The largest numbers of a long vector on the CPU, found by a threshold, are those of `torch.topk`."""
 
 from __future__ import annotations
 
@@ -65,7 +64,8 @@ def test_the_places_are_those_of_torch_topk(name: str, ratio: int) -> None:
     count = NUMEL // ratio
     expected = numbers.topk(count, sorted=False).indices
     found = places_of_largest(numbers, count)
-    assert found.dtype == expected.dtype and len(found) == count
+    assert found.dtype == expected.dtype
+    assert len(found) == count
     assert torch.equal(found.sort().values, expected.sort().values)
 
 

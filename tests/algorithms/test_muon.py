@@ -48,8 +48,7 @@ def test_a_gpu_iterates_in_bits_that_it_has_units_for(
 
 @pytest.mark.parametrize("condition", [10.0, 1e3])
 def test_fp16_is_nearer_to_the_exact_iteration_than_bfloat16(condition: float) -> None:
-    """Of a matrix of norm 1 whose singular values fall from the first to the last by the condition
-    number."""
+    """The matrix has norm 1, and singular values that fall by the condition number."""
     rows, columns = 64, 512
     draws = torch.Generator().manual_seed(1)
     left, right = (

@@ -97,7 +97,8 @@ def test_the_closed_form_is_the_mean_over_all_meetings(settings: Settings) -> No
     "settings", [(8, 2, 0.7, 0.9), (16, 2, 0.5, 0.9), (8, 2, 0.7, 0.5), (8, 3, 0.7, 0.5)]
 )
 def test_the_methods_own_workers_spread_by_the_closed_form(settings: Settings) -> None:
-    begin, end = 8, 18
+    begin = 8
+    end = 18
     runs = np.array([spreads(settings, seed, end) for seed in range(80)]).mean(0)
     factor = (runs[end - 1] / runs[begin - 1]) ** (1 / (2 * (end - begin)))
     assert factor == pytest.approx(spread_factor(*settings), rel=0.01)

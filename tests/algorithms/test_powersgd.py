@@ -19,7 +19,8 @@ from tests.algorithms.transcription import Array, Problem
 SHAPES: list[tuple[int, ...]] = [(4, 3, 2, 2), (5,), (6, 7), (9, 4), (), (6, 7), (3, 1), (1, 5)]
 SIZES = [math.prod(shape) for shape in SHAPES]
 NUMEL = sum(SIZES)
-SEED, NUM_WORKERS = 5, 3
+SEED = 5
+NUM_WORKERS = 3
 START = np.random.default_rng(0).normal(0, 1, NUMEL)
 
 Gradient = Callable[[Array, int, int], Array]
@@ -85,7 +86,8 @@ def of_rank_one(x: Array, number: int, worker: int) -> Array:
 @pytest.mark.parametrize("gradient", [towards_targets, of_rank_one])
 def test_at_full_rank_it_is_sgd_from_the_first_step(gradient: Gradient) -> None:
     """The smaller side of the greatest matrix is 6."""
-    ones, given = np.ones(NUMEL), {"gradient": gradient, "momentum": 0.9, "weight_decay": 0.02}
+    ones = np.ones(NUMEL)
+    given = {"gradient": gradient, "momentum": 0.9, "weight_decay": 0.02}
     sgd = transcription.sgd(Problem(START, gradient, NUM_WORKERS, 0.1 * ones, 0.9, 0.02 * ones))
     full = list(states(12, rank=6, **given))
     for (xs, es), (wanted, _) in zip(full, sgd, strict=False):

@@ -16,7 +16,7 @@ from cser_bench.algorithms import SGD, Collectives
 from cser_bench.algorithms.core.compressors import Draw
 from tests.algorithms.problems import workers
 
-# Of Draw(1, 2, "gradient").
+# Key and numbers of Draw(1, 2, "gradient").
 KEY = 41110946149140371502579049581479416615
 INTEGERS = [4669931351255624814, 1927422963798753732]
 CHOSEN = [40, 103, 551]

@@ -628,7 +628,7 @@ def test_layers_that_begin_by_seeds_of_rank_and_layer_are_in_one_order() -> None
 
 
 def test_norms_that_are_exchanged_are_seen_where_weights_are_each_workers_own() -> None:
-    """Of one shape are a norm's scales, which begin as ones, and its shifts, as zeros."""
+    """A norm's scales, which begin as ones, and its shifts, as zeros, have one shape."""
 
     def work(collectives: Collectives) -> None:
         model = nn.Sequential(Twins(collectives.rank), nn.LayerNorm(3))
@@ -685,7 +685,7 @@ def test_the_scale_is_taken_out_and_all_workers_skip_where_one_overflowed(
     name: str, dtype: Types, clip: bool
 ) -> None:
     def scaled_steps(overflow: dict[int, int]) -> list[tuple[Tensor, int]]:
-        """Of each worker its parameters and the steps counted. `overflow`: the worker that
+        """Return each worker's parameters and the steps counted. `overflow`: the worker that
         overflows, by step."""
 
         def work(collectives: Collectives) -> tuple[Tensor, int]:

@@ -23,11 +23,18 @@ from cser_bench.algorithms import DiLoCo, StackedCollectives
 Vectors = NDArray[np.float64]
 
 SEED = 42
-NUM_INPUTS, NUM_CLASSES = 512, 4
-NUM_WORKERS, BATCH_SIZE = 4, 32
-NUM_ROUNDS, SYNC_INTERVAL = 5, 20
+NUM_INPUTS = 512
+NUM_CLASSES = 4
+NUM_WORKERS = 4
+BATCH_SIZE = 32
+NUM_ROUNDS = 5
+SYNC_INTERVAL = 20
 OUTER_LR = 0.5
-LR, LOWEST_LR, WEIGHT_DECAY, BETAS, EPS = 2e-4, 1e-6, 1e-3, (0.9, 0.999), 1e-8
+LR = 2e-4
+LOWEST_LR = 1e-6
+WEIGHT_DECAY = 1e-3
+BETAS = (0.9, 0.999)
+EPS = 1e-8
 PRINTED = [1.391600, 1.357046, 1.325124, 1.307899, 1.300403, 1.298819]
 """Before training and after each round, with 65,000 hidden units and all of the data."""
 
@@ -128,7 +135,8 @@ def trained_alone(
 def losses_by_hand(problem: Problem, hidden: int) -> list[float]:
     """Their server steps by SGD on the mean of what workers have moved by."""
     x = [parameter.double().numpy() for parameter in initial(hidden)]
-    inputs, labels = problem.inputs[problem.scored], problem.labels[problem.scored]
+    inputs = problem.inputs[problem.scored]
+    labels = problem.labels[problem.scored]
 
     def loss() -> float:
         _, logarithms = scores(x, inputs.astype(np.float64))

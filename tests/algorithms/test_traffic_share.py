@@ -178,7 +178,7 @@ def test_the_documents_have_them() -> None:
             assert said == pytest.approx(optimizer.traffic_share(num_workers), rel=0.01), words
 
 
-def test_a_report_reckons_what_links_carry_as_methods_do() -> None:
+def test_a_report_computes_what_links_carry_as_methods_do() -> None:
     """Reports load no torch, and so have a formula of their own."""
     for num_workers in (2, 3, 8, 32):
         by_methods = carried(num_workers, all_reduced=3.0, gathered=0.25, to_neighbours=1.5)

@@ -69,7 +69,7 @@ def updates_of(problem: Problem, momenta: Vectors, xs: Vectors, gradients: Vecto
 
 
 class AdamW:
-    """Of each worker m and v, and t steps; p = eta (lambda x + mhat / (sqrt(vhat) + eps)).
+    """Each worker has m and v, after t steps; p = eta (lambda x + mhat / (sqrt(vhat) + eps)).
 
     Where the first coordinates are matrices, these move by Muon: p = eta (lambda x + 0.2
     sqrt(max(rows, columns)) O(u)) with m <- mu m + (1 - mu) g and u = mu m + (1 - mu) g.
@@ -89,7 +89,8 @@ class AdamW:
         direction = (
             self.m / (1 - self.b1**self.t) / (np.sqrt(self.v / (1 - self.b2**self.t)) + self.eps)
         )
-        u, offset = self.b1 * self.m + (1 - self.b1) * gradients, 0
+        u = self.b1 * self.m + (1 - self.b1) * gradients
+        offset = 0
         for shape in self.shapes:
             here = slice(offset, offset + math.prod(shape))
             for own, direction_of in zip(u[:, here], direction[:, here], strict=True):
@@ -124,7 +125,8 @@ def psync(v: Vectors, compress: Compress, step: int, purpose: str) -> tuple[Vect
 
 
 def sgd(problem: Problem) -> Iterator[State]:
-    x, m = problem.start.copy(), problem.zeros()
+    x = problem.start.copy()
+    m = problem.zeros()
     for t in count(1):
         x = x - mean(updates(problem, m, problem.everywhere(x), t))
         yield problem.everywhere(x), []
@@ -132,20 +134,26 @@ def sgd(problem: Problem) -> Iterator[State]:
 
 def sgd_accumulate(problem: Problem, accumulation_steps: int) -> Iterator[State]:
     """SGD on the mean of all gradients since the last step, which are all of the same x."""
-    x, m, since = problem.start.copy(), 0 * problem.start, []
+    x = problem.start.copy()
+    m = 0 * problem.start
+    since = []
     for t in count(1):
         since += [problem.gradient(x, t, i) for i in range(problem.num_workers)]
         if t % accumulation_steps == 0:
             g = mean(since) + problem.decay * x
             m = problem.beta * m + g
-            x, since = x - problem.eta * (problem.beta * m + g), []
+            x = x - problem.eta * (problem.beta * m + g)
+            since = []
         yield problem.everywhere(x), []
 
 
 def ef_sgd(
     problem: Problem, compress: Compress, drop_rest: bool = False, decay_apart: bool = False
 ) -> Iterator[State]:
-    x, v, m, e = problem.start.copy(), 0 * problem.start, problem.zeros(), problem.zeros()
+    x = problem.start.copy()
+    v = 0 * problem.start
+    m = problem.zeros()
+    e = problem.zeros()
     for t in count(1):
         if decay_apart:
             g = problem.gradients(problem.everywhere(x), t)
@@ -164,7 +172,8 @@ def ef_sgd(
 
 def ef_on_gradients(problem: Problem, compress: Compress) -> Iterator[State]:
     """What is sent are gradients; all workers then take the same step."""
-    e, x = problem.zeros(), problem.start.copy()
+    e = problem.zeros()
+    x = problem.start.copy()
     m = e.copy()
     for t in count(1):
         e = e + problem.gradients(problem.everywhere(x), t)
@@ -182,17 +191,21 @@ def powersgd(
 
     At first the Q of a tensor is first_q(its number, columns, rank).
     """
-    x, m, e = problem.start.copy(), 0 * problem.start, problem.zeros()
+    x = problem.start.copy()
+    m = 0 * problem.start
+    e = problem.zeros()
     q: dict[int, Array] = {}
     for t in count(1):
         gradients = problem.gradients(problem.everywhere(x), t)
-        g, offset = mean(gradients), 0
+        g = mean(gradients)
+        offset = 0
         for number, shape in enumerate(shapes):
             here = slice(offset, offset + math.prod(shape))
             offset = here.stop
             if len(shape) < 2:
                 continue
-            rows, columns = shape[0], math.prod(shape[1:])
+            rows = shape[0]
+            columns = math.prod(shape[1:])
             r = min(rank, rows, columns)
             matrices = [
                 (gi[here] + ei[here]).reshape(rows, columns)
@@ -229,7 +242,8 @@ def local_sgd(
 ) -> Iterator[State]:
     """Where every so many steps AdamW's first and second moments are averaged too, it is Local Adam
     or DES-LOC."""
-    x, m = problem.everywhere(problem.start), problem.zeros()
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
     for t in count(1):
         x = x - updates(problem, m, x, t)
         moments = [] if problem.adam is None else [problem.adam.m, problem.adam.v]
@@ -247,14 +261,18 @@ def noloco(
     outer_momentum: float,
 ) -> Iterator[State]:
     """As the release has it: in a group both the anchors and what they moved by are averaged."""
-    phi, delta = problem.everywhere(problem.start), problem.zeros()
-    x, m, momentum = phi.copy(), 0 * phi, 0 * phi
+    phi = problem.everywhere(problem.start)
+    delta = problem.zeros()
+    x = phi.copy()
+    m = 0 * phi
+    momentum = 0 * phi
     for t in count(1):
         x = x - updates(problem, m, x, t)
         if t % interval == 0:
             delta = x - phi
             for group in groups(t):
-                mean_phi, mean_delta = mean(phi[group]), mean(delta[group])
+                mean_phi = mean(phi[group])
+                mean_delta = mean(delta[group])
                 for i in group:
                     momentum[i] = (
                         outer_momentum * momentum[i]
@@ -274,8 +292,10 @@ def qsparse_local_sgd(
     error_decay: float = 1.0,
 ) -> Iterator[State]:
     """With an outer rate and an error that decays it is SparseLoCo."""
-    anchor, y = problem.start.copy(), problem.everywhere(problem.start)
-    m, e = problem.zeros(), problem.zeros()
+    anchor = problem.start.copy()
+    y = problem.everywhere(problem.start)
+    m = problem.zeros()
+    e = problem.zeros()
     for t in count(1):
         y = y - updates(problem, m, y, t)
         if t % interval == 0:
@@ -295,8 +315,10 @@ def sparse_loco_with_alpha_twice(
 
     Source: tplr-y/CCLoco, src/tplr/ccloco.py, step; the mean is over all workers, as in the paper.
     """
-    x, inner = problem.start.copy(), problem.everywhere(problem.start)
-    m, e = problem.zeros(), problem.zeros()
+    x = problem.start.copy()
+    inner = problem.everywhere(problem.start)
+    m = problem.zeros()
+    e = problem.zeros()
     for t in count(1):
         inner = inner - updates(problem, m, inner, t)
         if t % interval == 0:
@@ -326,8 +348,12 @@ def streaming_diloco(
     delay and no merge. What `compress` leaves out of a message goes with the next one of the
     fragment.
     """
-    theta, velocity, d = problem.start.copy(), 0 * problem.start, len(problem.start)
-    x, m, e = problem.everywhere(theta), problem.zeros(), problem.zeros()
+    theta = problem.start.copy()
+    velocity = 0 * problem.start
+    d = len(problem.start)
+    x = problem.everywhere(theta)
+    m = problem.zeros()
+    e = problem.zeros()
     under_way: dict[tuple[int, int], Array] = {}
     for t in count(1):
         p = updates(problem, m, x, t)
@@ -351,11 +377,15 @@ def streaming_diloco(
 def ef21_sgdm(problem: Problem, compress: Compress) -> Iterator[State]:
     """With g_i as h_i and eta as a = 1 - beta; the first v_i is the first gradient, and is sent in
     full."""
-    a, x, h = 1 - problem.beta, problem.start.copy(), 0 * problem.start
+    a = 1 - problem.beta
+    x = problem.start.copy()
+    h = 0 * problem.start
     for t in count(1):
         g = problem.gradients(problem.everywhere(x), t) + problem.decay * x
         if t == 1:
-            v, own, sent = g, problem.zeros(), everything(t, "gradient", g)
+            v = g
+            own = problem.zeros()
+            sent = everything(t, "gradient", g)
         else:
             v = (1 - a) * v + a * g
             sent = compress(t, "gradient", v - own)
@@ -368,7 +398,8 @@ def ef21_sgdm(problem: Problem, compress: Compress) -> Iterator[State]:
 def ef21(problem: Problem, compress: Compress) -> Iterator[State]:
     """EF21: g_i <- g_i + C(gradient - g_i); x <- x - gamma mean(g). No momentum; the first gradient
     is sent in full."""
-    x, estimates = problem.start.copy(), problem.zeros()
+    x = problem.start.copy()
+    estimates = problem.zeros()
     for t in count(1):
         gradients = problem.gradients(problem.everywhere(x), t) + problem.decay * x
         changes = gradients - estimates
@@ -381,7 +412,8 @@ def ef21(problem: Problem, compress: Compress) -> Iterator[State]:
 def sparta(problem: Problem, mask: Mask) -> Iterator[State]:
     """Sparse parameter averaging: after each local step the parameters that the mask draws become
     their averages."""
-    x, m = problem.everywhere(problem.start), problem.zeros()
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
     for t in count(1):
         x = x - updates(problem, m, x, t)
         x = averaged_where(x, mask(t, "error"))
@@ -389,7 +421,9 @@ def sparta(problem: Problem, mask: Mask) -> Iterator[State]:
 
 
 def cser(problem: Problem, c2: Compress, c1: Compress, interval: int) -> Iterator[State]:
-    x, m, e = problem.everywhere(problem.start), problem.zeros(), problem.zeros()
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
+    e = problem.zeros()
     for t in count(1):
         p, r = psync(updates(problem, m, x, t), c2, t, "gradient")
         x = x - p
@@ -410,7 +444,8 @@ def cser_released(
     skip_gradient_at_reset: bool,
     decay_in_momentum_only: bool,
 ) -> Iterator[State]:
-    x, m = problem.everywhere(problem.start), problem.zeros()
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
     step_of = released_updates if decay_in_momentum_only else updates
     for t in count(1):
         reset = t % interval == 0
@@ -430,7 +465,8 @@ def dpsgd(
     problem: Problem, weights: Callable[[int], Array], combine_while_adapt: bool
 ) -> Iterator[State]:
     """`weights(t)` is W of step t, counted from 1."""
-    x, m = problem.everywhere(problem.start), problem.zeros()
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
     for t in count(1):
         p = updates(problem, m, x, t)
         x = mixed(weights(t), x) - p if combine_while_adapt else mixed(weights(t), x - p)
@@ -439,7 +475,8 @@ def dpsgd(
 
 def choco_sgd(problem: Problem, w: Array, compress: Compress, gamma: float) -> Iterator[State]:
     """Each worker holds xhat_j of every neighbour, where the module holds their weighted sum."""
-    x, m = problem.everywhere(problem.start), problem.zeros()
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
     xhat = problem.everywhere(problem.start)
     for t in count(1):
         half = x - updates(problem, m, x, t)
@@ -452,7 +489,9 @@ def choco_sgd(problem: Problem, w: Array, compress: Compress, gamma: float) -> I
 def deep_squeeze(
     problem: Problem, weights: Callable[[int], Array], compress: Compress, gamma: float
 ) -> Iterator[State]:
-    x, m, e = problem.everywhere(problem.start), problem.zeros(), problem.zeros()
+    x = problem.everywhere(problem.start)
+    m = problem.zeros()
+    e = problem.zeros()
     for t in count(1):
         half = x - updates(problem, m, x, t)
         v = half + e
@@ -532,8 +571,8 @@ def top_k(k: int) -> Compress:
 
 
 def quantised_blocks(bits: int, size: int) -> Compress:
-    """Of each block signs (zero's is +) times the mean magnitude, or the nearest of 2^bits - 1
-    multiples of a scale."""
+    """A block becomes its signs (zero's is +) times its mean magnitude, or the nearest of
+    2^bits - 1 multiples of a scale."""
 
     def block(part: Array) -> Array:
         if bits == 1:
@@ -555,7 +594,8 @@ def in_two_stages(compress: Compress, size: int) -> Compress:
         sent = compress(step, purpose, v)
         mean = sent.mean(axis=0)
         added = compress(step, purpose, mean[None])[0] - mean
-        num_workers, num_blocks = len(v), -(-v.shape[1] // size)
+        num_workers = len(v)
+        num_blocks = -(-v.shape[1] // size)
         for owner in range(num_workers):
             own = slice(
                 owner * num_blocks // num_workers * size,
@@ -593,8 +633,8 @@ def qsgd(levels: int, bucket: int, noise: Callable[[int, str, int], Array]) -> C
 
 
 def chunk_top_k(kept: int, chunk: int, bits: int) -> Compress:
-    """Of each chunk the `kept` largest; together they fall into 2^bits bins, and become the means
-    of their bins.
+    """The `kept` largest of each chunk stay; together they fall into 2^bits bins, and become the
+    means of their bins.
 
     The bins are 6 sigma / 2^bits wide; number 2^bits / 2, counted from 0, has the mean of all in
     its middle. With 32 bits they stay what they are.
@@ -610,7 +650,8 @@ def chunk_top_k(kept: int, chunk: int, bits: int) -> Compress:
         if not bins or len(sent) == 1:
             result[sent] = single(v[sent])
             return result
-        values, middle = v[sent], np.mean(v[sent])
+        values = v[sent]
+        middle = np.mean(v[sent])
         edges = middle + (np.arange(1, bins) - bins / 2 - 0.5) * 6 * np.std(values, ddof=1) / bins
         number = np.searchsorted(edges, values, side="right")
         for each in set(number.tolist()):

@@ -532,7 +532,7 @@ def with_nan(name: str, **more: Any) -> tuple[DistributedOptimizer, Tensor, list
 
 
 def who_sent_what_is_not_finite_first_is_named_by_all(name: str) -> None:
-    """By all whom it has reached and who send again, once; another optimiser begins anew."""
+    """All that it has reached send again, once; another optimiser begins anew."""
     for _ in range(2):
         optimizer, _, said = with_nan(name)
         bits = [optimizer.expected_traffic(step).training_bits for step in range(9)]

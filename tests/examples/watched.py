@@ -35,7 +35,7 @@ seen: list[str] = []
 
 
 def digest(state: Any) -> str:
-    """Of numbers and names alone: pickled bytes tell too which of the equal objects are one."""
+    """Return a digest of numbers and names alone: pickled bytes also tell which equal objects are one."""
     return hashlib.sha256(json.dumps(state, sort_keys=True, default=bits).encode()).hexdigest()
 
 

@@ -24,7 +24,7 @@ watched: list[Watched] = []
 
 
 def mean_of_own_slice(rows: Tensor) -> Tensor:
-    """Of all ranks' rows, in 64 bits."""
+    """Return the mean of all ranks' rows, in 64 bits."""
     total = rows.double()
     dist.all_reduce(total)
     return total[dist.get_rank()] / dist.get_world_size()

@@ -113,7 +113,7 @@ def test_ddp_is_sgd_up_to_rounding(results: tuple[Results, Results]) -> None:
 
 
 @pytest.mark.parametrize("name", ["ddp", "ddp_fp16", "ddp_powersgd"])
-def test_a_plan_foretells_what_is_sent(name: str, results: tuple[Results, Results]) -> None:
+def test_a_plan_predicts_what_is_sent(name: str, results: tuple[Results, Results]) -> None:
     foreseen = footprint_of(small_config(name, CASES[name], num_workers=WORLD_SIZE))
     assert (
         results[0][name][1]["traffic"]["gradient"]["bits"] == foreseen.bits

@@ -17,7 +17,8 @@ from cser_bench.harness.spec.run import RunConfig
 from cser_bench.harness.spec.spec import Spec
 from tests.harness.support import TUNING, Table, changed, small_spec
 
-NARROW, WIDE = {"widths": [4, 8]}, {"widths": [8, 16]}
+NARROW = {"widths": [4, 8]}
+WIDE = {"widths": [8, 16]}
 CELLS = [
     {"cell": "narrow-10", "num_steps": 10},
     {"cell": "narrow-20", "num_steps": 20},
@@ -56,7 +57,8 @@ def plan_after(
 ) -> tuple[Plan, Plan]:
     """The plan of the tuning and that of the experiment, when trials are the worse the further from
     the best rate."""
-    spec, scores = Spec.model_validate(table), dict[str, float]()
+    spec = Spec.model_validate(table)
+    scores = dict[str, float]()
 
     def result(place: Path) -> SimpleNamespace | None:
         if place.name not in scores:
@@ -100,13 +102,13 @@ def test_a_cell_has_the_experiments_rows_with_its_own_model_length_and_seeds(
     ]
     sizes = {name: (row.num_parameters, row.num_steps) for name, row in rows.items()}
     assert (sizes["sgd"], sizes["sgd@narrow-20"]) == ((742, 30), (742, 20))
-    assert (
-        sizes["cser@wide-40"] == sizes["sgd@wide-40"] == (sizes["sgd@wide-10"][0], 40)
-        and sizes["sgd@wide-10"][1] == 10
-    )
+    assert sizes["cser@wide-40"] == sizes["sgd@wide-40"] == (sizes["sgd@wide-10"][0], 40)
+    assert sizes["sgd@wide-10"][1] == 10
     configs = {run.row: run.config for run in plan.runs}
-    assert configs["sgd@wide-10"].model.options == WIDE and configs["sgd"].model.options == NARROW
-    assert list(rows["sgd@wide-40"].runs) == ["1"] and list(rows["sgd@wide-10"].runs) == ["1", "2"]
+    assert configs["sgd@wide-10"].model.options == WIDE
+    assert configs["sgd"].model.options == NARROW
+    assert list(rows["sgd@wide-40"].runs) == ["1"]
+    assert list(rows["sgd@wide-10"].runs) == ["1", "2"]
     assert plan.experiment.config["model"]["options"] == NARROW
 
 
@@ -207,7 +209,8 @@ def test_a_cell_that_is_tuned_has_its_own_rates_and_leaves_all_others_as_they_ar
     assert {row: rates[row] for row in before} == before
     assert rates["sgd@far"] == rates["cser@far"] == 0.7
     tried = {row.tunes for row in trials.experiment.rows}
-    assert {"sgd@far", "cser@far"} <= tried and "sgd" not in tried
+    assert {"sgd@far", "cser@far"} <= tried
+    assert "sgd" not in tried
 
 
 def test_a_row_has_the_settings_of_the_nearest_corner(
@@ -240,9 +243,8 @@ def test_rows_that_are_not_tuned_yet_are_left_out_unless_a_contrast_names_them(
     _, plan = plan_after(table, tmp_path, monkeypatch, by_law, untuned=("cser",))
     assert {row.row.partition("@")[0] for row in plan.experiment.rows} == {"sgd", "ef_sgd"}
     assert plan.experiment.floor is None
-    assert len(plan.left_out) == 1 and plan.left_out[0].startswith(
-        "cser is left out: row 'cser@narrow-10'"
-    )
+    assert len(plan.left_out) == 1
+    assert plan.left_out[0].startswith("cser is left out: row 'cser@narrow-10'")
     table["statistics"]["declared"] = "before all"
     contrast = {"row": "cser", "reference": "sgd", "kind": "superiority", "question": "?"}
     with pytest.raises(
@@ -272,4 +274,5 @@ def test_a_star_chooses_a_row_in_all_cells(tmp_path: Path, monkeypatch: pytest.M
     }
     assert {run.row for run in plan.only(["sgd"], []).runs} == {"sgd"}
     of_sgd = trials.only(["sgd@*"], []).runs
-    assert of_sgd and all(run.row.startswith("sgd@") for run in of_sgd)
+    assert of_sgd
+    assert all(run.row.startswith("sgd@") for run in of_sgd)

@@ -79,7 +79,7 @@ def recorded(spec: Path) -> tuple[Path, Experiment]:
 
 
 def declared(folder: Path) -> list[tuple[str | None, str]]:
-    """Of each contrast when it was declared, and how many runs had begun by then."""
+    """Return when each contrast was declared, and how many runs had begun by then."""
     experiment, starts = read_experiment(folder), starts_of(run_files(folder))
     runs = {row.row: row.runs.values() for row in experiment.rows}
     return [

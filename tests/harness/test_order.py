@@ -341,8 +341,7 @@ def test_seeds_of_different_streams_differ_and_never_change() -> None:
 
 
 def test_all_algorithms_start_from_the_same_parameters() -> None:
-    """Of the model, which the seed alone decides, on each worker; the global generator is left as
-    it was."""
+    """The seed alone decides each worker's model, and the global generator is left as it was."""
     before = torch.get_rng_state()
     first, other = (
         build_model(small_config().model, TASK, seed, torch.device("cpu")) for seed in (1, 2)

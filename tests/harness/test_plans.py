@@ -58,7 +58,8 @@ def plan_of(table: Table, folder: Path) -> Plan:
 
 
 def test_run_ids_do_not_depend_on_names_words_and_statistics(tmp_path: Path) -> None:
-    table, elsewhere = small_spec(), tmp_path / "elsewhere"
+    table = small_spec()
+    elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     other = copy.deepcopy(table) | {"name": "other", "title": "Other"}
     other["statistics"] |= {"margin": 0.05, "confidence": 0.9}
@@ -77,7 +78,8 @@ def test_plan_is_what_the_spec_says(tmp_path: Path) -> None:
     assert [row.row for row in plan.experiment.rows] == ["sgd", "cser", "ef_sgd"]
     for row in plan.experiment.rows:
         runs = {str(run.seed): run.run_id for run in plan.runs if run.row == row.row}
-        assert row.runs == runs and list(runs) == ["1", "2"]
+        assert row.runs == runs
+        assert list(runs) == ["1", "2"]
         assert (row.num_steps, row.num_parameters) == (40, 742)
     by_row = {run.row: run.config for run in plan.runs}
     assert (by_row["sgd"].momentum, by_row["cser"].momentum) == (0.9, 0.0)
@@ -115,12 +117,14 @@ def test_a_plan_warns_of_settings_that_will_go_wrong_in_its_own_words(
 
 def test_some_rows_and_seeds_of_a_plan(tmp_path: Path) -> None:
     plan = make_plan(load_spec(EXPERIMENTS / "cifar100.toml"), tmp_path)
-    row, other = plan.experiment.rows[3].row, plan.experiment.rows[5].row
+    row = plan.experiment.rows[3].row
+    other = plan.experiment.rows[5].row
     some = plan.only([row, other], [1, 2])
     assert {(run.row, run.config.seed) for run in some.runs} == {
         (name, seed) for name in (row, other) for seed in (1, 2)
     }
-    assert some.experiment == plan.experiment and plan.only([], []).runs == plan.runs
+    assert some.experiment == plan.experiment
+    assert plan.only([], []).runs == plan.runs
     with pytest.raises(SpecError, match="has no row 'mcsr'"):
         plan.only([row, "mcsr"], [])
     with pytest.raises(SpecError, match="has no run of these seeds"):
@@ -150,7 +154,8 @@ def test_a_plan_has_each_rows_local_step_and_the_optimiser_its_numbers(tmp_path:
     assert numbers == {"lr": 0.05, "betas": (0.9, 0.98), "eps": 1e-9, "weight_decay": 1e-3}
     # Two moments, of which SGD has one.
     plain = configs["ef_sgd"].model_copy(update={"settings": {}, "algorithm": "sgd"})
-    sgd, adamw = footprint_of(plain), footprint_of(configs["sgd"])
+    sgd = footprint_of(plain)
+    adamw = footprint_of(configs["sgd"])
     assert adamw.checkpoint_bytes - sgd.checkpoint_bytes == 4 * 742
 
 
@@ -178,7 +183,8 @@ DPSGD = {"order": "adapt_then_combine"}
 CHOCO = {"topology": "exponential", "compressor": BLOCK, "gamma": 0.5}
 SIGN = (8 * 93 + 32) / (32 * 742)
 """A message of signs, in models."""
-SIGNS, SENT = {"kind": "quantised_blocks", "bits": 1}, 3 * (256 + 32) / (32 * 742)
+SIGNS = {"kind": "quantised_blocks", "bits": 1}
+SENT = 3 * (256 + 32) / (32 * 742)
 """Signs that are all-reduced, and their three blocks, in models."""
 
 
@@ -261,7 +267,7 @@ LONG_STUDIES = [
     for name in STUDIES
     if load_spec(EXPERIMENTS / f"studies/{name}.toml").training.num_epochs == 150
 ]
-"""Of the perceptron at the length of the main experiment."""
+"""Studies of the perceptron at the length of the main experiment."""
 SHIPPED = [name for name in STUDIES if (RESULTS / f"study_{name}_tuning").is_dir()]
 
 
@@ -284,7 +290,8 @@ def test_plans_have_the_runs_of_the_records_that_ship(folder: Path) -> None:
 @pytest.mark.parametrize("name", [*FIXED, *SHIPPED])
 def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(name: str) -> None:
     plan = plan_experiment(f"studies/{name}", RESULTS)
-    rows, task = {row.row: row for row in plan.experiment.rows}, plan.runs[0].config.task.name
+    rows = {row.row: row for row in plan.experiment.rows}
+    task = plan.runs[0].config.task.name
     lengths = {
         "fashion_mnist": (4675, "sgd"),
         "fashion_mnist_crops": (4680, "sgd"),
@@ -292,15 +299,18 @@ def test_a_study_has_floor_ceiling_at_least_three_seeds_and_one_budget(name: str
         "gcide": (480, "adamw"),
     }
     num_steps, baseline = lengths[task]
-    assert plan.experiment.floor == "alone" and plan.experiment.baseline == baseline
-    assert {baseline, "alone"} <= rows.keys() and all(len(row.runs) >= 3 for row in rows.values())
+    assert plan.experiment.floor == "alone"
+    assert plan.experiment.baseline == baseline
+    assert {baseline, "alone"} <= rows.keys()
+    assert all(len(row.runs) >= 3 for row in rows.values())
     if name in LONG_STUDIES:
         num_steps = 28050
     assert {row.num_steps for row in rows.values()} == {num_steps}
     if task != "fashion_mnist" or name in LONG_STUDIES:
         return
     sent = [(rows[run.row].ratio, footprint_of(run.config).models_sent) for run in plan.runs]
-    assert 96 in dict(sent) and all(48 < each < 51 for ratio, each in sent if ratio == 96)
+    assert 96 in dict(sent)
+    assert all(48 < each < 51 for ratio, each in sent if ratio == 96)
     assert all(193 < each < 200 for ratio, each in sent if ratio == 24)
 
 
@@ -329,6 +339,6 @@ def test_the_shipped_experiments_are_in_the_papers_regime() -> None:
     assert {row.row for row in short.rows} <= {row.row for row in long.rows}
     for field in ("task", "model", "schedule", "evaluation", "partition"):
         assert getattr(short, field) == getattr(long, field), field
-    assert (
-        short.tuning is not None and long.tuning is not None and short.tuning.records == long.name
-    )
+    assert short.tuning is not None
+    assert long.tuning is not None
+    assert short.tuning.records == long.name

@@ -20,7 +20,9 @@ from cser_bench.harness.train.restarts import lose_state
 from cser_bench.harness.train.training import Training
 from tests.harness.support import BLOCK, comparable, done, job_for, settings_of, small_config
 
-NUM_WORKERS, NUM_STEPS, NUM_TAKEN = 3, 16, 8
+NUM_WORKERS = 3
+NUM_STEPS = 16
+NUM_TAKEN = 8
 """With intervals of 3 the middle of a run is none of the steps at which workers synchronise."""
 TOP_K = {"kind": "top_k", "ratio": 4}
 
@@ -95,9 +97,8 @@ def test_what_all_workers_or_one_lose_begins_anew_and_nothing_else_changes(
     assert optimizer.flat.parameters.isfinite().all()
     if lost != "right_factors":  # which workers have in common
         before, alone, _ = lost_in_the_middle(config_of(method, without=[lost], worker=2))
-        assert torch.equal(alone[lost][:2], before[lost][:2]) and torch.equal(
-            alone[lost][2], after[lost][2]
-        )
+        assert torch.equal(alone[lost][:2], before[lost][:2])
+        assert torch.equal(alone[lost][2], after[lost][2])
 
 
 # Whole runs and specs.
@@ -120,12 +121,15 @@ def test_a_synchronous_tail_begins_from_the_average_and_sends_each_gradient(tmp_
     size = 32 * result["num_parameters"]
     sent = {key: (entry["bits"], entry["collectives"]) for key, entry in result["traffic"].items()}
     assert (sent["model"], sent["gradient"]) == ((3 * size, 3), (20 * size, 20))
-    assert footprint_of(config).bits == 23 * size and not footprint_of(config).final_exchange
+    assert footprint_of(config).bits == 23 * size
+    assert not footprint_of(config).final_exchange
     training = Training(job_for(config, tmp_path / "by steps"), StackedCollectives(2))
     for _ in range(20):
         training.take_step()
     own = training.optimizer.flat.parameters.clone()
     training.take_step()
     both = training.optimizer.flat.parameters
-    spread, moved = (own[0] - own[1]).norm(), (both[0] - own.mean(0)).norm()
-    assert torch.equal(both[0], both[1]) and 0 < moved < 0.3 * spread
+    spread = (own[0] - own[1]).norm()
+    moved = (both[0] - own.mean(0)).norm()
+    assert torch.equal(both[0], both[1])
+    assert 0 < moved < 0.3 * spread

@@ -1,4 +1,4 @@
-"""The search for settings and learning rates, by its rules; and what plans foretell of time, cost
+"""The search for settings and learning rates, by its rules; and what plans predict of time, cost
 and power."""
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def all_rounds(
         found = search(tuning, row, lambda trial, seed: done.get((trial, seed)))
         if not found.missing:
             return rounds, found
-        assert found.by_accuracy is None and found.by_training_loss is None
+        assert found.by_accuracy is None
+        assert found.by_training_loss is None
         rounds.append(set(found.missing))
         assert not rounds[-1] & set(done)
         for trial, seed in found.missing:
@@ -87,7 +88,8 @@ def test_without_finalists_all_trials_run_at_all_seeds_at_once() -> None:
         {at(rate, seed, c) for rate in GRID for seed in (101, 102, 103) for c in (0, 1)}
     ]
     assert found.by_accuracy == Trial(1, 0.03)
-    assert found.at_end(Trial(1, 0.03)) and not found.at_end(Trial(1, 0.01))
+    assert found.at_end(Trial(1, 0.03))
+    assert not found.at_end(Trial(1, 0.01))
 
 
 SCREENED = {0.003: [0.50, 0.9, 0.9], 0.01: [0.70, 0.4, 0.4], 0.03: [0.60, 0.7, 0.7]}
@@ -126,9 +128,11 @@ def test_the_first_seed_screens_the_others_decide_and_the_grid_goes_on_at_its_en
     )
     assert [sorted({trial.learning_rate for trial, _ in each}) for each in rounds] == expected
     if choice is None:
-        assert found.by_accuracy is None and found.by_training_loss is None
+        assert found.by_accuracy is None
+        assert found.by_training_loss is None
         return
-    assert found.by_accuracy == Trial(0, choice) and found.at_end(found.by_accuracy) is at_end
+    assert found.by_accuracy == Trial(0, choice)
+    assert found.at_end(found.by_accuracy) is at_end
     # Former finalists stay in the plan with all that was run of them.
     ran = {(trial, seed) for each in rounds for trial, seed in each}
     assert ran == {(trial, seed) for trial, seeds in found.wanted.items() for seed in seeds}
@@ -142,10 +146,8 @@ def test_each_table_of_settings_is_searched_by_itself() -> None:
     )
     assert rounds[0] == {at(rate, 101, c) for rate in GRID for c in (0, 1)}
     assert rounds[1:4] == [{at(0.1, 101, 1)}, {at(0.3, 101, 1)}, {at(1.0, 101, 1)}]
-    assert (
-        found.by_accuracy == Trial(1, 0.3)
-        and sum(trial.candidate == 0 for trial in found.wanted) == 3
-    )
+    assert found.by_accuracy == Trial(1, 0.3)
+    assert sum(trial.candidate == 0 for trial in found.wanted) == 3
 
 
 def test_of_equals_the_smaller_rate_and_then_the_first_settings_win() -> None:
@@ -158,13 +160,13 @@ def test_of_equals_the_smaller_rate_and_then_the_first_settings_win() -> None:
 def test_next_rates_repeat_the_steps_of_the_grid_and_neighbours_go_on_in_the_row_of_ones_and_threes() -> (
     None
 ):
-    assert next_rate([0.003, 0.01, 0.03]) == 0.1 and next_rate([0.01, 0.03, 0.1]) == 0.3
-    assert (
-        next_rate([0.03, 0.01, 0.003]) == 0.001
-        and next_rate([1.0, 2.0]) == 4.0
-        and next_rate([1, 2, 4]) == 8.0
-    )
-    assert neighbouring_rates(0.003) == (0.001, 0.01) and neighbouring_rates(0.1) == (0.03, 0.3)
+    assert next_rate([0.003, 0.01, 0.03]) == 0.1
+    assert next_rate([0.01, 0.03, 0.1]) == 0.3
+    assert next_rate([0.03, 0.01, 0.003]) == 0.001
+    assert next_rate([1.0, 2.0]) == 4.0
+    assert next_rate([1, 2, 4]) == 8.0
+    assert neighbouring_rates(0.003) == (0.001, 0.01)
+    assert neighbouring_rates(0.1) == (0.03, 0.3)
     assert neighbouring_rates(0.2) == pytest.approx((0.2 / 3, 0.6), rel=1e-5)
 
 
@@ -198,15 +200,18 @@ def test_with_a_gpu_time_and_activations_are_measured(
         "activations add 3 MB (measured on dry steps on random images: 20 of them, fp32)" in output
     )
     # 6 runs of 40 steps of half a second.
-    each, whole = 40 * 0.5 / 3600, 6 * 40 * 0.5 / 3600
+    each = 40 * 0.5 / 3600
+    whole = 6 * 40 * 0.5 / 3600
     assert (
         f"  {each:.2g} and {whole:.2g} (NVIDIA X1; measured on dry steps on random images)"
         in output
     )
-    assert "no price" in output and "dollars" not in output
+    assert "no price" in output
+    assert "dollars" not in output
 
 
-STEPS, NUM_RUNS = 120 * (1_281_167 // 256), 80
+STEPS = 120 * (1_281_167 // 256)
+NUM_RUNS = 80
 
 
 def hours_of(images_per_second: float) -> float:
@@ -230,16 +235,19 @@ def test_without_a_gpu_hours_and_dollars_are_ranges_with_a_source_for_each_end_a
     }  # and not 8322, of batches of 256
     for (hours, source), (rate, words) in zip(found, published.items(), strict=True):
         assert float(hours.replace(",", "")) == pytest.approx(hours_of(rate), rel=0.05)
-        assert words in source and f"{rate:g} images/s" in source
+        assert words in source
+        assert f"{rate:g} images/s" in source
     dollars = {
         name: (float(low.replace(",", "")), float(high.replace(",", "")))
         for low, high, name in re.findall(
             r"about ([\d,]+) to ([\d,]+) dollars on \d x (p3\.\d+xlarge) \(AWS", output
         )
     }
-    rows, size = imagenet.experiment.rows, 32 * imagenet.experiment.rows[0].num_parameters
+    rows = imagenet.experiment.rows
+    size = 32 * imagenet.experiment.rows[0].num_parameters
     added = sum(len(row.runs) * (row.link_models or 0) for row in rows) * size / 10e9 / 3600
-    low, high = hours_of(5815.8) * 24.48, hours_of(4808) * 24.48
+    low = hours_of(5815.8) * 24.48
+    high = hours_of(4808) * 24.48
     assert dollars["p3.2xlarge"] == pytest.approx((low, high + added * 24.48), rel=0.05)
     assert dollars["p3.16xlarge"] == pytest.approx((low, high), rel=0.05)  # nothing leaves it
     # fp16 messages: each worker's link carries 2 (n - 1) / n of the payload.
@@ -258,7 +266,9 @@ def test_without_a_gpu_hours_and_dollars_are_ranges_with_a_source_for_each_end_a
 
 # What contrasts can show.
 
-DEVIATION, MARGIN, DRAWS = 0.004, 0.006, 4000
+DEVIATION = 0.004
+MARGIN = 0.006
+DRAWS = 4000
 
 
 def table_of(**changes: object) -> Table:
@@ -330,8 +340,7 @@ def test_rates_beside_the_chosen_one_are_rows_of_their_own_at_the_seeds_asked_fo
 ) -> None:
     plan = make_plan(Spec.model_validate(table_of(sensitivity={"seeds": [2]})), tmp_path)
     beside = [row for row in plan.experiment.rows if row.rule == "sensitivity"]
-    assert {row.base for row in beside} >= {"sgd"} and all(
-        list(row.runs) == ["2"] for row in beside
-    )
+    assert {row.base for row in beside} >= {"sgd"}
+    assert all(list(row.runs) == ["2"] for row in beside)
     rates = {row.row: row.learning_rate for row in plan.experiment.rows}
     assert all(row.learning_rate in neighbouring_rates(rates[row.base or ""]) for row in beside)

@@ -49,12 +49,11 @@ def test_a_stage_plans_exactly_its_runs_and_knows_what_the_next_one_adds(tmp_pat
     first, second, last = (whole.at_stage(name) for name in ("first", "second", "all"))
     assert runs_of(first) == {("sgd", 1), ("cser", 1)}
     assert runs_of(second) == {("sgd", 1), ("cser", 1), ("sgd", 2), ("cser", 2)}
-    assert (
-        last.runs == whole.runs
-        and last.next_stage is None
-        and first.experiment == (whole.experiment)
-    )
-    assert first.next_stage and runs_of(first.next_stage) == runs_of(second) - runs_of(first)
+    assert last.runs == whole.runs
+    assert last.next_stage is None
+    assert first.experiment == (whole.experiment)
+    assert first.next_stage
+    assert runs_of(first.next_stage) == runs_of(second) - runs_of(first)
 
 
 def test_run_ids_do_not_know_of_stages(tmp_path: Path) -> None:
@@ -88,7 +87,8 @@ def test_the_first_stage_of_the_papers_experiments_compares_methods_within_a_day
 def test_an_experiment_that_is_like_one_with_stages_has_none(tmp_path: Path) -> None:
     (tmp_path / "other.toml").write_text('like = "imagenet"\nname = "other"\ntitle = "Other"\n')
     spec = load_spec(tmp_path / "other.toml")
-    assert spec.stages == [] and load_spec(find_spec("imagenet")).stages
+    assert spec.stages == []
+    assert load_spec(find_spec("imagenet")).stages
 
 
 REFUSED: list[tuple[list[Table], str]] = [
@@ -125,17 +125,22 @@ def test_an_unknown_stage_is_refused_in_a_sentence(tmp_path: Path, cli: CommandL
 def test_commands_run_a_stage_and_go_on_from_it_without_repeating(
     tmp_path: Path, cli: CommandLine
 ) -> None:
-    path, results = write_spec(tmp_path, staged_spec()), tmp_path / "results"
+    path = write_spec(tmp_path, staged_spec())
+    results = tmp_path / "results"
     words = [path, "--results", results]
     planned = cli.out("plan", *words, "--stage", "first")
-    assert "2 runs; " in planned and "ef_sgd" not in planned
+    assert "2 runs; " in planned
+    assert "ef_sgd" not in planned
     assert "the next stage, second, adds 2 runs: " in planned
     said = cli.out("run", *words, "--stage", "first", "--jobs", "1")
     assert "all 2 runs of stage first of small are done" in said
     assert "the next stage, second, adds 2 runs: " in said
     page = build(results / "small").read_text()
-    assert "2 of 6 runs are done" in page and "| 1 of 2 |" in page
-    assert "0 of 2" not in page and "Not run yet: 1 row" in page and "(EF-SGD 1)" in page
+    assert "2 of 6 runs are done" in page
+    assert "| 1 of 2 |" in page
+    assert "0 of 2" not in page
+    assert "Not run yet: 1 row" in page
+    assert "(EF-SGD 1)" in page
     [sentence] = [line for line in said.splitlines() if line.startswith("the next stage, ")]
     assert f"none diverged.\n\nT{sentence[1:]}.\n\n" in page
     times = {file: file.stat().st_mtime_ns for file in results.glob("small/*/result.json")}
@@ -163,10 +168,12 @@ def idle_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def test_what_is_left_of_a_stage_is_submitted_as_that_stage(
     tmp_path: Path, cli: CommandLine
 ) -> None:
-    spec, profile = write_spec(tmp_path, staged_spec()), write_profile(tmp_path, small_profile())
+    spec = write_spec(tmp_path, staged_spec())
+    profile = write_profile(tmp_path, small_profile())
     words = ["submit", spec, "--results", tmp_path / "results", "--dry-run"]
     first = cli.out(*words, "--cluster", profile, "--stage", "first")
-    assert f"to submit on {profile}: 2 runs" in first and "adds 2 runs" in first
+    assert f"to submit on {profile}: 2 runs" in first
+    assert "adds 2 runs" in first
     folder = tmp_path / "results" / "small"
     folder.mkdir(parents=True)
     put_submission(folder, 0, submission(folder, "gone", cluster=str(profile), stage="first"))
@@ -222,9 +229,13 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     second = whole.at_stage("second")
     assert len(missing_runs(second, folder)) == len(second.runs) - len(first.runs)
     page = build(folder).read_text()
-    assert "7 of 1,640 runs are done" in page and "0 of 5" not in page
-    assert page.count(" of 5 |") == 6 and "**1 of 5**" in page and "Not run yet: 321 rows" in page
-    assert "](figures/hours.png)" in page and (folder / "figures/hours.png").exists()
+    assert "7 of 1,640 runs are done" in page
+    assert "0 of 5" not in page
+    assert page.count(" of 5 |") == 6
+    assert "**1 of 5**" in page
+    assert "Not run yet: 321 rows" in page
+    assert "](figures/hours.png)" in page
+    assert (folder / "figures/hours.png").exists()
     with (folder / "csv" / "hours.csv").open(newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
     assert lines.keys() == {run.row for run in first.runs}
@@ -241,4 +252,5 @@ def test_cifar100_in_miniature_has_a_table_and_speed_ups_after_its_first_stage(
     file = folder / first.runs[-1].run_id / "run.json"
     file.write_text(file.read_text().replace('"stacked"', '"slurm"'))
     page = build(folder).read_text()
-    assert "so their hours are not compared" in page and "## Hours" not in page
+    assert "so their hours are not compared" in page
+    assert "## Hours" not in page

@@ -32,10 +32,10 @@ training."""
 BUSY = 0.3
 """Load per core from which figures are not to be trusted."""
 TOP_K_LIMIT = 0.5
-"""Of the time of `torch.topk`, twice what was seen."""
+"""Most share of the time of `torch.topk`, twice what was seen."""
 TRACK = ROOT / "tracks"
 WITHIN = 1.07
-"""Of the traffic limit, which a method's step should not exceed by more."""
+"""Factor of the traffic limit that a method's step should not exceed."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,8 +48,7 @@ def idle() -> None:
 
 @pytest.fixture(scope="module")
 def step_ratios() -> dict[str, list[float]]:
-    """Of each method, the time of a reset interval over that of PyTorch's fused step, by
-    repetition."""
+    """Each method's time of a reset interval over that of PyTorch's fused step, by repetition."""
     prepare_thread()
     steppers = {
         f"torch {momentum}": subjects.torch_stepper(momentum, subjects.random_parameters())

@@ -213,7 +213,7 @@ def _lost_by_hook(
         received += parameters[0].grad
     unsent = state.errors["parameters_of.0"].clone()
     ProcessGroupCollectives().all_reduce_mean_(unsent.unsqueeze(0), Purpose.CONTROL)
-    # Of a mean over the parameter's numbers, the same on all workers.
+    # As a share of the mean of the parameter's numbers, the same on all workers.
     whole = (WARM_UP + WATCHED) / received.numel()
     return float((received + unsent - whole).abs().max()) / whole
 

@@ -65,7 +65,8 @@ def test_shapes_and_a_stem_that_follows_the_size_of_the_image(
 def test_it_trains_in_every_precision_and_layout(name: str, dtype: torch.dtype) -> None:
     """A gradient reaches every parameter; in float64 channels last change nothing but rounding."""
     torch.manual_seed(0)
-    model, inputs = build(name, (3, 32, 32)), images((3, 32, 32))
+    model = build(name, (3, 32, 32))
+    inputs = images((3, 32, 32))
     expected = model.double().eval()(inputs.double())
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -133,14 +134,14 @@ def test_a_residual_networks_width_may_be_a_fraction(width: float, channels: lis
 
 def test_sizes_are_those_of_gluoncv() -> None:
     with torch.device("meta"):
-        large, wide = (
-            resnet50_v2((3, 224, 224), 1000),
-            wide_resnet((3, 32, 32), 100, depth=40, width=8),
-        )
+        large = resnet50_v2((3, 224, 224), 1000)
+        wide = wide_resnet((3, 32, 32), 100, depth=40, width=8)
         thumbnail = resnet50_v2((3, 32, 32), 1000)
     # The stem's 3, 16 blocks of 9, 4 projections, and the last batch norm and classifier of 2 each.
-    assert count(large) == 25_549_480 and len(list(large.parameters())) == 3 + 16 * 9 + 4 + 2 + 2
-    assert count(wide) == 35_794_516 and len(list(wide.parameters())) == 118
+    assert count(large) == 25_549_480
+    assert len(list(large.parameters())) == 3 + 16 * 9 + 4 + 2 + 2
+    assert count(wide) == 35_794_516
+    assert len(list(wide.parameters())) == 118
     assert count(large) - count(thumbnail) == (49 - 9) * 3 * 64 + 2 * 64
 
 
@@ -151,7 +152,8 @@ def test_the_input_is_normalised_without_parameters(name: str, side: int) -> Non
     torch.manual_seed(0)
     model = build(name, (3, side, side))
     first = next(model.children())
-    assert isinstance(first, nn.BatchNorm2d) and list(first.parameters()) == []
+    assert isinstance(first, nn.BatchNorm2d)
+    assert list(first.parameters()) == []
     # So the scale and the shift of the data do not matter while training.
     inputs = images((3, side, side))
     torch.testing.assert_close(model(3 * inputs + 5), model(inputs), rtol=1e-3, atol=1e-3)
@@ -165,7 +167,8 @@ def test_a_block_without_weights_is_its_shortcut(widens: bool) -> None:
         nn.Conv2d(4, channels, 3, stride=stride, padding=1),
         nn.Conv2d(channels, channels, 3, padding=1),
     )
-    block, inputs = PreActivationBlock([*convolutions]), images((4, 6, 6), batch=2) - 1
+    block = PreActivationBlock([*convolutions])
+    inputs = images((4, 6, 6), batch=2) - 1
     for parameter in block.convolve.parameters():
         nn.init.zeros_(parameter)
     if not widens:
@@ -211,8 +214,10 @@ def test_resnet50_is_torchvisions_own() -> None:
     torch.manual_seed(3)
     model = resnet50((3, 224, 224), 1000)
     torch.manual_seed(3)
-    found, expected = model.state_dict(), models.resnet50(weights=None).state_dict()
-    assert count(model) == 25_557_032 and list(found) == list(expected)
+    found = model.state_dict()
+    expected = models.resnet50(weights=None).state_dict()
+    assert count(model) == 25_557_032
+    assert list(found) == list(expected)
     assert all(torch.equal(found[key], expected[key]) for key in found)
 
 
@@ -223,7 +228,8 @@ def test_resnet50_is_torchvisions_own() -> None:
     "study", ["network_cnn", "group_norm", "network_densenet", "network_shufflenet"]
 )
 def test_a_study_s_network_is_about_as_large_as_the_perceptron(study: str) -> None:
-    spec, task = load_spec(find_spec(f"studies/{study}")), find_task("fashion_mnist")
+    spec = load_spec(find_spec(f"studies/{study}"))
+    task = find_task("fashion_mnist")
     model = build_model(spec.model, task, 0, torch.device("cpu"))
     perceptron = build_model(
         ModelSpec(name="mlp", options={"hidden": 32}), task, 0, torch.device("cpu")
@@ -243,7 +249,8 @@ def test_a_stem_of_stride_2_halves_all_resolutions_and_keeps_every_parameter() -
     assert [each.shape for each in full.parameters()] == [
         each.shape for each in halved.parameters()
     ]
-    assert count(halved) == 77_594 and halved(images((1, 28, 28))).shape == (4, 10)
+    assert count(halved) == 77_594
+    assert halved(images((1, 28, 28))).shape == (4, 10)
     heads = [
         nn.Sequential(*list(model.children())[:-3])(images((1, 28, 28))).shape[-1]
         for model in (full, halved)

@@ -15,7 +15,8 @@ from cser_bench.harness.models.transformer import transformer as build
 from cser_bench.harness.tasks.pairs import BEGIN, END, PAD
 from cser_bench.harness.train.evaluate import LENGTH_POWER, beam, greedy
 
-NUM_TOKENS, LENGTH = 11, 9
+NUM_TOKENS = 11
+LENGTH = 9
 SIZES = {"width": 16, "num_heads": 2, "num_layers": 2, "feedforward": 24}
 
 
@@ -46,20 +47,24 @@ def test_a_position_sees_the_source_and_what_was_said_up_to_itself(is_gpt: bool)
     before = model(sides[:, 1] if is_gpt else sides)
     assert before.shape == (3, NUM_TOKENS, 7)
     changed = (scores(1, 4) - before).abs().amax((0, 1))
-    assert (changed[:4] < 1e-6).all() and (changed[4:] > 1e-6).all()
+    assert (changed[:4] < 1e-6).all()
+    assert (changed[4:] > 1e-6).all()
     assert is_gpt or ((scores(0, 6) - before).abs().amax((0, 1)) > 1e-4).all()
 
 
 def test_what_fills_a_batch_up_changes_nothing() -> None:
-    model, inputs = small(), pairs()
+    model = small()
+    inputs = pairs()
     wider = torch.full((3, 2, LENGTH), PAD)
     wider[:, :, :7] = inputs
     torch.testing.assert_close(model(wider)[:, :, :7], model(inputs), atol=1e-5, rtol=1e-5)
 
 
 def test_decoding_step_by_step_and_by_rows_scores_as_the_whole_does() -> None:
-    model, inputs = small(), pairs()
-    whole, state = model(inputs), model.begin(inputs[:, 0])
+    model = small()
+    inputs = pairs()
+    whole = model(inputs)
+    state = model.begin(inputs[:, 0])
     for place in range(inputs.shape[2]):
         scores, state = model.next_scores(inputs[:, 1, place], state)
         torch.testing.assert_close(scores, whole[:, :, place], atol=1e-5, rtol=1e-5)
@@ -114,7 +119,8 @@ def best_of_all(scores: Tensor, first: int, longest: int) -> list[int]:
 @pytest.mark.parametrize("seed", range(6))
 def test_beams_enough_find_the_best_sentence_and_one_is_greedy(seed: int) -> None:
     scores = 2 * torch.randn((6, 6, 6), generator=torch.Generator().manual_seed(seed))
-    model, source = Table(scores), torch.tensor([[BEGIN], [END], [3], [4]])
+    model = Table(scores)
+    source = torch.tensor([[BEGIN], [END], [3], [4]])
     expected = [best_of_all(scores, int(first), 4) for first in source]
     with torch.no_grad():
         found = beam(model, source, 4, num_beams=200 if seed % 2 else 256)

@@ -17,7 +17,8 @@ RECORD = json.loads(
 ALPHA = 100e-6
 EFFICIENCY = 0.9
 NUM_PARAMETERS = RECORD["workload"]["num_parameters"]
-FORWARD, BACKWARD = 0.010, 0.020
+FORWARD = 0.010
+BACKWARD = 0.020
 METHODS = {
     "all_reduce": (True, [1.0]),
     "ddp": (True, [0.25, 0.5, 0.75, 1.0]),

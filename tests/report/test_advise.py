@@ -79,10 +79,8 @@ def test_a_step_is_the_passes_and_the_messages_by_hand() -> None:
     )
     # Two messages of a model to neighbours on a ring, or one to a peer: one hop, and as many models
     # on the link.
-    on_a_ring, to_a_peer = (
-        Sending(2.0, 1.0, "exchange"),
-        Sending(1.0, 1.0, "exchange", one_peer=True),
-    )
+    on_a_ring = Sending(2.0, 1.0, "exchange")
+    to_a_peer = Sending(1.0, 1.0, "exchange", one_peer=True)
     assert method_seconds(job, [on_a_ring]) == pytest.approx(30e-3 + 1e-3 + 2 * 4e6 * 8 / 1e9)
     assert method_seconds(job, [to_a_peer]) == pytest.approx(30e-3 + 1e-3 + 4e6 * 8 / 1e9)
 
@@ -108,9 +106,11 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
     was timed."""
     study = read_study(SPEEDUPS)
     model = study.models["resnet50_v100"]
-    size, errors = model.workload.num_parameters, []
+    size = model.workload.num_parameters
+    errors = []
     for line in study.cells[study.cells["workload"] == "resnet50_v100"].to_dict("records"):
-        timing, method = study.timings[line["timing"]], model.methods[line["method"]]
+        timing = study.timings[line["timing"]]
+        method = model.methods[line["method"]]
         # On machines of several workers the study had a flat ring, and the advice goes by
         # hierarchy. Whole models to neighbours took twice as long as their bytes need, which is the
         # lab's backend and no job's network.
@@ -130,11 +130,9 @@ def test_steps_are_those_of_the_study_by_the_clock() -> None:
         number = 2 if method.name == "ddp_fp16" else 4
         seconds = ddp_seconds(job, number) if method.overlap else method_seconds(job, sent)
         errors.append(abs(seconds / line["seconds"] - 1))
-    assert (
-        len(errors) >= 30
-        and sum(error <= 0.1 for error in errors) >= 0.9 * len(errors)
-        and max(errors) < 0.25
-    )
+    assert len(errors) >= 30
+    assert sum(error <= 0.1 for error in errors) >= 0.9 * len(errors)
+    assert max(errors) < 0.25
 
 
 def test_pairs_meet_one_other_and_four_bits_travel_in_two_stages() -> None:
@@ -164,7 +162,8 @@ def test_what_is_needed_between_two_ranks_with_one_message_by_hand(frames: Frame
     assert found["made"].over_hook == pytest.approx(every_fourth / in_fp16)
     assert found["made"].over_ddp == pytest.approx(every_fourth / in_fp32)
     assert found[DDP].over_hook == pytest.approx(in_fp32 / in_fp16)
-    assert found[FP16_HOOK].over_hook == 1 and found[FP16_HOOK].over_ddp < 1
+    assert found[FP16_HOOK].over_hook == 1
+    assert found[FP16_HOOK].over_ddp < 1
     assert [line.label for line in found.values()] == ["made", FP16_HOOK, DDP]
 
 
@@ -173,7 +172,8 @@ def test_the_hook_that_was_run_takes_the_place_of_the_one_that_was_not(frames: F
     lines = needed_lines(RESNET50, [hook], [])
     assert [line.label for line in lines] == ["made", DDP]
     assert lines[0].over_hook == 1, "its buckets are sent during the backward pass"
-    assert lines[0].method is hook and not lines[0].is_heavy
+    assert lines[0].method is hook
+    assert not lines[0].is_heavy
 
 
 @pytest.mark.parametrize(("num_workers", "share"), [(2, 1 / 96), (8, 1 / 24), (16, 1 / 12)])
@@ -204,7 +204,8 @@ def test_a_setting_that_several_experiments_ran_has_one_row() -> None:
     methods = methods_run(experiments)
     assert len({method.key for method in methods}) == len(methods)
     labels = [(method.label, method.setting) for method in methods]
-    assert labels.count(("local SGD", "H 24")) == 1 and ("local SGD", "H 96") in labels
+    assert labels.count(("local SGD", "H 24")) == 1
+    assert ("local SGD", "H 96") in labels
     assert not {"SGD", "alone"} & {method.label for method in methods}
 
 
@@ -256,11 +257,9 @@ def test_a_net_speedup_is_the_ratio_of_step_times_times_the_efficiency() -> None
 
 def test_the_nearest_efficiency_of_a_method_counts_and_a_number_before_a_dash() -> None:
     job = replace(RESNET50, num_parameters=1000, num_steps=1000)
-    far, near, unknown = (
-        efficiency(9000, 1000),
-        efficiency(2000, 500),
-        efficiency(1000, 999, "none"),
-    )
+    far = efficiency(9000, 1000)
+    near = efficiency(2000, 500)
+    unknown = efficiency(1000, 999, "none")
     assert nearest([far, near, unknown], "made", job) is near
     assert nearest([unknown], "made", job) is unknown
     of_more_runs = efficiency(2000, 500, num_runs=5)
@@ -271,7 +270,7 @@ def test_the_nearest_efficiency_of_a_method_counts_and_a_number_before_a_dash() 
 LENGTHS = (590, 840, 1170, 1670, 2340, 3340, 3900, 4680)
 """About T/8, T/5.6, T/4, T/2.8, T/2, T/1.4, T/1.2 and T; whole steps in each of ten epochs."""
 WORTH = 0.5
-"""Of local SGD's steps, as the curve is made up."""
+"""Efficiency of local SGD's steps, as the curve is made up."""
 
 
 def made_curve(results: Path) -> Path:
@@ -324,7 +323,8 @@ def test_an_efficiency_is_found_from_the_records_of_a_curve(tmp_path: Path) -> N
     [own] = [each for each in measured if each.experiment.curve]
     methods = {method.label: method for method in methods_run([own])}
     found = nearest(efficiencies_of(measured), methods["local SGD"].key, RESNET50)
-    assert found is not None and found.experiment == "resnet_regime"
+    assert found is not None
+    assert found.experiment == "resnet_regime"
     assert found.line["score_name"] == "test_loss"
     assert found.line["efficiency"] == pytest.approx(WORTH, abs=1e-3)
     assert found.line["low"] < WORTH < found.line["high"]
@@ -378,9 +378,11 @@ def test_a_net_speedup_is_given_near_what_was_measured_alone(
 ) -> None:
     made_curve(tmp_path)
     far = printed_by(capsys, README_JOB, tmp_path)
-    assert "net speed-up is given" in far and "net speed-up  " not in far
+    assert "net speed-up is given" in far
+    assert "net speed-up  " not in far
     has, place = cells_of(far, "local SGD: H 24")[4:]
-    assert has.startswith("0.50 (0.4") and place == "residual network, 4,680 steps"
+    assert has.startswith("0.50 (0.4")
+    assert place == "residual network, 4,680 steps"
     job = README_JOB.replace("25.6M", "80000").replace("450000", "5000")
     needed, _, rest = printed_by(capsys, job, tmp_path).partition("\n\n")
     over_hook = float(cells_of(needed, "local SGD: H 24")[2])
@@ -443,7 +445,8 @@ def test_mistakes_are_one_sentence(
     words: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["advise", *words.split(), *ALONE, "--steps", "1000", "--compute-ms", "27"])
-    assert code == 2 and said in capsys.readouterr().err.splitlines()[-1]
+    assert code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_advice_without_records_says_what_to_do(

@@ -256,7 +256,8 @@ def test_a_placeholder_that_gives_no_number_is_named_with_its_file(
     source.write_text(f"# 26. New?\n\n**It is {{{{ {call} }}}}.**\n")
     with pytest.raises(UsageError) as error:
         rendered(source, queries_of(collection_of(None)))
-    assert source.name in str(error.value) and call in str(error.value)
+    assert source.name in str(error.value)
+    assert call in str(error.value)
     assert said in str(error.value)
 
 

@@ -98,7 +98,8 @@ def test_what_one_row_alone_had_is_told_and_judged(small: Frames) -> None:
     )
     frames = declaring(replace(small, attempts=later), pair(0, declared_at=AFTER_ALL))
     (line,) = contrasts_frame(frames).to_dict("records")
-    assert line["declared"] == "after 3 of 15 runs, one row's" and line["verdict"] != LATE
+    assert line["declared"] == "after 3 of 15 runs, one row's"
+    assert line["verdict"] != LATE
 
 
 def test_a_late_contrast_has_an_interval_no_verdict_and_no_part_in_the_correction(
@@ -114,29 +115,29 @@ def test_a_late_contrast_has_an_interval_no_verdict_and_no_part_in_the_correctio
         "kind": "superiority",
         "declared_at": AFTER_ALL,
     }
-    with_late, without = (
-        contrasts_frame(declaring(small, *early, late)),
-        contrasts_frame(declaring(small, *early)),
-    )
-    assert with_late["verdict"].tolist() == [*without["verdict"], LATE] and LATE in VERDICTS
+    with_late = contrasts_frame(declaring(small, *early, late))
+    without = contrasts_frame(declaring(small, *early))
+    assert with_late["verdict"].tolist() == [*without["verdict"], LATE]
+    assert LATE in VERDICTS
     pd.testing.assert_frame_equal(with_late.iloc[:2], without)
     line = with_late.iloc[2]
-    assert math.isfinite(line["low"]) and math.isfinite(line["high"]) and math.isnan(line["p_holm"])
+    assert math.isfinite(line["low"])
+    assert math.isfinite(line["high"])
+    assert math.isnan(line["p_holm"])
     alone = contrasts_frame(declaring(small, late))
-    assert alone["verdict"].tolist() == [LATE] and alone["estimate"].iloc[0] == line["estimate"]
+    assert alone["verdict"].tolist() == [LATE]
+    assert alone["estimate"].iloc[0] == line["estimate"]
 
 
 def test_a_verdict_that_is_kept_or_of_unknown_date_is_as_if_it_were_early(small: Frames) -> None:
     plain = contrasts_frame(declaring(small, *(pair(number) for number in range(4))))
     dates = {"declared_at": AFTER_ALL, "declared_in": "0" * 40, "is_verdict_kept": True}
     kept = contrasts_frame(declaring(small, *(pair(number, **dates) for number in range(4))))
-    assert kept["verdict"].tolist() == plain["verdict"].tolist() and LATE not in set(
-        kept["verdict"]
-    )
+    assert kept["verdict"].tolist() == plain["verdict"].tolist()
+    assert LATE not in set(kept["verdict"])
     assert kept["p_holm"].tolist() == plain["p_holm"].tolist()
-    assert set(kept["declared"]) == {"after 15 of 15 runs"} and set(plain["declared"]) == {
-        "not known"
-    }
+    assert set(kept["declared"]) == {"after 15 of 15 runs"}
+    assert set(plain["declared"]) == {"not known"}
 
 
 def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> None:
@@ -163,9 +164,8 @@ def test_a_report_says_it_beside_each_verdict(small: Frames, tmp_path: Path) -> 
     assert "Such a test counts where it was published" in tests
     assert f"{len(changed)} attempts, 2 with changes to the code that stood in no commit" in page
     explored = experiment_tables(frames)["contrasts"]
-    assert (
-        explored.columns[4] == "declared" and explored["declared"].tolist()[0] == "before its runs"
-    )
+    assert explored.columns[4] == "declared"
+    assert explored["declared"].tolist()[0] == "before its runs"
 
 
 def seen_in(folder: Path, contrast: dict[str, Any]) -> tuple[int, int, int]:

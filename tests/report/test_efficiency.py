@@ -97,7 +97,9 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(
 ) -> None:
     monkeypatch.setattr(efficiency, "NUM_DRAWS", 300)
     generator = np.random.default_rng(7)
-    deviation, num_covered, num_tries = 0.0004, 0, 100
+    deviation = 0.0004
+    num_covered = 0
+    num_tries = 100
     for _ in range(num_tries):
         curve = curve_through(falling_loss, deviation, generator=generator)
         scores = falling_loss(0.5 * T) + deviation * generator.standard_normal(5)
@@ -113,15 +115,14 @@ def test_methods_share_the_draws_of_their_baseline() -> None:
     curve = curve_through(falling_loss, 0.001)
     scores = np.full(5, falling_loss(2000))
     first, second = steps_in_draws(curve, [scores, scores.copy()])
-    assert (first == second).all() and first[1:].std() > 0
+    assert (first == second).all()
+    assert first[1:].std() > 0
 
 
 def judged(curve: Curve, scores: np.ndarray) -> tuple[str, float, str]:
     steps = steps_in_draws(curve, [scores])[0]
-    low, high = (
-        np.quantile(steps[1:], 0.025, method="lower"),
-        np.quantile(steps[1:], 0.975, method="higher"),
-    )
+    low = np.quantile(steps[1:], 0.025, method="lower")
+    high = np.quantile(steps[1:], 0.975, method="higher")
     return efficiency._judged(curve, float(steps[0]), float(low), float(high))
 
 
@@ -133,7 +134,8 @@ def test_beyond_the_curve_there_is_a_bound_and_no_number() -> None:
     assert (kind, steps) == ("at least", 4800)
     # On the edge the interval's other end is what is known.
     kind, steps, _ = judged(curve, falling_loss(4790) + 0.0002 * np.arange(-2, 3))
-    assert kind == "at least" and 4000 < steps < 4800
+    assert kind == "at least"
+    assert 4000 < steps < 4800
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,9 @@ def test_what_is_not_known_is_a_dash_with_its_reason(
 ) -> None:
     curve = curve_through(falling_loss, **({"deviation": 0.0001} | changes))  # type: ignore[arg-type]
     kind, steps, why = judged(curve, scores)
-    assert kind == "none" and math.isnan(steps) and why == reason
+    assert kind == "none"
+    assert math.isnan(steps)
+    assert why == reason
 
 
 # On records
@@ -224,7 +228,8 @@ def pooled_by_max_of_min(means: np.ndarray, counts: np.ndarray) -> list[float]:
 def steps_by_root(losses: pd.DataFrame, target: float) -> float:
     """The steps to a loss: a cubic through the pooled means, and the root of it less the target."""
     by_steps = losses.groupby("steps")["loss"]
-    means, counts = by_steps.mean().to_numpy(), by_steps.count().to_numpy()
+    means = by_steps.mean().to_numpy()
+    counts = by_steps.count().to_numpy()
     knots = np.log(by_steps.mean().index.to_numpy(dtype=float))
     cubic = PchipInterpolator(knots, pooled_by_max_of_min(means, counts))
     root = brentq(lambda x: float(cubic(x)) - target, knots[0], knots[-1])

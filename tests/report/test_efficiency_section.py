@@ -69,7 +69,8 @@ def test_methods_stand_in_the_order_of_their_scores_with_what_they_send(frames: 
     methods = ranking(frames).methods
     assert methods["label"].tolist()[:3] == ["AdamW", "local AdamW", "CSER with AdamW, blocks"]
     settings = [setting.partition(", lr")[0] for setting in methods["setting"][:3]]
-    assert settings[1:] == ["H 8", "R2 16, R1 2, H 8"] and settings[0].startswith("lr ")
+    assert settings[1:] == ["H 8", "R2 16, R1 2, H 8"]
+    assert settings[0].startswith("lr ")
     assert methods["traffic"].tolist()[:3] == pytest.approx([1, 1 / 8, 1 / 8], rel=0.02)
     assert methods["by_loss"].iloc[0] == "1", "the baseline's own, by definition"
 
@@ -85,7 +86,8 @@ def test_a_drop_is_positive_where_a_method_is_worse(frames: Frames) -> None:
             if word != "to"
         )
         assert drop == pytest.approx(float(line["mean"].split()[0]) - baseline, abs=2e-4)
-        assert drop > 0 and low < drop < high
+        assert drop > 0
+        assert low < drop < high
 
 
 def test_the_terminal_has_the_table_of_the_report(frames: Frames, tmp_path: Path) -> None:

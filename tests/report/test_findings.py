@@ -59,7 +59,8 @@ def look() -> Frames:
 def test_a_claim_that_does_not_hold_is_found(look: Frames, claim: dict[str, object]) -> None:
     written = findings()["first_look"].model_copy(update=claim)
     broken = broken_claims(written, look, accuracy_frame(look), contrasts_frame(look))
-    assert len(broken) == 1 and next(iter(claim)) in broken[0]
+    assert len(broken) == 1
+    assert next(iter(claim)) in broken[0]
 
 
 def test_records_that_say_otherwise_keep_the_experiments_own_title(

@@ -103,7 +103,8 @@ def one_sided(folder: Path, row: str, reference: str, bound: float, alternative:
 
 def claims_of(folder: Path, contrast: dict[str, Any]) -> dict[str, float]:
     """p by what is to be shown."""
-    pair, margin = (contrast["row"], contrast["reference"]), contrast["margin"]
+    pair = (contrast["row"], contrast["reference"])
+    margin = contrast["margin"]
     above, below = (one_sided(folder, *pair, -margin, side) for side in ("greater", "less"))
     if contrast["kind"] == "non-inferiority":
         return {"loses less than the margin": above, "loses more than the margin": below}
@@ -168,7 +169,8 @@ def is_so_at_one_rate(
 def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     """Estimate, interval, least p, that p adjusted, and word of every contrast."""
     scores, lost = known_of(folder)
-    numbers, tests = [], []
+    numbers = []
+    tests = []
     for number, contrast in enumerate(plan["contrasts"]):
         pair = (contrast["row"], contrast["reference"])
         if set(pair) & lost or min(len(scores.get(name, ())) for name in pair) < 2:
@@ -185,7 +187,8 @@ def worked_out(folder: Path, plan: dict[str, Any]) -> pd.DataFrame:
     family["p_holm"] = multipletests([*family["p"], *others], method="holm")[1][: len(family)]
     least = family.loc[family.groupby("number")["p"].idxmin()].set_index("number")
     frame = pd.DataFrame(numbers, columns=["estimate", "low", "high", "word"]).join(least)
-    level, words = 1 - plan["confidence"], []
+    level = 1 - plan["confidence"]
+    words = []
     for line, contrast in zip(frame.itertuples(), plan["contrasts"], strict=True):
         if isinstance(line.word, str):
             words.append(line.word)
@@ -224,13 +227,14 @@ def test_the_reports_contrasts(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet_regime", "gpt_text"])
 def test_what_rows_sent_is_what_their_runs_counted(name: str) -> None:
-    """By mean, also of a compressor that draws whole tensors and so sends what it happens to."""
+    """On average, also for a compressor that draws whole tensors and so sends what it happens to."""
     folder = RESULTS / "reference" / name
     _, *lines = (folder / "runs.jsonl").read_text().splitlines()
     results = {run["run_id"]: run["result"] for run in map(json.loads, lines)}
     reported = read_frames(folder).by_row
     for row in PLANS[folder]["rows"]:
-        sent, carried = [], []
+        sent = []
+        carried = []
         for result in (results[run_id] for run_id in row["runs"].values()):
             training = [result["traffic"].get(key, {}) for key in ("gradient", "error", "model")]
             bits, gathered, to_neighbours = (

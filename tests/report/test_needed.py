@@ -92,7 +92,9 @@ def test_the_net_speedup_of_known_efficiency_has_the_interval_of_the_steps() -> 
     exact = net_speedup_interval(np.array([0.5, 0.4, 0.5, 0.6]), 30.0, 90.0, 0.0)
     assert exact == pytest.approx((1.5, 1.2, 1.8))
     unknown = net_speedup_interval(np.array([0.5, math.nan]), 30.0, 90.0, 0.1)
-    assert unknown[0] == 1.5 and math.isnan(unknown[1]) and math.isnan(unknown[2])
+    assert unknown[0] == 1.5
+    assert math.isnan(unknown[1])
+    assert math.isnan(unknown[2])
 
 
 def method(algorithm: str, **settings: Any) -> TimedMethod:
@@ -130,12 +132,14 @@ BLOCK = {"kind": "block", "ratio": 24}
 
 def test_encoding_is_bytes_over_bandwidth() -> None:
     found = encoding_of(method("ddp_fp16"), workload(), 8)
-    assert found is not None and found.basis == "bytes over bandwidth"
+    assert found is not None
+    assert found.basis == "bytes over bandwidth"
     # Read 4 and write 2, read 2 and write 4.
     assert found.seconds == pytest.approx(12e-9)
     # The error read and written, and 24 bytes of one number in 24.
     by_blocks = encoding_of(method("ef_sgd", compressor=BLOCK), workload(), 8)
-    assert by_blocks is not None and by_blocks.seconds == pytest.approx(9e-9)
+    assert by_blocks is not None
+    assert by_blocks.seconds == pytest.approx(9e-9)
 
 
 def test_what_is_encoded_every_h_steps_costs_a_share_of_it() -> None:
@@ -247,7 +251,8 @@ def test_every_scored_method_needs_its_share_of_the_rivals_step(
 def test_intervals_are_of_the_spread_between_sessions(
     records: list[dict[str, Any]], frame: pd.DataFrame
 ) -> None:
-    squares, degrees = 0.0, 0
+    squares = 0.0
+    degrees = 0
     for rate in RATES:
         for seconds in mean_steps(records, rate).values():
             if len(seconds) > 1:
@@ -266,7 +271,8 @@ def test_intervals_are_of_the_spread_between_sessions(
 
 def test_every_scored_method_has_an_encoding_with_its_basis(frame: pd.DataFrame) -> None:
     assert frame.columns.to_list() == COLUMNS
-    assert frame["encoding_seconds"].notna().all() and (frame["encoding_seconds"] >= 0).all()
+    assert frame["encoding_seconds"].notna().all()
+    assert (frame["encoding_seconds"] >= 0).all()
     assert set(frame["encoding_basis"]) <= {"published", "bytes over bandwidth"}
     # The error of EF-SGD with top-k, by hand: 8 bytes, the magnitudes 8, what arrives 3.
     top_k = line(frame, "ef_topk-96", 10e9)
@@ -281,5 +287,6 @@ def test_every_scored_method_has_an_encoding_with_its_basis(frame: pd.DataFrame)
 
 def test_without_the_rival_nothing_is_said_of_it(sessions: list[Timing]) -> None:
     alone = needed_frame(sessions[:1], Path("no record of a GPU"))
-    assert alone["needed_fp16"].isna().all() and alone["needed_fp16_encoded"].isna().all()
+    assert alone["needed_fp16"].isna().all()
+    assert alone["needed_fp16_encoded"].isna().all()
     assert alone["needed_ddp"].notna().all()

@@ -49,7 +49,8 @@ def test_advice_is_as_with_what_ships_until_all_runs_are_done(
     before = said_of(cli, tmp_path / "nothing")
     begin(tmp_path, EXPERIMENT, num_done)
     first, rest = said_of(cli, tmp_path).split("\n", 1)
-    assert first.startswith(f"{EXPERIMENT}: left out ") and f"{num_done} of {NUM_RUNS} " in first
+    assert first.startswith(f"{EXPERIMENT}: left out ")
+    assert f"{num_done} of {NUM_RUNS} " in first
     assert rest == before
 
 
@@ -85,10 +86,12 @@ def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_ships_is_told_from_ones_own_in_one_folder(mixed: Path) -> None:
     ours = {folder.resolve() for folder in collection_of(None).folders}
-    assert ours and all(folder.is_relative_to(SHIPPED) for folder in ours)
+    assert ours
+    assert all(folder.is_relative_to(SHIPPED) for folder in ours)
     assert rows_of(collection_of(mixed)) == rows_of(collection_of(None))
     own = [folder for folder in collection_of(mixed).folders if folder.resolve() not in ours]
-    assert mixed / "fashion_mnist_regime" in own and mixed / EXPERIMENT not in own
+    assert mixed / "fashion_mnist_regime" in own
+    assert mixed / EXPERIMENT not in own
 
 
 def test_reports_that_ship_name_no_experiments_of_ones_own(mixed: Path) -> None:
@@ -97,7 +100,8 @@ def test_reports_that_ship_name_no_experiments_of_ones_own(mixed: Path) -> None:
     assert "cmudict" in sharing_baseline(read_frames(mixed / "cmudict_again"))
     study = read_study(mixed / "speedups")
     beside = [each.folder for each in experiments_beside(mixed / "speedups", study.sessions)]
-    assert len(beside) > 1 and all(folder.is_relative_to(mixed / "reference") for folder in beside)
+    assert len(beside) > 1
+    assert all(folder.is_relative_to(mixed / "reference") for folder in beside)
 
 
 @pytest.mark.whole

@@ -46,7 +46,7 @@ LEAST_APART = 20.0
 """In CIELAB, where about 2 can just be told side by side: these are small marks far apart."""
 
 LEAST_CONTRAST = 4.5
-"""Of a name in its family's colour on white: that of WCAG for text."""
+"""Contrast of a name in its family's colour on white, as WCAG has it for text."""
 
 
 def linear(colour: str) -> Colour:
@@ -81,7 +81,8 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize("kind", SEEN)
 def test_families_stay_apart_with_each_kind_of_colour_blindness(kind: str) -> None:
     colours = set(FAMILIES.values())
-    assert len(colours) == 5 and least_apart(colours, kind) > LEAST_APART
+    assert len(colours) == 5
+    assert least_apart(colours, kind) > LEAST_APART
 
 
 @pytest.mark.parametrize("paper", ["light", "dark"])
@@ -100,6 +101,7 @@ def test_names_in_the_colours_of_an_explorer_can_be_read() -> None:
 
 
 def test_families_have_shapes_of_their_own_and_names_that_can_be_read() -> None:
-    assert SHAPES.keys() == FAMILIES.keys() and len(set(SHAPES.values())) == len(SHAPES)
+    assert SHAPES.keys() == FAMILIES.keys()
+    assert len(set(SHAPES.values())) == len(SHAPES)
     for colour in FAMILIES.values():
         assert contrast(colour, "#ffffff") >= LEAST_CONTRAST, colour

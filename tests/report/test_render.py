@@ -54,7 +54,8 @@ def test_links_of_a_pdf_lead_to_the_web_and_to_pdfs(tmp_path: Path) -> None:
     )
     assert '#link("https://example.org")[#"a"]' in source
     assert '#link("23.pdf")[#"b"]' in source
-    assert source.count("#link(") == 2 and '#"d"' in source
+    assert source.count("#link(") == 2
+    assert '#"d"' in source
 
 
 @pytest.mark.parametrize(("num_sections", "has_contents"), [(4, False), (10, True)])
@@ -79,11 +80,9 @@ def test_faults_of_figures_are_found() -> None:
         for line in range(7):
             axes.plot([0, 1, 2], [line, line, line])
     found = " ".join(faults_of(figure))
-    assert (
-        "overlap: one name and another name" in found
-        and "small: another name" in found
-        and "7 lines" in found
-    )
+    assert "overlap: one name and another name" in found
+    assert "small: another name" in found
+    assert "7 lines" in found
 
 
 def test_dollars_in_a_label_are_no_formula(tmp_path: Path) -> None:
@@ -119,4 +118,5 @@ def test_numbers_are_written_one_way() -> None:
     assert [wording.amount(x) for x in (28050, 292.3, 18.31, 3.999, 96.0, 0.2)] == [
         *("28,050", "292", "18.3", "4.00", "96", "0.200")
     ]
-    assert wording.listed(["a", "b", "c"]) == "a, b and c" and wording.counted(2, "run") == "2 runs"
+    assert wording.listed(["a", "b", "c"]) == "a, b and c"
+    assert wording.counted(2, "run") == "2 runs"

@@ -22,7 +22,9 @@ def _fails(
 ) -> None:
     assert main(["report", *arguments]) == status
     message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1 and "Traceback" not in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert "Traceback" not in message
     for word in words:
         assert word in message
 
@@ -86,4 +88,5 @@ def test_a_torn_last_event_is_dropped_and_unplanned_folders_are_counted(records:
     (records / "stray").mkdir()
     (records / "stray" / "run.json").write_text((run / "run.json").read_text())
     frames = read_frames(records)
-    assert len(frames.scores) and frames.unplanned == 1
+    assert len(frames.scores)
+    assert frames.unplanned == 1

@@ -131,7 +131,8 @@ def test_texts_of_a_spec_are_texts_in_the_site_and_the_explorer(hostile: Path) -
     explorer = Page(hostile / "explorer.html")
     payload, _ = explorer.scripts
     labels = [method["label"] for method in json.loads(payload)["methods"]]
-    assert labels and all(label.startswith(f"{HOSTILE} ") for label in labels)
+    assert labels
+    assert all(label.startswith(f"{HOSTILE} ") for label in labels)
 
 
 def test_an_own_experiment_stands_under_its_own_heading_beside_the_one_that_ships(
@@ -235,7 +236,8 @@ def test_report_explorer_answers_and_methods_lead_to_each_other(
     assert f"../reference/{EXPERIMENT}/index.html" in answers
     assert f"../reference/{EXPERIMENT}/explorer.html" in answers
     page = (site / "methods/ef_sgd.html").read_text()
-    assert f"../{REPORT}" in page and "below 0.5 points" in page
+    assert f"../{REPORT}" in page
+    assert "below 0.5 points" in page
     for part in ("update", "source", "cost", "state", "where-it-stands", "code"):
         assert part in pages["methods/ef_sgd.html"].ids
 
@@ -260,7 +262,8 @@ def test_links_of_texts_are_those_of_pages(tmp_path: Path) -> None:
     text = html_of(markdown, "docs/a.md", places, {})
     assert page_of("docs/a.md") == "docs/a.html"
     assert '<a href="../index.html#there">b</a>' in text.body
-    assert " c " in text.body and places.missing == {("docs/a.md", "gone.md")}
+    assert " c " in text.body
+    assert places.missing == {("docs/a.md", "gone.md")}
     assert '<a href="https://x.org">d</a>' in text.body
     assert '<a href="../index.html"><code>README.md</code></a>' in text.body
 
@@ -270,7 +273,8 @@ def test_cells_of_long_texts_are_wide_and_numbers_stay_with_their_sign(tmp_path:
     markdown = f"# A\n\nIt is 5 % of it.\n\n| a | b |\n| --- | --- |\n| short | {words}|\n"
     text = html_of(markdown, "a.md", Places(tmp_path, tmp_path / "site", {}), {})
     assert text.body.count('class="long"') == 1
-    assert "<td>short</td>" in text.body and "5\N{NO-BREAK SPACE}% of it" in text.body
+    assert "<td>short</td>" in text.body
+    assert "5\N{NO-BREAK SPACE}% of it" in text.body
 
 
 def test_what_is_no_site_is_left_alone(tmp_path: Path) -> None:

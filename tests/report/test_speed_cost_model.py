@@ -140,7 +140,8 @@ def test_a_period_has_one_step_that_sends_what_is_not_sent_in_each() -> None:
     assert period_seconds(COMPUTE, messages, 4, _network(8, 1)) == pytest.approx(83.75e-3)
 
 
-RING, PEERS = ((1, 7),), ((1,), (2,), (4,))
+RING = ((1, 7),)
+PEERS = ((1,), (2,), (4,))
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def hidden(point: dict[str, Any]) -> list[float]:
     ("seconds_of", "power", "error"),
     [
         (lambda point: point["seconds"], 1, 1e-6),
-        # Of absolute errors the largest message alone, seconds long, would decide, and alpha be
-        # anything.
+        # By absolute errors the largest message, seconds long, would decide alone, and alpha could
+        # be anything.
         (
             lambda point: [
                 seconds * (1 + NOISE.uniform(-0.02, 0.02)) for seconds in point["seconds"]
@@ -64,11 +64,11 @@ def test_a_fit_recovers_alpha_beta_and_the_share_of_the_limit(
     assert (reduced.collective, gathered.collective) == ("all_reduce", "all_gather")
     for fit in (reduced, gathered):
         assert (fit.link.alpha, fit.link.beta) == pytest.approx((ALPHA, 1 / RATE), rel=error)
-        assert fit.efficiency == pytest.approx(EFFICIENCY, rel=error) and fit.worst < error
+        assert fit.efficiency == pytest.approx(EFFICIENCY, rel=error)
+        assert fit.worst < error
         assert fit.link.hop(1e9) == pytest.approx(1e9 * fit.link.beta, rel=1e-3)
-        assert fit.link.hop(0) == pytest.approx(fit.link.alpha) and (
-            error > 1e-6 or fit.link.power == power
-        )
+        assert fit.link.hop(0) == pytest.approx(fit.link.alpha)
+        assert error > 1e-6 or fit.link.power == power
 
 
 def test_no_fit_is_negative_and_one_size_alone_is_no_sweep() -> None:
@@ -88,7 +88,8 @@ def test_a_rate_that_was_not_swept_keeps_alpha_and_the_share_of_the_limit() -> N
 
 
 def test_between_two_limits_the_share_is_in_between() -> None:
-    slow, fast = sweep(10e6), sweep(1e9)
+    slow = sweep(10e6)
+    fast = sweep(1e9)
     for point in fast["points"]:
         # Half as fast as it could be, beside the alpha: 0.45 of the limit instead of 0.9.
         hops = 14 if point["collective"] == "all_reduce" else 7

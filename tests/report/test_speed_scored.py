@@ -94,15 +94,18 @@ def test_rows_are_joined_by_settings_and_not_by_names(frames: Frames) -> None:
     ]
     found = joined_frame(frames, [session(methods, cells)])
     timed = found.dropna(subset=["seconds"])
-    assert timed["row"].to_list() == ["mcser-96"] and timed["method"].to_list() == ["a name"]
+    assert timed["row"].to_list() == ["mcser-96"]
+    assert timed["method"].to_list() == ["a name"]
     # Rows that were not timed are there, without a time.
-    assert {"mcser-384", "ef_topk-96", "alone"} <= set(found["row"]) and found["row"].is_unique
+    assert {"mcser-384", "ef_topk-96", "alone"} <= set(found["row"])
+    assert found["row"].is_unique
 
 
 def test_ddp_stands_for_sgd_which_loses_nothing_to_itself(frames: Frames) -> None:
     found = joined_frame(frames, [made(frames)])
     own = found[(found["row"] == "sgd") & (found["bits_per_second"] == 1e9)].set_index("method")
-    assert set(own.index) == {"sgd", "ddp"} and set(own["estimate"]) == {0.0}
+    assert set(own.index) == {"sgd", "ddp"}
+    assert set(own["estimate"]) == {0.0}
     assert own.loc["ddp", "seconds"] < own.loc["sgd", "seconds"]
     scores = {row: frames.done(row).mean() for row in ("sgd", "mcser-96")}
     line = found[(found["row"] == "mcser-96")].iloc[0]
@@ -132,11 +135,11 @@ def test_no_line_of_the_frontier_is_beaten(frames: Frames) -> None:
 
 def test_an_interval_is_called_what_it_is(frames: Frames) -> None:
     one = scored_steps_frame([made(frames)]).set_index(["method", "bits_per_second"])
-    line, seconds = one.loc[("mcser-96", 1e9)], steps(0.03)
+    line = one.loc[("mcser-96", 1e9)]
+    seconds = steps(0.03)
     expected = stats.ttest_1samp(seconds, 0.0).confidence_interval(0.95)
-    assert line["interval"] == "t" and (line["low"], line["high"]) == pytest.approx(
-        (expected.low, expected.high)
-    )
+    assert line["interval"] == "t"
+    assert (line["low"], line["high"]) == pytest.approx((expected.low, expected.high))
     assert one.loc[("local_sgd-96", 1e9), "seconds"] == pytest.approx(0.75 * 0.0202 + 0.25 * 0.909)
     two = scored_steps_frame([made(frames), made(frames, 1.1)]).set_index(
         ["method", "bits_per_second"]

@@ -31,7 +31,8 @@ from cser_bench.report.statistics import (
 SHIPPED = Path(__file__).parents[2] / "results" / "reference"
 SGD = [0.874, 0.877, 0.875, 0.876, 0.8745, 0.8765, 0.8752, 0.8758]
 SIDES = ("greater", "less")
-A, B = [0.873, 0.874, 0.875], [0.871, 0.8722, 0.8735]
+A = [0.873, 0.874, 0.875]
+B = [0.871, 0.8722, 0.8735]
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +47,14 @@ def test_settings_are_columns(shipped: Frames) -> None:
         16,
         24,
     )
-    assert math.isnan(shipped.by_row.loc["sgd", "reset_interval"]) and row["momentum"] == 0.9
+    assert math.isnan(shipped.by_row.loc["sgd", "reset_interval"])
+    assert row["momentum"] == 0.9
 
 
 def test_the_tuning_is_found_and_named_by_row(shipped: Frames) -> None:
     chosen = shipped.tuning[shipped.tuning["row"] == "sgd"]
-    assert chosen["learning_rate"].nunique() >= 9 and chosen["score"].notna().all()
+    assert chosen["learning_rate"].nunique() >= 9
+    assert chosen["score"].notna().all()
     alone = read_frames(SHIPPED.parent / "fashion_mnist_long_tuning")
     assert alone.tuning["trial"].to_list() == alone.runs["row"].to_list()
 
@@ -71,9 +74,8 @@ def test_a_loss_beyond_a_thousand_guesses_has_diverged(
 ) -> None:
     """Ten classes: a constant guess loses ln 10 = 2.3026."""
     result: Result | None = next(iter(read_runs(shipped.folder).values())).result
-    assert (
-        result is not None and status_of(result.model_copy(update={"train_loss": loss})) == status
-    )
+    assert result is not None
+    assert status_of(result.model_copy(update={"train_loss": loss})) == status
 
 
 def made_up(
@@ -189,7 +191,8 @@ def test_scores_at_the_same_seed_correlate_as_an_analysis_of_variance_says(shipp
     )
     between, within = table.loc[["C(seed)", "Residual"], "mean_sq"]
     found = seed_correlation(frames)
-    assert found is not None and (found.num_seeds, found.num_rows) == (6, 3)
+    assert found is not None
+    assert (found.num_seeds, found.num_rows) == (6, 3)
     assert found.value == pytest.approx((between - within) / (between + 2 * within))
     assert found.low < found.value < found.high
     assert (
@@ -237,13 +240,16 @@ def test_what_cannot_be_said_stays_in_its_family(shipped: Frames) -> None:
     """Else a run that diverges would make the other contrasts easier to show."""
     two = (("a", "sgd", "non-inferiority"), ("b", "sgd", "non-inferiority"))
     broken = contrasts_frame(made_up(shipped, {"sgd": SGD, "a": A, "b": [math.nan, *B]}, *two))
-    assert broken["p"][1] == 1 and broken["p_holm"][0] == pytest.approx(4 * broken["p"][0])
+    assert broken["p"][1] == 1
+    assert broken["p_holm"][0] == pytest.approx(4 * broken["p"][0])
 
 
 def test_equal_scores_leave_no_doubt_and_nothing_declared_says_nothing(shipped: Frames) -> None:
     frames = made_up(shipped, {"sgd": [0.5, 0.5], "a": [0.5, 0.5]}, ("a", "sgd", "non-inferiority"))
     found = difference(frames, "a", "sgd")
-    assert found is not None and found.p_above(-0.005) == 0 and found.p_below(-0.005) == 1
+    assert found is not None
+    assert found.p_above(-0.005) == 0
+    assert found.p_below(-0.005) == 1
     assert contrasts_frame(made_up(shipped, {"sgd": SGD})).empty
 
 
@@ -283,8 +289,8 @@ def test_a_difference_needs_one_rate_for_both(
 
 
 def test_a_difference_of_rates_is_not_called_better(shipped: Frames) -> None:
-    """Of the shipped experiment, blocks with reset and with feedback: at rates 100 times apart,
-    never run alike."""
+    """M-CSER blocks and EF blocks were run at learning rates 100 times apart, and never alike."""
     verdicts = contrasts_frame(shipped).set_index(["row", "reference"])
     line = verdicts.loc[("mcser_block-96", "ef_block-96")]
-    assert line["p_holm"] < 0.001 and line["verdict"] == "not run at equal rate"
+    assert line["p_holm"] < 0.001
+    assert line["verdict"] == "not run at equal rate"

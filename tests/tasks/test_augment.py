@@ -30,7 +30,8 @@ def images(count: int, height: int = 9, width: int = 12) -> Tensor:
 
 
 def test_padded_crops_equal_torchvisions_given_the_same_offsets() -> None:
-    originals, index = images(7, 32, 32), torch.tensor([3, 0, 6, 3, 5, 1, 2, 4] * 4)
+    originals = images(7, 32, 32)
+    index = torch.tensor([3, 0, 6, 3, 5, 1, 2, 4] * 4)
     shifts = draw_shifts(generator("tests", "shifts"), len(index), 4)
     crops = shifted_crops(torch.nn.functional.pad(originals, [4] * 4), index, shifts, 32)
     for crop, number, (down, right, flip) in zip(crops, index, shifts.tolist(), strict=True):
@@ -41,7 +42,8 @@ def test_padded_crops_equal_torchvisions_given_the_same_offsets() -> None:
 def assert_uniform(numbers: Tensor, num_kinds: int) -> None:
     """By chi-square of counts, p = 0.0001 by the normal approximation of Wilson and Hilferty."""
     counts = torch.unique(numbers, return_counts=True)[1].double()
-    expected, freedom = len(numbers) / num_kinds, num_kinds - 1
+    expected = len(numbers) / num_kinds
+    freedom = num_kinds - 1
     assert len(counts) == num_kinds
     spread = 2 / (9 * freedom)
     assert ((counts - expected) ** 2 / expected).sum() < freedom * (
@@ -59,19 +61,20 @@ def test_offsets_and_flips_are_uniform_and_no_draw_touches_the_global_generator(
 
 
 def test_crops_have_the_areas_and_aspects_of_the_definition(draws: Draws) -> None:
-    width, height = 3000, 2500
+    width = 3000
+    height = 2500
     rows = zip(draws.attempts.tolist(), draws.places.tolist(), strict=True)
     top, left, h, w = torch.tensor(
         [crop_box(height, width, *row) for row in rows], dtype=torch.float64
     ).unbind(1)
-    assert (
-        top.min() >= 0
-        and left.min() >= 0
-        and (top + h).max() <= height
-        and (left + w).max() <= width
-    )
-    areas, aspects = h * w / (width * height), (w / h).log()
-    assert areas.min() > 0.0795 and areas.max() <= 1.0
+    assert top.min() >= 0
+    assert left.min() >= 0
+    assert (top + h).max() <= height
+    assert (left + w).max() <= width
+    areas = h * w / (width * height)
+    aspects = (w / h).log()
+    assert areas.min() > 0.0795
+    assert areas.max() <= 1.0
     assert aspects.abs().max() < math.log(4 / 3) + 0.003
     # Below half the area every shape fits, so there the draws are as drawn: uniform, and uniform in
     # the logarithm.
@@ -96,7 +99,8 @@ def test_crops_reach_every_edge_and_one_that_never_fits_is_central_and_of_a_perm
 
 
 def test_factors_orders_and_flips_are_uniform(draws: Draws) -> None:
-    assert draws.factors.min() >= 0.6 and draws.factors.max() <= 1.4
+    assert draws.factors.min() >= 0.6
+    assert draws.factors.max() <= 1.4
     assert (draws.factors.mean(0) - 1).abs().max() < 0.006
     assert (draws.factors.std(0) - 0.8 / 12**0.5).abs().max() < 0.005
     assert (draws.orders.sort(1).values == torch.arange(3)).all()
@@ -109,9 +113,8 @@ def test_lighting_has_the_covariance_of_its_principal_components(draws: Draws) -
     assert torch.allclose(vectors.T @ vectors, torch.eye(3), atol=2e-3)
     along = draws.lighting @ vectors
     assert torch.allclose(along.std(0), 0.1 * torch.tensor(augment.LIGHTING_EIGENVALUES), rtol=0.03)
-    assert (torch.corrcoef(along.T) - torch.eye(3)).abs().max() < 0.03 and along.mean(
-        0
-    ).abs().max() < 0.1
+    assert (torch.corrcoef(along.T) - torch.eye(3)).abs().max() < 0.03
+    assert along.mean(0).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -127,18 +130,16 @@ def test_jitter_equals_torchvisions_in_every_order(order: tuple[int, ...]) -> No
     for each in order:
         expected = changes[each](expected, factors[each])
     # Beside another image, whose order and factors are its own.
-    orders, both = torch.tensor([order, order[::-1]]), torch.tensor([factors, [1.0, 1.0, 1.0]])
+    orders = torch.tensor([order, order[::-1]])
+    both = torch.tensor([factors, [1.0, 1.0, 1.0]])
     pixels = augment.jittered(batch, orders, both, torch.zeros(2, 3))
-    assert torch.allclose(pixels[0], 255 * expected, atol=0.1) and torch.allclose(
-        pixels[1], other.float(), atol=1e-3
-    )
+    assert torch.allclose(pixels[0], 255 * expected, atol=0.1)
+    assert torch.allclose(pixels[1], other.float(), atol=1e-3)
     assert torch.equal(batch, images(2))
 
 
 def test_lighting_is_added_and_clamped() -> None:
-    bright, lighting = (
-        torch.full((1, 3, 2, 2), 250, dtype=torch.uint8),
-        torch.tensor([[3.0, 9.0, -255.0]]),
-    )
+    bright = torch.full((1, 3, 2, 2), 250, dtype=torch.uint8)
+    lighting = torch.tensor([[3.0, 9.0, -255.0]])
     pixels = augment.jittered(bright, torch.tensor([[0, 1, 2]]), torch.ones(1, 3), lighting)
     assert torch.allclose(pixels[0, :, 0, 0], torch.tensor([253.0, 255.0, 0.0]), atol=1e-3)

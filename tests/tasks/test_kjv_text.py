@@ -65,8 +65,10 @@ def test_windows_are_the_text_and_labels_what_follows(tmp_path: Path) -> None:
 
 def test_windows_held_out_are_not_trained_on(tmp_path: Path) -> None:
     task = miniature(tmp_path)
-    every, some = loaded(task, tmp_path), loaded(task, tmp_path, held_out=15)
-    assert len(some.train_inputs) == 135 and len(some.evaluation_inputs) == 15
+    every = loaded(task, tmp_path)
+    some = loaded(task, tmp_path, held_out=15)
+    assert len(some.train_inputs) == 135
+    assert len(some.evaluation_inputs) == 15
     parts = sorted(map(text, torch.cat([some.train_inputs, some.evaluation_inputs])))
     assert parts == sorted(map(text, every.train_inputs))
 

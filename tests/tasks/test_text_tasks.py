@@ -53,7 +53,8 @@ def load(task: CMUDict | BibleVerses, folder: Path, **spec: int) -> PairSamples:
 def texts(samples: PairSamples, split: str) -> list[tuple[str, str]]:
     pairs = getattr(samples, split)
     every = torch.arange(len(pairs.groups))
-    sources, targets = pairs.sentences(0, every), pairs.sentences(1, every)
+    sources = pairs.sentences(0, every)
+    targets = pairs.sentences(1, every)
     if isinstance(samples.measure, BleuAndChrf):
         return list(
             zip(map(samples.measure.text, sources), map(samples.measure.text, targets), strict=True)
@@ -79,21 +80,27 @@ def test_splits_share_nothing_and_are_the_same_each_time(
 ) -> None:
     task, folder = task_and_folder
     samples = load(task, folder)
-    train, test = texts(samples, "train"), texts(samples, "evaluation")
-    assert (len(train), len(test)) == (25, 15) and not set(train) & set(test)
+    train = texts(samples, "train")
+    test = texts(samples, "evaluation")
+    assert (len(train), len(test)) == (25, 15)
+    assert not set(train) & set(test)
     again = load(task, folder)
-    assert again.sha256 == samples.sha256 and again.vocabulary_sha256 == samples.vocabulary_sha256
+    assert again.sha256 == samples.sha256
+    assert again.vocabulary_sha256 == samples.vocabulary_sha256
     assert texts(again, "train") == train
     held = load(task, folder, held_out=5, num_train=10)
-    kept, scored = texts(held, "train"), texts(held, "evaluation")
-    assert (len(kept), len(scored)) == (10, 5) and not set(kept) & set(scored)
+    kept = texts(held, "train")
+    scored = texts(held, "evaluation")
+    assert (len(kept), len(scored)) == (10, 5)
+    assert not set(kept) & set(scored)
     assert set(kept) | set(scored) <= set(train)
     assert bool((samples.evaluation.num_tokens.diff() >= 0).all())
 
 
 def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
     pairs = Pairs.of(([[7, 8, 9], [5]], [[4], [6, 7]], [0, 0]), range(2), CPU)
-    assert pairs.num_tokens.tolist() == [2, 3] and pairs.lengths.tolist() == [4, 3]
+    assert pairs.num_tokens.tolist() == [2, 3]
+    assert pairs.lengths.tolist() == [4, 3]
     inputs, labels = pairs.batch(torch.arange(2))
     assert inputs.tolist() == [
         [[7, 8, 9, END], [BEGIN, 4, END, PAD]],
@@ -102,7 +109,9 @@ def test_a_batch_is_the_source_the_target_so_far_and_what_follows() -> None:
     assert labels.tolist() == [[4, END, IGNORED, IGNORED], [6, 7, END, IGNORED]]
     assert (inputs.dtype, labels.dtype) == (torch.int64, torch.int64)
     # What comes after the end is no part of a sentence.
-    assert plain([BEGIN, 5, 6, END, 7]) == [5, 6] and plain([END]) == [] and plain([4, 5]) == [4, 5]
+    assert plain([BEGIN, 5, 6, END, 7]) == [5, 6]
+    assert plain([END]) == []
+    assert plain([4, 5]) == [4, 5]
 
 
 def test_the_first_pronunciation_counts_without_stress(tmp_path: Path) -> None:
@@ -117,12 +126,14 @@ def test_the_first_pronunciation_counts_without_stress(tmp_path: Path) -> None:
 
 def test_verses_are_pairs_by_their_place_and_chapters_stay_whole(tmp_path: Path) -> None:
     task = kjv(tmp_path)
-    english, spanish = verses(1, 40), verses(2, 40)
+    english = verses(1, 40)
+    spanish = verses(2, 40)
     place = {pair: number for number, pair in enumerate(zip(english, spanish, strict=True))}
     samples = load(task, tmp_path)
     both = [[place[pair] for pair in texts(samples, split)] for split in ("train", "evaluation")]
     chapters = [{number // 5 for number in numbers} for numbers in both]
-    assert [len(each) for each in chapters] == [5, 3] and not chapters[0] & chapters[1]
+    assert [len(each) for each in chapters] == [5, 3]
+    assert not chapters[0] & chapters[1]
     assert samples.train.groups.tolist() == [int(number >= 20) for number in both[0]]
 
 
@@ -164,7 +175,8 @@ def test_damaged_bibles_are_refused_in_a_sentence(damage: str, tmp_path: Path) -
     harm(tmp_path / MODULES / name / "nt.bzs")
     with pytest.raises(DataError, match=words) as error:
         read_module(name, tmp_path, num_slots)
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_another_dictionary_is_refused(tmp_path: Path) -> None:
@@ -209,7 +221,8 @@ def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alon
         "bytes that are no text"
     )
     task = kjv(tmp_path)
-    before, fewer = load(task, tmp_path), task._read(tmp_path)[0]
+    before = load(task, tmp_path)
+    fewer = task._read(tmp_path)[0]
     assert (
         before.vocabulary_sha256
         == Subwords([text for pair in fewer for text in pair[:2]], 300).sha256
@@ -219,18 +232,16 @@ def test_subwords_give_the_text_back_and_are_learnt_from_the_training_split_alon
 def test_phone_errors_are_insertions_deletions_and_substitutions_of_all_words() -> None:
     measure = PhoneErrors()
     sums = measure.sums([[1, 2, 3], [5, 6], [7], []], [[1, 3], [6, 5], [8], [9, 9, 9]])
-    assert sums == [1 + 2 + 1 + 3, 8] and measure.metrics(sums) == {"phone_error_rate": 7 / 8}
+    assert sums == [1 + 2 + 1 + 3, 8]
+    assert measure.metrics(sums) == {"phone_error_rate": 7 / 8}
 
 
 def test_bleu_and_chrf_of_parts_are_those_of_the_whole_by_sacrebleu() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
-    said, expected = (
-        verses(1, 30),
-        [
-            a if n % 3 else b
-            for n, (a, b) in enumerate(zip(verses(1, 30), verses(5, 30), strict=True))
-        ],
-    )
+    said = verses(1, 30)
+    expected = [
+        a if n % 3 else b for n, (a, b) in enumerate(zip(verses(1, 30), verses(5, 30), strict=True))
+    ]
     vocabulary = dict(enumerate(dict.fromkeys([*said, *expected])))
     number = {text: key for key, text in vocabulary.items()}
     measure = BleuAndChrf(lambda tokens: vocabulary[tokens[0]])
@@ -239,4 +250,5 @@ def test_bleu_and_chrf_of_parts_are_those_of_the_whole_by_sacrebleu() -> None:
     found = measure.metrics([sum(column) for column in zip(*parts, strict=True)])
     assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(said, [expected]).score / 100)
     assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(said, [expected]).score / 100)
-    assert 0 < found["bleu"] < 1 and set(measure.signatures()) == {"bleu", "chrf"}
+    assert 0 < found["bleu"] < 1
+    assert set(measure.signatures()) == {"bleu", "chrf"}

@@ -1,4 +1,4 @@
-"""Labs that come up and go, who reaches whom at which rates, what is left behind; and sweeps of
+"""Labs that come up and go, which ends reach each other at which rates, what is left behind; and sweeps of
 what they carry."""
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def test_messages_of_a_period_are_what_the_closed_form_says(
     turn = turn_of(METHODS[name])
     assert isinstance(turn.optimizer, DistributedOptimizer)
     period, messages = METHODS[name].period, methods[name].messages
-    # Of the second period: in its first step a method may send more.
+    # Bits of the second period: in its first step a method may send more.
     once, twice = (turn.optimizer.expected_traffic(count * period) for count in (1, 2))
     sent = sum(8 * message.payload_bytes * period // message.every for message in messages)
     assert sent == twice.training_bits - once.training_bits
@@ -199,7 +199,7 @@ def test_a_trainee_that_waits_has_the_real_models_buckets_and_messages(
 def test_overlapped_messages_may_begin_when_their_blocks_layers_are_done(
     methods: dict[str, TimedMethod],
 ) -> None:
-    """Of equal blocks of the flat vector (6000, 300 and 300, 12000 numbers), drawn uniformly."""
+    """Equal blocks of the flat vector (6000, 300 and 300, 12000 numbers) are drawn uniformly."""
     blocks = range(0, NUMEL, -(-NUMEL // 256))
     # A block that touches the first layer's 6000 numbers is ready at 1.0; the others, with layers
     # "norm" and "last", at 0.8.

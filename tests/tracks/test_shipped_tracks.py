@@ -12,8 +12,10 @@ from cser_bench.harness.records.experiment import read_experiment
 from cser_bench.harness.records.tracks import digest_of, read_entries, read_track
 from cser_bench.harness.tracks.form import check_form
 from cser_bench.report.frame import read_frames
-from cser_bench.report.leaderboard import PAGE, leaderboard_text
+from cser_bench.report.leaderboard import PAGE, leaderboard_text, read_leaderboard
+from cser_bench.report.leaderboard_figure import draw_leaderboard
 from tests.harness.support import ROOT
+from tests.report.faults import faults_of
 
 FROZEN = {
     "1": {
@@ -43,6 +45,19 @@ def test_an_entry_is_in_good_form(name: str) -> None:
 
 def test_the_page_is_that_of_the_entries() -> None:
     assert (ROOT / "tracks" / "1" / PAGE).read_text() == leaderboard_text(ROOT / "tracks", "1")
+
+
+def test_the_picture_has_each_entry_and_can_be_read() -> None:
+    board = read_leaderboard(ROOT / "tracks", "1")
+    figure = draw_leaderboard(board.entries, board.bounds)
+    [axes] = figure.axes
+    places = set()
+    for bars in axes.containers:
+        [(x, y)] = bars.lines[0].get_xydata()
+        places.add((round(float(x), 9), round(float(y), 9)))
+    expected = {(round(line.traffic, 9), round(line.gap.mean, 9)) for line in board.entries}
+    assert places == expected
+    assert faults_of(figure) == []
 
 
 def test_the_spread_is_that_of_the_records() -> None:
