@@ -26,7 +26,7 @@ INTRODUCTION = PAGES / "introduction.md"
 INDEX = PAGES / "results.md"
 """The text of results/README.md."""
 
-PARTS = {"practice": "Ten questions from practice", "paper": "What readers of the paper asked"}
+PARTS = {"practice": "Questions from practice", "paper": "What readers of the paper asked"}
 """Heads of the parts of answers.md, by how the names of their files begin."""
 
 OWN = "page-"
