@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from cser_bench.harness.errors import UsageError
 from cser_bench.report.collection import Collection
+from cser_bench.report.first_table import emulated_need, known_of, timed_as
 from cser_bench.report.speed import comparisons
 from cser_bench.report.speed.needed import FP16, needed_frame, tying_encoding
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
@@ -24,7 +25,7 @@ RESNET50 = "resnet50_v100"
 class Times:
     """Queries by the names of timed methods; each returns a text or raises UsageError.
 
-    `step`, `speedup`, `needed_step` and `encoding` are of the sessions that timed exactly what accuracy
+    `step`, `speedup` and `encoding` are of the sessions that timed exactly what accuracy
     runs score, `timed` of the study of ResNet-50's step times, and others of the model of those steps.
     """
 
@@ -39,9 +40,12 @@ class Times:
         """Return how many times as fast a scored method's step is as another's."""
         return factor(self._seconds(over, gbits) / self._seconds(method, gbits))
 
-    def needed_step(self, method: str, gbits: float) -> str:
-        """Return the efficiency at which a scored method ties with DDP's fp16 hook."""
-        return f"{self._scored(method, gbits)['needed_fp16']:.2f}"
+    def need(self, run: str, gbits: float) -> str:
+        """Return the emulated efficiency at which "experiment/row" ties with the hook, with encoding."""
+        timed = timed_as(known_of(run).row)
+        if timed is None:
+            raise UsageError(f"no session has the setting of {run}; name a row of table_cnn")
+        return f"{emulated_need(timed.name, 1e9 * gbits):.2f}"
 
     def encoding(self, method: str) -> str:
         """Return what a scored method's encoding adds to a step, as "1.5 ms"."""

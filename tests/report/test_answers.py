@@ -67,16 +67,16 @@ def test_the_shipped_answers_are_what_the_records_give_to_the_byte(rebuilt: Path
 # Form
 
 
-def test_there_are_ten_questions_from_practice_and_the_paper_s_twenty_five_in_order() -> None:
+def test_there_are_eleven_questions_from_practice_and_the_paper_s_twenty_five_in_order() -> None:
     parts = [part_of(source) for source in questions()]
-    assert parts == ["practice"] * 10 + ["paper"] * 25
-    for number, source in enumerate(questions()[10:], 1):
+    assert parts == ["practice"] * 11 + ["paper"] * 25
+    for number, source in enumerate(questions()[11:], 1):
         assert source.read_text().startswith(f"# {number}. ")
 
 
 def test_the_answer_comes_first_in_few_words_and_two_numbers(rebuilt: Path) -> None:
     sections = re.split(r"^### ", (rebuilt / "answers.md").read_text(), flags=re.MULTILINE)[1:]
-    assert len(sections) == 35
+    assert len(sections) == 36
     for source, section in zip(questions(), sections, strict=True):
         title, answer = section.split("\n\n", 2)[:2]
         assert title.endswith("?"), title
