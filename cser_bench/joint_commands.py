@@ -157,7 +157,7 @@ def try_(
     if not check(Subject(tried.source.source, tried.source.file, tried.name)):
         return complain(
             f"{tried.name} breaks a promise that its numbers would rest on, so nothing was "
-            "trained; mend what is marked FAIL and call again",
+            "trained; fix what is marked FAIL and call again",
             FAILURE,
         )
     options = launch_options(results, infrastructure)
@@ -191,8 +191,9 @@ def try_(
 @click.option(
     "--only",
     type=click.Choice(("scored", "table", "wide", "consecutive", "text")),
-    help="time only this: what accuracy runs score; links of several latencies; or steps in a row, "
-    "with slow workers and without; no report",
+    help="time only this, and write no report: what accuracy runs score; the settings of README's "
+    "table; links of several latencies; steps in a row, with slow workers and without; or what the "
+    "experiment on text scores",
 )
 @timing_methods_option
 def speedups(output: Path, minutes: float, only: str | None, methods: tuple[str, ...]) -> int:

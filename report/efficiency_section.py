@@ -47,10 +47,13 @@ def efficiency_section(
     """
     own = accuracy.loc[accuracy["is_own"], "row"]
     of_own = efficiency[efficiency["row"].isin(own)]
-    if of_own.empty:
+    curve = _curve_table(frames)
+    # An experiment of the baseline alone is nothing but its curve.
+    is_curve_alone = len(frames.experiment.rows) == len(curve)
+    if of_own.empty and not is_curve_alone:
         return None
     return EfficiencySection(
-        curve=_curve_table(frames),
+        curve=curve,
         predictions=_predictions_table(frames, efficiency),
         has_two_scores=bool((efficiency["score_name"] == "score").any()),
         curve_name=frames.experiment.curve,

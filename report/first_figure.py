@@ -41,6 +41,9 @@ NEEDED_AT = {1e9: "--", 1e10: "-"}
 TICKS = (1 / 2, 1 / 8, 1 / 24, 1 / 64)
 """Shares of DDP's traffic that the axis names."""
 
+MOST_EFFICIENCY = 1.25
+"""End of the other axis, with room for intervals that reach beyond 1."""
+
 LEAST, MOST = 1 / 120, 1 / 1.7
 """Ends of the axis of traffic."""
 
@@ -51,7 +54,7 @@ def efficiency_figure() -> Figure:
         shown = [panel for panel in panels() if any(map(_points, panel.lines.values()))]
         figure, all_axes = new_figure(HEIGHT, columns=len(shown))
         for axes, panel in zip(all_axes, shown, strict=True):
-            _draw(axes, panel)
+            _draw(axes, panel, is_first=panel is shown[0])
         all_axes[0].set_ylabel("efficiency")
         all_axes[-1].legend(
             handles=_legend_handles(), loc="center left", bbox_to_anchor=(1.01, 0.5)
@@ -59,17 +62,20 @@ def efficiency_figure() -> Figure:
     return figure
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
+def _draw(axes: Axes, panel: Panel, is_first: bool) -> None:
+    """Draw a panel; the first one alone names the lines of what is needed."""
     axes.set_title(panel.network)
     axes.set_xscale("log")
     axes.set_xlim(LEAST, MOST)
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, MOST_EFFICIENCY)
     axes.set_xlabel("traffic, as a share of DDP's in fp32")
     axes.set_xticks(TICKS)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: traffic(share)))
     axes.minorticks_off()
     for bits_per_second, dashes in NEEDED_AT.items():
         _draw_needed(axes, bits_per_second, dashes)
+        if is_first:
+            _name_needed(axes, bits_per_second)
     for label, runs in panel.lines.items():
         points = _points(runs)
         if not points:
@@ -101,21 +107,24 @@ def _points(runs: Sequence[str]) -> list[tuple[float, float, float, float]]:
 
 
 def _draw_needed(axes: Axes, bits_per_second: float, dashes: str) -> None:
-    """Draw the efficiency that a step needs to tie with DDP's fp16 hook, without encoding."""
-    job = replace(RESNET50, bits_per_second=bits_per_second)
     shares = np.geomspace(LEAST, MOST, 60)
-    needed = [
-        needed_efficiency(
-            method_seconds(job, [Sending(share, 1.0, "all_reduce")]), ddp_seconds(job, 2)
-        )
-        for share in shares
-    ]
+    needed = [_needed(share, bits_per_second) for share in shares]
     axes.plot(shares, needed, linestyle=dashes, **GREY)
+
+
+def _name_needed(axes: Axes, bits_per_second: float) -> None:
     axes.annotate(
         f"needed at {rate(bits_per_second)}",
-        (shares[0], needed[0]),
+        (LEAST, _needed(LEAST, bits_per_second)),
         xytext=(2, 8),
         textcoords="offset points",
         fontsize=6.5,
         color="#555555",
     )
+
+
+def _needed(share: float, bits_per_second: float) -> float:
+    """Return what a step of ResNet-50 needs to tie with DDP's fp16 hook, without encoding."""
+    job = replace(RESNET50, bits_per_second=bits_per_second)
+    seconds = method_seconds(job, [Sending(share, 1.0, "all_reduce")])
+    return needed_efficiency(seconds, ddp_seconds(job, 2))

@@ -42,9 +42,6 @@ TABLES = Path(__file__).with_suffix(".toml")
 SESSIONS = tuple(sorted((SHIPPED / "scored_speedups").glob("table-*.json")))
 """Emulated sessions of the settings of the table on images, on ResNet-50 and V100s."""
 
-HOOKS = {"powersgd": "ddp_powersgd"}
-"""What is timed for a stacked method: the hook of PyTorch that computes the same."""
-
 PREDICTIONS = SHIPPED / "statistics" / "dictionary_means.csv"
 """Efficiencies of GPTs on a dictionary, which predict those of another text."""
 
@@ -73,11 +70,13 @@ class Table(Record):
 
     page: the page that has it, from README's folder; README itself where empty.
     advice: the network, as `advise` calls it, whose methods these are; empty where it has none.
+    has_needs: whether it shows what a step needs.
     """
 
     name: str
     page: str = ""
     advice: str = ""
+    has_needs: bool = True
     unit: str
     networks: list[str]
     rows: list[Line] = Field(min_length=1)
@@ -231,7 +230,7 @@ def table_frame(table: Table) -> pd.DataFrame:
 
     Columns: method, setting, traffic, `predicted` where the table has such, an efficiency a network
     where one is known, what a step of ResNet-50 needs to tie with DDP's fp16 hook (`NEEDED_AT`),
-    and the drop on the first network.
+    and the drop on the first network. Without `has_needs` the needs are left out.
     """
     lines = []
     for line in table.rows:
@@ -247,7 +246,8 @@ def table_frame(table: Table) -> pd.DataFrame:
             cells["predicted"] = _predicted(line)
         for network, run in zip(table.networks, runs, strict=True):
             cells[network] = NOT_RUN if run is None else run.efficiency
-        cells |= _needed(shown)
+        if table.has_needs:
+            cells |= _needed(shown)
         cells["drop"] = NOT_RUN if runs[0] is None else runs[0].drop
         lines.append(cells)
     unknown = [table.networks[place] for place in _without_curve(table)]
@@ -311,10 +311,11 @@ def emulated_need(method: str, bandwidth: float) -> float:
 def timed_as(row: Row) -> TimedMethod | None:
     """Return the timed method that has a row's setting; None where no session has it.
 
-    SGD is timed as DDP, and what a hook of PyTorch computes as the hook.
+    SGD is timed as DDP. PowerSGD is not looked for: a rank is less traffic on ResNet-50 than on the
+    networks that were scored, so its step there is not that of what was scored.
     """
-    algorithm = HOOKS.get(row.algorithm, row.algorithm)
-    if row.algorithm == "sgd":
+    algorithm = row.algorithm
+    if algorithm == "sgd":
         algorithm = FP16 if row.wire == "fp16" else FP32
     for session in timed_sessions():
         for method in session.methods:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
@@ -21,6 +22,7 @@ from cser_bench.harness.errors import UsageError
 
 if TYPE_CHECKING:
     from cser_bench.harness.plan.plan import Plan
+    from cser_bench.slurm.campaign import Submission
 
 WAIT_SECONDS = 5.0
 """Between two looks at a campaign that is waited for."""
@@ -58,7 +60,7 @@ def submit(
 
     Returns 1 where the command waits, and some have no result then.
     """
-    from cser_bench.slurm.campaign import Request, read_campaign
+    from cser_bench.slurm.campaign import Request
     from cser_bench.slurm.profile import load_profile
     from cser_bench.slurm.submit import check, left_to_submit, sbatch_texts, show
     from cser_bench.slurm.submit import submit as submit_runs
@@ -66,16 +68,13 @@ def submit(
     selection = Selection(experiment, results, tuning, methods, stage)
     planned = selection.plan()
     if cluster is None:
-        folder = results / planned.experiment.name
-        before = read_campaign(folder).submissions
-        if not before:
-            raise UsageError(f"{folder} holds no campaign; say on which --cluster (make: CLUSTER=)")
-        cluster = before[-1].cluster
-        if data is None and before[-1].data:
-            data = Path(before[-1].data)
-        if stage is None and before[-1].stage is not None:
-            selection = replace(selection, stage=before[-1].stage)
-            planned = planned.at_stage(before[-1].stage)
+        before = _last_submission(results / planned.experiment.name)
+        cluster = before.cluster
+        if data is None and before.data:
+            data = Path(before.data)
+        if stage is None and before.stage is not None:
+            selection = replace(selection, stage=before.stage)
+            planned = planned.at_stage(before.stage)
     request = Request(
         plan=planned,
         results=results.absolute(),
@@ -100,22 +99,40 @@ def submit(
             sep="\n\n",
         )
         return 0
-    if left and not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("nobody is here to confirm: give --yes (make: YES=1)")
-        if input("submit? [y/N] ").strip().lower() not in ("y", "yes"):
-            print("nothing was submitted")
-            return 0
+    if left and not yes and not _is_confirmed():
+        print("nothing was submitted")
+        return 0
     jobs = submit_runs(request) if left else []
-    said = (
-        f"submitted {len(jobs)} runs as job "
-        f"{', '.join(dict.fromkeys(job.split('_')[0] for job in jobs))}"
-    )
-    print(said if jobs else "nothing to submit: all runs are done, queued or running")
+    print(_submitted(jobs))
     if wait:
         return _wait(planned, request.folder)
     print(f"`{program()} status {selection.words()}` (make status) shows how far they are")
     return 0
+
+
+def _last_submission(folder: Path) -> Submission:
+    """Return how the experiment was submitted last."""
+    from cser_bench.slurm.campaign import read_campaign
+
+    before = read_campaign(folder).submissions
+    if not before:
+        raise UsageError(f"{folder} holds no campaign; say on which --cluster (make: CLUSTER=)")
+    return before[-1]
+
+
+def _is_confirmed() -> bool:
+    """Ask whether to submit."""
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is here to confirm: give --yes (make: YES=1)")
+    return input("submit? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _submitted(jobs: Sequence[str]) -> str:
+    """Say how many runs were submitted, and as which job arrays."""
+    if not jobs:
+        return "nothing to submit: all runs are done, queued or running"
+    arrays = dict.fromkeys(job.split("_")[0] for job in jobs)
+    return f"submitted {len(jobs)} runs as job {', '.join(arrays)}"
 
 
 def _wait(planned: Plan, folder: Path) -> int:

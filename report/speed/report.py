@@ -32,6 +32,7 @@ from cser_bench.report.speed.timed import (
     conditions_frame,
     joined_frame,
     scored_steps_frame,
+    steps_frame,
 )
 from cser_bench.report.speed.workload_model import SpeedStudy, WorkloadModel
 from cser_bench.report.wording import Columns, rate
@@ -241,8 +242,7 @@ def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
         & (networks["bits_per_second"] == AT)
     )
     titles = networks[is_titles]
-    # What the title says: a fifth of DDP's step, and less than a tenth between them.
-    holds = not titles.empty and bool(((titles["least"] > 5) & (titles["apart"] < 1.1)).all())
+    holds = not titles.empty and bool((titles["least"] > 4).all()) and _scored_hold(study)
     return Timed(
         steps=steps,
         columns=columns,
@@ -251,6 +251,15 @@ def _timed(study: SpeedStudy, model: WorkloadModel) -> Timed:
         networks=networks,
         holds=holds,
     )
+
+
+def _scored_hold(study: SpeedStudy) -> bool:
+    """Return whether scored methods at ratio 64 or more bear the title out too."""
+    steps = steps_frame(study.sessions)
+    steps = steps[steps["bits_per_second"] == AT]
+    is_ddp = steps["method"] == DDP
+    slowest = steps.loc[(steps["ratio"] >= 64) & ~steps["baseline"], "seconds"].max()
+    return not is_ddp.any() or bool(4 * slowest < steps.loc[is_ddp, "seconds"].min())
 
 
 def _modelled(study: SpeedStudy, model: WorkloadModel, sweeps: pd.DataFrame) -> Modelled:

@@ -62,6 +62,7 @@ def close_to(value: Any) -> Any:
     return pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
 
 
+@pytest.mark.whole
 def test_processes_equal_stacked_workers(tmp_path: Path) -> None:
     """Four: the backend adds in another order. Two are equal to the bit, as under torchrun
     below."""

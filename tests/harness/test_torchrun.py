@@ -122,6 +122,7 @@ def test_run_that_was_killed_and_stopped_goes_on_to_the_same_bits(tmp_path: Path
     )
 
 
+@pytest.mark.whole
 def test_run_that_another_command_is_at_is_one_sentence_of_each_rank(tmp_path: Path) -> None:
     [run] = planned(tmp_path, num_epochs=1).runs
     with owned(tmp_path / "small" / run.run_id):

@@ -99,7 +99,9 @@ def test_the_first_table_is_of_what_is_scored_and_can_be_looked_up(
 
 def test_the_title_is_so(built: tuple[Any, ...]) -> None:
     text, frames, _ = built
-    assert text.startswith("# At 10 Gb/s every method at ratio 64 or more takes a fifth")
+    assert text.startswith(
+        "# At 10 Gb/s a step of ResNet-50 at ratio 64 or more is over four times as fast"
+    )
     cells = frames["step_times"]
     is_titles = (
         (cells["workload"] == "resnet50_v100")
@@ -110,8 +112,7 @@ def test_the_title_is_so(built: tuple[Any, ...]) -> None:
     of_title = cells[is_titles].set_index("method")
     large = of_title.loc[of_title["ratio"] >= 64, "seconds"]
     assert len(large) == 19
-    assert large.max() < of_title.loc["ddp", "seconds"] / 5
-    assert large.max() < 1.1 * large.min()
+    assert large.max() < of_title.loc["ddp", "seconds"] / 4
 
 
 def test_every_figure_can_be_read(built: tuple[Any, ...]) -> None:
