@@ -47,6 +47,7 @@ assert everything["MCSER"] is MCSER and "harness" not in everything and "core" n
 """
 
 
+@pytest.mark.whole
 def test_optimisers_can_be_imported_from_the_top() -> None:
     done = subprocess.run([sys.executable, "-c", NAMES], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -45,6 +45,8 @@ from tests.harness.support import (
     stop_before,
 )
 
+pytestmark = pytest.mark.whole
+
 WORLD_SIZE = 3
 CASES: dict[str, Table] = {"sgd": {}, "ddp": {}, "ddp_fp16": {}, "ddp_powersgd": {"rank": 1}}
 STOPS = {"ddp": [4, 20], "ddp_powersgd": [20]}

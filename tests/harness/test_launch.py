@@ -230,6 +230,7 @@ def test_checkpoints_that_a_killed_process_left_beside_its_result_go(
     assert not (folder / "checkpoint").exists()
 
 
+@pytest.mark.whole
 def test_runs_that_another_command_is_at_are_skipped_with_a_word_and_fail_nothing(
     tmp_path: Path, cli: CommandLine
 ) -> None:

@@ -114,6 +114,7 @@ def stop_as_it_trains(folder: Path, number: signal.Signals, freezes: bool = Fals
     threading.Thread(target=strike, daemon=True).start()
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", ["stacked", "processes"])
 def test_stop_saves_within_a_step_and_the_next_command_goes_on_from_there(

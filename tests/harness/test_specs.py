@@ -578,6 +578,7 @@ JUNK = st.one_of(
 PATHS = paths(small_spec())
 
 
+@pytest.mark.whole
 @settings(deadline=None, derandomize=True, max_examples=250)
 @given(
     st.lists(

@@ -392,6 +392,7 @@ def test_a_net_speedup_is_given_near_what_was_measured_alone(
     assert plan == "2.00x"
 
 
+@pytest.mark.whole
 def test_methods_of_another_optimiser_are_shown_by_its_network(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

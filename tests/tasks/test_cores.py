@@ -56,6 +56,7 @@ def readers_of(worker: Worker, masks: list[range], hosts: list[str]) -> int:
             return number
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(240)
 def test_workers_tell_each_other_which_cores_they_may_run_on() -> None:
     masks = [range(8), range(8), range(8, 24), range(24)]

@@ -26,6 +26,8 @@ from cser_bench.harness.tracks.refusals import check_source
 from cser_bench.report.leaderboard import PICTURE, leaderboard_text
 from tests.harness.support import ROOT, TUNING, CommandLine, Table, changed, small_spec, write_spec
 
+pytestmark = pytest.mark.whole
+
 EXAMPLE = (ROOT / "examples" / "growing_local_sgd.py").read_text()
 STEP = "        replica.local_step_()\n"
 FREE = EXAMPLE.replace(
@@ -144,7 +146,6 @@ def copied(entered: Path, tmp_path: Path) -> Path:
     return tmp_path / "copied"
 
 
-@pytest.mark.whole
 def test_an_entry_is_made_and_verified_by_processes_too(entered: Path, cli: CommandLine) -> None:
     folder = entered / "tracks" / "tiny" / "entries" / "mine"
     about = read_entry(folder).about
@@ -161,7 +162,6 @@ def test_an_entry_is_made_and_verified_by_processes_too(entered: Path, cli: Comm
     assert f"not checked: any step by processes; {open_points}" in said
 
 
-@pytest.mark.whole
 def test_a_run_that_is_done_again_agrees_to_the_bit_and_the_page_says_so(
     copied: Path, cli: CommandLine
 ) -> None:
@@ -199,7 +199,6 @@ def test_the_page_has_records_and_what_a_re_run_contradicts(copied: Path, cli: C
     assert "seed 1 ended at 1.0000 nats as entered, and on Another at 1.5000" in page
 
 
-@pytest.mark.whole
 def test_a_mean_over_rows_is_caught_by_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], cli: CommandLine
 ) -> None:
@@ -212,7 +211,6 @@ def test_a_mean_over_rows_is_caught_by_processes(
     assert "what is not sent cannot have arrived" in said
 
 
-@pytest.mark.whole
 def test_a_mean_over_rows_in_late_steps_is_caught_by_a_run_that_is_done_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], cli: CommandLine
 ) -> None:
